@@ -1,0 +1,73 @@
+# The verbs of the kit. Each makes the virtual environment .venv on first use.
+#   make run                 the whole main job on the planted pair (demo preset)
+#   make run DATA=cloth_sport PROTOCOL=strict PRESET=paper SEED=0 EPOCHS=20 OUT=runs/a
+#   make test                everything that CI runs: lint, types, unit and contract tests, notebooks
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+# Which torch: the CPU build by default. For a GPU: make setup TORCH_INDEX=https://download.pytorch.org/whl/cu128
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH ?= $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
+
+DATA ?=
+PROTOCOL ?=
+PRESET ?= demo
+SEED ?=
+EPOCHS ?=
+OUT ?=
+PAIR ?= cloth_sport
+WORKERS ?= 2
+
+.PHONY: setup run test lint types unit notebook-tests notebooks lab bench format clean
+.DEFAULT_GOAL := run
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt tools/install_torch.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python tools/install_torch.py "$(TORCH)" "$(TORCH_INDEX)"
+	grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+run: $(STAMP)
+	$(BIN)/i2vae run --preset $(PRESET) $(if $(DATA),--data $(DATA)) $(if $(PROTOCOL),--protocol $(PROTOCOL)) \
+	    $(if $(SEED),--seed $(SEED)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(OUT),--out $(OUT))
+
+test: lint types unit notebook-tests
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+# one thread a worker: two processes that each spin on two threads take ten times as long on two cores
+unit: $(STAMP)
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/pytest -n $(WORKERS) --dist loadscope -m "not notebook"
+
+notebook-tests: $(STAMP)
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 PLOTLY_RENDERER=plotly_mimetype+png $(BIN)/pytest -n $(WORKERS) --dist loadscope \
+	    --nbval --nbval-current-env --nbval-cell-timeout 120 --nbval-kernel-startup-timeout 60 \
+	    --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/pytest -n $(WORKERS) --dist loadscope -m notebook
+
+# executes the committed notebooks at the smoke preset and stores their outputs (PNGs need Chromium)
+notebooks: $(STAMP)
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/python tools/execute_notebooks.py
+
+lab: $(STAMP)
+	$(BIN)/jupyter lab --ip 127.0.0.1 notebooks
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/bench.py --data $(PAIR)
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,37 @@
+"""i2vae_lib: Figure 2 of the i2VAE paper (UAI 2025) as a list of files.
+
+====================  =================================================================================
+``params``            frozen parameters, presets, one loader
+``runs``              the run directory: atomic writes, records, refusals
+``data``              rows, vocabularies, splits; released pairs, the planted world, batches
+``evaluation``        candidates, greater and ties, metrics by row kind
+``psg``               pseudo-sequence generators: LightGCN, co-occurrence, random; cross-fitting
+``model``             latents, encoders, i2VAE (infer, decode, score), objective
+``training``          a plain loop with checkpoints
+``recommenders``      the contract; i2VAE, popularity, the oracle
+``audit``             the leak audit
+``experiments``       the main job in four stages: prepare, recall, train, evaluate
+``plots``, ``report``  figures and ``report.html``
+``cli``               ``i2vae``
+====================  =================================================================================
+
+Imports point one way: each line only to what stands above it.
+"""
+
+from i2vae_lib.data import CrossDomainDataset, load_dataset
+from i2vae_lib.experiments import evaluate, open_run, prepare, recall, train
+from i2vae_lib.params import Parameters, load
+from i2vae_lib.recommenders import I2VAERecommender
+
+__all__ = [
+    "CrossDomainDataset",
+    "I2VAERecommender",
+    "Parameters",
+    "evaluate",
+    "load",
+    "load_dataset",
+    "open_run",
+    "prepare",
+    "recall",
+    "train",
+]

@@ -1,0 +1,144 @@
+"""Rows -> padded tensors: trimmed to the batch's longest sequence, bucketed by length, never wider than needed.
+
+Rows of all kinds mix in one batch. A batch is a mapping from target domain to a :class:`Side`, because a row asks
+for one item of one domain: its own, other and pseudo sequences are padded together with those of its like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Self
+
+import numpy as np
+import torch
+
+from i2vae_lib.data.dataset import DOMAINS, PAD, Int, Ragged, Rows, other
+from i2vae_lib.params import ModelParameters
+
+
+@dataclass(frozen=True)
+class Side:
+    """The rows of a batch that share one target domain. Sequences are left-padded with 0, most recent item last."""
+
+    own: torch.Tensor  # int64 [B, L] history in the target domain, L <= T
+    other: torch.Tensor  # int64 [B, M] history in the other domain, M <= T
+    pseudo: torch.Tensor  # int64 [B, N] own history + recalled items, N <= T'
+    own_length: torch.Tensor  # int64 [B] length of the own history, not capped
+    target: torch.Tensor  # int64 [B]
+    negatives: torch.Tensor  # int64 [B, k], k = 0 where none are asked for
+    position: torch.Tensor  # int64 [B] of each row in what was collated
+
+    def to(self, device: torch.device) -> Self:
+        return type(self)(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+
+
+Batch = Mapping[str, Side]
+
+
+def pseudo_sequences(rows: Rows, recalled: Int, at: Int, domain: str, p: ModelParameters, arrangement: str) -> Int:
+    """Own history united with the recalled items (paper 3.1), capped at T'.
+
+    The cap keeps all recalled items and the most recent of the history. ``append`` puts the recalled items last,
+    ``interleave`` alternates them with the real ones from the end backwards. A row whose generator recalled nothing
+    has its history.
+
+    Parameters
+    ----------
+    recalled
+        int32 [rows, n], 0-padded on the right, of all rows.
+    at
+        Positions of the rows to build.
+
+    Returns
+    -------
+    int32 [len(at), N], left-padded
+    """
+    chosen = recalled[at]
+    real = rows.history[domain].take(at).last(max(1, p.T_pseudo - chosen.shape[1]))
+    both = np.concatenate([real, chosen], axis=1)
+    if arrangement == "interleave" and chosen.shape[1]:
+        # rank from the end within each part; sorting by (rank, part) alternates them
+        rank_real = np.arange(real.shape[1], 0, -1) * 2
+        rank_chosen = np.arange(chosen.shape[1], 0, -1) * 2 - 1
+        both = both[:, np.argsort(-np.concatenate([rank_real, rank_chosen]), kind="stable")]
+    order = np.argsort(both != PAD, axis=1, kind="stable")  # padding to the left, order of the items kept
+    both = np.take_along_axis(both, order, axis=1)
+    longest = max(1, int((both != PAD).sum(axis=1).max(initial=0)))
+    trimmed: Int = both[:, -longest:]
+    return trimmed
+
+
+def collate(
+    rows: Rows,
+    recalled: Int,
+    at: Int,
+    p: ModelParameters,
+    arrangement: str,
+    negatives: int = 0,
+    rng: np.random.Generator | None = None,
+) -> dict[str, Side]:
+    """Tensors of the rows at ``at``, by target domain (a domain without rows is left out).
+
+    Parameters
+    ----------
+    negatives
+        Sampled negatives a row: uniform over the domain's items that are neither the target nor in the own history.
+    rng
+        Draws the negatives; needed if ``negatives`` > 0.
+    """
+    at = np.asarray(at)
+    sides = {}
+    for i, d in enumerate(DOMAINS):
+        position = np.flatnonzero(rows.domain[at] == i)
+        if not len(position):
+            continue
+        here = at[position]
+        own = rows.history[d].take(here)
+        drawn = np.zeros((len(here), 0), dtype=np.int64)
+        if negatives:
+            assert rng is not None
+            drawn = draw_negatives(own, rows.target[here], rows.catalogue.size(d), negatives, rng)
+        arrays = (
+            own.last(p.T),
+            rows.history[other(d)].take(here).last(p.T),
+            pseudo_sequences(rows, recalled, here, d, p, arrangement),
+            own.lengths,
+            rows.target[here],
+            drawn,
+            position,
+        )
+        sides[d] = Side(*(torch.from_numpy(np.ascontiguousarray(a, dtype=np.int64)) for a in arrays))
+    return sides
+
+
+def draw_negatives(own: Ragged, target: Int, size: int, count: int, rng: np.random.Generator) -> Int:
+    """Uniform negatives, int64 [rows, count]: not the target, not in the own history (whole, not only the last T)."""
+    key = size + 1
+    barred = np.concatenate([own.owner * key + own.values, np.arange(len(target)) * key + target])
+    barred.sort()
+    base = np.arange(len(target))[:, None] * key
+    drawn = rng.integers(1, size + 1, (len(target), count))
+    while True:
+        flat = base + drawn
+        at = np.searchsorted(barred, flat)
+        hit = barred[np.minimum(at, len(barred) - 1)] == flat
+        if not hit.any():
+            return drawn
+        drawn[hit] = rng.integers(1, size + 1, int(hit.sum()))
+
+
+def epoch_order(rows: Rows, batch_size: int, rng: np.random.Generator, *, pool: int = 16) -> Iterator[Int]:
+    """Row positions of the batches of one epoch: shuffled, then bucketed by own length inside pools.
+
+    Bucketing keeps rows of like length together, so that trimming leaves little padding; pools keep it random which
+    rows meet.
+    """
+    order = rng.permutation(len(rows))
+    length = rows.lengths("own")
+    batches = []
+    for start in range(0, len(order), pool * batch_size):
+        part = order[start : start + pool * batch_size]
+        part = part[np.argsort(length[part], kind="stable")]
+        batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+    yield from (batches[i] for i in rng.permutation(len(batches)))

@@ -1,0 +1,437 @@
+"""Rows, vocabularies and splits of a pair of domains.
+
+A *row* asks for one next item: (history in X, history in Y, target domain, target item). Histories are ragged:
+one flat array of items and one of offsets, no padding. Inside, items of a domain are numbered 1…n and 0 is
+padding; people's own ids live in the :class:`Catalogue` and never enter a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from i2vae_lib.runs import LayoutError, write_atomically, write_json
+
+DOMAINS = ("x", "y")
+SPLITS = ("train", "validation", "test")
+KINDS = ("all", "tailed", "tailed_warm", "cold", "no_history", "overlapping", "cold_released")
+LAYOUT = 1
+PAD = 0
+
+Int = np.ndarray
+
+
+class DataError(ValueError):
+    """Bad input data; the message says where (file, line, row) and what would be right."""
+
+
+def other(domain: str) -> str:
+    """The opposite domain's key."""
+    return "y" if domain == "x" else "x"
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Sequences of different lengths: ``values[offsets[i]:offsets[i + 1]]`` is sequence ``i``, oldest item first."""
+
+    values: Int  # int32 [total]
+    offsets: Int  # int64 [n + 1]
+
+    @classmethod
+    def from_lists(cls, lists: Iterable[Sequence[int] | Int]) -> Ragged:
+        arrays = [np.asarray(one, dtype=np.int32) for one in lists]
+        offsets = np.zeros(len(arrays) + 1, dtype=np.int64)
+        np.cumsum([len(a) for a in arrays], out=offsets[1:])
+        return cls(np.concatenate(arrays) if arrays else np.zeros(0, dtype=np.int32), offsets)
+
+    @classmethod
+    def from_lengths(cls, values: Int, lengths: Int) -> Ragged:
+        return cls(values.astype(np.int32), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, i: int) -> Int:
+        return self.values[self.offsets[i] : self.offsets[i + 1]]
+
+    @property
+    def lengths(self) -> Int:
+        """int64 [n]."""
+        return np.diff(self.offsets)
+
+    @property
+    def owner(self) -> Int:
+        """For each value the number of its sequence, int64 [total]."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
+    def take(self, index: Int) -> Ragged:
+        """The sequences at ``index``, in that order."""
+        index = np.asarray(index)
+        lengths = self.lengths[index]
+        out = Ragged.from_lengths(np.zeros(0), lengths)
+        positions = np.repeat(self.offsets[index] - out.offsets[:-1], lengths) + np.arange(out.offsets[-1])
+        return Ragged(self.values[positions], out.offsets)
+
+    def keep(self, mask: Int) -> Ragged:
+        """Drop the values where ``mask`` (bool [total]) is false; the order stays."""
+        lengths = np.bincount(self.owner[mask], minlength=len(self))
+        return Ragged.from_lengths(self.values[mask], lengths)
+
+    def last(self, width: int) -> Int:
+        """The most recent ``width`` items, left-padded with 0: int32 [n, min(width, longest)] (at least one column)."""
+        width = max(1, min(width, int(self.lengths.max(initial=0))))
+        position = self.offsets[1:, None] - np.arange(width, 0, -1)
+        valid = position >= self.offsets[:-1, None]
+        if not len(self.values):
+            return np.zeros((len(self), width), dtype=np.int32)
+        return np.where(valid, self.values[np.where(valid, position, 0)], PAD).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What every model may know of the items: people's ids, titles, and which item of X is which item of Y."""
+
+    names: Mapping[str, str]  # domain key -> name, e.g. {"x": "Cloth", "y": "Sport"}
+    ids: Mapping[str, Int]  # domain key -> object array of str; item number i is ids[i - 1]
+    links: Int  # int32 [m, 2]: (item of x, item of y) that are the same product
+    titles: Mapping[str, Int | None]  # domain key -> object array of str, or None
+
+    def digest(self) -> str:
+        """SHA-256 of ids and links: the identity of the pair's items, the same under every protocol."""
+        found = hashlib.sha256(np.ascontiguousarray(self.links).tobytes())
+        for d in DOMAINS:
+            found.update("\n".join(map(str, self.ids[d])).encode() + b"\0")
+        return found.hexdigest()
+
+    def size(self, domain: str) -> int:
+        """Number of items, padding not counted."""
+        return len(self.ids[domain])
+
+    def linked(self, domain: str) -> Int:
+        """int32 [n + 1]: each item's number in the other domain, 0 where it has none."""
+        table = np.zeros(self.size(domain) + 1, dtype=np.int32)
+        own = DOMAINS.index(domain)
+        table[self.links[:, own]] = self.links[:, 1 - own]
+        return table
+
+    def encode(self, domain: str, ids: Sequence[Any]) -> Int:
+        """People's ids to item numbers.
+
+        Raises
+        ------
+        DataError
+            An id that the domain does not have; the message names it.
+        """
+        index = pd.Index(self.ids[domain]).get_indexer(pd.Index([str(one) for one in ids], dtype=object))
+        if (index < 0).any():
+            unknown = [str(one) for one, at in zip(ids, index, strict=True) if at < 0]
+            raise DataError(
+                f"item id {unknown[0]!r} is not in the vocabulary of domain {domain} ({self.names[domain]}, "
+                f"{self.size(domain):,} items); {len(unknown)} of {len(index)} ids are unknown"
+            )
+        return (index + 1).astype(np.int32)
+
+    def decode(self, domain: str, items: Int) -> Int:
+        """Item numbers to people's ids (object array; padding is an error)."""
+        items = np.asarray(items)
+        if (items < 1).any() or (items > self.size(domain)).any():
+            raise DataError(f"item numbers of domain {domain} lie in 1…{self.size(domain)}")
+        return np.asarray(self.ids[domain], dtype=object)[items - 1]
+
+    def label(self, domain: str, items: Int) -> list[str]:
+        """Titles where the data has them, else ids: what people read."""
+        titles = self.titles[domain]
+        if titles is None:
+            return [str(one) for one in self.decode(domain, items)]
+        return [str(one) for one in np.asarray(titles, dtype=object)[np.asarray(items) - 1]]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one split. Everything a recommender ever sees is one of these."""
+
+    catalogue: Catalogue
+    user: Int  # object array of str [n]
+    domain: Int  # int8 [n]: 0 = x, 1 = y
+    target: Int  # int32 [n], item of the row's domain
+    history: Mapping[str, Ragged]  # domain key -> what the row may use
+    excluded: Ragged  # own history before a cold-start removal: never among the sampled candidates
+    source: Int  # int64 [n]: row of the source table (for messages, and for the planted truth)
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def __repr__(self) -> str:
+        kinds = {k: int(v.sum()) for k, v in self.kinds().items() if k in ("cold", "no_history", "overlapping")}
+        return f"Rows({len(self):,} rows, {len(set(self.user)):,} users, {kinds})"
+
+    def take(self, index: Int) -> Rows:
+        index = np.flatnonzero(index) if np.asarray(index).dtype == bool else np.asarray(index, dtype=np.int64)
+        return Rows(
+            self.catalogue,
+            self.user[index],
+            self.domain[index],
+            self.target[index],
+            {d: self.history[d].take(index) for d in DOMAINS},
+            self.excluded.take(index),
+            self.source[index],
+        )
+
+    def of(self, domain: str) -> Int:
+        """Positions of the rows whose target lies in ``domain``."""
+        return np.flatnonzero(self.domain == DOMAINS.index(domain))
+
+    def lengths(self, side: str) -> Int:
+        """Lengths of the ``"own"`` or the ``"other"`` history, int64 [n]."""
+        flip = {"own": 0, "other": 1}[side]
+        x, y = (self.history[d].lengths for d in DOMAINS)
+        return np.where((self.domain ^ flip) == 0, x, y)
+
+    def kinds(self, tail: Mapping[str, float] | None = None) -> dict[str, Int]:
+        """Row kinds of ``evaluation.md`` as boolean arrays; ``tail`` is L80 by domain (None: no tailed kinds)."""
+        own, opposite = self.lengths("own") > 0, self.lengths("other") > 0
+        kinds = {
+            "all": np.ones(len(self), dtype=bool),
+            "cold": ~own & opposite,
+            "no_history": ~own & ~opposite,
+            "overlapping": own & opposite,
+            "cold_released": ~own,
+        }
+        if tail is not None:
+            limit = np.where(self.domain == 0, tail["x"], tail["y"])
+            kinds["tailed"] = self.lengths("own") < limit
+            kinds["tailed_warm"] = kinds["tailed"] & own
+        return kinds
+
+
+def interactions(rows: Rows) -> dict[str, tuple[Int, Int]]:
+    """Distinct (user position, item) pairs a domain that the rows hold, targets included.
+
+    Users are numbered by their first appearance (``pd.factorize(rows.user)``). This is what graphs, counts and
+    co-occurrence statistics of *training* rows are made of.
+    """
+    user = pd.factorize(rows.user)[0]
+    found = {}
+    for d in DOMAINS:
+        at, history = rows.of(d), rows.history[d]
+        pairs = np.stack(
+            [np.concatenate([user[history.owner], user[at]]), np.concatenate([history.values, rows.target[at]])], axis=1
+        )
+        pairs = np.unique(pairs, axis=0)
+        found[d] = (pairs[:, 0], pairs[:, 1])
+    return found
+
+
+def popularity(rows: Rows) -> dict[str, Int]:
+    """Number of users who took each item, by domain: float64 [n + 1], index 0 (padding) is 0."""
+    return {
+        d: np.bincount(items, minlength=rows.catalogue.size(d) + 1).astype(np.float64)
+        for d, (_, items) in interactions(rows).items()
+    }
+
+
+def hashed(parts: Iterable[Any], *salt: object) -> Int:
+    """A uint64 a key that depends on nothing but the key and the salt: stable across machines and row orders."""
+    key = hashlib.blake2b("|".join(str(s) for s in salt).encode()).digest()
+    digests = b"".join(hashlib.blake2b(str(one).encode(), key=key, digest_size=8).digest() for one in parts)
+    return np.frombuffer(digests, dtype="<u8")
+
+
+@dataclass(frozen=True)
+class CrossDomainDataset:
+    """A pair of domains under one protocol: catalogue, splits, and how they came to be.
+
+    ``truth`` is only there for the planted world: arrays that the oracle and disentanglement measures use, one line
+    a source row (see :mod:`i2vae_lib.data.synthetic`).
+    """
+
+    name: str
+    protocol: str
+    data_seed: int
+    source_sha256: str  # of the raw input
+    catalogue: Catalogue
+    splits: Mapping[str, Rows]
+    tail: Mapping[str, Mapping[str, float]]  # split -> domain -> L80, in items
+    removed: Mapping[str, int]  # what filters removed, counted
+    truth: Mapping[str, Int] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        size = ", ".join(f"{self.catalogue.names[d]} {self.catalogue.size(d):,} items" for d in DOMAINS)
+        rows = ", ".join(f"{s} {len(r):,}" for s, r in self.splits.items())
+        return f"CrossDomainDataset({self.name}, {self.protocol}: {size}; rows: {rows})"
+
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that training and evaluation read; the identity that a run records."""
+        digest = hashlib.sha256(f"{LAYOUT}|{self.name}|{self.protocol}|{self.data_seed}|{self.source_sha256}".encode())
+        digest.update(self.catalogue.digest().encode())
+        for split in self.splits:
+            digest.update(rows_digest(self.splits[split]).encode())
+        return digest.hexdigest()
+
+    def save(self, folder: Path | str) -> None:
+        """Write the dataset as Parquet, file by file beside its name and renamed (rows, items, links, truth)."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for d in DOMAINS:
+            columns: dict[str, Any] = {"id": pa.array(self.catalogue.ids[d], pa.string())}
+            if self.catalogue.titles[d] is not None:
+                columns["title"] = pa.array(self.catalogue.titles[d], pa.string())
+            _write_parquet(pa.table(columns), folder / f"items_{d}.parquet")
+        links = {d: pa.array(self.catalogue.links[:, i], pa.int32()) for i, d in enumerate(DOMAINS)}
+        _write_parquet(pa.table(links), folder / "links.parquet")
+        for split, rows in self.splits.items():
+            _write_parquet(_rows_to_table(rows), folder / f"{split}.parquet")
+        if self.truth:
+            write_atomically(folder / "truth.npz", lambda part: _savez(part, self.truth))
+        header = {
+            "layout": LAYOUT,
+            "name": self.name,
+            "protocol": self.protocol,
+            "data_seed": self.data_seed,
+            "source_sha256": self.source_sha256,
+            "names": dict(self.catalogue.names),
+            "tail": {s: dict(t) for s, t in self.tail.items()},
+            "removed": dict(self.removed),
+            "fingerprint": self.fingerprint(),
+        }
+        write_json(folder / "dataset.json", header)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> CrossDomainDataset:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        LayoutError
+            Not a dataset folder, another layout version, or contents that do not match the recorded fingerprint.
+        """
+        folder = Path(folder)
+        if not (folder / "dataset.json").is_file():
+            raise LayoutError(f"{folder} holds no dataset (no dataset.json)")
+        header = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        if header.get("layout") != LAYOUT:
+            raise LayoutError(
+                f"{folder} has dataset layout {header.get('layout')}, this version reads {LAYOUT}: prepare it anew"
+            )
+        catalogue = load_catalogue(folder, header["names"])
+        splits = {s: _rows_from_table(pq.read_table(folder / f"{s}.parquet"), catalogue) for s in SPLITS}
+        truth: dict[str, Int] = {}
+        if (folder / "truth.npz").is_file():
+            with np.load(folder / "truth.npz", allow_pickle=False) as stored:
+                truth = {key: stored[key] for key in stored.files}
+        dataset = cls(
+            header["name"],
+            header["protocol"],
+            header["data_seed"],
+            header["source_sha256"],
+            catalogue,
+            splits,
+            header["tail"],
+            header["removed"],
+            truth,
+        )
+        if dataset.fingerprint() != header["fingerprint"]:
+            raise LayoutError(f"{folder}: contents do not match the fingerprint in dataset.json; prepare it anew")
+        return dataset
+
+
+def rows_digest(rows: Rows) -> str:
+    """SHA-256 of the rows' contents."""
+    digest = hashlib.sha256("\n".join(rows.user).encode())
+    for array in (rows.domain, rows.target, rows.source, rows.excluded.values, rows.excluded.offsets):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    for d in DOMAINS:
+        digest.update(rows.history[d].values.tobytes())
+        digest.update(rows.history[d].offsets.tobytes())
+    return digest.hexdigest()
+
+
+def save_catalogue(catalogue: Catalogue, folder: Path) -> None:
+    """Vocabularies, titles, names and links beside a saved model, so that its folder alone suffices."""
+    arrays: dict[str, Int] = {"links": catalogue.links}
+    for d in DOMAINS:
+        arrays[f"ids_{d}"] = np.asarray(catalogue.ids[d], dtype=np.str_)
+        titles = catalogue.titles[d]
+        if titles is not None:
+            arrays[f"titles_{d}"] = np.asarray(titles, dtype=np.str_)
+    write_atomically(folder / "catalogue.npz", lambda part: _savez(part, arrays))
+    write_json(folder / "catalogue.json", {"layout": LAYOUT, "names": dict(catalogue.names)})
+
+
+def read_catalogue(folder: Path) -> Catalogue:
+    """Read what :func:`save_catalogue` wrote."""
+    header = json.loads((folder / "catalogue.json").read_text(encoding="utf-8"))
+    if header.get("layout") != LAYOUT:
+        raise LayoutError(f"{folder}: catalogue layout {header.get('layout')}, this version reads {LAYOUT}")
+    with np.load(folder / "catalogue.npz", allow_pickle=False) as stored:
+        titles = {d: stored[f"titles_{d}"].astype(object) if f"titles_{d}" in stored else None for d in DOMAINS}
+        ids = {d: stored[f"ids_{d}"].astype(object) for d in DOMAINS}
+        return Catalogue(header["names"], ids, stored["links"], titles)
+
+
+def load_catalogue(folder: Path, names: Mapping[str, str]) -> Catalogue:
+    ids: dict[str, Int] = {}
+    titles: dict[str, Int | None] = {}
+    for d in DOMAINS:
+        table = pq.read_table(folder / f"items_{d}.parquet")
+        ids[d] = np.asarray(table["id"].to_pylist(), dtype=object)
+        titles[d] = np.asarray(table["title"].to_pylist(), dtype=object) if "title" in table.column_names else None
+    links = pq.read_table(folder / "links.parquet")
+    pairs = np.stack([links[d].to_numpy() for d in DOMAINS], axis=1).astype(np.int32)
+    return Catalogue(dict(names), ids, pairs, titles)
+
+
+def _savez(path: Path, arrays: Mapping[str, Int]) -> None:
+    with path.open("wb") as stream:
+        np.savez_compressed(stream, allow_pickle=False, **{k: np.asarray(v) for k, v in arrays.items()})
+
+
+def _write_parquet(table: pa.Table, path: Path) -> None:
+    write_atomically(path, lambda part: pq.write_table(table, part, compression="zstd"))
+
+
+def _list_array(ragged: Ragged) -> pa.Array:
+    return pa.ListArray.from_arrays(pa.array(ragged.offsets.astype(np.int32)), pa.array(ragged.values, pa.int32()))
+
+
+def _ragged(column: pa.ChunkedArray) -> Ragged:
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks)
+    lengths = np.diff(array.offsets.to_numpy())
+    return Ragged.from_lengths(array.flatten().to_numpy(zero_copy_only=False), lengths)
+
+
+def _rows_to_table(rows: Rows) -> pa.Table:
+    return pa.table(
+        {
+            "user": pa.array(rows.user, pa.string()),
+            "domain": pa.array(rows.domain, pa.int8()),
+            "target": pa.array(rows.target, pa.int32()),
+            "history_x": _list_array(rows.history["x"]),
+            "history_y": _list_array(rows.history["y"]),
+            "excluded": _list_array(rows.excluded),
+            "source": pa.array(rows.source, pa.int64()),
+        }
+    )
+
+
+def _rows_from_table(table: pa.Table, catalogue: Catalogue) -> Rows:
+    return Rows(
+        catalogue,
+        np.asarray(table["user"].to_pylist(), dtype=object),
+        table["domain"].to_numpy().astype(np.int8),
+        table["target"].to_numpy().astype(np.int32),
+        {d: _ragged(table[f"history_{d}"]) for d in DOMAINS},
+        _ragged(table["excluded"]),
+        table["source"].to_numpy().astype(np.int64),
+    )

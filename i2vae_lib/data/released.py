@@ -1,0 +1,199 @@
+"""The paper's own processed splits: registry, checksums, local folder or download, and a parser that points at lines.
+
+Published by the paper's authors (GitHub ``WujiangXu/IM-VAE``). A file is never used before its SHA-256 is checked.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pooch
+
+from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Int, Ragged
+from i2vae_lib.data.protocols import RawPair, raw_rows
+
+SOURCE = "https://raw.githubusercontent.com/WujiangXu/IM-VAE/a9ec2faf7b0a5e10146899d276e47e36c15b6098/dataset/"
+COLUMNS = ("user_id", "seq_d1", "seq_d2", "domain_id")
+
+
+@dataclass(frozen=True)
+class ReleasedFile:
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ReleasedPair:
+    names: dict[str, str]
+    train: ReleasedFile
+    test: ReleasedFile
+
+
+REGISTRY = {
+    "cloth_sport": ReleasedPair(
+        {"x": "Cloth", "y": "Sport"},
+        ReleasedFile("cloth_sport_train.csv", "e0df97f57bc77714480f3964082c2230bf30a511097cff7d47a7bf9b2dfd864c"),
+        ReleasedFile("cloth_sport_test_csu.csv", "e77e0da7e39fcee93fc3a695f28432b28a4d5415f8ac403ebed00ba2ec77693c"),
+    ),
+    "phone_elec": ReleasedPair(
+        {"x": "Phone", "y": "Elec"},
+        ReleasedFile("phone_elec_train.csv", "7f6922a42159c2a0f18483ae7c4faacc5335a28c42d3dac9cfc8b998fb77e201"),
+        ReleasedFile("phone_elec_test_csu.csv", "6fcf5660bc321bdd00d6564922872a9ccfa093e9239ea23f8c1b2f6beb1524c2"),
+    ),
+    "game_video": ReleasedPair(
+        {"x": "Game", "y": "Video"},
+        ReleasedFile("game_video_train.csv", "3aa16018702505dca29f6f32f655437ac82a5f383119f4cd5b4ea6c1debc66d9"),
+        ReleasedFile("game_video_test_csu.csv", "26a8925e7f81be42114b1abb1daf67e0aac0e63caaed7e4af5941a4b9b288314"),
+    ),
+}
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, read in blocks."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def locate(file: ReleasedFile, folder: Path | str | None = None, *, download: bool = True) -> Path:
+    """The checked file: from ``folder`` (default: ``I2VAE_DATA_DIR``), else downloaded once with a progress bar.
+
+    Parameters
+    ----------
+    file
+        An entry of :data:`REGISTRY`.
+    folder
+        Looked in directly and under ``released/``.
+    download
+        If false, a file that is not there is an error.
+
+    Raises
+    ------
+    DataError
+        Missing, truncated or altered; the message gives both checksums.
+    """
+    folder = folder if folder is not None else os.environ.get("I2VAE_DATA_DIR")
+    if folder:
+        for path in (Path(folder) / "released" / file.name, Path(folder) / file.name):
+            if path.is_file():
+                found = sha256_of(path)
+                if found != file.sha256:
+                    raise DataError(
+                        f"{path}: wrong checksum: SHA-256 is {found}, the published file has {file.sha256} "
+                        f"({path.stat().st_size:,} bytes here): truncated or altered; delete it to have it fetched anew"
+                    )
+                return path
+    if not download:
+        raise DataError(f"{file.name} is not in {folder or 'I2VAE_DATA_DIR (not set)'}; `i2vae fetch` downloads it")
+    try:
+        fetched = pooch.retrieve(
+            SOURCE + file.name, f"sha256:{file.sha256}", file.name, pooch.os_cache("i2vae"), progressbar=True
+        )
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{file.name} is not in {folder or 'I2VAE_DATA_DIR (not set)'} and could not be fetched from {SOURCE}: "
+            f"{type(error).__name__}: {error}. Put the file into a folder and set I2VAE_DATA_DIR to it"
+        ) from None
+    return Path(fetched)
+
+
+def load_released(name: str, folder: Path | str | None = None) -> RawPair:
+    """A registered pair as published, defects and all (protocols deal with them)."""
+    pair = REGISTRY[name]
+    paths = {"train": locate(pair.train, folder), "test": locate(pair.test, folder)}
+    source = hashlib.sha256(f"{pair.train.sha256}{pair.test.sha256}".encode()).hexdigest()
+    return read_pair(name, pair.names, paths["train"], paths["test"], source)
+
+
+def read_pair(name: str, names: dict[str, str], train: Path, test: Path, source_sha256: str) -> RawPair:
+    """Read two tables in the released layout.
+
+    Columns ``user_id`` (int), ``seq_d1``, ``seq_d2`` (JSON lists of item ids, may be empty), ``domain_id`` (0 or 1).
+    An id that stands in both domains is one product (ids are unified): it goes into the link table.
+
+    Raises
+    ------
+    DataError
+        A missing column, malformed JSON, negative or non-integer ids, a row without a target (file and line each),
+        an empty domain, or a pair in which no user has both domains.
+    """
+    tables = {"train": _read_table(train), "test": _read_table(test)}
+    offset = len(tables["train"].user)
+    flat = {d: np.concatenate([t.sequences[d].values for t in tables.values()]) for d in DOMAINS}
+    for d in DOMAINS:
+        if not len(flat[d]):
+            raise DataError(f"{train.name}, {test.name}: domain {d} ({names[d]}) is empty: no row has an item in it")
+    both = sum(int(((t.sequences["x"].lengths > 0) & (t.sequences["y"].lengths > 0)).sum()) for t in tables.values())
+    if not both:
+        raise DataError(
+            f"{train.name}, {test.name}: no overlapping user: no row has items of both {names['x']} and {names['y']}; "
+            f"are the two columns of one pair?"
+        )
+    raw_ids = {d: np.unique(flat[d]) for d in DOMAINS}
+    shared = np.intersect1d(raw_ids["x"], raw_ids["y"])
+    links = np.stack([np.searchsorted(raw_ids[d], shared) + 1 for d in DOMAINS], axis=1).astype(np.int32)
+    ids = {d: np.array([str(one) for one in raw_ids[d]], dtype=object) for d in DOMAINS}
+    catalogue = Catalogue(names, ids, links, {d: None for d in DOMAINS})
+    rows = {}
+    for split, table in tables.items():
+        numbered = {
+            d: Ragged((np.searchsorted(raw_ids[d], s.values) + 1).astype(np.int32), s.offsets)
+            for d, s in table.sequences.items()
+        }
+        source = np.arange(len(table.user)) + (offset if split == "test" else 0)
+        rows[split] = raw_rows(catalogue, table.user, table.domain, numbered, source)
+    return RawPair(name, source_sha256, catalogue, rows["train"], rows["test"])
+
+
+@dataclass(frozen=True)
+class _Table:
+    user: Int
+    domain: Int
+    sequences: dict[str, Ragged]
+
+
+def _read_table(path: Path) -> _Table:
+    users: list[str] = []
+    domains: list[int] = []
+    sequences: dict[str, list[list[int]]] = {"x": [], "y": []}
+    with path.open(newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
+        if missing:
+            raise DataError(f"{path}: missing column {', '.join(missing)}; expected {', '.join(COLUMNS)}")
+        for record in reader:
+            where = f"{path}, line {reader.line_num}"
+            if record["domain_id"] not in ("0", "1"):
+                raise DataError(f"{where}: domain_id is {record['domain_id']!r}, expected 0 or 1")
+            pair = {d: _sequence(record[c], where, c) for d, c in (("x", "seq_d1"), ("y", "seq_d2"))}
+            domain = int(record["domain_id"])
+            if not pair["x"] and not pair["y"]:
+                raise DataError(f"{where}: both sequences are empty, so the row has no target")
+            if not pair[DOMAINS[domain]]:
+                raise DataError(f"{where}: domain_id is {domain} but its sequence is empty, so the row has no target")
+            users.append(record["user_id"])
+            domains.append(domain)
+            for d in DOMAINS:
+                sequences[d].append(pair[d])
+    if not users:
+        raise DataError(f"{path}: no rows")
+    ragged = {d: Ragged.from_lists(sequences[d]) for d in DOMAINS}
+    return _Table(np.array(users, dtype=object), np.array(domains, dtype=np.int8), ragged)
+
+
+def _sequence(cell: str | None, where: str, column: str) -> list[int]:
+    try:
+        items = json.loads(cell or "")
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: {column} is not a JSON list: {error.msg} at column {error.colno}") from None
+    if not isinstance(items, list):
+        raise DataError(f"{where}: {column} is not a JSON list but {type(items).__name__}")
+    for item in items:
+        if type(item) is not int or not 0 <= item < 2**31:
+            raise DataError(f"{where}: {column} holds {item!r}; item ids are integers from 0 to 2147483647")
+    return items

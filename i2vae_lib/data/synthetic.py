@@ -1,0 +1,216 @@
+"""A planted world: two domains whose truth is known, so that there is a ceiling, and answers to check.
+
+Topics are *shared* (both domains have items of them) or *specific* to one domain. A user has one interest vector over
+the shared topics and one over each domain's specific topics; in domain D the two are mixed with ``shared_weight``.
+The next item i of domain D given the interest w (which drifts along the sequence) is drawn with
+
+    p(i) proportional to ( w[topic(i)] / mass(topic(i)) * popularity(i) ) ** dial     (items not taken yet)
+
+where popularity is Zipf within the domain, assigned at random, and mass is the topic's total popularity. ``dial`` = 0
+makes every item equally likely (nobody can beat chance), 1 is the world as planted, above 1 is more predictable.
+
+Rows come out in the released layout (train and test tables, cold-start test rows included), so that everything
+downstream treats them like real data. The truth that is kept: each row's interests at its target, the users' planted
+vectors, item topics and popularities; :func:`next_item_probabilities` turns them into the probability of every item.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+import numpy as np
+
+from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Ragged, Rows
+from i2vae_lib.data.protocols import RawPair, raw_rows
+from i2vae_lib.params import SyntheticParameters
+
+GENERATOR = 1
+"""Version of the generating process; part of the source checksum, so that a changed world is another dataset."""
+
+
+def generate(p: SyntheticParameters) -> RawPair:
+    """Draw the world.
+
+    Parameters
+    ----------
+    p
+        Sizes, dial and seed (``params/paper.yaml`` comments each).
+
+    Returns
+    -------
+    RawPair
+        Truth arrays: ``topics_x``, ``topics_y`` [n + 1] (topic of each item; -1 for padding; topics 0…S-1 are shared,
+        then S…S+P-1 specific), ``popularity_x``, ``popularity_y`` [n + 1], ``interest`` [source rows, S + P] (the
+        row's domain interest at its target), ``planted_shared`` [source rows, S], ``planted_x``, ``planted_y``
+        [source rows, P], ``dial``.
+    """
+    rng = np.random.default_rng(p.seed)
+    catalogue, truth = _items(p, rng)
+    planted = {
+        "shared": rng.dirichlet(np.full(p.shared_topics, p.focus), p.users),
+        **{d: rng.dirichlet(np.full(p.specific_topics, p.focus), p.users) for d in DOMAINS},
+    }
+    has = _domains_of_users(p, rng)
+    lengths = {d: np.where(has[d], _lengths(p, rng), 0) for d in DOMAINS}
+    sequences, interests = {}, {}
+    for d in DOMAINS:
+        items, interests[d] = _walk(p, d, lengths[d], planted, truth, rng)
+        sequences[d] = items
+    return _rows(p, catalogue, truth, planted, sequences, interests, rng)
+
+
+def next_item_probabilities(truth: Mapping[str, Int], rows: Rows, index: Int, domain: str) -> Int:
+    """Planted probability of every item of ``domain`` at the target of rows ``index``: float64 [len(index), n + 1].
+
+    Not renormalised for items already taken: a row's candidates never hold those, and a ranking is unaffected.
+    Column 0 (padding) is 0.
+    """
+    weights = _item_weights(truth["interest"][rows.source[index]], domain, truth)
+    total: Int = weights / weights.sum(axis=1, keepdims=True)
+    return total
+
+
+def _item_weights(interest: Int, d: str, truth: Mapping[str, Int]) -> Int:
+    """Unnormalised p(i) of the module docstring, [rows, n + 1]."""
+    topics, popularity, dial = truth[f"topics_{d}"], truth[f"popularity_{d}"], float(truth["dial"])
+    base = np.zeros(len(topics))
+    mass = np.bincount(topics[1:], weights=popularity[1:], minlength=interest.shape[1])
+    base[1:] = popularity[1:] / mass[topics[1:]]
+    weights: Int = (interest[:, topics] * base) ** dial
+    weights[:, 0] = 0.0
+    return weights
+
+
+def _items(p: SyntheticParameters, rng: np.random.Generator) -> tuple[Catalogue, dict[str, Int]]:
+    total = p.shared_topics + p.specific_topics
+    truth: dict[str, Int] = {"dial": np.array(p.dial)}
+    # linked items come first in both domains and belong to shared topics: the same product has the same topic
+    linked_topics = rng.integers(0, p.shared_topics, p.linked_items)
+    ids, titles = {}, {}
+    for d in DOMAINS:
+        topics = rng.permutation(np.arange(p.items) % total)
+        topics[: p.linked_items] = linked_topics
+        truth[f"topics_{d}"] = np.concatenate([[-1], topics])
+        rank = rng.permutation(p.items) + 1
+        truth[f"popularity_{d}"] = np.concatenate([[0.0], rank**-p.zipf])
+        ids[d] = np.array(
+            [f"s{i}" if i < p.linked_items else f"{d}{i}" for i in range(p.items)],
+            dtype=object,
+        )
+        titles[d] = np.array([_title(d, i, topics[i], p) for i in range(p.items)], dtype=object)
+    pairs = np.repeat(np.arange(1, p.linked_items + 1, dtype=np.int32)[:, None], 2, axis=1)
+    return Catalogue({"x": "North", "y": "South"}, ids, pairs, titles), truth
+
+
+def _title(d: str, i: int, topic: int, p: SyntheticParameters) -> str:
+    kind = f"shared topic {topic}" if topic < p.shared_topics else f"{d}-only topic {topic - p.shared_topics}"
+    return f"{kind}, item {i}"
+
+
+def _domains_of_users(p: SyntheticParameters, rng: np.random.Generator) -> dict[str, Int]:
+    draw = rng.random(p.users)
+    one = (1 - p.overlap) / 2
+    return {"x": draw < p.overlap + one, "y": (draw < p.overlap) | (draw >= p.overlap + one)}
+
+
+def _lengths(p: SyntheticParameters, rng: np.random.Generator) -> Int:
+    """Two items at least, a body like the released pairs' and a lognormal long tail; the mean is ``mean_length``."""
+    tail = rng.lognormal(0.0, 0.75, p.users)
+    extra = tail * (p.mean_length - 2) / np.exp(0.75**2 / 2)
+    return np.minimum(2 + np.round(extra).astype(np.int64), p.items // 4)
+
+
+def _walk(
+    p: SyntheticParameters,
+    d: str,
+    lengths: Int,
+    planted: Mapping[str, Int],
+    truth: Mapping[str, Int],
+    rng: np.random.Generator,
+) -> tuple[Ragged, Int]:
+    """Draw the sequences of one domain, event by event for all users at once; returns them and the last interests."""
+    mixed = np.concatenate([p.shared_weight * planted["shared"], (1 - p.shared_weight) * planted[d]], axis=1)
+    logits = np.log(mixed + 1e-4)
+    last = mixed.copy()
+    rank = np.argsort(-lengths, kind="stable")  # longest first: active users are a prefix
+    steps: list[Int] = []
+    for step in range(int(lengths.max())):
+        active = rank[: int((lengths > step).sum())]
+        logits[active] += p.drift * rng.standard_normal((len(active), logits.shape[1]))
+        weight = np.exp(logits[active] - logits[active].max(axis=1, keepdims=True))
+        last[active] = weight / weight.sum(axis=1, keepdims=True)
+        scores = _item_weights(last[active], d, truth)
+        for earlier in steps:
+            scores[np.arange(len(active)), earlier[: len(active)]] = 0.0
+        # Gumbel-free categorical draw: one uniform against the cumulative sum
+        cumulative = np.cumsum(scores, axis=1)
+        draw = rng.random(len(active)) * cumulative[:, -1]
+        steps.append((cumulative > draw[:, None]).argmax(axis=1).astype(np.int32))
+    values = np.zeros(int(lengths.sum()), dtype=np.int32)
+    ragged = Ragged.from_lengths(values, lengths)
+    for step, items in enumerate(steps):
+        ragged.values[ragged.offsets[rank[: len(items)]] + step] = items
+    return ragged, last
+
+
+def _rows(
+    p: SyntheticParameters,
+    catalogue: Catalogue,
+    truth: dict[str, Int],
+    planted: Mapping[str, Int],
+    sequences: Mapping[str, Ragged],
+    interests: Mapping[str, Int],
+    rng: np.random.Generator,
+) -> RawPair:
+    lengths = {d: sequences[d].lengths for d in DOMAINS}
+    in_test = rng.random(p.users) < p.test_share
+    user, domain = [], []
+    for i, d in enumerate(DOMAINS):
+        has = np.flatnonzero(lengths[d] >= 2)
+        user.append(has)
+        domain.append(np.full(len(has), i))
+    users, domains = np.concatenate(user), np.concatenate(domain)
+    order = rng.permutation(len(users))
+    users, domains = users[order], domains[order]
+    # one row a user, as in nearly all of the released rows; two in one of four overlapping users
+    second = np.ones(len(users), dtype=bool)
+    second[np.unique(users, return_index=True)[1]] = False
+    stays = ~second | (rng.random(len(users)) < 0.25)
+    users, domains = users[stays], domains[stays]
+    full = {d: sequences[d].take(users) for d in DOMAINS}
+    # cold-start test rows: only the target is left of the own sequence; half of them lose the other domain too
+    test = in_test[users]
+    opposite = np.where(domains == 0, full["y"].lengths, full["x"].lengths) > 0
+    lonely = test & (rng.random(len(users)) < p.cold_rows / 2)
+    share = p.cold_rows / 2 / max(opposite[test & ~lonely].mean(), 1e-9)
+    bare = lonely | (test & opposite & (rng.random(len(users)) < share))
+    for i, d in enumerate(DOMAINS):
+        s = full[d]
+        is_last = np.zeros(len(s.values), dtype=bool)
+        is_last[s.offsets[1:][s.lengths > 0] - 1] = True
+        own = domains[s.owner] == i
+        keep = (~bare[s.owner] | ~own | is_last) & (~lonely[s.owner] | own)
+        full[d] = s.keep(keep)
+    for d in DOMAINS:
+        truth[f"planted_{d}"] = planted[d][users]
+    truth["planted_shared"] = planted["shared"][users]
+    truth["interest"] = np.where((domains == 0)[:, None], interests["x"][users], interests["y"][users])
+    names = np.array([f"u{u}" for u in users], dtype=object)
+    rows = raw_rows(catalogue, names, domains, full, np.arange(len(users)))
+    rows = _unlinked_targets(rows)
+    source = hashlib.sha256(f"{GENERATOR}{json.dumps(p.model_dump(), sort_keys=True)}".encode()).hexdigest()
+    test = test[rows.source]
+    return RawPair("synthetic", source, catalogue, rows.take(~test), rows.take(test), truth)
+
+
+def _unlinked_targets(rows: Rows) -> Rows:
+    """Rows whose target does not stand, as a linked item, in the other history: a leak of the released files only."""
+    keep = np.ones(len(rows), dtype=bool)
+    for i, d in enumerate(DOMAINS):
+        opposite = DOMAINS[1 - i]
+        twin = np.where(rows.domain == i, rows.catalogue.linked(d)[np.where(rows.domain == i, rows.target, 0)], -1)
+        hit = rows.history[opposite].values == twin[rows.history[opposite].owner]
+        keep[rows.history[opposite].owner[hit]] = False
+    return rows.take(keep)

@@ -1,0 +1,217 @@
+"""The main job as four stages over a run directory: prepare, recall, train, evaluate.
+
+Each stage is a function of a :class:`~i2vae_lib.runs.Run`; it reads what earlier stages left, does nothing that is
+done already, and leaves its result on disk. ``i2vae run`` calls them in order; a notebook calls the ones that it tells
+of and gets the rest for free. Killed at any moment, the same call goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from i2vae_lib import audit, evaluation, psg
+from i2vae_lib.data import load_dataset
+from i2vae_lib.data.dataset import DOMAINS, KINDS, SPLITS, CrossDomainDataset
+from i2vae_lib.params import Parameters
+from i2vae_lib.recommenders import I2VAERecommender, Oracle, Popularity
+from i2vae_lib.runs import LayoutError, Run, write_atomically, write_json
+from i2vae_lib.training import Callbacks
+
+Say = Callable[[str], None]
+
+
+def quiet(line: str) -> None:
+    """Say nothing."""
+
+
+def open_run(parameters: Parameters, out: str | Path | None = None) -> Run:
+    """The run directory of these parameters, made if it is not there."""
+    return Run(out or parameters.out, parameters)
+
+
+def prepare(run: Run) -> CrossDomainDataset:
+    """Load the pair under its protocol, store it, audit it.
+
+    Raises
+    ------
+    DataError
+        Bad input.
+    audit.Leak
+        The audit finds a leak, except under ``released`` (whose tables are stamped).
+    """
+    folder = run.folder / "dataset"
+    if (folder / "dataset.json").is_file():
+        dataset = CrossDomainDataset.load(folder)
+        run.check_dataset(dataset.fingerprint())
+        return dataset
+    with run.stage("prepare"):
+        dataset = load_dataset(run.parameters)
+        run.check_dataset(dataset.fingerprint())
+        found = audit.audit(dataset)
+        audit.refuse_leaks(found, dataset.protocol)
+        dataset.save(folder)
+    run.note(
+        data=dataset.name,
+        protocol=dataset.protocol,
+        names=dict(dataset.catalogue.names),
+        source_sha256=dataset.source_sha256,
+        data_seed=dataset.data_seed,
+        L80={split: dict(limits) for split, limits in dataset.tail.items()},
+        removed=dict(dataset.removed),
+        rows={split: len(rows) for split, rows in dataset.splits.items()},
+        audit=found.to_dict(orient="records"),
+    )
+    return dataset
+
+
+def recall(run: Run, dataset: CrossDomainDataset | None = None) -> psg.Generator:
+    """Fit the pseudo-sequence generator on training rows (or read the same fit back), and record what it recalls.
+
+    ``pseudo.parquet`` holds, for every row of every split, the recalled items and scores.
+    """
+    dataset = dataset or prepare(run)
+    with run.stage("generator"):
+        generator = psg.fit_once(dataset.splits["train"], effective_psg(run.parameters))
+    path = run.folder / "pseudo.parquet"
+    if not path.is_file():
+        with run.stage("recall"):
+            parts = []
+            for split in SPLITS:
+                rows = dataset.splits[split]
+                items, scores = generator.recall(rows, psg.fold_of(rows, generator.p))
+                columns = {"split": split, "row": rows.source, "domain": [DOMAINS[i] for i in rows.domain]}
+                parts.append(pd.DataFrame(columns | {"items": list(items), "scores": list(scores)}))
+            table = pd.concat(parts, ignore_index=True)
+            write_atomically(path, lambda part: table.to_parquet(part, index=False))
+    return generator
+
+
+def effective_psg(parameters: Parameters) -> Any:
+    """``released`` has pseudo-sequences the paper's way (one fold); every other protocol as the parameters say."""
+    if parameters.protocol == "released":
+        return parameters.psg.model_copy(update={"folds": 1})
+    return parameters.psg
+
+
+def train(
+    run: Run, dataset: CrossDomainDataset | None = None, on_epoch: Callable[[Any], None] | None = None
+) -> I2VAERecommender:
+    """Train i2VAE (or resume, or read the finished model back). Test rows do not come here."""
+    folder = run.folder / "model"
+    if (folder / "model.json").is_file():
+        return I2VAERecommender.load(folder)
+    dataset = dataset or prepare(run)
+    generator = recall(run, dataset)
+    recommender = I2VAERecommender(dataset.catalogue, run.parameters)
+    with run.stage("train"):
+        recommender.fit(
+            dataset.splits["train"],
+            dataset.splits["validation"],
+            params=run.parameters,
+            generator=generator,
+            rng=np.random.default_rng(run.parameters.seed),
+            callbacks=Callbacks(run.folder / "last.ckpt", on_epoch),
+        )
+    history = pd.DataFrame(recommender.state.history)
+    write_atomically(run.folder / "history.parquet", lambda part: history.to_parquet(part, index=False))
+    run.note(
+        device=str(recommender.device),
+        best_epoch=recommender.state.best_epoch + 1,
+        best_validation_ndcg=recommender.state.best_metric,
+        weights=sum(weight.numel() for weight in recommender.model.parameters()),
+    )
+    recommender.save(folder)
+    return recommender
+
+
+def evaluate(run: Run, dataset: CrossDomainDataset | None = None) -> pd.DataFrame:
+    """Rank the test rows with i2VAE and the reference rankers; store ``ranks.parquet`` and ``metrics.json``.
+
+    Returns
+    -------
+    DataFrame
+        ``ranks.parquet``: everything that is ever reported can be computed from it.
+    """
+    path = run.folder / "ranks.parquet"
+    if path.is_file() and (run.folder / "metrics.json").is_file():
+        return pd.read_parquet(path)
+    dataset = dataset or prepare(run)
+    trained = train(run, dataset)
+    rows, p = dataset.splits["test"], run.parameters
+    with run.stage("evaluate"):
+        negatives = evaluation.sample_negatives(rows, p.evaluation.negatives, p.split.data_seed)
+        parts = []
+        for scorer in [trained, *references(dataset, p)]:
+            ranks = evaluation.rank(scorer, rows, negatives, full=True, batch_size=p.evaluation.batch_size)
+            parts.append(evaluation.rank_table(scorer.name, rows, dataset.tail["test"], ranks))
+        table = pd.concat(parts, ignore_index=True)
+    write_atomically(path, lambda part: table.to_parquet(part, index=False))
+    write_json(run.folder / "metrics.json", evaluation.metrics(table))
+    return table
+
+
+def references(dataset: CrossDomainDataset, p: Parameters) -> list[Any]:
+    """The rankers that stand in every table; on synthetic data the oracle too."""
+    popular = Popularity(dataset.catalogue, {}).fit(
+        dataset.splits["train"],
+        dataset.splits["validation"],
+        params=p,
+        generator=None,
+        rng=np.random.default_rng(p.seed),
+        callbacks=Callbacks(),
+    )
+    return [popular, *([Oracle(dataset, popular.counts)] if dataset.truth else [])]
+
+
+def run_all(run: Run, say: Say = quiet) -> pd.DataFrame:
+    """The whole main job; ``say`` gets a line a stage."""
+    say(f"preparing {run.parameters.data} under {run.parameters.protocol}")
+    dataset = prepare(run)
+    say(str(dataset))
+    say(f"pseudo-sequences: {run.parameters.psg.kind}, {effective_psg(run.parameters).folds} folds")
+    recall(run, dataset)
+    say(f"training i2VAE, at most {run.parameters.training.epochs} epochs, in {run.folder}")
+    train(run, dataset)
+    say("evaluating on the test rows")
+    return evaluate(run, dataset)
+
+
+def load_history(folder: Path | str) -> pd.DataFrame:
+    """``history.parquet`` of a run: one line an epoch."""
+    path = Path(folder) / "history.parquet"
+    if not path.is_file():
+        raise LayoutError(f"{folder} has no history yet (no history.parquet): train it first")
+    return pd.read_parquet(path)
+
+
+def load_metrics(folder: Path | str) -> dict[str, Any]:
+    """``metrics.json`` of a run."""
+    path = Path(folder) / "metrics.json"
+    if not path.is_file():
+        raise LayoutError(f"{folder} has no metrics yet (no metrics.json): evaluate it first")
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def result_table(
+    metrics: dict[str, Any], names: dict[str, str], metric: str = "HR@10", candidates: str = "sampled"
+) -> pd.DataFrame:
+    """Result by domain and row kind, one column a recommender, in per cent, with n."""
+    tidy = evaluation.tidy(metrics, names)
+    part = tidy[(tidy["metric"] == metric) & (tidy["candidates"] == candidates)].copy()
+    part["value"] = (part["value"] * 100).round(2)
+    order = list(dict.fromkeys(part["recommender"]))
+    kinds = [kind for kind in KINDS if kind != "cold_released"]
+    wide = part.pivot(index=["domain", "kind", "n"], columns="recommender", values="value")[order].reset_index()
+    wide = wide[wide["kind"].isin(kinds)]
+    wide["kind"] = pd.Categorical(wide["kind"], kinds, ordered=True)
+    wide["domain"] = pd.Categorical(wide["domain"], [names[d] for d in DOMAINS], ordered=True)
+    wide = wide.sort_values(["domain", "kind"]).reset_index(drop=True)
+    wide.columns.name = None
+    return wide.astype({"domain": str, "kind": str})

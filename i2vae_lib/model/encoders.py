@@ -1,0 +1,164 @@
+"""Sequence encoder and the posteriors on top of it (paper 3.2, D.2). Padding is never attended to nor averaged in.
+
+Dropout draws from the generator that is handed in; without one there is none. No module here has a train/eval mode.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from i2vae_lib.model.latents import Gaussian
+
+
+def dropout(x: torch.Tensor, rate: float, generator: torch.Generator | None) -> torch.Tensor:
+    """Inverted dropout from an explicit generator; the identity without one.
+
+    The rate is rounded to 1/256: one random byte an element is eight times cheaper than a float.
+    """
+    threshold = round(rate * 256)
+    if generator is None or threshold == 0:
+        return x
+    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
+    words.random_(-(2**63), None, generator=generator)  # all 64 bits; without bounds the sign bit would stay 0
+    keep = words.view(torch.uint8)[: x.numel()].view(x.shape) >= threshold
+    return x * keep.to(x.dtype).mul_(256.0 / (256 - threshold))
+
+
+def masked_mean(states: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Mean over the valid positions: states [B, L, d], valid [B, L] -> [B, d]; 0 where none is."""
+    weight = valid.to(states.dtype)
+    summed = torch.bmm(weight[:, None, :], states)[:, 0]
+    return summed / weight.sum(dim=1, keepdim=True).clamp(min=1.0)
+
+
+class Block(nn.Module):
+    """One SASRec block, as its paper writes it: x + Dropout(attention(LN(x))), then x + Dropout(FFN(LN(x)))."""
+
+    def __init__(self, d: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.attention_norm = nn.LayerNorm(d)
+        self.query_key_value = nn.Linear(d, 3 * d)
+        self.feed_forward_norm = nn.LayerNorm(d)
+        self.feed_forward = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, d))
+
+    def forward(
+        self, x: torch.Tensor, attended: torch.Tensor, rate: float, generator: torch.Generator | None
+    ) -> torch.Tensor:
+        batch, length, d = x.shape
+        projected = self.query_key_value(self.attention_norm(x)).view(batch, length, 3, self.heads, d // self.heads)
+        query, key, value = projected.permute(2, 0, 3, 1, 4)  # each [B, heads, L, d / heads]
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attended)
+        x = x + dropout(mixed.transpose(1, 2).reshape(batch, length, d), rate, generator)
+        return x + dropout(self.feed_forward(self.feed_forward_norm(x)), rate, generator)
+
+
+class SequenceEncoder(nn.Module):
+    """Item vectors of a sequence -> states h of the paper's 3.2.
+
+    Positions count from the most recent item backwards, so that a sequence's states do not depend on how far it is
+    padded. ``causal`` states see only earlier items (real sequences); a bag's see all (pseudo-sequences).
+
+    Departs: SASRec attends to no padding only by accident of zero vectors; here it is masked out.
+    """
+
+    def __init__(self, d: int, length: int, blocks: int, heads: int, causal: bool, rate: float):
+        super().__init__()
+        self.causal = causal
+        self.rate = rate
+        self.position = nn.Embedding(length, d)
+        self.blocks = nn.ModuleList(Block(d, heads) for _ in range(blocks))
+        self.final_norm = nn.LayerNorm(d)
+
+    def forward(self, vectors: torch.Tensor, valid: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        """vectors [B, L, d], valid [B, L] -> states [B, L, d], 0 at padding."""
+        length, d = vectors.shape[1:]
+        back = torch.arange(length - 1, -1, -1, device=vectors.device)
+        x = dropout(vectors * d**0.5 + self.position(back), self.rate, generator)
+        attended = valid[:, None, None, :].expand(-1, 1, length, -1)
+        if self.causal:
+            attended = attended & torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
+        # a padded query attends to itself, so that no row of the softmax is empty
+        attended = attended | torch.eye(length, dtype=torch.bool, device=x.device)
+        for block in self.blocks:
+            x = block(x, attended, self.rate, generator)
+        return self.final_norm(x) * valid[:, :, None]
+
+
+class GaussianHead(nn.Module):
+    """mu = MLP(S), log sigma^2 = MLP(S) (paper D.2).
+
+    Departs: the paper names no activation for sigma; here an MLP gives the log-variance, clamped to [-10, 4] and small
+    at the start (the released code keeps sigma above 1).
+    """
+
+    def __init__(self, d: int, initial_log_variance: float):
+        super().__init__()
+        self.initial_log_variance = initial_log_variance
+        self.mean = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, d))
+        self.log_variance = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, d))
+
+    def forward(self, pooled: torch.Tensor) -> Gaussian:
+        """pooled [B, d] -> q [B, d]."""
+        return Gaussian(self.mean(pooled), self.log_variance(pooled).clamp(-10.0, 4.0))
+
+
+class ResidualHead(GaussianHead):
+    """mu = S + MLP(S): the posterior starts at what was taken and learns corrections (``model.path`` = residual).
+
+    Departs: the paper has mu = MLP(S).
+    """
+
+    def forward(self, pooled: torch.Tensor) -> Gaussian:
+        q = super().forward(pooled)
+        return Gaussian(pooled + q.mean, q.log_variance)
+
+
+class Decoder(nn.Module):
+    """The interest from the three latents of a domain: MLP([z, z_t, z_a]) (paper 3.3.3)."""
+
+    def __init__(self, d: int):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(3 * d, d), nn.ReLU(), nn.Linear(d, d))
+
+    def forward(self, specific: torch.Tensor, transferable: torch.Tensor, augmented: torch.Tensor) -> torch.Tensor:
+        """Each [B, d] -> interest [B, d]."""
+        interest: torch.Tensor = self.mlp(torch.cat([specific, transferable, augmented], dim=1))
+        return interest
+
+
+class ResidualDecoder(Decoder):
+    """Sum of the latents + MLP (``model.path`` = residual). Departs: the paper has the MLP alone."""
+
+    def forward(self, specific: torch.Tensor, transferable: torch.Tensor, augmented: torch.Tensor) -> torch.Tensor:
+        return specific + transferable + augmented + super().forward(specific, transferable, augmented)
+
+
+class CrossDomainPosterior(nn.Module):
+    """q(z_t | x, y): own states query the other domain's, the answers are averaged (paper D.2).
+
+    mu = MLP(Mean-Pooling(Attention(S', S_other', S_other'))), sigma alike. A row without own items has no query; such
+    rows never come here (they take r instead).
+    """
+
+    def __init__(self, d: int, heads: int, initial_log_variance: float):
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(d, d)
+        self.key_value = nn.Linear(d, 2 * d)
+        self.output = nn.Linear(d, d)
+        self.head = GaussianHead(d, initial_log_variance)
+
+    def forward(
+        self, own: torch.Tensor, own_valid: torch.Tensor, other: torch.Tensor, other_valid: torch.Tensor
+    ) -> Gaussian:
+        """own [B, L, d], other [B, M, d] -> q [B, d]."""
+        batch, length, d = own.shape
+        query = self.query(own).view(batch, length, self.heads, d // self.heads).transpose(1, 2)
+        projected = self.key_value(other).view(batch, other.shape[1], 2, self.heads, d // self.heads)
+        key, value = projected.permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=other_valid[:, None, None, :])
+        answers = self.output(mixed.transpose(1, 2).reshape(batch, length, d))
+        return self.head(masked_mean(answers, own_valid))

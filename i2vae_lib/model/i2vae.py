@@ -1,0 +1,191 @@
+"""i2VAE (Figure 2 of the paper): infer -> decode -> score. Wiring only: no loss, no loop, no device.
+
+A domain is a key. For rows whose target lies in domain X the three latents are z^x, z_a^x and z_t^y (what transfers
+from Y to X); for Y by symmetry, through the same code. Together a mixed batch has all six.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from i2vae_lib.data.batches import Side
+from i2vae_lib.data.dataset import DOMAINS, other
+from i2vae_lib.model.encoders import (
+    CrossDomainPosterior,
+    Decoder,
+    GaussianHead,
+    ResidualDecoder,
+    ResidualHead,
+    SequenceEncoder,
+    masked_mean,
+)
+from i2vae_lib.model.latents import Gaussian, sample, scatter, where
+from i2vae_lib.params import ModelParameters
+
+ROLES = ("specific", "transferable", "augmented")
+
+
+def latent_name(role: str, domain: str) -> str:
+    """The paper's name of a latent by its role for target domain ``domain``: x, t_y, a_x for X; y, t_x, a_y for Y."""
+    return {"specific": domain, "transferable": f"t_{other(domain)}", "augmented": f"a_{domain}"}[role]
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What inference says of the rows of one target domain (for X: z^x, z_t^y, z_a^x). Each Gaussian [B, d].
+
+    ``transferable`` is q(z_t^y | x, y) where a row has both histories, r^y(z_t^y | y) where it has only the other
+    (cold start), N(0, I) where it has no other. Where a row has no own history, ``specific`` and ``augmented`` are
+    placeholders that are masked downstream.
+    """
+
+    specific: Gaussian
+    transferable: Gaussian
+    augmented: Gaussian
+    auxiliary: Gaussian  # r, where the row has another history
+    has_own: torch.Tensor  # bool [B]
+    has_other: torch.Tensor  # bool [B]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Values of the three latents, [B, d] each; specific and augmented are 0 where a row has no own history."""
+
+    specific: torch.Tensor
+    transferable: torch.Tensor
+    augmented: torch.Tensor
+
+
+class Prior(nn.Module):
+    """Learnable N(mean, sigma^2) of a domain's specific latents (paper 3.3.2), N(0, I) at the start."""
+
+    def __init__(self, d: int):
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(d))
+        self.log_variance = nn.Parameter(torch.zeros(d))
+
+    def forward(self) -> Gaussian:
+        return Gaussian(self.mean, self.log_variance)
+
+
+class I2VAE(nn.Module):
+    """The model of the paper.
+
+    Parameters
+    ----------
+    sizes
+        Items a domain, padding not counted.
+    p
+        Sizes of the layers.
+    head, decoder
+        Modules of the own-domain posteriors and of the decoder (:func:`build` picks them by ``model.path``).
+    """
+
+    def __init__(
+        self,
+        sizes: Mapping[str, int],
+        p: ModelParameters,
+        head: type[GaussianHead] = GaussianHead,
+        decoder: type[Decoder] = Decoder,
+    ):
+        super().__init__()
+
+        def encoder(length: int, causal: bool) -> SequenceEncoder:
+            return SequenceEncoder(p.d, length, p.blocks, p.heads, causal, p.dropout)
+
+        # keyed by the domain whose items go in
+        self.items = nn.ModuleDict({d: nn.Embedding(sizes[d] + 1, p.d, padding_idx=0) for d in DOMAINS})
+        self.real_encoder = nn.ModuleDict({d: encoder(p.T, p.causal) for d in DOMAINS})
+        self.pseudo_encoder = nn.ModuleDict({d: encoder(p.T_pseudo, False) for d in DOMAINS})
+        # keyed by the target domain
+        self.specific = nn.ModuleDict({d: head(p.d, p.initial_log_variance) for d in DOMAINS})
+        self.augmented = nn.ModuleDict({d: head(p.d, p.initial_log_variance) for d in DOMAINS})
+        self.transferable = nn.ModuleDict(
+            {d: CrossDomainPosterior(p.d, p.cross_heads, p.initial_log_variance) for d in DOMAINS}
+        )
+        self.auxiliary = nn.ModuleDict({d: GaussianHead(p.d, p.initial_log_variance) for d in DOMAINS})
+        self.prior = nn.ModuleDict({d: Prior(p.d) for d in DOMAINS})
+        self.augmented_prior = self.prior if p.shared_prior else nn.ModuleDict({d: Prior(p.d) for d in DOMAINS})
+        self.decoder = nn.ModuleDict({d: decoder(p.d) for d in DOMAINS})
+
+    def infer(self, side: Side, domain: str, generator: torch.Generator | None = None) -> Latents:
+        """Posteriors of the rows of one target domain (Eq. 2). The generator drives dropout; None: no dropout.
+
+        Which latents a row gets follows from which histories it has, row by row (table in ``evaluation.md``).
+        """
+        opposite = other(domain)
+        rows = len(side.target)
+        has_own, has_other = (side.own != 0).any(dim=1), (side.other != 0).any(dim=1)
+        warm, helped = has_own.nonzero()[:, 0], has_other.nonzero()[:, 0]
+
+        own, own_valid = self._states(self.real_encoder[domain], domain, side.own[warm], generator)
+        specific = self.specific[domain](masked_mean(own, own_valid))
+        pseudo, pseudo_valid = self._states(self.pseudo_encoder[domain], domain, side.pseudo[warm], generator)
+        augmented = self.augmented[domain](masked_mean(pseudo, pseudo_valid))
+
+        theirs, their_valid = self._states(self.real_encoder[opposite], opposite, side.other[helped], generator)
+        auxiliary = scatter(self.auxiliary[domain](masked_mean(theirs, their_valid)), helped, rows)
+        both = has_own & has_other
+        in_own, in_other = both[warm].nonzero()[:, 0], both[helped].nonzero()[:, 0]
+        crossed = self.transferable[domain](own[in_own], own_valid[in_own], theirs[in_other], their_valid[in_other])
+        transferable = where(has_own, scatter(crossed, both.nonzero()[:, 0], rows), auxiliary)
+        return Latents(
+            scatter(specific, warm, rows), transferable, scatter(augmented, warm, rows), auxiliary, has_own, has_other
+        )
+
+    def _states(
+        self, encoder: nn.Module, domain: str, ids: torch.Tensor, generator: torch.Generator | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        valid = ids != 0
+        return encoder(self.items[domain](ids), valid, generator), valid
+
+    def draw(self, latents: Latents, generator: torch.Generator | None) -> Draws:
+        """Samples from the generator (training), or the means (None)."""
+        own = latents.has_own[:, None]
+        return Draws(
+            sample(latents.specific, generator) * own,
+            sample(latents.transferable, generator),
+            sample(latents.augmented, generator) * own,
+        )
+
+    def decode(self, z: Draws, domain: str) -> torch.Tensor:
+        """The interest X_u reconstructed from the three latents (paper 3.3.3): [B, d]."""
+        interest: torch.Tensor = self.decoder[domain](z.specific, z.transferable, z.augmented)
+        return interest
+
+    def score(self, interest: torch.Tensor, domain: str, items: torch.Tensor) -> torch.Tensor:
+        """Dot products X_u . E_v: interest [B, d], items [B, k] -> [B, k]."""
+        return torch.bmm(self.items[domain](items), interest[:, :, None])[:, :, 0]
+
+    def score_all(self, interest: torch.Tensor, domain: str) -> torch.Tensor:
+        """Dot products with every item 1…n of the domain: [B, n]."""
+        return interest @ self.items[domain].get_parameter("weight")[1:].T
+
+
+def build(p: ModelParameters, sizes: Mapping[str, int], generator: torch.Generator) -> I2VAE:
+    """A model with every weight drawn from ``generator``; ``model.path`` picks heads and decoder.
+
+    Linear layers are Xavier-uniform with zero bias; embeddings N(0, 1 / d); the log-variance heads start at
+    ``model.initial_log_variance`` with weights a tenth of Xavier's.
+    """
+    head, decoder = {"mlp": (GaussianHead, Decoder), "residual": (ResidualHead, ResidualDecoder)}[p.path]
+    model = I2VAE(sizes, p, head, decoder)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight, generator=generator)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=p.d**-0.5, generator=generator)
+                if module.padding_idx is not None:
+                    module.weight[module.padding_idx] = 0.0
+        for module in model.modules():
+            if isinstance(module, GaussianHead):
+                last = module.log_variance[-1]
+                last.get_parameter("weight").mul_(0.1)
+                last.get_parameter("bias").fill_(p.initial_log_variance)
+    return model

@@ -1,0 +1,285 @@
+"""Parameters: frozen classes, preset files, and one loader that refuses what it does not know.
+
+``params/paper.yaml`` holds *every* value with its origin; another preset lists only where it differs.
+The classes below hold no values of their own, so a value stands in one place.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+PRESET_NAMES = ("preset", "data", "protocol", "seed", "epochs", "out", "overrides")
+"""The top-level names of a preset file: exactly the parameters that every notebook declares."""
+
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+
+class ParameterError(ValueError):
+    """A key, type or value that the kit does not accept; the message names the key and what would be right."""
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SplitParameters(_Group):
+    """How rows become train, validation and test (``evaluation.md``: Protocols)."""
+
+    data_seed: NonNegative  # fixes splits, cold users and candidates; `seed` never does
+    validation_share: Annotated[float, Field(gt=0.0, lt=1.0)]  # of the training users
+    cold_share: Share  # K_cs: held-out users with both domains who lose one
+
+
+class SyntheticParameters(_Group):
+    """The planted world (:mod:`i2vae_lib.data.synthetic`)."""
+
+    users: Positive
+    items: Positive  # a domain
+    shared_topics: Positive
+    specific_topics: Positive  # a domain
+    linked_items: NonNegative  # items that stand in both domains
+    dial: Annotated[float, Field(ge=0.0)]  # 0: every next item equally likely; 1: as planted
+    focus: Rate  # how few topics a user likes (Dirichlet concentration; small: few)
+    shared_weight: Annotated[float, Field(ge=0.0, le=1.0)]  # share of interest in the shared topics
+    drift: Weight  # how far interests wander an event
+    zipf: Weight  # exponent of item popularity
+    overlap: Annotated[float, Field(gt=0.0, le=1.0)]  # users with both domains
+    mean_length: Annotated[float, Field(ge=2.0)]  # items, target included
+    cold_rows: Share  # test rows whose own history is empty (half of them have no other history either)
+    test_share: Annotated[float, Field(gt=0.0, lt=1.0)]
+    seed: NonNegative
+
+
+class PsgParameters(_Group):
+    """The pseudo-sequence generator (paper 3.1, D.1; :mod:`i2vae_lib.psg`)."""
+
+    kind: Literal["lightgcn", "cooccurrence", "random", "none"]
+    recalled: NonNegative  # items a domain
+    arrangement: Literal["append", "interleave"]
+    folds: Positive  # 4: cross-fitted; 1: the paper's way
+    d: Positive
+    layers: NonNegative
+    learning_rate: Rate
+    decay: Weight  # L2 on the batch's layer-0 rows
+    batch_size: Positive
+    epochs: Positive
+    patience: Positive  # epochs without a better validation recall
+    validation_share: Annotated[float, Field(gt=0.0, lt=1.0)]  # of the training interactions
+    rounds: Positive  # of recall; 1: plain recall
+    edges_per_round: NonNegative  # pseudo-edges a user and domain
+    shrinkage: Weight  # cooccurrence only
+    seed: NonNegative  # its own, so that runs with different `seed` share one fit
+
+
+class ModelParameters(_Group):
+    """Sizes of i2VAE (paper 3.2, 3.3, D)."""
+
+    d: Positive
+    T: Positive  # most recent real items kept
+    T_pseudo: Positive  # T' of the paper: cap on history + recalled
+    blocks: Positive
+    heads: Positive  # of the sequence encoder
+    cross_heads: Positive  # of the cross-domain attention
+    dropout: Share
+    path: Literal["mlp", "residual"]  # posterior means and decoder: MLP as in the paper, or identity + MLP
+    causal: bool  # of the encoder of real sequences; pseudo-sequences are bags
+    shared_prior: bool  # z_a shares the prior of its domain's z
+    initial_log_variance: Annotated[float, Field(ge=-10.0, le=4.0)]
+
+
+class ObjectiveParameters(_Group):
+    """Weights of the objective (paper 3.4, 3.5, D.1)."""
+
+    reconstruction: Literal["bce", "softmax"]
+    negatives: Positive  # sampled a row (bce only)
+    lambda_a: Weight  # denoising
+    lambda_c: Weight  # cross-domain and disentangling
+    a: Weight  # adaptive weight exp(a L / T) - b
+    b: Weight
+    kl_weight: Weight  # on the six KLs of Eq. 4; 1 in the paper
+    kl_annealing_epochs: NonNegative  # epochs of linear warm-up; 0: off
+    free_bits: Weight  # nats a dimension below which a KL is not pressed; 0: off
+
+
+class TrainingParameters(_Group):
+    epochs: Positive
+    batch_size: Positive
+    learning_rate: Rate
+    patience: NonNegative  # epochs without a better validation NDCG@10; 0: never stop early
+    device: str  # auto, cpu, cuda, cuda:1 …
+
+
+class EvaluationParameters(_Group):
+    negatives: Positive  # sampled candidates beside the target
+    batch_size: Positive  # rows scored at once
+
+
+class Parameters(_Group):
+    """Everything that decides a run. ``model_dump()`` of it goes into ``run.json``."""
+
+    preset: str
+    data: str
+    protocol: Literal["released", "strict"]
+    seed: NonNegative
+    out: str
+    split: SplitParameters
+    synthetic: SyntheticParameters
+    psg: PsgParameters
+    model: ModelParameters
+    objective: ObjectiveParameters
+    training: TrainingParameters
+    evaluation: EvaluationParameters
+
+
+def preset_folder() -> Path:
+    """Folder of the preset files: inside an installed wheel, else beside the package in a checkout."""
+    inside = Path(__file__).parent / "presets"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "params"
+
+
+def known_keys() -> list[str]:
+    """All dotted keys that an override may name."""
+    return [
+        f"{group}.{key}"
+        for group, field in Parameters.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, _Group)
+        for key in field.annotation.model_fields
+    ]
+
+
+def suggestion(word: str, known: list[str]) -> str:
+    """``"; did you mean 'x'?"`` for the nearest known word, else the list of what is known."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}"
+
+
+def read_preset(preset: str) -> dict[str, Any]:
+    """Read a preset by name or by path of a YAML file.
+
+    Raises
+    ------
+    ParameterError
+        Unknown preset (with the nearest name), malformed YAML, or top-level names other than
+        :data:`PRESET_NAMES`.
+    """
+    folder = preset_folder()
+    path = Path(preset) if preset.endswith((".yaml", ".yml")) else folder / f"{preset}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in folder.glob("*.yaml"))
+        raise ParameterError(f"unknown preset '{preset}' (no file {path}){suggestion(preset, known)}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ParameterError(f"{path}: expected the names {', '.join(PRESET_NAMES)}, found {type(content).__name__}")
+    for name in content:
+        if name not in PRESET_NAMES:
+            raise ParameterError(f"{path}: unknown name '{name}'{suggestion(str(name), list(PRESET_NAMES))}")
+    missing = [name for name in PRESET_NAMES if name not in content]
+    if missing:
+        raise ParameterError(f"{path}: missing {', '.join(missing)}")
+    return content
+
+
+def _flat(overrides: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
+    if overrides is None:
+        return {}
+    if not isinstance(overrides, Mapping):
+        raise ParameterError(f"{where}: overrides must map dotted keys to values, found {overrides!r}")
+    known = known_keys()
+    for key in overrides:
+        if key not in known:
+            raise ParameterError(f"{where}: unknown key '{key}'{suggestion(str(key), known)}")
+    return dict(overrides)
+
+
+def load(
+    preset: str = "paper",
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    data: str | None = None,
+    protocol: str | None = None,
+    seed: int | None = None,
+    epochs: int | None = None,
+    out: str | None = None,
+) -> Parameters:
+    """Resolve a preset and what overrides it into validated :class:`Parameters`.
+
+    Parameters
+    ----------
+    preset
+        Name of a file in ``params/`` or the path of one.
+    overrides
+        Dotted keys to values, e.g. ``{"model.d": 64}``; strings are coerced (papermill reads ``1e-3`` as one).
+    data, protocol, seed, epochs, out
+        ``None`` keeps what the preset says. ``epochs`` is ``training.epochs``.
+
+    Raises
+    ------
+    ParameterError
+        Unknown preset or key (the nearest one is suggested), wrong type, or value out of range.
+
+    Examples
+    --------
+    >>> load("paper", {"model.d": "64"}).model.d
+    64
+    """
+    base = read_preset("paper")
+    chosen = base if preset == "paper" else read_preset(preset)
+    flat = _flat(base["overrides"], "params/paper.yaml") | {"training.epochs": base["epochs"]}
+    missing = [key for key in known_keys() if key not in flat]
+    if missing:
+        raise ParameterError(f"params/paper.yaml must give every value; missing {', '.join(missing)}")
+    flat |= _flat(chosen["overrides"], f"preset '{preset}'")
+    flat["training.epochs"] = chosen["epochs"]
+    flat |= _flat(overrides, "overrides")
+    if epochs is not None:
+        flat["training.epochs"] = epochs
+
+    def top(name: str, given: Any) -> Any:
+        return chosen[name] if given is None else given
+
+    nested: dict[str, Any] = {
+        "preset": chosen["preset"],
+        "data": top("data", data),
+        "protocol": top("protocol", protocol),
+        "seed": top("seed", seed),
+        "out": top("out", out) or f"runs/{chosen['preset']}",
+    }
+    for key, value in flat.items():
+        group, name = key.split(".")
+        nested.setdefault(group, {})[name] = value
+    try:
+        parameters = Parameters.model_validate(nested)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ParameterError(f"'{key}': {first['msg']} (got {first['input']!r})") from None
+    _check_together(parameters)
+    return parameters
+
+
+def _check_together(p: Parameters) -> None:
+    """Rules that tie two values."""
+    for key, heads in (("model.heads", p.model.heads), ("model.cross_heads", p.model.cross_heads)):
+        if p.model.d % heads:
+            raise ParameterError(f"'{key}': {heads} heads do not divide model.d = {p.model.d}")
+    if p.psg.kind != "none" and p.psg.recalled >= p.model.T_pseudo:
+        raise ParameterError(
+            f"'psg.recalled': {p.psg.recalled} leaves no room for real items under model.T_pseudo = {p.model.T_pseudo}"
+        )
+    if p.synthetic.linked_items > p.synthetic.items:
+        raise ParameterError(
+            f"'synthetic.linked_items': {p.synthetic.linked_items} exceeds synthetic.items = {p.synthetic.items}"
+        )

@@ -1,0 +1,105 @@
+"""Tidy table -> plotly figure. Nothing is computed here; every figure stands under the table that it draws.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart; text and grid keep the theme's own colours, so
+that figures are legible in JupyterLab's dark theme.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
+
+
+def _layout(figure: go.Figure, title: str, height: int = 360) -> go.Figure:
+    return figure.update_layout(
+        title=title,
+        height=height,
+        colorway=PALETTE,
+        template="plotly_white",
+        margin={"l": 60, "r": 20, "t": 60, "b": 50},
+        legend={"orientation": "h", "y": -0.25},
+    )
+
+
+def bars(table: pd.DataFrame, x: str, y: str, colour: str, title: str, y_title: str | None = None) -> go.Figure:
+    """Grouped bars: one group a value of ``x``, one bar a value of ``colour``."""
+    figure = go.Figure()
+    for name, part in table.groupby(colour, sort=False):
+        figure.add_bar(x=part[x].astype(str), y=part[y], name=str(name))
+    return _layout(figure, title).update_layout(barmode="group", xaxis_title=x, yaxis_title=y_title or y)
+
+
+def lines(
+    table: pd.DataFrame,
+    x: str,
+    columns: Sequence[str],
+    title: str,
+    y_title: str,
+    *,
+    log_y: bool = False,
+    log_x: bool = False,
+) -> go.Figure:
+    """One line a column of ``table`` over ``x``."""
+    figure = go.Figure()
+    for name in columns:
+        figure.add_scatter(x=table[x], y=table[name], name=name, mode="lines+markers" if len(table) < 40 else "lines")
+    figure.update_layout(xaxis_title=x, yaxis_title=y_title)
+    if log_y:
+        figure.update_yaxes(type="log")
+    if log_x:
+        figure.update_xaxes(type="log")
+    return _layout(figure, title)
+
+
+def training_curves(history: pd.DataFrame) -> go.Figure:
+    """Four panels over epochs: reconstruction, the six KLs, active units, validation metrics."""
+    names = [str(c) for c in history.columns]
+    panels = {
+        "reconstruction (nats a row)": [c for c in names if c.startswith("reconstruction/")],
+        "KL of each latent (nats a row)": [c for c in names if c.startswith("kl/")],
+        "active units": [c for c in names if c.startswith("active/")],
+        "validation NDCG@10": [c for c in names if c.startswith("ndcg@10")],
+    }
+    figure = make_subplots(rows=2, cols=2, subplot_titles=list(panels), vertical_spacing=0.16)
+    for number, (panel, columns) in enumerate(panels.items()):
+        for i, name in enumerate(columns):
+            figure.add_scatter(
+                x=history["epoch"],
+                y=history[name],
+                name=name,
+                legendgroup=panel,
+                line={"color": PALETTE[i % len(PALETTE)]},
+                hovertemplate=f"{name}: %{{y:.4g}}<extra></extra>",
+                row=number // 2 + 1,
+                col=number % 2 + 1,
+            )
+    figure.update_xaxes(title_text="epoch", row=2)
+    return _layout(figure, "Training", 620).update_layout(legend={"orientation": "h", "y": -0.12}, hovermode="x")
+
+
+def results(table: pd.DataFrame, title: str) -> go.Figure:
+    """Result table (domain, kind, n, one column a recommender) as two panels of grouped bars, in per cent."""
+    domains = list(dict.fromkeys(table["domain"]))
+    recommenders = [c for c in table.columns if c not in ("domain", "kind", "n")]
+    figure = make_subplots(rows=1, cols=len(domains), subplot_titles=domains, shared_yaxes=True)
+    for column, d in enumerate(domains, start=1):
+        part = table[table["domain"] == d]
+        labels = [f"{kind} (n={n})" for kind, n in zip(part["kind"], part["n"], strict=True)]
+        for i, name in enumerate(recommenders):
+            figure.add_bar(
+                x=labels,
+                y=part[name],
+                name=name,
+                legendgroup=name,
+                showlegend=column == 1,
+                marker_color=PALETTE[i % len(PALETTE)],
+                row=1,
+                col=column,
+            )
+    figure.update_yaxes(title_text="per cent", col=1)
+    return _layout(figure, title, 420).update_layout(barmode="group", legend={"orientation": "h", "y": -0.45})

@@ -1,0 +1,8 @@
+"""Recommenders under one contract: i2VAE and everything that it is compared with."""
+
+from i2vae_lib.recommenders.contract import Recommender
+from i2vae_lib.recommenders.i2vae import I2VAERecommender
+from i2vae_lib.recommenders.oracle import Oracle
+from i2vae_lib.recommenders.popularity import Popularity
+
+__all__ = ["I2VAERecommender", "Oracle", "Popularity", "Recommender"]

@@ -1,0 +1,63 @@
+"""Popularity: the number of training users who took an item, by domain. The floor that a model has to leave behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from i2vae_lib.data.dataset import Catalogue, Int, Rows, popularity, read_catalogue, save_catalogue
+from i2vae_lib.params import Parameters
+from i2vae_lib.psg import Generator
+from i2vae_lib.recommenders import contract
+from i2vae_lib.runs import write_atomically
+from i2vae_lib.training import Callbacks
+
+
+class Popularity:
+    """Ranks by training counts; the same list for everybody."""
+
+    name = "popularity"
+
+    def __init__(self, catalogue: Catalogue, counts: Mapping[str, Int]):
+        self.catalogue = catalogue
+        self.counts = counts  # domain -> float64 [n + 1]
+
+    @classmethod
+    def unfitted(cls, catalogue: Catalogue) -> Self:
+        return cls(catalogue, {})
+
+    def fit(
+        self,
+        train: Rows,
+        validation: Rows,
+        *,
+        params: Parameters,
+        generator: Generator | None,
+        rng: np.random.Generator,
+        callbacks: Callbacks,
+    ) -> Self:
+        """Count training users; validation rows are not counted."""
+        self.counts = popularity(train)
+        return self
+
+    def score(self, rows: Rows, candidates: Int) -> Int:
+        """Training counts of the candidates."""
+        contract.check_candidates(rows, candidates)
+        return contract.gather(self.counts, rows, candidates)
+
+    def recommend(
+        self, histories: Mapping[str, Sequence[Sequence[Any]]], domain: str, k: int
+    ) -> list[tuple[list[str], list[float]]]:
+        return contract.recommend(self, histories, domain, k)
+
+    def save(self, folder: Path) -> None:
+        save_catalogue(self.catalogue, folder)
+        write_atomically(folder / "counts.safetensors", lambda part: save_file(dict(self.counts), part))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        return cls(read_catalogue(folder), load_file(folder / "counts.safetensors"))

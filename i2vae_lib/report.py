@@ -1,0 +1,190 @@
+"""``report.html`` of a run: one file, opens without a network."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+import plotly.io as pio
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from i2vae_lib import experiments, plots
+from i2vae_lib.data.dataset import DOMAINS
+from i2vae_lib.runs import read_record, write_atomically
+
+TEMPLATE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{{ title }}</title>
+<style>
+ body { font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+ table { border-collapse: collapse; margin: 1rem 0; font-size: 0.9rem; }
+ th, td { padding: 0.25rem 0.7rem; border-bottom: 1px solid #ddd; text-align: right; }
+ th { border-bottom: 2px solid #888; }
+ td:first-child, th:first-child, td:nth-child(2), th:nth-child(2) { text-align: left; }
+ .stamp { border: 2px solid #D55E00; padding: 0.5rem 1rem; } code { background: #f2f2f2; padding: 0 0.25rem; }
+ .wide { overflow-x: auto; } details { margin: 1rem 0; }
+</style>
+<script>{{ plotlyjs }}</script></head><body>
+<h1>{{ title }}</h1>
+{% if stamp %}<p class="stamp"><b>Not leak-free.</b> Protocol <code>released</code> keeps the published split as it
+stands; its numbers may only stand beside the paper's.</p>{% endif %}
+<p>{{ summary }}</p>
+<p><code>{{ command }}</code></p>
+<h2>Results</h2>
+<p>Test rows, in per cent. <b>Sampled</b>: the target against {{ negatives }} negatives; <b>full</b>: against the whole
+catalogue. Row kinds: tailed = own history shorter than {{ tail }}; cold = only the other domain; no_history = neither
+(every ranker falls back to popularity there).</p>
+{% for heading, table in tables %}<h3>{{ heading }}</h3><div class="wide">{{ table }}</div>{% endfor %}
+{{ results_figure }}
+<h2>Training</h2>
+<p>{{ training }}</p>
+{{ training_figure }}
+<details><summary>Every term, by epoch</summary><div class="wide">{{ history }}</div></details>
+<h2>Audit</h2>
+<p>{{ verdict }}</p><div class="wide">{{ audit }}</div>
+<h2>Where time and memory went</h2>
+<div class="wide">{{ stages }}</div>
+{% if notebooks %}<h2>Notebooks, executed on this run</h2>
+<ul>{% for one in notebooks %}<li><a href="notebooks/{{ one }}">{{ one }}</a></li>{% endfor %}</ul>{% endif %}
+<details><summary>Parameters and environment</summary><div class="wide">{{ parameters }}</div></details>
+</body></html>
+"""
+
+
+def write_report(folder: Path | str) -> Path:
+    """Write the report of a finished run and return its path.
+
+    Raises
+    ------
+    LayoutError
+        No run there, or a stage that is missing.
+    """
+    folder = Path(folder)
+    record = read_record(folder)
+    metrics, history = experiments.load_metrics(folder), experiments.load_history(folder)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    page = environment.from_string(TEMPLATE).render(**_content(folder, record, metrics, history))
+    path = folder / "report.html"
+    write_atomically(path, lambda part: part.write_text(page, encoding="utf-8"))
+    return path
+
+
+def _content(folder: Path, record: dict[str, Any], metrics: dict[str, Any], history: pd.DataFrame) -> dict[str, Any]:
+    p, names = record["parameters"], record["names"]
+    tables = [
+        (f"{metric}, {candidates}", experiments.result_table(metrics, names, metric, candidates))
+        for metric in ("HR@10", "NDCG@10")
+        for candidates in ("sampled", "full")
+    ]
+    found = pd.DataFrame(record["audit"])
+    leaks = int(((found["severity"] == "leak") & (found["count"] > 0)).sum())
+    stages = pd.DataFrame(
+        [(stage, one["seconds"], round(one["peak_memory_bytes"] / 2**20)) for stage, one in record["stages"].items()],
+        columns=["stage", "seconds", "peak memory (MiB)"],
+    )
+    flat = pd.json_normalize({"parameters": p, "environment": record["environment"]}, sep=".").T.reset_index()
+    flat.columns = pd.Index(["key", "value"])
+    last = history.iloc[-1]
+    pair = f"{names['x']} and {names['y']}"
+    rows = ", ".join(f"{n:,} {split}" for split, n in record["rows"].items())
+    return {
+        "title": f"i2VAE on {record['data']} ({pair}), {record['protocol']}",
+        "stamp": record["protocol"] == "released",
+        "summary": f"Rows: {rows}. Dataset SHA-256 {record['dataset_sha256'][:16]}…, data seed {record['data_seed']}, "
+        f"seed {p['seed']}. Kept out: {_removed(record['removed'])}.",
+        "command": command_of(p),
+        "negatives": p["evaluation"]["negatives"],
+        "tail": " and ".join(f"{record['L80']['test'][d]:.2f} ({names[d]})" for d in DOMAINS),
+        "tables": [(heading, html(table)) for heading, table in tables],
+        "results_figure": figure(plots.results(tables[0][1], "HR@10, sampled")),
+        "training": f"{len(history)} epochs on {record['device']}, {record['weights']:,} weights; epoch "
+        f"{record['best_epoch']} was selected by validation NDCG@10 ({record['best_validation_ndcg']:.4f}). "
+        f"Last epoch: {last['seconds']:.1f} s, {last['rows/s']:,.0f} rows/s.",
+        "training_figure": figure(plots.training_curves(history)),
+        "history": html(history.round(4)),
+        "verdict": "No check fired as a leak." if not leaks else f"{leaks} checks found leaks.",
+        "audit": html(found.assign(share=(found["share"] * 100).round(2)).rename(columns={"share": "per cent"})),
+        "stages": html(stages),
+        "notebooks": sorted(one.name for one in (folder / "notebooks").glob("*.html")),
+        "parameters": html(flat),
+        "plotlyjs": Markup(get_plotlyjs()),
+    }
+
+
+def command_of(p: dict[str, Any]) -> str:
+    """The command that makes this run, without what ``--set`` added (``run.json`` has every value)."""
+    return (
+        f"i2vae run --data {p['data']} --protocol {p['protocol']} --preset {p['preset']} --seed {p['seed']} "
+        f"--epochs {p['training']['epochs']}"
+    )
+
+
+def _removed(counts: dict[str, int]) -> str:
+    return "; ".join(f"{count:,} {what}" for what, count in counts.items()) or "nothing"
+
+
+def html(table: pd.DataFrame) -> Any:
+    """A table as safe HTML (pandas escapes the cells)."""
+    return Markup(table.to_html(index=False, border=0, na_rep="-"))
+
+
+def figure(one: Any) -> Any:
+    """A figure as HTML that uses the page's own plotly.js."""
+    return Markup(pio.to_html(one, include_plotlyjs=False, full_html=False))
+
+
+def notebooks_folder() -> Path | None:
+    """The checkout's notebooks; None for an installed wheel, which does not carry them."""
+    folder = Path(__file__).parent.parent / "notebooks"
+    return folder if folder.is_dir() else None
+
+
+def execute_notebooks(
+    folder: Path, parameters: dict[str, Any], names: tuple[str, ...], timeout: int = 86400
+) -> list[Path]:
+    """Execute notebooks on a finished run with papermill; executed copies and offline HTML go into ``notebooks/``.
+
+    Raises
+    ------
+    papermill.PapermillExecutionError
+        A cell failed; the copy is kept for reading.
+    """
+    import nbconvert
+    import papermill
+
+    source = notebooks_folder()
+    if source is None:
+        return []
+    target = folder / "notebooks"
+    target.mkdir(parents=True, exist_ok=True)
+    before = os.environ.get("PLOTLY_RENDERER")
+    os.environ["PLOTLY_RENDERER"] = "plotly_mimetype+notebook"
+    written = []
+    exporter: Any = nbconvert.HTMLExporter()  # type: ignore[no-untyped-call]
+    try:
+        for name in names:
+            executed = target / f"{name}.ipynb"
+            papermill.execute_notebook(
+                source / f"{name}.ipynb",
+                executed,
+                parameters=parameters,
+                kernel_name="python3",
+                execution_timeout=timeout,
+                progress_bar=False,
+                cwd=str(Path.cwd()),
+            )
+            page, _ = exporter.from_filename(str(executed))
+            path = target / f"{name}.html"
+            write_atomically(path, partial(Path.write_text, data=page, encoding="utf-8"))
+            written.append(path)
+    finally:
+        if before is None:
+            del os.environ["PLOTLY_RENDERER"]
+        else:
+            os.environ["PLOTLY_RENDERER"] = before
+    return written

@@ -1,0 +1,192 @@
+"""The run directory: written atomically, read back, refused where it does not fit.
+
+``runs/<name>/`` is the only thing that passes between two notebooks, two processes or two machines.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from i2vae_lib.params import Parameters
+
+RUN_LAYOUT = 1
+
+
+class LayoutError(ValueError):
+    """A folder that this version cannot read, or that was made with other data or parameters."""
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a file beside ``path``, then rename it: a full disk or a kill leaves the previous state.
+
+    The file is flushed to the disk before the rename.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    part = Path(name)
+    try:
+        write(part)
+        with part.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        os.chmod(part, 0o644)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write strict JSON (no NaN) atomically."""
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def environment() -> dict[str, str]:
+    """Versions and revision that a result depends on."""
+    found = {"python": platform.python_version(), "platform": platform.platform(terse=True)}
+    for package in ("i2vae-kit", "torch", "numpy", "scipy", "pandas"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    found["git"] = _revision()
+    return found
+
+
+def _revision() -> str:
+    def git(*words: str) -> str:
+        folder = Path(__file__).parent
+        done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        dirty = "-dirty" if git("status", "--porcelain", "--untracked-files=no") else ""
+        return git("rev-parse", "HEAD") + dirty
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def peak_memory_bytes() -> int:
+    """Highest resident size of this process so far, in bytes (0 where the platform does not tell)."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class Run:
+    """A run directory opened for one set of parameters.
+
+    Parameters
+    ----------
+    folder
+        Made if it is not there.
+    parameters
+        As resolved. A folder that was made with others is refused.
+
+    Raises
+    ------
+    LayoutError
+        Other parameters (named), or another layout version.
+    """
+
+    def __init__(self, folder: Path | str, parameters: Parameters):
+        self.folder = Path(folder)
+        self.parameters = parameters
+        path = self.folder / "run.json"
+        if path.is_file():
+            self.record = read_record(self.folder)
+            self._refuse_other_parameters()
+        else:
+            self.record = {
+                "layout": RUN_LAYOUT,
+                "parameters": parameters.model_dump(),
+                "environment": environment(),
+                "stages": {},
+            }
+            self.note()
+
+    def _refuse_other_parameters(self) -> None:
+        before, now = _flatten(self.record["parameters"]), _flatten(self.parameters.model_dump())
+        for ignored in ("out", "training.device"):
+            before.pop(ignored, None), now.pop(ignored, None)
+        differing = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
+        if differing:
+            key = differing[0]
+            more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+            raise LayoutError(
+                f"{self.folder} was made with {key} = {before.get(key)!r}, now it is {now.get(key)!r}{more}: "
+                f"choose another OUT, or delete the folder"
+            )
+
+    def note(self, **entries: Any) -> None:
+        """Add entries to ``run.json``."""
+        self.record |= entries
+        write_json(self.folder / "run.json", self.record)
+
+    def check_dataset(self, fingerprint: str) -> None:
+        """Record the dataset's fingerprint, or refuse one that differs from the recorded one."""
+        known = self.record.get("dataset_sha256")
+        if known is not None and known != fingerprint:
+            raise LayoutError(
+                f"{self.folder} was made with another dataset (SHA-256 {known[:12]}…, now {fingerprint[:12]}…): "
+                f"choose another OUT, or delete the folder"
+            )
+        if known is None:
+            self.note(dataset_sha256=fingerprint)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage; seconds and peak memory go into ``run.json`` when it ends well."""
+        start = time.perf_counter()
+        yield
+        seconds = round(time.perf_counter() - start, 2)
+        earlier = self.record["stages"].get(name, {}).get("seconds", 0.0)
+        self.record["stages"][name] = {"seconds": round(earlier + seconds, 2), "peak_memory_bytes": peak_memory_bytes()}
+        self.note()
+
+
+def read_record(folder: Path | str) -> dict[str, Any]:
+    """``run.json`` of a run directory.
+
+    Raises
+    ------
+    LayoutError
+        No run there, damaged JSON, or another layout version.
+    """
+    path = Path(folder) / "run.json"
+    if not path.is_file():
+        raise LayoutError(f"{folder} is not a run directory (no run.json); `i2vae run --out {folder}` makes one")
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise LayoutError(f"{path}, line {error.lineno}: not valid JSON: {error.msg}") from None
+    if record.get("layout") != RUN_LAYOUT:
+        raise LayoutError(
+            f"{folder} has run layout {record.get('layout')}, this version reads layout {RUN_LAYOUT}: run it anew"
+        )
+    return record
+
+
+def _flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

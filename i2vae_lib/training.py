@@ -1,0 +1,243 @@
+"""A plain training loop: epochs, batches, one loss, one selection metric, a checkpoint each epoch.
+
+It knows no test rows and no model in particular: a recommender hands in its module, its loss, its batches and its
+validation. Random numbers come from the two generators that are handed in; their states are in every checkpoint, so a
+run that was killed and started again ends with the same weights, to the bit on CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from i2vae_lib.data.batches import Batch
+from i2vae_lib.params import TrainingParameters
+from i2vae_lib.runs import LayoutError, write_atomically
+
+CHECKPOINT_LAYOUT = 1
+
+Loss = Callable[[Batch, int, torch.Generator], tuple[torch.Tensor, dict[str, torch.Tensor]]]
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss became NaN or infinite; the message names the term, the epoch and the batch."""
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """What a caller may want of a fit: a checkpoint to resume from, and a word an epoch.
+
+    Parameters
+    ----------
+    checkpoint
+        File written after each epoch and resumed from if it is there; None: neither.
+    on_epoch
+        Called with the record of each epoch.
+    """
+
+    checkpoint: Path | None = None
+    on_epoch: Callable[[Mapping[str, float]], None] | None = None
+
+
+@dataclass
+class State:
+    """Where training stands; all of it is in a checkpoint."""
+
+    epoch: int = 0  # epochs done
+    best_epoch: int = -1
+    best_metric: float = -math.inf
+    best: dict[str, torch.Tensor] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` is the first GPU if there is one, else the CPU.
+
+    Raises
+    ------
+    ValueError
+        A device that torch does not know or that this machine lacks.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"'training.device': {name!r} cannot be used here: {reason}; try auto or cpu") from None
+    return torch.device(name)
+
+
+def train(
+    module: nn.Module,
+    loss: Loss,
+    batches: Callable[[np.random.Generator], Iterable[Batch]],
+    validate: Callable[[], Mapping[str, float]],
+    p: TrainingParameters,
+    *,
+    rng: np.random.Generator,
+    generator: torch.Generator,
+    identity: str,
+    callbacks: Callbacks,
+    rows: int,
+    steps: int,
+) -> State:
+    """Train ``module`` with Adam and leave the weights of the best epoch in it.
+
+    Parameters
+    ----------
+    loss
+        ``(batch, epoch, generator) -> (scalar, named parts)``.
+    batches
+        One epoch's batches, drawn with ``rng``.
+    validate
+        Metrics of the module as it stands; ``ndcg@10`` selects the epoch.
+    identity
+        What the weights depend on, as a string; a checkpoint of another identity is refused.
+    rows, steps
+        Rows and batches an epoch, for the rate and the progress bar.
+
+    Raises
+    ------
+    NonFiniteLoss
+        At once, before the weights are touched.
+    LayoutError
+        The checkpoint belongs to other data or parameters.
+    """
+    device = next(module.parameters()).device
+    optimizer = torch.optim.Adam(module.parameters(), lr=p.learning_rate, fused=True)
+    state = _resume(callbacks.checkpoint, identity, module, optimizer, rng, generator) or State()
+    bar = tqdm(total=p.epochs * steps, initial=state.epoch * steps, unit="batch", desc="training", mininterval=0.5)
+    try:
+        while state.epoch < p.epochs and not _exhausted(state, p):
+            start = time.perf_counter()
+            sums: dict[str, torch.Tensor] = {}
+            counts: dict[str, int] = {}
+            for number, batch in enumerate(batches(rng)):
+                value, parts = loss({d: side.to(device) for d, side in batch.items()}, state.epoch, generator)
+                if not torch.isfinite(value):
+                    raise NonFiniteLoss(_name_the_term(value, parts, state.epoch, number))
+                optimizer.zero_grad(set_to_none=True)
+                value.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                for name, part in (parts | {"loss": value.detach()}).items():
+                    sums[name] = sums.get(name, 0.0) + part
+                    counts[name] = counts.get(name, 0) + 1
+                bar.update()
+            seconds = time.perf_counter() - start
+            record = {"epoch": float(state.epoch + 1)} | {name: float(one) / counts[name] for name, one in sums.items()}
+            record |= {"seconds": seconds, "rows/s": rows / seconds}
+            found = dict(validate())
+            record |= found | {"validation seconds": time.perf_counter() - start - seconds}
+            _advance(state, record, module)
+            _save(callbacks.checkpoint, identity, state, module, optimizer, rng, generator)
+            bar.set_postfix_str(f"epoch {state.epoch}, NDCG@10 {found['ndcg@10']:.4f} (best {state.best_metric:.4f})")
+            if callbacks.on_epoch is not None:
+                callbacks.on_epoch(record)
+    finally:
+        bar.close()
+    load_parameters(module, state.best)
+    return state
+
+
+def _exhausted(state: State, p: TrainingParameters) -> bool:
+    return bool(p.patience) and state.epoch - 1 - state.best_epoch >= p.patience
+
+
+def _advance(state: State, record: dict[str, float], module: nn.Module) -> None:
+    state.history.append(record)
+    if record["ndcg@10"] > state.best_metric:
+        state.best_metric, state.best_epoch = record["ndcg@10"], state.epoch
+        state.best = parameters_of(module)
+    state.epoch += 1
+
+
+def _name_the_term(value: torch.Tensor, parts: Mapping[str, torch.Tensor], epoch: int, batch: int) -> str:
+    bad = [name for name, part in parts.items() if not torch.isfinite(part)]
+    return (
+        f"epoch {epoch + 1}, batch {batch + 1}: the loss is {float(value)}"
+        f" because of {', '.join(bad) or 'their weighted sum'}; try a lower training.learning_rate"
+    )
+
+
+def parameters_of(module: nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of every weight on the CPU, shared ones once."""
+    return {name: weight.detach().cpu().clone() for name, weight in module.named_parameters()}
+
+
+def load_parameters(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Copy weights into a module.
+
+    Raises
+    ------
+    LayoutError
+        A name or a shape that differs.
+    """
+    own = dict(module.named_parameters())
+    for name in sorted(own.keys() ^ weights.keys()):
+        raise LayoutError(f"saved weights do not fit this model: {name} stands only on one side")
+    with torch.no_grad():
+        for name, weight in weights.items():
+            if own[name].shape != weight.shape:
+                raise LayoutError(
+                    f"saved weights do not fit this model: {name} is {tuple(weight.shape)}, "
+                    f"expected {tuple(own[name].shape)}"
+                )
+            own[name].copy_(weight)
+
+
+def _save(
+    path: Path | None,
+    identity: str,
+    state: State,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    rng: np.random.Generator,
+    generator: torch.Generator,
+) -> None:
+    if path is None:
+        return
+    content = {
+        "layout": CHECKPOINT_LAYOUT,
+        "identity": identity,
+        "epoch": state.epoch,
+        "best_epoch": state.best_epoch,
+        "best_metric": state.best_metric,
+        "best": state.best,
+        "history": state.history,
+        "module": parameters_of(module),
+        "optimizer": optimizer.state_dict(),
+        "generator": generator.get_state(),
+        "rng": json.dumps(rng.bit_generator.state),
+    }
+    write_atomically(path, lambda part: torch.save(content, part))
+
+
+def _resume(
+    path: Path | None,
+    identity: str,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    rng: np.random.Generator,
+    generator: torch.Generator,
+) -> State | None:
+    if path is None or not path.is_file():
+        return None
+    saved: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    if saved.get("layout") != CHECKPOINT_LAYOUT or saved["identity"] != identity:
+        raise LayoutError(f"{path} is a checkpoint of other data, parameters or layout; delete it to start anew")
+    load_parameters(module, saved["module"])
+    optimizer.load_state_dict(saved["optimizer"])
+    generator.set_state(saved["generator"])
+    rng.bit_generator.state = json.loads(saved["rng"])
+    return State(saved["epoch"], saved["best_epoch"], saved["best_metric"], saved["best"], saved["history"])

@@ -1,0 +1,73 @@
+"""Session-scoped fixtures: one tiny world, one tiny model, trained once a worker."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from i2vae_lib import psg
+from i2vae_lib.data import CrossDomainDataset, load_dataset
+from i2vae_lib.params import Parameters, load
+from i2vae_lib.recommenders import I2VAERecommender
+from i2vae_lib.training import Callbacks
+
+TINY = {
+    "synthetic.users": 600,
+    "synthetic.items": 120,
+    "evaluation.negatives": 49,
+    "psg.epochs": 3,
+    "psg.recalled": 8,
+    "model.d": 16,
+    "model.T": 10,
+    "model.T_pseudo": 18,
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """One thread (two processes on two threads each crawl), no progress bars, a cache of the session's own."""
+    torch.set_num_threads(1)
+    os.environ["TQDM_DISABLE"] = "1"
+    os.environ["I2VAE_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Parameters:
+    """Parameters of the tiny world: seconds for everything together."""
+    return load("smoke", TINY, epochs=2)
+
+
+@pytest.fixture(scope="session")
+def dataset(tiny: Parameters) -> CrossDomainDataset:
+    return load_dataset(tiny)
+
+
+@pytest.fixture(scope="session")
+def generator(dataset: CrossDomainDataset, tiny: Parameters) -> psg.Generator:
+    return psg.fit(dataset.splits["train"], tiny.psg)
+
+
+@pytest.fixture(scope="session")
+def trained(dataset: CrossDomainDataset, tiny: Parameters, generator: psg.Generator) -> I2VAERecommender:
+    """i2VAE after two epochs on the tiny world. Do not change it."""
+    return I2VAERecommender(dataset.catalogue, tiny).fit(
+        dataset.splits["train"],
+        dataset.splits["validation"],
+        params=tiny,
+        generator=generator,
+        rng=np.random.default_rng(0),
+        callbacks=Callbacks(),
+    )
+
+
+@pytest.fixture(scope="session")
+def released_folder() -> Path:
+    """Folder of the released files; the tests that need it are skipped, loudly, without it."""
+    folder = os.environ.get("I2VAE_DATA_DIR")
+    if not folder or not (Path(folder) / "released").is_dir():
+        pytest.skip("I2VAE_DATA_DIR does not name a folder with released/: tests on the real files are SKIPPED")
+    return Path(folder)
