@@ -49,11 +49,13 @@ types: $(STAMP)
 unit: $(STAMP)
 	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/pytest -n $(WORKERS) --dist loadscope -m "not notebook"
 
+# strict nbval over the committed notebooks, in a runs folder of their own; then papermill with other parameters
 notebook-tests: $(STAMP)
-	OMP_NUM_THREADS=1 TQDM_DISABLE=1 PLOTLY_RENDERER=plotly_mimetype+png $(BIN)/pytest -n $(WORKERS) --dist loadscope \
-	    --nbval --nbval-current-env --nbval-cell-timeout 120 --nbval-kernel-startup-timeout 60 \
-	    --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks
-	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/pytest -n $(WORKERS) --dist loadscope -m notebook
+	runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && \
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 I2VAE_RUNS_DIR=$$runs PLOTLY_RENDERER=plotly_mimetype $(BIN)/pytest \
+	    -n $(WORKERS) --dist loadscope --nbval --nbval-current-env --nbval-cell-timeout 120 \
+	    --nbval-kernel-startup-timeout 60 --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/pytest -n $(WORKERS) --dist load -m notebook
 
 # executes the committed notebooks at the smoke preset and stores their outputs (PNGs need Chromium)
 notebooks: $(STAMP)

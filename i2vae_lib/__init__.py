@@ -2,6 +2,7 @@
 
 ====================  =================================================================================
 ``params``            frozen parameters, presets, one loader
+``progress``          a bar, or plain lines
 ``runs``              the run directory: atomic writes, records, refusals
 ``data``              rows, vocabularies, splits; released pairs, the planted world, batches
 ``evaluation``        candidates, greater and ties, metrics by row kind
@@ -10,6 +11,7 @@
 ``training``          a plain loop with checkpoints
 ``recommenders``      the contract; i2VAE, popularity, the oracle
 ``audit``             the leak audit
+``inspection``        what a generator recalls, measured
 ``experiments``       the main job in four stages: prepare, recall, train, evaluate
 ``plots``, ``report``  figures and ``report.html``
 ``cli``               ``i2vae``
@@ -18,16 +20,16 @@
 Imports point one way: each line only to what stands above it.
 """
 
-from i2vae_lib.data import CrossDomainDataset, load_dataset
+from i2vae_lib.data import load_dataset
 from i2vae_lib.experiments import evaluate, open_run, prepare, recall, train
-from i2vae_lib.params import Parameters, load
+from i2vae_lib.params import Parameters, from_notebook, load
 from i2vae_lib.recommenders import I2VAERecommender
 
 __all__ = [
-    "CrossDomainDataset",
     "I2VAERecommender",
     "Parameters",
     "evaluate",
+    "from_notebook",
     "load",
     "load_dataset",
     "open_run",

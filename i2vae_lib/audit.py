@@ -2,16 +2,20 @@
 
 Each check gives a count, a share and one example. Its severity follows from the protocol: a ``leak`` stops a run, a
 ``note`` informs. Under ``released`` leaks are what the data are known for: the tables are stamped instead.
+
+A split is compared to everything before it that training or selection touches: validation to the training rows, test
+to training *and* validation rows. What making rows cold or scrubbing took out of those rows counts as held by them,
+so that the counts describe the pair, not the share that happened to be held out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.data.dataset import DOMAINS, CrossDomainDataset, Int, Rows, interactions, other
+from i2vae_lib.data.dataset import DOMAINS, CrossDomainDataset, Int, Rows, other
 
 COLUMNS = ["check", "split", "severity", "count", "share", "example"]
 
@@ -30,11 +34,10 @@ def audit(dataset: CrossDomainDataset) -> pd.DataFrame:
         ``example`` (source row and user of one, "" if none).
     """
     lines = []
-    train = dataset.splits["train"]
-    for split in ("validation", "test"):
-        rows = dataset.splits[split]
+    for split, before in (("validation", ("train",)), ("test", ("train", "validation"))):
+        rows, earlier = dataset.splits[split], [dataset.splits[one] for one in before]
         for name, severity, check in CHECKS:
-            hit = check(dataset, rows, train)
+            hit = check(rows, earlier)
             first = np.flatnonzero(hit)[:1]
             example = f"row {rows.source[first[0]]}, user {rows.user[first[0]]}" if len(first) else ""
             lines.append((name, split, severity, int(hit.sum()), float(hit.mean()) if len(hit) else 0.0, example))
@@ -61,28 +64,35 @@ def refuse_leaks(found: pd.DataFrame, protocol: str) -> None:
         )
 
 
-def _pairs(rows: Rows, d: str) -> Int:
-    """(user, item) of a domain as one string key, targets included."""
+def _held(rows: Rows, d: str) -> tuple[Int, Int]:
+    """(row position, item) of everything that the rows hold of a domain: history, also from before a cold-start
+    removal, and targets."""
     history, at = rows.history[d], rows.of(d)
-    users = np.concatenate([rows.user[history.owner], rows.user[at]])
-    items = np.concatenate([history.values, rows.target[at]])
-    return np.array([f"{u}|{i}" for u, i in zip(users, items, strict=True)], dtype=object)
+    before = rows.excluded.keep(np.isin(rows.excluded.owner, at))
+    positions = np.concatenate([history.owner, before.owner, at])
+    return positions, np.concatenate([history.values, before.values, rows.target[at]])
 
 
-def _user_in_training(dataset: CrossDomainDataset, rows: Rows, train: Rows) -> Int:
-    return np.isin(rows.user.astype(str), np.unique(train.user.astype(str)))
+def _pairs(rows: Rows, d: str) -> list[str]:
+    """(user, item) of a domain as one string key."""
+    positions, items = _held(rows, d)
+    return [f"{u}|{i}" for u, i in zip(rows.user[positions], items, strict=True)]
 
 
-def _target_in_training(dataset: CrossDomainDataset, rows: Rows, train: Rows) -> Int:
+def _user_in_training(rows: Rows, earlier: Sequence[Rows]) -> Int:
+    return np.isin(rows.user.astype(str), np.concatenate([one.user for one in earlier]).astype(str))
+
+
+def _target_in_training(rows: Rows, earlier: Sequence[Rows]) -> Int:
     hit = np.zeros(len(rows), dtype=bool)
     for d in DOMAINS:
         at = rows.of(d)
-        keys = np.array([f"{u}|{t}" for u, t in zip(rows.user[at], rows.target[at], strict=True)], dtype=object)
-        hit[at] = np.isin(keys.astype(str), _pairs(train, d).astype(str))
+        known = {pair for one in earlier for pair in _pairs(one, d)}
+        hit[at] = [f"{u}|{t}" in known for u, t in zip(rows.user[at], rows.target[at], strict=True)]
     return hit
 
 
-def _target_in_own_history(dataset: CrossDomainDataset, rows: Rows, train: Rows) -> Int:
+def _target_in_own_history(rows: Rows, earlier: Sequence[Rows]) -> Int:
     hit = np.zeros(len(rows), dtype=bool)
     for i, d in enumerate(DOMAINS):
         owner = rows.history[d].owner
@@ -91,7 +101,7 @@ def _target_in_own_history(dataset: CrossDomainDataset, rows: Rows, train: Rows)
     return hit
 
 
-def _target_in_other_history(dataset: CrossDomainDataset, rows: Rows, train: Rows) -> Int:
+def _target_in_other_history(rows: Rows, earlier: Sequence[Rows]) -> Int:
     hit = np.zeros(len(rows), dtype=bool)
     for i, d in enumerate(DOMAINS):
         mine = rows.domain == i
@@ -102,20 +112,24 @@ def _target_in_other_history(dataset: CrossDomainDataset, rows: Rows, train: Row
     return hit
 
 
-def _duplicated(dataset: CrossDomainDataset, rows: Rows, train: Rows) -> Int:
+def _duplicated(rows: Rows, earlier: Sequence[Rows]) -> Int:
     return pd.DataFrame({"user": rows.user, "domain": rows.domain, "target": rows.target}).duplicated().to_numpy()
 
 
-def _target_unseen(dataset: CrossDomainDataset, rows: Rows, train: Rows) -> Int:
-    seen = {d: np.unique(items) for d, (_, items) in interactions(train).items()}
+def _target_unseen(rows: Rows, earlier: Sequence[Rows]) -> Int:
     hit = np.zeros(len(rows), dtype=bool)
     for d in DOMAINS:
+        seen = np.zeros(rows.catalogue.size(d) + 1, dtype=bool)
+        for one in earlier:
+            # the twin of a target, which scrubbing took from the row's history in this domain
+            seen[one.catalogue.linked(other(d))[one.target[one.of(other(d))]]] = True
+            seen[_held(one, d)[1]] = True
         at = rows.of(d)
-        hit[at] = ~np.isin(rows.target[at], seen[d])
+        hit[at] = ~seen[rows.target[at]]
     return hit
 
 
-Check = Callable[[CrossDomainDataset, Rows, Rows], Int]
+Check = Callable[[Rows, Sequence[Rows]], Int]
 CHECKS: list[tuple[str, str, Check]] = [
     ("user also in training", "leak", _user_in_training),
     ("target in the user's training rows", "leak", _target_in_training),

@@ -174,9 +174,11 @@ def _histories(given: argparse.Namespace) -> dict[str, list[list[str]]]:
 
 
 def audit_data(given: argparse.Namespace) -> int:
-    # for registered pairs the question is what the published split holds, unless asked otherwise
-    protocol = given.protocol or "released"
-    resolved = load(given.preset, overrides(given.set), data=given.data, protocol=protocol)
+    resolved = load(given.preset, overrides(given.set), data=given.data, protocol=given.protocol)
+    if given.protocol is None and resolved.data in REGISTRY:
+        # the question is what the published split holds, unless asked otherwise
+        resolved = resolved.model_copy(update={"protocol": "released"})
+    protocol = resolved.protocol
     found = audit.audit(load_dataset(resolved))
     leaks = found[(found["severity"] == "leak") & (found["count"] > 0)]
     if given.json:

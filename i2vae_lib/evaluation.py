@@ -191,7 +191,7 @@ def metrics(table: pd.DataFrame) -> dict[str, Any]:
     -------
     dict
         recommender -> domain -> kind -> ``{"n": …, "sampled": {"HR@10": …}, "full": {…}}``; fractions, None where
-        n = 0.
+        n = 0 or these candidates were not ranked (-1 in the table).
     """
     result: dict[str, Any] = {}
     for (name, d), part in table.groupby(["recommender", "domain"], sort=False):
@@ -203,8 +203,9 @@ def metrics(table: pd.DataFrame) -> dict[str, Any]:
             for candidates in ("sampled", "full"):
                 greater = chosen[f"greater_{candidates}"].to_numpy()
                 ties = chosen[f"ties_{candidates}"].to_numpy()
+                ranked = len(chosen) > 0 and greater.min() >= 0
                 cells[kind][candidates] = {
-                    f"{metric}@{k}": float(of_row(greater, ties, k).mean()) if len(chosen) else None
+                    f"{metric}@{k}": float(of_row(greater, ties, k).mean()) if ranked else None
                     for metric, of_row in METRICS.items()
                     for k in CUTOFFS
                 }

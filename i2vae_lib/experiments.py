@@ -7,16 +7,17 @@ of and gets the rest for free. Killed at any moment, the same call goes on where
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from i2vae_lib import audit, evaluation, psg
-from i2vae_lib.data import load_dataset
+from i2vae_lib.data import check_name, load_dataset
 from i2vae_lib.data.dataset import DOMAINS, KINDS, SPLITS, CrossDomainDataset
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import I2VAERecommender, Oracle, Popularity
@@ -24,6 +25,8 @@ from i2vae_lib.runs import LayoutError, Run, write_atomically, write_json
 from i2vae_lib.training import Callbacks
 
 Say = Callable[[str], None]
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 def quiet(line: str) -> None:
@@ -31,10 +34,24 @@ def quiet(line: str) -> None:
 
 
 def open_run(parameters: Parameters, out: str | Path | None = None) -> Run:
-    """The run directory of these parameters, made if it is not there."""
-    return Run(out or parameters.out, parameters)
+    """The run directory of these parameters, made if it is not there (not for data that do not exist)."""
+    check_name(parameters.data)
+    return Run(parameters, out)
 
 
+def _alone(stage: Callable[Concatenate[Run, Arguments], Result]) -> Callable[Concatenate[Run, Arguments], Result]:
+    """Hold the run's lock while a stage looks what is done and does the rest."""
+
+    @functools.wraps(stage)
+    def locked(run: Run, /, *words: Arguments.args, **named: Arguments.kwargs) -> Result:
+        with run.lock:
+            run.refresh()
+            return stage(run, *words, **named)
+
+    return locked
+
+
+@_alone
 def prepare(run: Run) -> CrossDomainDataset:
     """Load the pair under its protocol, store it, audit it.
 
@@ -55,40 +72,43 @@ def prepare(run: Run) -> CrossDomainDataset:
         run.check_dataset(dataset.fingerprint())
         found = audit.audit(dataset)
         audit.refuse_leaks(found, dataset.protocol)
+        # before the dataset, whose presence says that this stage is done
+        run.note(
+            data=dataset.name,
+            protocol=dataset.protocol,
+            names=dict(dataset.catalogue.names),
+            source_sha256=dataset.source_sha256,
+            data_seed=dataset.data_seed,
+            L80={split: dict(limits) for split, limits in dataset.tail.items()},
+            removed=dict(dataset.removed),
+            rows={split: len(rows) for split, rows in dataset.splits.items()},
+            audit=found.to_dict(orient="records"),
+        )
         dataset.save(folder)
-    run.note(
-        data=dataset.name,
-        protocol=dataset.protocol,
-        names=dict(dataset.catalogue.names),
-        source_sha256=dataset.source_sha256,
-        data_seed=dataset.data_seed,
-        L80={split: dict(limits) for split, limits in dataset.tail.items()},
-        removed=dict(dataset.removed),
-        rows={split: len(rows) for split, rows in dataset.splits.items()},
-        audit=found.to_dict(orient="records"),
-    )
     return dataset
 
 
+@_alone
 def recall(run: Run, dataset: CrossDomainDataset | None = None) -> psg.Generator:
     """Fit the pseudo-sequence generator on training rows (or read the same fit back), and record what it recalls.
 
     ``pseudo.parquet`` holds, for every row of every split, the recalled items and scores.
     """
     dataset = dataset or prepare(run)
+    train, p, path = dataset.splits["train"], effective_psg(run.parameters), run.folder / "pseudo.parquet"
+    if path.is_file():  # reading the fit back is no work of the stage
+        return psg.fit_once(train, p)
     with run.stage("generator"):
-        generator = psg.fit_once(dataset.splits["train"], effective_psg(run.parameters))
-    path = run.folder / "pseudo.parquet"
-    if not path.is_file():
-        with run.stage("recall"):
-            parts = []
-            for split in SPLITS:
-                rows = dataset.splits[split]
-                items, scores = generator.recall(rows, psg.fold_of(rows, generator.p))
-                columns = {"split": split, "row": rows.source, "domain": [DOMAINS[i] for i in rows.domain]}
-                parts.append(pd.DataFrame(columns | {"items": list(items), "scores": list(scores)}))
-            table = pd.concat(parts, ignore_index=True)
-            write_atomically(path, lambda part: table.to_parquet(part, index=False))
+        generator = psg.fit_once(train, p)
+    with run.stage("recall"):
+        parts = []
+        for split in SPLITS:
+            rows = dataset.splits[split]
+            items, scores = generator.recall(rows, psg.fold_of(rows, generator.p))
+            columns = {"split": split, "row": rows.source, "domain": [DOMAINS[i] for i in rows.domain]}
+            parts.append(pd.DataFrame(columns | {"items": list(items), "scores": list(scores)}))
+        table = pd.concat(parts, ignore_index=True)
+        write_atomically(path, lambda part: table.to_parquet(part, index=False))
     return generator
 
 
@@ -99,6 +119,7 @@ def effective_psg(parameters: Parameters) -> Any:
     return parameters.psg
 
 
+@_alone
 def train(
     run: Run, dataset: CrossDomainDataset | None = None, on_epoch: Callable[[Any], None] | None = None
 ) -> I2VAERecommender:
@@ -130,6 +151,7 @@ def train(
     return recommender
 
 
+@_alone
 def evaluate(run: Run, dataset: CrossDomainDataset | None = None) -> pd.DataFrame:
     """Rank the test rows with i2VAE and the reference rankers; store ``ranks.parquet`` and ``metrics.json``.
 

@@ -131,7 +131,7 @@ class Parameters(_Group):
     data: str
     protocol: Literal["released", "strict"]
     seed: NonNegative
-    out: str
+    out: str | None  # None: runs/<data>-<protocol>-<preset>-seed<seed>
     split: SplitParameters
     synthetic: SyntheticParameters
     psg: PsgParameters
@@ -255,7 +255,7 @@ def load(
         "data": top("data", data),
         "protocol": top("protocol", protocol),
         "seed": top("seed", seed),
-        "out": top("out", out) or f"runs/{chosen['preset']}",
+        "out": top("out", out),
     }
     for key, value in flat.items():
         group, name = key.split(".")
@@ -268,6 +268,35 @@ def load(
         raise ParameterError(f"'{key}': {first['msg']} (got {first['input']!r})") from None
     _check_together(parameters)
     return parameters
+
+
+def from_notebook(namespace: Mapping[str, Any]) -> Parameters:
+    """:func:`load` with what a notebook's ``parameters`` cell, and papermill, put into ``globals()``.
+
+    papermill injects any name and only logs the ones that a notebook does not declare. Here a plain value (number,
+    string, list, mapping, None) under any other name is an error. Call it before the notebook defines anything else.
+
+    Raises
+    ------
+    ParameterError
+        An undeclared name (the nearest is suggested), a missing one, or whatever :func:`load` refuses.
+    """
+    plain = (str, int, float, list, tuple, dict, type(None))
+    given: dict[str, Any] = {
+        name: value
+        for name, value in namespace.items()
+        if not name.startswith("_") and name not in ("In", "Out") and isinstance(value, plain)
+    }
+    for name in given:
+        if name not in PRESET_NAMES:
+            raise ParameterError(
+                f"unknown parameter '{name}'{suggestion(name, list(PRESET_NAMES))} "
+                f"(or a variable of a later cell: then restart the kernel)"
+            )
+    missing = [name for name in PRESET_NAMES if name not in given]
+    if missing:
+        raise ParameterError(f"the parameters cell must declare {', '.join(missing)}")
+    return load(given.pop("preset"), given.pop("overrides"), **given)
 
 
 def _check_together(p: Parameters) -> None:

@@ -21,7 +21,7 @@ def _layout(figure: go.Figure, title: str, height: int = 360) -> go.Figure:
         height=height,
         colorway=PALETTE,
         template="plotly_white",
-        margin={"l": 60, "r": 20, "t": 60, "b": 50},
+        margin={"l": 60, "r": 60, "t": 60, "b": 50},
         legend={"orientation": "h", "y": -0.25},
     )
 

@@ -35,12 +35,23 @@ from typing import Any, Protocol, Self
 import numpy as np
 import pooch
 import torch
+from filelock import FileLock
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
-from tqdm.auto import tqdm
 
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Ragged, Rows, hashed, interactions, rows_digest
+from i2vae_lib.data.dataset import (
+    DOMAINS,
+    Catalogue,
+    Int,
+    Ragged,
+    Rows,
+    hashed,
+    history_keys,
+    interactions,
+    rows_digest,
+)
 from i2vae_lib.params import PsgParameters
+from i2vae_lib.progress import bar
 from i2vae_lib.runs import LayoutError, write_atomically, write_json
 
 GENERATOR_LAYOUT = 1
@@ -129,8 +140,16 @@ def top_items(scores: Int, histories: sparse.csr_matrix, numbers: Int, count: in
     taken = histories[:, numbers].tocoo()
     scores[taken.row, taken.col] = -np.inf
     count = min(count, scores.shape[1])
-    values, columns = torch.topk(torch.from_numpy(scores), count, dim=1)
-    return (columns.numpy() + 1).astype(np.int32), values.numpy()
+    columns = torch.topk(torch.from_numpy(_ordered(scores)), count, dim=1).indices.numpy()
+    return (columns + 1).astype(np.int32), np.take_along_axis(scores, columns, axis=1)
+
+
+def _ordered(scores: Int) -> Int:
+    """int64 keys in the order of the scores; of equal ones the first column is highest (topk breaks ties freely)."""
+    bits = (scores + np.float32(0)).view(np.int32)  # -0.0 becomes 0.0
+    bits ^= (bits >> 31) & np.int32(0x7FFFFFFF)
+    keys: Int = (bits.astype(np.int64) << 32) - np.arange(scores.shape[1])
+    return keys
 
 
 def _pad(items: Int, scores: Int, alive: Int, count: int) -> tuple[Int, Int]:
@@ -173,11 +192,7 @@ class RandomGenerator:
         self.sizes = {d: catalogue.size(d) for d in DOMAINS}
 
     def recall(self, rows: Rows, fold: Int) -> tuple[Int, Int]:
-        keys = hashed(
-            [rows.history["x"][i].tobytes() + b"|" + rows.history["y"][i].tobytes() for i in range(len(rows))],
-            "random pseudo-items",
-            self.p.seed,
-        )
+        keys = history_keys(rows.history, "random pseudo-items", self.p.seed)
         items = np.zeros((len(rows), self.p.recalled), dtype=np.int32)
         histories = self.unified.histories(rows)
         for row in np.flatnonzero(histories.getnnz(axis=1)):
@@ -288,7 +303,7 @@ class LightGCNGenerator:
             )
         vectors = self.user_vectors(edges, fold, self.p.rounds - 1)
         numbers = self.unified.of[d][1:]
-        scores = vectors @ self.tables["final"][fold, self.p.rounds - 1][numbers].T
+        scores = item_scores(vectors, self.tables["final"][fold, self.p.rounds - 1][numbers])
         items, values = top_items(scores, histories, numbers, self.p.recalled)
         return _pad(items, values, (vectors != 0).any(axis=1), self.p.recalled)
 
@@ -316,23 +331,23 @@ def fit(train: Rows, p: PsgParameters) -> Generator:
 
 
 def fit_once(train: Rows, p: PsgParameters, cache: Path | str | None = None) -> Generator:
-    """:func:`fit`, or read the same fit back: content-addressed by the training rows and ``p``.
+    """:func:`fit`, or read the same fit back: content-addressed by training rows, items, ``p`` and this file's code.
 
     Parameters
     ----------
     cache
         Folder; default ``I2VAE_CACHE_DIR``, else the user's cache folder.
     """
-    key = hashlib.sha256(
-        f"{GENERATOR_LAYOUT}|{rows_digest(train)}|{json.dumps(p.model_dump(), sort_keys=True)}".encode()
-    ).hexdigest()
+    rows, parameters = rows_digest(train), json.dumps(p.model_dump(), sort_keys=True)
+    code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()  # an edited generator is another one
+    key = hashlib.sha256(f"{code}|{train.catalogue.digest()}|{rows}|{parameters}".encode()).hexdigest()
     base = Path(cache or os.environ.get("I2VAE_CACHE_DIR") or pooch.os_cache("i2vae"))
     folder = base / "generators" / key
-    if (folder / "generator.json").is_file():
-        return load(folder, train.catalogue)
-    generator = fit(train, p)
-    save(generator, folder)
-    return generator
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):  # two processes that want the same fit: one makes it, the other reads it
+        if not (folder / "generator.json").is_file():
+            save(fit(train, p), folder)
+    return load(folder, train.catalogue)
 
 
 def save(generator: Generator, folder: Path) -> None:
@@ -397,6 +412,13 @@ def _by_fold_and_domain(generator: Any, rows: Rows, fold: Int, chunk: int = 512)
     return items, scores
 
 
+def item_scores(users: Int, items: Int) -> Int:
+    """Dot products [rows, items]; minus infinity for an item without a vector, which nobody in the graph took."""
+    scores: Int = users @ items.T
+    scores[:, ~items.any(axis=1)] = -np.inf
+    return scores
+
+
 def add_edges(users: Int, items: Int, edges: sparse.csr_matrix, unified: Unified, count: int) -> sparse.csr_matrix:
     """Add, for each user and domain, the ``count`` best items that it has no edge to."""
     if count == 0:
@@ -404,7 +426,7 @@ def add_edges(users: Int, items: Int, edges: sparse.csr_matrix, unified: Unified
     rows, columns = [], []
     alive = (users != 0).any(axis=1)
     for numbers in item_domains(unified).values():
-        found, values = top_items(users @ items[numbers].T, edges, numbers, count)
+        found, values = top_items(item_scores(users, items[numbers]), edges, numbers, count)
         good = np.isfinite(values) & alive[:, None]
         rows.append(np.nonzero(good)[0])
         columns.append(numbers[found[good] - 1])
@@ -534,7 +556,7 @@ def train_lightgcn(
     optimizer = torch.optim.Adam([table], lr=p.learning_rate, fused=True)
     sampler = _Triples(learn, domains, rng)
     best, best_metric, waited = table.detach().clone(), -math.inf, 0
-    bar = tqdm(total=p.epochs, desc=label, unit="epoch", leave=False, mininterval=0.5)
+    progress = bar(label, p.epochs, "epoch", leave=False)
     for _ in range(p.epochs):
         for _ in range(-(-learn.nnz // p.batch_size)):
             user, positive, negative = sampler.draw(p.batch_size)
@@ -552,11 +574,11 @@ def train_lightgcn(
         waited = 0 if metric > best_metric else waited + 1
         if metric > best_metric:
             best, best_metric = table.detach().clone(), metric
-        bar.update()
-        bar.set_postfix_str(f"recall@20 {metric:.4f} (best {best_metric:.4f})")
+        progress.update()
+        progress.set_postfix_str(f"recall@20 {metric:.4f} (best {best_metric:.4f})")
         if waited >= p.patience:
             break
-    bar.close()
+    progress.close()
     numbers = best.numpy()
     return numbers[:users], numbers[users:]
 

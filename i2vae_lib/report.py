@@ -27,6 +27,7 @@ TEMPLATE = """<!doctype html>
  th { border-bottom: 2px solid #888; }
  td:first-child, th:first-child, td:nth-child(2), th:nth-child(2) { text-align: left; }
  .stamp { border: 2px solid #D55E00; padding: 0.5rem 1rem; } code { background: #f2f2f2; padding: 0 0.25rem; }
+ .grid { display: flex; flex-wrap: wrap; gap: 0 3rem; }
  .wide { overflow-x: auto; } details { margin: 1rem 0; }
 </style>
 <script>{{ plotlyjs }}</script></head><body>
@@ -39,7 +40,11 @@ stands; its numbers may only stand beside the paper's.</p>{% endif %}
 <p>Test rows, in per cent. <b>Sampled</b>: the target against {{ negatives }} negatives; <b>full</b>: against the whole
 catalogue. Row kinds: tailed = own history shorter than {{ tail }}; cold = only the other domain; no_history = neither
 (every ranker falls back to popularity there).</p>
-{% for heading, table in tables %}<h3>{{ heading }}</h3><div class="wide">{{ table }}</div>{% endfor %}
+<div class="grid">
+{% for heading, table in tables %}
+<section><h3>{{ heading }}</h3><div class="wide">{{ table }}</div></section>
+{% endfor %}
+</div>
 {{ results_figure }}
 <h2>Training</h2>
 <p>{{ training }}</p>
@@ -125,7 +130,7 @@ def command_of(p: dict[str, Any]) -> str:
 
 
 def _removed(counts: dict[str, int]) -> str:
-    return "; ".join(f"{count:,} {what}" for what, count in counts.items()) or "nothing"
+    return "; ".join(f"{count:,} {what}" for what, count in counts.items() if count) or "nothing"
 
 
 def html(table: pd.DataFrame) -> Any:

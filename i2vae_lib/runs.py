@@ -18,6 +18,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from i2vae_lib.params import Parameters
 
 RUN_LAYOUT = 1
@@ -88,15 +90,23 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def default_folder(p: Parameters) -> Path:
+    """Where a run goes that was not told: ``I2VAE_RUNS_DIR`` (default ``runs``), named by what it is."""
+    return Path(os.environ.get("I2VAE_RUNS_DIR", "runs")) / f"{p.data}-{p.protocol}-{p.preset}-seed{p.seed}"
+
+
 class Run:
     """A run directory opened for one set of parameters.
 
+    ``lock`` is held by each stage while it looks and works, so that two processes on one folder do not do the same
+    work twice.
+
     Parameters
     ----------
-    folder
-        Made if it is not there.
     parameters
         As resolved. A folder that was made with others is refused.
+    folder
+        Made if it is not there; None: ``parameters.out``, else :func:`default_folder`.
 
     Raises
     ------
@@ -104,9 +114,15 @@ class Run:
         Other parameters (named), or another layout version.
     """
 
-    def __init__(self, folder: Path | str, parameters: Parameters):
-        self.folder = Path(folder)
+    def __init__(self, parameters: Parameters, folder: Path | str | None = None):
+        self.folder = Path(folder or parameters.out or default_folder(parameters))
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.parameters = parameters
+        self.lock = FileLock(self.folder / ".lock")
+        with self.lock:
+            self._open()
+
+    def _open(self) -> None:
         path = self.folder / "run.json"
         if path.is_file():
             self.record = read_record(self.folder)
@@ -114,7 +130,7 @@ class Run:
         else:
             self.record = {
                 "layout": RUN_LAYOUT,
-                "parameters": parameters.model_dump(),
+                "parameters": self.parameters.model_dump(),
                 "environment": environment(),
                 "stages": {},
             }
@@ -132,6 +148,10 @@ class Run:
                 f"{self.folder} was made with {key} = {before.get(key)!r}, now it is {now.get(key)!r}{more}: "
                 f"choose another OUT, or delete the folder"
             )
+
+    def refresh(self) -> None:
+        """Read ``run.json`` again: another process may have added to it."""
+        self.record = read_record(self.folder)
 
     def note(self, **entries: Any) -> None:
         """Add entries to ``run.json``."""

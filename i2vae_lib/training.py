@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from i2vae_lib.data.batches import Batch
 from i2vae_lib.params import TrainingParameters
+from i2vae_lib.progress import bar
 from i2vae_lib.runs import LayoutError, write_atomically
 
 CHECKPOINT_LAYOUT = 1
@@ -117,7 +117,7 @@ def train(
     device = next(module.parameters()).device
     optimizer = torch.optim.Adam(module.parameters(), lr=p.learning_rate, fused=True)
     state = _resume(callbacks.checkpoint, identity, module, optimizer, rng, generator) or State()
-    bar = tqdm(total=p.epochs * steps, initial=state.epoch * steps, unit="batch", desc="training", mininterval=0.5)
+    progress = bar("training", p.epochs * steps, "batch", initial=state.epoch * steps)
     try:
         while state.epoch < p.epochs and not _exhausted(state, p):
             start = time.perf_counter()
@@ -133,7 +133,7 @@ def train(
                 for name, part in (parts | {"loss": value.detach()}).items():
                     sums[name] = sums.get(name, 0.0) + part
                     counts[name] = counts.get(name, 0) + 1
-                bar.update()
+                progress.update()
             seconds = time.perf_counter() - start
             record = {"epoch": float(state.epoch + 1)} | {name: float(one) / counts[name] for name, one in sums.items()}
             record |= {"seconds": seconds, "rows/s": rows / seconds}
@@ -141,11 +141,13 @@ def train(
             record |= found | {"validation seconds": time.perf_counter() - start - seconds}
             _advance(state, record, module)
             _save(callbacks.checkpoint, identity, state, module, optimizer, rng, generator)
-            bar.set_postfix_str(f"epoch {state.epoch}, NDCG@10 {found['ndcg@10']:.4f} (best {state.best_metric:.4f})")
+            progress.set_postfix_str(
+                f"epoch {state.epoch}, NDCG@10 {found['ndcg@10']:.4f} (best {state.best_metric:.4f})"
+            )
             if callbacks.on_epoch is not None:
                 callbacks.on_epoch(record)
     finally:
-        bar.close()
+        progress.close()
     load_parameters(module, state.best)
     return state
 
@@ -165,7 +167,7 @@ def _advance(state: State, record: dict[str, float], module: nn.Module) -> None:
 def _name_the_term(value: torch.Tensor, parts: Mapping[str, torch.Tensor], epoch: int, batch: int) -> str:
     bad = [name for name, part in parts.items() if not torch.isfinite(part)]
     return (
-        f"epoch {epoch + 1}, batch {batch + 1}: the loss is {float(value)}"
+        f"epoch {epoch + 1}, batch {batch + 1}: the loss is {float(value.detach())}"
         f" because of {', '.join(bad) or 'their weighted sum'}; try a lower training.learning_rate"
     )
 

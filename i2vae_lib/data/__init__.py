@@ -7,7 +7,20 @@ from i2vae_lib.data.dataset import DOMAINS, Catalogue, CrossDomainDataset, DataE
 from i2vae_lib.data.released import REGISTRY, load_released
 from i2vae_lib.params import Parameters, suggestion
 
-__all__ = ["DOMAINS", "Catalogue", "CrossDomainDataset", "DataError", "Ragged", "Rows", "load_dataset"]
+__all__ = ["DOMAINS", "Catalogue", "CrossDomainDataset", "DataError", "Ragged", "Rows", "check_name", "load_dataset"]
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that no data have.
+
+    Raises
+    ------
+    DataError
+        The nearest name is suggested.
+    """
+    known = ["synthetic", *REGISTRY]
+    if name not in known:
+        raise DataError(f"unknown data '{name}'{suggestion(name, known)}")
 
 
 def load_dataset(parameters: Parameters) -> CrossDomainDataset:
@@ -19,10 +32,6 @@ def load_dataset(parameters: Parameters) -> CrossDomainDataset:
         An unknown name (the nearest is suggested), or whatever is wrong with the files.
     """
     name = parameters.data
-    if name == "synthetic":
-        raw = synthetic.generate(parameters.synthetic)
-    elif name in REGISTRY:
-        raw = load_released(name)
-    else:
-        raise DataError(f"unknown data '{name}'{suggestion(name, ['synthetic', *REGISTRY])}")
+    check_name(name)
+    raw = synthetic.generate(parameters.synthetic) if name == "synthetic" else load_released(name)
     return protocols.apply(parameters.protocol, raw, parameters.split)

@@ -13,7 +13,7 @@ from typing import Self
 import numpy as np
 import torch
 
-from i2vae_lib.data.dataset import DOMAINS, PAD, Int, Ragged, Rows, other
+from i2vae_lib.data.dataset import DOMAINS, PAD, DataError, Int, Ragged, Rows, other
 from i2vae_lib.params import ModelParameters
 
 
@@ -54,19 +54,27 @@ def pseudo_sequences(rows: Rows, recalled: Int, at: Int, domain: str, p: ModelPa
     -------
     int32 [len(at), N], left-padded
     """
-    chosen = recalled[at]
-    real = rows.history[domain].take(at).last(max(1, p.T_pseudo - chosen.shape[1]))
+    chosen = _padding_first(recalled[at])
+    room = p.T_pseudo - (chosen != PAD).sum(axis=1, keepdims=True)  # for real items, row by row
+    real = rows.history[domain].take(at).last(p.T_pseudo)
+    real = np.where(np.arange(real.shape[1], 0, -1) <= room, real, PAD)
     both = np.concatenate([real, chosen], axis=1)
     if arrangement == "interleave" and chosen.shape[1]:
         # rank from the end within each part; sorting by (rank, part) alternates them
         rank_real = np.arange(real.shape[1], 0, -1) * 2
         rank_chosen = np.arange(chosen.shape[1], 0, -1) * 2 - 1
         both = both[:, np.argsort(-np.concatenate([rank_real, rank_chosen]), kind="stable")]
-    order = np.argsort(both != PAD, axis=1, kind="stable")  # padding to the left, order of the items kept
-    both = np.take_along_axis(both, order, axis=1)
+    both = _padding_first(both)
     longest = max(1, int((both != PAD).sum(axis=1).max(initial=0)))
     trimmed: Int = both[:, -longest:]
     return trimmed
+
+
+def _padding_first(items: Int) -> Int:
+    """Move each row's padding to the left; the order of the items stays."""
+    order = np.argsort(items != PAD, axis=1, kind="stable")
+    moved: Int = np.take_along_axis(items, order, axis=1)
+    return moved
 
 
 def collate(
@@ -113,10 +121,21 @@ def collate(
 
 
 def draw_negatives(own: Ragged, target: Int, size: int, count: int, rng: np.random.Generator) -> Int:
-    """Uniform negatives, int64 [rows, count]: not the target, not in the own history (whole, not only the last T)."""
+    """Uniform negatives, int64 [rows, count]: not the target, not in the own history (whole, not only the last T).
+
+    Raises
+    ------
+    DataError
+        A row's target and history are the whole domain.
+    """
     key = size + 1
-    barred = np.concatenate([own.owner * key + own.values, np.arange(len(target)) * key + target])
-    barred.sort()
+    barred = np.unique(np.concatenate([own.owner * key + own.values, np.arange(len(target)) * key + target]))
+    full = np.flatnonzero(np.bincount(barred // key) >= size)
+    if len(full):
+        raise DataError(
+            f"no negatives for row {full[0]} of the batch: its target and history are all {size} items of the domain; "
+            f"objective.reconstruction = softmax needs none"
+        )
     base = np.arange(len(target))[:, None] * key
     drawn = rng.integers(1, size + 1, (len(target), count))
     while True:

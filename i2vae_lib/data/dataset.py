@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -246,6 +247,12 @@ def hashed(parts: Iterable[Any], *salt: object) -> Int:
     return np.frombuffer(digests, dtype="<u8")
 
 
+def history_keys(history: Mapping[str, Ragged], *salt: object) -> Int:
+    """:func:`hashed` of each row's two histories, uint64 [rows]: alike for everybody who took the same."""
+    x, y = (history[d] for d in DOMAINS)
+    return hashed([x[i].tobytes() + b"|" + y[i].tobytes() for i in range(len(x))], *salt)
+
+
 @dataclass(frozen=True)
 class CrossDomainDataset:
     """A pair of domains under one protocol: catalogue, splits, and how they came to be.
@@ -312,23 +319,37 @@ class CrossDomainDataset:
         Raises
         ------
         LayoutError
-            Not a dataset folder, another layout version, or contents that do not match the recorded fingerprint.
+            Not a dataset folder, another layout version, a file that is missing or damaged, or contents that do not
+            match the recorded fingerprint.
         """
         folder = Path(folder)
         if not (folder / "dataset.json").is_file():
             raise LayoutError(f"{folder} holds no dataset (no dataset.json)")
-        header = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        try:
+            header = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+            if header.get("layout") == LAYOUT:
+                dataset = cls._read(folder, header)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise LayoutError(
+                f"{folder} is damaged ({type(error).__name__}: {error}): delete it and prepare it anew"
+            ) from error
         if header.get("layout") != LAYOUT:
             raise LayoutError(
                 f"{folder} has dataset layout {header.get('layout')}, this version reads {LAYOUT}: prepare it anew"
             )
+        if dataset.fingerprint() != header["fingerprint"]:
+            raise LayoutError(f"{folder}: contents do not match the fingerprint in dataset.json; prepare it anew")
+        return dataset
+
+    @classmethod
+    def _read(cls, folder: Path, header: Mapping[str, Any]) -> CrossDomainDataset:
         catalogue = load_catalogue(folder, header["names"])
         splits = {s: _rows_from_table(pq.read_table(folder / f"{s}.parquet"), catalogue) for s in SPLITS}
         truth: dict[str, Int] = {}
         if (folder / "truth.npz").is_file():
             with np.load(folder / "truth.npz", allow_pickle=False) as stored:
                 truth = {key: stored[key] for key in stored.files}
-        dataset = cls(
+        return cls(
             header["name"],
             header["protocol"],
             header["data_seed"],
@@ -339,9 +360,6 @@ class CrossDomainDataset:
             header["removed"],
             truth,
         )
-        if dataset.fingerprint() != header["fingerprint"]:
-            raise LayoutError(f"{folder}: contents do not match the fingerprint in dataset.json; prepare it anew")
-        return dataset
 
 
 def rows_digest(rows: Rows) -> str:

@@ -119,8 +119,8 @@ def read_pair(name: str, names: dict[str, str], train: Path, test: Path, source_
     Raises
     ------
     DataError
-        A missing column, malformed JSON, negative or non-integer ids, a row without a target (file and line each),
-        an empty domain, or a pair in which no user has both domains.
+        A missing column, malformed JSON, negative or non-integer ids of users or items, a row without a target (file
+        and line each), an empty domain, or a pair in which no user has both domains.
     """
     tables = {"train": _read_table(train), "test": _read_table(test)}
     offset = len(tables["train"].user)
@@ -168,6 +168,9 @@ def _read_table(path: Path) -> _Table:
             raise DataError(f"{path}: missing column {', '.join(missing)}; expected {', '.join(COLUMNS)}")
         for record in reader:
             where = f"{path}, line {reader.line_num}"
+            user = record["user_id"]
+            if not (user and user.isascii() and user.isdigit()):
+                raise DataError(f"{where}: user_id is {user!r}; user ids are integers from 0")
             if record["domain_id"] not in ("0", "1"):
                 raise DataError(f"{where}: domain_id is {record['domain_id']!r}, expected 0 or 1")
             pair = {d: _sequence(record[c], where, c) for d, c in (("x", "seq_d1"), ("y", "seq_d2"))}
@@ -176,7 +179,7 @@ def _read_table(path: Path) -> _Table:
                 raise DataError(f"{where}: both sequences are empty, so the row has no target")
             if not pair[DOMAINS[domain]]:
                 raise DataError(f"{where}: domain_id is {domain} but its sequence is empty, so the row has no target")
-            users.append(record["user_id"])
+            users.append(user)
             domains.append(domain)
             for d in DOMAINS:
                 sequences[d].append(pair[d])

@@ -26,7 +26,7 @@ from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Ragged, Rows
 from i2vae_lib.data.protocols import RawPair, raw_rows
 from i2vae_lib.params import SyntheticParameters
 
-GENERATOR = 1
+GENERATOR = 2
 """Version of the generating process; part of the source checksum, so that a changed world is another dataset."""
 
 
@@ -117,9 +117,10 @@ def _domains_of_users(p: SyntheticParameters, rng: np.random.Generator) -> dict[
 
 def _lengths(p: SyntheticParameters, rng: np.random.Generator) -> Int:
     """Two items at least, a body like the released pairs' and a lognormal long tail; the mean is ``mean_length``."""
-    tail = rng.lognormal(0.0, 0.75, p.users)
-    extra = tail * (p.mean_length - 2) / np.exp(0.75**2 / 2)
-    return np.minimum(2 + np.round(extra).astype(np.int64), p.items // 4)
+    spread = 0.9
+    mean = p.mean_length - 2 + 0.5  # rounding down takes half an item away
+    extra = np.floor(rng.lognormal(np.log(mean) - spread**2 / 2, spread, p.users))
+    return np.minimum(2 + extra.astype(np.int64), p.items // 4)
 
 
 def _walk(
@@ -184,7 +185,7 @@ def _rows(
     test = in_test[users]
     opposite = np.where(domains == 0, full["y"].lengths, full["x"].lengths) > 0
     lonely = test & (rng.random(len(users)) < p.cold_rows / 2)
-    share = p.cold_rows / 2 / max(opposite[test & ~lonely].mean(), 1e-9)
+    share = p.cold_rows / 2 / max((opposite & ~lonely)[test].mean(), 1e-9)
     bare = lonely | (test & opposite & (rng.random(len(users)) < share))
     for i, d in enumerate(DOMAINS):
         s = full[d]

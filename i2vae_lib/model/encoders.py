@@ -15,9 +15,9 @@ from i2vae_lib.model.latents import Gaussian
 def dropout(x: torch.Tensor, rate: float, generator: torch.Generator | None) -> torch.Tensor:
     """Inverted dropout from an explicit generator; the identity without one.
 
-    The rate is rounded to 1/256: one random byte an element is eight times cheaper than a float.
+    The rate is rounded to 1/256 (at most 255/256): one random byte an element is eight times cheaper than a float.
     """
-    threshold = round(rate * 256)
+    threshold = min(round(rate * 256), 255)
     if generator is None or threshold == 0:
         return x
     words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)

@@ -53,7 +53,11 @@ class Latents:
 
 @dataclass(frozen=True)
 class Draws:
-    """Values of the three latents, [B, d] each; specific and augmented are 0 where a row has no own history."""
+    """Values of the three latents, [B, d] each.
+
+    Specific and augmented are 0 where a row has no own history; transferable is its prior's mean, 0, where a row has no
+    other.
+    """
 
     specific: torch.Tensor
     transferable: torch.Tensor
@@ -145,10 +149,10 @@ class I2VAE(nn.Module):
 
     def draw(self, latents: Latents, generator: torch.Generator | None) -> Draws:
         """Samples from the generator (training), or the means (None)."""
-        own = latents.has_own[:, None]
+        own, theirs = latents.has_own[:, None], latents.has_other[:, None]
         return Draws(
             sample(latents.specific, generator) * own,
-            sample(latents.transferable, generator),
+            sample(latents.transferable, generator) * theirs,
             sample(latents.augmented, generator) * own,
         )
 

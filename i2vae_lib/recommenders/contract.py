@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Int, Ragged, Rows, other
+from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Int, Ragged, Rows, history_keys, other
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.training import Callbacks
@@ -106,7 +106,8 @@ def rows_from_histories(catalogue: Catalogue, histories: Mapping[str, Sequence[S
         if len(filled[d]) != count:
             raise DataError(f"histories of {count} users in one domain but {len(filled[d])} in {d}: one list a user")
     ragged = {d: Ragged.from_lists([catalogue.encode(d, ids) for ids in filled[d]]) for d in DOMAINS}
-    users = np.array([f"new user {i}" for i in range(count)], dtype=object)
+    # named by what they took: the fold, and so the answer, depends on nobody else in the call
+    users = np.array([f"new user {key:016x}" for key in history_keys(ragged, "new user")], dtype=object)
     which = np.full(count, DOMAINS.index(domain), dtype=np.int8)
     return Rows(catalogue, users, which, np.ones(count, dtype=np.int32), ragged, ragged[domain], np.arange(count))
 

@@ -1,0 +1,30 @@
+"""Progress of long work: a bar in a terminal or a notebook, plain lines elsewhere, nothing with ``TQDM_DISABLE=1``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from tqdm import tqdm as plain
+from tqdm.auto import tqdm
+
+LINE = "{desc}: {n_fmt}/{total_fmt} {unit} [{elapsed}, {remaining} left, {rate_fmt}]{postfix}\n"
+
+
+def bar(description: str, total: int, unit: str, *, initial: int = 0, leave: bool = True) -> Any:
+    """A tqdm bar with rate and time left.
+
+    Parameters
+    ----------
+    initial
+        Units done before (a resumed run).
+    leave
+        Keep the finished bar.
+    """
+    common: dict[str, Any] = {"desc": description, "total": total, "unit": unit, "initial": initial, "leave": leave}
+    if os.environ.get("TQDM_DISABLE") == "1":
+        return plain(**common, disable=True)
+    if "ipykernel" in sys.modules or sys.stderr.isatty():
+        return tqdm(**common, mininterval=0.5)
+    return plain(**common, mininterval=10.0, bar_format=LINE)  # a log file: a line now and then

@@ -1,0 +1,194 @@
+"""Notebooks: conventions that reading can check, and papermill with other parameters (nbval runs beside this)."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+import pytest
+import yaml
+from papermill.inspection import inspect_notebook  # type: ignore[import-untyped]
+
+from i2vae_lib.params import PRESET_NAMES
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NAMES = [path.stem for path in NOTEBOOKS]
+IGNORE = "nbval-ignore-output"
+
+# a preset of its own name, so that what is asserted for smoke and demo is not asserted of seconds of training
+TINY = {
+    "preset": "tiny",
+    "data": "synthetic",
+    "protocol": "strict",
+    "seed": 3,
+    "epochs": 1,
+    "out": None,
+    "overrides": {
+        "synthetic.users": 1200,
+        "synthetic.items": 150,
+        "evaluation.negatives": 49,
+        "psg.epochs": 3,
+        "psg.d": 8,
+        "model.d": 8,
+        "model.blocks": 1,
+        "training.batch_size": 128,
+    },
+}
+
+
+def code_cells(path: Path) -> list[Any]:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def tags(cell: Any) -> list[str]:
+    return list(cell.metadata.get("tags", []))
+
+
+def outputs(cell: Any) -> list[str]:
+    return [mime for output in cell.outputs for mime in output.get("data", {})]
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=NAMES)
+def notebook(request: pytest.FixtureRequest) -> Path:
+    return Path(request.param)
+
+
+def test_notebooks_are_numbered_from_the_tour() -> None:
+    assert NAMES[:4] == ["00_tour", "01_data_preparation", "02_pseudo_sequences", "03_training"]
+    assert all(re.fullmatch(r"\d\d_[a-z_]+", name) for name in NAMES)
+
+
+def test_every_notebook_is_covered_by_strict_nbval() -> None:
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8")
+    strict = re.search(r"--nbval(?!-).*?\n\n", recipe, re.DOTALL)
+    assert strict is not None and " notebooks\n" in strict.group()  # the folder, so no list can miss one
+    assert "--nbval-lax" not in recipe
+    assert not list((ROOT / "notebooks").glob("*/*.ipynb"))
+
+
+def test_sanitize_patterns_are_all_read() -> None:
+    text = (ROOT / "tests" / "nbval_sanitize.cfg").read_text(encoding="utf-8")
+    assert len(re.findall("^regex: (.*)$\n^replace: (.*)$", text, re.MULTILINE)) == text.count("regex:") == 1
+
+
+def test_parameters_cell_declares_the_preset_names(notebook: Path) -> None:
+    cells = code_cells(notebook)
+    assert tags(cells[0]) == ["parameters"]
+    assert [tags(cell) for cell in cells[1:]].count(["parameters"]) == 0
+    assert tuple(inspect_notebook(str(notebook))) == PRESET_NAMES
+    for line in ast.parse(cells[0].source).body:
+        assert isinstance(line, ast.AnnAssign)
+        ast.literal_eval(line.value)  # type: ignore[arg-type]  # a plain literal, nothing derived
+    assert "from_notebook(globals())" in cells[1].source
+
+
+def test_help_lists_type_default_and_help(notebook: Path) -> None:
+    found = inspect_notebook(str(notebook))
+    assert found["seed"]["inferred_type_name"] == "int" and found["seed"]["default"] == "0"
+    assert all(one["help"] for one in found.values())
+
+
+def test_committed_executed_from_one_to_n(notebook: Path) -> None:
+    cells = code_cells(notebook)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)
+
+
+def test_size_and_stored_figures(notebook: Path) -> None:
+    assert notebook.stat().st_size < 500_000
+    assert "widgets" not in nbformat.read(notebook, as_version=4).metadata
+    figures = [cell for cell in code_cells(notebook) if "application/vnd.plotly.v1+json" in outputs(cell)]
+    assert 1 <= len(figures) <= 4
+    assert all("image/png" in outputs(cell) and IGNORE in tags(cell) for cell in figures)
+
+
+def test_notebooks_hold_no_logic(notebook: Path) -> None:
+    for cell in code_cells(notebook):
+        tree = ast.parse(cell.source)
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Lambda)]
+        assert len(cell.source.splitlines()) <= 25
+        assert not re.search(r"\b(Output|interact|clear_output)\(", cell.source)
+
+
+def test_claims_are_asserted(notebook: Path) -> None:
+    asserts = sum(
+        isinstance(node, ast.Assert) for cell in code_cells(notebook) for node in ast.walk(ast.parse(cell.source))
+    )
+    assert asserts >= 3
+
+
+def test_strictly_compared_cells_exist(notebook: Path) -> None:
+    strict = [cell for cell in code_cells(notebook) if cell.outputs and IGNORE not in tags(cell)]
+    assert len(strict) >= 3
+
+
+def test_no_machine_path_is_stored(notebook: Path) -> None:
+    text = notebook.read_text(encoding="utf-8")
+    assert not re.search(r"(/home/|/root/|/work/|/tmp/|[A-Z]:\\\\Users)", text)
+
+
+def execute(notebook: Path, folder: Path, **parameters: Any) -> Any:
+    preset = folder / "tiny.yaml"
+    preset.write_text(yaml.safe_dump(TINY), encoding="utf-8")
+    given = TINY | {"preset": str(preset), "out": str(folder / "run"), "overrides": {}} | parameters
+    return papermill.execute_notebook(
+        notebook,
+        folder / "executed.ipynb",
+        parameters=given,
+        kernel_name="python3",
+        execution_timeout=120,
+        progress_bar=False,
+        cwd=str(folder),
+    )
+
+
+@pytest.mark.notebook
+def test_papermill_runs_with_other_parameters(notebook: Path, tmp_path: Path) -> None:
+    execute(notebook, tmp_path)
+    assert (tmp_path / "run" / "run.json").is_file()
+
+
+@pytest.mark.notebook
+def test_papermill_runs_a_notebook_from_a_preset_file(tmp_path: Path) -> None:
+    values = yaml.safe_load((ROOT / "params" / "smoke.yaml").read_text(encoding="utf-8"))
+    assert tuple(values) == PRESET_NAMES
+    done = papermill.execute_notebook(
+        ROOT / "notebooks" / "01_data_preparation.ipynb",
+        tmp_path / "executed.ipynb",
+        parameters=values | {"out": str(tmp_path / "run"), "seed": "7"},  # a string, as papermill -r passes it
+        kernel_name="python3",
+        execution_timeout=120,
+        progress_bar=False,
+        cwd=str(tmp_path),
+    )
+    assert done.metadata.papermill.exception is None
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"epoch": 3}, "unknown parameter 'epoch'; did you mean 'epochs'"),
+        ({"seed": "seven"}, "'seed'"),
+        ({"protocol": "stric"}, "'protocol'"),
+        ({"overrides": {"model.dd": 3}}, "did you mean 'model.d'"),
+    ],
+)
+def test_unknown_or_mistyped_parameter_is_an_error(wrong: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(papermill.PapermillExecutionError) as caught:
+        execute(ROOT / "notebooks" / "01_data_preparation.ipynb", tmp_path, **wrong)
+    assert message in caught.value.evalue
+
+
+@pytest.mark.notebook
+def test_training_notebook_runs_on_a_released_pair(released_folder: Path, tmp_path: Path) -> None:
+    small = {"psg.kind": "random", "model.d": 8, "model.blocks": 1, "model.cross_heads": 1, "training.batch_size": 1024}
+    os.environ.setdefault("I2VAE_DATA_DIR", str(released_folder))
+    execute(ROOT / "notebooks" / "03_training.ipynb", tmp_path, preset="paper", data="cloth_sport", overrides=small)
+    assert (tmp_path / "run" / "metrics.json").is_file()

@@ -1,0 +1,213 @@
+"""Parameters: every value has one place, and what the loader does not know it refuses by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from i2vae_lib.params import ParameterError, known_keys, load, preset_folder, read_preset
+
+PAPER = {  # the paper's D.1, 3.4.3, 4.1, 4.2 and F.2
+    "split.validation_share": 0.1,
+    "split.cold_share": 0.2,
+    "psg.d": 64,
+    "psg.layers": 3,
+    "psg.learning_rate": 1e-3,
+    "psg.decay": 1e-4,
+    "psg.batch_size": 2048,
+    "psg.validation_share": 0.2,
+    "psg.recalled": 20,
+    "model.d": 128,
+    "model.T": 20,
+    "model.T_pseudo": 40,
+    "objective.reconstruction": "bce",
+    "objective.lambda_a": 5e-3,
+    "objective.lambda_c": 1e-3,
+    "objective.a": 0.8,
+    "objective.b": 0.8,
+    "objective.kl_weight": 1.0,
+    "objective.kl_annealing_epochs": 0,
+    "objective.free_bits": 0.0,
+    "training.batch_size": 512,
+    "training.epochs": 100,
+    "training.patience": 0,
+    "evaluation.negatives": 999,
+}
+PRESETS = sorted(path.stem for path in preset_folder().glob("*.yaml"))
+
+
+def value(parameters, key):
+    group, name = key.split(".")
+    return getattr(getattr(parameters, group), name)
+
+
+def written(folder: Path, **changes) -> str:
+    """Path of a preset file that differs from smoke's in ``changes`` (None drops a name)."""
+    content = read_preset("smoke") | changes
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump({name: one for name, one in content.items() if one != "dropped"}))
+    return str(path)
+
+
+def test_paper_preset_when_read_gives_every_key_once():
+    given = set(read_preset("paper")["overrides"])
+    assert given == set(known_keys()) - {"training.epochs"}  # epochs is a top-level name of its own
+
+
+@pytest.mark.parametrize(("key", "expected"), PAPER.items())
+def test_paper_preset_when_loaded_has_the_value_of_the_paper(key, expected):
+    assert value(load("paper"), key) == expected
+
+
+def test_paper_preset_when_loaded_trains_within_the_learning_rates_of_the_paper():
+    assert 3e-4 <= load("paper").training.learning_rate <= 8e-4
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_preset_when_loaded_says_its_own_name_and_epochs(preset):
+    parameters = load(preset)
+    assert (parameters.preset, parameters.training.epochs) == (preset, read_preset(preset)["epochs"])
+    for key, given in read_preset(preset)["overrides"].items():
+        assert value(parameters, key) == given
+
+
+def test_presets_when_listed_include_those_that_the_commands_name():
+    assert {"smoke", "demo", "paper"} <= set(PRESETS)
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "expected"),
+    [
+        ("training.learning_rate", "1e-3", 0.001),
+        ("model.d", "64", 64),
+        ("model.causal", "false", False),
+        ("objective.lambda_a", "0", 0.0),
+    ],
+)
+def test_load_when_a_value_comes_as_a_string_coerces_it(key, given, expected):
+    found = value(load("paper", {key: given}), key)
+    assert (found, type(found)) == (expected, type(expected))
+
+
+def test_load_when_names_are_given_prefers_them_to_the_preset():
+    parameters = load("smoke", data="cloth_sport", protocol="released", seed="3", epochs="2", out="somewhere")
+    found = (parameters.data, parameters.protocol, parameters.seed, parameters.training.epochs, parameters.out)
+    assert found == ("cloth_sport", "released", 3, 2, "somewhere")
+
+
+def test_load_when_an_override_is_given_prefers_it_to_the_preset():
+    assert load("smoke", {"model.d": 32}).model.d == 32
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "nearest"),
+    [
+        ("papr", None, "'paper'"),
+        ("smoke", {"model.dd": 8}, "'model.d'"),
+        ("smoke", {"lambda_a": 8}, "'objective.lambda_a'"),
+        ("smoke", {"objective.lamda_c": 8}, "'objective.lambda_c'"),
+        ("smoke", {"trainin.batch_size": 8}, "'training.batch_size'"),
+    ],
+)
+def test_load_when_a_name_is_unknown_suggests_the_nearest(preset, overrides, nearest):
+    with pytest.raises(ParameterError, match=f"did you mean {nearest}"):
+        load(preset, overrides)
+
+
+def test_load_when_nothing_is_near_lists_what_is_known():
+    with pytest.raises(ParameterError, match=r"unknown preset 'zzzzzz'.*known: .*paper"):
+        load("zzzzzz")
+
+
+@pytest.mark.parametrize(
+    ("key", "given"),
+    [
+        ("model.d", "wide"),
+        ("model.d", 12.5),
+        ("model.d", 0),
+        ("model.d", -8),
+        ("model.d", None),
+        ("model.T", 0),
+        ("model.T_pseudo", 0),
+        ("model.dropout", 1.0),
+        ("model.dropout", float("nan")),
+        ("model.path", "straight"),
+        ("model.causal", "maybe"),
+        ("psg.kind", "lightgbm"),
+        ("psg.folds", 0),
+        ("psg.recalled", -1),
+        ("split.validation_share", 0.0),
+        ("split.cold_share", 1.0),
+        ("split.data_seed", -1),
+        ("synthetic.overlap", 1.5),
+        ("objective.lambda_a", -1e-3),
+        ("objective.lambda_c", float("inf")),
+        ("training.learning_rate", 0.0),
+        ("training.learning_rate", "fast"),
+        ("training.epochs", 0),
+        ("evaluation.negatives", 0),
+    ],
+)
+def test_load_when_a_value_is_of_the_wrong_type_or_range_names_the_key(key, given):
+    with pytest.raises(ParameterError, match=f"'{key}'"):
+        load("smoke", {key: given})
+
+
+@pytest.mark.parametrize(("name", "given"), [("protocol", "stict"), ("seed", -1), ("seed", "one")])
+def test_load_when_a_top_level_value_is_wrong_names_it(name, given):
+    with pytest.raises(ParameterError, match=f"'{name}'"):
+        load("smoke", **{name: given})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        ({"model.d": 10, "model.heads": 3}, "model.heads"),
+        ({"model.d": 18}, "model.cross_heads"),  # 4 heads
+        ({"psg.recalled": 40}, "psg.recalled"),  # T' = 40 leaves no room
+        ({"synthetic.items": 5}, "synthetic.linked_items"),
+    ],
+)
+def test_load_when_two_values_contradict_each_other_names_one(overrides, named):
+    with pytest.raises(ParameterError, match=f"'{named}'"):
+        load("smoke", overrides)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sede": 1}, "unknown name 'sede'; did you mean 'seed'"),
+        ({"epochs": "dropped"}, "missing epochs"),
+        ({"overrides": {"model.q": 1}}, "unknown key 'model.q'"),
+        ({"overrides": [1]}, "overrides must map dotted keys to values"),
+    ],
+)
+def test_preset_file_when_its_names_are_wrong_is_refused(tmp_path, changes, message):
+    with pytest.raises(ParameterError, match=message):
+        load(written(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(("text", "message"), [("a: [", "not valid YAML"), ("- 1\n", "expected the names preset")])
+def test_preset_file_when_it_is_no_mapping_is_refused(tmp_path, text, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ParameterError, match=message):
+        load(str(path))
+
+
+def test_preset_file_when_it_lists_differences_keeps_the_rest_of_paper(tmp_path):
+    parameters = load(written(tmp_path, overrides={"model.d": 64}, epochs=7))
+    assert (parameters.model.d, parameters.training.epochs) == (64, 7)
+    assert parameters.objective == load("paper").objective
+
+
+def test_parameters_when_assigned_to_stay_as_they_were():
+    parameters = load("smoke")
+    with pytest.raises(ValidationError, match="frozen"):
+        parameters.seed = 1
+    with pytest.raises(ValidationError, match="frozen"):
+        parameters.model.d = 1
+    assert parameters == load("smoke")

@@ -1,0 +1,211 @@
+"""``report.html`` opens without a network and says what was measured; figures draw the table they are given."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from i2vae_lib import experiments, plots, report
+from i2vae_lib.params import Parameters
+from i2vae_lib.runs import LayoutError
+
+NASTY = "<script>alert(1)</script>"
+# elements that a browser fetches, with the attribute that says from where
+FETCHED = {
+    ("script", "src"),
+    ("link", "href"),
+    ("img", "src"),
+    ("iframe", "src"),
+    ("object", "data"),
+    ("source", "src"),
+}
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, tables as lists of rows, and the text outside scripts and styles."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.tables: list[list[list[str]]] = []
+        self.text = ""
+        self.inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+        self.inside = tag
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self.inside in ("td", "th"):
+            self.tables[-1][-1][-1] += data
+        if self.inside not in ("script", "style"):
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def folder(tiny: Parameters, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run. Do not change it."""
+    run = experiments.open_run(tiny, tmp_path_factory.mktemp("report") / "run")
+    experiments.run_all(run)
+    return run.folder
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> Page:
+    return Page(report.write_report(folder).read_text(encoding="utf-8"))
+
+
+def reported(folder: Path, copy: Path, **changes: Any) -> str:
+    """The report of a copy of the run whose record differs."""
+    shutil.copytree(folder, copy)
+    record = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps(record | changes))
+    return report.write_report(copy).read_text(encoding="utf-8")
+
+
+def test_report_when_a_browser_reads_it(page: Page) -> None:
+    fetched = [value for tag, found in page.tags for name, value in found.items() if (tag, name) in FETCHED]
+    assert fetched == []
+    scripts = [found for tag, found in page.tags if tag == "script"]
+    assert len(scripts) >= 3  # plotly.js and two figures
+    links = [found.get("href") or "" for tag, found in page.tags if tag == "a"]
+    assert not any("//" in link for link in links)
+    styles = [found["style"] or "" for _, found in page.tags if "style" in found]
+    assert not any("url(" in style or "@import" in style for style in styles)
+
+
+def test_report_when_its_tables_are_read(page: Page, folder: Path) -> None:
+    stored = experiments.load_metrics(folder)
+    results = [table for table in page.tables if table[0][:3] == ["domain", "kind", "n"]]
+    assert len(results) == 4  # HR and NDCG, sampled and full
+    for table in results:
+        assert table[0][3:] == ["i2vae", "popularity", "oracle"]
+        cells = {(line[0], line[1]): line[2:] for line in table[1:]}
+        for d, name in (("x", "North"), ("y", "South")):
+            for kind in ("all", "tailed", "cold", "no_history", "overlapping"):
+                assert cells[name, kind][0] == str(stored["i2vae"][d][kind]["n"])
+    first = {(line[0], line[1]): line for line in results[0][1:]}["North", "all"]
+    expected = [100 * stored[name]["x"]["all"]["sampled"]["HR@10"] for name in ("i2vae", "popularity", "oracle")]
+    assert [float(cell) for cell in first[3:]] == pytest.approx(expected, abs=0.006)
+
+
+def test_report_when_its_sections_are_read(page: Page, folder: Path) -> None:
+    record = json.loads((folder / "run.json").read_text())
+    headings = [table[0] for table in page.tables]
+    assert ["check", "split", "severity", "count", "per cent", "example"] in headings
+    assert ["stage", "seconds", "peak memory (MiB)"] in headings
+    assert record["dataset_sha256"][:16] in page.text and "No check fired as a leak." in page.text
+    assert "i2vae run --data synthetic --protocol strict --preset smoke --seed 0 --epochs 2" in page.text
+    keys = {line[0]: line[1] for table in page.tables if table[0] == ["key", "value"] for line in table[1:]}
+    assert keys["parameters.model.d"] == "16" and "environment.torch" in keys
+
+
+def test_report_when_the_protocol_is_strict(page: Page) -> None:
+    assert "Not leak-free" not in page.text
+    assert [found for _, found in page.tags if found.get("class") == "stamp"] == []
+
+
+def test_report_when_the_protocol_is_released(folder: Path, tmp_path: Path) -> None:
+    page = Page(reported(folder, tmp_path / "copy", protocol="released"))
+    assert "Not leak-free. Protocol released keeps the published split" in page.text.replace("\n", " ")
+    assert len([found for _, found in page.tags if found.get("class") == "stamp"]) == 1
+
+
+def test_report_when_names_hold_markup(folder: Path, tmp_path: Path) -> None:
+    record = json.loads((folder / "run.json").read_text())
+    record["audit"][0]["example"] = NASTY
+    record["parameters"]["preset"] = NASTY
+    changes = {name: record[name] for name in ("audit", "parameters")}
+    names = {"x": NASTY, "y": '"><img src=x onerror=alert(2)>'}
+    text = reported(folder, tmp_path / "copy", data=NASTY, names=names, **changes)
+    assert NASTY not in text and "<img" not in text
+    page = Page(text)
+    assert not any(tag == "img" or "onerror" in found for tag, found in page.tags)
+    assert page.text.count(NASTY) >= 4  # shown as what it is
+
+
+def test_report_when_a_stage_is_missing(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text((folder / "run.json").read_text())
+    with pytest.raises(LayoutError, match="has no metrics yet"):
+        report.write_report(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_report_when_notebooks_were_executed(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy" / "notebooks").mkdir()
+    (tmp_path / "copy" / "notebooks" / "03_training.html").write_text("one")
+    page = Page(report.write_report(tmp_path / "copy").read_text(encoding="utf-8"))
+    assert [found["href"] for tag, found in page.tags if tag == "a"] == ["notebooks/03_training.html"]
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def test_results_when_drawn() -> None:
+    table = pd.DataFrame(
+        [("North", "all", 9, 30.5, 4.0), ("North", "cold", 0, None, None), ("South", "all", 7, 8.0, 2.5)],
+        columns=["domain", "kind", "n", "i2vae", "popularity"],
+    )
+    drawn = plots.results(table, "HR@10")
+    bars = [
+        (bar.name, bar.xaxis, list(bar.x), [None if value != value else value for value in bar.y]) for bar in drawn.data
+    ]
+    north, south = ["all (n=9)", "cold (n=0)"], ["all (n=7)"]
+    assert bars == [
+        ("i2vae", "x", north, [30.5, None]),
+        ("popularity", "x", north, [4.0, None]),
+        ("i2vae", "x2", south, [8.0]),
+        ("popularity", "x2", south, [2.5]),
+    ]
+    assert drawn.layout.title.text == "HR@10"
+    assert [one.text for one in drawn.layout.annotations] == ["North", "South"]
+    assert [bar.showlegend for bar in drawn.data] == [True, True, False, False]
+    assert drawn.data[0].marker.color == drawn.data[2].marker.color != drawn.data[1].marker.color
+
+
+def test_training_curves_when_drawn(folder: Path) -> None:
+    history = experiments.load_history(folder)
+    drawn = plots.training_curves(history)
+    wanted = [c for c in history if c.startswith(("reconstruction/", "kl/", "active/", "ndcg@10"))]
+    assert sorted(trace.name for trace in drawn.data) == sorted(wanted) and len(wanted) == 17
+    for trace in drawn.data:
+        assert list(trace.x) == [1, 2] and list(trace.y) == history[trace.name].tolist()
+    assert len(drawn.layout.annotations) == 4
+
+
+def test_lines_when_drawn() -> None:
+    table = pd.DataFrame({"T": [5, 10, 20], "HR": [1.0, 2.0, 3.0], "NDCG": [0.5, 0.6, 0.7], "other": [9, 9, 9]})
+    drawn = plots.lines(table, "T", ["HR", "NDCG"], "A title", "per cent", log_x=True)
+    assert [(line.name, list(line.x), list(line.y)) for line in drawn.data] == [
+        ("HR", [5, 10, 20], [1.0, 2.0, 3.0]),
+        ("NDCG", [5, 10, 20], [0.5, 0.6, 0.7]),
+    ]
+    assert (drawn.layout.xaxis.type, drawn.layout.yaxis.type) == ("log", None)
+    assert drawn.layout.yaxis.title.text == "per cent"
+
+
+def test_bars_when_drawn() -> None:
+    table = pd.DataFrame({"kind": ["all", "cold", "all"], "share": [0.1, 0.2, 0.3], "split": ["b", "b", "a"]})
+    drawn = plots.bars(table, "kind", "share", "split", "A title")
+    assert [(bar.name, list(bar.x), list(bar.y)) for bar in drawn.data] == [
+        ("b", ["all", "cold"], [0.1, 0.2]),
+        ("a", ["all"], [0.3]),
+    ]
+    assert drawn.layout.barmode == "group"

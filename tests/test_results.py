@@ -1,0 +1,44 @@
+"""Committed results: each table says what made it, and README prints nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+from record_run import fill  # noqa: E402
+
+RESULTS = sorted((ROOT / "docs" / "results").glob("*.csv"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TABLES = re.findall(r"<!-- table: (\S+) -->", README)
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=[path.stem for path in RESULTS])
+def test_result_says_what_made_it(path: Path) -> None:
+    about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    assert {"command", "revision", "data_sha256", "seeds", "hours"} <= about.keys()
+    assert len(pd.read_csv(path)) >= 10
+
+
+def test_readme_has_the_two_tables() -> None:
+    assert TABLES == ["demo", "cloth_sport_strict_paper_3_epochs"]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_readme_table_is_the_committed_result(name: str) -> None:
+    table = pd.read_csv(ROOT / "docs" / "results" / f"{name}.csv")
+    assert fill(README, name, table) == README
+    assert "| all |" in README.split(f"<!-- table: {name} -->")[1].split("\n\n")[0]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_readme_shows_the_command_that_makes_the_table(name: str) -> None:
+    command = json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text(encoding="utf-8"))["command"]
+    assert command in README

@@ -1,0 +1,225 @@
+"""The run directory: nothing half-written, nothing of another run, data set or layout read as if it fitted."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import time
+
+import pytest
+from filelock import Timeout
+
+from i2vae_lib import experiments, runs
+from i2vae_lib.data import load_dataset
+from i2vae_lib.params import load
+from i2vae_lib.runs import LayoutError, Run, default_folder, read_record, write_atomically, write_json
+from tests.conftest import TINY
+
+FULL = OSError(28, "No space left on device")
+
+
+def failing(error: BaseException):
+    def call(*words, **named):
+        raise error
+
+    return call
+
+
+def content(folder) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir() if path.name != ".lock"}
+
+
+@pytest.fixture
+def run(tiny, tmp_path):
+    return Run(tiny, tmp_path / "run")
+
+
+def test_write_when_it_ends_well_leaves_the_file_alone(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    for text in ("first", "second"):
+        write_atomically(path, lambda part, text=text: part.write_text(text))
+        assert content(path.parent) == {"file.txt": text}
+
+
+@pytest.mark.parametrize("error", [FULL, KeyboardInterrupt()])
+def test_write_when_it_breaks_off_leaves_the_previous_state(tmp_path, error):
+    def write(part):
+        part.write_text("half")
+        raise error
+
+    (tmp_path / "file.txt").write_text("before")
+    with pytest.raises(type(error)):
+        write_atomically(tmp_path / "file.txt", write)
+    assert content(tmp_path) == {"file.txt": "before"}
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace", "chmod"])
+def test_write_when_the_disk_is_full_leaves_the_previous_state(tmp_path, monkeypatch, step):
+    (tmp_path / "file.txt").write_text("before")
+    monkeypatch.setattr(os, step, failing(FULL))
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(tmp_path / "file.txt", lambda part: part.write_text("after"))
+    assert content(tmp_path) == {"file.txt": "before"}
+
+
+def test_write_when_there_was_no_file_and_the_disk_is_full_leaves_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", failing(FULL))
+    with pytest.raises(OSError, match="No space left"):
+        write_json(tmp_path / "file.json", {"a": 1})
+    assert content(tmp_path) == {}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_write_json_when_a_number_is_not_finite_refuses_it(tmp_path, bad):
+    write_json(tmp_path / "file.json", {"a": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "file.json", {"a": [bad]})
+    assert json.loads((tmp_path / "file.json").read_text()) == {"a": 1}
+
+
+def test_run_when_made_records_what_it_depends_on(run, tiny):
+    record = read_record(run.folder)
+    assert record["parameters"] == tiny.model_dump()
+    assert (record["layout"], record["stages"]) == (1, {})
+    assert {"python", "torch", "numpy", "scipy", "pandas", "git"} <= set(record["environment"])
+    assert re.fullmatch(r"unknown|[0-9a-f]{40}(-dirty)?", record["environment"]["git"])
+
+
+def test_run_when_opened_again_keeps_its_record(run, tiny):
+    run.note(answer=42)
+    assert Run(tiny, run.folder).record["answer"] == 42
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"model.d": 32}, r"made with model\.d = 16, now it is 32: choose another OUT"),
+        ({"split.data_seed": 5}, r"made with split\.data_seed = 0, now it is 5"),
+        ({"model.d": 32, "model.T": 11, "psg.epochs": 4}, r"model\.T = 10, now it is 11 \(and 2 more\)"),
+    ],
+)
+def test_run_when_made_with_other_parameters_is_refused_by_name(run, overrides, message):
+    before = content(run.folder)
+    with pytest.raises(LayoutError, match=message):
+        Run(load("smoke", TINY | overrides, epochs=2), run.folder)
+    assert content(run.folder) == before
+
+
+@pytest.mark.parametrize("name", ["seed", "protocol", "data"])
+def test_run_when_a_top_level_parameter_differs_is_refused_by_name(run, tiny, name):
+    other = tiny.model_copy(update={name: {"seed": 1, "protocol": "released", "data": "cloth_sport"}[name]})
+    with pytest.raises(LayoutError, match=f"made with {name} = "):
+        Run(other, run.folder)
+
+
+def test_run_when_only_place_or_device_differ_is_opened(run, tiny):
+    training = tiny.training.model_copy(update={"device": "cpu"})
+    Run(tiny.model_copy(update={"out": "elsewhere", "training": training}), run.folder)
+
+
+def test_run_when_of_another_layout_is_refused(run, tiny):
+    write_json(run.folder / "run.json", run.record | {"layout": 99})
+    with pytest.raises(LayoutError, match="run layout 99, this version reads layout 1"):
+        Run(tiny, run.folder)
+
+
+@pytest.mark.parametrize("text", ["", '{"layout": 1,\n "parameters": {'])
+def test_run_when_its_record_is_damaged_is_refused_with_the_line(run, tiny, text):
+    (run.folder / "run.json").write_text(text)
+    with pytest.raises(LayoutError, match=r"run\.json, line \d: not valid JSON"):
+        Run(tiny, run.folder)
+
+
+def test_record_when_there_is_no_run_says_so(tmp_path):
+    with pytest.raises(LayoutError, match=r"not a run directory \(no run\.json\)"):
+        read_record(tmp_path)
+
+
+def test_run_when_the_dataset_is_another_is_refused(run):
+    run.check_dataset("a" * 64)
+    run.check_dataset("a" * 64)
+    assert read_record(run.folder)["dataset_sha256"] == "a" * 64
+    with pytest.raises(LayoutError, match=r"another dataset \(SHA-256 aaaaaaaaaaaa…, now bbbbbbbbbbbb…\)"):
+        run.check_dataset("b" * 64)
+
+
+def test_stage_when_it_ends_adds_its_seconds_and_peak_memory(run):
+    for total in (0.05, 0.1):
+        with run.stage("sleep"):
+            time.sleep(0.05)
+        stored = read_record(run.folder)["stages"]["sleep"]
+        assert total - 0.01 <= stored["seconds"] < total + 1
+    assert 2**24 < stored["peak_memory_bytes"] < 2**40  # bytes, not kilobytes: an interpreter with torch
+
+
+def test_stage_when_it_fails_is_not_recorded(run):
+    with pytest.raises(ZeroDivisionError), run.stage("broken"):
+        raise ZeroDivisionError
+    assert read_record(run.folder)["stages"] == {}
+
+
+def test_note_when_the_disk_is_full_leaves_the_record_readable(run, monkeypatch):
+    run.note(answer=42)
+    monkeypatch.setattr(os, "fsync", failing(FULL))
+    with pytest.raises(OSError, match="No space left"):
+        run.note(answer=43)
+    assert read_record(run.folder)["answer"] == 42
+    assert set(content(run.folder)) == {"run.json"}
+
+
+def test_run_when_another_has_the_lock_waits(run, tiny):
+    other = Run(tiny, run.folder)
+    with run.lock, pytest.raises(Timeout):
+        other.lock.acquire(timeout=0.05)
+    with other.lock:
+        assert other.lock.is_locked
+
+
+def test_folder_when_none_is_given_says_what_the_run_is(monkeypatch, tmp_path):
+    parameters = load("demo", data="cloth_sport", protocol="released", seed=3)
+    monkeypatch.setenv("I2VAE_RUNS_DIR", str(tmp_path))
+    assert default_folder(parameters) == tmp_path / "cloth_sport-released-demo-seed3"
+    assert Run(parameters).folder == tmp_path / "cloth_sport-released-demo-seed3"
+    assert Run(load("demo", out=str(tmp_path / "mine"))).folder == tmp_path / "mine"
+
+
+def test_prepare_when_called_twice_reads_the_stored_dataset_back(run, dataset, monkeypatch):
+    first = experiments.prepare(run)
+    monkeypatch.setattr(experiments, "load_dataset", failing(AssertionError("loaded twice")))
+    assert experiments.prepare(run).fingerprint() == first.fingerprint() == dataset.fingerprint()
+    record = read_record(run.folder)
+    assert record["dataset_sha256"] == dataset.fingerprint()
+    assert record["L80"]["test"] == dataset.tail["test"]
+    assert record["removed"] == dataset.removed
+    assert record["rows"] == {split: len(rows) for split, rows in dataset.splits.items()}
+    assert "prepare" in record["stages"]
+
+
+def test_prepare_when_the_folder_holds_another_dataset_is_refused(run, tiny):
+    experiments.prepare(run)
+    other = load_dataset(tiny.model_copy(update={"split": tiny.split.model_copy(update={"data_seed": 1})}))
+    shutil.rmtree(run.folder / "dataset")
+    other.save(run.folder / "dataset")
+    with pytest.raises(LayoutError, match="another dataset"):
+        experiments.prepare(run)
+
+
+@pytest.mark.parametrize("good", [0, 1, 2, 5, 9, 10])
+def test_prepare_when_the_disk_fills_up_can_be_called_again(run, dataset, monkeypatch, good):
+    """After ``good`` writes the disk is full; then somebody makes room."""
+    count, fsync = iter(range(good)), os.fsync
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", lambda stream: fsync(stream) if next(count, None) is not None else failing(FULL)())
+        with pytest.raises(OSError, match="No space left"):
+            experiments.prepare(run)
+    assert experiments.prepare(Run(run.parameters, run.folder)).fingerprint() == dataset.fingerprint()
+    record = read_record(run.folder)
+    assert {"dataset_sha256", "L80", "removed", "rows", "audit"} <= set(record)
+    assert not list(run.folder.rglob("*.part"))
+
+
+def test_revision_when_git_is_not_there_is_unknown(monkeypatch):
+    monkeypatch.setattr(runs.subprocess, "run", failing(FileNotFoundError("git")))
+    assert runs.environment()["git"] == "unknown"

@@ -1,0 +1,47 @@
+"""Execute the committed notebooks at their own defaults (the smoke preset) and store their outputs.
+
+    python tools/execute_notebooks.py [NAME …]
+
+Figures are stored as PNG (needs Chromium; GitHub shows them) beside the plotly data; without a browser the plotly data
+alone is stored. Execution counts run from 1, widget state and timings are dropped.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+
+
+def browser() -> bool:
+    return any(shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome", "chrome"))
+
+
+def main(names: list[str]) -> None:
+    os.environ["PLOTLY_RENDERER"] = "plotly_mimetype+png" if browser() else "plotly_mimetype"
+    with tempfile.TemporaryDirectory() as runs:
+        os.environ["I2VAE_RUNS_DIR"] = runs
+        for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+            if names and path.stem not in names:
+                continue
+            print(path.name, flush=True)
+            notebook = nbformat.read(path, as_version=4)
+            NotebookClient(
+                notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": path.parent}}
+            ).execute()
+            notebook.metadata.pop("widgets", None)
+            notebook.metadata["language_info"] = {"name": "python"}
+            for cell in notebook.cells:
+                cell.metadata.pop("execution", None)
+            nbformat.write(notebook, path)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

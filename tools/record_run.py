@@ -1,0 +1,80 @@
+"""Keep the table of a finished run: docs/results/NAME.csv + NAME.json, and the table of that name in README.md.
+
+    python tools/record_run.py RUN NAME "COMMAND"
+
+README's tables stand between ``<!-- table: NAME -->`` and the next blank line; a test holds them to the CSV.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from i2vae_lib.evaluation import metrics, tidy
+from i2vae_lib.runs import read_record, write_atomically, write_json
+
+ROOT = Path(__file__).parent.parent
+README_KINDS = ("all", "tailed", "cold")
+
+
+def record(run: Path, name: str, command: str) -> Path:
+    """Recompute the table from ``ranks.parquet`` and store it with what it depends on."""
+    about = read_record(run)
+    table = tidy(metrics(pd.read_parquet(run / "ranks.parquet")), about["names"])
+    path = ROOT / "docs" / "results" / f"{name}.csv"
+    write_atomically(path, lambda part: table.round({"value": 6}).to_csv(part, index=False))
+    seconds = sum(stage["seconds"] for stage in about["stages"].values())
+    content = {
+        "command": command,
+        "revision": about["environment"]["git"],
+        "data_sha256": about["source_sha256"],
+        "dataset_sha256": about["dataset_sha256"],
+        "protocol": about["protocol"],
+        "seeds": [about["parameters"]["seed"]],
+        "hours": round(seconds / 3600, 4),
+        "stages": about["stages"],
+        "environment": about["environment"],
+    }
+    write_json(path.with_suffix(".json"), content)
+    return path
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The README's form: HR@10, sampled, in per cent, by domain and three row kinds."""
+    part = table[
+        (table["metric"] == "HR@10") & (table["candidates"] == "sampled") & table["kind"].isin(README_KINDS)
+    ].assign(value=lambda t: t["value"] * 100)
+    recommenders = list(dict.fromkeys(part["recommender"]))
+    lines = [
+        "| domain | rows | n | " + " | ".join(recommenders) + " |",
+        "|---|---|" + "---:|" * (1 + len(recommenders)),
+    ]
+    for (domain, kind, n), cell in part.groupby(["domain", "kind", "n"], sort=False):
+        values = cell.set_index("recommender")["value"]
+        lines.append(f"| {domain} | {kind} | {n:,} | " + " | ".join(f"{values[r]:.2f}" for r in recommenders) + " |")
+    return "\n".join(lines)
+
+
+def fill(text: str, name: str, table: pd.DataFrame) -> str:
+    """Put the table into a text that has its marker."""
+    return re.sub(
+        rf"(<!-- table: {re.escape(name)} -->\n).*?(\n\n)",
+        lambda found: found.group(1) + markdown(table) + found.group(2),
+        text,
+        flags=re.DOTALL,
+    )
+
+
+def main(run: str, name: str, command: str) -> None:
+    path = record(Path(run), name, command)
+    readme = ROOT / "README.md"
+    filled = fill(readme.read_text(encoding="utf-8"), name, pd.read_csv(path))
+    write_atomically(readme, lambda part: part.write_text(filled, encoding="utf-8"))
+    print(path)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
