@@ -148,7 +148,9 @@ def _ordered(scores: Int) -> Int:
     """int64 keys in the order of the scores; of equal ones the first column is highest (topk breaks ties freely)."""
     bits = (scores + np.float32(0)).view(np.int32)  # -0.0 becomes 0.0
     bits ^= (bits >> 31) & np.int32(0x7FFFFFFF)
-    keys: Int = (bits.astype(np.int64) << 32) - np.arange(scores.shape[1])
+    keys = bits.astype(np.int64)
+    keys <<= 32
+    keys -= np.arange(scores.shape[1])
     return keys
 
 

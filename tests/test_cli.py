@@ -213,6 +213,22 @@ def test_audit_when_the_data_are_planted(more: list[str], capsys: pytest.Capture
     assert capsys.readouterr().out.endswith("no leak\n")
 
 
+def test_audit_when_a_leak_is_found(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [
+        ("target in own history", "test", "leak", 3, 0.015, "row 7"),
+        ("duplicated row", "test", "note", 9, 0.1, ""),
+    ]
+    found = pd.DataFrame(lines, columns=cli.audit.COLUMNS)
+    monkeypatch.setattr(cli.audit, "audit", lambda dataset: found)
+    assert cli.main(["audit", "--preset", "smoke", *SMALL, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["leaks"] == 1
+    assert cli.main(["audit", "--preset", "smoke", *SMALL]) == 1
+    out = capsys.readouterr().out
+    assert out.endswith("synthetic under strict: 1 checks found leaks\n") and "1.5" in out
+    monkeypatch.setattr(cli.audit, "audit", lambda dataset: found.iloc[1:])  # a note is no leak
+    assert cli.main(["audit", "--preset", "smoke", *SMALL]) == 0
+
+
 def test_audit_when_the_data_are_released(released_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["audit", "--data", "cloth_sport", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)

@@ -266,6 +266,8 @@ def test_recommend_when_users_come_one_at_a_time(recommender: Any, histories: di
             [(ids, scores)] = recommender.recommend({d: [histories[d][user]] for d in DOMAINS}, domain, 10)
             assert ids == together[user][0]
             assert scores == pytest.approx(together[user][1], rel=1e-5, abs=1e-6)
+        twins = recommender.recommend({d: histories[d][:1] * 8 for d in DOMAINS}, domain, 10)
+        assert [ids for ids, _ in twins] == [together[0][0]] * 8
 
 
 def test_recommend_when_a_domain_is_left_out(recommender: Any, histories: dict[str, list[list[str]]]) -> None:

@@ -100,6 +100,13 @@ def test_fingerprint_when_one_item_changes_is_another(dataset):
     assert changed.fingerprint() != dataset.fingerprint()
 
 
+def test_fingerprint_when_an_id_or_a_link_changes_is_another(dataset):
+    before = dataset.catalogue
+    ids = {**before.ids, "y": np.append(before.ids["y"][:-1], "renamed")}
+    for catalogue in (replace(before, ids=ids), replace(before, links=before.links[1:])):
+        assert replace(dataset, catalogue=catalogue).fingerprint() != dataset.fingerprint()
+
+
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_dataset_when_a_stored_value_was_altered_is_refused(dataset, saved, split):
     table = pq.read_table(saved / f"{split}.parquet")

@@ -253,6 +253,14 @@ def test_negatives_when_data_seed_changes_are_others(rows, negatives):
     assert all(set(one) != set(two) for one, two in zip(negatives.tolist(), other.tolist(), strict=True))
 
 
+def test_negatives_when_the_target_changes_are_others(rows, negatives):
+    i = int(rows.of("x")[0])
+    other = replace(rows, target=np.where(np.arange(len(rows)) == i, negatives[i, 0], rows.target))
+    drawn = sample_negatives(other, 49, 0)
+    np.testing.assert_array_equal(np.delete(drawn, i, axis=0), np.delete(negatives, i, axis=0))
+    assert len(set(drawn[i].tolist()) & set(negatives[i].tolist())) < 40  # not the same draw less one item
+
+
 def test_negatives_when_the_protocol_changes_stay_the_same(tiny):
     """Rows whose target stands in their own history: released keeps it there, strict scrubs it."""
     raw = synthetic.generate(tiny.synthetic).test

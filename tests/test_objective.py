@@ -314,6 +314,16 @@ def test_total_when_computed_by_hand() -> None:
     }
 
 
+def test_total_when_a_weight_is_zero() -> None:
+    """Left out, not multiplied by 0: an infinite term of weight 0 changes neither the loss nor a gradient."""
+    yes, leaf = torch.ones(2, dtype=torch.bool), torch.tensor([1.0, 3.0], requires_grad=True)
+    one = {"reconstruction": Term(leaf, yes), "joint": Term(leaf * torch.inf, yes)}
+    loss, parts = total({"x": one, "y": one}, {"reconstruction": 1.0, "joint": 0.0})
+    loss.backward()
+    assert (float(loss.detach()), float(parts["joint/x"])) == (4.0, torch.inf)
+    assert leaf.grad.tolist() == [1.0, 1.0]
+
+
 def test_objective_when_both_domains_are_there() -> None:
     """The loss is the weighted sum of its named parts, which carry no gradient."""
     one = objective(lambda_a=0.3, lambda_c=0.2, kl_weight=0.7)

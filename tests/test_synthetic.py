@@ -110,6 +110,21 @@ def test_interests_when_planted_are_distributions(smoke):
         np.testing.assert_allclose(smoke.truth[key].sum(axis=1), 1.0, atol=1e-9)
 
 
+def test_interests_when_nothing_drifts_are_the_planted_ones():
+    raw = world(users=500, drift=0.0)
+    for rows in (raw.train, raw.test):
+        shared = 0.6 * raw.truth["planted_shared"][rows.source]
+        own = np.where((rows.domain == 0)[:, None], *(raw.truth[f"planted_{d}"][rows.source] for d in DOMAINS))
+        planted = np.concatenate([shared, 0.4 * own], axis=1) + 1e-4
+        expected = planted / planted.sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(raw.truth["interest"][rows.source], expected, rtol=1e-9)
+
+
+def test_interests_when_they_drift_leave_the_planted_ones_further_behind():
+    still, slow, fast = (world(users=500, drift=drift).truth["interest"] for drift in (0.0, 0.1, 1.0))
+    assert 0 < np.abs(slow - still).mean() < np.abs(fast - still).mean()
+
+
 def test_interests_when_of_one_user_are_planted_once(smoke):
     rows = smoke.train
     users, first, count = np.unique(rows.user.astype(str), return_index=True, return_counts=True)

@@ -33,7 +33,7 @@ from i2vae_lib.training import Callbacks, NonFiniteLoss, State
 from tests.conftest import TINY
 
 LATENTS = ("x", "y", "t_x", "t_y", "a_x", "a_y")
-EPOCHS = 8  # of the runs that are killed
+EPOCHS = 12  # of the runs that are killed
 
 
 class Toy(nn.Module):
@@ -314,7 +314,9 @@ def world(tmp_path_factory: pytest.TempPathFactory, dataset: CrossDomainDataset,
 
 @pytest.fixture(scope="module")
 def uninterrupted(world: Path, dataset: CrossDomainDataset, generator: psg.Generator) -> I2VAERecommender:
-    return fit(dataset, generator, Parameters.model_validate_json((world / "params.json").read_text()))
+    """The same training in one go; its last checkpoint is in ``world``."""
+    params = Parameters.model_validate_json((world / "params.json").read_text())
+    return fit(dataset, generator, params, callbacks=Callbacks(world / "last.ckpt"))
 
 
 def start(world: Path, out: Path) -> subprocess.Popen:
@@ -361,14 +363,14 @@ def test_fit_when_killed_and_run_again(
         kill_after_an_epoch(world, out)
     with start(world, out) as process:
         assert process.wait(timeout=120) == 0
-    found = load_file(out / "model" / "weights.safetensors")
     uninterrupted.save(tmp_path / "whole")
-    expected = load_file(tmp_path / "whole" / "weights.safetensors")
-    assert found.keys() == expected.keys()
-    for name, weight in found.items():
-        assert weight.numpy().tobytes() == expected[name].numpy().tobytes(), name
-    history = torch.load(out / "last.ckpt", weights_only=True)["history"]
-    assert without_seconds(history) == without_seconds(uninterrupted.state.history)
+    kept = [load_file(folder / "weights.safetensors") for folder in (out / "model", tmp_path / "whole")]
+    content = [torch.load(folder / "last.ckpt", weights_only=True) for folder in (out, world)]
+    for found, expected in (kept, [one["module"] for one in content]):  # of the best epoch, and of the last
+        assert found.keys() == expected.keys()
+        for name, weight in found.items():
+            assert weight.numpy().tobytes() == expected[name].numpy().tobytes(), name
+    assert without_seconds(content[0]["history"]) == without_seconds(content[1]["history"])
 
 
 @pytest.fixture(scope="module")
