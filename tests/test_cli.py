@@ -22,8 +22,11 @@ from tests.conftest import TINY
 SMALL = [word for key, value in TINY.items() for word in ("--set", f"{key}={value}")]
 
 
+EPOCHS = 10
+
+
 def run_words(out: Path, *more: str) -> list[str]:
-    return ["run", "--preset", "smoke", "--epochs", "2", "--out", str(out), "--no-notebooks", *SMALL, *more]
+    return ["run", "--preset", "smoke", "--epochs", str(EPOCHS), "--out", str(out), "--no-notebooks", *SMALL, *more]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +65,7 @@ def test_run_when_values_are_set(finished: Path) -> None:
     for key, value in TINY.items():
         group, name = key.split(".")
         assert parameters[group][name] == value
-    assert parameters["training"]["epochs"] == 2 and parameters["preset"] == "smoke"
+    assert parameters["training"]["epochs"] == EPOCHS and parameters["preset"] == "smoke"
 
 
 def test_run_when_the_protocol_is_released(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,24 +131,20 @@ def in_a_process(*words: str, **named: Any) -> Any:
     )
 
 
-def test_run_when_killed_while_training(tmp_path: Path) -> None:
-    longer = ["--epochs", "8", "--set", "synthetic.users=1000", "--set", "psg.kind=cooccurrence"]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    checkpoint = killed / "last.ckpt"
-    first = in_a_process(*run_words(killed, *longer), stdout=subprocess.DEVNULL)
+def test_run_when_killed_while_training(finished: Path, tmp_path: Path) -> None:
+    folder, checkpoint = tmp_path / "run", tmp_path / "run" / "last.ckpt"
+    process = in_a_process(*run_words(folder), stdout=subprocess.DEVNULL)
     while not checkpoint.is_file():
-        assert first.poll() is None, "ended before the first checkpoint"
+        assert process.poll() is None, "ended before the first checkpoint"
         time.sleep(0.01)
-    first.send_signal(signal.SIGKILL)
-    assert first.wait() == -signal.SIGKILL
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
     done = torch.load(checkpoint, weights_only=True)["epoch"]
-    assert 1 <= done < 8 and not (killed / "model").exists()  # in the middle of training
-    second = in_a_process(*run_words(killed, *longer), stdout=subprocess.PIPE)
-    out, _ = second.communicate()
-    assert second.returncode == 0 and "report:" in out
-    assert cli.main(run_words(whole, *longer)) == 0
-    assert (killed / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes()
-    assert len(pd.read_parquet(killed / "history.parquet")) == 8
+    assert 1 <= done < EPOCHS and not (folder / "model").exists()  # in the middle of training
+    assert cli.main(run_words(folder)) == 0
+    for name in ("metrics.json", "model/weights.safetensors"):
+        assert (folder / name).read_bytes() == (finished / name).read_bytes()
+    assert pd.read_parquet(folder / "history.parquet")["epoch"].tolist() == list(range(1, EPOCHS + 1))
 
 
 # --- recommend --------------------------------------------------------------------------------------------------------
@@ -190,14 +189,14 @@ def test_recommend_when_input_is_wrong(finished: Path, tmp_path: Path, capsys: p
     assert "is not a run directory (no run.json)" in nowhere
 
 
-def test_recommend_when_in_a_process_of_its_own(finished: Path) -> None:
-    words = ["recommend", str(finished), "--history", "x=x20", "--domain", "y", "--k", "2"]
-    good = in_a_process(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    bad = in_a_process(*words[:2], "--history", "x=no", "--domain", "y", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    out, _ = good.communicate()
-    assert good.returncode == 0 and len(out.splitlines()) == 3
-    out, err = bad.communicate()
-    assert bad.returncode == 2 and not out and err.count("\n") == 1
+@pytest.mark.parametrize(("history", "status", "lines"), [("x=x20", 0, (3, 0)), ("x=no", 2, (0, 1))])
+def test_recommend_when_in_a_process_of_its_own(
+    finished: Path, history: str, status: int, lines: tuple[int, int]
+) -> None:
+    words = ["recommend", str(finished), "--history", history, "--domain", "y", "--k", "2"]
+    process = in_a_process(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, err = process.communicate()
+    assert process.returncode == status and (out.count("\n"), err.count("\n")) == lines
 
 
 # --- audit, fetch, report ---------------------------------------------------------------------------------------------
@@ -270,5 +269,5 @@ def test_run_when_notebooks_are_wanted(
     assert cli.main([word for word in run_words(finished) if word != "--no-notebooks"]) == 0
     folder, parameters, names = given
     assert folder == finished and names == cli.RUN_NOTEBOOKS
-    assert parameters["overrides"] == TINY and parameters["out"] == str(finished) and parameters["epochs"] == 2
+    assert parameters["overrides"] == TINY and parameters["out"] == str(finished) and parameters["epochs"] == EPOCHS
     assert list(parameters) == ["preset", "data", "protocol", "seed", "epochs", "out", "overrides"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
@@ -63,3 +65,12 @@ def popularity_curve(counts: Int, points: int = 60) -> pd.DataFrame:
     ordered = np.sort(counts[1:])[::-1]
     ranks = np.unique(np.geomspace(1, len(ordered), points).astype(int))
     return pd.DataFrame({"rank": ranks, "users": ordered[ranks - 1]})
+
+
+def released_statistics() -> pd.DataFrame:
+    """``docs/results/pair_statistics.csv`` of this checkout: :func:`describe` of the released pairs under ``strict``.
+
+    An installed wheel does not carry it: then only the column ``statistic`` comes back, empty.
+    """
+    path = Path(__file__).parents[2] / "docs" / "results" / "pair_statistics.csv"
+    return pd.read_csv(path) if path.is_file() else pd.DataFrame({"statistic": pd.Series(dtype="str")})
