@@ -26,14 +26,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
-import pooch
 import torch
 from filelock import FileLock
 from safetensors.numpy import load_file, save_file
@@ -42,6 +40,7 @@ from scipy import sparse
 from i2vae_lib.data.dataset import (
     DOMAINS,
     Catalogue,
+    DataError,
     Int,
     Ragged,
     Rows,
@@ -52,7 +51,7 @@ from i2vae_lib.data.dataset import (
 )
 from i2vae_lib.params import PsgParameters
 from i2vae_lib.progress import bar
-from i2vae_lib.runs import LayoutError, write_atomically, write_json
+from i2vae_lib.runs import LayoutError, cache_folder, write_atomically, write_json
 
 GENERATOR_LAYOUT = 1
 
@@ -203,7 +202,8 @@ class RandomGenerator:
             draw = np.random.Philox(key=int(keys[row])).random_raw(self.sizes[d] + 1)
             draw[taken] = draw[0] = np.iinfo(np.uint64).max
             count = min(self.p.recalled, self.sizes[d] - int(taken.sum()))
-            items[row, :count] = np.argpartition(draw, count)[:count]
+            chosen = np.argpartition(draw, count)[:count]
+            items[row, :count] = chosen[np.argsort(draw[chosen])]  # the set alone is the same on every machine
         return items, np.zeros(items.shape, dtype=np.float32)
 
     def arrays(self) -> dict[str, Int]:
@@ -338,32 +338,40 @@ def fit_once(train: Rows, p: PsgParameters, cache: Path | str | None = None) -> 
     Parameters
     ----------
     cache
-        Folder; default ``I2VAE_CACHE_DIR``, else the user's cache folder.
+        Folder; default :func:`i2vae_lib.runs.cache_folder`.
     """
     rows, parameters = rows_digest(train), json.dumps(p.model_dump(), sort_keys=True)
     code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()  # an edited generator is another one
     key = hashlib.sha256(f"{code}|{train.catalogue.digest()}|{rows}|{parameters}".encode()).hexdigest()
-    base = Path(cache or os.environ.get("I2VAE_CACHE_DIR") or pooch.os_cache("i2vae"))
-    folder = base / "generators" / key
+    folder = (Path(cache) if cache else cache_folder()) / "generators" / key
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # two processes that want the same fit: one makes it, the other reads it
         if not (folder / "generator.json").is_file():
-            save(fit(train, p), folder)
+            save(fit(train, p), folder, train.catalogue)
     return load(folder, train.catalogue)
 
 
-def save(generator: Generator, folder: Path) -> None:
+def save(generator: Generator, folder: Path, catalogue: Catalogue) -> None:
     """Tables as safetensors, parameters as JSON (written last: its presence means that the rest is whole)."""
     arrays = {k: np.ascontiguousarray(v) for k, v in generator.arrays().items()}
     write_atomically(folder / "generator.safetensors", lambda part: save_file(arrays, part))
-    write_json(folder / "generator.json", {"layout": GENERATOR_LAYOUT, "parameters": generator.p.model_dump()})
+    header = {"layout": GENERATOR_LAYOUT, "catalogue": catalogue.digest(), "parameters": generator.p.model_dump()}
+    write_json(folder / "generator.json", header)
 
 
 def load(folder: Path, catalogue: Catalogue) -> Generator:
-    """Read what :func:`save` wrote; the catalogue must be the one that it was fitted with."""
+    """Read what :func:`save` wrote.
+
+    Raises
+    ------
+    LayoutError
+        Another layout version, or a catalogue that it was not fitted with.
+    """
     header = json.loads((folder / "generator.json").read_text(encoding="utf-8"))
     if header.get("layout") != GENERATOR_LAYOUT:
         raise LayoutError(f"{folder}: generator layout {header.get('layout')}, this version reads {GENERATOR_LAYOUT}")
+    if header["catalogue"] != catalogue.digest():
+        raise LayoutError(f"{folder}: the generator was fitted with other items or links")
     p = PsgParameters.model_validate(header["parameters"])
     generator: Generator = GENERATORS[p.kind].restore(p, catalogue, load_file(folder / "generator.safetensors"))
     return generator
@@ -607,7 +615,11 @@ class _Triples:
     def __init__(self, graph: sparse.csr_matrix, domains: dict[str, Int], rng: np.random.Generator):
         self.rng = rng
         self.items = Ragged(graph.indices.astype(np.int32), graph.indptr.astype(np.int64))
-        self.users = np.flatnonzero(self.items.lengths)
+        # a user who took every item of a domain leaves no negative to draw
+        rest = np.all([graph[:, pool].getnnz(axis=1) < len(pool) for pool in domains.values()], axis=0)
+        self.users = np.flatnonzero((self.items.lengths > 0) & rest)
+        if not len(self.users):
+            raise DataError("LightGCN: no training user took something but not everything of each domain")
         self.width = graph.shape[1]
         self.taken = np.sort(self.items.owner * self.width + self.items.values)
         self.pools = [domains[d] for d in DOMAINS]

@@ -18,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import pooch
 from filelock import FileLock
 
 from i2vae_lib.params import Parameters
@@ -53,6 +54,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write strict JSON (no NaN) atomically."""
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def cache_folder() -> Path:
+    """Where downloads and fits are kept: ``I2VAE_CACHE_DIR``, else the user's cache folder."""
+    return Path(os.environ.get("I2VAE_CACHE_DIR") or pooch.os_cache("i2vae"))
 
 
 def environment() -> dict[str, str]:

@@ -16,7 +16,7 @@ from scipy import sparse, stats
 
 from i2vae_lib import psg
 from i2vae_lib.data import CrossDomainDataset, load_dataset
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Ragged, Rows, other
+from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Int, Ragged, Rows, other
 from i2vae_lib.params import Parameters, PsgParameters, load
 from i2vae_lib.runs import LayoutError
 
@@ -589,7 +589,7 @@ def test_save_when_loaded_again(
     dataset: CrossDomainDataset, generators: dict[str, psg.Generator], tmp_path: Path, kind: str
 ) -> None:
     generator, rows = generators[kind], dataset.splits["test"]
-    psg.save(generator, tmp_path)
+    psg.save(generator, tmp_path, dataset.catalogue)
     again = psg.load(tmp_path, dataset.catalogue)
     assert type(again) is type(generator) and again.p == generator.p
     fold = psg.fold_of(rows, generator.p)
@@ -602,11 +602,30 @@ def test_save_when_loaded_again(
 def test_load_when_the_layout_is_another(
     dataset: CrossDomainDataset, generators: dict[str, psg.Generator], tmp_path: Path
 ) -> None:
-    psg.save(generators["random"], tmp_path)
+    psg.save(generators["random"], tmp_path, dataset.catalogue)
     header = json.loads((tmp_path / "generator.json").read_text())
     (tmp_path / "generator.json").write_text(json.dumps(header | {"layout": 99}))
     with pytest.raises(LayoutError, match="generator layout 99, this version reads 1"):
         psg.load(tmp_path, dataset.catalogue)
+
+
+def test_load_when_the_items_are_others(
+    dataset: CrossDomainDataset, generators: dict[str, psg.Generator], tmp_path: Path
+) -> None:
+    psg.save(generators["random"], tmp_path, dataset.catalogue)
+    fewer = replace(dataset.catalogue, links=dataset.catalogue.links[1:])
+    with pytest.raises(LayoutError, match="fitted with other items or links"):
+        psg.load(tmp_path, fewer)
+
+
+def test_triples_when_a_user_took_a_whole_domain_leave_it_out() -> None:
+    everything = sparse.csr_matrix(np.array([[1, 1, 1, 0], [1, 0, 0, 1]], dtype=np.float32))
+    domains = {"x": np.arange(3), "y": np.arange(3, 4)}
+    with pytest.raises(DataError, match="no training user took something but not everything"):
+        psg._Triples(everything, domains, np.random.default_rng(0))
+    wider = {"x": np.arange(3), "y": np.arange(2, 4)}
+    user, _, _ = psg._Triples(everything, wider, np.random.default_rng(0)).draw(50)
+    assert set(user) == {1}
 
 
 def test_fit_once_when_called_again(

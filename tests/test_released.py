@@ -46,7 +46,7 @@ def server(folder, tmp_path_factory, monkeypatch):
     """The same files behind http on this machine, and a cache of the test's own."""
     handler = functools.partial(QuietHandler, directory=str(folder))
     cache = tmp_path_factory.mktemp("downloads")
-    monkeypatch.setattr(released.pooch, "os_cache", lambda project: cache)
+    monkeypatch.setenv("I2VAE_CACHE_DIR", str(cache))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.delenv("I2VAE_DATA_DIR", raising=False)
     with serving(handler) as address:

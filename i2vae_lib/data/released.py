@@ -17,6 +17,7 @@ import pooch
 
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Int, Ragged
 from i2vae_lib.data.protocols import RawPair, raw_rows
+from i2vae_lib.runs import cache_folder
 
 SOURCE = "https://raw.githubusercontent.com/WujiangXu/IM-VAE/a9ec2faf7b0a5e10146899d276e47e36c15b6098/dataset/"
 COLUMNS = ("user_id", "seq_d1", "seq_d2", "domain_id")
@@ -92,7 +93,7 @@ def locate(file: ReleasedFile, folder: Path | str | None = None, *, download: bo
         raise DataError(f"{file.name} is not in {folder or 'I2VAE_DATA_DIR (not set)'}; `i2vae fetch` downloads it")
     try:
         fetched = pooch.retrieve(
-            SOURCE + file.name, f"sha256:{file.sha256}", file.name, pooch.os_cache("i2vae"), progressbar=True
+            SOURCE + file.name, f"sha256:{file.sha256}", file.name, cache_folder(), progressbar=True
         )
     except (OSError, ValueError) as error:
         raise DataError(

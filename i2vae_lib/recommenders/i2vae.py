@@ -177,7 +177,7 @@ class I2VAERecommender:
     def save(self, folder: Path) -> None:
         """Weights, popularity and generator as safetensors, vocabularies and parameters beside them."""
         save_catalogue(self.catalogue, folder)
-        psg.save(self.generator, folder / "generator")
+        psg.save(self.generator, folder / "generator", self.catalogue)
         weights = training.parameters_of(self.model)
         weights |= {f"popularity/{d}": torch.from_numpy(self.popularity[d]) for d in DOMAINS}
         write_atomically(folder / "weights.safetensors", lambda part: save_file(weights, part))
