@@ -93,6 +93,8 @@ def rank(scorer: Scorer, rows: Rows, negatives: Int | None, *, full: bool, batch
     out = {key: np.full(len(rows), -1) for key in ("greater_sampled", "ties_sampled", "greater_full", "ties_full")}
     for d in DOMAINS:
         positions = rows.of(d)
+        # rows of like length together: a batch is padded to its longest
+        positions = positions[np.argsort(rows.lengths("own")[positions], kind="stable")]
         everything = np.arange(1, rows.catalogue.size(d) + 1, dtype=np.int32)
         for start in range(0, len(positions), batch_size):
             at = positions[start : start + batch_size]

@@ -12,6 +12,18 @@ from tqdm.auto import tqdm
 LINE = "{desc}: {n_fmt}/{total_fmt} {unit} [{elapsed}, {remaining} left, {rate_fmt}]{postfix}\n"
 
 
+class _Lines(plain):
+    """A bar whose postfix waits for the next line instead of printing one."""
+
+    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
+        super().set_postfix_str(s, refresh=False)
+
+
+def _in_notebook() -> bool:
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return shell is not None and "IPKernelApp" in shell.config
+
+
 def bar(description: str, total: int, unit: str, *, initial: int = 0, leave: bool = True) -> Any:
     """A tqdm bar with rate and time left.
 
@@ -25,6 +37,6 @@ def bar(description: str, total: int, unit: str, *, initial: int = 0, leave: boo
     common: dict[str, Any] = {"desc": description, "total": total, "unit": unit, "initial": initial, "leave": leave}
     if os.environ.get("TQDM_DISABLE") == "1":
         return plain(**common, disable=True)
-    if "ipykernel" in sys.modules or sys.stderr.isatty():
+    if _in_notebook() or sys.stderr.isatty():
         return tqdm(**common, mininterval=0.5)
-    return plain(**common, mininterval=10.0, bar_format=LINE)  # a log file: a line now and then
+    return _Lines(**common, mininterval=10.0, bar_format=LINE)  # a log file: a line now and then
