@@ -196,7 +196,9 @@ def metrics(table: pd.DataFrame) -> dict[str, Any]:
         n = 0 or these candidates were not ranked (-1 in the table).
     """
     result: dict[str, Any] = {}
-    for (name, d), part in table.groupby(["recommender", "domain"], sort=False):
+    named = [(name, d) for name in table["recommender"].unique() for d in DOMAINS]
+    for name, d in named:
+        part = table[(table["recommender"] == name) & (table["domain"] == d)]
         masks = kind_masks(part)
         cells: dict[str, Any] = {}
         for kind in KINDS:
