@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from i2vae_lib import evaluation, psg
 from i2vae_lib.data import CrossDomainDataset
@@ -323,3 +324,29 @@ def test_i2vae_when_a_history_is_taken_away(trained: I2VAERecommender, rows: Row
     before = trained.score(overlapping, everything(overlapping))
     after = trained.score(replace(overlapping, history=emptied), everything(overlapping))
     assert (np.abs(after - before).max(axis=1) > 1e-3).all()
+
+
+def test_first_weights_when_the_seed_is_another_differ(
+    monkeypatch: pytest.MonkeyPatch, dataset: CrossDomainDataset, tiny: Parameters, generator: psg.Generator
+) -> None:
+    class Enough(Exception):
+        pass
+
+    seeds = []
+
+    def spy(p: Any, sizes: Any, weights: torch.Generator) -> Any:
+        seeds.append(weights.initial_seed())
+        raise Enough
+
+    monkeypatch.setattr("i2vae_lib.recommenders.i2vae.build", spy)
+    for seed in (0, 1, 0):
+        with pytest.raises(Enough):
+            I2VAERecommender(dataset.catalogue, tiny).fit(
+                dataset.splits["train"],
+                dataset.splits["validation"],
+                params=tiny,
+                generator=generator,
+                rng=np.random.default_rng(seed),
+                callbacks=Callbacks(),
+            )
+    assert seeds[0] == seeds[2] != seeds[1]
