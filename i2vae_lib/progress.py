@@ -35,8 +35,10 @@ def bar(description: str, total: int, unit: str, *, initial: int = 0, leave: boo
         Keep the finished bar.
     """
     common: dict[str, Any] = {"desc": description, "total": total, "unit": unit, "initial": initial, "leave": leave}
-    if os.environ.get("TQDM_DISABLE") == "1":
-        return plain(**common, disable=True)
+    # said outright: tqdm itself reads the variable only once, when it is imported
+    common["disable"] = os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
+    if common["disable"]:
+        return plain(**common)
     if _in_notebook() or sys.stderr.isatty():
         return tqdm(**common, mininterval=0.5)
     return _Lines(**common, mininterval=10.0, bar_format=LINE)  # a log file: a line now and then
