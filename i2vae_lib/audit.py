@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.data.dataset import DOMAINS, CrossDomainDataset, Int, Rows, other
+from i2vae_lib.data.dataset import DOMAINS, CrossDomainDataset, Int, Rows
 
 COLUMNS = ["check", "split", "severity", "count", "share", "example"]
 
@@ -93,22 +93,18 @@ def _target_in_training(rows: Rows, earlier: Sequence[Rows]) -> Int:
 
 
 def _target_in_own_history(rows: Rows, earlier: Sequence[Rows]) -> Int:
-    hit = np.zeros(len(rows), dtype=bool)
-    for i, d in enumerate(DOMAINS):
-        owner = rows.history[d].owner
-        same = (rows.history[d].values == rows.target[owner]) & (rows.domain[owner] == i)
-        hit[owner[same]] = True
-    return hit
+    return _target_in_history(rows, own=True)
 
 
 def _target_in_other_history(rows: Rows, earlier: Sequence[Rows]) -> Int:
+    return _target_in_history(rows, own=False)
+
+
+def _target_in_history(rows: Rows, *, own: bool) -> Int:
     hit = np.zeros(len(rows), dtype=bool)
     for i, d in enumerate(DOMAINS):
-        mine = rows.domain == i
-        twin = np.where(mine, rows.catalogue.linked(d)[np.where(mine, rows.target, 0)], -1)
-        opposite = rows.history[other(d)]
-        same = (opposite.values == twin[opposite.owner]) & (twin[opposite.owner] > 0)
-        hit[opposite.owner[same]] = True
+        holders = rows.history[d].owner[rows.holds_target(d)]
+        hit[holders[(rows.domain[holders] == i) == own]] = True
     return hit
 
 
@@ -121,8 +117,8 @@ def _target_unseen(rows: Rows, earlier: Sequence[Rows]) -> Int:
     for d in DOMAINS:
         seen = np.zeros(rows.catalogue.size(d) + 1, dtype=bool)
         for one in earlier:
-            # the twin of a target, which scrubbing took from the row's history in this domain
-            seen[one.catalogue.linked(other(d))[one.target[one.of(other(d))]]] = True
+            # a target's twin too, which scrubbing took from the row's history in this domain
+            seen[one.target_in(d)] = True
             seen[_held(one, d)[1]] = True
         at = rows.of(d)
         hit[at] = ~seen[rows.target[at]]

@@ -180,7 +180,7 @@ def evaluate(run: Run, dataset: CrossDomainDataset | None = None) -> pd.DataFram
 
 def references(dataset: CrossDomainDataset, p: Parameters) -> list[Any]:
     """The rankers that stand in every table; on synthetic data the oracle too."""
-    popular = Popularity(dataset.catalogue, {}).fit(
+    popular = Popularity.unfitted(dataset.catalogue).fit(
         dataset.splits["train"],
         dataset.splits["validation"],
         params=p,

@@ -341,12 +341,5 @@ def test_first_weights_when_the_seed_is_another_differ(
     monkeypatch.setattr("i2vae_lib.recommenders.i2vae.build", spy)
     for seed in (0, 1, 0):
         with pytest.raises(Enough):
-            I2VAERecommender(dataset.catalogue, tiny).fit(
-                dataset.splits["train"],
-                dataset.splits["validation"],
-                params=tiny,
-                generator=generator,
-                rng=np.random.default_rng(seed),
-                callbacks=Callbacks(),
-            )
+            fit("i2vae", dataset, tiny, generator, seed)
     assert seeds[0] == seeds[2] != seeds[1]

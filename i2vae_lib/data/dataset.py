@@ -197,6 +197,18 @@ class Rows:
         x, y = (self.history[d].lengths for d in DOMAINS)
         return np.where((self.domain ^ flip) == 0, x, y)
 
+    def target_in(self, domain: str) -> Int:
+        """Each row's target as an item of ``domain``, int32 [n]: in the other domain its twin, 0 if it has none."""
+        own = self.domain == DOMAINS.index(domain)
+        twins = self.catalogue.linked(other(domain))[np.where(own, PAD, self.target)]
+        return np.where(own, self.target, twins)
+
+    def holds_target(self, domain: str) -> Int:
+        """Which events of the histories in ``domain`` are their row's target: bool [total]."""
+        history = self.history[domain]
+        hit: Int = history.values == self.target_in(domain)[history.owner]
+        return hit
+
     def kinds(self, tail: Mapping[str, float] | None = None) -> dict[str, Int]:
         """Row kinds of ``evaluation.md`` as boolean arrays; ``tail`` is L80 by domain (None: no tailed kinds)."""
         own, opposite = self.lengths("own") > 0, self.lengths("other") > 0

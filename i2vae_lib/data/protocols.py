@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, CrossDomainDataset, DataError, Int, Ragged, Rows, hashed, other
+from i2vae_lib.data.dataset import DOMAINS, Catalogue, CrossDomainDataset, DataError, Int, Ragged, Rows, hashed
 from i2vae_lib.params import SplitParameters
 
 
@@ -66,22 +66,10 @@ def scrub(rows: Rows) -> tuple[Rows, int]:
     rows, count
         The scrubbed rows, and how many events left.
     """
-    histories, count = {}, 0
-    for d in DOMAINS:
-        # the target under the number that it has in domain d; 0 where it has none there, which matches nothing
-        here = np.where(
-            rows.domain == DOMAINS.index(d), rows.target, rows.catalogue.linked(other(d))[_bounded(rows, d)]
-        )
-        keep = rows.history[d].values != here[rows.history[d].owner]
-        count += int((~keep).sum())
-        histories[d] = rows.history[d].keep(keep)
+    hits = {d: rows.holds_target(d) for d in DOMAINS}
+    histories = {d: rows.history[d].keep(~hits[d]) for d in DOMAINS}
     own_excluded = rows.excluded.keep(rows.excluded.values != rows.target[rows.excluded.owner])
-    return replace(rows, history=histories, excluded=own_excluded), count
-
-
-def _bounded(rows: Rows, d: str) -> Int:
-    """Targets of the rows of the other domain, 0 elsewhere: safe to look up in that domain's link table."""
-    return np.where(rows.domain == DOMAINS.index(d), 0, rows.target)
+    return replace(rows, history=histories, excluded=own_excluded), sum(int(hit.sum()) for hit in hits.values())
 
 
 def _assemble(

@@ -209,9 +209,6 @@ def _rows(
 def _unlinked_targets(rows: Rows) -> Rows:
     """Rows whose target does not stand, as a linked item, in the other history: a leak of the released files only."""
     keep = np.ones(len(rows), dtype=bool)
-    for i, d in enumerate(DOMAINS):
-        opposite = DOMAINS[1 - i]
-        twin = np.where(rows.domain == i, rows.catalogue.linked(d)[np.where(rows.domain == i, rows.target, 0)], -1)
-        hit = rows.history[opposite].values == twin[rows.history[opposite].owner]
-        keep[rows.history[opposite].owner[hit]] = False
+    for d in DOMAINS:
+        keep[rows.history[d].owner[rows.holds_target(d)]] = False
     return rows.take(keep)

@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Int, Ragged, Rows, history_keys, other
+from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Int, Ragged, Rows, history_keys
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.training import Callbacks
@@ -161,6 +161,3 @@ def without_evidence(rows: Rows) -> Int:
     """Rows with no history at all: every recommender ranks them by popularity, so nobody wins by a fallback."""
     blank: Int = (rows.lengths("own") == 0) & (rows.lengths("other") == 0)
     return blank
-
-
-__all__ = ["Recommender", "check_candidates", "gather", "other", "recommend", "rows_from_histories", "without_evidence"]

@@ -157,18 +157,15 @@ class I2VAERecommender:
         for domain, side, latents in inferred:
             interest = self.model.decode(self.model.draw(latents, None), domain)
             at = side.position.cpu().numpy()
+            wanted = (candidates[:1] if shared else candidates[at]).astype(np.int64)
+            items = torch.from_numpy(wanted).to(self.device)
             if shared:
-                items = torch.from_numpy(candidates[0].astype(np.int64)).to(self.device)
-                found = interest @ self.model.items[domain](items).T
-            else:
-                items = torch.from_numpy(candidates[at].astype(np.int64)).to(self.device)
+                found = interest @ self.model.items[domain](items[0]).T
+            elif 32 * items.shape[1] > self.catalogue.size(domain):
                 # gathering k vectors a row costs more than a product with all n until n is some 30 k
-                many = 32 * items.shape[1] > self.catalogue.size(domain)
-                found = (
-                    self.model.score_all(interest, domain).gather(1, items - 1)
-                    if many
-                    else self.model.score(interest, domain, items)
-                )
+                found = self.model.score_all(interest, domain).gather(1, items - 1)
+            else:
+                found = self.model.score(interest, domain, items)
             scores[at] = found.cpu().numpy()
         blank = contract.without_evidence(rows)
         if blank.any():
