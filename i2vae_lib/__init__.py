@@ -4,15 +4,19 @@
 ``params``            frozen parameters, presets, one loader
 ``progress``          a bar, or plain lines
 ``runs``              the run directory: atomic writes, records, refusals
-``data``              rows, vocabularies, splits; released pairs, the planted world, batches
+``data``              rows, vocabularies, protocols, controls; released pairs, logs, the planted world, batches
 ``evaluation``        candidates, greater and ties, metrics by row kind
+``significance``      paired bootstrap over rows, t-test over seeds, Holm
+``paper``             the paper's tables, with their slips flagged
 ``psg``               pseudo-sequence generators: LightGCN, co-occurrence, random; cross-fitting
 ``model``             latents, encoders, i2VAE (infer, decode, score), objective
 ``training``          a plain loop with checkpoints
-``recommenders``      the contract; i2VAE, popularity, the oracle
+``recommenders``      the contract; i2VAE, popularity, copy, ItemKNN, EASE, the oracle; folding in
 ``audit``             the leak audit
 ``inspection``        what a generator recalls, measured
 ``experiments``       the main job in four stages: prepare, recall, train, evaluate
+``leaks``             what each leak is worth
+``compare``           runs side by side
 ``plots``, ``report``  figures and ``report.html``
 ``cli``               ``i2vae``
 ====================  =================================================================================

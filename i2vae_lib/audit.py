@@ -6,45 +6,78 @@ Each check gives a count, a share and one example. Its severity follows from the
 A split is compared to everything before it that training or selection touches: validation to the training rows, test
 to training *and* validation rows. What making rows cold or scrubbing took out of those rows counts as held by them,
 so that the counts describe the pair, not the share that happened to be held out.
+
+Some checks need more than the rows: the log (when everything happened), the fitted generator (what its graph holds),
+the recalled pseudo-items, the popularity counts of a model. They run where that is handed in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.data.dataset import DOMAINS, CrossDomainDataset, Int, Rows
+from i2vae_lib.data.dataset import DOMAINS, PAD, SPLITS, CrossDomainDataset, EventLog, Int, Rows, popularity
+from i2vae_lib.data.protocols import DAY
+from i2vae_lib.psg import Generator, Unified, learning_folds, user_items, users_of_items
 
 COLUMNS = ["check", "split", "severity", "count", "share", "example"]
+RECALL_SIGMAS = 4.0
+"""How many standard errors the recalled share may differ by: under the rule 1 check in 16,000 fires by chance."""
+
+Line = tuple[str, str, str, int, float, str]
 
 
 class Leak(RuntimeError):
     """The audit found a leak where the protocol promises none."""
 
 
-def audit(dataset: CrossDomainDataset) -> pd.DataFrame:
-    """Run every check.
+def audit(
+    dataset: CrossDomainDataset,
+    *,
+    pseudo: Mapping[str, Int] | None = None,
+    generator: Generator | None = None,
+) -> pd.DataFrame:
+    """Run every check that what is handed in allows.
 
+    Parameters
+    ----------
+    pseudo
+        Recalled items by split, int [rows, n] in the order of the split's rows (``pseudo.parquet``).
+    generator
+        The fitted pseudo-sequence generator: what its graph was learnt from is compared with the training rows.
     Returns
     -------
     DataFrame
         ``check, split, severity`` ("leak" or "note"), ``count`` (rows concerned), ``share`` of the split's rows,
-        ``example`` (source row and user of one, "" if none).
+        ``example`` (source row and user of one, and how many rows a domain has; "" if none).
     """
-    lines = []
-    for split, before in (("validation", ("train",)), ("test", ("train", "validation"))):
-        rows, earlier = dataset.splits[split], [dataset.splits[one] for one in before]
-        for name, severity, check in CHECKS:
-            hit = check(rows, earlier)
-            first = np.flatnonzero(hit)[:1]
-            example = f"row {rows.source[first[0]]}, user {rows.user[first[0]]}" if len(first) else ""
-            lines.append((name, split, severity, int(hit.sum()), float(hit.mean()) if len(hit) else 0.0, example))
-    shared = len(dataset.catalogue.links)
-    smaller = min(dataset.catalogue.size(d) for d in DOMAINS)
-    lines.append(("items shared by both domains", "catalogue", "note", shared, shared / smaller, ""))
+    book = Book.of(dataset)
+    lines = [line for split in SPLITS for line in _of_rows(book, split)]
+    lines += _of_catalogue(dataset)
+    if generator is not None and generator.taken is not None:
+        lines.append(_of_graph(dataset, generator))
+    if pseudo is not None:
+        lines += _of_recall(dataset, pseudo)
     return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def audit_counts(dataset: CrossDomainDataset, counts: Mapping[str, Int]) -> pd.DataFrame:
+    """One more line: do the popularity counts that a model uses ([n + 1] by domain) come from training rows alone?"""
+    known = popularity(dataset.splits["train"])
+    ends = np.cumsum([0, *(len(known[d]) for d in DOMAINS)])
+    of = {d: ends[i] + np.arange(len(known[d])) for i, d in enumerate(DOMAINS)}
+    expected, found = (np.concatenate([one[d] for d in DOMAINS])[None] for one in (known, counts))
+    line = _difference("popularity counts", dataset, expected, found, of)
+    return pd.DataFrame([line], columns=COLUMNS)
+
+
+def fired(found: pd.DataFrame) -> pd.DataFrame:
+    """The lines that are leaks and concern something."""
+    return found[(found["severity"] == "leak") & (found["count"] > 0)]
 
 
 def refuse_leaks(found: pd.DataFrame, protocol: str) -> None:
@@ -55,49 +88,71 @@ def refuse_leaks(found: pd.DataFrame, protocol: str) -> None:
     Leak
         Names the first check that fired, its count and an example.
     """
-    fired = found[(found["severity"] == "leak") & (found["count"] > 0)]
-    if len(fired) and protocol != "released":
-        first = fired.iloc[0]
+    leaks = fired(found)
+    if len(leaks) and protocol != "released":
+        first = leaks.iloc[0]
         raise Leak(
             f"{first['check']} ({first['split']}): {first['count']} rows, e.g. {first['example']}; "
-            f"{len(fired)} checks fired under protocol {protocol}, which promises none"
+            f"{len(leaks)} checks fired under protocol {protocol}, which promises none"
         )
 
 
-def _held(rows: Rows, d: str) -> tuple[Int, Int]:
-    """(row position, item) of everything that the rows hold of a domain: history, also from before a cold-start
-    removal, and targets."""
-    history, at = rows.history[d], rows.of(d)
-    before = rows.excluded.keep(np.isin(rows.excluded.owner, at))
-    positions = np.concatenate([history.owner, before.owner, at])
-    return positions, np.concatenate([history.values, before.values, rows.target[at]])
+@dataclass(frozen=True)
+class Book:
+    """A dataset with its users numbered over all splits, so that (user, item) is one integer."""
+
+    dataset: CrossDomainDataset
+    users: Mapping[str, Int]  # split -> int64 [rows]
+    in_log: Int | None  # int64 [users]: position in the log, -1 for a user that it does not have
+
+    @classmethod
+    def of(cls, dataset: CrossDomainDataset) -> Book:
+        splits = dataset.splits
+        codes, names = pd.factorize(np.concatenate([splits[s].user for s in SPLITS]))
+        ends = np.cumsum([0, *(len(splits[s]) for s in SPLITS)])
+        users = {s: codes[ends[i] : ends[i + 1]] for i, s in enumerate(SPLITS)}
+        in_log = None if dataset.log is None else pd.Index(dataset.log.users).get_indexer(pd.Index(names))
+        return cls(dataset, users, in_log)
+
+    def pairs(self, split: str, domain: str, positions: Int, items: Int) -> Int:
+        """(user, item) of ``domain`` as one number each."""
+        wide = self.dataset.catalogue.size(domain) + 1
+        found: Int = self.users[split][positions] * wide + items
+        return found
+
+    def held(self, split: str, domain: str) -> tuple[Int, Int]:
+        """(row position, item) of everything that a split's rows hold of a domain: history, also from before a
+        cold-start removal, and targets."""
+        rows = self.dataset.splits[split]
+        history, at = rows.history[domain], rows.of(domain)
+        before = rows.excluded.keep(np.isin(rows.excluded.owner, at))
+        positions = np.concatenate([history.owner, before.owner, at])
+        return positions, np.concatenate([history.values, before.values, rows.target[at]])
 
 
-def _pairs(rows: Rows, d: str) -> list[str]:
-    """(user, item) of a domain as one string key."""
-    positions, items = _held(rows, d)
-    return [f"{u}|{i}" for u, i in zip(rows.user[positions], items, strict=True)]
+# --- checks of rows: (book, split, earlier splits) -> bool [rows] -----------------------------------------------------
 
 
-def _user_in_training(rows: Rows, earlier: Sequence[Rows]) -> Int:
-    return np.isin(rows.user.astype(str), np.concatenate([one.user for one in earlier]).astype(str))
+def _user_in_training(book: Book, split: str, earlier: Sequence[str]) -> Int:
+    return np.isin(book.users[split], np.concatenate([book.users[one] for one in earlier]))
 
 
-def _target_in_training(rows: Rows, earlier: Sequence[Rows]) -> Int:
+def _target_in_training(book: Book, split: str, earlier: Sequence[str]) -> Int:
+    rows = book.dataset.splits[split]
     hit = np.zeros(len(rows), dtype=bool)
     for d in DOMAINS:
         at = rows.of(d)
-        known = {pair for one in earlier for pair in _pairs(one, d)}
-        hit[at] = [f"{u}|{t}" in known for u, t in zip(rows.user[at], rows.target[at], strict=True)]
+        known = [book.pairs(one, d, *book.held(one, d)) for one in earlier]
+        hit[at] = np.isin(book.pairs(split, d, at, rows.target[at]), np.concatenate(known))
     return hit
 
 
-def _target_in_own_history(rows: Rows, earlier: Sequence[Rows]) -> Int:
-    return _target_in_history(rows, own=True)
+def _target_in_own_history(book: Book, split: str, earlier: Sequence[str]) -> Int:
+    return _target_in_history(book.dataset.splits[split], own=True)
 
 
-def _target_in_other_history(rows: Rows, earlier: Sequence[Rows]) -> Int:
-    return _target_in_history(rows, own=False)
+def _target_in_other_history(book: Book, split: str, earlier: Sequence[str]) -> Int:
+    return _target_in_history(book.dataset.splits[split], own=False)
 
 
 def _target_in_history(rows: Rows, *, own: bool) -> Int:
@@ -108,29 +163,226 @@ def _target_in_history(rows: Rows, *, own: bool) -> Int:
     return hit
 
 
-def _duplicated(rows: Rows, earlier: Sequence[Rows]) -> Int:
-    return pd.DataFrame({"user": rows.user, "domain": rows.domain, "target": rows.target}).duplicated().to_numpy()
+def _duplicated(book: Book, split: str, earlier: Sequence[str]) -> Int:
+    rows = book.dataset.splits[split]
+    table = pd.DataFrame({"user": book.users[split], "domain": rows.domain, "target": rows.target})
+    return table.duplicated().to_numpy()
 
 
-def _target_unseen(rows: Rows, earlier: Sequence[Rows]) -> Int:
+def _target_unseen(book: Book, split: str, earlier: Sequence[str]) -> Int:
+    rows = book.dataset.splits[split]
     hit = np.zeros(len(rows), dtype=bool)
     for d in DOMAINS:
         seen = np.zeros(rows.catalogue.size(d) + 1, dtype=bool)
         for one in earlier:
             # a target's twin too, which scrubbing took from the row's history in this domain
-            seen[one.target_in(d)] = True
-            seen[_held(one, d)[1]] = True
+            seen[book.dataset.splits[one].target_in(d)] = True
+            seen[book.held(one, d)[1]] = True
         at = rows.of(d)
         hit[at] = ~seen[rows.target[at]]
     return hit
 
 
-Check = Callable[[Rows, Sequence[Rows]], Int]
-CHECKS: list[tuple[str, str, Check]] = [
-    ("user also in training", "leak", _user_in_training),
-    ("target in the user's training rows", "leak", _target_in_training),
-    ("target in own history", "leak", _target_in_own_history),
-    ("target in other history", "leak", _target_in_other_history),
-    ("duplicated row", "note", _duplicated),
-    ("target never seen in training", "note", _target_unseen),
-]
+def _cold(book: Book, split: str, earlier: Sequence[str]) -> Int:
+    return book.dataset.splits[split].kinds()["cold"]
+
+
+def _no_history(book: Book, split: str, earlier: Sequence[str]) -> Int:
+    return book.dataset.splits[split].kinds()["no_history"]
+
+
+def _in_item_order(book: Book, split: str, earlier: Sequence[str]) -> Int:
+    """Own histories of five items or more whose item numbers ascend (chance: 1 in 120)."""
+    rows = book.dataset.splits[split]
+    hit = rows.lengths("own") >= 5
+    for i, d in enumerate(DOMAINS):
+        history = rows.history[d]
+        inside = np.diff(history.owner) == 0
+        falls = history.owner[1:][inside & (np.diff(history.values) < 0)]
+        hit[falls[rows.domain[falls] == i]] = False
+    return hit
+
+
+def _not_before_target(book: Book, split: str, earlier: Sequence[str]) -> Int:
+    """Rows with an event that the log does not put before the target: at or after it, or not in the log at all.
+
+    In the own domain an event at the target's very time may stand before it (ties are broken by a hash); in the other
+    domain an event of the target's day may not.
+    """
+    log, rows = book.dataset.log, book.dataset.splits[split]
+    assert log is not None and book.in_log is not None
+    user = book.in_log[book.users[split]]
+    hit = np.zeros(len(rows), dtype=bool)
+    at_target = _target_times(book, split)
+    for i, d in enumerate(DOMAINS):
+        history = rows.history[d]
+        time = _times(log, book, d, user[history.owner], history.values)
+        own, limit = rows.domain[history.owner] == i, at_target[history.owner]
+        late = np.where(own, time > limit, time // DAY >= limit // DAY)
+        hit[history.owner[(late | (time < 0)) & (user[history.owner] >= 0)]] = True
+    return hit | ((at_target < 0) & (user >= 0))
+
+
+def _before_training_ends(book: Book, split: str, earlier: Sequence[str]) -> Int:
+    """Rows whose target lies no later than a target of an earlier split (``temporal``: cuts are global)."""
+    latest = max(int(_target_times(book, one).max(initial=-1)) for one in earlier)
+    times = _target_times(book, split)
+    return (times >= 0) & (times <= latest)
+
+
+def _times(log: EventLog, book: Book, domain: str, user: Int, items: Int) -> Int:
+    """When a user took an item, int64; -1 where the log does not have it."""
+    events, wide = log.events[domain], book.dataset.catalogue.size(domain) + 1
+    keys = events.user.astype(np.int64) * wide + events.item
+    order = np.argsort(keys, kind="stable")
+    wanted = user * wide + items
+    at = np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)
+    found: Int = np.where((keys[order[at]] == wanted) & (user >= 0), events.time[order[at]], -1)
+    return found
+
+
+def _target_times(book: Book, split: str) -> Int:
+    """When each row's target happened, int64 [rows]; -1 where the log does not have it."""
+    log, rows = book.dataset.log, book.dataset.splits[split]
+    assert log is not None and book.in_log is not None
+    user, time = book.in_log[book.users[split]], np.full(len(rows), -1)
+    for d in DOMAINS:
+        at = rows.of(d)
+        time[at] = _times(log, book, d, user[at], rows.target[at])
+    return time
+
+
+Check = Callable[[Book, str, Sequence[str]], Int]
+EARLIER = {"train": (), "validation": ("train",), "test": ("train", "validation")}
+
+
+def _checks(dataset: CrossDomainDataset, split: str) -> Iterator[tuple[str, str, Check]]:
+    """(name, severity, check) of a split under the dataset's protocol."""
+    if split != "train":
+        # under temporal people go on living: the same user before and after a cut is the point of it
+        yield "user also in training", "note" if dataset.protocol == "temporal" else "leak", _user_in_training
+        yield "target in the user's training rows", "leak", _target_in_training
+        yield "target in own history", "leak", _target_in_own_history
+        yield "target in other history", "leak", _target_in_other_history
+        yield "duplicated row", "note", _duplicated
+        yield "target never seen in training", "note", _target_unseen
+    if dataset.log is not None:
+        yield "event not before its target", "leak", _not_before_target
+        if split != "train" and dataset.protocol == "temporal":
+            yield "target no later than training's", "leak", _before_training_ends
+    yield "cold row", "note", _cold
+    yield "row without any history", "note", _no_history
+    yield "history in order of item ids", "note", _in_item_order
+
+
+def _of_rows(book: Book, split: str) -> Iterator[Line]:
+    rows = book.dataset.splits[split]
+    for name, severity, check in _checks(book.dataset, split):
+        hit = check(book, split, EARLIER[split])
+        first = np.flatnonzero(hit)[:1]
+        of = ", ".join(f"{book.dataset.catalogue.names[d]} {int(hit[rows.of(d)].sum())}" for d in DOMAINS)
+        example = f"row {rows.source[first[0]]}, user {rows.user[first[0]]} ({of})" if len(first) else ""
+        yield name, split, severity, int(hit.sum()), float(hit.mean()) if len(hit) else 0.0, example
+
+
+def _of_catalogue(dataset: CrossDomainDataset) -> Iterator[Line]:
+    catalogue, splits = dataset.catalogue, dataset.splits
+    shared = len(catalogue.links)
+    smaller = min(catalogue.size(d) for d in DOMAINS)
+    yield "items shared by both domains", "catalogue", "note", shared, shared / smaller, ""
+    # people's id 0 is a product like any other: code that pads with raw ids loses it
+    zero = {d: set(np.flatnonzero(catalogue.ids[d] == "0") + 1) for d in DOMAINS}
+    count, total = 0, sum(len(rows) for rows in splits.values())
+    for rows in splits.values():
+        hit = np.zeros(len(rows), dtype=bool)
+        for d in DOMAINS:
+            history, items = rows.history[d], list(zero[d])
+            hit[history.owner[np.isin(history.values, items)]] = True
+            hit |= (rows.domain == DOMAINS.index(d)) & np.isin(rows.target, items)
+        count += int(hit.sum())
+    yield "row with an item whose own id is 0", "catalogue", "note", count, count / max(total, 1), ""
+    if dataset.log is None:
+        example = "order is the file's; nothing says that it is time's"
+        yield "row without timestamps", "catalogue", "note", total, 1.0, example
+        # released and strict: the published splits have no validation file
+        count = len(splits["validation"])
+        example = "the data bring no validation rows; these were held out of the training users"
+        yield "validation row made of training users", "validation", "note", count, 1.0, example
+
+
+# --- checks of what was learnt ----------------------------------------------------------------------------------------
+
+
+def _of_graph(dataset: CrossDomainDataset, generator: Generator) -> Line:
+    """Interactions in the generator's graphs that the training rows of their folds do not hold (or lack)."""
+    train, unified = dataset.splits["train"], Unified(dataset.catalogue)
+    expected = [users_of_items(user_items(train, unified, keep)) for keep in learning_folds(train, generator.p)]
+    assert generator.taken is not None
+    return _difference("generator's graph", dataset, np.stack(expected), generator.taken, unified.of)
+
+
+def _difference(what: str, dataset: CrossDomainDataset, expected: Int, found: Int, of: Mapping[str, Int]) -> Line:
+    name = f"interactions beside the training rows in the {what}"
+    apart = np.abs(found - expected)
+    example = ""
+    if apart.any():
+        column = int(apart.max(axis=0).argmax())
+        for d in DOMAINS:
+            item = np.flatnonzero(np.asarray(of[d])[1:] == column)
+            if len(item):
+                one = dataset.catalogue.ids[d][item[0]]
+                example = (
+                    f"item {one} of {dataset.catalogue.names[d]}: {found[:, column]}, expected {expected[:, column]}"
+                )
+                break
+    return name, "train", "leak", int(apart.sum()), float(apart.sum() / max(expected.sum(), 1)), example
+
+
+def _of_recall(dataset: CrossDomainDataset, pseudo: Mapping[str, Int]) -> Iterator[Line]:
+    """Is the target among a row's pseudo-items as often in training as in evaluation? Warm rows, by own length."""
+    compared = recalled_shares(dataset, pseudo)
+    for split in ("validation", "test"):
+        one = compared.loc[split]
+        apart = abs(one["difference"]) > RECALL_SIGMAS * one["error"]
+        count = round(abs(one["difference"]) * one["rows"]) if apart else 0
+        example = (
+            f"{one['training share']:.2%} of like training rows, {one['share']:.2%} here "
+            f"(standard error {one['error']:.2%})"
+        )
+        yield "target recalled in training and here alike", split, "leak", count, abs(one["difference"]), example
+
+
+def recalled_shares(dataset: CrossDomainDataset, pseudo: Mapping[str, Int]) -> pd.DataFrame:
+    """Share of warm rows whose target is among their pseudo-items, against training rows of the same own length.
+
+    Training rows are weighed so that their own lengths (1 … 9, 10 and more) are distributed as the split's.
+
+    Returns
+    -------
+    DataFrame
+        Index ``validation``, ``test``; columns ``rows, share, training share, difference, error`` (binomial standard
+        error of the difference), fractions.
+    """
+
+    def warm(split: str) -> tuple[Int, Int]:
+        rows = dataset.splits[split]
+        own = rows.lengths("own")
+        hit = (np.asarray(pseudo[split]) == np.where(rows.target == PAD, -1, rows.target)[:, None]).any(axis=1)
+        return np.minimum(own[own > 0], 10), hit[own > 0]
+
+    def by_length(length: Int, hit: Int) -> tuple[Int, Int]:
+        n = np.bincount(length, minlength=11)
+        return n, np.bincount(length, weights=hit, minlength=11) / np.maximum(n, 1)
+
+    n_train, share_train = by_length(*warm("train"))
+    lines: dict[str, Any] = {}
+    for split in ("validation", "test"):
+        n, share = by_length(*warm(split))
+        weight = np.where(n_train > 0, n, 0) / max(np.where(n_train > 0, n, 0).sum(), 1)
+        here, there = float(weight @ share), float(weight @ share_train)
+        # the two shares pooled by length: under the rule they are one
+        pooled = (n * share + n_train * share_train) / np.maximum(n + n_train, 1)
+        variance = weight**2 * pooled * (1 - pooled) * (1 / np.maximum(n, 1) + 1 / np.maximum(n_train, 1))
+        lines[split] = (int(n.sum()), here, there, there - here, float(np.sqrt(variance.sum())))
+    columns = ["rows", "share", "training share", "difference", "error"]
+    return pd.DataFrame.from_dict(lines, orient="index", columns=columns)

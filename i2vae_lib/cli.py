@@ -1,4 +1,4 @@
-"""The command ``i2vae``: run, recommend, audit, fetch, report."""
+"""The command ``i2vae``: run, recommend, audit, describe, compare, fetch, report."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
-from i2vae_lib import audit, experiments, report
-from i2vae_lib.data import load_dataset
-from i2vae_lib.data.dataset import DOMAINS, DataError
+from i2vae_lib import audit, compare, experiments, report
+from i2vae_lib.data import amazon, load_dataset, logs
+from i2vae_lib.data.dataset import DOMAINS, CrossDomainDataset, DataError
 from i2vae_lib.data.released import REGISTRY, locate
 from i2vae_lib.evaluation import NonFiniteScore
 from i2vae_lib.params import ParameterError, load, suggestion
 from i2vae_lib.recommenders import I2VAERecommender
-from i2vae_lib.runs import LayoutError, read_record
+from i2vae_lib.runs import LayoutError, read_record, write_atomically
 from i2vae_lib.training import NonFiniteLoss
 
+FOOD_KITCHEN = "amazon2014-food-kitchen"
 RUN_NOTEBOOKS = ("01_data_preparation", "02_pseudo_sequences", "03_training")
 
 
@@ -59,8 +61,9 @@ def build_parser() -> argparse.ArgumentParser:
         return one
 
     def parameters(one: argparse.ArgumentParser) -> None:
-        one.add_argument("--data", help="synthetic, or a released pair: " + ", ".join(REGISTRY))
-        one.add_argument("--protocol", help="released or strict")
+        pairs = ", ".join(REGISTRY)
+        one.add_argument("--data", help=f"synthetic, a released pair ({pairs}), or the YAML file of a pair of logs")
+        one.add_argument("--protocol", help="released or strict; of logs: chronological or temporal")
         one.add_argument("--preset", default="demo", help="a file in params/, or a path (default: demo)")
         one.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. model.d=64; repeatable")
 
@@ -79,12 +82,27 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--k", type=int, default=10)
     one.add_argument("--json", action="store_true")
 
-    one = add("audit", audit_data, "The leak audit; exit status 1 on a leak.")
+    one = add("audit", audit_data, "The leak audit of data under a protocol, or of a run; exit status 1 on a leak.")
     parameters(one)
+    one.add_argument("--run", type=Path, help="a run directory: also what its generator and its model learnt from")
     one.add_argument("--json", action="store_true")
 
-    one = add("fetch", fetch, "Download a released pair and check it.")
-    one.add_argument("name")
+    one = add("describe", describe, "What two logs hold, what is suspicious, and the pair file that reads them.")
+    one.add_argument("x", type=Path)
+    one.add_argument("y", type=Path)
+    one.add_argument(
+        "--out", type=Path, help="write the proposed pair file here (beside the logs, or where they are found)"
+    )
+
+    one = add("compare", compare_runs, "Runs side by side: differences, intervals, significance.")
+    one.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    one.add_argument("--candidates", choices=("sampled", "full"), default="sampled")
+    one.add_argument("--base", help="the system that others are compared with (default: the first run's)")
+    one.add_argument("--json", action="store_true")
+
+    one = add("fetch", fetch, "Download a released pair and check it, or build the Food and Kitchen logs anew.")
+    one.add_argument("name", help=", ".join([*REGISTRY, FOOD_KITCHEN]))
+    one.add_argument("--out", type=Path, default=Path("data"), help=f"where {FOOD_KITCHEN} is built (default: data)")
 
     one = add("report", make_report, "Write report.html of a finished run anew.")
     one.add_argument("run", type=Path)
@@ -174,26 +192,58 @@ def _histories(given: argparse.Namespace) -> dict[str, list[list[str]]]:
 
 
 def audit_data(given: argparse.Namespace) -> int:
-    resolved = load(given.preset, overrides(given.set), data=given.data, protocol=given.protocol)
-    if given.protocol is None and resolved.data in REGISTRY:
-        # the question is what the published split holds, unless asked otherwise
-        resolved = resolved.model_copy(update={"protocol": "released"})
-    protocol = resolved.protocol
-    found = audit.audit(load_dataset(resolved))
-    leaks = found[(found["severity"] == "leak") & (found["count"] > 0)]
+    if given.run is not None:
+        name, protocol, found = _audit_run(given.run)
+    else:
+        resolved = load(given.preset, overrides(given.set), data=given.data, protocol=given.protocol)
+        if given.protocol is None and resolved.data in REGISTRY:
+            # the question is what the published split holds, unless asked otherwise
+            resolved = resolved.model_copy(update={"protocol": "released"})
+        name, protocol = resolved.data, resolved.protocol
+        found = audit.audit(load_dataset(resolved))
+    leaks = audit.fired(found)
     if given.json:
         print(json.dumps({"protocol": protocol, "leaks": len(leaks), "checks": found.to_dict(orient="records")}))
     else:
         print(found.assign(share=(found["share"] * 100).round(2)).to_string(index=False))
-        print(
-            f"\n{resolved.data} under {protocol}: " + (f"{len(leaks)} checks found leaks" if len(leaks) else "no leak")
-        )
+        print(f"\n{name} under {protocol}: " + (f"{len(leaks)} checks found leaks" if len(leaks) else "no leak"))
     return 1 if len(leaks) else 0
 
 
+def _audit_run(folder: Path) -> tuple[str, str, pd.DataFrame]:
+    """Everything the audit can look at in a finished run."""
+    read_record(folder)
+    dataset = CrossDomainDataset.load(folder / "dataset")
+    trained = I2VAERecommender.load(folder / "model")
+    pseudo = experiments.load_pseudo(folder)
+    found = audit.audit(dataset, pseudo=pseudo, generator=trained.generator)
+    counted = audit.audit_counts(dataset, trained.popularity)
+    return str(folder), dataset.protocol, pd.concat([found, counted], ignore_index=True)
+
+
+def describe(given: argparse.Namespace) -> int:
+    found = logs.describe_files(given.x, given.y)
+    print(found.text())
+    if given.out is not None:
+        if given.out.exists():
+            raise DataError(f"{given.out} exists: choose another --out")
+        write_atomically(given.out, lambda part: part.write_text(found.yaml, encoding="utf-8"))
+        print(f"\nwritten: {given.out}")
+    return 0
+
+
+def compare_runs(given: argparse.Namespace) -> int:
+    found = compare.compare(given.runs, candidates=given.candidates, base=given.base, rng=np.random.default_rng(0))
+    print(json.dumps(found.to_json()) if given.json else found.text())
+    return 0
+
+
 def fetch(given: argparse.Namespace) -> int:
+    if given.name == FOOD_KITCHEN:
+        print(amazon.fetch_amazon2014(given.out))
+        return 0
     if given.name not in REGISTRY:
-        raise DataError(f"unknown pair '{given.name}'{suggestion(given.name, list(REGISTRY))}")
+        raise DataError(f"unknown pair '{given.name}'{suggestion(given.name, [*REGISTRY, FOOD_KITCHEN])}")
     for file in (REGISTRY[given.name].train, REGISTRY[given.name].test):
         print(locate(file))
     return 0

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.data.dataset import DOMAINS, KINDS, DataError, Int, Rows, hashed
+from i2vae_lib.data.dataset import DOMAINS, KINDS, DataError, Int, Rows, hashed, popularity
 
 CUTOFFS = (5, 10, 20)
 
@@ -158,16 +158,29 @@ def _mean_gain(greater: Int, ties: Int, gains: Int) -> Int:
 METRICS = {"HR": hit_rate, "NDCG": ndcg, "MRR": mrr}
 
 
-def rank_table(name: str, rows: Rows, tail: Mapping[str, float], ranks: pd.DataFrame) -> pd.DataFrame:
-    """The lines of ``ranks.parquet`` for one recommender: identity, kind flags, and the counts of :func:`rank`."""
-    kinds = rows.kinds(tail)
+def seen_targets(rows: Rows, train: Rows) -> Int:
+    """Rows whose target stands somewhere in the training rows: bool [rows]. Nothing can be learnt of the others."""
+    counts = popularity(train)
+    seen = np.zeros(len(rows), dtype=bool)
+    for d in DOMAINS:
+        at = rows.of(d)
+        seen[at] = counts[d][rows.target[at]] > 0
+    return seen
+
+
+def rank_table(name: str, rows: Rows, tail: Mapping[str, float], seen: Int, ranks: pd.DataFrame) -> pd.DataFrame:
+    """The lines of ``ranks.parquet`` for one recommender: identity, kind flags, and the counts of :func:`rank`.
+
+    ``seen`` is :func:`seen_targets`, bool [rows].
+    """
+    kinds = rows.kinds(tail) | {"seen": seen}
     lead = {
         "recommender": name,
         "row": rows.source,
         "user": pd.array(rows.user, dtype="str"),
         "domain": [DOMAINS[i] for i in rows.domain],
     }
-    flags = {kind: kinds[kind] for kind in ("tailed", "cold", "no_history", "overlapping")}
+    flags = {kind: kinds[kind] for kind in ("tailed", "cold", "no_history", "overlapping", "seen")}
     return pd.concat([pd.DataFrame(lead | flags), ranks], axis=1)
 
 
@@ -182,6 +195,7 @@ def kind_masks(table: pd.DataFrame) -> dict[str, pd.Series]:
         "cold": table["cold"],
         "no_history": table["no_history"],
         "overlapping": table["overlapping"],
+        "seen": table["seen"],
         "cold_released": ~own,
     }
 

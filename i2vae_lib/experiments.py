@@ -20,7 +20,7 @@ from i2vae_lib import audit, evaluation, psg
 from i2vae_lib.data import check_name, load_dataset
 from i2vae_lib.data.dataset import DOMAINS, KINDS, SPLITS, CrossDomainDataset
 from i2vae_lib.params import Parameters
-from i2vae_lib.recommenders import I2VAERecommender, Oracle, Popularity
+from i2vae_lib.recommenders import EASE, Copy, I2VAERecommender, ItemKNN, Oracle, Popularity
 from i2vae_lib.runs import LayoutError, Run, write_atomically, write_json
 from i2vae_lib.training import Callbacks
 
@@ -81,6 +81,8 @@ def prepare(run: Run) -> CrossDomainDataset:
             data_seed=dataset.data_seed,
             L80={split: dict(limits) for split, limits in dataset.tail.items()},
             removed=dict(dataset.removed),
+            controls=dict(dataset.controls),
+            filters=json.loads(dataset.filters.to_json(orient="records")),
             rows={split: len(rows) for split, rows in dataset.splits.items()},
             audit=found.to_dict(orient="records"),
         )
@@ -92,7 +94,13 @@ def prepare(run: Run) -> CrossDomainDataset:
 def recall(run: Run, dataset: CrossDomainDataset | None = None) -> psg.Generator:
     """Fit the pseudo-sequence generator on training rows (or read the same fit back), and record what it recalls.
 
-    ``pseudo.parquet`` holds, for every row of every split, the recalled items and scores.
+    ``pseudo.parquet`` holds, for every row of every split, the recalled items and scores. The audit runs again, now
+    with what the generator learnt from and what it recalls.
+
+    Raises
+    ------
+    audit.Leak
+        As in :func:`prepare`.
     """
     dataset = dataset or prepare(run)
     train, p, path = dataset.splits["train"], effective_psg(run.parameters), run.folder / "pseudo.parquet"
@@ -101,13 +109,17 @@ def recall(run: Run, dataset: CrossDomainDataset | None = None) -> psg.Generator
     with run.stage("generator"):
         generator = psg.fit_once(train, p)
     with run.stage("recall"):
-        parts = []
+        parts, recalled = [], {}
         for split in SPLITS:
             rows = dataset.splits[split]
             items, scores = generator.recall(rows, psg.fold_of(rows, generator.p))
+            recalled[split] = items
             columns = {"split": split, "row": rows.source, "domain": [DOMAINS[i] for i in rows.domain]}
             parts.append(pd.DataFrame(columns | {"items": list(items), "scores": list(scores)}))
         table = pd.concat(parts, ignore_index=True)
+        found = audit.audit(dataset, pseudo=recalled, generator=generator)
+        run.note(audit=found.to_dict(orient="records"))
+        audit.refuse_leaks(found, dataset.protocol)
         write_atomically(path, lambda part: table.to_parquet(part, index=False))
     return generator
 
@@ -141,7 +153,11 @@ def train(
         )
     history = pd.DataFrame(recommender.state.history)
     write_atomically(run.folder / "history.parquet", lambda part: history.to_parquet(part, index=False))
+    # what the model falls back to must be the training rows' own counts
+    found = audit.audit_counts(dataset, recommender.popularity)
+    audit.refuse_leaks(found, dataset.protocol)
     run.note(
+        audit=run.record["audit"] + found.to_dict(orient="records"),
         device=str(recommender.device),
         best_epoch=recommender.state.best_epoch + 1,
         best_validation_ndcg=recommender.state.best_metric,
@@ -166,12 +182,16 @@ def evaluate(run: Run, dataset: CrossDomainDataset | None = None) -> pd.DataFram
     dataset = dataset or prepare(run)
     trained = train(run, dataset)
     rows, p = dataset.splits["test"], run.parameters
+    with run.stage("references"):
+        rankers = references(dataset, p)
+    run.note(references={one.name: one.chosen for one in rankers if hasattr(one, "chosen")})
     with run.stage("evaluate"):
         negatives = evaluation.sample_negatives(rows, p.evaluation.negatives, p.split.data_seed)
+        seen = evaluation.seen_targets(rows, dataset.splits["train"])
         parts = []
-        for scorer in [trained, *references(dataset, p)]:
+        for scorer in [trained, *rankers]:
             ranks = evaluation.rank(scorer, rows, negatives, full=True, batch_size=p.evaluation.batch_size)
-            parts.append(evaluation.rank_table(scorer.name, rows, dataset.tail["test"], ranks))
+            parts.append(evaluation.rank_table(scorer.name, rows, dataset.tail["test"], seen, ranks))
         table = pd.concat(parts, ignore_index=True)
     write_atomically(path, lambda part: table.to_parquet(part, index=False))
     write_json(run.folder / "metrics.json", evaluation.metrics(table))
@@ -179,16 +199,19 @@ def evaluate(run: Run, dataset: CrossDomainDataset | None = None) -> pd.DataFram
 
 
 def references(dataset: CrossDomainDataset, p: Parameters) -> list[Any]:
-    """The rankers that stand in every table; on synthetic data the oracle too."""
-    popular = Popularity.unfitted(dataset.catalogue).fit(
-        dataset.splits["train"],
-        dataset.splits["validation"],
-        params=p,
-        generator=None,
-        rng=np.random.default_rng(p.seed),
-        callbacks=Callbacks(),
-    )
-    return [popular, *([Oracle(dataset, popular.counts)] if dataset.truth else [])]
+    """The rankers that stand in every table, fitted; on synthetic data the oracle too."""
+    fitted: list[Any] = [
+        kind.unfitted(dataset.catalogue).fit(
+            dataset.splits["train"],
+            dataset.splits["validation"],
+            params=p,
+            generator=None,
+            rng=np.random.default_rng(p.seed),
+            callbacks=Callbacks(),
+        )
+        for kind in (Popularity, Copy, ItemKNN, EASE)
+    ]
+    return [*fitted, *([Oracle(dataset, fitted[0].counts)] if dataset.truth else [])]
 
 
 def run_all(run: Run, say: Say = quiet) -> pd.DataFrame:
@@ -210,6 +233,15 @@ def load_history(folder: Path | str) -> pd.DataFrame:
     if not path.is_file():
         raise LayoutError(f"{folder} has no history yet (no history.parquet): train it first")
     return pd.read_parquet(path)
+
+
+def load_pseudo(folder: Path | str) -> dict[str, Any]:
+    """``pseudo.parquet`` of a run: recalled items by split, int32 [rows, n] in the order of the split's rows."""
+    path = Path(folder) / "pseudo.parquet"
+    if not path.is_file():
+        raise LayoutError(f"{folder} has no pseudo-sequences yet (no pseudo.parquet): run it first")
+    table = pd.read_parquet(path)
+    return {split: np.stack(table.loc[table["split"] == split, "items"].to_list()) for split in SPLITS}
 
 
 def load_metrics(folder: Path | str) -> dict[str, Any]:

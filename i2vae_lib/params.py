@@ -36,8 +36,19 @@ class SplitParameters(_Group):
     """How rows become train, validation and test (``evaluation.md``: Protocols)."""
 
     data_seed: NonNegative  # fixes splits, cold users and candidates; `seed` never does
-    validation_share: Annotated[float, Field(gt=0.0, lt=1.0)]  # of the training users
+    validation_share: Annotated[float, Field(gt=0.0, lt=1.0)]  # of the training users (chronological: of all users)
+    test_share: Annotated[float, Field(gt=0.0, lt=1.0)]  # of all users; chronological only
+    first_cut: Annotated[float, Field(gt=0.0, lt=1.0)]  # temporal only: quantile of event time where training ends
+    second_cut: Annotated[float, Field(gt=0.0, lt=1.0)]  # temporal only: where validation ends
     cold_share: Share  # K_cs: held-out users with both domains who lose one
+
+
+class ControlParameters(_Group):
+    """What robustness studies take away (``evaluation.md``: Controls; :mod:`i2vae_lib.data.controls`)."""
+
+    overlap: Annotated[float, Field(gt=0.0, le=1.0)]  # K_o: share of the overlapping training users kept as such
+    overlap_mode: Literal["drop", "detach"]  # the others leave, or stay as two unlinked one-domain users
+    density: Annotated[float, Field(gt=0.0, le=1.0)]  # D_s: probability that an interaction is kept
 
 
 class SyntheticParameters(_Group):
@@ -124,21 +135,32 @@ class EvaluationParameters(_Group):
     batch_size: Positive  # rows scored at once
 
 
+class ReferenceParameters(_Group):
+    """What the reference rankers choose from, on validation (:mod:`i2vae_lib.recommenders`)."""
+
+    neighbours: Annotated[tuple[NonNegative, ...], Field(min_length=1)]  # ItemKNN, kept an item; 0: all
+    shrinkage: Annotated[tuple[Weight, ...], Field(min_length=1)]  # ItemKNN
+    ease_lambda: Annotated[tuple[Rate, ...], Field(min_length=1)]  # EASE: L2
+    ease_limit: Positive  # EASE: largest matrix that is factorised, a side (items or users, whichever are fewer)
+
+
 class Parameters(_Group):
     """Everything that decides a run. ``model_dump()`` of it goes into ``run.json``."""
 
     preset: str
     data: str
-    protocol: Literal["released", "strict"]
+    protocol: Literal["released", "strict", "chronological", "temporal"]
     seed: NonNegative
     out: str | None  # None: runs/<data>-<protocol>-<preset>-seed<seed>
     split: SplitParameters
+    controls: ControlParameters
     synthetic: SyntheticParameters
     psg: PsgParameters
     model: ModelParameters
     objective: ObjectiveParameters
     training: TrainingParameters
     evaluation: EvaluationParameters
+    references: ReferenceParameters
 
 
 def preset_folder() -> Path:
@@ -307,6 +329,15 @@ def _check_together(p: Parameters) -> None:
     if p.psg.kind != "none" and p.psg.recalled >= p.model.T_pseudo:
         raise ParameterError(
             f"'psg.recalled': {p.psg.recalled} leaves no room for real items under model.T_pseudo = {p.model.T_pseudo}"
+        )
+    if p.split.first_cut >= p.split.second_cut:
+        raise ParameterError(
+            f"'split.second_cut': {p.split.second_cut} must lie above split.first_cut = {p.split.first_cut}"
+        )
+    if p.split.validation_share + p.split.test_share >= 1:
+        raise ParameterError(
+            f"'split.test_share': {p.split.test_share} and split.validation_share = {p.split.validation_share} "
+            f"leave no training users"
         )
     if p.synthetic.linked_items > p.synthetic.items:
         raise ParameterError(

@@ -53,13 +53,14 @@ from i2vae_lib.params import PsgParameters
 from i2vae_lib.progress import bar
 from i2vae_lib.runs import LayoutError, cache_folder, write_atomically, write_json
 
-GENERATOR_LAYOUT = 1
+GENERATOR_LAYOUT = 2
 
 
 class Generator(Protocol):
     """What a recommender that uses pseudo-sequences owns and saves with itself."""
 
     p: PsgParameters
+    taken: Int | None  # int64 [folds, unified items]: how many users took each item in what each fold learnt from
 
     def recall(self, rows: Rows, fold: Int) -> tuple[Int, Int]:
         """Pseudo-items of the rows' target domains, best first.
@@ -167,6 +168,8 @@ def _pad(items: Int, scores: Int, alive: Int, count: int) -> tuple[Int, Int]:
 class NoGenerator:
     """No pseudo-items: a pseudo-sequence is the real one (an ablation the paper does not run)."""
 
+    taken = None  # learns nothing
+
     def __init__(self, p: PsgParameters):
         self.p = p
 
@@ -186,6 +189,8 @@ class RandomGenerator:
 
     Which ones follows from a hash of the histories, so a row always gets the same; the scores are 0.
     """
+
+    taken = None  # learns nothing
 
     def __init__(self, p: PsgParameters, catalogue: Catalogue):
         self.p = p
@@ -221,16 +226,18 @@ class CooccurrenceGenerator:
     folds who took both and c_i those who took i.
     """
 
-    def __init__(self, p: PsgParameters, catalogue: Catalogue, tables: list[sparse.csr_matrix]):
+    def __init__(self, p: PsgParameters, catalogue: Catalogue, tables: list[sparse.csr_matrix], taken: Int):
         self.p = p
         self.unified = Unified(catalogue)
         self.tables = tables  # one a fold, unified x unified
+        self.taken = taken
 
     @classmethod
     def fit(cls, train: Rows, p: PsgParameters) -> Self:
         unified = Unified(train.catalogue)
-        tables = [cosine(user_items(train, unified, keep), p.shrinkage) for keep in _folds(train, p)]
-        return cls(p, train.catalogue, tables)
+        graphs = [user_items(train, unified, keep) for keep in learning_folds(train, p)]
+        tables = [cosine(graph, p.shrinkage) for graph in graphs]
+        return cls(p, train.catalogue, tables, np.stack([users_of_items(graph) for graph in graphs]))
 
     def recall(self, rows: Rows, fold: Int) -> tuple[Int, Int]:
         return _by_fold_and_domain(self, rows, fold)
@@ -245,7 +252,7 @@ class CooccurrenceGenerator:
         return _pad(items, values, histories.getnnz(axis=1) > 0, self.p.recalled)
 
     def arrays(self) -> dict[str, Int]:
-        found: dict[str, Int] = {}
+        found: dict[str, Int] = {"taken": self.taken}
         for k, table in enumerate(self.tables):
             found |= {f"{k}/data": table.data, f"{k}/indices": table.indices, f"{k}/indptr": table.indptr}
         return found
@@ -257,7 +264,7 @@ class CooccurrenceGenerator:
             sparse.csr_matrix((arrays[f"{k}/data"], arrays[f"{k}/indices"], arrays[f"{k}/indptr"]), shape=(size, size))
             for k in range(p.folds)
         ]
-        return cls(p, catalogue, tables)
+        return cls(p, catalogue, tables, arrays["taken"])
 
 
 class LightGCNGenerator:
@@ -268,19 +275,22 @@ class LightGCNGenerator:
         self.unified = Unified(catalogue)
         # fold_in [folds, rounds, n, d]: sum_{l<L} e^l / (sqrt(deg) (L + 1)); final [folds, rounds, n, d]: item vectors
         self.tables = tables
+        self.taken = tables["taken"]
 
     @classmethod
     def fit(cls, train: Rows, p: PsgParameters) -> Self:
         unified = Unified(train.catalogue)
-        fold_in, final = [], []
-        for k, keep in enumerate(_folds(train, p)):
+        fold_in, final, taken = [], [], []
+        for k, keep in enumerate(learning_folds(train, p)):
             graph = user_items(train, unified, keep)
+            taken.append(users_of_items(graph))
             rng = np.random.default_rng([p.seed, k])
             start = train_lightgcn(graph, item_domains(unified), p, rng, label=f"LightGCN fold {k + 1}/{p.folds}")
             tables = list(_rounds(graph, start, unified, p))
             fold_in.append([one[0] for one in tables])
             final.append([one[1] for one in tables])
         stacked = {"fold_in": np.array(fold_in, dtype=np.float32), "final": np.array(final, dtype=np.float32)}
+        stacked["taken"] = np.stack(taken)
         return cls(p, train.catalogue, stacked)
 
     def recall(self, rows: Rows, fold: Int) -> tuple[Int, Int]:
@@ -288,10 +298,7 @@ class LightGCNGenerator:
 
     def user_vectors(self, edges: sparse.csr_matrix, fold: int, round_: int) -> Int:
         """Folded-in users: edges [rows, unified] -> float32 [rows, d]; zero where no edge leads into the graph."""
-        degree = np.asarray(edges.sum(axis=1)).ravel()
-        scale = 1.0 / np.sqrt(np.maximum(degree, 1.0))
-        vectors: Int = (edges @ self.tables["fold_in"][fold, round_]) * scale[:, None].astype(np.float32)
-        return vectors
+        return folded_in(edges, self.tables["fold_in"][fold, round_])
 
     def recall_part(self, histories: sparse.csr_matrix, fold: int, d: str) -> tuple[Int, Int]:
         edges = histories
@@ -386,6 +393,11 @@ def user_items(train: Rows, unified: Unified, keep: Int) -> sparse.csr_matrix:
     return binary(users, items, (int(users.max(initial=-1)) + 1, unified.size))
 
 
+def users_of_items(graph: sparse.csr_matrix) -> Int:
+    """How many users took each item, int64 [unified items]."""
+    return np.bincount(graph.indices, minlength=graph.shape[1]).astype(np.int64)
+
+
 def cosine(matrix: sparse.csr_matrix, shrinkage: float) -> sparse.csr_matrix:
     """Item-item cosine with shrinkage, zero diagonal: c_ij / (sqrt(c_i c_j) + shrinkage)."""
     together = (matrix.T @ matrix).tocoo()
@@ -401,7 +413,7 @@ def item_domains(unified: Unified) -> dict[str, Int]:
     return {d: unified.of[d][1:] for d in DOMAINS}
 
 
-def _folds(train: Rows, p: PsgParameters) -> Iterator[Int]:
+def learning_folds(train: Rows, p: PsgParameters) -> Iterator[Int]:
     """For each fold the positions of the training rows that its table is learnt from (K = 1: all of them)."""
     fold = fold_of(train, p)
     for k in range(p.folds):
@@ -420,6 +432,18 @@ def _by_fold_and_domain(generator: Any, rows: Rows, fold: Int, chunk: int = 512)
                 at = positions[start : start + chunk]
                 items[at], scores[at] = generator.recall_part(histories[at], int(k), d)
     return items, scores
+
+
+def folded_in(edges: sparse.csr_matrix, table: Int) -> Int:
+    """New users of a graph: sum of ``table`` over their edges, over the square root of their number.
+
+    With ``table`` [items, d] = sum_{l<L} e^l / (sqrt(deg) (L + 1)) this is one propagation with a zero layer-0 user
+    vector (module docstring). float32 [rows, d]; zero where there is no edge.
+    """
+    degree = np.asarray(edges.sum(axis=1)).ravel()
+    scale = 1.0 / np.sqrt(np.maximum(degree, 1.0))
+    vectors: Int = (edges @ table) * scale[:, None].astype(np.float32)
+    return vectors
 
 
 def item_scores(users: Int, items: Int) -> Int:
@@ -449,23 +473,37 @@ def _rounds(
 ) -> Iterator[tuple[Int, Int]]:
     """Tables (fold_in, final) of each round of iterative recall; the graph's own users get pseudo-edges too."""
     for round_ in range(p.rounds):
-        adjacency = normalised(graph)
-        layers = list(_layers(adjacency, np.concatenate(start), p.layers))
+        mean, fold_in, final = tables_of(graph, start, p.layers)
         users = graph.shape[0]
-        degree = np.asarray(graph.sum(axis=0)).ravel()
-        inverse = np.divide(1.0, np.sqrt(degree), out=np.zeros(len(degree)), where=degree > 0)
-        partial = np.sum([one[users:] for one in layers[:-1]], axis=0) if p.layers else layers[0][users:]
-        fold_in = partial * inverse[:, None] / (p.layers + 1)
-        mean = np.mean(layers, axis=0)
-        # an item that no training user of the fold took keeps a random layer-0 vector: it is never recalled by it
-        final = np.where(degree[:, None] > 0, mean[users:], 0.0)
-        yield fold_in.astype(np.float32), final.astype(np.float32)
+        yield fold_in, final
         if round_ + 1 < p.rounds:
             parts = [
                 add_edges(mean[:users][at : at + 512], final, graph[at : at + 512], unified, p.edges_per_round)
                 for at in range(0, users, 512)
             ]
             graph = sparse.vstack(parts).tocsr()
+
+
+def tables_of(graph: sparse.csr_matrix, start: tuple[Int, Int], layers: int) -> tuple[Int, Int, Int]:
+    """What one propagation of layer-0 vectors (users, items) through a graph gives.
+
+    Returns
+    -------
+    mean
+        [users + items, d]: LightGCN's vectors, users first.
+    fold_in, final
+        float32 [items, d]: the table of :func:`folded_in`, and the item vectors it goes with (zero for an item that
+        nobody in the graph took: its layer-0 vector is random, so it is never recalled by it).
+    """
+    propagated = list(_layers(normalised(graph), np.concatenate(start), layers))
+    users = graph.shape[0]
+    degree = np.asarray(graph.sum(axis=0)).ravel()
+    inverse = np.divide(1.0, np.sqrt(degree), out=np.zeros(len(degree)), where=degree > 0)
+    partial = np.sum([one[users:] for one in propagated[:-1]], axis=0) if layers else propagated[0][users:]
+    fold_in = partial * inverse[:, None] / (layers + 1)
+    mean: Int = np.mean(propagated, axis=0)
+    final = np.where(degree[:, None] > 0, mean[users:], 0.0)
+    return mean, fold_in.astype(np.float32), final.astype(np.float32)
 
 
 def normalised(graph: sparse.csr_matrix) -> sparse.csr_matrix:

@@ -23,7 +23,7 @@ from filelock import FileLock
 
 from i2vae_lib.params import Parameters
 
-RUN_LAYOUT = 1
+RUN_LAYOUT = 2
 
 
 class LayoutError(ValueError):
@@ -98,7 +98,8 @@ def peak_memory_bytes() -> int:
 
 def default_folder(p: Parameters) -> Path:
     """Where a run goes that was not told: ``I2VAE_RUNS_DIR`` (default ``runs``), named by what it is."""
-    return Path(os.environ.get("I2VAE_RUNS_DIR", "runs")) / f"{p.data}-{p.protocol}-{p.preset}-seed{p.seed}"
+    data = Path(p.data).stem  # a registered name is its own stem
+    return Path(os.environ.get("I2VAE_RUNS_DIR", "runs")) / f"{data}-{p.protocol}-{p.preset}-seed{p.seed}"
 
 
 class Run:
@@ -136,14 +137,14 @@ class Run:
         else:
             self.record = {
                 "layout": RUN_LAYOUT,
-                "parameters": self.parameters.model_dump(),
+                "parameters": self.parameters.model_dump(mode="json"),
                 "environment": environment(),
                 "stages": {},
             }
             self.note()
 
     def _refuse_other_parameters(self) -> None:
-        before, now = _flatten(self.record["parameters"]), _flatten(self.parameters.model_dump())
+        before, now = _flatten(self.record["parameters"]), _flatten(self.parameters.model_dump(mode="json"))
         for ignored in ("out", "training.device"):
             before.pop(ignored, None), now.pop(ignored, None)
         differing = [key for key in sorted(before | now) if before.get(key) != now.get(key)]

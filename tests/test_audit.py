@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from i2vae_lib.audit import Leak, audit, refuse_leaks
+from i2vae_lib import psg
+from i2vae_lib.audit import Leak, audit, audit_counts, fired, recalled_shares, refuse_leaks
 from i2vae_lib.data import DOMAINS, Catalogue, Ragged, load_dataset, protocols
-from i2vae_lib.data.dataset import interactions
+from i2vae_lib.data.dataset import interactions, joined, popularity
 from i2vae_lib.data.released import load_released
 from i2vae_lib.params import load
 
@@ -19,10 +20,31 @@ OWN = "target in own history"
 OTHER = "target in other history"
 DUPLICATED = "duplicated row"
 UNSEEN = "target never seen in training"
+LATE = "event not before its target"
+CUT = "target no later than training's"
+GRAPH = "interactions beside the training rows in the generator's graph"
+COUNTS = "interactions beside the training rows in the popularity counts"
+RECALLED = "target recalled in training and here alike"
+MADE = "validation row made of training users"
+DESCRIBES = ("cold row", "row without any history", "history in order of item ids", MADE)
 LEAKS = (USER, TARGET, OWN, OTHER)
 README = {  # counted from the released files when they were put down: what the audit must find by itself
-    "cloth_sport": {"users": 609, OTHER: (100, 145), "unseen": {"released": 179, "strict": 227}, "links": 639},
-    "phone_elec": {"users": 312, OTHER: (79, 90), "unseen": {"released": 247, "strict": 269}, "links": 326},
+    "cloth_sport": {
+        "users": 609,
+        OTHER: (100, 145),
+        "unseen": {"released": 179, "strict": 227},
+        "links": 639,
+        "bare": 308,
+        "zero": 15,
+    },
+    "phone_elec": {
+        "users": 312,
+        OTHER: (79, 90),
+        "unseen": {"released": 247, "strict": 269},
+        "links": 326,
+        "bare": 301,
+        "zero": 2,
+    },
 }
 PAIRS = pytest.mark.parametrize("name", README)
 
@@ -30,10 +52,12 @@ PAIRS = pytest.mark.parametrize("name", README)
 @pytest.fixture(scope="module")
 def released(released_folder):
     """Both pairs under both protocols, as (name, protocol) -> dataset."""
-    split, found = load("paper").split, {}
+    split, controls, found = load("paper").split, load("paper").controls, {}
     for name in README:
         raw = load_released(name, released_folder)
-        found |= {(name, protocol): protocols.apply(protocol, raw, split) for protocol in ("released", "strict")}
+        found |= {
+            (name, protocol): protocols.apply(protocol, raw, split, controls) for protocol in ("released", "strict")
+        }
     return found
 
 
@@ -43,11 +67,15 @@ def clean():
     return load_dataset(load("smoke", {"synthetic.users": 6000}))
 
 
-def counts(dataset) -> dict[tuple[str, str], int]:
-    """What fired: (check, split) -> rows, for checks of rows only."""
-    found = audit(dataset)
-    found = found[(found["count"] > 0) & (found["split"] != "catalogue")]
+def counts(dataset, **learnt) -> dict[tuple[str, str], int]:
+    """What fired: (check, split) -> rows, without the notes that describe any pair."""
+    found = audit(dataset, **learnt)
+    found = found[(found["count"] > 0) & (found["split"] != "catalogue") & ~found["check"].isin(DESCRIBES)]
     return {(check, split): count for check, split, count in zip(found["check"], found["split"], found["count"])}
+
+
+def names(released, name) -> list[str]:
+    return list(released[name, "released"].catalogue.names.values())
 
 
 def planted(dataset, split: str, rows):
@@ -95,6 +123,15 @@ def test_released_pair_when_audited_has_the_counts_of_its_readme(released, name,
     rows = len(released[name, protocol].splits["test"])
     assert found.loc[(UNSEEN, "test"), "share"] == pytest.approx(README[name]["unseen"][protocol] / rows)
     assert found.loc[("items shared by both domains", "catalogue"), "count"] == README[name]["links"]
+    assert found.loc[("row without any history", "test"), "count"] == README[name]["bare"]
+    assert found.loc[("cold row", "train"), "count"] == 0
+    assert found.loc[("row without timestamps", "catalogue"), "share"] == 1
+    assert found.loc[(MADE, "validation"), "count"] == len(released[name, protocol].splits["validation"])
+    if protocol == "released":
+        assert found.loc[("row with an item whose own id is 0", "catalogue"), "count"] == README[name]["zero"]
+        assert found.loc[(OTHER, "test"), "example"].endswith(
+            f"({', '.join(f'{n} {c}' for n, c in zip(names(released, name), README[name][OTHER]))})"
+        )
 
 
 @PAIRS
@@ -129,9 +166,10 @@ def test_clean_world_when_audited_has_no_finding(clean):
 def test_audit_when_run_lists_each_check_for_both_splits(clean):
     found = audit(clean)
     expected = {(check, split) for check in (*LEAKS, DUPLICATED, UNSEEN) for split in ("validation", "test")}
-    assert set(zip(found["check"], found["split"])) == expected | {("items shared by both domains", "catalogue")}
+    assert expected <= set(zip(found["check"], found["split"]))
     assert set(found.loc[found["check"].isin(LEAKS), "severity"]) == {"leak"}
     assert set(found.loc[~found["check"].isin(LEAKS), "severity"]) == {"note"}
+    assert not found.duplicated(["check", "split"]).any()
 
 
 @pytest.mark.parametrize("n", [1, 7])
@@ -224,7 +262,8 @@ def test_audit_when_a_check_fires_gives_share_and_example(clean):
     changed = planted(clean, "test", with_event(rows, [5], DOMAINS[rows.domain[5]], rows.target[[5]]))
     line = audit(changed).set_index(["check", "split"]).loc[(OWN, "test")]
     assert line["share"] == pytest.approx(1 / len(rows))
-    assert line["example"] == f"row {rows.source[5]}, user {rows.user[5]}"
+    d = rows.domain[5]
+    assert line["example"] == f"row {rows.source[5]}, user {rows.user[5]} (North {1 - d}, South {d})"
 
 
 def test_refuse_leaks_when_one_row_leaks_raises_except_under_released(clean):
@@ -240,3 +279,161 @@ def test_refuse_leaks_when_only_notes_fired_does_not_raise(clean):
     found = audit(planted(clean, "test", rows.take(np.append(np.arange(len(rows)), 3))))
     assert found["count"].max() > 0
     refuse_leaks(found, "strict")
+
+
+# --- timestamped logs -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["chronological", "temporal"])
+def timed(request):
+    """The planted world as a log, with more than a thousand test rows."""
+    users = {"chronological": 9000, "temporal": 9000}[request.param]
+    return load_dataset(load("smoke", {"synthetic.users": users, "split.test_share": 0.2}, protocol=request.param))
+
+
+def test_timed_world_when_audited_has_no_leak(timed):
+    assert len(timed.splits["test"]) > 1000
+    assert {check for check, _ in counts(timed)} <= {USER}  # a note under temporal
+    assert fired(audit(timed)).empty
+    shared = counts(timed).get((USER, "test"), 0)
+    assert (shared > 0) == (timed.protocol == "temporal")
+
+
+def later_item(dataset, rows, i: int, domain: str):
+    """An item that the user of row ``i`` took in ``domain`` after the target."""
+    user = np.flatnonzero(dataset.log.users == rows.user[i])[0]
+    target_domain = DOMAINS[rows.domain[i]]
+    own, events = dataset.log.events[target_domain], dataset.log.events[domain]
+    target_time = own.time[(own.user == user) & (own.item == rows.target[i])][0]
+    mine = events.user == user
+    late = mine & (events.time > target_time) & (events.item != rows.target_in(domain)[i])
+    found = events.item[late]
+    return found[:1]
+
+
+def test_audit_when_one_event_lies_after_its_target_finds_that_only(timed):
+    rows = timed.splits["test"]
+    base = counts(timed)
+    for domain in DOMAINS:
+        at = next(i for i in range(len(rows)) if len(later_item(timed, rows, i, domain)))
+        item = later_item(timed, rows, at, domain)
+        found = counts(planted(timed, "test", with_event(rows, [at], domain, item)))
+        assert {k: v for k, v in found.items() if base.get(k) != v} == {(LATE, "test"): 1}
+
+
+def test_audit_when_an_event_of_the_targets_day_stands_in_the_other_history_finds_that_only(timed):
+    """Same day is not before, in the other domain; the very same time may stand in the own."""
+    rows, log = timed.splits["train"], timed.log
+    i = next(i for i in range(len(rows)) if rows.lengths("other")[i] > 0)
+    d, o = DOMAINS[rows.domain[i]], DOMAINS[1 - rows.domain[i]]
+    user = np.flatnonzero(log.users == rows.user[i])[0]
+    target_time = log.events[d].time[(log.events[d].user == user) & (log.events[d].item == rows.target[i])][0]
+    for domain, expected in ((o, 1), (d, 0)):
+        history = rows.history[domain][i]
+        if not len(history):
+            continue
+        events = log.events[domain]
+        time = events.time.copy()
+        time[(events.user == user) & (events.item == history[-1])] = target_time
+        moved = replace(log, events={**log.events, domain: replace(events, time=time)})
+        found = counts(replace(timed, log=moved))
+        assert found.get((LATE, "train"), 0) == expected
+
+
+def test_audit_when_an_event_is_not_in_the_log_finds_that_only(timed):
+    rows, base = timed.splits["validation"], counts(timed)
+    i = int(np.flatnonzero(rows.kinds()["overlapping"])[0])
+    user = np.flatnonzero(timed.log.users == rows.user[i])[0]
+    d = DOMAINS[1 - rows.domain[i]]
+    events = timed.log.events[d]
+    never = np.setdiff1d(np.arange(1, 200), [*events.item[events.user == user], rows.target_in(d)[i]])[:1]
+    found = counts(planted(timed, "validation", with_event(rows, [i], d, never)))
+    assert {k: v for k, v in found.items() if base.get(k) != v} == {(LATE, "validation"): 1}
+
+
+def test_audit_when_a_training_target_lies_after_the_cut_finds_that_only():
+    clean = load_dataset(load("smoke", {"synthetic.users": 2000}, protocol="temporal"))
+    train, test = clean.splits["train"], clean.splits["test"]
+    late = test.take(np.flatnonzero(test.kinds()["no_history"])[:1])
+    train = joined([train, replace(late, user=late.user)])
+    base, found = counts(clean), counts(replace(clean, splits={**clean.splits, "train": train}))
+    new = {k: v for k, v in found.items() if base.get(k) != v}
+    assert new.pop((TARGET, "test")) == 1  # the row itself stands there twice now
+    assert new.pop((CUT, "validation")) > 0 and new.pop((CUT, "test")) > 0
+    assert {check for check, _ in new} <= {USER}
+
+
+# --- what was learnt --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def learnt(clean):
+    """A generator and its pseudo-items on the clean world."""
+    p = load("smoke", {"psg.kind": "cooccurrence", "psg.folds": 4}).psg
+    generator = psg.fit(clean.splits["train"], p)
+    return generator, recalled(clean, generator)
+
+
+def recalled(dataset, generator):
+    return {s: generator.recall(rows, psg.fold_of(rows, generator.p))[0] for s, rows in dataset.splits.items()}
+
+
+def test_audit_when_generator_and_counts_are_clean_finds_nothing(clean, learnt):
+    generator, pseudo = learnt
+    assert counts(clean, generator=generator, pseudo=pseudo) == {}
+    assert audit_counts(clean, popularity(clean.splits["train"]))["count"].tolist() == [0]
+
+
+@pytest.mark.parametrize("kind", ["cooccurrence", "lightgcn"])
+def test_audit_when_the_graph_holds_one_test_row_finds_that_only(clean, kind):
+    one = clean.splits["test"].take(np.flatnonzero(clean.splits["test"].kinds()["overlapping"])[:1])
+    p = load("smoke", {"psg.kind": kind, "psg.folds": 4, "psg.epochs": 1}).psg
+    generator = psg.fit(joined([clean.splits["train"], one]), p)
+    found = counts(clean, generator=generator)
+    # its events and its target, in the tables of the three folds that it is not folded in to
+    linked = sum(clean.catalogue.linked("y")[one.history["y"].values] > 0)
+    assert set(found) == {(GRAPH, "train")}
+    assert 3 * (1 + sum(one.history[d].lengths[0] for d in DOMAINS) - linked) <= found[GRAPH, "train"]
+    line = audit(clean, generator=generator).set_index("check").loc[GRAPH]
+    assert line["severity"] == "leak" and line["example"].startswith("item ")
+
+
+def test_audit_counts_when_one_test_target_is_counted_finds_it(clean):
+    known = popularity(clean.splits["train"])
+    test = clean.splits["test"].take(clean.splits["test"].of("y"))
+    known["y"][test.target[0]] += 1
+    found = audit_counts(clean, known)
+    assert found[["check", "split", "severity", "count"]].values.tolist() == [[COUNTS, "train", "leak", 1]]
+    assert found["example"][0].startswith(f"item {clean.catalogue.decode('y', test.target[:1])[0]} of South")
+
+
+def test_audit_when_the_target_is_recalled_in_training_only_finds_that_only(clean):
+    """The generator's way of the paper: one fold, a training row's own target in what it learnt from."""
+    p = load("smoke", {"psg.kind": "cooccurrence", "psg.folds": 1}).psg
+    generator = psg.fit(clean.splits["train"], p)
+    found = counts(clean, generator=generator, pseudo=recalled(clean, generator))
+    assert set(found) == {(RECALLED, "validation"), (RECALLED, "test")}
+
+
+def test_audit_when_test_rows_never_recall_their_target_finds_that_only(clean, learnt):
+    """As in the released pseudo-sequences: recalled with the target in the history, it is never among them."""
+    _, pseudo = learnt
+    test = clean.splits["test"]
+    blanked = np.where(pseudo["test"] == test.target[:, None], 0, pseudo["test"])
+    found = counts(clean, pseudo={**pseudo, "test": blanked})
+    assert set(found) == {(RECALLED, "test")}
+    assert (pseudo["test"] == test.target[:, None]).any(axis=1).sum() >= 50
+
+
+def test_recalled_shares_when_lengths_differ_compares_like_with_like(clean, learnt):
+    _, pseudo = learnt
+    found = recalled_shares(clean, pseudo).loc["test"]
+    train, test = clean.splits["train"], clean.splits["test"]
+    hits = {s: (pseudo[s] == clean.splits[s].target[:, None]).any(axis=1) for s in ("train", "test")}
+    own = {"train": np.minimum(train.lengths("own"), 10), "test": np.minimum(test.lengths("own"), 10)}
+    expected, total = 0.0, int((own["test"] > 0).sum())
+    for length in range(1, 11):
+        expected += hits["train"][own["train"] == length].mean() * (own["test"] == length).sum() / total
+    assert found["training share"] == pytest.approx(expected, rel=1e-12)
+    assert found["share"] == pytest.approx(hits["test"][own["test"] > 0].mean(), rel=1e-12)
+    assert found["rows"] == total

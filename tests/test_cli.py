@@ -55,7 +55,7 @@ def test_run_when_done_already(finished: Path, capsys: pytest.CaptureFixture[str
     out = capsys.readouterr().out
     assert (finished / "ranks.parquet").stat().st_mtime_ns == before
     header = next(line for line in out.splitlines() if "kind" in line).split()
-    assert header == ["domain", "kind", "n", "i2vae", "popularity", "oracle"]
+    assert header == ["domain", "kind", "n", "i2vae", "popularity", "copy", "itemknn", "ease", "oracle"]
     assert "1 + 49 sampled candidates\n" in out and "NOT leak-free" not in out
     assert out.splitlines()[-1] == f"report: {finished / 'report.html'}"
 
@@ -87,7 +87,10 @@ def test_run_when_other_parameters_are_given(finished: Path, capsys: pytest.Capt
         (["--preset", "smok"], "unknown preset 'smok'"),
         (["--preset", "smok"], "did you mean 'smoke'?"),
         (["--data", "cloth_sprot"], "unknown data 'cloth_sprot'; did you mean 'cloth_sport'?"),
-        (["--protocol", "strikt"], "'protocol': Input should be 'released' or 'strict' (got 'strikt')"),
+        (
+            ["--protocol", "strikt"],
+            "'protocol': Input should be 'released', 'strict', 'chronological' or 'temporal' (got 'strikt')",
+        ),
         (["--set", "modle.d=64"], "unknown key 'modle.d'; did you mean 'model.d'?"),
         (["--set", "model.d=many"], "'model.d': Input should be a valid integer"),
         (["--set", "model.d"], "--set model.d: expected KEY=VALUE"),

@@ -24,6 +24,7 @@ from i2vae_lib.evaluation import (
     rank,
     rank_table,
     sample_negatives,
+    seen_targets,
     selection_metric,
     tidy,
 )
@@ -99,7 +100,7 @@ def tied(rows):
 @pytest.fixture(scope="module")
 def table(rows, negatives, tied, dataset):
     ranks = rank(TableScorer(tied), rows, negatives, full=True, batch_size=50)
-    return rank_table("table", rows, dataset.tail["test"], ranks)
+    return rank_table("table", rows, dataset.tail["test"], seen_targets(rows, dataset.splits["train"]), ranks)
 
 
 def candidates_of(rows, negatives, row: int, full: bool) -> list[int]:
@@ -115,7 +116,9 @@ def candidates_of(rows, negatives, row: int, full: bool) -> list[int]:
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_metrics_when_nothing_is_tied_equal_ir_measures(rows, negatives, untied, dataset, domain, full):
     ranks = rank(TableScorer(untied), rows, negatives, full=True, batch_size=64)
-    cell = metrics(rank_table("table", rows, dataset.tail["test"], ranks))["table"][domain]["all"]
+    cell = metrics(rank_table("table", rows, dataset.tail["test"], seen_targets(rows, dataset.splits["train"]), ranks))[
+        "table"
+    ][domain]["all"]
     judged, run = [], []
     for row in rows.of(domain):
         target = int(rows.target[row])
@@ -210,7 +213,9 @@ def test_metrics_when_the_scorer_is_constant_are_chance_exactly():
 @pytest.mark.parametrize(("target", "expected"), [(1.0, 1.0), (-1.0, 0.0)])
 def test_metrics_when_the_scorer_is_perfect_or_reversed_are_1_or_0(rows, negatives, dataset, target, expected):
     ranks = rank(TargetScorer(target, 0.0), rows, negatives, full=True, batch_size=50)
-    found = tidy(metrics(rank_table("target", rows, dataset.tail["test"], ranks)))
+    found = tidy(
+        metrics(rank_table("target", rows, dataset.tail["test"], seen_targets(rows, dataset.splits["train"]), ranks))
+    )
     assert len(found) == 2 * len(KINDS) * 2 * 9
     assert (found["value"] == expected).all()
 
@@ -338,7 +343,9 @@ def test_metrics_when_a_kind_has_no_rows_are_none(table):
 
 def test_metrics_when_full_ranking_was_not_asked_for_are_none(rows, negatives, tied, dataset):
     ranks = rank(TableScorer(tied), rows, negatives, full=False, batch_size=50)
-    cell = metrics(rank_table("table", rows, dataset.tail["test"], ranks))["table"]["x"]["all"]
+    cell = metrics(rank_table("table", rows, dataset.tail["test"], seen_targets(rows, dataset.splits["train"]), ranks))[
+        "table"
+    ]["x"]["all"]
     assert set(cell["full"].values()) == {None}
     assert None not in cell["sampled"].values()
 
@@ -349,7 +356,7 @@ def test_metrics_when_recomputed_from_the_stored_table_are_the_same(table, tmp_p
 
 
 def test_metrics_when_recomputed_row_by_row_are_the_same(table, rows, dataset):
-    kinds = rows.kinds(dataset.tail["test"])
+    kinds = rows.kinds(dataset.tail["test"]) | {"seen": seen_targets(rows, dataset.splits["train"])}
     found = metrics(table)["table"]
     for kind, (i, d) in itertools.product(KINDS, enumerate(DOMAINS)):
         chosen = [row for row in range(len(rows)) if kinds[kind][row] and rows.domain[row] == i]
@@ -366,7 +373,7 @@ def test_rank_table_when_made_identifies_each_row(table, rows):
     assert table["row"].tolist() == rows.source.tolist()
     assert table["user"].tolist() == rows.user.tolist()
     assert table["domain"].tolist() == [DOMAINS[i] for i in rows.domain]
-    expected = {"recommender", "row", "user", "domain", "tailed", "cold", "no_history", "overlapping"}
+    expected = {"recommender", "row", "user", "domain", "tailed", "cold", "no_history", "overlapping", "seen"}
     assert set(table) == expected | {"greater_sampled", "ties_sampled", "greater_full", "ties_full"}
 
 
@@ -389,3 +396,16 @@ def test_selection_metric_when_computed_is_the_mean_of_the_two_domains(rows, neg
         assert found[f"hr@10/{d}"] == pytest.approx(cells[d]["all"]["sampled"]["HR@10"], abs=1e-15)
     assert found["ndcg@10"] == (found["ndcg@10/x"] + found["ndcg@10/y"]) / 2
     assert found["ndcg@10/x"] != found["ndcg@10/y"]
+
+
+def test_seen_targets_when_recounted_are_those_that_training_holds(rows, dataset):
+    train = dataset.splits["train"]
+    held = {
+        (d, int(item))
+        for i, d in enumerate(DOMAINS)
+        for item in (*train.history[d].values, *train.target[train.domain == i])
+    }
+    expected = [(DOMAINS[i], int(t)) in held for i, t in zip(rows.domain, rows.target)]
+    assert seen_targets(rows, train).tolist() == expected
+    few = train.take(np.arange(20))
+    assert 0 < seen_targets(rows, few).sum() < len(rows)

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from i2vae_lib.data import DOMAINS, Catalogue, DataError, Ragged, protocols, synthetic
 from i2vae_lib.data.dataset import SPLITS, hashed
 from i2vae_lib.data.protocols import RawPair, raw_rows
-from i2vae_lib.params import SplitParameters, load
+from i2vae_lib.params import load
 
 REPEATED = settings(max_examples=40, deadline=None, derandomize=True, database=None)
-SPLIT = SplitParameters(data_seed=0, validation_share=0.3, cold_share=0.5)
+SPLIT = load("paper", {"split.validation_share": 0.3, "split.cold_share": 0.5}).split
+CONTROLS = load("paper").controls
 
 
 @st.composite
@@ -109,8 +110,8 @@ def test_strict_when_applied_takes_nothing_but_targets_from_test_histories(raw):
 @given(raw_pairs(), st.integers(0, 2**32 - 1), st.sampled_from(["strict", "released"]))
 @REPEATED
 def test_protocol_when_the_input_comes_in_another_order_gives_the_same_rows(raw, seed, name):
-    one = protocols.apply(name, raw, SPLIT)
-    other = protocols.apply(name, shuffled(raw, seed), SPLIT)
+    one = protocols.apply(name, raw, SPLIT, CONTROLS)
+    other = protocols.apply(name, shuffled(raw, seed), SPLIT, CONTROLS)
     for split in SPLITS:
         assert contents(one.splits[split]) == contents(other.splits[split])
     assert (one.tail, one.removed) == (other.tail, other.removed)
@@ -158,13 +159,13 @@ def test_excluded_when_nothing_was_removed_is_the_own_history(dataset):
 @given(raw_pairs())
 @REPEATED
 def test_tail_limits_when_computed_slowly_are_the_same(raw):
-    dataset = protocols.strict(raw, SPLIT)
-    for split, rows in dataset.splits.items():
+    for rows in protocols.strict(raw, SPLIT).splits.values():
+        tail = protocols.tail_limits(rows)
         for i, d in enumerate(DOMAINS):
             lengths = sorted(len(rows.history[d][row]) for row in range(len(rows)) if rows.domain[row] == i)
             shortest = lengths[: math.floor(len(lengths) * 8 / 10)]
             expected = sum(shortest) / len(shortest) if shortest else 0.0
-            assert dataset.tail[split][d] == pytest.approx(expected, abs=1e-12)
+            assert tail[d] == pytest.approx(expected, abs=1e-12)
 
 
 @given(raw_pairs())
@@ -181,7 +182,7 @@ def test_released_when_applied_leaves_test_rows_untouched(raw):
 @pytest.mark.parametrize("name", ["released", "strict"])
 def test_validation_when_split_off_is_a_tenth_of_the_training_users(name, tiny):
     raw = synthetic.generate(tiny.synthetic)
-    splits = protocols.apply(name, raw, load("paper").split).splits
+    splits = protocols.apply(name, raw, load("paper").split, CONTROLS).splits
     users = {split: len(set(rows.user)) for split, rows in splits.items()}
     assert users["validation"] == round(0.1 * (users["train"] + users["validation"])) > 10
 

@@ -605,7 +605,7 @@ def test_load_when_the_layout_is_another(
     psg.save(generators["random"], tmp_path, dataset.catalogue)
     header = json.loads((tmp_path / "generator.json").read_text())
     (tmp_path / "generator.json").write_text(json.dumps(header | {"layout": 99}))
-    with pytest.raises(LayoutError, match="generator layout 99, this version reads 1"):
+    with pytest.raises(LayoutError, match="generator layout 99, this version reads 2"):
         psg.load(tmp_path, dataset.catalogue)
 
 

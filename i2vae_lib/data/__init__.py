@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from i2vae_lib.data import protocols, synthetic
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, CrossDomainDataset, DataError, Ragged, Rows
+from pathlib import Path
+
+from i2vae_lib.data import logs, protocols, synthetic
+from i2vae_lib.data.dataset import DOMAINS, Catalogue, CrossDomainDataset, DataError, LogPair, Ragged, Rows
 from i2vae_lib.data.released import REGISTRY, load_released
 from i2vae_lib.params import Parameters, suggestion
 
 __all__ = ["DOMAINS", "Catalogue", "CrossDomainDataset", "DataError", "Ragged", "Rows", "check_name", "load_dataset"]
+
+
+def is_pair_file(name: str) -> bool:
+    """Whether ``data`` names a YAML file that describes a pair of logs."""
+    return name.endswith((".yaml", ".yml"))
 
 
 def check_name(name: str) -> None:
@@ -19,19 +26,30 @@ def check_name(name: str) -> None:
         The nearest name is suggested.
     """
     known = ["synthetic", *REGISTRY]
-    if name not in known:
-        raise DataError(f"unknown data '{name}'{suggestion(name, known)}")
+    if is_pair_file(name):
+        if not Path(name).is_file():
+            raise DataError(f"no file {name}: data is a registered name or the YAML file of a pair of logs")
+    elif name not in known:
+        raise DataError(f"unknown data '{name}'{suggestion(name, known)}, or the YAML file of a pair of logs")
 
 
 def load_dataset(parameters: Parameters) -> CrossDomainDataset:
-    """The dataset that the parameters name, under their protocol.
+    """The dataset that the parameters name, under their protocol and controls.
 
     Raises
     ------
     DataError
-        An unknown name (the nearest is suggested), or whatever is wrong with the files.
+        An unknown name (the nearest is suggested), a protocol that the data cannot serve, or whatever is wrong with
+        the files.
     """
+    check_name(parameters.data)
+    return protocols.apply(parameters.protocol, load_pair(parameters), parameters.split, parameters.controls)
+
+
+def load_pair(parameters: Parameters) -> protocols.RawPair | LogPair:
+    """The pair that the parameters name, before any protocol: published splits or timestamped logs."""
     name = parameters.data
-    check_name(name)
-    raw = synthetic.generate(parameters.synthetic) if name == "synthetic" else load_released(name)
-    return protocols.apply(parameters.protocol, raw, parameters.split)
+    if name == "synthetic":
+        timed = parameters.protocol in ("chronological", "temporal")
+        return (synthetic.generate_log if timed else synthetic.generate)(parameters.synthetic)
+    return logs.load_logs(Path(name)) if is_pair_file(name) else load_released(name)

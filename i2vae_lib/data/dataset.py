@@ -24,8 +24,8 @@ from i2vae_lib.runs import LayoutError, write_atomically, write_json
 
 DOMAINS = ("x", "y")
 SPLITS = ("train", "validation", "test")
-KINDS = ("all", "tailed", "tailed_warm", "cold", "no_history", "overlapping", "cold_released")
-LAYOUT = 1
+KINDS = ("all", "tailed", "tailed_warm", "cold", "no_history", "overlapping", "seen", "cold_released")
+LAYOUT = 2
 PAD = 0
 
 Int = np.ndarray
@@ -77,9 +77,12 @@ class Ragged:
     def take(self, index: Int) -> Ragged:
         """The sequences at ``index``, in that order."""
         index = np.asarray(index)
-        lengths = self.lengths[index]
-        out = Ragged.from_lengths(np.zeros(0), lengths)
-        positions = np.repeat(self.offsets[index] - out.offsets[:-1], lengths) + np.arange(out.offsets[-1])
+        return self.slices(self.offsets[:-1][index], self.offsets[1:][index])
+
+    def slices(self, starts: Int, ends: Int) -> Ragged:
+        """``values[starts[i]:ends[i]]`` as sequence ``i``; empty where an end does not lie above its start."""
+        out = Ragged.from_lengths(np.zeros(0), np.maximum(ends - starts, 0))
+        positions = np.repeat(starts - out.offsets[:-1], out.lengths) + np.arange(out.offsets[-1])
         return Ragged(self.values[positions], out.offsets)
 
     def keep(self, mask: Int) -> Ragged:
@@ -226,6 +229,59 @@ class Rows:
         return kinds
 
 
+def joined(parts: list[Rows]) -> Rows:
+    """Rows of one catalogue, one after another."""
+
+    def ragged(pieces: list[Ragged]) -> Ragged:
+        lengths = np.concatenate([one.lengths for one in pieces])
+        return Ragged.from_lengths(np.concatenate([one.values for one in pieces]), lengths)
+
+    return Rows(
+        parts[0].catalogue,
+        np.concatenate([one.user for one in parts]),
+        np.concatenate([one.domain for one in parts]),
+        np.concatenate([one.target for one in parts]),
+        {d: ragged([one.history[d] for one in parts]) for d in DOMAINS},
+        ragged([one.excluded for one in parts]),
+        np.concatenate([one.source for one in parts]),
+    )
+
+
+@dataclass(frozen=True)
+class Events:
+    """Events of one domain: who took what when, each (user, item) once."""
+
+    user: Int  # int32 [m], position in EventLog.users
+    item: Int  # int32 [m], 1…n
+    time: Int  # int64 [m], seconds since 1970 (UTC)
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+
+@dataclass(frozen=True)
+class EventLog:
+    """A timestamped log of both domains."""
+
+    users: Int  # object array of str, ascending: a user's number depends on no row order
+    events: Mapping[str, Events]  # domain key -> events, in any order
+
+
+@dataclass(frozen=True)
+class LogPair:
+    """A pair of timestamped logs, cleaned and filtered; protocols ``chronological`` and ``temporal`` cut rows from it.
+
+    ``truth`` is only there for the planted world: arrays with one line a user and domain, ``2 * user + domain``.
+    """
+
+    name: str
+    source_sha256: str
+    catalogue: Catalogue
+    log: EventLog
+    filters: pd.DataFrame  # step, domain (name), and what the step left: events, users, items; removed: events gone
+    truth: Mapping[str, Int] = field(default_factory=dict)
+
+
 def interactions(rows: Rows) -> dict[str, tuple[Int, Int]]:
     """Distinct (user position, item) pairs a domain that the rows hold, targets included.
 
@@ -259,6 +315,18 @@ def hashed(parts: Iterable[Any], *salt: object) -> Int:
     return np.frombuffer(digests, dtype="<u8")
 
 
+def mixed(one: Int, another: Int) -> Int:
+    """Two uint64 keys as one (splitmix64's finaliser over their combination), element by element, uint64.
+
+    For keys of pairs where hashing each as a string would take minutes: ten million in a second.
+    """
+    key = (one ^ (another * np.uint64(0x9E3779B97F4A7C15))) + np.uint64(0x9E3779B97F4A7C15)
+    key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    found: Int = key ^ (key >> np.uint64(31))
+    return found
+
+
 def history_keys(history: Mapping[str, Ragged], *salt: object) -> Int:
     """:func:`hashed` of each row's two histories, uint64 [rows]: alike for everybody who took the same."""
     x, y = (history[d] for d in DOMAINS)
@@ -270,7 +338,7 @@ class CrossDomainDataset:
     """A pair of domains under one protocol: catalogue, splits, and how they came to be.
 
     ``truth`` is only there for the planted world: arrays that the oracle and disentanglement measures use, one line
-    a source row (see :mod:`i2vae_lib.data.synthetic`).
+    a source row (see :mod:`i2vae_lib.data.synthetic`). ``log`` is only there for timestamped data.
     """
 
     name: str
@@ -280,7 +348,10 @@ class CrossDomainDataset:
     catalogue: Catalogue
     splits: Mapping[str, Rows]
     tail: Mapping[str, Mapping[str, float]]  # split -> domain -> L80, in items
-    removed: Mapping[str, int]  # what filters removed, counted
+    removed: Mapping[str, int]  # what the protocol and the controls removed, counted
+    controls: Mapping[str, Any] = field(default_factory=dict)  # K_o, its mode and D_s, as they were applied
+    filters: pd.DataFrame = field(default_factory=pd.DataFrame)  # of a log: what each step of cleaning left
+    log: EventLog | None = None  # of a log: when everything happened, for the audit
     truth: Mapping[str, Int] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -292,9 +363,18 @@ class CrossDomainDataset:
         """SHA-256 of everything that training and evaluation read; the identity that a run records."""
         digest = hashlib.sha256(f"{LAYOUT}|{self.name}|{self.protocol}|{self.data_seed}|{self.source_sha256}".encode())
         digest.update(self.catalogue.digest().encode())
+        digest.update(json.dumps([self._account(), self._tail()], sort_keys=True).encode())
         for split in self.splits:
             digest.update(rows_digest(self.splits[split]).encode())
         return digest.hexdigest()
+
+    def _account(self) -> dict[str, Any]:
+        """What was removed, and by which control."""
+        filters = json.loads(self.filters.to_json(orient="records"))
+        return {"removed": dict(self.removed), "controls": dict(self.controls), "filters": filters}
+
+    def _tail(self) -> dict[str, dict[str, float]]:
+        return {split: dict(limits) for split, limits in self.tail.items()}
 
     def save(self, folder: Path | str) -> None:
         """Write the dataset as Parquet, file by file beside its name and renamed (rows, items, links, truth)."""
@@ -309,6 +389,11 @@ class CrossDomainDataset:
         _write_parquet(pa.table(links), folder / "links.parquet")
         for split, rows in self.splits.items():
             _write_parquet(_rows_to_table(rows), folder / f"{split}.parquet")
+        if self.log is not None:
+            _write_parquet(pa.table({"user": pa.array(self.log.users, pa.string())}), folder / "users.parquet")
+            for d, events in self.log.events.items():
+                columns = {"user": events.user, "item": events.item, "time": events.time}
+                _write_parquet(pa.table(columns), folder / f"events_{d}.parquet")
         if self.truth:
             write_atomically(folder / "truth.npz", lambda part: _savez(part, self.truth))
         header = {
@@ -318,8 +403,8 @@ class CrossDomainDataset:
             "data_seed": self.data_seed,
             "source_sha256": self.source_sha256,
             "names": dict(self.catalogue.names),
-            "tail": {s: dict(t) for s, t in self.tail.items()},
-            "removed": dict(self.removed),
+            "tail": self._tail(),
+            **self._account(),
             "fingerprint": self.fingerprint(),
         }
         write_json(folder / "dataset.json", header)
@@ -357,6 +442,10 @@ class CrossDomainDataset:
     def _read(cls, folder: Path, header: Mapping[str, Any]) -> CrossDomainDataset:
         catalogue = load_catalogue(folder, header["names"])
         splits = {s: _rows_from_table(pq.read_table(folder / f"{s}.parquet"), catalogue) for s in SPLITS}
+        log = None
+        if (folder / "users.parquet").is_file():
+            users = np.asarray(pq.read_table(folder / "users.parquet")["user"].to_pylist(), dtype=object)
+            log = EventLog(users, {d: _read_events(folder / f"events_{d}.parquet") for d in DOMAINS})
         truth: dict[str, Int] = {}
         if (folder / "truth.npz").is_file():
             with np.load(folder / "truth.npz", allow_pickle=False) as stored:
@@ -370,8 +459,16 @@ class CrossDomainDataset:
             splits,
             header["tail"],
             header["removed"],
+            header["controls"],
+            pd.DataFrame(header["filters"]),
+            log,
             truth,
         )
+
+
+def _read_events(path: Path) -> Events:
+    table = pq.read_table(path)
+    return Events(*(table[name].to_numpy() for name in ("user", "item", "time")))
 
 
 def rows_digest(rows: Rows) -> str:

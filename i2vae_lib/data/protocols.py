@@ -1,18 +1,42 @@
 """Protocols: from a raw pair to the rows that training, selection and test may see.
 
-One name, one meaning (``evaluation.md``). Each protocol is a function ``RawPair -> CrossDomainDataset`` whose
-splits depend on ``data_seed`` and on the rows' contents, never on their order in a file.
+One name, one meaning (``evaluation.md``). Each protocol is a function of a pair and of parameters whose splits depend
+on ``data_seed`` and on the rows' contents, never on their order in a file.
+
+===============  ===================  ======================================================================
+``released``     the paper's files    as they stand; not leak-free
+``strict``       the paper's files    users disjoint, targets scrubbed
+``chronological``  a timestamped log  users disjoint; a row sees only what lies before its target
+``temporal``     a timestamped log    two global cuts; training ends before the first
+===============  ===================  ======================================================================
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, CrossDomainDataset, DataError, Int, Ragged, Rows, hashed
-from i2vae_lib.params import SplitParameters
+from i2vae_lib.data.controls import control
+from i2vae_lib.data.dataset import (
+    DOMAINS,
+    Catalogue,
+    CrossDomainDataset,
+    DataError,
+    Int,
+    LogPair,
+    Ragged,
+    Rows,
+    hashed,
+    joined,
+    mixed,
+    other,
+)
+from i2vae_lib.params import ControlParameters, SplitParameters
+
+DAY = 86_400  # seconds
+LEAK_FREE = ("strict", "chronological", "temporal")
 
 
 @dataclass(frozen=True)
@@ -27,35 +51,220 @@ class RawPair:
     truth: Mapping[str, Int] = field(default_factory=dict)
 
 
-def apply(protocol: str, raw: RawPair, split: SplitParameters) -> CrossDomainDataset:
-    """Apply a protocol by name."""
-    return {"released": released, "strict": strict}[protocol](raw, split)
+@dataclass(frozen=True)
+class Cut:
+    """What a protocol makes of a pair, before the controls."""
+
+    splits: Mapping[str, Rows]
+    removed: Mapping[str, int]
 
 
-def released(raw: RawPair, split: SplitParameters) -> CrossDomainDataset:
+def apply(
+    protocol: str, pair: RawPair | LogPair, split: SplitParameters, controls: ControlParameters
+) -> CrossDomainDataset:
+    """Apply a protocol by name, then the controls.
+
+    Raises
+    ------
+    DataError
+        A protocol that the data cannot serve (timestamps that are not there, or a log where published splits are
+        asked for), or a split left without users.
+    """
+    if isinstance(pair, RawPair):
+        of_splits: dict[str, Callable[[RawPair, SplitParameters], Cut]] = {"released": released, "strict": strict}
+        if protocol not in of_splits:
+            raise DataError(
+                f"protocol {protocol} needs timestamps, and {pair.name} has none (published splits without times): "
+                f"choose released or strict, or give a YAML file of two logs as data"
+            )
+        cut = of_splits[protocol](pair, split)
+    else:
+        of_logs: dict[str, Callable[[LogPair, SplitParameters], Cut]] = {
+            "chronological": chronological,
+            "temporal": temporal,
+        }
+        if protocol not in of_logs:
+            raise DataError(
+                f"protocol {protocol} is for the paper's published splits, and {pair.name} is a timestamped log: "
+                f"choose chronological or temporal"
+            )
+        cut = of_logs[protocol](pair, split)
+    for name, rows in cut.splits.items():
+        if not len(rows):
+            raise DataError(f"{pair.name} under {protocol}: no {name} rows are left; {_account(cut.removed)}")
+    dataset = assembled(protocol, pair, cut, split, controls)
+    if isinstance(pair, LogPair):
+        dataset = replace(dataset, log=pair.log, filters=pair.filters)
+    # the planted interests are those of a user's last events
+    return replace(dataset, truth={}) if protocol == "temporal" else dataset
+
+
+def assembled(
+    protocol: str, pair: RawPair | LogPair, cut: Cut, split: SplitParameters, controls: ControlParameters
+) -> CrossDomainDataset:
+    """A dataset of what a protocol cut, after the controls."""
+    splits, removed = control(cut.splits, controls, split.data_seed)
+    return CrossDomainDataset(
+        pair.name,
+        protocol,
+        split.data_seed,
+        pair.source_sha256,
+        pair.catalogue,
+        splits,
+        # before the controls, so that a thinner history does not move a row to another kind's limit
+        {name: tail_limits(rows) for name, rows in cut.splits.items()},
+        dict(cut.removed) | removed,
+        controls.model_dump(),
+        truth=pair.truth,
+    )
+
+
+def _account(removed: Mapping[str, int]) -> str:
+    return "removed: " + (", ".join(f"{count} {what}" for what, count in removed.items()) or "nothing")
+
+
+def released(raw: RawPair, split: SplitParameters) -> Cut:
     """The paper's split as it stands: **not leak-free**; only for numbers beside the paper's tables.
 
     Test rows are the test file, histories untouched. Train is the train file less a share of its users, held out as
     validation, because the release has none.
     """
-    return _assemble("released", raw, raw.train, raw.test, split, {})
+    return held_out(raw.train, raw.test, split, {})
 
 
-def strict(raw: RawPair, split: SplitParameters) -> CrossDomainDataset:
+def strict(raw: RawPair, split: SplitParameters) -> Cut:
     """``released`` with its leaks closed.
 
     Rows of a test user leave train and validation; a row's target leaves both of its histories, through the link
     table too; a user's two rows stay on one side of every split.
     """
-    known = np.isin(raw.train.user, np.unique(raw.test.user))
-    train, scrubbed_train = scrub(raw.train.take(~known))
+    strangers = without_users(raw.train, raw.test)
+    train, scrubbed_train = scrub(strangers)
     test, scrubbed_test = scrub(raw.test)
     removed = {
-        "training rows of test users": int(known.sum()),
+        "training rows of test users": len(raw.train) - len(strangers),
         "targets scrubbed from training histories": scrubbed_train,
         "targets scrubbed from test histories": scrubbed_test,
     }
-    return _assemble("strict", raw, train, test, split, removed)
+    return held_out(train, test, split, removed)
+
+
+def without_users(train: Rows, test: Rows) -> Rows:
+    """The training rows of users who have no test row."""
+    return train.take(~np.isin(train.user.astype(str), np.unique(test.user.astype(str))))
+
+
+def chronological(pair: LogPair, split: SplitParameters) -> Cut:
+    """Users split by a hash; a row's target is a user's last event in a domain.
+
+    Its histories hold only what lies before: in its own domain earlier events (events at the same time are put in
+    order by a seeded hash), in the other domain events of earlier days. Validation and test get cold rows by
+    :func:`make_cold`. Should a target's linked twin stand in the other history, it is scrubbed, as under ``strict``.
+    """
+    events = ordered(pair, split.data_seed)
+    rows, scrubbed = scrub(rows_at(pair, events, {d: events[d].last_of_user() for d in DOMAINS}))
+    users = pair.log.users
+    order = np.argsort(hashed(users, "users", split.data_seed), kind="stable")
+    test, validation = round(split.test_share * len(users)), round(split.validation_share * len(users))
+    group = np.zeros(len(users), dtype=np.int8)  # 0: train
+    group[order[:test]], group[order[test : test + validation]] = 2, 1
+    of_row = group[rows.source // 2]
+    removed = {"targets scrubbed from histories": scrubbed}
+    splits = {"train": rows.take(of_row == 0)}
+    for number, name in ((1, "validation"), (2, "test")):
+        splits[name], dropped = make_cold(rows.take(of_row == number), split.cold_share, split.data_seed)
+        removed[f"{name} rows of users made cold"] = dropped
+    return Cut(splits, removed)
+
+
+def temporal(pair: LogPair, split: SplitParameters) -> Cut:
+    """Two global cut times, quantiles of event time over both domains: training sees nothing later than the first.
+
+    A training row's target is a user's last event of a domain up to the first cut. A held-out row is the first event
+    of a user and domain inside a window (validation between the cuts, test after the second), with all earlier events
+    as history, in the other domain those of earlier days. Users stand in several splits, as in life.
+    """
+    events = ordered(pair, split.data_seed)
+    times = np.sort(np.concatenate([events[d].time for d in DOMAINS]))
+    first, second = (int(times[int(q * (len(times) - 1))]) for q in (split.first_cut, split.second_cut))
+    if not first < second < times[-1]:
+        raise DataError(
+            f"{pair.name}: the cuts of protocol temporal fall on one time ({first} and {second}, last event "
+            f"{times[-1]}): move split.first_cut = {split.first_cut} and split.second_cut = {split.second_cut} apart"
+        )
+    windows = {
+        "train": {d: events[d].last_of_user(events[d].time <= first) for d in DOMAINS},
+        "validation": {d: events[d].first_of_user((first < e.time) & (e.time <= second)) for d, e in events.items()},
+        "test": {d: events[d].first_of_user(events[d].time > second) for d in DOMAINS},
+    }
+    splits, scrubbed = {}, 0
+    for name, targets in windows.items():
+        splits[name], count = scrub(rows_at(pair, events, targets))
+        scrubbed += count
+    late = sum(int((events[d].time > second).sum()) for d in DOMAINS) - len(splits["test"])
+    removed = {"targets scrubbed from histories": scrubbed, "later events of test users, beyond their row": late}
+    validation, dropped = make_cold(splits["validation"], split.cold_share, split.data_seed)
+    removed["validation rows of users made cold"] = dropped
+    return Cut(splits | {"validation": validation}, removed)
+
+
+@dataclass(frozen=True)
+class OrderedEvents:
+    """Events of one domain by user, then time, then a seeded hash."""
+
+    user: Int
+    item: Int
+    time: Int
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def last_of_user(self, among: Int | None = None) -> Int:
+        """Positions of each user's last event (of those in the mask ``among``)."""
+        at = np.arange(len(self)) if among is None else np.flatnonzero(among)
+        return at[np.append(self.user[at][1:] != self.user[at][:-1], True)] if len(at) else at
+
+    def first_of_user(self, among: Int) -> Int:
+        """Positions of each user's first event of those in the mask."""
+        at = np.flatnonzero(among)
+        return at[np.append(True, self.user[at][1:] != self.user[at][:-1])] if len(at) else at
+
+    def before(self, user: Int, day: Int) -> tuple[Int, Int]:
+        """Where the events of each ``user`` on days before ``day`` start and end."""
+        keys = self.user.astype(np.int64) << 32 | self.time // DAY
+        wanted = user.astype(np.int64) << 32
+        return np.searchsorted(keys, wanted), np.searchsorted(keys, wanted | day)
+
+
+def ordered(pair: LogPair, data_seed: int) -> dict[str, OrderedEvents]:
+    """Both domains' events in order; ties of time are broken by a hash of (user, item), never by ids or file order."""
+    found = {}
+    user_keys = hashed(pair.log.users, "ties", data_seed)
+    for d in DOMAINS:
+        events = pair.log.events[d]
+        ties = mixed(user_keys[events.user], hashed(pair.catalogue.ids[d], "ties", d)[events.item - 1])
+        at = np.lexsort((ties, events.time, events.user))
+        found[d] = OrderedEvents(events.user[at], events.item[at], events.time[at])
+    return found
+
+
+def rows_at(pair: LogPair, events: Mapping[str, OrderedEvents], targets: Mapping[str, Int]) -> Rows:
+    """Rows whose targets are the events at ``targets``, by user and domain; ``source`` is 2 * user + domain."""
+    parts = []
+    for i, d in enumerate(DOMAINS):
+        own, opposite, at = events[d], events[other(d)], targets[d]
+        user = own.user[at]
+        starts = np.searchsorted(own.user, user)
+        flat = {one: Ragged(events[one].item, np.zeros(1, dtype=np.int64)) for one in DOMAINS}
+        history = {
+            d: flat[d].slices(starts, at),
+            other(d): flat[other(d)].slices(*opposite.before(user, own.time[at] // DAY)),
+        }
+        domain = np.full(len(at), i, dtype=np.int8)
+        source = 2 * user.astype(np.int64) + i
+        parts.append(Rows(pair.catalogue, pair.log.users[user], domain, own.item[at], history, history[d], source))
+    rows = joined(parts)
+    return rows.take(np.argsort(rows.source, kind="stable"))
 
 
 def scrub(rows: Rows) -> tuple[Rows, int]:
@@ -72,9 +281,8 @@ def scrub(rows: Rows) -> tuple[Rows, int]:
     return replace(rows, history=histories, excluded=own_excluded), sum(int(hit.sum()) for hit in hits.values())
 
 
-def _assemble(
-    protocol: str, raw: RawPair, train: Rows, test: Rows, split: SplitParameters, removed: dict[str, int]
-) -> CrossDomainDataset:
+def held_out(train: Rows, test: Rows, split: SplitParameters, removed: dict[str, int]) -> Cut:
+    """Hold a share of the training users out as validation, and make some of its rows cold."""
     users = np.unique(train.user)
     count = round(split.validation_share * len(users))
     if not 0 < count < len(users):
@@ -86,17 +294,7 @@ def _assemble(
     held_out = np.isin(train.user, users[order[:count]])
     validation, dropped = make_cold(train.take(held_out), split.cold_share, split.data_seed)
     splits = {"train": train.take(~held_out), "validation": validation, "test": test}
-    return CrossDomainDataset(
-        raw.name,
-        protocol,
-        split.data_seed,
-        raw.source_sha256,
-        raw.catalogue,
-        splits,
-        {name: tail_limits(rows) for name, rows in splits.items()},
-        removed | {"validation rows of users made cold": dropped},
-        raw.truth,
-    )
+    return Cut(splits, removed | {"validation rows of users made cold": dropped})
 
 
 def make_cold(rows: Rows, share: float, data_seed: int) -> tuple[Rows, int]:

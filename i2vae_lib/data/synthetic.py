@@ -21,10 +21,14 @@ import json
 from collections.abc import Mapping
 
 import numpy as np
+import pandas as pd
 
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Ragged, Rows
+from i2vae_lib.data.dataset import DOMAINS, Catalogue, EventLog, Events, Int, LogPair, Ragged, Rows
 from i2vae_lib.data.protocols import RawPair, raw_rows
 from i2vae_lib.params import SyntheticParameters
+
+HOUR, DAY = 3_600, 86_400  # seconds
+EPOCH = 1_356_998_400  # 2013-01-01
 
 GENERATOR = 2
 """Version of the generating process; part of the source checksum, so that a changed world is another dataset."""
@@ -47,6 +51,46 @@ def generate(p: SyntheticParameters) -> RawPair:
         [source rows, P], ``dial``.
     """
     rng = np.random.default_rng(p.seed)
+    catalogue, truth, planted, sequences, interests = _world(p, rng)
+    return _rows(p, catalogue, truth, planted, sequences, interests, rng)
+
+
+def generate_log(p: SyntheticParameters) -> LogPair:
+    """The same world as a timestamped log: everybody's whole sequences, with times.
+
+    Users begin at any day of three years; gaps between a user's events in a domain are exponential with a mean of
+    thirty days. ``truth`` as in :func:`generate`, with one line a user and domain (``2 * user + domain``); interests
+    are those at a user's last event of the domain, so an oracle exists under ``chronological`` only.
+    """
+    rng = np.random.default_rng(p.seed)
+    catalogue, truth, planted, sequences, interests = _world(p, rng)
+    start = rng.uniform(0, 3 * 365 * DAY, p.users)
+    events = {}
+    for d in DOMAINS:
+        owner, s = sequences[d].owner, sequences[d]
+        gaps = HOUR + rng.exponential(30 * DAY, len(owner))
+        summed = np.concatenate([[0.0], np.cumsum(gaps)])
+        since = summed[1:] - summed[s.offsets[:-1]][owner]
+        times = (EPOCH + start[owner] + since).astype(np.int64)
+        events[d] = Events(owner.astype(np.int32), s.values, times)
+    users = np.array([f"u{u:0{len(str(p.users))}d}" for u in range(p.users)], dtype=object)
+    for d in DOMAINS:
+        truth[f"planted_{d}"] = np.repeat(planted[d], 2, axis=0)
+    truth["planted_shared"] = np.repeat(planted["shared"], 2, axis=0)
+    truth["interest"] = np.stack([interests[d] for d in DOMAINS], axis=1).reshape(2 * p.users, -1)
+    counts = [
+        ("read", catalogue.names[d], len(events[d]), len(np.unique(events[d].user)), len(np.unique(events[d].item)), 0)
+        for d in DOMAINS
+    ]
+    filters = pd.DataFrame(counts, columns=["step", "domain", "events", "users", "items", "removed"])
+    return LogPair("synthetic", _source(p), catalogue, EventLog(users, events), filters, truth)
+
+
+World = tuple[Catalogue, dict[str, Int], dict[str, Int], dict[str, Ragged], dict[str, Int]]
+
+
+def _world(p: SyntheticParameters, rng: np.random.Generator) -> World:
+    """Catalogue, truth of the items, planted vectors of the users, sequences, interests at their last events."""
     catalogue, truth = _items(p, rng)
     planted = {
         "shared": rng.dirichlet(np.full(p.shared_topics, p.focus), p.users),
@@ -56,9 +100,12 @@ def generate(p: SyntheticParameters) -> RawPair:
     lengths = {d: np.where(has[d], _lengths(p, rng), 0) for d in DOMAINS}
     sequences, interests = {}, {}
     for d in DOMAINS:
-        items, interests[d] = _walk(p, d, lengths[d], planted, truth, rng)
-        sequences[d] = items
-    return _rows(p, catalogue, truth, planted, sequences, interests, rng)
+        sequences[d], interests[d] = _walk(p, d, lengths[d], planted, truth, rng)
+    return catalogue, truth, planted, sequences, interests
+
+
+def _source(p: SyntheticParameters) -> str:
+    return hashlib.sha256(f"{GENERATOR}{json.dumps(p.model_dump(), sort_keys=True)}".encode()).hexdigest()
 
 
 def next_item_probabilities(truth: Mapping[str, Int], rows: Rows, index: Int, domain: str) -> Int:
@@ -201,9 +248,8 @@ def _rows(
     names = np.array([f"u{u}" for u in users], dtype=object)
     rows = raw_rows(catalogue, names, domains, full, np.arange(len(users)))
     rows = _unlinked_targets(rows)
-    source = hashlib.sha256(f"{GENERATOR}{json.dumps(p.model_dump(), sort_keys=True)}".encode()).hexdigest()
     test = test[rows.source]
-    return RawPair("synthetic", source, catalogue, rows.take(~test), rows.take(test), truth)
+    return RawPair("synthetic", _source(p), catalogue, rows.take(~test), rows.take(test), truth)
 
 
 def _unlinked_targets(rows: Rows) -> Rows:

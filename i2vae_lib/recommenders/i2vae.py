@@ -184,7 +184,7 @@ class I2VAERecommender:
         weights = training.parameters_of(self.model)
         weights |= {f"popularity/{d}": torch.from_numpy(self.popularity[d]) for d in DOMAINS}
         write_atomically(folder / "weights.safetensors", lambda part: save_file(weights, part))
-        write_json(folder / "model.json", {"layout": MODEL_LAYOUT, "parameters": self.params.model_dump()})
+        write_json(folder / "model.json", {"layout": MODEL_LAYOUT, "parameters": self.params.model_dump(mode="json")})
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -239,6 +239,6 @@ class _Remembering:
 
 def _identity(params: Parameters, train: Rows, validation: Rows) -> str:
     """What the weights depend on: a checkpoint of anything else is refused."""
-    relevant = params.model_dump(exclude={"out": True, "preset": True, "training": {"device"}})
+    relevant = params.model_dump(mode="json", exclude={"out": True, "preset": True, "training": {"device"}})
     text = json.dumps(relevant, sort_keys=True) + rows_digest(train) + rows_digest(validation)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,138 @@
+"""The Food and Kitchen pair from the public Amazon 2014 ratings.
+
+The recipe: of two ratings files (no header; user, item, rating, Unix seconds) keep the users with at least three
+ratings in each, whatever the stars, and write user, item and time of their ratings as ``Food.csv.gz`` and
+``Kitchen.csv.gz`` (rows by user, time, item) with the pair file ``food_kitchen.yaml`` beside them. Ids stay as
+published, and no titles come with them. Duplicates and the k-core are the loader's business
+(:mod:`i2vae_lib.data.logs`).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pooch
+
+from i2vae_lib.data.dataset import DOMAINS, DataError
+from i2vae_lib.data.logs import PairFile, Side, checked
+from i2vae_lib.data.released import sha256_of
+from i2vae_lib.runs import write_atomically, write_json
+
+SOURCE = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
+FILES = {"x": "ratings_Grocery_and_Gourmet_Food.csv", "y": "ratings_Home_and_Kitchen.csv"}
+NAMES = {"x": "Food", "y": "Kitchen"}
+RECORD = "amazon2014.sha256.json"
+PAIR_FILE = """\
+# Amazon 2014, Food and Kitchen: users with {minimum} or more ratings in each, from {x} and {y}
+name: food_kitchen
+x: {{name: Food, path: Food.csv.gz}}
+y: {{name: Kitchen, path: Kitchen.csv.gz}}
+columns: {{user: user_id, item: item_id, timestamp: timestamp, unit: s}}
+min_user: 3
+min_item: 3
+same_ids_are_same_items: true
+"""
+
+
+def build_amazon2014(
+    x_ratings: Path | str, y_ratings: Path | str, folder: Path | str, minimum: int = 3, *, memory_limit: str = "2GB"
+) -> Path:
+    """Two logs of the users that two Amazon 2014 ratings files share, and the pair file that reads them.
+
+    Parameters
+    ----------
+    x_ratings, y_ratings
+        Food and Kitchen: CSV without a header, ``user,item,rating,timestamp`` (plain or gzipped).
+    folder
+        Where ``Food.csv.gz``, ``Kitchen.csv.gz`` and ``food_kitchen.yaml`` go.
+    minimum
+        Ratings that a user has at least in each of the two files; every row counts as one.
+
+    Returns
+    -------
+    Path
+        The pair file.
+
+    Raises
+    ------
+    DataError
+        What is wrong with a file (see :func:`i2vae_lib.data.logs.load_logs`), or no user has enough ratings in both.
+    """
+    folder = Path(folder)
+    paths = {"x": Path(x_ratings), "y": Path(y_ratings)}
+    for path in paths.values():
+        if not path.is_file():
+            raise DataError(f"{path}: no such file")
+    x, y = (Side(name=NAMES[d], path=paths[d]) for d in DOMAINS)
+    pair = PairFile(name="food_kitchen", x=x, y=y, format="amazon2014", min_user=1, min_item=1)
+    with checked(pair, memory_limit) as db:
+        enough = [f"SELECT u FROM raw_{d} GROUP BY u HAVING count(*) >= {int(minimum)}" for d in DOMAINS]
+        db.execute(f"CREATE TABLE kept AS {enough[0]} INTERSECT {enough[1]}")
+        if not db.execute("SELECT count(*) FROM kept").fetchall()[0][0]:
+            raise DataError(f"{paths['x']} and {paths['y']}: no user has {minimum} or more ratings in each; lower it")
+
+        def copy(d: str, part: Path) -> None:
+            target = str(part).replace("'", "''")  # COPY takes no parameter for its target
+            db.execute(
+                f"COPY (SELECT u AS user_id, i AS item_id, t AS timestamp FROM raw_{d} SEMI JOIN kept USING (u) "
+                f"ORDER BY u, t, i) TO '{target}' (FORMAT csv, HEADER true, COMPRESSION gzip)"
+            )
+
+        for d in DOMAINS:
+            write_atomically(folder / f"{NAMES[d]}.csv.gz", lambda part, d=d: copy(d, part))  # type: ignore[misc]
+    target = folder / "food_kitchen.yaml"
+    text = PAIR_FILE.format(minimum=minimum, **{d: path.name for d, path in paths.items()})
+    write_atomically(target, lambda part: part.write_text(text, encoding="utf-8"))
+    return target
+
+
+def fetch_amazon2014(folder: Path | str, minimum: int = 3) -> Path:
+    """Download the two public ratings files, once, and build the pair from them (:func:`build_amazon2014`).
+
+    No checksum of these files is published: the SHA-256 of what came is printed with a warning and recorded beside the
+    data (``amazon2014.sha256.json``), and a later call with the same folder accepts nothing else.
+
+    Parameters
+    ----------
+    folder
+        Gets the two ratings files (some 220 MB), the record, the two logs and the pair file.
+
+    Returns
+    -------
+    Path
+        The pair file.
+
+    Raises
+    ------
+    DataError
+        A file cannot be fetched, or is not what the record says.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    record = folder / RECORD
+    known: dict[str, str] = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    paths = {}
+    for d, name in FILES.items():
+        paths[d] = folder / name
+        if not paths[d].is_file() or (name in known and sha256_of(paths[d]) != known[name]):
+            _download(name, folder, known.get(name))
+        found = sha256_of(paths[d])
+        if name not in known:
+            print(
+                f"WARNING: {name}: no checksum is published, so nothing vouches for this file. SHA-256 of what came: "
+                f"{found} ({paths[d].stat().st_size:,} bytes), recorded in {record}"
+            )
+            known[name] = found
+            write_json(record, known)
+    return build_amazon2014(paths["x"], paths["y"], folder, minimum)
+
+
+def _download(name: str, folder: Path, sha256: str | None) -> None:
+    try:
+        pooch.retrieve(SOURCE + name, f"sha256:{sha256}" if sha256 else None, name, folder, progressbar=True)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{name} could not be fetched from {SOURCE}: {type(error).__name__}: {error}. Put the file into {folder} "
+            f"by hand (any copy of the Amazon 2014 ratings), or delete {folder / RECORD} if another version is meant"
+        ) from None

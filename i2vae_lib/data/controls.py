@@ -1,0 +1,109 @@
+"""Controls of the robustness studies: overlap ratio K_o and density D_s (``evaluation.md``).
+
+Both act before anything is learnt. Who and what stays follows from a hash, so that a smaller ratio keeps a subset of
+what a larger one keeps, and the input's order changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from i2vae_lib.data.dataset import DOMAINS, Int, Ragged, Rows, hashed, joined, mixed, other
+from i2vae_lib.params import ControlParameters
+
+
+def control(splits: Mapping[str, Rows], p: ControlParameters, data_seed: int) -> tuple[dict[str, Rows], dict[str, int]]:
+    """Apply D_s to every split and K_o to the training rows.
+
+    Returns
+    -------
+    splits, removed
+        The rows, and what left, counted.
+    """
+    found, removed = dict(splits), {}
+    if p.density < 1:
+        for split, rows in splits.items():
+            found[split], removed[f"events thinned from {split} histories"] = thin(rows, p.density, data_seed)
+    if p.overlap < 1:
+        chosen = unlinked_users(found["train"], p.overlap, data_seed)
+        what = f"overlapping training users ({p.overlap_mode})"
+        removed[what] = len(chosen)
+        at = np.isin(found["train"].user, chosen)
+        found["train"] = found["train"].take(~at) if p.overlap_mode == "drop" else detach(found["train"], at)
+    return found, removed
+
+
+def thin(rows: Rows, density: float, data_seed: int) -> tuple[Rows, int]:
+    """D_s: keep each interaction with probability ``density``, never touching a target.
+
+    An interaction (user, domain, item) that stands in two rows of a user stays in both or leaves both.
+
+    Returns
+    -------
+    rows, count
+        The rows, and how many events left.
+    """
+    users, number = np.unique(rows.user.astype(str), return_inverse=True)
+    user_keys = hashed(users, "density", data_seed)[number]
+    histories, gone = {}, 0
+    for d in DOMAINS:
+        history = rows.history[d]
+        item_keys = hashed(rows.catalogue.ids[d], "density", d)
+        draw = mixed(user_keys[history.owner], item_keys[history.values - 1]) / 2.0**64
+        histories[d] = history.keep(draw < density)
+        gone += int((draw >= density).sum())
+    return replace(rows, history=histories), gone
+
+
+def unlinked_users(train: Rows, overlap: float, data_seed: int) -> Int:
+    """K_o: the overlapping training users that do *not* stay as such, object array."""
+    present = {d: set(train.user[(train.history[d].lengths > 0) | (train.domain == i)]) for i, d in enumerate(DOMAINS)}
+    users = np.array(sorted(present["x"] & present["y"]), dtype=object)
+    order = np.argsort(hashed(users, "overlap", data_seed), kind="stable")
+    return users[order[round(overlap * len(users)) :]]
+
+
+def detach(train: Rows, at: Int) -> Rows:
+    """K_o, mode ``detach``: the users of the rows ``at`` become two one-domain users each, and keep what they took.
+
+    A row keeps its own history under a new name. A user without a row in the other domain gets one, made of what
+    stands there: the last item is its target.
+    """
+    picked = np.flatnonzero(at)
+    # the longest history a user has in a domain without a row of its own becomes a row
+    has_row = {d: set(train.user[train.of(d)]) for d in DOMAINS}
+    extra: list[Rows] = []
+    for i, d in enumerate(DOMAINS):
+        lengths = train.history[d].lengths[picked]
+        candidates = picked[(lengths > 0) & (train.domain[picked] != i) & ~np.isin(train.user[picked], [*has_row[d]])]
+        if not len(candidates):
+            continue
+        order = np.lexsort((-train.history[d].lengths[candidates], train.user[candidates].astype(str)))
+        first = np.unique(train.user[candidates[order]].astype(str), return_index=True)[1]
+        part = train.take(candidates[order][first])
+        full = part.history[d]
+        before = full.slices(full.offsets[:-1], full.offsets[1:] - 1)
+        empty = Ragged.from_lengths(np.zeros(0), np.zeros(len(part), dtype=np.int64))
+        extra.append(
+            replace(
+                part,
+                user=_named(part, d),
+                domain=np.full(len(part), i, dtype=np.int8),
+                target=full.values[full.offsets[1:] - 1],
+                history={d: before, other(d): empty},
+                excluded=before,
+            )
+        )
+    histories, names = dict(train.history), train.user.copy()
+    for i, d in enumerate(DOMAINS):
+        names[at & (train.domain == i)] = _named(train.take(at & (train.domain == i)), d)
+        emptied = at & (train.domain != i)
+        histories[d] = train.history[d].keep(~emptied[train.history[d].owner])
+    return joined([replace(train, user=names, history=histories), *extra])
+
+
+def _named(rows: Rows, d: str) -> Int:
+    return np.array([f"{user} ({rows.catalogue.names[d]} only)" for user in rows.user], dtype=object)

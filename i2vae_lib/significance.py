@@ -1,0 +1,243 @@
+"""Is a difference more than chance? Two questions, two tests, and a correction; plain arrays in, plain arrays out.
+
+:func:`paired_bootstrap` asks about *other rows*: would the difference stand if other users had been drawn, the trained
+models kept? :func:`paired_t_test` asks about *other seeds*: would it stand if both systems were trained again, the rows
+kept? :func:`holm` adjusts the p values of a table for their number.
+
+Why the bootstrap is studentised. Simulated tables without an effect (10,000 a line; 999 resamples), share rejected at
+5 %, for the plain bootstrap, which does not divide by the standard error, and the studentised one:
+
+======================================================  =====  ===========
+rows of the cell and their differences                  plain  studentised
+======================================================  =====  ===========
+20, normal                                              7.6 %        5.0 %
+70, normal                                              5.5 %        4.9 %
+70, HR@10 (NDCG@10) of equal systems, 20 % of rows hit  4.2 (5.4) %  4.6 (4.3) %
+70, HR@10 (NDCG@10) of equal systems, 3 % of rows hit   1.2 (2.4) %  1.0 (1.2) %
+70, +1 in 8 % of rows and -1/3 in 24 %                  6.5 %        5.3 %
+70, +1 in 2 % of rows and -1/3 in 6 %                   10.8 %       8.2 %
+======================================================  =====  ===========
+
+At the levels that Holm asks for the plain one is further off (70 normal rows: 0.33 % against 0.16 % at 0.2 %). The
+price is power where few rows tell the systems apart: an effect that the plain one finds in 16 % of tables is found in
+8 % (NDCG@10 of 70 rows, 3 % hit); with 600 such rows both find it in 86 %. The last line is a limit of both, and more
+so of the t-test (15.6 %): two or three rows cannot show how skewed their kind is.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+Array = np.ndarray
+
+CHUNK_BYTES = 16 * 2**20
+"""Bound on the weights of one chunk of resamples."""
+
+
+class Bootstrap(NamedTuple):
+    """What :func:`paired_bootstrap` found; every array is [masks, metrics], nan where there is nothing to say."""
+
+    n: Array  # rows of the cell
+    difference: Array  # mean of a - b
+    low: Array  # interval of the difference; may be infinite in a cell of very few rows
+    high: Array
+    p: Array  # two-sided
+
+
+class SeedTest(NamedTuple):
+    """What :func:`paired_t_test` found; nan where n < 2, or where the differences do not vary."""
+
+    n: int  # pairs of seeds
+    difference: float  # mean of a - b
+    t: float
+    df: int  # n - 1
+    p: float  # two-sided
+    low: float  # t interval of the difference
+    high: float
+
+
+def paired_bootstrap(
+    values_a: Array,
+    values_b: Array,
+    masks: Array,
+    *,
+    rng: np.random.Generator,
+    resamples: int = 10_000,
+    cluster: Array | None = None,
+    confidence: float = 0.95,
+    studentised: bool = True,
+) -> Bootstrap:
+    """Paired bootstrap over rows of the mean difference a - b, in all cells of a table jointly.
+
+    A resample draws as many clusters as there are, with replacement; one draw serves every cell, so that cells which
+    share rows (tailed within all) or users (two metrics, two domains) keep their dependence. With d the difference of a
+    cell, s its standard error over clusters, and d*, s* the same of a resample, the null is imposed by centring:
+
+        t = d / s,  t* = (d* - d) / s*,  p = (1 + #{|t*| >= |t|}) / (1 + resamples),  interval d -+ q s,
+
+    where q is the ``confidence`` quantile of |t*|, of that rank at which 0 lies outside the interval if and only if
+    p <= 1 - ``confidence``. For a cell with masks m and values v, s² = sum over clusters of (sum m (v - d))² / (sum m)²
+    (the factor C / (C - 1) cancels between t and t*). That sum is at least its largest term, and in s* it is never
+    taken to be less than this: a resample that misses the few rows on which two systems differ would else have no
+    spread, and no t*. A resample without a row of the cell counts as infinitely far out.
+
+    Parameters
+    ----------
+    values_a, values_b
+        float64 [rows, metrics].
+    masks
+        bool [rows, masks]; a cell is a mask and a metric.
+    cluster
+        [rows], any labels: rows with one label are drawn together (the two rows of a user). None: each row alone.
+    studentised
+        False: the plain bootstrap, p = (1 + #{|d* - d| >= |d|}) / (1 + resamples) and the percentile interval. For
+        comparison; see the module's docstring.
+
+    Returns
+    -------
+    Bootstrap
+        An empty cell is nan throughout. A cell whose clusters all show one difference has nothing to resample: interval
+        and p are nan, but for the difference 0 in at least two clusters (two systems that agree), where p = 1 and the
+        interval is [0, 0].
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit, a value that is not finite, or no resamples.
+    """
+    difference = np.asarray(values_a, dtype=np.float64) - np.asarray(values_b, dtype=np.float64)
+    masks = np.asarray(masks, dtype=bool)
+    _check(difference, masks, cluster, resamples)
+    n = masks.sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        mean = masks.T.astype(np.float64) @ difference / n[:, None]
+    counts, totals = _by_cluster(difference, mean, masks, cluster)
+    clusters = (counts > 0).sum(axis=0)[:, None]
+    error = np.sqrt(np.einsum("ckm,ckm->km", totals, totals)) / np.maximum(n, 1)[:, None]
+    # what rounding leaves of a spread that is none
+    flat = error <= 1e-12 * np.abs(difference).max(initial=0.0)
+    unit = np.where(flat, 1.0, error) if studentised else np.ones_like(error)
+    drawn = _resampled(counts, totals, resamples, rng, studentised)
+
+    # discrete metrics tie exactly; rounding must not tear the ties apart
+    beyond = np.abs(drawn) >= np.abs(np.nan_to_num(mean) / unit) * (1 - 1e-9)
+    p = (1 + beyond.sum(axis=0)) / (1 + resamples)
+    if studentised:
+        # 0 lies outside if and only if p <= 1 - confidence
+        rank = resamples - int(np.floor((1 - confidence) * (resamples + 1) + 1e-9))
+        reach = np.partition(np.abs(drawn), rank, axis=0)[rank] if rank < resamples else np.full(error.shape, np.inf)
+        low, high = mean - reach * unit, mean + reach * unit
+    else:
+        drawn[~np.isfinite(drawn)] = np.nan  # a resample without a row of the cell has no difference
+        tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+        low, high = mean + np.nanquantile(np.where(n[:, None] > 0, drawn, 0.0), tails, axis=0)
+    agree = flat & (clusters >= 2) & (np.abs(mean) <= 1e-12)
+    unknown = flat & ~agree | (n == 0)[:, None]
+    for array, when_agreed in ((low, 0.0), (high, 0.0), (p, 1.0)):
+        array[agree], array[unknown] = when_agreed, np.nan
+    return Bootstrap(np.broadcast_to(n[:, None], mean.shape), mean, low, high, p)
+
+
+def _check(difference: Array, masks: Array, cluster: Array | None, resamples: int) -> None:
+    if difference.ndim != 2 or masks.ndim != 2 or len(difference) != len(masks):
+        raise ValueError(f"values [rows, metrics] and masks [rows, masks] expected: {difference.shape}, {masks.shape}")
+    if cluster is not None and len(cluster) != len(masks):
+        raise ValueError(f"{len(cluster)} cluster labels for {len(masks)} rows")
+    finite = np.isfinite(difference).all(axis=1)
+    if not finite.all():
+        raise ValueError(f"row {int(np.flatnonzero(~finite)[0])} has a value that is not finite")
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, not {resamples}")
+
+
+def _by_cluster(difference: Array, mean: Array, masks: Array, cluster: Array | None) -> tuple[Array, Array]:
+    """Rows of each cluster by mask, [clusters, masks], and their summed centred differences, [.., masks, metrics]."""
+    counts = masks.astype(np.float64)
+    totals = np.where(masks[:, :, None], difference[:, None, :] - np.nan_to_num(mean), 0.0)
+    if cluster is None:
+        return counts, totals
+    labels, owner = np.unique(np.asarray(cluster), return_inverse=True)
+    if len(labels) == len(masks):
+        return counts, totals
+    summed = np.zeros((len(labels), *counts.shape[1:])), np.zeros((len(labels), *totals.shape[1:]))
+    np.add.at(summed[0], owner, counts)
+    np.add.at(summed[1], owner, totals)
+    return summed
+
+
+def _resampled(counts: Array, totals: Array, resamples: int, rng: np.random.Generator, studentised: bool) -> Array:
+    """t* (or d* - d) of every resample, [resamples, masks, metrics]; infinite where it has no row of the cell."""
+    clusters, masks, metrics = totals.shape
+    columns = [counts, totals.reshape(clusters, -1)]
+    # in cells with one row a cluster at most, counts² = counts and counts · totals = totals
+    lone = counts.max(initial=0.0) <= 1
+    if studentised:
+        columns.append((totals**2).reshape(clusters, -1))
+        if not lone:
+            columns += [(totals * counts[:, :, None]).reshape(clusters, -1), counts**2]
+    sizes = np.cumsum([part.shape[1] for part in columns])[:-1]
+    stacked = np.concatenate(columns, axis=1)
+    drawn = np.empty((resamples, masks, metrics))
+    least = np.maximum((totals**2).max(axis=0, initial=0.0), np.finfo(float).tiny)
+    step = max(1, CHUNK_BYTES // (8 * max(clusters, 1)))
+    for start in range(0, resamples, step):
+        size = min(step, resamples - start)
+        picked = rng.integers(0, clusters, size=(size, clusters), dtype=np.int32) + clusters * np.arange(size)[:, None]
+        weights = np.bincount(picked.ravel(), minlength=size * clusters).reshape(size, clusters)
+        parts = np.split(weights.astype(np.float64) @ stacked, sizes, axis=1)
+        count = parts[0][:, :, None]
+        total, *rest = (part.reshape(size, masks, -1) for part in parts[1:])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shift = total / count
+            if not studentised:
+                drawn[start : start + size] = np.where(count > 0, shift, np.inf)
+                continue
+            squared, mixed, quadratic = (rest[0], total, count) if lone else rest
+            spread = squared - 2 * shift * mixed + shift**2 * quadratic
+            drawn[start : start + size] = np.where(count > 0, total / np.sqrt(np.maximum(spread, least)), np.inf)
+    return drawn
+
+
+def paired_t_test(a: Array, b: Array, confidence: float = 0.95) -> SeedTest:
+    """Paired t-test over seeds (``scipy.stats.ttest_rel``), a[i] and b[i] of one seed; two-sided, n - 1 degrees.
+
+    Fewer than two seeds, or differences that do not vary: t, p and the interval are nan. Two systems that ignore their
+    seed show one difference each time, and this says nothing about other seeds.
+    """
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if a.ndim != 1 or a.shape != b.shape:
+        raise ValueError(f"one value a seed and system expected, paired: {a.shape}, {b.shape}")
+    difference = a - b
+    n = len(difference)
+    mean = float(difference.mean()) if n else np.nan
+    # equal but for rounding: a t of 1e15 is no finding
+    if n < 2 or np.ptp(difference) <= 1e-12 * max(np.abs(a).max(), np.abs(b).max()):
+        return SeedTest(n, mean, np.nan, max(n - 1, 0), np.nan, np.nan, np.nan)
+    found: Any = stats.ttest_rel(a, b)
+    interval = found.confidence_interval(confidence)
+    return SeedTest(
+        n, mean, float(found.statistic), int(found.df), float(found.pvalue), float(interval.low), float(interval.high)
+    )
+
+
+def holm(p: Array) -> Array:
+    """Holm's adjusted p values (Holm 1979): of m sorted ones, the i-th is max over j <= i of min(1, (m - j + 1) p_j).
+
+    Rejecting where the adjusted value is at most alpha bounds by alpha the chance of *any* false rejection in the
+    table, whatever the dependence between its cells. A nan (an untestable cell) stays nan and is not counted in m.
+    """
+    p = np.asarray(p, dtype=np.float64)
+    adjusted = np.full(p.shape, np.nan)
+    known = ~np.isnan(p)
+    values = p[known]
+    if ((values < 0) | (values > 1)).any():
+        raise ValueError("p values lie between 0 and 1")
+    order = np.argsort(values, kind="stable")
+    stepped = np.maximum.accumulate(np.minimum(1.0, values[order] * np.arange(len(values), 0, -1)))
+    result = np.empty(len(values))
+    result[order] = stepped
+    adjusted[known] = result
+    return adjusted
