@@ -22,7 +22,7 @@ from i2vae_lib import significance
 from i2vae_lib.data.dataset import DOMAINS
 from i2vae_lib.evaluation import METRICS, kind_masks
 from i2vae_lib.params import ParameterError, suggestion
-from i2vae_lib.runs import LayoutError, read_record
+from i2vae_lib.runs import LayoutError, flatten, read_record
 
 Array = np.ndarray
 
@@ -238,7 +238,7 @@ def sampled_against_full(results: pd.DataFrame) -> pd.DataFrame:
 
 def _open(folder: Path) -> _Opened:
     record = read_record(folder)
-    parameters = _dotted(record["parameters"])
+    parameters = flatten(record["parameters"])
     path = folder / "ranks.parquet"
     if not path.is_file():
         named = " ".join(f"--{key} {parameters.get(key)}" for key in ("data", "protocol", "preset", "seed"))
@@ -257,14 +257,6 @@ def _open(folder: Path) -> _Opened:
         if not part[IDENTITY].equals(ranks[MODEL][IDENTITY]):
             raise LayoutError(f"{path}: {name} and {MODEL} were not ranked on the same rows")
     return _Opened(folder, record, parameters, ranks)
-
-
-def _dotted(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters of ``run.json`` by the dotted keys of ``--set``; lists, as YAML and JSON give them, as they are."""
-    flat: dict[str, Any] = {}
-    for key, value in parameters.items():
-        flat |= {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, Mapping) else {key: value}
-    return flat
 
 
 def _identity(run: _Opened) -> dict[str, Any]:

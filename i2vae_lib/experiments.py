@@ -8,20 +8,22 @@ of and gets the rest for free. Killed at any moment, the same call goes on where
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 
-from i2vae_lib import audit, evaluation, psg
+from i2vae_lib import audit, evaluation, psg, recommenders
 from i2vae_lib.data import check_name, load_dataset
 from i2vae_lib.data.dataset import DOMAINS, KINDS, SPLITS, CrossDomainDataset
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import EASE, Copy, I2VAERecommender, ItemKNN, Oracle, Popularity
-from i2vae_lib.runs import LayoutError, Run, write_atomically, write_json
+from i2vae_lib.runs import LayoutError, Run, cache_folder, write_atomically, write_json
 from i2vae_lib.training import Callbacks
 
 Say = Callable[[str], None]
@@ -181,21 +183,27 @@ def evaluate(run: Run, dataset: CrossDomainDataset | None = None) -> pd.DataFram
         return pd.read_parquet(path)
     dataset = dataset or prepare(run)
     trained = train(run, dataset)
-    rows, p = dataset.splits["test"], run.parameters
+    p = run.parameters
     with run.stage("references"):
-        rankers = references(dataset, p)
-    run.note(references={one.name: one.chosen for one in rankers if hasattr(one, "chosen")})
+        others, chosen = reference_ranks(dataset, p)
+    run.note(references=chosen)
     with run.stage("evaluate"):
-        negatives = evaluation.sample_negatives(rows, p.evaluation.negatives, p.split.data_seed)
-        seen = evaluation.seen_targets(rows, dataset.splits["train"])
-        parts = []
-        for scorer in [trained, *rankers]:
-            ranks = evaluation.rank(scorer, rows, negatives, full=True, batch_size=p.evaluation.batch_size)
-            parts.append(evaluation.rank_table(scorer.name, rows, dataset.tail["test"], seen, ranks))
-        table = pd.concat(parts, ignore_index=True)
+        table = pd.concat([_ranked([trained], dataset, p), others], ignore_index=True)
     write_atomically(path, lambda part: table.to_parquet(part, index=False))
     write_json(run.folder / "metrics.json", evaluation.metrics(table))
     return table
+
+
+def _ranked(scorers: Sequence[Any], dataset: CrossDomainDataset, p: Parameters) -> pd.DataFrame:
+    """Rank the test rows with each scorer: the lines of ``ranks.parquet``."""
+    rows = dataset.splits["test"]
+    negatives = evaluation.sample_negatives(rows, p.evaluation.negatives, p.split.data_seed)
+    seen = evaluation.seen_targets(rows, dataset.splits["train"])
+    parts = []
+    for scorer in scorers:
+        ranks = evaluation.rank(scorer, rows, negatives, full=True, batch_size=p.evaluation.batch_size)
+        parts.append(evaluation.rank_table(scorer.name, rows, dataset.tail["test"], seen, ranks))
+    return pd.concat(parts, ignore_index=True)
 
 
 def references(dataset: CrossDomainDataset, p: Parameters) -> list[Any]:
@@ -212,6 +220,31 @@ def references(dataset: CrossDomainDataset, p: Parameters) -> list[Any]:
         for kind in (Popularity, Copy, ItemKNN, EASE)
     ]
     return [*fitted, *([Oracle(dataset, fitted[0].counts)] if dataset.truth else [])]
+
+
+def reference_ranks(dataset: CrossDomainDataset, p: Parameters) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Ranks of the test rows by :func:`references`, and what each chose on validation.
+
+    Content-addressed by dataset, candidates, grids and the code that they come from: runs that differ in the model or
+    in the seed share one fit (none of these rankers draws anything).
+    """
+    code = hashlib.sha256()
+    for path in sorted(
+        [*Path(recommenders.__file__).parent.glob("*.py"), Path(psg.__file__), Path(evaluation.__file__)]
+    ):
+        code.update(path.read_bytes())
+    relevant = p.model_dump(mode="json", include={"split", "evaluation", "references"})
+    text = json.dumps([dataset.fingerprint(), relevant, code.hexdigest()], sort_keys=True)
+    folder = cache_folder() / "references" / hashlib.sha256(text.encode()).hexdigest()
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        if not (folder / "chosen.json").is_file():
+            fitted = references(dataset, p)
+            table = _ranked(fitted, dataset, p)
+            write_atomically(folder / "ranks.parquet", lambda part: table.to_parquet(part, index=False))
+            # written last: its presence means that the rest is whole
+            write_json(folder / "chosen.json", {one.name: one.chosen for one in fitted if hasattr(one, "chosen")})
+    return pd.read_parquet(folder / "ranks.parquet"), json.loads((folder / "chosen.json").read_text(encoding="utf-8"))
 
 
 def run_all(run: Run, say: Say = quiet) -> pd.DataFrame:

@@ -144,7 +144,7 @@ class Run:
             self.note()
 
     def _refuse_other_parameters(self) -> None:
-        before, now = _flatten(self.record["parameters"]), _flatten(self.parameters.model_dump(mode="json"))
+        before, now = flatten(self.record["parameters"]), flatten(self.parameters.model_dump(mode="json"))
         for ignored in ("out", "training.device"):
             before.pop(ignored, None), now.pop(ignored, None)
         differing = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
@@ -209,11 +209,12 @@ def read_record(folder: Path | str) -> dict[str, Any]:
     return record
 
 
-def _flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested parameters by the dotted keys of ``--set``."""
     flat: dict[str, Any] = {}
     for key, value in nested.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
     return flat

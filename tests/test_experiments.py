@@ -14,7 +14,7 @@ from i2vae_lib import audit, evaluation, experiments, psg
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.dataset import KINDS, SPLITS, Rows
 from i2vae_lib.params import Parameters
-from i2vae_lib.recommenders import I2VAERecommender, Popularity
+from i2vae_lib.recommenders import EASE, I2VAERecommender, ItemKNN, Popularity
 from i2vae_lib.runs import LayoutError, Run
 
 FILES = ["run.json", "pseudo.parquet", "last.ckpt", "history.parquet", "ranks.parquet", "metrics.json"]
@@ -236,7 +236,7 @@ class Stop(Exception):
     """Ends a fit before it begins."""
 
 
-@pytest.mark.parametrize("kind", [I2VAERecommender, Popularity])
+@pytest.mark.parametrize("kind", [I2VAERecommender, Popularity, ItemKNN, EASE])
 def test_fit_when_experiments_call_it(
     kind: Any, tiny: Parameters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: CrossDomainDataset
 ) -> None:
@@ -247,6 +247,7 @@ def test_fit_when_experiments_call_it(
         raise Stop
 
     monkeypatch.setattr(kind, "fit", spy)
+    monkeypatch.setenv("I2VAE_CACHE_DIR", str(tmp_path / "cache"))  # nobody's fit to read back
     stage = experiments.train if kind is I2VAERecommender else experiments.evaluate
     with pytest.raises(Stop):
         stage(opened(tiny, tmp_path))
@@ -254,6 +255,23 @@ def test_fit_when_experiments_call_it(
     assert [set(one.user) for one in rows] == [set(dataset.splits[s].user) for s in ("train", "validation")]
     assert not any(set(one.user) & set(dataset.splits["test"].user) for one in rows)
     assert not any(isinstance(one, CrossDomainDataset | Run) for one in seen)
+
+
+def test_reference_ranks_when_asked_again_are_read_back(
+    tiny: Parameters, dataset: CrossDomainDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("I2VAE_CACHE_DIR", str(tmp_path))
+    table, chosen = experiments.reference_ranks(dataset, tiny)
+    assert list(chosen) == ["itemknn", "ease"] and chosen["itemknn"]["shrinkage"] in tiny.references.shrinkage
+    with monkeypatch.context() as patch:
+        patch.setattr(experiments, "references", lambda dataset, p: pytest.fail("fitted again"))
+        other_model = tiny.model_copy(update={"seed": 9, "model": tiny.model.model_copy(update={"d": 8})})
+        again, same = experiments.reference_ranks(dataset, other_model)
+        pd.testing.assert_frame_equal(again, table)
+        assert same == chosen
+        with pytest.raises(pytest.fail.Exception, match="fitted again"):
+            grid = tiny.references.model_copy(update={"neighbours": (5,)})
+            experiments.reference_ranks(dataset, tiny.model_copy(update={"references": grid}))
 
 
 def test_recall_when_the_generator_is_fitted(

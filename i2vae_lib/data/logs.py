@@ -733,13 +733,25 @@ def _swapped(db: duckdb.DuckDBPyConnection, d: str) -> str | None:
     return None
 
 
+def _looks_swapped(db: duckdb.DuckDBPyConnection) -> str | None:
+    return next((found for d in DOMAINS if (found := _swapped(db, d))), None)
+
+
+def _shared_users(db: duckdb.DuckDBPyConnection) -> int:
+    return int(_one(db, "SELECT count(*) FROM users WHERE x AND y")[0])
+
+
 def _count_shared(db: duckdb.DuckDBPyConnection, a: str, b: str) -> int:
     return int(_one(db, f"SELECT count(*) FROM (SELECT id FROM {a}) SEMI JOIN (SELECT id FROM {b}) USING (id)")[0])
 
 
+def _other_format(format: str) -> str:
+    return next(one for one in HEADERLESS if one != format)
+
+
 def _unswap(format: str | None) -> str:
     if format in HEADERLESS:
-        right = next(one for one in HEADERLESS if one != format)
+        right = _other_format(format)
         return f"set format: {right}, which has {' before '.join(HEADERLESS[right][:2])}"
     return "swap columns.user and columns.item" if format is None else "swap the two columns in the file"
 
@@ -749,13 +761,14 @@ def _check_pair(db: duckdb.DuckDBPyConnection, pair: PairFile) -> None:
     for d in DOMAINS:
         if evidence := _swapped(db, d):
             raise DataError(f"{pair.side(d).path}: users and items are swapped: {evidence}; {_unswap(pair.format)}")
-    if _one(db, "SELECT count(*) FROM users WHERE x AND y")[0]:
+    if _shared_users(db):
         return
     names = f"{pair.x.path} and {pair.y.path}: no user is in both"
     shared = _count_shared(db, "items_x", "items_y")
     if shared:
         raise DataError(
-            f"{names}, but {shared:,} ids of the item columns are: users and items seem swapped; {_unswap(pair.format)}"
+            f"{names}, but {shared:,} ids of the item columns are: either users and items are swapped "
+            f"({_unswap(pair.format)}), or each file numbers its users by itself (a pair needs common user ids)"
         )
     for d, e in (DOMAINS, DOMAINS[::-1]):
         if crossed := _count_shared(db, f"users WHERE {d}", f"items_{e}"):
@@ -996,18 +1009,26 @@ def describe_files(a: Path | str, b: Path | str) -> Description:
         for d in DOMAINS:
             _stage(db, d, sources[d], columns)
         _number_ids(db)
-        evidence = _swap_evidence(db)
-        if evidence and format in HEADERLESS:
-            format = next(one for one in HEADERLESS if one != format)
-        elif evidence and format is None:
-            suspicious.append(f"users and items look swapped: {evidence}; the proposed pair file swaps the columns")
-            columns = columns.model_copy(update={"user": columns.item, "item": columns.user})
-        elif evidence:
-            suspicious.append(f"users and items look swapped: {evidence}")
-        if evidence and format != "amazon2023":
+        look = _looks_swapped(db)
+        if format in HEADERLESS:
+            # ids without a look: in the right order the files share users
+            swapped = bool(look) or (not _shared_users(db) and _count_shared(db, "items_x", "items_y") > 0)
+            format = _other_format(format) if swapped else format
+        elif swapped := look is not None:
+            suspicious.append(f"users and items look swapped: {look}")
+            if format is None:
+                suspicious[-1] += "; the proposed pair file swaps the columns"
+                columns = columns.model_copy(update={"user": columns.item, "item": columns.user})
+        if swapped and format != "amazon2023":
             sources = {d: _open(path, columns, format) for d, path in paths.items()}
             for d in DOMAINS:
                 _stage(db, d, sources[d], columns)
+            _number_ids(db)
+            if again := _looks_swapped(db):
+                raise DataError(
+                    f"the two files differ in layout: users and items look swapped in one of {paths['x']} and "
+                    f"{paths['y']} only ({again}); a pair file describes both alike"
+                )
         units = {d: _unit_by_size(db, d, paths[d], suspicious) for d in DOMAINS}
         if units["x"] != units["y"]:
             raise DataError(
@@ -1023,7 +1044,7 @@ def describe_files(a: Path | str, b: Path | str) -> Description:
             )
         files = {d: _count_log(db, d, paths[d], units[d]) for d in DOMAINS}
         _number_ids(db)
-        [shared_users] = _one(db, "SELECT count(*) FROM users WHERE x AND y")
+        shared_users = _shared_users(db)
         shared_items = _count_shared(db, "items_x", "items_y")
         [integers] = _one(
             db,
@@ -1041,7 +1062,7 @@ def describe_files(a: Path | str, b: Path | str) -> Description:
         columns,
         {d: one.delimiter if one.types is None else "Parquet" for d, one in sources.items()},
         files,
-        int(shared_users),
+        shared_users,
         shared_items,
         tuple(suspicious),
         _proposed(paths, format, columns, bool(integers and shared_items)),
@@ -1050,19 +1071,6 @@ def describe_files(a: Path | str, b: Path | str) -> Description:
 
 def _told(format: str | None, columns: Columns) -> str:
     return format or f"columns {columns.user}, {columns.item}, {columns.timestamp}"
-
-
-def _swap_evidence(db: duckdb.DuckDBPyConnection) -> str | None:
-    """What speaks for swapped columns: the ids' look, or item ids in common where no user is."""
-    if found := next((one for d in DOMAINS if (one := _swapped(db, d))), None):
-        return found
-    [users] = _one(db, "SELECT count(*) FROM users WHERE x AND y")
-    shared = _count_shared(db, "items_x", "items_y")
-    return (
-        f"no id of the user columns is in both files, {shared:,} of the item columns are"
-        if shared > users == 0
-        else None
-    )
 
 
 def _guess(path: Path) -> tuple[str | None, Columns]:
@@ -1179,7 +1187,10 @@ def _shared_suspicions(
     found = []
     fewest = min(one.users for one in files.values())
     if not shared_users:
-        found.append("no user is in both files: a pair needs common user ids")
+        instead = f", but {shared_items:,} ids of the item columns are: users and items may be swapped" * bool(
+            shared_items
+        )
+        found.append(f"no user is in both files{instead}; a pair needs common user ids")
     elif shared_users < max(0.01 * fewest, min(100, 0.5 * fewest)):
         found.append(f"only {shared_users:,} users are in both files, of {fewest:,} in the smaller one")
     if shared_items and integers:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib.data.dataset import DOMAINS, CrossDomainDataset, Int, interactions
+from i2vae_lib.data.protocols import DAY
 
 
 def describe(dataset: CrossDomainDataset) -> pd.DataFrame:
@@ -49,6 +50,42 @@ def describe(dataset: CrossDomainDataset) -> pd.DataFrame:
     return pd.DataFrame.from_dict(found, orient="index", columns=names).rename_axis("statistic").reset_index()
 
 
+def describe_log(dataset: CrossDomainDataset) -> pd.DataFrame:
+    """A timestamped log after its filters: one line a statistic, one column a domain.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``statistic`` and the two domains' names, as text; lengths are events a user, days are UTC days.
+    """
+    assert dataset.log is not None
+    users = {d: np.unique(events.user) for d, events in dataset.log.events.items()}
+    both = len(np.intersect1d(users["x"], users["y"]))
+    columns = {}
+    for d, events in dataset.log.events.items():
+        lengths, days = np.bincount(events.user)[users[d]], events.time // DAY
+        columns[dataset.catalogue.names[d]] = {
+            "users": f"{len(users[d]):,}",
+            "users also in the other domain": f"{both:,}",
+            "items": f"{dataset.catalogue.size(d):,}",
+            "interactions": f"{len(events):,}",
+            "interactions a user, mean": f"{lengths.mean():.2f}",
+            "interactions a user, median": f"{np.median(lengths):.0f}",
+            "interactions a user, longest": f"{lengths.max():,}",
+            "first day": str(np.datetime64(int(days.min()), "D")),
+            "last day": str(np.datetime64(int(days.max()), "D")),
+            "days spanned": f"{int(days.max() - days.min()) + 1:,}",
+            "share of a user's events on a day with another": f"{_same_day(events.user, days):.3f}",
+        }
+    return pd.DataFrame(columns).rename_axis("statistic").reset_index()
+
+
+def _same_day(user: Int, days: Int) -> float:
+    """Share of events that are not their user's only one of the day: how much a tie-break decides."""
+    _, inverse, counts = np.unique(np.stack([user, days]), axis=1, return_inverse=True, return_counts=True)
+    return float((counts[inverse.ravel()] > 1).mean())
+
+
 def length_shares(dataset: CrossDomainDataset, longest: int = 12) -> pd.DataFrame:
     """Share of training rows by own length (``longest`` and above together): columns ``length`` and domain names."""
     train = dataset.splits["train"]
@@ -67,10 +104,16 @@ def popularity_curve(counts: Int, points: int = 60) -> pd.DataFrame:
     return pd.DataFrame({"rank": ranks, "users": ordered[ranks - 1]})
 
 
+def committed(name: str) -> pd.DataFrame:
+    """``docs/results/NAME.csv`` of this checkout; empty for an installed wheel, which does not carry it."""
+    path = Path(__file__).parents[2] / "docs" / "results" / f"{name}.csv"
+    return pd.read_csv(path) if path.is_file() else pd.DataFrame()
+
+
 def released_statistics() -> pd.DataFrame:
     """``docs/results/pair_statistics.csv`` of this checkout: :func:`describe` of the released pairs under ``strict``.
 
     An installed wheel does not carry it: then only the column ``statistic`` comes back, empty.
     """
-    path = Path(__file__).parents[2] / "docs" / "results" / "pair_statistics.csv"
-    return pd.read_csv(path) if path.is_file() else pd.DataFrame({"statistic": pd.Series(dtype="str")})
+    found = committed("pair_statistics")
+    return found if len(found) else pd.DataFrame({"statistic": pd.Series(dtype="str")})

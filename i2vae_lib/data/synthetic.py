@@ -19,6 +19,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -26,6 +28,7 @@ import pandas as pd
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, EventLog, Events, Int, LogPair, Ragged, Rows
 from i2vae_lib.data.protocols import RawPair, raw_rows
 from i2vae_lib.params import SyntheticParameters
+from i2vae_lib.runs import write_atomically
 
 HOUR, DAY = 3_600, 86_400  # seconds
 EPOCH = 1_356_998_400  # 2013-01-01
@@ -84,6 +87,29 @@ def generate_log(p: SyntheticParameters) -> LogPair:
     ]
     filters = pd.DataFrame(counts, columns=["step", "domain", "events", "users", "items", "removed"])
     return LogPair("synthetic", _source(p), catalogue, EventLog(users, events), filters, truth)
+
+
+def write_logs(pair: LogPair, folder: Path) -> tuple[Path, Path]:
+    """The events of a pair as two CSV files, as a user would bring them, with titles beside them.
+
+    Columns ``user_id, item_id, timestamp`` (Unix seconds), rows in no order; returns the paths of X and Y.
+    """
+    rng, paths = np.random.default_rng(0), []
+    for d in DOMAINS:
+        events, name = pair.log.events[d], pair.catalogue.names[d]
+        columns = {
+            "user_id": pair.log.users[events.user],
+            "item_id": pair.catalogue.decode(d, events.item),
+            "timestamp": events.time,
+        }
+        tables = {name: pd.DataFrame(columns).iloc[rng.permutation(len(events))]}
+        titles = pair.catalogue.titles[d]
+        if titles is not None:
+            tables[f"{name}_titles"] = pd.DataFrame({"item_id": pair.catalogue.ids[d], "title": titles})
+        for stem, table in tables.items():
+            write_atomically(folder / f"{stem}.csv", partial(table.to_csv, index=False))
+        paths.append(folder / f"{name}.csv")
+    return paths[0], paths[1]
 
 
 World = tuple[Catalogue, dict[str, Int], dict[str, Int], dict[str, Ragged], dict[str, Int]]
