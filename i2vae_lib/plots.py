@@ -103,3 +103,46 @@ def results(table: pd.DataFrame, title: str) -> go.Figure:
             )
     figure.update_yaxes(title_text="per cent", col=1)
     return _layout(figure, title, 420).update_layout(barmode="group", legend={"orientation": "h", "y": -0.45})
+
+
+def _panels(
+    table: pd.DataFrame, group: str, x: str, y: str, low: str, high: str, title: str, y_title: str
+) -> go.Figure:
+    """One panel a domain; one marker with its interval a value of ``x`` and of ``group``."""
+    domains = list(dict.fromkeys(table["domain"]))
+    columns = min(2, len(domains))
+    lines_ = -(-len(domains) // columns)
+    figure = make_subplots(rows=lines_, cols=columns, subplot_titles=domains, shared_yaxes=True, vertical_spacing=0.2)
+    for number, d in enumerate(domains):
+        for i, name in enumerate(dict.fromkeys(table[group])):
+            part = table[(table["domain"] == d) & (table[group] == name)]
+            figure.add_scatter(
+                x=[part[x].astype(str).tolist(), [str(name)] * len(part)] if group != x else part[x],
+                y=part[y],
+                error_y={
+                    "type": "data",
+                    "symmetric": False,
+                    "array": (part[high] - part[y]).clip(lower=0),
+                    "arrayminus": (part[y] - part[low]).clip(lower=0),
+                },
+                name=str(name),
+                legendgroup=str(name),
+                showlegend=number == 0,
+                mode="markers",
+                marker={"size": 9, "color": PALETTE[i % len(PALETTE)]},
+                row=number // columns + 1,
+                col=number % columns + 1,
+            )
+    figure.add_hline(y=0, line={"width": 1, "dash": "dot"})
+    figure.update_yaxes(title_text=y_title, col=1)
+    return _layout(figure, title, 120 + 300 * lines_)
+
+
+def intervals(table: pd.DataFrame, title: str) -> go.Figure:
+    """Differences of systems with their intervals: ``domain, system, difference, interval_low, interval_high``."""
+    return _panels(table, "system", "system", "difference", "interval_low", "interval_high", title, "points")
+
+
+def worth(table: pd.DataFrame, title: str) -> go.Figure:
+    """What leaks are worth: ``domain, leak, system, worth, low, high``, in points."""
+    return _panels(table, "system", "leak", "worth", "low", "high", title, "points")

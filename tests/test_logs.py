@@ -491,6 +491,7 @@ def test_amazon_log_when_header_and_format_disagree_says_so(tmp_path, format, fi
         (gzip.compress(b""), "the file is empty"),
         (b"\x1f\x8b" + bytes(20), "damaged or truncated gzip file"),
         (gzip.compress((HEADER + X * 500).encode(), mtime=0)[:-20], "damaged or truncated gzip file"),
+        (gzip.compress((HEADER + X).encode(), mtime=0)[:-8] + bytes(8), r"damaged or truncated gzip file; .*CRC"),
         (HEADER.encode("utf-16"), "text in UTF-16; logs are CSV in UTF-8"),
         (b"PK\x03\x04" + bytes(30), "a zip archive or a spreadsheet"),
         (bytes(range(1, 200)), "not UTF-8 text|neither CSV nor Parquet"),

@@ -1,0 +1,62 @@
+"""What leaks are worth on a released pair, for docs/results/leaks_PAIR.csv, which notebook 09 draws.
+
+    python tools/leak_study.py PAIR [--preset paper] [--epochs 20] [--seeds 0 1] [--systems i2vae itemknn …] [--out FOLDER]
+
+Cells that FOLDER holds are not measured again; the table is written from whatever is finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from i2vae_lib import leaks
+from i2vae_lib.data.released import REGISTRY, load_released
+from i2vae_lib.params import load
+from i2vae_lib.runs import environment, write_atomically, write_json
+
+RESULTS = Path(__file__).parent.parent / "docs" / "results"
+
+
+def main(words: list[str]) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("pair", choices=REGISTRY)
+    parser.add_argument("--preset", default="paper")
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--systems", nargs="+", default=list(leaks.SYSTEMS), choices=leaks.SYSTEMS)
+    parser.add_argument("--out", type=Path, help="default: runs/leaks-PAIR")
+    given = parser.parse_args(words)
+    folder = given.out or Path("runs") / f"leaks-{given.pair}"
+    p = load(given.preset, data=given.pair, protocol="strict", epochs=given.epochs)
+    raw = load_released(given.pair)
+    start = time.perf_counter()
+    table = leaks.study(raw, p, given.systems, given.seeds, folder)
+    hours = json.loads((folder / "hours.json").read_text())["hours"] if (folder / "hours.json").is_file() else 0.0
+    hours += (time.perf_counter() - start) / 3600
+    write_json(folder / "hours.json", {"hours": hours})
+    worth = leaks.worth(table, dict(raw.catalogue.names), rng=np.random.default_rng(0))
+    path = RESULTS / f"leaks_{given.pair}.csv"
+    write_atomically(path, lambda part: worth.round(6).to_csv(part, index=False))
+    record = {
+        "command": shlex.join(["python", "tools/leak_study.py", *words]),
+        "revision": environment()["git"],
+        "data_sha256": raw.source_sha256,
+        "seeds": given.seeds,
+        "hours": round(hours, 4),
+        "parameters": p.model_dump(mode="json"),
+        "environment": environment(),
+    }
+    write_json(path.with_suffix(".json"), record)
+    shown = worth[(worth["kind"] == "all") & (worth["candidates"] == "sampled")]
+    print(shown.round(2).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
