@@ -66,6 +66,7 @@ lab: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/bench.py --data $(PAIR)
+	$(BIN)/python benchmarks/bench_logs.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -1,4 +1,4 @@
-"""Speed and memory of :func:`i2vae_lib.data.logs.load_logs` on a log of many events, as ratios against a tenth of it.
+"""Speed and memory from a log of many events to audited rows, as ratios against a tenth of it.
 
     python benchmarks/bench_logs.py [--events 10000000] [--users 1000000] [--memory-limit 2GB] [--parquet] [--json FILE]
 
@@ -16,13 +16,17 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
+from i2vae_lib.audit import audit, fired
+from i2vae_lib.data import protocols
 from i2vae_lib.data.logs import load_logs
+from i2vae_lib.params import load
 
 PEAK_LIMIT = 4 * 2**30
 START, SECONDS = 1_000_000_000, 500_000_000
@@ -59,8 +63,28 @@ def read(folder: Path, memory_limit: str) -> None:
     start = time.perf_counter()
     pair = load_logs(folder / "pair.yaml", memory_limit=memory_limit)
     seconds = time.perf_counter() - start
+    p = load("paper")
+    stages = {}
+    for protocol in ("chronological", "temporal"):
+        start = time.perf_counter()
+        dataset = protocols.apply(protocol, pair, p.split, p.controls)
+        stages[f"{protocol} rows"] = time.perf_counter() - start
+        start = time.perf_counter()
+        leaks = len(fired(audit(dataset)))
+        stages[f"{protocol} audit"] = time.perf_counter() - start
+        assert leaks == 0
     left = sum(len(events) for events in pair.log.events.values())
-    print(json.dumps({"seconds": seconds, "left": left, "users_left": len(pair.log.users), "steps": len(pair.filters)}))
+    print(
+        json.dumps(
+            {
+                "seconds": seconds,
+                "stages": stages,
+                "left": left,
+                "users_left": len(pair.log.users),
+                "steps": len(pair.filters),
+            }
+        )
+    )
 
 
 def child(*words: str) -> tuple[str, int]:
@@ -74,7 +98,7 @@ def child(*words: str) -> tuple[str, int]:
     return output, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def measure(events: int, users: int, memory_limit: str, parquet: bool) -> dict[str, float]:
+def measure(events: int, users: int, memory_limit: str, parquet: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="i2vae-bench-") as folder:
         child("write", folder, str(events), str(users), str(int(parquet)))
         size = sum(path.stat().st_size for path in Path(folder).iterdir())
@@ -95,7 +119,8 @@ def main() -> int:
         print(
             f"{run['events']:>12,} events, {run['users']:>9,} users, {run['file_bytes'] / 2**20:,.0f} MiB: "
             f"{run['seconds']:.1f} s ({run['events'] / run['seconds']:,.0f} events/s), peak "
-            f"{run['peak_bytes'] / 2**30:.2f} GiB; left {run['left']:,} events, {run['users_left']:,} users"
+            f"{run['peak_bytes'] / 2**30:.2f} GiB; left {run['left']:,} events, {run['users_left']:,} users; then "
+            + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in run["stages"].items())
         )
     small, large = runs
     print(

@@ -126,8 +126,12 @@ class Book:
         rows = self.dataset.splits[split]
         history, at = rows.history[domain], rows.of(domain)
         before = rows.excluded.keep(np.isin(rows.excluded.owner, at))
-        positions = np.concatenate([history.owner, before.owner, at])
-        return positions, np.concatenate([history.values, before.values, rows.target[at]])
+        # scrubbing took a target's twin from the other history; of a log, where the twin is an event of its own with
+        # a time of its own, only the target itself counts
+        targets = rows.target_in(domain)
+        asked = at if self.dataset.log is not None else np.flatnonzero(targets)
+        positions = np.concatenate([history.owner, before.owner, asked])
+        return positions, np.concatenate([history.values, before.values, targets[asked]])
 
 
 # --- checks of rows: (book, split, earlier splits) -> bool [rows] -----------------------------------------------------
@@ -175,8 +179,6 @@ def _target_unseen(book: Book, split: str, earlier: Sequence[str]) -> Int:
     for d in DOMAINS:
         seen = np.zeros(rows.catalogue.size(d) + 1, dtype=bool)
         for one in earlier:
-            # a target's twin too, which scrubbing took from the row's history in this domain
-            seen[book.dataset.splits[one].target_in(d)] = True
             seen[book.held(one, d)[1]] = True
         at = rows.of(d)
         hit[at] = ~seen[rows.target[at]]

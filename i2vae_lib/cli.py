@@ -15,8 +15,9 @@ import pandas as pd
 import yaml
 
 from i2vae_lib import audit, compare, experiments, report
-from i2vae_lib.data import amazon, load_dataset, logs
+from i2vae_lib.data import amazon, load_dataset
 from i2vae_lib.data.dataset import DOMAINS, CrossDomainDataset, DataError
+from i2vae_lib.data.describe import describe_files
 from i2vae_lib.data.released import REGISTRY, locate
 from i2vae_lib.evaluation import NonFiniteScore
 from i2vae_lib.params import ParameterError, load, suggestion
@@ -97,6 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
     one = add("compare", compare_runs, "Runs side by side: differences, intervals, significance.")
     one.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     one.add_argument("--candidates", choices=("sampled", "full"), default="sampled")
+    one.add_argument("--resamples", type=int, default=10_000, help="of the bootstrap (default: 10000)")
     one.add_argument("--base", help="the system that others are compared with (default: the first run's)")
     one.add_argument("--json", action="store_true")
 
@@ -222,7 +224,7 @@ def _audit_run(folder: Path) -> tuple[str, str, pd.DataFrame]:
 
 
 def describe(given: argparse.Namespace) -> int:
-    found = logs.describe_files(given.x, given.y)
+    found = describe_files(given.x, given.y)
     print(found.text())
     if given.out is not None:
         if given.out.exists():
@@ -233,7 +235,13 @@ def describe(given: argparse.Namespace) -> int:
 
 
 def compare_runs(given: argparse.Namespace) -> int:
-    found = compare.compare(given.runs, candidates=given.candidates, base=given.base, rng=np.random.default_rng(0))
+    found = compare.compare(
+        given.runs,
+        candidates=given.candidates,
+        base=given.base,
+        resamples=given.resamples,
+        rng=np.random.default_rng(0),
+    )
     print(json.dumps(found.to_json()) if given.json else found.text())
     return 0
 

@@ -49,21 +49,43 @@ def sample_negatives(rows: Rows, count: int, data_seed: int) -> Int:
     """
     who = [f"{u}|{d}|{rows.catalogue.ids[DOMAINS[d]][t - 1]}" for u, d, t in zip(rows.user, rows.domain, rows.target)]
     keys = hashed(who, "candidates", rows.catalogue.digest(), data_seed)
+    check_negatives(rows, count=count)
     found = np.zeros((len(rows), count), dtype=np.int32)
     for row in range(len(rows)):
         d = DOMAINS[rows.domain[row]]
         barred = np.append(rows.excluded[row], rows.target[row])
-        left = rows.catalogue.size(d) - len(np.unique(barred))
-        if left < count:
-            raise DataError(
-                f"row {row} (user {rows.user[row]}): {count} negatives asked for, but domain {d} "
-                f"({rows.catalogue.names[d]}) has {left} items left beside the target and the history; "
-                f"set evaluation.negatives to at most {left}"
-            )
         order = np.random.Philox(key=int(keys[row])).random_raw(rows.catalogue.size(d) + 1)
         order[barred] = order[0] = np.iinfo(np.uint64).max
         found[row] = np.sort(np.argpartition(order, count)[:count])
     return found
+
+
+def check_negatives(*splits: Rows, count: int) -> None:
+    """Refuse more negatives than a row of these splits has items left, beside its target and its history.
+
+    Raises
+    ------
+    DataError
+        Names the row that has fewest left, and how many that is.
+    """
+    worst = None
+    for rows in splits:
+        # distinct barred items of each row: its excluded ones, and the target if it is not among them
+        owner = np.concatenate([rows.excluded.owner, np.arange(len(rows))])
+        items = np.concatenate([rows.excluded.values, rows.target])
+        barred = np.bincount(np.unique(np.stack([owner, items]), axis=1)[0], minlength=len(rows))
+        sizes = np.array([rows.catalogue.size(d) for d in DOMAINS])[rows.domain]
+        left = sizes - barred
+        if len(rows) and (worst is None or left.min() < worst[0]):
+            worst = (int(left.min()), rows, int(left.argmin()))
+    if worst is not None and worst[0] < count:
+        left_, rows, row = worst
+        d = DOMAINS[rows.domain[row]]
+        raise DataError(
+            f"row {row} (user {rows.user[row]}): {count} negatives asked for, but domain {d} "
+            f"({rows.catalogue.names[d]}) has {left_} items left beside the target and the history; "
+            f"set evaluation.negatives to at most {left_}"
+        )
 
 
 def rank(scorer: Scorer, rows: Rows, negatives: Int | None, *, full: bool, batch_size: int) -> pd.DataFrame:

@@ -19,11 +19,11 @@ import pandas as pd
 from filelock import FileLock
 
 from i2vae_lib import audit, evaluation, psg, recommenders
-from i2vae_lib.data import check_name, load_dataset
+from i2vae_lib.data import check_name, check_protocol, load_dataset
 from i2vae_lib.data.dataset import DOMAINS, KINDS, SPLITS, CrossDomainDataset
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import EASE, Copy, I2VAERecommender, ItemKNN, Oracle, Popularity
-from i2vae_lib.runs import LayoutError, Run, cache_folder, write_atomically, write_json
+from i2vae_lib.runs import LayoutError, Run, cache_folder, read_record, write_atomically, write_json
 from i2vae_lib.training import Callbacks
 
 Say = Callable[[str], None]
@@ -36,8 +36,9 @@ def quiet(line: str) -> None:
 
 
 def open_run(parameters: Parameters, out: str | Path | None = None) -> Run:
-    """The run directory of these parameters, made if it is not there (not for data that do not exist)."""
+    """The run directory of these parameters, made if it is not there (not for data or protocols that cannot be)."""
     check_name(parameters.data)
+    check_protocol(parameters.data, parameters.protocol)
     return Run(parameters, out)
 
 
@@ -71,6 +72,8 @@ def prepare(run: Run) -> CrossDomainDataset:
         return dataset
     with run.stage("prepare"):
         dataset = load_dataset(run.parameters)
+        held_out = [dataset.splits[split] for split in ("validation", "test")]
+        evaluation.check_negatives(*held_out, count=run.parameters.evaluation.negatives)  # not after an hour of fitting
         run.check_dataset(dataset.fingerprint())
         found = audit.audit(dataset)
         audit.refuse_leaks(found, dataset.protocol)
@@ -274,6 +277,10 @@ def load_pseudo(folder: Path | str) -> dict[str, Any]:
     if not path.is_file():
         raise LayoutError(f"{folder} has no pseudo-sequences yet (no pseudo.parquet): run it first")
     table = pd.read_parquet(path)
+    rows = read_record(folder)["rows"]
+    found = table["split"].value_counts().to_dict()
+    if found != rows:
+        raise LayoutError(f"{path} has rows {found}, the run has {rows}: delete it, and the run recalls anew")
     return {split: np.stack(table.loc[table["split"] == split, "items"].to_list()) for split in SPLITS}
 
 

@@ -16,6 +16,7 @@ This is the only place of the kit where a test row can reach training or selecti
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from i2vae_lib.data.protocols import RawPair
 from i2vae_lib.params import Parameters
 from i2vae_lib.progress import bar
 from i2vae_lib.recommenders import EASE, Copy, I2VAERecommender, ItemKNN, Popularity
-from i2vae_lib.runs import write_atomically
+from i2vae_lib.runs import LayoutError, write_atomically, write_json
 from i2vae_lib.training import Callbacks
 
 LEAKS = ("users", "histories", "pseudo", "selection")
@@ -116,11 +117,21 @@ def measure(raw: RawPair, p: Parameters, cell: Cell, checkpoint: Path | None = N
 def study(raw: RawPair, p: Parameters, systems: Sequence[str], seeds: Sequence[int], folder: Path) -> pd.DataFrame:
     """Measure every cell that ``folder`` does not hold yet; killed at any moment, the same call goes on.
 
+    Raises
+    ------
+    LayoutError
+        The folder holds a study of other data or parameters.
+
     Returns
     -------
     DataFrame
         All cells' rank tables, with columns ``leaks`` and ``seed``.
     """
+    identity = {"source_sha256": raw.source_sha256, "parameters": p.model_dump(mode="json", exclude={"seed", "out"})}
+    known = folder / "study.json"
+    if known.is_file() and json.loads(known.read_text(encoding="utf-8")) != identity:
+        raise LayoutError(f"{folder} holds a study of other data or parameters (study.json): choose another folder")
+    write_json(known, identity)
     todo = cells(systems, seeds)
     progress = bar("leaks", len(todo), "cell")
     parts = []
@@ -158,6 +169,9 @@ def worth(
         ``system, leak, seeds, domain, kind, candidates, metric, n, closed, open, worth, low, high, p_holm``; the
         interval is one of 95 %.
     """
+    conditions = set(table["leaks"])
+    if "none" not in conditions or len(conditions) < 2:
+        raise ValueError(f"a leak's worth needs the condition none and one with a leak; the table has {conditions}")
     lines: list[dict[str, Any]] = []
     for (system, leak), part in _pairs(table):
         closed = table[(table["recommender"] == system) & (table["leaks"] == "none")]

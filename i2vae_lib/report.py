@@ -13,10 +13,11 @@ import plotly.io as pio
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from i2vae_lib import experiments, plots
+from i2vae_lib import audit, experiments, plots
 from i2vae_lib.data.dataset import DOMAINS
 from i2vae_lib.runs import read_record, write_atomically
 
+METRIC = "validation NDCG@10"
 TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{{ title }}</title>
@@ -39,7 +40,8 @@ stands; its numbers may only stand beside the paper's.</p>{% endif %}
 <h2>Results</h2>
 <p>Test rows, in per cent. <b>Sampled</b>: the target against {{ negatives }} negatives; <b>full</b>: against the whole
 catalogue. Row kinds: tailed = own history shorter than {{ tail }}; cold = only the other domain; no_history = neither
-(every ranker falls back to popularity there).</p>
+(every ranker falls back to popularity there); seen = the target occurs in training. <code>i2vae compare</code> gives
+intervals and significance.</p>
 <div class="grid">
 {% for heading, table in tables %}
 <section><h3>{{ heading }}</h3><div class="wide">{{ table }}</div></section>
@@ -52,6 +54,8 @@ catalogue. Row kinds: tailed = own history shorter than {{ tail }}; cold = only 
 <details><summary>Every term, by epoch</summary><div class="wide">{{ history }}</div></details>
 <h2>Audit</h2>
 <p>{{ verdict }}</p><div class="wide">{{ audit }}</div>
+{% if filters %}<h2>What cleaning the logs left</h2><div class="wide">{{ filters }}</div>{% endif %}
+<h2>What the reference rankers chose on validation</h2><div class="wide">{{ references }}</div>
 <h2>Where time and memory went</h2>
 <div class="wide">{{ stages }}</div>
 {% if notebooks %}<h2>Notebooks, executed on this run</h2>
@@ -87,7 +91,7 @@ def _content(folder: Path, record: dict[str, Any], metrics: dict[str, Any], hist
         for candidates in ("sampled", "full")
     ]
     found = pd.DataFrame(record["audit"])
-    leaks = int(((found["severity"] == "leak") & (found["count"] > 0)).sum())
+    leaks = len(audit.fired(found))
     stages = pd.DataFrame(
         [(stage, one["seconds"], round(one["peak_memory_bytes"] / 2**20)) for stage, one in record["stages"].items()],
         columns=["stage", "seconds", "peak memory (MiB)"],
@@ -114,11 +118,24 @@ def _content(folder: Path, record: dict[str, Any], metrics: dict[str, Any], hist
         "history": html(history.round(4)),
         "verdict": "No check fired as a leak." if not leaks else f"{leaks} checks found leaks.",
         "audit": html(found.assign(share=(found["share"] * 100).round(2)).rename(columns={"share": "per cent"})),
+        "filters": html(pd.DataFrame(record["filters"])) if record["filters"] else "",
+        "references": html(_chosen(record["references"])),
         "stages": html(stages),
         "notebooks": sorted(one.name for one in (folder / "notebooks").glob("*.html")),
         "parameters": html(flat),
         "plotlyjs": Markup(get_plotlyjs()),
     }
+
+
+def _chosen(references: dict[str, Any]) -> pd.DataFrame:
+    """One line a ranker and setting that was tried, the chosen one marked."""
+    lines = [
+        (name, ", ".join(f"{k} {v}" for k, v in tried.items() if k != METRIC), round(tried[METRIC], 4), star)
+        for name, chosen in references.items()
+        for tried in chosen["grid"]
+        for star in ["chosen" if all(chosen[key] == value for key, value in tried.items()) else ""]
+    ]
+    return pd.DataFrame(lines, columns=["ranker", "setting", METRIC, ""])
 
 
 def command_of(p: dict[str, Any]) -> str:

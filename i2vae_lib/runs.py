@@ -130,17 +130,17 @@ class Run:
             self._open()
 
     def _open(self) -> None:
-        path = self.folder / "run.json"
-        if path.is_file():
-            self.record = read_record(self.folder)
+        self.record = read_record(self.folder) if (self.folder / "run.json").is_file() else {}
+        begun = {
+            "layout": RUN_LAYOUT,
+            "parameters": self.parameters.model_dump(mode="json"),
+            "environment": environment(),
+            "stages": {},
+        }
+        if self.record.keys() > begun.keys():
             self._refuse_other_parameters()
-        else:
-            self.record = {
-                "layout": RUN_LAYOUT,
-                "parameters": self.parameters.model_dump(mode="json"),
-                "environment": environment(),
-                "stages": {},
-            }
+        else:  # new, or stopped before anything was made with its parameters
+            self.record = begun
             self.note()
 
     def _refuse_other_parameters(self) -> None:

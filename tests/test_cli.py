@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +16,13 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+import yaml
+from safetensors.torch import load_file, save_file
 
 from i2vae_lib import cli, report
+from i2vae_lib.data import CrossDomainDataset
+from i2vae_lib.data.synthetic import generate_log, write_logs
+from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import I2VAERecommender
 from tests.conftest import TINY
 
@@ -274,3 +281,349 @@ def test_run_when_notebooks_are_wanted(
     assert folder == finished and names == cli.RUN_NOTEBOOKS
     assert parameters["overrides"] == TINY and parameters["out"] == str(finished) and parameters["epochs"] == EPOCHS
     assert list(parameters) == ["preset", "data", "protocol", "seed", "epochs", "out", "overrides"]
+
+
+# --- audit of a run ---------------------------------------------------------------------------------------------------
+
+GRAPH = "interactions beside the training rows in the generator's graph"
+COUNTS = "interactions beside the training rows in the popularity counts"
+RECALLED = "target recalled in training and here alike"
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run that a test may spoil."""
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+def strict_json(text: str) -> Any:
+    """Parsed, with NaN and Infinity refused."""
+
+    def refuse(constant: str) -> Any:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def fired_in(capsys: pytest.CaptureFixture[str], folder: Path) -> dict[tuple[str, str], int]:
+    """(check, split) -> count of the leaks that ``audit --run --json`` found; its status must tell of them."""
+    capsys.readouterr()
+    status = cli.main(["audit", "--run", str(folder), "--json"])
+    found = strict_json(capsys.readouterr().out)
+    leaks = {
+        (one["check"], one["split"]): one["count"]
+        for one in found["checks"]
+        if one["severity"] == "leak" and one["count"]
+    }
+    assert status == (1 if leaks else 0) and found["leaks"] == len(leaks) and found["protocol"] == "strict"
+    return leaks
+
+
+def test_audit_when_a_run_is_clean_looks_at_what_was_learnt_too(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert cli.main(["audit", "--run", str(finished)]) == 0
+    out = capsys.readouterr().out
+    assert out.endswith(f"{finished} under strict: no leak\n")
+    for check, times in ((GRAPH, 1), (COUNTS, 1), (RECALLED, 2)):
+        assert out.count(check) == times
+    assert cli.main(["audit", "--run", str(finished), "--json"]) == 0
+    checks = strict_json(capsys.readouterr().out)["checks"]
+    learnt = [(one["check"], one["split"], one["severity"], one["count"]) for one in checks[-4:]]
+    assert learnt == [
+        (GRAPH, "train", "leak", 0),
+        (RECALLED, "validation", "leak", 0),
+        (RECALLED, "test", "leak", 0),
+        (COUNTS, "train", "leak", 0),
+    ]
+    assert [one["check"] for one in json.loads((finished / "run.json").read_text())["audit"]] == [
+        one["check"] for one in checks
+    ]
+
+
+def test_audit_when_the_models_popularity_was_changed_finds_it(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copied / "model" / "weights.safetensors"
+    weights = load_file(path)
+    weights["popularity/x"][7] += 2
+    weights["popularity/y"][9] += 1
+    save_file(weights, path)
+    assert fired_in(capsys, copied) == {(COUNTS, "train"): 3}
+    assert cli.main(["audit", "--run", str(copied)]) == 1
+    assert capsys.readouterr().out.endswith(f"{copied} under strict: 1 checks found leaks\n")
+
+
+def test_audit_when_pseudo_items_were_changed_finds_it(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = copied / "pseudo.parquet"
+    table, rows = pd.read_parquet(path), CrossDomainDataset.load(copied / "dataset").splits["test"]
+    of_test = table["split"] == "test"
+    recalled = [[target, *items[1:]] for target, items in zip(rows.target, table.loc[of_test, "items"], strict=True)]
+    table["items"] = [*table.loc[~of_test, "items"], *recalled]  # the test rows come last
+    table.to_parquet(path, index=False)
+    leaks = fired_in(capsys, copied)
+    assert set(leaks) == {(RECALLED, "test")} and leaks[RECALLED, "test"] > 50
+
+
+def test_audit_when_the_folder_is_no_whole_run_is_refused(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "is not a run directory (no run.json)" in refused(capsys, "audit", "--run", str(tmp_path / "empty"))
+    (copied / "pseudo.parquet").unlink()
+    assert "has no pseudo-sequences yet (no pseudo.parquet)" in refused(capsys, "audit", "--run", str(copied))
+    test = copied / "dataset" / "test.parquet"
+    table = pd.read_parquet(test)
+    table["target"] = table["target"].to_numpy()[::-1]
+    table.to_parquet(test, index=False)
+    assert "do not match the fingerprint" in refused(capsys, "audit", "--run", str(copied))
+
+
+# --- logs: describe, audit, run ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def logs(tiny: Parameters, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The tiny world as two CSV files."""
+    return write_logs(generate_log(tiny.synthetic), tmp_path_factory.mktemp("logs"))
+
+
+@pytest.fixture(scope="module")
+def pair(logs: tuple[Path, Path]) -> Path:
+    """The pair file that ``describe`` wrote for them, beside them."""
+    path = logs[0].parent / "pair.yaml"
+    assert cli.main(["describe", *map(str, logs), "--out", str(path)]) == 0
+    return path
+
+
+def log_words(pair: Path, protocol: str, out: Path) -> list[str]:
+    return [*run_words(out), "--data", str(pair), "--protocol", protocol, "--epochs", "1"]
+
+
+@pytest.fixture(scope="module")
+def log_runs(pair: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A finished run under each protocol of logs. Do not change them."""
+    folder = tmp_path_factory.mktemp("log-runs")
+    for protocol in ("chronological", "temporal"):
+        assert cli.main(log_words(pair, protocol, folder / protocol)) == 0
+    return {one.name: one for one in folder.iterdir()}
+
+
+def test_describe_when_logs_are_given_prints_counts_and_the_proposed_yaml(
+    logs: tuple[Path, Path], tiny: Parameters, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert cli.main(["describe", *map(str, logs)]) == 0
+    told, proposed = capsys.readouterr().out.split("proposed pair file (beside the first log):\n\n")
+    lines = {line[:20].strip(): line[20:].split() for line in told.splitlines()}
+    events = [len(one.user) for one in generate_log(tiny.synthetic).log.events.values()]
+    assert lines["events"] == [f"{count:,}" for count in events] and lines["items"] == ["120", "120"]
+    assert "nothing suspicious" in told
+    assert yaml.safe_load(proposed) == {
+        "name": "north_south",
+        "x": {"name": "North", "path": "North.csv", "titles": "North_titles.csv"},
+        "y": {"name": "South", "path": "South.csv", "titles": "South_titles.csv"},
+        "columns": {"user": "user_id", "item": "item_id", "timestamp": "timestamp", "unit": "s"},
+        "min_user": 3,
+        "min_item": 3,
+        "same_ids_are_same_items": True,
+    }
+
+
+def test_describe_when_out_is_given_writes_it_and_never_over_a_file(
+    logs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, words = tmp_path / "pair.yaml", ["describe", *map(str, logs)]
+    capsys.readouterr()
+    assert cli.main([*words, "--out", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert told.endswith(f"\n\nwritten: {out}\n") and out.read_text() in told
+    out.write_text("mine")
+    assert f"{out} exists: choose another --out" in refused(capsys, *words, "--out", str(out))
+    assert out.read_text() == "mine" and [one.name for one in tmp_path.iterdir()] == ["pair.yaml"]
+
+
+def test_describe_when_a_file_is_missing_is_refused(
+    logs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["describe", str(logs[0]), str(tmp_path / "no.csv"), "--out", str(tmp_path / "pair.yaml")]
+    assert f"{tmp_path / 'no.csv'}: no such file" in refused(capsys, *words)
+    assert not (tmp_path / "pair.yaml").exists()
+
+
+@pytest.mark.parametrize("protocol", ["chronological", "temporal"])
+def test_audit_when_the_pair_file_was_proposed_finds_no_leak(
+    pair: Path, protocol: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["audit", "--data", str(pair), "--protocol", protocol, "--preset", "smoke", *SMALL]
+    capsys.readouterr()
+    assert cli.main(words) == 0
+    assert capsys.readouterr().out.endswith(f"{pair} under {protocol}: no leak\n")
+    assert cli.main([*words, "--json"]) == 0
+    found = strict_json(capsys.readouterr().out)
+    assert (found["protocol"], found["leaks"]) == (protocol, 0)
+    late = [one["split"] for one in found["checks"] if one["check"] == "event not before its target"]
+    assert late == ["train", "validation", "test"]
+
+
+@pytest.mark.parametrize("protocol", ["chronological", "temporal"])
+def test_run_when_the_data_are_logs_finishes_with_a_report(
+    log_runs: dict[str, Path], pair: Path, protocol: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = log_runs[protocol]
+    record = json.loads((folder / "run.json").read_text())
+    assert (record["data"], record["protocol"]) == ("north_south", protocol)
+    assert record["names"] == {"x": "North", "y": "South"} and min(record["rows"].values()) > 30
+    assert "north_south" in (folder / "report.html").read_text()
+    capsys.readouterr()
+    assert cli.main(log_words(pair, protocol, folder)) == 0
+    out = capsys.readouterr().out
+    header = next(line for line in out.splitlines() if "kind" in line).split()
+    assert header == ["domain", "kind", "n", "i2vae", "popularity", "copy", "itemknn", "ease"]  # logs have no oracle
+    assert "NOT leak-free" not in out and out.endswith(f"report: {folder / 'report.html'}\n")
+    assert cli.main(["audit", "--run", str(folder)]) == 0
+    assert capsys.readouterr().out.count("event not before its target") == 3
+
+
+@pytest.mark.parametrize("command", ["run", "audit"])
+@pytest.mark.parametrize("protocol", ["strict", "released"])
+def test_command_when_logs_are_asked_for_a_protocol_of_published_splits_is_refused(
+    pair: Path, command: str, protocol: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", str(tmp_path / "run")] if command == "run" else []
+    said = refused(capsys, command, "--data", str(pair), "--protocol", protocol, "--preset", "smoke", *SMALL, *out)
+    assert f"protocol {protocol} is for the paper's published splits, and pair is a timestamped log" in said
+    assert "choose chronological or temporal" in said
+    assert not (tmp_path / "run").exists()  # the right protocol finds no folder in its way
+
+
+@pytest.mark.parametrize("command", ["run", "audit"])
+@pytest.mark.parametrize("protocol", ["chronological", "temporal"])
+def test_command_when_published_splits_are_asked_for_a_protocol_of_logs_is_refused(
+    released_folder: Path, command: str, protocol: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", str(tmp_path / "run")] if command == "run" else []
+    said = refused(capsys, command, "--data", "cloth_sport", "--protocol", protocol, *out)
+    assert f"protocol {protocol} needs timestamps, and cloth_sport has none" in said
+    assert "choose released or strict, or give the YAML file of a pair of logs" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_when_the_pair_file_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, *log_words(tmp_path / "pair.yaml", "temporal", tmp_path / "run"))
+    assert f"no file {tmp_path / 'pair.yaml'}: data is a registered name or the YAML file of a pair of logs" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_when_more_negatives_are_asked_for_than_there_are_items_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(capsys, *run_words(tmp_path / "run", "--epochs", "1", "--set", "evaluation.negatives=999"))
+    found = re.search(r"999 negatives asked for, .* set evaluation.negatives to at most (\d+)$", said.strip())
+    assert found is not None and 80 < int(found[1]) < 120
+    assert not (tmp_path / "run" / "model").exists()
+
+
+# --- compare ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two seeds of one epoch, then two of two epochs. Do not change them."""
+    folders = []
+    for epochs, seed in ((1, 0), (1, 1), (2, 0), (2, 1)):
+        folders.append(tmp_path_factory.mktemp("seeds") / f"e{epochs}-s{seed}")
+        assert cli.main(run_words(folders[-1], "--epochs", str(epochs), "--seed", str(seed))) == 0
+    return [str(one) for one in folders]
+
+
+def test_compare_when_two_seeds_are_given_shows_them_as_one_system(
+    seeds: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert cli.main(["compare", *seeds[:2]]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("synthetic, protocol strict, data_seed 0: ") and "1 + 49 sampled candidates\n" in out
+    assert f"  i2vae: seeds 0, 1: {seeds[0]}, {seeds[1]}\n" in out
+    assert "HR@10 in per cent, mean ± sd over seeds" in out and "NDCG@10 in per cent" in out
+    assert "Interval and p: paired bootstrap over users, 10000 resamples." in out
+    # the rankers have no seeds to pair
+    assert "No t-test over seeds: it needs two or more seeds, the same for both systems." in out
+
+
+def test_compare_when_two_systems_have_two_seeds_explains_both_tests(
+    seeds: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert cli.main(["compare", *seeds]) == 0
+    out = capsys.readouterr().out
+    for epochs in (1, 2):
+        assert f"  i2vae (training.epochs={epochs}): seeds 0, 1: " in out
+    assert "would stand on *other rows*, with these trained models." in out
+    assert "t and p_t: paired t-test over seeds, 1 degree of freedom." in out
+    assert "would stand with *other seeds*, on these rows." in out and "No t-test" not in out
+
+
+def test_compare_when_json_is_wanted_is_strict_and_holds_what_metrics_json_holds(
+    seeds: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert cli.main(["compare", *seeds[:2], "--json"]) == 0
+    found = strict_json(capsys.readouterr().out)
+    assert list(found) == ["about", "systems", "results", "tests", "sampled_against_full", "notes"]
+    assert found["systems"][0] == {"system": "i2vae", "seeds": [0, 1], "folders": seeds[:2], "parameters": {}}
+    stored = [json.loads((Path(one) / "metrics.json").read_text())["i2vae"]["x"]["all"] for one in seeds[:2]]
+    where = {"system": "i2vae", "domain": "North", "kind": "all", "metric": "HR@10", "candidates": "sampled"}
+    [line] = [one for one in found["results"] if where.items() <= one.items()]
+    assert line["mean"] == pytest.approx(sum(one["sampled"]["HR@10"] for one in stored) / 2)
+    assert line["n"] == stored[0]["n"] and line["seeds"] == 2
+    assert all(one["t"] is None and one["p_t"] is None for one in found["tests"])
+
+
+def test_compare_when_base_and_candidates_are_chosen_uses_them(
+    seeds: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert cli.main(["compare", seeds[0], "--base", "popularity", "--candidates", "full"]) == 0
+    out = capsys.readouterr().out
+    assert "all items ranked" in out and "Differences from popularity in points" in out
+    said = refused(capsys, "compare", seeds[0], "--base", "populrity")
+    assert "unknown base 'populrity'; did you mean 'popularity'?" in said
+
+
+def test_compare_when_the_data_differ_is_refused_and_told_in_what(
+    seeds: list[str], log_runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(capsys, "compare", seeds[0], str(log_runs["temporal"]))
+    assert f"{log_runs['temporal']} cannot be compared with {seeds[0]}: they differ in " in said
+    assert "data (synthetic there, north_south here), protocol (strict there, temporal here), dataset_sha256" in said
+    said = refused(capsys, "compare", *(str(log_runs[one]) for one in ("chronological", "temporal")))
+    assert "they differ in protocol (chronological there, temporal here)" in said
+
+
+def test_compare_when_a_run_is_named_twice_or_not_finished_is_refused(
+    seeds: list[str], copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"{seeds[0]} is named twice" in refused(capsys, "compare", seeds[0], seeds[0])
+    (copied / "ranks.parquet").unlink()
+    said = refused(capsys, "compare", seeds[0], str(copied))
+    assert f"{copied} is not finished (no ranks.parquet); `i2vae run " in said
+
+
+# --- fetch ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("cloth_sprot", "unknown pair 'cloth_sprot'; did you mean 'cloth_sport'?"),
+        ("amazon2014-food", "unknown pair 'amazon2014-food'; did you mean 'amazon2014-food-kitchen'?"),
+        ("zzz", "unknown pair 'zzz'; known: cloth_sport, phone_elec, game_video, amazon2014-food-kitchen"),
+    ],
+)
+def test_fetch_when_the_name_is_unknown_suggests_the_nearest(
+    name: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in refused(capsys, "fetch", name, "--out", str(tmp_path / "data"))
+    assert not (tmp_path / "data").exists()

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 
 from i2vae_lib.data import DOMAINS, DataError, amazon
 from i2vae_lib.data.amazon import build_amazon2014, fetch_amazon2014
-from i2vae_lib.data.logs import Columns, PairFile, Side, describe_files, load_logs, read_pair_file
+from i2vae_lib.data.describe import describe_files
+from i2vae_lib.data.logs import load_logs
+from i2vae_lib.data.pair_file import Columns, PairFile, Side, read_pair_file
 from i2vae_lib.data.released import sha256_of
 from tests.test_released import QuietHandler, serving
 
@@ -260,6 +262,17 @@ def test_fingerprint_when_folders_differ_is_the_same(tmp_path):
     assert found[0] == found[1]
     changes = [{"min_user": 3}, {"same_ids_are_same_items": False}, {"name": "other"}]
     assert len({*found, *(load_logs(put(tmp_path, **one)).source_sha256 for one in changes)}) == 4
+
+
+def test_logs_when_loaded_show_their_progress(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("TQDM_DISABLE")
+    load_logs(put(tmp_path))
+    printed = capsys.readouterr().err
+    assert "loading small: 0/10 stage [" in printed and "loading small: 10/10 stage [" in printed
+    (tmp_path / "f.csv").write_text(FOOD)
+    (tmp_path / "k.csv").write_text(KITCHEN)
+    build_amazon2014(tmp_path / "f.csv", tmp_path / "k.csv", tmp_path / "built")
+    assert "building food_kitchen: 7/7 stage [" in capsys.readouterr().err
 
 
 # --- properties -------------------------------------------------------------------------------------------------------

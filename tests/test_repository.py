@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
-CONDA_NAMES = {"torch": "pytorch-cpu", "kaleido": "python-kaleido"}
+CONDA_NAMES = {"torch": "pytorch-cpu", "kaleido": "python-kaleido", "duckdb": "python-duckdb"}
 NOT_ON_CONDA_FORGE = {"ir-measures"}
 
 

@@ -33,7 +33,18 @@ def content(folder) -> dict[str, str]:
 
 @pytest.fixture
 def run(tiny, tmp_path):
-    return Run(tiny, tmp_path / "run")
+    """A run in which something was made already."""
+    run = Run(tiny, tmp_path / "run")
+    run.note(rows={})
+    return run
+
+
+def test_run_when_nothing_was_made_yet_takes_other_parameters(tiny, tmp_path):
+    """A command that was refused leaves a folder that does not refuse the right one."""
+    Run(tiny, tmp_path)
+    other = tiny.model_copy(update={"seed": 8})
+    assert Run(other, tmp_path).record["parameters"]["seed"] == 8
+    assert read_record(tmp_path)["parameters"]["seed"] == 8
 
 
 def test_write_when_it_ends_well_leaves_the_file_alone(tmp_path):

@@ -1,6 +1,6 @@
 """What leaks are worth on a released pair, for docs/results/leaks_PAIR.csv, which notebook 09 draws.
 
-    python tools/leak_study.py PAIR [--preset paper] [--epochs 20] [--seeds 0 1] [--systems i2vae itemknn …] [--out FOLDER]
+    python tools/leak_study.py PAIR [--preset paper] [--epochs 20] [--seeds 0 1] [--systems …] [--out FOLDER]
 
 Cells that FOLDER holds are not measured again; the table is written from whatever is finished.
 """

@@ -33,6 +33,18 @@ def check_name(name: str) -> None:
         raise DataError(f"unknown data '{name}'{suggestion(name, known)}, or the YAML file of a pair of logs")
 
 
+def check_protocol(name: str, protocol: str) -> None:
+    """Refuse a protocol that the data cannot serve, before anything is read (the planted world serves all).
+
+    Raises
+    ------
+    DataError
+        Says which protocols do.
+    """
+    if name != "synthetic":
+        protocols.check_served(protocol, Path(name).stem, timed=is_pair_file(name))
+
+
 def load_dataset(parameters: Parameters) -> CrossDomainDataset:
     """The dataset that the parameters name, under their protocol and controls.
 
@@ -43,6 +55,7 @@ def load_dataset(parameters: Parameters) -> CrossDomainDataset:
         the files.
     """
     check_name(parameters.data)
+    check_protocol(parameters.data, parameters.protocol)
     return protocols.apply(parameters.protocol, load_pair(parameters), parameters.split, parameters.controls)
 
 

@@ -15,8 +15,10 @@ from pathlib import Path
 import pooch
 
 from i2vae_lib.data.dataset import DOMAINS, DataError
-from i2vae_lib.data.logs import PairFile, Side, checked
+from i2vae_lib.data.logs import CHECKED_STAGES, checked, stage
+from i2vae_lib.data.pair_file import PairFile, Side
 from i2vae_lib.data.released import sha256_of
+from i2vae_lib.progress import bar
 from i2vae_lib.runs import write_atomically, write_json
 
 SOURCE = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
@@ -66,7 +68,10 @@ def build_amazon2014(
             raise DataError(f"{path}: no such file")
     x, y = (Side(name=NAMES[d], path=paths[d]) for d in DOMAINS)
     pair = PairFile(name="food_kitchen", x=x, y=y, format="amazon2014", min_user=1, min_item=1)
-    with checked(pair, memory_limit) as db:
+    with (
+        bar(f"building {pair.name}", CHECKED_STAGES + 2, "stage") as progress,
+        checked(pair, memory_limit, progress) as db,
+    ):
         enough = [f"SELECT u FROM raw_{d} GROUP BY u HAVING count(*) >= {int(minimum)}" for d in DOMAINS]
         db.execute(f"CREATE TABLE kept AS {enough[0]} INTERSECT {enough[1]}")
         if not db.execute("SELECT count(*) FROM kept").fetchall()[0][0]:
@@ -80,7 +85,8 @@ def build_amazon2014(
             )
 
         for d in DOMAINS:
-            write_atomically(folder / f"{NAMES[d]}.csv.gz", lambda part, d=d: copy(d, part))  # type: ignore[misc]
+            with stage(progress, f"writing {NAMES[d]}"):
+                write_atomically(folder / f"{NAMES[d]}.csv.gz", lambda part, d=d: copy(d, part))  # type: ignore[misc]
     target = folder / "food_kitchen.yaml"
     text = PAIR_FILE.format(minimum=minimum, **{d: path.name for d, path in paths.items()})
     write_atomically(target, lambda part: part.write_text(text, encoding="utf-8"))
@@ -96,7 +102,7 @@ def fetch_amazon2014(folder: Path | str, minimum: int = 3) -> Path:
     Parameters
     ----------
     folder
-        Gets the two ratings files (some 220 MB), the record, the two logs and the pair file.
+        Gets the two ratings files, the record, the two logs and the pair file.
 
     Returns
     -------

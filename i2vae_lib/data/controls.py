@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from i2vae_lib.data.dataset import DOMAINS, Int, Ragged, Rows, hashed, joined, mixed, other
+from i2vae_lib.data.dataset import DOMAINS, Int, Ragged, Rows, belongs, hashed, joined, mixed, other
 from i2vae_lib.params import ControlParameters
 
 
@@ -31,7 +31,7 @@ def control(splits: Mapping[str, Rows], p: ControlParameters, data_seed: int) ->
         chosen = unlinked_users(found["train"], p.overlap, data_seed)
         what = f"overlapping training users ({p.overlap_mode})"
         removed[what] = len(chosen)
-        at = np.isin(found["train"].user, chosen)
+        at = belongs(found["train"].user, chosen)
         found["train"] = found["train"].take(~at) if p.overlap_mode == "drop" else detach(found["train"], at)
     return found, removed
 
@@ -74,11 +74,11 @@ def detach(train: Rows, at: Int) -> Rows:
     """
     picked = np.flatnonzero(at)
     # the longest history a user has in a domain without a row of its own becomes a row
-    has_row = {d: set(train.user[train.of(d)]) for d in DOMAINS}
+    has_row = {d: train.user[train.of(d)] for d in DOMAINS}
     extra: list[Rows] = []
     for i, d in enumerate(DOMAINS):
         lengths = train.history[d].lengths[picked]
-        candidates = picked[(lengths > 0) & (train.domain[picked] != i) & ~np.isin(train.user[picked], [*has_row[d]])]
+        candidates = picked[(lengths > 0) & (train.domain[picked] != i) & ~belongs(train.user[picked], has_row[d])]
         if not len(candidates):
             continue
         order = np.lexsort((-train.history[d].lengths[candidates], train.user[candidates].astype(str)))

@@ -315,6 +315,12 @@ def hashed(parts: Iterable[Any], *salt: object) -> Int:
     return np.frombuffer(digests, dtype="<u8")
 
 
+def belongs(users: Int, chosen: Int) -> Int:
+    """Which users are among the chosen, bool [n]: by a hash table (``np.isin`` of objects compares each with each)."""
+    found: Int = pd.Index(users, dtype=object).isin(pd.Index(chosen, dtype=object))
+    return found
+
+
 def mixed(one: Int, another: Int) -> Int:
     """Two uint64 keys as one (splitmix64's finaliser over their combination), element by element, uint64.
 

@@ -13,7 +13,7 @@ on ``data_seed`` and on the rows' contents, never on their order in a file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -28,6 +28,7 @@ from i2vae_lib.data.dataset import (
     LogPair,
     Ragged,
     Rows,
+    belongs,
     hashed,
     joined,
     mixed,
@@ -36,7 +37,6 @@ from i2vae_lib.data.dataset import (
 from i2vae_lib.params import ControlParameters, SplitParameters
 
 DAY = 86_400  # seconds
-LEAK_FREE = ("strict", "chronological", "temporal")
 
 
 @dataclass(frozen=True)
@@ -70,25 +70,11 @@ def apply(
         A protocol that the data cannot serve (timestamps that are not there, or a log where published splits are
         asked for), or a split left without users.
     """
+    check_served(protocol, pair.name, timed=isinstance(pair, LogPair))
     if isinstance(pair, RawPair):
-        of_splits: dict[str, Callable[[RawPair, SplitParameters], Cut]] = {"released": released, "strict": strict}
-        if protocol not in of_splits:
-            raise DataError(
-                f"protocol {protocol} needs timestamps, and {pair.name} has none (published splits without times): "
-                f"choose released or strict, or give a YAML file of two logs as data"
-            )
-        cut = of_splits[protocol](pair, split)
+        cut = {"released": released, "strict": strict}[protocol](pair, split)
     else:
-        of_logs: dict[str, Callable[[LogPair, SplitParameters], Cut]] = {
-            "chronological": chronological,
-            "temporal": temporal,
-        }
-        if protocol not in of_logs:
-            raise DataError(
-                f"protocol {protocol} is for the paper's published splits, and {pair.name} is a timestamped log: "
-                f"choose chronological or temporal"
-            )
-        cut = of_logs[protocol](pair, split)
+        cut = {"chronological": chronological, "temporal": temporal}[protocol](pair, split)
     for name, rows in cut.splits.items():
         if not len(rows):
             raise DataError(f"{pair.name} under {protocol}: no {name} rows are left; {_account(cut.removed)}")
@@ -97,6 +83,26 @@ def apply(
         dataset = replace(dataset, log=pair.log, filters=pair.filters)
     # the planted interests are those of a user's last events
     return replace(dataset, truth={}) if protocol == "temporal" else dataset
+
+
+def check_served(protocol: str, name: str, *, timed: bool) -> None:
+    """Refuse a protocol that the data ``name`` cannot serve: published splits have no times, logs no published splits.
+
+    Raises
+    ------
+    DataError
+        Says which protocols do.
+    """
+    if not timed and protocol not in ("released", "strict"):
+        raise DataError(
+            f"protocol {protocol} needs timestamps, and {name} has none (published splits without times): choose "
+            f"released or strict, or give the YAML file of a pair of logs as data"
+        )
+    if timed and protocol not in ("chronological", "temporal"):
+        raise DataError(
+            f"protocol {protocol} is for the paper's published splits, and {name} is a timestamped log: choose "
+            f"chronological or temporal"
+        )
 
 
 def assembled(
@@ -151,7 +157,7 @@ def strict(raw: RawPair, split: SplitParameters) -> Cut:
 
 def without_users(train: Rows, test: Rows) -> Rows:
     """The training rows of users who have no test row."""
-    return train.take(~np.isin(train.user.astype(str), np.unique(test.user.astype(str))))
+    return train.take(~belongs(train.user, test.user))
 
 
 def chronological(pair: LogPair, split: SplitParameters) -> Cut:
@@ -291,7 +297,7 @@ def held_out(train: Rows, test: Rows, split: SplitParameters, removed: dict[str,
             f"{count} for validation: both sides need users"
         )
     order = np.argsort(hashed(users, "validation", split.data_seed), kind="stable")
-    held_out = np.isin(train.user, users[order[:count]])
+    held_out = belongs(train.user, users[order[:count]])
     validation, dropped = make_cold(train.take(held_out), split.cold_share, split.data_seed)
     splits = {"train": train.take(~held_out), "validation": validation, "test": test}
     return Cut(splits, removed | {"validation rows of users made cold": dropped})
@@ -311,13 +317,13 @@ def make_cold(rows: Rows, share: float, data_seed: int) -> tuple[Rows, int]:
     both = np.flatnonzero((rows.lengths("own") > 0) & (rows.lengths("other") > 0))
     users = np.unique(rows.user[both])
     chosen = users[np.argsort(hashed(users, "cold users", data_seed), kind="stable")[: round(share * len(users))]]
-    candidates = both[np.isin(rows.user[both], chosen)]
+    candidates = both[belongs(rows.user[both], chosen)]
     keys = [f"{u}|{d}" for u, d in zip(rows.user[candidates], rows.domain[candidates], strict=True)]
     candidates = candidates[np.argsort(hashed(keys, "cold rows", data_seed), kind="stable")]
     first = np.unique(rows.user[candidates].astype(str), return_index=True)[1]
     cold = np.zeros(len(rows), dtype=bool)
     cold[candidates[first]] = True
-    stays = cold | ~np.isin(rows.user, chosen)
+    stays = cold | ~belongs(rows.user, chosen)
     histories = {}
     for i, d in enumerate(DOMAINS):
         emptied = cold & (rows.domain == i)

@@ -2,6 +2,10 @@
 
 A recommender is fitted on rows of two splits (it never gets the third), scores candidates of a row's target domain,
 recommends in people's own ids, and lives on in a folder that alone suffices.
+
+Users are never known to it: a row is what its histories hold. A system that learns a vector a user folds evaluation
+rows in as new users (:mod:`i2vae_lib.recommenders.fold_in`), so that the same history gives the same answer whoever
+asks; only under ``temporal`` do known users keep their vectors.
 """
 
 from __future__ import annotations

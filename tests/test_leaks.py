@@ -1,0 +1,594 @@
+"""The study of what leaks are worth: each condition opens what it names and nothing else, and the worth is right."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from i2vae_lib import leaks, significance
+from i2vae_lib.audit import audit, fired
+from i2vae_lib.data import DOMAINS, Ragged, protocols, synthetic
+from i2vae_lib.data.dataset import SPLITS, other, rows_digest
+from i2vae_lib.data.released import load_released
+from i2vae_lib.evaluation import sample_negatives
+from i2vae_lib.leaks import CLOSED, CONDITIONS, LEAKS, Cell
+from i2vae_lib.params import load
+from i2vae_lib.runs import LayoutError
+from tests.conftest import TINY
+
+USER = "user also in training"
+TARGET = "target in the user's training rows"
+OTHER = "target in other history"
+OPEN = {leak: frozenset([leak]) for leak in LEAKS}
+ALL = frozenset(LEAKS)
+NAMES = {"x": "North", "y": "South"}
+FLAGS = ["row", "user", "domain", "tailed", "cold", "no_history", "overlapping", "seen"]
+COUNTS = ["greater_sampled", "ties_sampled", "greater_full", "ties_full"]
+
+
+@pytest.fixture(scope="module")
+def p():
+    """A world in which most users have both domains and most items a twin, so that there is something to plant."""
+    world = {
+        "synthetic.users": 1200,
+        "synthetic.items": 300,
+        "synthetic.overlap": 0.8,
+        "synthetic.linked_items": 200,
+        "references.neighbours": [0],
+        "references.shrinkage": [0.0, 50.0],
+    }
+    return load("smoke", TINY | world, epochs=1)
+
+
+@pytest.fixture(scope="module")
+def clean(p):
+    return synthetic.generate(p.synthetic)
+
+
+@pytest.fixture(scope="module")
+def raw(clean):
+    """Every leak that can be planted is."""
+    return leaks.planted(clean, 1.0, 0)
+
+
+@pytest.fixture(scope="module")
+def table(raw, p, tmp_path_factory):
+    """The study of the rankers that need no training. Do not change it."""
+    return leaks.study(raw, p, ["popularity", "copy", "itemknn"], [0], tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def found(table):
+    return leaks.worth(table, NAMES, rng=np.random.default_rng(0))
+
+
+@pytest.fixture(scope="module")
+def published(released_folder):
+    return load_released("cloth_sport", released_folder), load("paper")
+
+
+def digests(dataset) -> dict[str, str]:
+    return {split: rows_digest(rows) for split, rows in dataset.splits.items()}
+
+
+def of_protocol(name: str, raw, p):
+    return protocols.apply(name, raw, p.split, p.controls)
+
+
+def counts(dataset) -> dict[tuple[str, str], int]:
+    """Leaks that fired: (check, split) -> rows."""
+    lines = fired(audit(dataset))
+    return {(check, split): count for check, split, count in zip(lines["check"], lines["split"], lines["count"])}
+
+
+def cell_of(table: pd.DataFrame, **where):
+    """The one line of a table where the columns have these values."""
+    for column, value in where.items():
+        table = table[table[column] == value]
+    assert len(table) == 1, table
+    return next(table.itertuples())
+
+
+# --- the data of a condition ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("opened", [CLOSED, OPEN["pseudo"], OPEN["selection"]], ids=leaks.label)
+def test_leaky_when_the_data_stay_closed_is_strict_row_for_row(raw, p, opened):
+    dataset, strict = leaks.leaky(raw, p, opened), of_protocol("strict", raw, p)
+    assert digests(dataset) == digests(strict) and dataset.tail == strict.tail
+    assert counts(dataset) == {}
+
+
+def test_leaky_when_training_histories_hold_twins_too_scrubs_or_keeps_them_as_the_protocols_do(raw, clean, p):
+    twinned = leaks.planted(replace(clean, train=clean.test, test=clean.train), 1.0, 0).test  # of the training rows
+    pair = replace(raw, train=twinned)
+    assert digests(leaks.leaky(pair, p, CLOSED)) == digests(of_protocol("strict", pair, p))
+    opened = leaks.leaky(pair, p, OPEN["users"] | OPEN["histories"])
+    assert digests(opened) == digests(of_protocol("released", pair, p))
+    assert counts(leaks.leaky(pair, p, CLOSED)) == counts(leaks.leaky(pair, p, OPEN["users"])) == {}
+    assert set(counts(leaks.leaky(pair, p, OPEN["histories"]))) == {(OTHER, "validation"), (OTHER, "test")}
+
+
+@pytest.mark.parametrize("opened", [OPEN["users"] | OPEN["histories"], ALL], ids=leaks.label)
+def test_leaky_when_users_and_histories_are_open_is_released_row_for_row(raw, p, opened):
+    dataset, released = leaks.leaky(raw, p, opened), of_protocol("released", raw, p)
+    assert digests(dataset) == digests(released) and dataset.tail == released.tail
+    assert digests(dataset)["test"] != digests(of_protocol("strict", raw, p))["test"]
+
+
+def test_leaky_when_the_pair_is_published_is_strict_or_released_row_for_row(published):
+    pair, paper = published
+    assert digests(leaks.leaky(pair, paper, CLOSED)) == digests(of_protocol("strict", pair, paper))
+    opened = leaks.leaky(pair, paper, OPEN["users"] | OPEN["histories"])
+    assert digests(opened) == digests(of_protocol("released", pair, paper))
+    assert {split: len(rows) for split, rows in opened.splits.items()} == {
+        split: len(rows) for split, rows in of_protocol("released", pair, paper).splits.items()
+    }
+
+
+def test_leaky_when_users_are_open_fires_both_user_checks_only(raw, clean, p):
+    dataset, closed = leaks.leaky(raw, p, OPEN["users"]), leaks.leaky(raw, p, CLOSED)
+    trained = set(raw.train.user)
+    expected = sum(user in trained for user in raw.test.user)
+    assert 150 < expected < len(raw.test)
+    assert counts(dataset) == {(USER, "test"): expected, (TARGET, "test"): expected}
+    assert digests(dataset)["test"] == digests(closed)["test"]
+    for one, train in ((dataset, raw.train), (closed, clean.train)):  # every training row, and no other
+        kept = sum(len(one.splits[split]) for split in ("train", "validation"))
+        assert kept + one.removed["validation rows of users made cold"] == len(train)
+
+
+def test_leaky_when_histories_are_open_fires_the_other_history_only(raw, p):
+    dataset, closed = leaks.leaky(raw, p, OPEN["histories"]), leaks.leaky(raw, p, CLOSED)
+    twins = sum(int(raw.catalogue.linked(d)[raw.test.target[raw.test.of(d)]].astype(bool).sum()) for d in DOMAINS)
+    assert twins > 100 and counts(dataset) == {(OTHER, "test"): twins}
+    assert digests(dataset)["train"] == digests(closed)["train"]  # nothing was planted into training histories
+    test, scrubbed = dataset.splits["test"], closed.splits["test"]
+    gone = sum(len(test.history[d].values) - len(scrubbed.history[d].values) for d in DOMAINS)
+    assert gone == twins and (test.target == scrubbed.target).all() and (test.user == scrubbed.user).all()
+
+
+def test_leaky_when_the_pair_is_published_opens_one_leak_at_a_time(published):
+    pair, paper = published
+    assert counts(leaks.leaky(pair, paper, CLOSED)) == {}
+    users = leaks.leaky(pair, paper, OPEN["users"])
+    found = counts(users)
+    # 37 of the 609 targets stood in the training row as the twin of *its* target, and left by its scrubbing
+    assert (
+        set(found) == {(USER, "test"), (TARGET, "test")} and found[USER, "test"] == 609 >= found[TARGET, "test"] > 550
+    )
+    histories = counts(leaks.leaky(pair, paper, OPEN["histories"]))
+    assert histories.pop((OTHER, "test")) == 245
+    assert set(histories) == {(OTHER, "validation")}  # the published training histories hold twins too
+    assert digests(users)["test"] == digests(of_protocol("strict", pair, paper))["test"]
+
+
+def test_candidates_when_any_leak_is_open_are_those_of_strict(raw, p):
+    drawn = [sample_negatives(leaks.leaky(raw, p, one).splits["test"], 49, p.split.data_seed) for one in CONDITIONS]
+    assert drawn[0].shape == (len(raw.test), 49)
+    for one in drawn[1:]:
+        assert np.array_equal(one, drawn[0])
+
+
+def test_candidates_when_the_pair_is_published_are_those_of_strict(published):
+    pair, paper = published
+    first = {}
+    for one in (CLOSED, OPEN["users"], OPEN["histories"], ALL):
+        rows = leaks.leaky(pair, paper, one).splits["test"].take(np.arange(300))
+        first[one] = sample_negatives(rows, 999, paper.split.data_seed)
+        assert np.array_equal(first[one], first[CLOSED])
+
+
+def test_label_when_conditions_differ_names_each_once():
+    assert [leaks.label(one) for one in CONDITIONS] == ["none", *LEAKS, "all"]
+    assert leaks.label(frozenset({"users", "histories"})) == "histories+users"
+
+
+# --- measure ----------------------------------------------------------------------------------------------------------
+
+
+class Spy:
+    """Notes what it was fitted with, and finds every candidate as good as any other."""
+
+    name = "i2vae"
+
+    def fit(self, train, validation, **named):
+        self.train, self.validation, self.named = train, validation, named
+        return self
+
+    def score(self, rows, candidates):
+        return np.zeros(candidates.shape, dtype=np.float32)
+
+
+@pytest.fixture
+def spied(raw, p, monkeypatch):
+    """(spy, folds of the generator) of a cell that was measured with a spy in i2VAE's place."""
+
+    def measured(opened: frozenset[str], seed: int = 0):
+        spy, folds = Spy(), []
+        monkeypatch.setitem(leaks.SYSTEMS, "i2vae", lambda dataset, p: spy)
+        monkeypatch.setattr(leaks.psg, "fit_once", lambda train, p: folds.append((rows_digest(train), p.folds)))
+        spy.table = leaks.measure(raw, p, Cell("i2vae", opened, seed))
+        return spy, folds
+
+    return measured
+
+
+@pytest.mark.parametrize("opened", CONDITIONS, ids=leaks.label)
+def test_measure_when_a_leak_is_open_trains_and_selects_on_what_it_says(raw, p, spied, opened):
+    spy, folds = spied(opened, seed=3)
+    data = leaks.leaky(raw, p, opened & {"users", "histories"})
+    assert rows_digest(spy.train) == digests(data)["train"]
+    assert rows_digest(spy.validation) == digests(data)["test" if "selection" in opened else "validation"]
+    assert folds == [(digests(data)["train"], 1 if "pseudo" in opened else 2)] and p.psg.folds == 2
+    assert spy.named["rng"].random() == np.random.default_rng(3).random()
+    assert spy.named["params"] is p
+
+
+def test_measure_when_scores_are_constant_gives_chance(spied, raw):
+    spy, _ = spied(CLOSED)
+    assert len(spy.table) == len(raw.test) and set(spy.table["recommender"]) == {"i2vae"}
+    assert (spy.table["greater_sampled"] == 0).all() and (spy.table["ties_sampled"] == 49).all()
+
+
+def test_measure_when_a_history_leak_moves_rows_keeps_the_kinds_of_the_closed_condition(raw, p, table):
+    closed, dataset = leaks.leaky(raw, p, CLOSED), leaks.leaky(raw, p, OPEN["histories"])
+    moved = closed.splits["test"].kinds()["no_history"] & dataset.splits["test"].kinds()["cold"]
+    assert moved.sum() >= 5  # a planted twin is all the history these have
+    kinds = closed.splits["test"].kinds(closed.tail["test"])
+    for (system, label), part in table.groupby(["recommender", "leaks"]):
+        assert part["row"].tolist() == closed.splits["test"].source.tolist(), (system, label)
+        for kind in ("tailed", "cold", "no_history", "overlapping"):
+            assert (part[kind].to_numpy() == kinds[kind]).all(), (system, label, kind)
+        assert part[FLAGS].reset_index(drop=True).equals(table[FLAGS].iloc[: len(part)])
+
+
+def test_measure_when_own_histories_hold_the_target_takes_the_closed_conditions_tail(raw, p):
+    test, histories = raw.test, {}
+    for d in DOMAINS:
+        own = {int(i): test.target[i] for i in test.of(d)}
+        lists = [[*test.history[d][i], *([own[i]] if i in own else [])] for i in range(len(test))]
+        histories[d] = Ragged.from_lists(lists)
+    pair = replace(raw, test=replace(test, history=histories))
+    closed, opened = leaks.leaky(pair, p, CLOSED), leaks.leaky(pair, p, OPEN["histories"])
+    assert all(opened.tail["test"][d] == pytest.approx(closed.tail["test"][d] + 1) for d in DOMAINS)
+    table = leaks.measure(pair, p, Cell("popularity", OPEN["histories"], 0))
+    tailed = closed.splits["test"].kinds(closed.tail["test"])["tailed"]
+    assert (table["tailed"].to_numpy() == tailed).all() and 0.3 < tailed.mean() < 0.9
+
+
+def test_measure_when_i2vae_is_resumed_from_its_checkpoint_gives_the_same_ranks(raw, p, tmp_path):
+    cell = Cell("i2vae", ALL, 1)
+    once = leaks.measure(raw, p, cell, tmp_path / "one.ckpt")
+    assert (tmp_path / "one.ckpt").is_file()
+    again = leaks.measure(raw, p, cell, tmp_path / "one.ckpt")
+    pd.testing.assert_frame_equal(once, again)
+    assert len(once) == len(raw.test) and once[COUNTS].to_numpy().min() >= 0
+    assert (once["greater_sampled"] + once["ties_sampled"] <= 49).all()
+
+
+# --- cells and study --------------------------------------------------------------------------------------------------
+
+
+def test_cells_when_systems_differ_leave_out_what_they_cannot_see():
+    found = leaks.cells(list(leaks.SYSTEMS), [0, 1, 2])
+    by_system = {
+        name: [(leaks.label(one.leaks), one.seed) for one in found if one.system == name] for name in leaks.SYSTEMS
+    }
+    blind = [(label, 0) for label in ("none", "users", "histories", "all")]
+    chooses = [(label, 0) for label in ("none", "users", "histories", "selection", "all")]
+    assert by_system["popularity"] == by_system["copy"] == blind
+    assert by_system["itemknn"] == by_system["ease"] == chooses
+    assert by_system["i2vae"] == list(itertools.product(["none", *LEAKS, "all"], [0, 1, 2]))
+    assert len(found) == len({one.name for one in found}) == 4 + 4 + 5 + 5 + 18
+
+
+RAW = SimpleNamespace(source_sha256="0" * 64)  # all that the study itself reads of a pair
+SMALL = (["copy", "itemknn", "i2vae"], [0, 1])
+CELLS = leaks.cells(*SMALL)
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """A stand-in for ``measure``; returns the list of cells that it was called with."""
+    calls = []
+
+    def measure(raw, p, cell, checkpoint=None):
+        calls.append(cell)
+        assert checkpoint.name == f"{cell.name}.ckpt"
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_bytes(b"half")
+        stop = getattr(measure, "stop", None)
+        if len(calls) == stop:
+            raise KeyboardInterrupt
+        rank = sum(map(ord, cell.name)) % 50
+        return pd.DataFrame({"recommender": cell.system, "row": [1, 2, 3], "greater_sampled": [rank, 0, 1]})
+
+    monkeypatch.setattr(leaks, "measure", measure)
+    return calls, measure
+
+
+def test_study_when_cells_are_on_disk_measures_none_again(measured, p, tmp_path):
+    calls, _ = measured
+    first = leaks.study(RAW, p, *SMALL, tmp_path / "new")
+    assert calls == CELLS and len(first) == 3 * len(CELLS) == 3 * (4 + 5 + 12)
+    again = leaks.study(RAW, p, *SMALL, tmp_path / "new")
+    assert calls == CELLS
+    pd.testing.assert_frame_equal(first, again)
+    labels = [(leaks.label(cell.leaks), cell.seed) for cell in CELLS]
+    assert list(zip(first["leaks"], first["seed"]))[::3] == labels
+    assert sorted(one.name for one in (tmp_path / "new").iterdir()) == sorted(
+        ["study.json", *(f"{c.name}.parquet" for c in CELLS)]
+    )
+
+
+def test_study_when_the_folder_holds_another_is_refused(measured, p, tmp_path):
+    leaks.study(RAW, p, *SMALL, tmp_path)
+    leaks.study(RAW, p.model_copy(update={"seed": 5}), *SMALL, tmp_path)  # seeds are named by the cells
+    fewer = p.model_copy(update={"evaluation": p.evaluation.model_copy(update={"negatives": 7})})
+    for raw, changed in ((SimpleNamespace(source_sha256="1" * 64), p), (RAW, fewer)):
+        with pytest.raises(LayoutError, match=r"holds a study of other data or parameters \(study\.json\)"):
+            leaks.study(raw, changed, *SMALL, tmp_path)
+
+
+def test_worth_when_there_is_nothing_to_compare_says_so(measured, p, tmp_path):
+    table = leaks.study(RAW, p, *SMALL, tmp_path)
+    for part in (table[table["leaks"] == "none"], table[table["leaks"] != "none"]):
+        with pytest.raises(ValueError, match="needs the condition none and one with a leak"):
+            leaks.worth(part, {"x": "X", "y": "Y"}, rng=np.random.default_rng(0))
+
+
+def test_study_when_killed_goes_on_where_it_was(measured, p, tmp_path):
+    calls, measure = measured
+    whole = leaks.study(RAW, p, *SMALL, tmp_path / "whole")
+    calls.clear()
+    measure.stop = 6
+    with pytest.raises(KeyboardInterrupt):
+        leaks.study(RAW, p, *SMALL, tmp_path / "killed")
+    assert calls == CELLS[:6]
+    left = sorted(one.name for one in (tmp_path / "killed").iterdir())
+    assert left == sorted(
+        ["study.json", *(f"{one.name}.parquet" for one in CELLS[:5]), f"{CELLS[5].name}.ckpt"]
+    )  # its epochs stay
+    measure.stop = None
+    calls.clear()
+    pd.testing.assert_frame_equal(leaks.study(RAW, p, *SMALL, tmp_path / "killed"), whole)
+    assert calls == CELLS[5:]
+    assert not list((tmp_path / "killed").glob("*.ckpt"))
+
+
+def test_study_when_more_seeds_are_asked_for_measures_those_only(measured, p, tmp_path):
+    calls, _ = measured
+    leaks.study(RAW, p, ["copy", "i2vae"], [0], tmp_path)
+    calls.clear()
+    grown = leaks.study(RAW, p, ["copy", "i2vae"], [0, 1], tmp_path)
+    assert [(one.system, one.seed) for one in calls] == [("i2vae", 1)] * len(CONDITIONS)
+    assert grown.groupby("recommender")["seed"].nunique().to_dict() == {"copy": 1, "i2vae": 2}
+
+
+# --- worth ------------------------------------------------------------------------------------------------------------
+
+
+def ranks(system: str, label: str, seed: int, greater, rows: int = 60, ties: int = 0) -> pd.DataFrame:
+    """A table of one cell: every other row of each domain, all of one kind, ``greater`` on sampled candidates."""
+    at = np.arange(rows)
+    flags = {"tailed": at % 3 == 0, "cold": False, "no_history": False, "overlapping": at % 4 < 2, "seen": True}
+    lead = {"recommender": system, "row": at, "user": at.astype(str), "domain": np.where(at % 2 == 0, "x", "y")}
+    ranked = {"greater_sampled": greater, "ties_sampled": ties, "greater_full": greater, "ties_full": ties}
+    return pd.DataFrame(lead | flags | ranked).assign(leaks=label, seed=seed)
+
+
+IN_KIND = {
+    "all": lambda one: True,
+    "tailed": lambda one: one.tailed,
+    "cold": lambda one: one.cold,
+    "no_history": lambda one: one.no_history,
+    "overlapping": lambda one: one.overlapping,
+    "seen": lambda one: one.seen,
+    "cold_released": lambda one: one.cold or one.no_history,
+}
+
+
+def slow_means(table: pd.DataFrame, k: int) -> dict[tuple, dict[int, list[float]]]:
+    """(system, leak, domain, kind, candidates) -> row -> HR@k of each seed in per cent, line by line."""
+    hits: dict[tuple, dict[int, list[float]]] = {}
+    for one in table.itertuples():
+        ranked = {"sampled": (one.greater_sampled, one.ties_sampled), "full": (one.greater_full, one.ties_full)}
+        for kind in [kind for kind, of in IN_KIND.items() if of(one)]:
+            for candidates, (greater, ties) in ranked.items():
+                rows = hits.setdefault((one.recommender, one.leaks, one.domain, kind, candidates), {})
+                rows.setdefault(one.row, []).append(100 * min(max((k - greater) / (ties + 1), 0.0), 1.0))
+    return hits
+
+
+def mean_over_rows(rows: dict[int, list[float]]) -> float:
+    return sum(sum(hits) / len(hits) for hits in rows.values()) / len(rows) if rows else math.nan
+
+
+@pytest.fixture(scope="module")
+def seeded(table):
+    """The study with a second system of three seeds, whose ranks are another's moved a little, and missing kinds."""
+    rng = np.random.default_rng(4)
+    parts = [table]
+    for label, seed in itertools.product(["none", *LEAKS, "all"], range(3)):
+        part = table[(table["recommender"] == "copy") & (table["leaks"] == "none")].copy()
+        for one in ("sampled", "full"):
+            part[f"greater_{one}"] = np.maximum(part[f"greater_{one}"] + rng.integers(-9, 6, len(part)), 0)
+        parts.append(part.sample(frac=1, random_state=seed).assign(recommender="i2vae", leaks=label, seed=seed))
+    return pd.concat(parts, ignore_index=True)
+
+
+def slow_holm(p: list[float]) -> list[float]:
+    known = sorted(i for i in range(len(p)) if not math.isnan(p[i]))
+    order, least, adjusted = sorted(known, key=lambda i: p[i]), 0.0, [math.nan] * len(p)
+    for place, i in enumerate(order):
+        least = max(least, min(1.0, (len(order) - place) * p[i]))
+        adjusted[i] = least
+    return adjusted
+
+
+@pytest.mark.parametrize("metric", ["HR@10", "HR@5"])
+def test_worth_when_computed_row_by_row_is_the_same(seeded, metric, monkeypatch):
+    real, p_values = significance.paired_bootstrap, []
+
+    def fewer(*arrays, **named):
+        assert len(set(named["cluster"])) < len(named["cluster"])  # users with two rows are drawn whole
+        result = real(*arrays, **named, resamples=99)
+        p_values.extend(result.p[:, 0])
+        return result
+
+    monkeypatch.setattr(leaks.significance, "paired_bootstrap", fewer)
+    found = leaks.worth(seeded, NAMES, rng=np.random.default_rng(1), metric=metric)
+    pairs = 3 + 3 + 4 + 5  # popularity, copy, itemknn, i2vae; leaks less "none"
+    assert len(found) == pairs * 2 * 2 * 7 and "p" not in found and set(found["metric"]) == {metric}
+    keys, slow = {name: d for d, name in NAMES.items()}, slow_means(seeded, int(metric[3:]))
+    for one in found.itertuples():
+        at = keys[one.domain], one.kind, one.candidates
+        closed, opened = (slow.get((one.system, leak, *at), {}) for leak in ("none", one.leak))
+        assert one.n == len(closed) == len(opened)
+        expected = mean_over_rows(closed), mean_over_rows(opened)
+        assert (one.closed, one.open) == pytest.approx(expected, abs=1e-9, nan_ok=True)
+        assert one.worth == pytest.approx(expected[1] - expected[0], abs=1e-9, nan_ok=True)
+        assert math.isnan(one.low) or one.low - 1e-9 <= one.worth <= one.high + 1e-9
+        assert one.seeds == (3 if one.system == "i2vae" else 1)
+    lines = found.assign(p=p_values)
+    for _, part in lines.groupby(["kind", "candidates"]):
+        assert len(part) == pairs * 2
+        assert part["p_holm"].tolist() == pytest.approx(slow_holm(part["p"].tolist()), nan_ok=True)
+    assert found["p_holm"].min() < 0.9 < found["p_holm"].max()
+
+
+@pytest.mark.parametrize(("closed", "opened", "expected"), [(49, 0, 50.0), (0, 49, -50.0)])
+def test_worth_when_half_of_the_rows_change_has_the_sign_of_open_less_closed(closed, opened, expected):
+    greater = np.where(np.arange(60) % 4 < 2, opened, closed)
+    found = leaks.worth(
+        pd.concat([ranks("ease", "none", 0, closed), ranks("ease", "users", 0, greater)]),
+        NAMES,
+        rng=np.random.default_rng(0),
+    )
+    one = cell_of(found, domain="North", kind="all", candidates="full")
+    assert (one.system, one.leak, one.n, one.worth) == ("ease", "users", 30, pytest.approx(expected))
+    assert one.worth == pytest.approx(one.open - one.closed)
+    assert one.low * one.high > 0 and (one.low > 0) == (expected > 0) and one.p_holm < 0.01
+
+
+def test_worth_when_a_condition_equals_the_closed_one_is_zero_with_no_width():
+    closed = ranks("ease", "none", 0, np.arange(60) % 20)
+    found = leaks.worth(
+        pd.concat([closed, closed.assign(leaks="selection")]), NAMES, rng=np.random.default_rng(0), metric="NDCG@10"
+    )
+    filled = found[found["n"] > 0]
+    assert len(filled) == 2 * 2 * 4  # all, tailed, overlapping, seen
+    assert filled[["worth", "low", "high"]].to_numpy().tolist() == [[0.0, 0.0, 0.0]] * len(filled)
+    assert (filled["p_holm"] == 1).all() and (filled["closed"] == filled["open"]).all()
+    empty = found[found["n"] == 0]
+    assert set(empty["kind"]) == {"cold", "no_history", "cold_released"}
+    assert empty[["closed", "open", "worth", "low", "high", "p_holm"]].isna().all(axis=None)
+
+
+def test_worth_when_seeds_cancel_out_is_their_mean():
+    closed = [ranks("i2vae", "none", seed, 49) for seed in (0, 1)]
+    opened = [ranks("i2vae", "pseudo", seed, np.where(np.arange(60) % 4 < 2, 49 * seed, 49)) for seed in (0, 1)]
+    found = leaks.worth(pd.concat(closed + opened), NAMES, rng=np.random.default_rng(0))
+    one = cell_of(found, domain="South", kind="all", candidates="sampled")
+    assert (one.seeds, one.n, one.closed, one.open) == (2, 30, 0.0, pytest.approx(25.0))
+
+
+# --- planted leaks ----------------------------------------------------------------------------------------------------
+
+
+def test_planted_when_the_share_is_0_changes_nothing(clean):
+    same = leaks.planted(clean, 0.0, 0)
+    assert rows_digest(same.train) == rows_digest(clean.train) and rows_digest(same.test) == rows_digest(clean.test)
+
+
+def test_planted_when_the_share_is_1_plants_for_every_eligible_row(clean, raw):
+    eligible = clean.test.kinds()["overlapping"]
+    assert len(raw.train) - len(clean.train) == eligible.sum() > 150
+    added = raw.train.take(np.arange(len(clean.train), len(raw.train)))
+    assert sorted(added.source.tolist()) == sorted(clean.test.source[eligible].tolist())
+    assert rows_digest(raw.train.take(np.arange(len(clean.train)))) == rows_digest(clean.train)
+
+
+def test_planted_when_a_row_is_added_holds_the_test_target_in_its_history(clean, raw):
+    test = {int(source): i for i, source in enumerate(clean.test.source)}
+    for j in range(len(clean.train), len(raw.train)):
+        i = test[int(raw.train.source[j])]
+        own = DOMAINS[clean.test.domain[i]]
+        across = other(own)
+        assert raw.train.user[j] == clean.test.user[i] and DOMAINS[raw.train.domain[j]] == across
+        assert raw.train.history[own][j].tolist() == [*clean.test.history[own][i], clean.test.target[i]]
+        asked = [*raw.train.history[across][j], raw.train.target[j]]
+        assert asked == clean.test.history[across][i].tolist()
+        assert raw.train.excluded[j].tolist() == asked[:-1]
+
+
+def test_planted_when_a_target_has_a_twin_puts_it_into_the_other_history_only(clean, raw):
+    linked = {d: clean.catalogue.linked(d) for d in DOMAINS}
+    for name in ("user", "domain", "target", "source"):
+        assert (getattr(raw.test, name) == getattr(clean.test, name)).all()
+    planted = 0
+    for i in range(len(clean.test)):
+        own = DOMAINS[clean.test.domain[i]]
+        twin = linked[own][clean.test.target[i]]
+        assert raw.test.history[own][i].tolist() == clean.test.history[own][i].tolist()
+        assert raw.test.history[other(own)][i].tolist() == [
+            *clean.test.history[other(own)][i],
+            *([twin][: int(twin > 0)]),
+        ]
+        planted += twin > 0
+    assert 100 < planted < len(clean.test)
+
+
+def test_planted_when_the_share_grows_keeps_what_a_smaller_one_planted(clean):
+    eligible, before = int(clean.test.kinds()["overlapping"].sum()), set()
+    for share in (0.2, 0.5, 0.9):
+        one = leaks.planted(clean, share, 0)
+        users = set(one.train.user[len(clean.train) :])
+        assert before < users
+        # four standard errors of a share of users
+        rows = len(one.train) - len(clean.train)
+        assert abs(rows - share * eligible) < 4 * math.sqrt(2 * eligible * share * (1 - share))
+        before = users
+    assert set(leaks.planted(clean, 0.5, 1).train.user[len(clean.train) :]) != set(
+        leaks.planted(clean, 0.5, 0).train.user[len(clean.train) :]
+    )
+
+
+# --- positive and negative control ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("domain", NAMES.values())
+@pytest.mark.parametrize("candidates", ["sampled", "full"])
+def test_worth_when_users_were_planted_is_positive_for_itemknn(found, domain, candidates):
+    one = cell_of(found, system="itemknn", leak="users", domain=domain, kind="all", candidates=candidates)
+    assert one.worth > 3 and one.low > 0 and one.n > 100
+
+
+@pytest.mark.parametrize("domain", NAMES.values())
+@pytest.mark.parametrize("candidates", ["sampled", "full"])
+def test_worth_when_twins_were_planted_is_positive_for_copy(found, domain, candidates):
+    one = cell_of(found, system="copy", leak="histories", domain=domain, kind="all", candidates=candidates)
+    assert one.worth > 15 and one.low > 0 and one.p_holm < 0.05
+
+
+def test_worth_when_a_system_cannot_see_the_leak_is_zero_with_no_width(found):
+    """Popularity counts training rows: what stands in a test history is nothing to it."""
+    part = found[(found["system"] == "popularity") & (found["leak"] == "histories") & (found["n"] > 1)]
+    # but for rows without any history, which a planted twin makes rows with one: both are ranked by popularity
+    assert len(part) >= 20 and part[["worth", "low", "high"]].to_numpy().tolist() == [[0.0] * 3] * len(part)
+
+
+def test_worth_when_nothing_was_planted_is_zero_for_users_and_histories(clean, p, tmp_path):
+    table = leaks.study(clean, p, ["copy", "itemknn"], [0], tmp_path)
+    found = leaks.worth(table, NAMES, rng=np.random.default_rng(0))
+    part = found[found["leak"].isin(["users", "histories"]) & (found["n"] > 1)]
+    assert len(part) > 40 and (part[["worth", "low", "high"]] == 0).all(axis=None)
+    for one in (OPEN["users"], OPEN["histories"], ALL):
+        assert digests(leaks.leaky(clean, p, one)) == {s: digests(leaks.leaky(clean, p, CLOSED))[s] for s in SPLITS}
