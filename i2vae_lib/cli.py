@@ -72,7 +72,9 @@ def build_parser() -> argparse.ArgumentParser:
     parameters(one)
     one.add_argument("--seed", type=int, help="initialisation, shuffling, sampling")
     one.add_argument("--epochs", type=int)
-    one.add_argument("--out", help="run directory (default: runs/PRESET); an unfinished one is resumed")
+    one.add_argument(
+        "--out", help="run directory (default: runs/DATA-PROTOCOL-PRESET-seedN); an unfinished one is resumed"
+    )
     one.add_argument("--no-notebooks", action="store_true", help="leave the executed notebooks out")
 
     one = add("recommend", recommend, "Recommend from a finished run, in people's own ids.")

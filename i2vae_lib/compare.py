@@ -32,9 +32,9 @@ MODEL = "i2vae"
 CEILING = "oracle"
 """Ranks by the true probabilities; never marked as the best."""
 
-KINDS = ("all", "seen", "tailed", "cold", "overlapping", "no_history")
+KINDS = ("all", "seen", "tailed", "tailed_warm", "cold", "overlapping", "no_history")
 CANDIDATES = ("sampled", "full")
-NOT_THE_SYSTEM = ("seed", "out", "training.device")
+NOT_THE_SYSTEM = ("seed", "out", "training.device", "evaluation.batch_size")  # nothing that a result depends on
 IDENTITY = ["domain", "row", "user"]
 FLAGS = ["tailed", "cold", "no_history", "overlapping"]
 ROUNDING = 0.01

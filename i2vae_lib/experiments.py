@@ -19,7 +19,8 @@ import pandas as pd
 from filelock import FileLock
 
 from i2vae_lib import audit, evaluation, psg, recommenders
-from i2vae_lib.data import check_name, check_protocol, load_dataset
+from i2vae_lib.data import check_name, check_protocol, load_dataset, source_of, synthetic
+from i2vae_lib.data import dataset as dataset_module
 from i2vae_lib.data.dataset import DOMAINS, KINDS, SPLITS, CrossDomainDataset
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import EASE, Copy, I2VAERecommender, ItemKNN, Oracle, Popularity
@@ -69,6 +70,11 @@ def prepare(run: Run) -> CrossDomainDataset:
     if (folder / "dataset.json").is_file():
         dataset = CrossDomainDataset.load(folder)
         run.check_dataset(dataset.fingerprint())
+        if source_of(run.parameters) not in (None, dataset.source_sha256):
+            raise LayoutError(
+                f"{run.folder} was made when {run.parameters.data} or its logs read otherwise: choose another OUT, or "
+                f"delete the folder"
+            )
         return dataset
     with run.stage("prepare"):
         dataset = load_dataset(run.parameters)
@@ -232,8 +238,9 @@ def reference_ranks(dataset: CrossDomainDataset, p: Parameters) -> tuple[pd.Data
     in the seed share one fit (none of these rankers draws anything).
     """
     code = hashlib.sha256()
+    modules = (psg, evaluation, dataset_module, synthetic)
     for path in sorted(
-        [*Path(recommenders.__file__).parent.glob("*.py"), Path(psg.__file__), Path(evaluation.__file__)]
+        [*Path(recommenders.__file__).parent.glob("*.py"), *(Path(str(one.__file__)) for one in modules)]
     ):
         code.update(path.read_bytes())
     relevant = p.model_dump(mode="json", include={"split", "evaluation", "references"})
@@ -255,8 +262,10 @@ def run_all(run: Run, say: Say = quiet) -> pd.DataFrame:
     say(f"preparing {run.parameters.data} under {run.parameters.protocol}")
     dataset = prepare(run)
     say(str(dataset))
+    say(audit.verdict(run.record["audit"]))
     say(f"pseudo-sequences: {run.parameters.psg.kind}, {effective_psg(run.parameters).folds} folds")
     recall(run, dataset)
+    say(audit.verdict(run.record["audit"]))
     say(f"training i2VAE, at most {run.parameters.training.epochs} epochs, in {run.folder}")
     train(run, dataset)
     say("evaluating on the test rows")

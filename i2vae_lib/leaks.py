@@ -27,7 +27,7 @@ import pandas as pd
 
 from i2vae_lib import evaluation, psg, significance
 from i2vae_lib.data import protocols
-from i2vae_lib.data.dataset import DOMAINS, CrossDomainDataset, Ragged, Rows, hashed, joined, other
+from i2vae_lib.data.dataset import DOMAINS, CrossDomainDataset, Ragged, Rows, hashed, joined, other, rows_digest
 from i2vae_lib.data.protocols import RawPair
 from i2vae_lib.params import Parameters
 from i2vae_lib.progress import bar
@@ -127,7 +127,8 @@ def study(raw: RawPair, p: Parameters, systems: Sequence[str], seeds: Sequence[i
     DataFrame
         All cells' rank tables, with columns ``leaks`` and ``seed``.
     """
-    identity = {"source_sha256": raw.source_sha256, "parameters": p.model_dump(mode="json", exclude={"seed", "out"})}
+    digests = [raw.catalogue.digest(), rows_digest(raw.train), rows_digest(raw.test)]
+    identity = {"data": digests, "parameters": p.model_dump(mode="json", exclude={"seed", "out"})}
     known = folder / "study.json"
     if known.is_file() and json.loads(known.read_text(encoding="utf-8")) != identity:
         raise LayoutError(f"{folder} holds a study of other data or parameters (study.json): choose another folder")
@@ -206,7 +207,7 @@ def _compared(
 
     before, after = of_rows(closed), of_rows(opened)
     flags = closed.drop_duplicates("row").set_index("row").sort_index()
-    kinds = {kind: mask for kind, mask in evaluation.kind_masks(flags).items() if kind != "tailed_warm"}
+    kinds = {kind: mask for kind, mask in evaluation.kind_masks(flags).items() if kind != "cold_released"}
     cells = [(d, kind, (mask & (flags["domain"] == d)).to_numpy()) for d in DOMAINS for kind, mask in kinds.items()]
     found = significance.paired_bootstrap(
         after.to_numpy()[:, None],

@@ -47,8 +47,10 @@ from i2vae_lib.data.dataset import (
     hashed,
     history_keys,
     interactions,
+    origins,
     rows_digest,
 )
+from i2vae_lib.data.dataset import __file__ as dataset_file
 from i2vae_lib.params import PsgParameters
 from i2vae_lib.progress import bar
 from i2vae_lib.runs import LayoutError, cache_folder, write_atomically, write_json
@@ -86,8 +88,12 @@ class Generator(Protocol):
 
 
 def fold_of(rows: Rows, p: PsgParameters) -> Int:
-    """The fold of each row's user, int64 [rows]: a hash of the user's id, the same for training and evaluation."""
-    users, inverse = np.unique(rows.user.astype(str), return_inverse=True)
+    """The fold of each row's user, int64 [rows]: a hash of the user's id, the same for training and evaluation.
+
+    The halves of a detached user share the fold of the user: under ``temporal`` a test row must not be folded in to a
+    table that learnt from its own user's past.
+    """
+    users, inverse = np.unique(origins(rows).astype(str), return_inverse=True)
     folds = hashed(users, "psg fold", p.seed) % np.uint64(p.folds)
     return folds.astype(np.int64)[inverse]
 
@@ -348,7 +354,8 @@ def fit_once(train: Rows, p: PsgParameters, cache: Path | str | None = None) -> 
         Folder; default :func:`i2vae_lib.runs.cache_folder`.
     """
     rows, parameters = rows_digest(train), json.dumps(p.model_dump(), sort_keys=True)
-    code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()  # an edited generator is another one
+    # an edited generator is another one
+    code = hashlib.sha256(b"".join(Path(one).read_bytes() for one in (__file__, dataset_file))).hexdigest()
     key = hashlib.sha256(f"{code}|{train.catalogue.digest()}|{rows}|{parameters}".encode()).hexdigest()
     folder = (Path(cache) if cache else cache_folder()) / "generators" / key
     folder.mkdir(parents=True, exist_ok=True)

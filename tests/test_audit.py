@@ -9,9 +9,10 @@ import pytest
 
 from i2vae_lib import psg
 from i2vae_lib.audit import Leak, audit, audit_counts, fired, recalled_shares, refuse_leaks
-from i2vae_lib.data import DOMAINS, Catalogue, Ragged, load_dataset, protocols
+from i2vae_lib.data import DOMAINS, Catalogue, Ragged, load_dataset, protocols, synthetic
 from i2vae_lib.data.dataset import interactions, joined, popularity
 from i2vae_lib.data.released import load_released
+from i2vae_lib.leaks import planted as planted_leaks
 from i2vae_lib.params import load
 
 USER = "user also in training"
@@ -19,7 +20,7 @@ TARGET = "target in the user's training rows"
 OWN = "target in own history"
 OTHER = "target in other history"
 DUPLICATED = "duplicated row"
-UNSEEN = "target never seen in training"
+UNSEEN = "target seen in no earlier split"
 LATE = "event not before its target"
 CUT = "target no later than training's"
 GRAPH = "interactions beside the training rows in the generator's graph"
@@ -423,6 +424,33 @@ def test_audit_when_test_rows_never_recall_their_target_finds_that_only(clean, l
     found = counts(clean, pseudo={**pseudo, "test": blanked})
     assert set(found) == {(RECALLED, "test")}
     assert (pseudo["test"] == test.target[:, None]).any(axis=1).sum() >= 50
+
+
+def test_audit_when_recall_drifts_under_temporal_notes_it_only():
+    """What comes after a cut is recalled less often: the world moved, nothing leaked."""
+    dataset = load_dataset(load("smoke", {"synthetic.users": 3000}, protocol="temporal"))
+    always = {s: np.repeat(rows.target[:, None], 2, axis=1) for s, rows in dataset.splits.items()}
+    found = audit(dataset, pseudo={**always, "test": np.zeros_like(always["test"])})
+    line = found[(found["check"] == RECALLED) & (found["split"] == "test")].iloc[0]
+    assert line["count"] > 100 and line["severity"] == "note"
+    refuse_leaks(found, "temporal")
+
+
+@pytest.mark.parametrize("protocol", ["released", "temporal"])
+def test_audit_when_users_are_detached_still_knows_them(protocol):
+    """Renaming the halves of a user must not hide that the user stands in two splits."""
+    overrides = {"synthetic.users": 3000, "controls.overlap_mode": "detach"}
+    raw = leaky_world() if protocol == "released" else None
+    shared = []
+    for overlap in (1.0, 0.05):
+        p = load("smoke", overrides | {"controls.overlap": overlap}, protocol=protocol)
+        dataset = protocols.apply(protocol, raw, p.split, p.controls) if raw else load_dataset(p)
+        shared.append(counts(dataset)[USER, "test"])
+    assert shared[0] == shared[1] > 20
+
+
+def leaky_world():
+    return planted_leaks(synthetic.generate(load("smoke", {"synthetic.users": 3000}).synthetic), 1.0, 0)
 
 
 def test_recalled_shares_when_lengths_differ_compares_like_with_like(clean, learnt):

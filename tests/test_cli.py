@@ -19,11 +19,12 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from i2vae_lib import cli, report
+from i2vae_lib import cli, experiments, report
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.synthetic import generate_log, write_logs
-from i2vae_lib.params import Parameters
+from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import I2VAERecommender
+from i2vae_lib.runs import LayoutError
 from tests.conftest import TINY
 
 SMALL = [word for key, value in TINY.items() for word in ("--set", f"{key}={value}")]
@@ -627,3 +628,18 @@ def test_fetch_when_the_name_is_unknown_suggests_the_nearest(
 ) -> None:
     assert expected in refused(capsys, "fetch", name, "--out", str(tmp_path / "data"))
     assert not (tmp_path / "data").exists()
+
+
+def test_run_when_the_pair_file_was_edited_is_refused(
+    pair: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run directory never goes on with data that its pair file no longer describes."""
+    edited = pair.with_name("edited.yaml")
+    edited.write_text(pair.read_text())
+    parameters = load("smoke", data=str(edited), protocol="chronological")
+    run = experiments.open_run(parameters, tmp_path / "run")
+    before = experiments.prepare(run)
+    assert experiments.prepare(run).fingerprint() == before.fingerprint()
+    edited.write_text(pair.read_text().replace("min_user: 3", "min_user: 4"))
+    with pytest.raises(LayoutError, match=r"was made when .*edited\.yaml or its logs read otherwise"):
+        experiments.prepare(run)

@@ -7,10 +7,11 @@ import itertools
 import numpy as np
 import pytest
 
+from i2vae_lib import psg
 from i2vae_lib.audit import audit, fired
 from i2vae_lib.data import DOMAINS, load_dataset
 from i2vae_lib.data.controls import detach
-from i2vae_lib.data.dataset import interactions, popularity
+from i2vae_lib.data.dataset import belongs, interactions, origins, popularity
 from i2vae_lib.evaluation import sample_negatives
 from i2vae_lib.params import ParameterError, load
 
@@ -131,6 +132,17 @@ def test_density_when_an_event_stands_in_two_rows_decides_once():
     assert 0.4 < np.mean(list(seen.values())) < 0.6
 
 
+def test_detach_when_users_come_again_keeps_their_fold():
+    """Under temporal a user's test row is folded in to a table that did not learn from the user's own past."""
+    dataset = world("temporal", overlap=0.25, overlap_mode="detach")
+    p = load("smoke", {"psg.folds": 4}).psg
+    train, test = dataset.splits["train"], dataset.splits["test"]
+    folds = {s: dict(zip(origins(rows), psg.fold_of(rows, p))) for s, rows in (("train", train), ("test", test))}
+    halves = [user for user in origins(train) if user not in set(train.user) and user in folds["test"]]
+    assert len(halves) > 20
+    assert all(folds["train"][user] == folds["test"][user] for user in halves)
+
+
 def test_controls_when_applied_are_recorded():
     dataset = world(overlap=0.5, overlap_mode="detach", density=0.75)
     assert dataset.controls == {"overlap": 0.5, "overlap_mode": "detach", "density": 0.75}
@@ -143,3 +155,11 @@ def test_controls_when_applied_are_recorded():
 def test_ratio_when_outside_its_range_is_an_error(key, value):
     with pytest.raises(ParameterError, match=rf"'controls\.{key}'"):
         load("smoke", {f"controls.{key}": value})
+
+
+def test_belongs_when_users_are_many_is_as_quick_as_a_table():
+    users = np.array([f"u{i}" for i in range(200_000)], dtype=object)
+    chosen = users[::3]
+    found = belongs(users, chosen)  # np.isin of objects would compare 13 billion pairs
+    assert found.tolist() == [i % 3 == 0 for i in range(len(users))]
+    assert belongs(users[:2], chosen[:0]).tolist() == [False, False]

@@ -409,3 +409,14 @@ def test_seen_targets_when_recounted_are_those_that_training_holds(rows, dataset
     assert seen_targets(rows, train).tolist() == expected
     few = train.take(np.arange(20))
     assert 0 < seen_targets(rows, few).sum() < len(rows)
+
+
+def test_negatives_when_too_many_names_a_number_that_works(rows):
+    with pytest.raises(DataError, match=r"set evaluation\.negatives to at most") as caught:
+        sample_negatives(rows, 119, 0)
+    most = int(str(caught.value).rsplit(" ", 1)[1])
+    assert sample_negatives(rows, most, 0).shape == (len(rows), most)
+    left = [120 - len({*rows.excluded[i].tolist(), int(rows.target[i])}) for i in range(len(rows))]
+    assert most == min(left)
+    with pytest.raises(DataError, match=f"row {left.index(most)} "):
+        sample_negatives(rows, most + 1, 0)

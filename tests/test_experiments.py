@@ -32,7 +32,11 @@ def finished(tiny: Parameters, tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = opened(tiny, tmp_path_factory.mktemp("run") / "a")
     said: list[str] = []
     experiments.run_all(run, said.append)
-    assert len(said) == 5 and said[0] == "preparing synthetic under strict"
+    assert len(said) == 7 and said[0] == "preparing synthetic under strict"
+    assert [line for line in said if line.startswith("audit: ")] == [
+        "audit: 8 checks for leaks, 17 notes: no leak",
+        "audit: 11 checks for leaks, 17 notes: no leak",
+    ]
     return run
 
 

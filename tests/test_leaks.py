@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -289,7 +288,7 @@ def test_cells_when_systems_differ_leave_out_what_they_cannot_see():
     assert len(found) == len({one.name for one in found}) == 4 + 4 + 5 + 5 + 18
 
 
-RAW = SimpleNamespace(source_sha256="0" * 64)  # all that the study itself reads of a pair
+RAW = synthetic.generate(load("smoke", TINY).synthetic)
 SMALL = (["copy", "itemknn", "i2vae"], [0, 1])
 CELLS = leaks.cells(*SMALL)
 
@@ -332,7 +331,7 @@ def test_study_when_the_folder_holds_another_is_refused(measured, p, tmp_path):
     leaks.study(RAW, p, *SMALL, tmp_path)
     leaks.study(RAW, p.model_copy(update={"seed": 5}), *SMALL, tmp_path)  # seeds are named by the cells
     fewer = p.model_copy(update={"evaluation": p.evaluation.model_copy(update={"negatives": 7})})
-    for raw, changed in ((SimpleNamespace(source_sha256="1" * 64), p), (RAW, fewer)):
+    for raw, changed in ((leaks.planted(RAW, 0.9, 0), p), (RAW, fewer)):
         with pytest.raises(LayoutError, match=r"holds a study of other data or parameters \(study\.json\)"):
             leaks.study(raw, changed, *SMALL, tmp_path)
 
@@ -391,7 +390,7 @@ IN_KIND = {
     "no_history": lambda one: one.no_history,
     "overlapping": lambda one: one.overlapping,
     "seen": lambda one: one.seen,
-    "cold_released": lambda one: one.cold or one.no_history,
+    "tailed_warm": lambda one: one.tailed and not (one.cold or one.no_history),
 }
 
 
@@ -484,11 +483,11 @@ def test_worth_when_a_condition_equals_the_closed_one_is_zero_with_no_width():
         pd.concat([closed, closed.assign(leaks="selection")]), NAMES, rng=np.random.default_rng(0), metric="NDCG@10"
     )
     filled = found[found["n"] > 0]
-    assert len(filled) == 2 * 2 * 4  # all, tailed, overlapping, seen
+    assert len(filled) == 2 * 2 * 5  # all, tailed, tailed_warm, overlapping, seen
     assert filled[["worth", "low", "high"]].to_numpy().tolist() == [[0.0, 0.0, 0.0]] * len(filled)
     assert (filled["p_holm"] == 1).all() and (filled["closed"] == filled["open"]).all()
     empty = found[found["n"] == 0]
-    assert set(empty["kind"]) == {"cold", "no_history", "cold_released"}
+    assert set(empty["kind"]) == {"cold", "no_history"}
     assert empty[["closed", "open", "worth", "low", "high", "p_holm"]].isna().all(axis=None)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from i2vae_lib.data import logs, protocols, synthetic
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, CrossDomainDataset, DataError, LogPair, Ragged, Rows
+from i2vae_lib.data.pair_file import read_pair_file
 from i2vae_lib.data.released import REGISTRY, load_released
 from i2vae_lib.params import Parameters, suggestion
 
@@ -57,6 +58,12 @@ def load_dataset(parameters: Parameters) -> CrossDomainDataset:
     check_name(parameters.data)
     check_protocol(parameters.data, parameters.protocol)
     return protocols.apply(parameters.protocol, load_pair(parameters), parameters.split, parameters.controls)
+
+
+def source_of(parameters: Parameters) -> str | None:
+    """SHA-256 of what a pair file reads and how, as it stands now; None for data that cannot change under a name."""
+    name = parameters.data
+    return logs.fingerprint(read_pair_file(Path(name))) if is_pair_file(name) else None
 
 
 def load_pair(parameters: Parameters) -> protocols.RawPair | LogPair:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from i2vae_lib.data.dataset import DOMAINS, Int, Ragged, Rows, belongs, hashed, joined, mixed, other
+from i2vae_lib.data.dataset import DOMAINS, ONLY, Int, Ragged, Rows, belongs, hashed, joined, mixed, other
 from i2vae_lib.params import ControlParameters
 
 
@@ -106,4 +106,4 @@ def detach(train: Rows, at: Int) -> Rows:
 
 
 def _named(rows: Rows, d: str) -> Int:
-    return np.array([f"{user} ({rows.catalogue.names[d]} only)" for user in rows.user], dtype=object)
+    return np.array([f"{user}{ONLY.format(rows.catalogue.names[d])}" for user in rows.user], dtype=object)

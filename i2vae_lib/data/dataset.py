@@ -321,6 +321,16 @@ def belongs(users: Int, chosen: Int) -> Int:
     return found
 
 
+ONLY = " ({} only)"
+"""What the name of a detached user ends with: see :func:`i2vae_lib.data.controls.detach`."""
+
+
+def origins(rows: Rows) -> Int:
+    """The rows' users under the names that they had before any of them was detached, object array of str."""
+    x, y = (ONLY.format(rows.catalogue.names[d]) for d in DOMAINS)
+    return np.array([str(user).removesuffix(x).removesuffix(y) for user in rows.user], dtype=object)
+
+
 def mixed(one: Int, another: Int) -> Int:
     """Two uint64 keys as one (splitmix64's finaliser over their combination), element by element, uint64.
 

@@ -76,7 +76,7 @@ def load_logs(pair: PairFile | Path | str, *, memory_limit: str = "2GB") -> LogP
     steps: list[dict[str, Any]] = []
     with bar(f"loading {pair.name}", _LOADING_STAGES, "stage") as progress:
         with stage(progress, "checksums"):
-            source_sha256 = _fingerprint(pair)
+            source_sha256 = fingerprint(pair)
         with checked(pair, memory_limit, progress) as db:
             for d in DOMAINS:
                 with stage(progress, f"filters of {names[d]}"):
@@ -84,9 +84,22 @@ def load_logs(pair: PairFile | Path | str, *, memory_limit: str = "2GB") -> LogP
                     _keep_core(db, d, pair, steps)
             with stage(progress, "what is left"):
                 log, ids = _fetch(db, pair, steps)
+                _refuse_twice(pair, log, ids)
             with stage(progress, "titles"):
                 titles = {d: _titles(db, d, pair, ids[d]) for d in DOMAINS}
     return LogPair(pair.name, source_sha256, Catalogue(names, ids, _links(pair, ids), titles), log, pd.DataFrame(steps))
+
+
+def _refuse_twice(pair: PairFile, log: EventLog, ids: Mapping[str, Int]) -> None:
+    """One log given twice in two wrappings (a CSV and its .gz) has other bytes and the same events."""
+    x, y = (log.events[d] for d in DOMAINS)
+    if np.array_equal(ids["x"], ids["y"]) and all(
+        np.array_equal(getattr(x, name), getattr(y, name)) for name in ("user", "item", "time")
+    ):
+        raise DataError(
+            f"x and y are the same log: {pair.x.path} and {pair.y.path} hold the same events; "
+            f"give each domain its own file"
+        )
 
 
 @contextmanager
@@ -125,7 +138,7 @@ def checked(pair: PairFile, memory_limit: str, progress: Any) -> Iterator[duckdb
         yield db
 
 
-def _fingerprint(pair: PairFile) -> str:
+def fingerprint(pair: PairFile) -> str:
     """SHA-256 over the files' contents and every option except where the files lie."""
     digests = {}
     for d in DOMAINS:
