@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -125,7 +126,7 @@ def study(raw: RawPair, p: Parameters, systems: Sequence[str], seeds: Sequence[i
     Returns
     -------
     DataFrame
-        All cells' rank tables, with columns ``leaks`` and ``seed``.
+        All cells' rank tables, with columns ``leaks``, ``seed`` and ``seconds`` (of the cell).
     """
     digests = [raw.catalogue.digest(), rows_digest(raw.train), rows_digest(raw.test)]
     identity = {"data": digests, "parameters": p.model_dump(mode="json", exclude={"seed", "out"})}
@@ -135,18 +136,26 @@ def study(raw: RawPair, p: Parameters, systems: Sequence[str], seeds: Sequence[i
     write_json(known, identity)
     todo = cells(systems, seeds)
     progress = bar("leaks", len(todo), "cell")
-    parts = []
     for cell in todo:
         path = folder / f"{cell.name}.parquet"
         if not path.is_file():
+            start = time.perf_counter()
             table = measure(raw, p, cell, folder / f"{cell.name}.ckpt").assign(leaks=label(cell.leaks), seed=cell.seed)
+            table["seconds"] = round(time.perf_counter() - start, 1)  # since the last start of an interrupted one
             write_atomically(path, lambda part, table=table: table.to_parquet(part, index=False))  # type: ignore[misc]
             (folder / f"{cell.name}.ckpt").unlink(missing_ok=True)
-        parts.append(pd.read_parquet(path))
         progress.update()
         progress.set_postfix_str(cell.name)
     progress.close()
-    return pd.concat(parts, ignore_index=True)
+    return finished(systems, seeds, folder)
+
+
+def finished(systems: Sequence[str], seeds: Sequence[int], folder: Path) -> pd.DataFrame:
+    """The rank tables of the cells that ``folder`` holds, as :func:`study` gives them."""
+    paths = [path for cell in cells(systems, seeds) if (path := folder / f"{cell.name}.parquet").is_file()]
+    if not paths:
+        raise LayoutError(f"{folder} holds no finished cell of {', '.join(systems)}")
+    return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
 
 
 def worth(

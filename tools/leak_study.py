@@ -2,19 +2,18 @@
 
     python tools/leak_study.py PAIR [--preset paper] [--epochs 20] [--seeds 0 1] [--systems …] [--out FOLDER]
 
-Cells that FOLDER holds are not measured again; the table is written from whatever is finished.
+Cells that FOLDER holds are not measured again; ``--finished`` writes the table of what is there so far.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from i2vae_lib import leaks
 from i2vae_lib.data.released import REGISTRY, load_released
@@ -24,6 +23,17 @@ from i2vae_lib.runs import environment, write_atomically, write_json
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 
 
+def _hours(table: pd.DataFrame) -> float | None:
+    """Of all cells together; None where one does not say."""
+    if "seconds" not in table or table["seconds"].isna().any():
+        return None
+    return round(table.groupby(["recommender", "leaks", "seed"])["seconds"].first().sum() / 3600, 4)
+
+
+def _cells(table: pd.DataFrame) -> pd.DataFrame:
+    return table[["recommender", "leaks"]].drop_duplicates()
+
+
 def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("pair", choices=REGISTRY)
@@ -31,25 +41,26 @@ def main(words: list[str]) -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--systems", nargs="+", default=list(leaks.SYSTEMS), choices=leaks.SYSTEMS)
+    parser.add_argument("--finished", action="store_true", help="measure nothing: the table of what is finished")
     parser.add_argument("--out", type=Path, help="default: runs/leaks-PAIR")
     given = parser.parse_args(words)
     folder = given.out or Path("runs") / f"leaks-{given.pair}"
     p = load(given.preset, data=given.pair, protocol="strict", epochs=given.epochs)
     raw = load_released(given.pair)
-    start = time.perf_counter()
-    table = leaks.study(raw, p, given.systems, given.seeds, folder)
-    hours = json.loads((folder / "hours.json").read_text())["hours"] if (folder / "hours.json").is_file() else 0.0
-    hours += (time.perf_counter() - start) / 3600
-    write_json(folder / "hours.json", {"hours": hours})
+    if given.finished:
+        table = leaks.finished(given.systems, given.seeds, folder)
+    else:
+        table = leaks.study(raw, p, given.systems, given.seeds, folder)
     worth = leaks.worth(table, dict(raw.catalogue.names), rng=np.random.default_rng(0))
     path = RESULTS / f"leaks_{given.pair}.csv"
     write_atomically(path, lambda part: worth.round(6).to_csv(part, index=False))
     record = {
-        "command": shlex.join(["python", "tools/leak_study.py", *words]),
+        "command": shlex.join(["python", "tools/leak_study.py", *(word for word in words if word != "--finished")]),
+        "cells": sorted(f"{one.recommender}, {one.leaks}" for one in _cells(table).itertuples()),
         "revision": environment()["git"],
         "data_sha256": raw.source_sha256,
         "seeds": given.seeds,
-        "hours": round(hours, 4),
+        "hours": _hours(table),
         "parameters": p.model_dump(mode="json"),
         "environment": environment(),
     }
