@@ -105,19 +105,19 @@ def results(table: pd.DataFrame, title: str) -> go.Figure:
     return _layout(figure, title, 420).update_layout(barmode="group", legend={"orientation": "h", "y": -0.45})
 
 
-def _panels(
-    table: pd.DataFrame, group: str, x: str, y: str, low: str, high: str, title: str, y_title: str
-) -> go.Figure:
-    """One panel a domain; one marker with its interval a value of ``x`` and of ``group``."""
-    domains = list(dict.fromkeys(table["domain"]))
+def _panels(table: pd.DataFrame, x: str, y: str, low: str, high: str, title: str) -> go.Figure:
+    """One panel a domain: a marker with its interval for each value of ``x`` and each system, side by side."""
+    domains, systems = list(dict.fromkeys(table["domain"])), list(dict.fromkeys(table["system"]))
+    places = list(dict.fromkeys(table[x]))
     columns = min(2, len(domains))
-    lines_ = -(-len(domains) // columns)
-    figure = make_subplots(rows=lines_, cols=columns, subplot_titles=domains, shared_yaxes=True, vertical_spacing=0.2)
+    rows = -(-len(domains) // columns)
+    figure = make_subplots(rows=rows, cols=columns, subplot_titles=domains, shared_yaxes=True, vertical_spacing=0.2)
     for number, d in enumerate(domains):
-        for i, name in enumerate(dict.fromkeys(table[group])):
-            part = table[(table["domain"] == d) & (table[group] == name)]
+        for i, name in enumerate(systems):
+            part = table[(table["domain"] == d) & (table["system"] == name)]
+            beside = 0.0 if x == "system" else 0.7 * ((i + 0.5) / len(systems) - 0.5)
             figure.add_scatter(
-                x=[part[x].astype(str).tolist(), [str(name)] * len(part)] if group != x else part[x],
+                x=[places.index(place) + beside for place in part[x]],
                 y=part[y],
                 error_y={
                     "type": "data",
@@ -129,20 +129,22 @@ def _panels(
                 legendgroup=str(name),
                 showlegend=number == 0,
                 mode="markers",
-                marker={"size": 9, "color": PALETTE[i % len(PALETTE)]},
+                marker={"size": 8, "color": PALETTE[i % len(PALETTE)]},
+                hovertemplate=f"{name}: %{{y:.2f}}<extra></extra>",
                 row=number // columns + 1,
                 col=number % columns + 1,
             )
     figure.add_hline(y=0, line={"width": 1, "dash": "dot"})
-    figure.update_yaxes(title_text=y_title, col=1)
-    return _layout(figure, title, 120 + 300 * lines_)
+    figure.update_xaxes(tickvals=list(range(len(places))), ticktext=places, range=[-0.5, len(places) - 0.5])
+    figure.update_yaxes(title_text="points", col=1)
+    return _layout(figure, title, 120 + 300 * rows)
 
 
 def intervals(table: pd.DataFrame, title: str) -> go.Figure:
     """Differences of systems with their intervals: ``domain, system, difference, interval_low, interval_high``."""
-    return _panels(table, "system", "system", "difference", "interval_low", "interval_high", title, "points")
+    return _panels(table, "system", "difference", "interval_low", "interval_high", title)
 
 
 def worth(table: pd.DataFrame, title: str) -> go.Figure:
     """What leaks are worth: ``domain, leak, system, worth, low, high``, in points."""
-    return _panels(table, "system", "leak", "worth", "low", "high", title, "points")
+    return _panels(table, "leak", "worth", "low", "high", title)
