@@ -189,6 +189,8 @@ def test_unknown_or_mistyped_parameter_is_an_error(wrong: dict[str, Any], messag
 @pytest.mark.notebook
 def test_training_notebook_runs_on_a_released_pair(released_folder: Path, tmp_path: Path) -> None:
     small = {"psg.kind": "random", "model.d": 8, "model.blocks": 1, "model.cross_heads": 1, "training.batch_size": 1024}
+    small |= {"references.neighbours": [0], "references.shrinkage": [50.0]}
+    small |= {"references.ease_lambda": [300.0], "references.ease_limit": 2000}  # an item cut, said aloud: seconds
     os.environ.setdefault("I2VAE_DATA_DIR", str(released_folder))
     execute(ROOT / "notebooks" / "03_training.ipynb", tmp_path, preset="paper", data="cloth_sport", overrides=small)
     assert (tmp_path / "run" / "metrics.json").is_file()
