@@ -8,6 +8,8 @@
 ``evaluation``        candidates, greater and ties, metrics by row kind
 ``significance``      paired bootstrap over rows, t-test over seeds, Holm
 ``paper``             the paper's tables, with their slips flagged
+``graphs``            users and items as a graph: adjacency, propagation, folding in
+``lightgcn``          LightGCN's training
 ``psg``               pseudo-sequence generators: LightGCN, co-occurrence, random; cross-fitting
 ``model``             latents, encoders, i2VAE (infer, decode, score), objective
 ``training``          a plain loop with checkpoints

@@ -22,7 +22,8 @@ import pandas as pd
 
 from i2vae_lib.data.dataset import DOMAINS, PAD, SPLITS, CrossDomainDataset, EventLog, Int, Rows, origins, popularity
 from i2vae_lib.data.protocols import DAY
-from i2vae_lib.psg import Generator, Unified, learning_folds, user_items, users_of_items
+from i2vae_lib.graphs import Unified, user_items, users_of_items
+from i2vae_lib.psg import Generator, learning_folds
 
 COLUMNS = ["check", "split", "severity", "count", "share", "example"]
 RECALL_SIGMAS = 4.0

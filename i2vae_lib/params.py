@@ -144,6 +144,119 @@ class ReferenceParameters(_Group):
     ease_limit: Positive  # EASE: largest matrix that is factorised, a side (items or users, whichever are fewer)
 
 
+class MultiVAEParameters(_Group):
+    """Multi-VAE (Liang et al. 2018); its latent has ``model.d`` dimensions."""
+
+    hidden: Positive
+    dropout: Share  # of the input bag
+    beta: Weight  # cap of the KL weight
+    annealing_epochs: NonNegative  # epochs until the cap
+
+
+class SVAEParameters(_Group):
+    """SVAE (Sachdeva et al. 2019); its items have ``model.d`` dimensions."""
+
+    recurrent: Positive  # GRU state
+    hidden: Positive
+    latent: Positive
+    next_items: Positive  # k: how many later items a step predicts
+    beta: Weight
+    annealing_epochs: NonNegative
+    weight_decay: Weight
+
+
+class SASRecParameters(_Group):
+    """SASRec (Kang & McAuley 2018)."""
+
+    blocks: Positive
+    heads: Positive
+    dropout: Share
+    loss: Literal["bce", "softmax"]
+    negatives: Positive  # a step (bce only)
+
+
+class LightGCNParameters(_Group):
+    """LightGCN (He et al. 2020) as a recommender; the generator's own settings are in ``psg``."""
+
+    layers: NonNegative
+    decay: Weight  # L2 on the batch's layer-0 vectors
+    batch_size: Positive  # triples
+
+
+class EMCDRParameters(_Group):
+    """EMCDR (Man et al. 2017) over BPR-MF."""
+
+    decay: Weight  # L2 on the batch's vectors
+    batch_size: Positive  # triples
+    mapping: Literal["linear", "mlp"]
+    mapping_decay: Weight
+    active_share: Annotated[float, Field(gt=0.0, le=1.0)]  # the most active overlapping users, for the mapping
+
+
+class PiNetParameters(_Group):
+    """Pi-Net (Ma et al. 2019); its cells have ``model.d`` units."""
+
+    members: Positive  # K latent members of an account
+    dropout: Share
+    blank_share: Share  # training rows shown without their own history
+    clip: Rate  # of each gradient element
+
+
+class DASLParameters(_Group):
+    """DASL (Li et al. 2021); items, users and GRU have ``model.d`` units."""
+
+    attention: Positive
+    hidden: tuple[Positive, Positive]  # of the scoring MLP
+    negatives: Positive
+    dropout: Share
+    dual_weight: Weight  # cosine distance of a user's two vectors, one mapped
+    orthogonality: Weight  # || W^T W - I ||^2
+
+
+class C2DSRParameters(_Group):
+    """C2DSR (Cao et al. 2022)."""
+
+    layers: NonNegative  # of the item graph
+    blocks: Positive
+    heads: Positive
+    dropout: Share
+    balance: Annotated[float, Field(ge=0.0, le=1.0)]  # lambda: of the losses against the infomax terms
+    steps: Positive  # only the last so many count
+
+
+class DisenCDRParameters(_Group):
+    """DisenCDR (Cao et al. 2022)."""
+
+    layers: Positive
+    dropout: Share
+    beta: Annotated[float, Field(ge=0.0, le=1.0)]  # of the informative regulariser
+    kl_weight: Weight
+    warm_up: NonNegative  # epochs of specific latents alone
+    batch_size: Positive  # interactions
+
+
+class SAVAEParameters(_Group):
+    """SA-VAE and RA-VAE (Salah et al. 2021); latents have ``model.d`` dimensions."""
+
+    hidden: Positive
+    dropout: Share
+    beta: Weight
+    annealing_epochs: NonNegative
+
+
+class CDRIBParameters(_Group):
+    """CDRIB (Cao et al. 2022)."""
+
+    layers: Positive
+    dropout: Share
+    beta: Weight  # on the users' KL
+    kl_weight: Weight  # on both KLs
+    margin: Share  # of the contrastive hinge
+    contrasted: Positive  # overlapping users a step
+    batch_size: Positive  # interactions
+    weight_decay: Weight
+
+
 class Parameters(_Group):
     """Everything that decides a run. ``model_dump()`` of it goes into ``run.json``."""
 
@@ -161,6 +274,17 @@ class Parameters(_Group):
     training: TrainingParameters
     evaluation: EvaluationParameters
     references: ReferenceParameters
+    multivae: MultiVAEParameters
+    svae: SVAEParameters
+    sasrec: SASRecParameters
+    lightgcn: LightGCNParameters
+    emcdr: EMCDRParameters
+    pinet: PiNetParameters
+    dasl: DASLParameters
+    c2dsr: C2DSRParameters
+    disencdr: DisenCDRParameters
+    savae: SAVAEParameters
+    cdrib: CDRIBParameters
 
 
 def preset_folder() -> Path:

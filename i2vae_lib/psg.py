@@ -25,9 +25,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -37,22 +35,30 @@ from filelock import FileLock
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
+from i2vae_lib import graphs, lightgcn
+from i2vae_lib.data import dataset as dataset_module
 from i2vae_lib.data.dataset import (
     DOMAINS,
     Catalogue,
-    DataError,
     Int,
-    Ragged,
     Rows,
     hashed,
     history_keys,
-    interactions,
     origins,
     rows_digest,
 )
-from i2vae_lib.data.dataset import __file__ as dataset_file
+from i2vae_lib.graphs import (
+    Unified,
+    binary,
+    cosine,
+    folded_in,
+    item_domains,
+    tables_of,
+    user_items,
+    users_of_items,
+)
+from i2vae_lib.lightgcn import train_lightgcn
 from i2vae_lib.params import PsgParameters
-from i2vae_lib.progress import bar
 from i2vae_lib.runs import LayoutError, cache_folder, write_atomically, write_json
 
 GENERATOR_LAYOUT = 2
@@ -96,34 +102,6 @@ def fold_of(rows: Rows, p: PsgParameters) -> Int:
     users, inverse = np.unique(origins(rows).astype(str), return_inverse=True)
     folds = hashed(users, "psg fold", p.seed) % np.uint64(p.folds)
     return folds.astype(np.int64)[inverse]
-
-
-class Unified:
-    """The unified item set of both domains: linked items are one node (paper 3.1). Numbers 0…n - 1, no padding."""
-
-    def __init__(self, catalogue: Catalogue):
-        twin = catalogue.linked("y")[1:]  # number in x of each item of y, 0: none
-        new = twin == 0
-        numbers_y = np.where(new, catalogue.size("x") + np.cumsum(new) - 1, twin - 1)
-        self.of = {
-            "x": np.concatenate([[-1], np.arange(catalogue.size("x"))]),
-            "y": np.concatenate([[-1], numbers_y]),
-        }
-        self.size = catalogue.size("x") + int(new.sum())
-
-    def histories(self, rows: Rows) -> sparse.csr_matrix:
-        """Binary rows x unified items, both histories."""
-        owner = np.concatenate([rows.history[d].owner for d in DOMAINS])
-        items = np.concatenate([self.of[d][rows.history[d].values] for d in DOMAINS])
-        return binary(owner, items, (len(rows), self.size))
-
-
-def binary(rows: Int, columns: Int, shape: tuple[int, int]) -> sparse.csr_matrix:
-    """CSR with a 1 for each distinct pair."""
-    matrix = sparse.csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=shape)
-    matrix.sum_duplicates()
-    matrix.data[:] = 1.0
-    return matrix
 
 
 def top_items(scores: Int, histories: sparse.csr_matrix, numbers: Int, count: int) -> tuple[Int, Int]:
@@ -355,7 +333,8 @@ def fit_once(train: Rows, p: PsgParameters, cache: Path | str | None = None) -> 
     """
     rows, parameters = rows_digest(train), json.dumps(p.model_dump(), sort_keys=True)
     # an edited generator is another one
-    code = hashlib.sha256(b"".join(Path(one).read_bytes() for one in (__file__, dataset_file))).hexdigest()
+    files = (__file__, *(str(one.__file__) for one in (dataset_module, graphs, lightgcn)))
+    code = hashlib.sha256(b"".join(Path(one).read_bytes() for one in files)).hexdigest()
     key = hashlib.sha256(f"{code}|{train.catalogue.digest()}|{rows}|{parameters}".encode()).hexdigest()
     folder = (Path(cache) if cache else cache_folder()) / "generators" / key
     folder.mkdir(parents=True, exist_ok=True)
@@ -391,35 +370,6 @@ def load(folder: Path, catalogue: Catalogue) -> Generator:
     return generator
 
 
-def user_items(train: Rows, unified: Unified, keep: Int) -> sparse.csr_matrix:
-    """Binary users x unified items of the training interactions (targets included) of the rows in ``keep``."""
-    part = train.take(keep)
-    pairs = interactions(part)
-    users = np.concatenate([pairs[d][0] for d in DOMAINS])
-    items = np.concatenate([unified.of[d][pairs[d][1]] for d in DOMAINS])
-    return binary(users, items, (int(users.max(initial=-1)) + 1, unified.size))
-
-
-def users_of_items(graph: sparse.csr_matrix) -> Int:
-    """How many users took each item, int64 [unified items]."""
-    return np.bincount(graph.indices, minlength=graph.shape[1]).astype(np.int64)
-
-
-def cosine(matrix: sparse.csr_matrix, shrinkage: float) -> sparse.csr_matrix:
-    """Item-item cosine with shrinkage, zero diagonal: c_ij / (sqrt(c_i c_j) + shrinkage)."""
-    together = (matrix.T @ matrix).tocoo()
-    counts = np.asarray(matrix.sum(axis=0)).ravel()
-    off = together.row != together.col
-    row, column, shared = together.row[off], together.col[off], together.data[off]
-    values = shared / (np.sqrt(counts[row] * counts[column]) + shrinkage)
-    return sparse.csr_matrix((values.astype(np.float32), (row, column)), shape=together.shape)
-
-
-def item_domains(unified: Unified) -> dict[str, Int]:
-    """Unified numbers of each domain's items."""
-    return {d: unified.of[d][1:] for d in DOMAINS}
-
-
 def learning_folds(train: Rows, p: PsgParameters) -> Iterator[Int]:
     """For each fold the positions of the training rows that its table is learnt from (K = 1: all of them)."""
     fold = fold_of(train, p)
@@ -439,18 +389,6 @@ def _by_fold_and_domain(generator: Any, rows: Rows, fold: Int, chunk: int = 512)
                 at = positions[start : start + chunk]
                 items[at], scores[at] = generator.recall_part(histories[at], int(k), d)
     return items, scores
-
-
-def folded_in(edges: sparse.csr_matrix, table: Int) -> Int:
-    """New users of a graph: sum of ``table`` over their edges, over the square root of their number.
-
-    With ``table`` [items, d] = sum_{l<L} e^l / (sqrt(deg) (L + 1)) this is one propagation with a zero layer-0 user
-    vector (module docstring). float32 [rows, d]; zero where there is no edge.
-    """
-    degree = np.asarray(edges.sum(axis=1)).ravel()
-    scale = 1.0 / np.sqrt(np.maximum(degree, 1.0))
-    vectors: Int = (edges @ table) * scale[:, None].astype(np.float32)
-    return vectors
 
 
 def item_scores(users: Int, items: Int) -> Int:
@@ -489,209 +427,3 @@ def _rounds(
                 for at in range(0, users, 512)
             ]
             graph = sparse.vstack(parts).tocsr()
-
-
-def tables_of(graph: sparse.csr_matrix, start: tuple[Int, Int], layers: int) -> tuple[Int, Int, Int]:
-    """What one propagation of layer-0 vectors (users, items) through a graph gives.
-
-    Returns
-    -------
-    mean
-        [users + items, d]: LightGCN's vectors, users first.
-    fold_in, final
-        float32 [items, d]: the table of :func:`folded_in`, and the item vectors it goes with (zero for an item that
-        nobody in the graph took: its layer-0 vector is random, so it is never recalled by it).
-    """
-    propagated = list(_layers(normalised(graph), np.concatenate(start), layers))
-    users = graph.shape[0]
-    degree = np.asarray(graph.sum(axis=0)).ravel()
-    inverse = np.divide(1.0, np.sqrt(degree), out=np.zeros(len(degree)), where=degree > 0)
-    partial = np.sum([one[users:] for one in propagated[:-1]], axis=0) if layers else propagated[0][users:]
-    fold_in = partial * inverse[:, None] / (layers + 1)
-    mean: Int = np.mean(propagated, axis=0)
-    final = np.where(degree[:, None] > 0, mean[users:], 0.0)
-    return mean, fold_in.astype(np.float32), final.astype(np.float32)
-
-
-def normalised(graph: sparse.csr_matrix) -> sparse.csr_matrix:
-    """D^-1/2 A D^-1/2 of the bipartite graph, users first; an isolated node's line is 0."""
-    users, items = graph.shape
-    adjacency = sparse.bmat([[None, graph], [graph.T, None]], format="csr", dtype=np.float32)
-    degree = np.asarray(adjacency.sum(axis=1)).ravel()
-    inverse = np.divide(1.0, np.sqrt(degree), out=np.zeros(users + items), where=degree > 0)
-    scale = sparse.diags(inverse)
-    return (scale @ adjacency @ scale).tocsr().astype(np.float32)
-
-
-def _layers(adjacency: sparse.csr_matrix, vectors: Int, layers: int) -> Iterator[Int]:
-    """E^0 … E^L with E^{l+1} = A_hat E^l."""
-    yield vectors
-    for _ in range(layers):
-        vectors = adjacency @ vectors
-        yield vectors
-
-
-@dataclass(frozen=True)
-class Adjacency:
-    """A symmetric A_hat in CSR, as tensors."""
-
-    indices: torch.Tensor  # int32
-    offsets: torch.Tensor  # int32
-    values: torch.Tensor  # float32
-
-    @classmethod
-    def of(cls, matrix: sparse.csr_matrix) -> Self:
-        return cls(
-            torch.from_numpy(matrix.indices.astype(np.int32)),
-            torch.from_numpy(matrix.indptr[:-1].astype(np.int32)),
-            torch.from_numpy(matrix.data.astype(np.float32)),
-        )
-
-    def __matmul__(self, vectors: torch.Tensor) -> torch.Tensor:
-        # a weighted embedding bag is this product, six times faster on CPU than a sparse CSR tensor's
-        return torch.nn.functional.embedding_bag(
-            self.indices, vectors, self.offsets, mode="sum", per_sample_weights=self.values
-        )
-
-
-class _Propagate(torch.autograd.Function):
-    """A_hat @ E for a symmetric A_hat: the gradient is A_hat @ (gradient)."""
-
-    @staticmethod
-    def forward(context: Any, adjacency: Adjacency, vectors: torch.Tensor) -> torch.Tensor:
-        context.adjacency = adjacency
-        return adjacency @ vectors
-
-    @staticmethod
-    def backward(context: Any, *gradients: torch.Tensor) -> tuple[None, torch.Tensor]:
-        return None, context.adjacency @ gradients[0]
-
-
-def propagate(adjacency: Adjacency, vectors: torch.Tensor, layers: int) -> torch.Tensor:
-    """LightGCN: the mean of E^0 … E^L."""
-    total = vectors
-    for _ in range(layers):
-        vectors = _Propagate.apply(adjacency, vectors)  # type: ignore[no-untyped-call]
-        total = total + vectors
-    return total / (layers + 1)
-
-
-def bpr(users: torch.Tensor, positives: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
-    """BPR: softplus(s_uj - s_ui), one value a triple."""
-    return torch.nn.functional.softplus((users * (negatives - positives)).sum(dim=1))
-
-
-def train_lightgcn(
-    graph: sparse.csr_matrix,
-    domains: dict[str, Int],
-    p: PsgParameters,
-    rng: np.random.Generator,
-    *,
-    label: str = "LightGCN",
-) -> tuple[Int, Int]:
-    """Learn layer-0 vectors by BPR; best validation recall@20 of up to ``p.epochs`` epochs, with early stop.
-
-    ``p.validation_share`` of the interactions is held out of the graph while learning. An epoch is as many triples as
-    there are training interactions: a uniform user, one of its items, a negative of that item's domain that it did
-    not take. L2 acts on the batch's layer-0 vectors only (as in the paper of LightGCN, not through the optimiser).
-
-    Returns
-    -------
-    users, items
-        float32 [users, d], [items, d]
-    """
-    users, items = graph.shape
-    coo = graph.tocoo()
-    held_out = rng.random(coo.nnz) < p.validation_share
-    learn = binary(coo.row[~held_out], coo.col[~held_out], graph.shape)
-    check = binary(coo.row[held_out], coo.col[held_out], graph.shape)
-    adjacency = Adjacency.of(normalised(learn))
-    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    table = torch.nn.Parameter(torch.empty(users + items, p.d).normal_(std=0.1, generator=generator))
-    optimizer = torch.optim.Adam([table], lr=p.learning_rate, fused=True)
-    sampler = _Triples(learn, domains, rng)
-    best, best_metric, waited = table.detach().clone(), -math.inf, 0
-    progress = bar(label, p.epochs, "epoch", leave=False)
-    for _ in range(p.epochs):
-        for _ in range(-(-learn.nnz // p.batch_size)):
-            user, positive, negative = sampler.draw(p.batch_size)
-            vectors = propagate(adjacency, table, p.layers)
-            rows = torch.from_numpy(np.concatenate([user, users + positive, users + negative]))
-            u, i, j = vectors.index_select(0, rows).chunk(3)
-            layer0 = table.index_select(0, rows)
-            loss = bpr(u, i, j).mean() + p.decay * 0.5 * layer0.square().sum() / p.batch_size
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-        with torch.no_grad():
-            final = propagate(adjacency, table, p.layers).numpy()
-        metric = recall_at(final[:users], final[users:], learn, check, 20)
-        waited = 0 if metric > best_metric else waited + 1
-        if metric > best_metric:
-            best, best_metric = table.detach().clone(), metric
-        progress.update()
-        progress.set_postfix_str(f"recall@20 {metric:.4f} (best {best_metric:.4f})")
-        if waited >= p.patience:
-            break
-    progress.close()
-    numbers = best.numpy()
-    return numbers[:users], numbers[users:]
-
-
-def recall_at(users: Int, items: Int, known: sparse.csr_matrix, wanted: sparse.csr_matrix, k: int) -> float:
-    """Mean recall@k over at most 2,000 users with something to find, their known items left out."""
-    who = np.flatnonzero(wanted.getnnz(axis=1))
-    who = who[:: max(1, len(who) // 2000)][:2000]
-    hits = 0.0
-    for start in range(0, len(who), 512):
-        at = who[start : start + 512]
-        scores = users[at] @ items.T
-        taken = known[at].tocoo()
-        scores[taken.row, taken.col] = -np.inf
-        top = torch.topk(torch.from_numpy(scores), min(k, scores.shape[1]), dim=1).indices.numpy()
-        found = np.asarray(wanted[np.repeat(at, top.shape[1]), top.ravel()]).reshape(top.shape).sum(axis=1)
-        hits += float((found / wanted[at].getnnz(axis=1)).sum())
-    return hits / max(1, len(who))
-
-
-class _Triples:
-    """(user, positive, negative): user uniform, positive uniform of the user, negative not taken, of its domain."""
-
-    def __init__(self, graph: sparse.csr_matrix, domains: dict[str, Int], rng: np.random.Generator):
-        self.rng = rng
-        self.items = Ragged(graph.indices.astype(np.int32), graph.indptr.astype(np.int64))
-        # a user who took every item of a domain leaves no negative to draw
-        rest = np.all([graph[:, pool].getnnz(axis=1) < len(pool) for pool in domains.values()], axis=0)
-        self.users = np.flatnonzero((self.items.lengths > 0) & rest)
-        if not len(self.users):
-            raise DataError("LightGCN: no training user took something but not everything of each domain")
-        self.width = graph.shape[1]
-        self.taken = np.sort(self.items.owner * self.width + self.items.values)
-        self.pools = [domains[d] for d in DOMAINS]
-        self.in_y = np.zeros(self.width, dtype=np.int64)
-        self.in_y[domains["y"]] = 1
-        self.in_y[domains["x"]] = 0  # a linked item's negatives come from x
-
-    def draw(self, count: int) -> tuple[Int, Int, Int]:
-        user = self.rng.choice(self.users, count)
-        starts, lengths = self.items.offsets[user], self.items.lengths[user]
-        positive = self.items.values[starts + (self.rng.random(count) * lengths).astype(np.int64)].astype(np.int64)
-        side = self.in_y[positive]
-        negative = self._draw_items(side)
-        while True:
-            flat = user * self.width + negative
-            at = np.minimum(np.searchsorted(self.taken, flat), len(self.taken) - 1)
-            hit = self.taken[at] == flat
-            if not hit.any():
-                return user, positive, negative
-            negative[hit] = self._draw_items(side[hit])
-
-    def _draw_items(self, side: Int) -> Int:
-        uniform = self.rng.random(len(side))
-        sizes = np.array([len(pool) for pool in self.pools])
-        index = (uniform * sizes[side]).astype(np.int64)
-        return np.where(
-            side == 0,
-            self.pools[0][np.minimum(index, sizes[0] - 1)],
-            self.pools[1][np.minimum(index, sizes[1] - 1)],
-        )

@@ -13,20 +13,26 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 from torch import nn
 
-from i2vae_lib.data.batches import Batch
 from i2vae_lib.params import TrainingParameters
 from i2vae_lib.progress import bar
 from i2vae_lib.runs import LayoutError, write_atomically
 
 CHECKPOINT_LAYOUT = 1
 
-Loss = Callable[[Batch, int, torch.Generator], tuple[torch.Tensor, dict[str, torch.Tensor]]]
+
+class Movable(Protocol):
+    """A tensor, or a few of them in a class of their own."""
+
+    def to(self, device: torch.device, /) -> Self: ...
+
+
+Loss = Callable[[Any, int, torch.Generator], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -81,7 +87,7 @@ def choose_device(name: str) -> torch.device:
 def train(
     module: nn.Module,
     loss: Loss,
-    batches: Callable[[np.random.Generator], Iterable[Batch]],
+    batches: Callable[[np.random.Generator], Iterable[Mapping[str, Movable]]],
     validate: Callable[[], Mapping[str, float]],
     p: TrainingParameters,
     *,
@@ -91,6 +97,7 @@ def train(
     callbacks: Callbacks,
     rows: int,
     steps: int,
+    weight_decay: float = 0.0,
 ) -> State:
     """Train ``module`` with Adam and leave the weights of the best epoch in it.
 
@@ -106,6 +113,8 @@ def train(
         What the weights depend on, as a string; a checkpoint of another identity is refused.
     rows, steps
         Rows and batches an epoch, for the rate and the progress bar.
+    weight_decay
+        L2 through the gradients (Adam, not AdamW), of the systems whose papers have it.
 
     Raises
     ------
@@ -115,7 +124,7 @@ def train(
         The checkpoint belongs to other data or parameters.
     """
     device = next(module.parameters()).device
-    optimizer = torch.optim.Adam(module.parameters(), lr=p.learning_rate, fused=True)
+    optimizer = torch.optim.Adam(module.parameters(), lr=p.learning_rate, weight_decay=weight_decay, fused=True)
     state = _resume(callbacks.checkpoint, identity, module, optimizer, rng, generator) or State()
     progress = bar("training", p.epochs * steps, "batch", initial=state.epoch * steps)
     try:
@@ -124,7 +133,7 @@ def train(
             sums: dict[str, torch.Tensor] = {}
             counts: dict[str, int] = {}
             for number, batch in enumerate(batches(rng)):
-                value, parts = loss({d: side.to(device) for d, side in batch.items()}, state.epoch, generator)
+                value, parts = loss({name: one.to(device) for name, one in batch.items()}, state.epoch, generator)
                 if not torch.isfinite(value):
                     raise NonFiniteLoss(_name_the_term(value, parts, state.epoch, number))
                 optimizer.zero_grad(set_to_none=True)

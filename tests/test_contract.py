@@ -21,14 +21,14 @@ from i2vae_lib import evaluation, psg
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.dataset import DOMAINS, DataError, Int, Ragged, Rows, other, popularity
 from i2vae_lib.params import Parameters
-from i2vae_lib.recommenders import EASE, Copy, I2VAERecommender, ItemKNN, Popularity, Recommender
+from i2vae_lib.recommenders import EASE, SYSTEMS, Copy, I2VAERecommender, ItemKNN, Popularity, Recommender
 from i2vae_lib.recommenders.contract import rows_from_histories
 from i2vae_lib.runs import LayoutError
 from i2vae_lib.training import Callbacks
 
 # name -> an unfitted recommender of a catalogue
 UNFITTED: dict[str, Callable[..., Any]] = {
-    "i2vae": I2VAERecommender,
+    **SYSTEMS,
     "popularity": lambda catalogue, params: Popularity.unfitted(catalogue),
     "copy": lambda catalogue, params: Copy.unfitted(catalogue),
     "itemknn": lambda catalogue, params: ItemKNN.unfitted(catalogue),

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from i2vae_lib import psg
+from i2vae_lib import graphs, lightgcn, psg
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Int, Ragged, Rows, popularity
+from i2vae_lib.graphs import Unified
 from i2vae_lib.params import Parameters
-from i2vae_lib.psg import Generator, Unified
+from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders import contract
 from i2vae_lib.recommenders.fold_in import item_tables, mean_mapped, propagated, solved, user_vectors
 from i2vae_lib.training import Callbacks
@@ -47,7 +48,7 @@ def items() -> Int:
 def graph(dataset: CrossDomainDataset) -> sparse.csr_matrix:
     """Training users x unified items of the tiny world."""
     train = dataset.splits["train"]
-    return psg.user_items(train, Unified(train.catalogue), np.arange(len(train)))
+    return graphs.user_items(train, Unified(train.catalogue), np.arange(len(train)))
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def shares(graph: sparse.csr_matrix) -> tuple[sparse.csr_matrix, sparse.csr_matr
     """The graph in two: 80 % of the edges to learn from and to fold in, 20 % to find."""
     coo = graph.tocoo()
     hidden = np.random.default_rng(0).random(coo.nnz) < 0.2
-    known, wanted = (psg.binary(coo.row[part], coo.col[part], graph.shape) for part in (~hidden, hidden))
+    known, wanted = (graphs.binary(coo.row[part], coo.col[part], graph.shape) for part in (~hidden, hidden))
     return known, wanted
 
 
@@ -120,8 +121,10 @@ def test_propagated_when_the_generator_is_asked(dataset: CrossDomainDataset, tin
     # the formula stands in psg: this fails should one of the two ever be another
     train, p = dataset.splits["train"], tiny.psg.model_copy(update={"epochs": 1, "folds": 1, "rounds": 1})
     generator = psg.LightGCNGenerator.fit(train, p)
-    graph = psg.user_items(train, generator.unified, np.arange(len(train)))
-    start = psg.train_lightgcn(graph, psg.item_domains(generator.unified), p, np.random.default_rng([p.seed, 0]))
+    graph = graphs.user_items(train, generator.unified, np.arange(len(train)))
+    start = lightgcn.train_lightgcn(
+        graph, graphs.item_domains(generator.unified), p, np.random.default_rng([p.seed, 0])
+    )
     table, final = item_tables(graph, *start, p.layers)
     np.testing.assert_array_equal(table, generator.tables["fold_in"][0, 0])
     np.testing.assert_array_equal(final, generator.tables["final"][0, 0])
@@ -140,7 +143,7 @@ def test_propagated_when_the_graph_is_grown(
     rows = Unified(test.catalogue).histories(test)
     rows = rows[rows.getnnz(axis=1) > 0][:15]
     p = tiny.psg.model_copy(update={"epochs": 10})
-    start = psg.train_lightgcn(graph, psg.item_domains(Unified(test.catalogue)), p, np.random.default_rng(0))
+    start = lightgcn.train_lightgcn(graph, graphs.item_domains(Unified(test.catalogue)), p, np.random.default_rng(0))
     taken = graph.toarray()
     degree = taken.sum(axis=0)
     table, _ = item_tables(graph, *start, 1)
@@ -294,7 +297,7 @@ def test_fold_in_when_rows_are_empty(way: str, edges: sparse.csr_matrix, items: 
 @pytest.mark.parametrize("way", WAYS)
 def test_fold_in_when_items_have_another_order(way: str, edges: sparse.csr_matrix, items: Int) -> None:
     order = np.random.default_rng(4).permutation(17)
-    moved = psg.binary(*np.nonzero(edges.toarray()[:, order]), edges.shape)
+    moved = graphs.binary(*np.nonzero(edges.toarray()[:, order]), edges.shape)
     np.testing.assert_allclose(WAYS[way](moved, items[order]), WAYS[way](edges, items), rtol=1e-5, atol=1e-6)
 
 
@@ -356,7 +359,7 @@ class Factorisation:
         rng: np.random.Generator,
         callbacks: Callbacks,
     ) -> Self:
-        graph = psg.user_items(train, self.unified, np.arange(len(train)))
+        graph = graphs.user_items(train, self.unified, np.arange(len(train)))
         self.users, self.items = self.learn(graph, rng)
         self.known = {user: line for line, user in enumerate(dict.fromkeys(train.user))}
         self.counts = popularity(train)
@@ -501,8 +504,8 @@ def test_loss_when_a_factorisation_folds_in_its_own_users(shares: tuple[sparse.c
     # the same edges, once as a training user's vector and once as a newcomer's
     known, wanted = shares
     users, items = Factorisation.learn(known, np.random.default_rng(0))
-    trained = psg.recall_at(users, items, known, wanted, 20)
-    folded = psg.recall_at(Factorisation.fold(known, items), items, known, wanted, 20)
+    trained = lightgcn.recall_at(users, items, known, wanted, 20)
+    folded = lightgcn.recall_at(Factorisation.fold(known, items), items, known, wanted, 20)
     assert 0.45 < trained < 0.65 and abs(trained - folded) < 0.02
 
 
@@ -515,8 +518,8 @@ def test_loss_when_a_factorisation_never_saw_the_users(shares: tuple[sparse.csr_
     for k in range(4):
         own = quarter == k
         _, others = Factorisation.learn(known[~own], np.random.default_rng(0))
-        unseen.append(psg.recall_at(Factorisation.fold(known[own], others), others, known[own], wanted[own], 20))
-        trained.append(psg.recall_at(users[own], items, known[own], wanted[own], 20))
+        unseen.append(lightgcn.recall_at(Factorisation.fold(known[own], others), others, known[own], wanted[own], 20))
+        trained.append(lightgcn.recall_at(users[own], items, known[own], wanted[own], 20))
     assert 0.0 < np.mean(trained) - np.mean(unseen) < 0.1
     assert np.mean(unseen) > 0.4
 
@@ -527,10 +530,10 @@ def test_loss_when_a_graph_folds_in_its_own_users(
     # a zero layer-0 vector in place of the trained one, and no echo of the user in the items
     known, wanted = shares
     p = tiny.psg.model_copy(update={"epochs": 20})
-    domains = psg.item_domains(Unified(dataset.catalogue))
-    start = psg.train_lightgcn(known, domains, p, np.random.default_rng(0))
+    domains = graphs.item_domains(Unified(dataset.catalogue))
+    start = lightgcn.train_lightgcn(known, domains, p, np.random.default_rng(0))
     table, final = item_tables(known, *start, p.layers)
     layers = layers_of(known.toarray(), np.concatenate(start), p.layers)
-    trained = psg.recall_at(np.mean(layers, axis=0)[: known.shape[0]], final, known, wanted, 20)
-    folded = psg.recall_at(propagated(known, table), final, known, wanted, 20)
+    trained = lightgcn.recall_at(np.mean(layers, axis=0)[: known.shape[0]], final, known, wanted, 20)
+    folded = lightgcn.recall_at(propagated(known, table), final, known, wanted, 20)
     assert 0.28 < trained < 0.5 and -0.02 < folded - trained < 0.08

@@ -17,6 +17,8 @@ LAYERS: list[tuple[str, ...]] = [
     ("runs",),
     ("data",),
     ("evaluation", "significance", "paper"),
+    ("graphs",),
+    ("lightgcn",),
     ("psg",),
     ("model",),
     ("training",),

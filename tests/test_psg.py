@@ -14,7 +14,7 @@ import pytest
 import torch
 from scipy import sparse, stats
 
-from i2vae_lib import psg
+from i2vae_lib import graphs, lightgcn, psg
 from i2vae_lib.data import CrossDomainDataset, load_dataset
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Int, Ragged, Rows, other
 from i2vae_lib.params import Parameters, PsgParameters, load
@@ -109,7 +109,7 @@ def fitted_with(
 
 def test_normalised_when_nodes_are_isolated() -> None:
     graph = random_graph()
-    found = psg.normalised(graph).toarray()
+    found = graphs.normalised(graph).toarray()
     np.testing.assert_array_equal(found, found.T)
     np.testing.assert_allclose(found, dense_normalised(graph), rtol=1e-6)
     assert not found[8].any() and not found[15].any()  # the isolated user and item: 0, not infinite
@@ -121,7 +121,7 @@ def test_normalised_when_nodes_are_isolated() -> None:
 def test_propagate_when_compared_with_dense_powers(layers: int) -> None:
     graph = random_graph()
     table = torch.randn(16, 4, generator=torch.Generator().manual_seed(1))
-    found = psg.propagate(psg.Adjacency.of(psg.normalised(graph)), table, layers).numpy()
+    found = graphs.propagate(graphs.Adjacency.of(graphs.normalised(graph)), table, layers).numpy()
     expected = np.mean(dense_layers(dense_normalised(graph), table.double().numpy(), layers), axis=0)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     np.testing.assert_allclose(found[8], table[8] / (layers + 1), rtol=1e-6)  # an isolated user
@@ -129,7 +129,7 @@ def test_propagate_when_compared_with_dense_powers(layers: int) -> None:
 
 def test_propagate_when_there_are_no_layers() -> None:
     table = torch.randn(16, 4, generator=torch.Generator().manual_seed(1))
-    found = psg.propagate(psg.Adjacency.of(psg.normalised(random_graph())), table, 0)
+    found = graphs.propagate(graphs.Adjacency.of(graphs.normalised(random_graph())), table, 0)
     assert torch.equal(found, table)  # plain matrix factorisation
 
 
@@ -137,7 +137,7 @@ def test_propagate_when_there_are_no_layers() -> None:
 def test_propagate_when_the_graph_is_one_edge(layers: int) -> None:
     one = sparse.csr_matrix(np.ones((1, 1), dtype=np.float32))
     user, item = 3.0, 8.0
-    found = psg.propagate(psg.Adjacency.of(psg.normalised(one)), torch.tensor([[user], [item]]), layers)[:, 0]
+    found = graphs.propagate(graphs.Adjacency.of(graphs.normalised(one)), torch.tensor([[user], [item]]), layers)[:, 0]
     kept, swapped = layers // 2 + 1, (layers + 1) // 2  # even layers keep, odd ones swap
     expected = [kept * user + swapped * item, kept * item + swapped * user]
     np.testing.assert_allclose(found, np.array(expected) / (layers + 1), rtol=1e-6)
@@ -148,7 +148,7 @@ def test_propagate_when_differentiated() -> None:
     start = torch.randn(16, 4, generator=torch.Generator().manual_seed(1))
     weight = torch.randn(16, 4, generator=torch.Generator().manual_seed(2))
     ours, theirs = start.clone().requires_grad_(), start.double().requires_grad_()
-    found = psg.propagate(psg.Adjacency.of(psg.normalised(graph)), ours, 3)
+    found = graphs.propagate(graphs.Adjacency.of(graphs.normalised(graph)), ours, 3)
     ((found * weight).sum() + found.square().sum()).backward()
     dense = torch.from_numpy(dense_normalised(graph))
     expected = sum(torch.linalg.matrix_power(dense, power) @ theirs for power in range(4)) / 4
@@ -161,7 +161,7 @@ def test_bpr_when_scores_are_known() -> None:
     users = torch.tensor([[1.0, 2.0], [1.0, 0.0]])
     positives, negatives = torch.tensor([[1.0, 1.0], [5.0, 1.0]]), torch.tensor([[0.5, 0.0], [5.0, 7.0]])
     expected = [np.log1p(np.exp(0.5 - 3.0)), np.log(2)]
-    np.testing.assert_allclose(psg.bpr(users, positives, negatives), expected, rtol=1e-6)
+    np.testing.assert_allclose(lightgcn.bpr(users, positives, negatives), expected, rtol=1e-6)
 
 
 def one_step(monkeypatch: pytest.MonkeyPatch, p: PsgParameters) -> tuple[Int, Int, sparse.csr_matrix, list[Int]]:
@@ -169,7 +169,7 @@ def one_step(monkeypatch: pytest.MonkeyPatch, p: PsgParameters) -> tuple[Int, In
     graph, rng = random_graph(30, 20), np.random.default_rng(5)
     found: dict[str, Any] = {}
 
-    def draw(sampler: psg._Triples, count: int) -> tuple[Int, Int, Int]:
+    def draw(sampler: lightgcn.Triples, count: int) -> tuple[Int, Int, Int]:
         found["triples"] = original(sampler, count)
         return found["triples"]
 
@@ -181,12 +181,12 @@ def one_step(monkeypatch: pytest.MonkeyPatch, p: PsgParameters) -> tuple[Int, In
         found["learn"] = learn
         return 1.0
 
-    original = psg._Triples.draw
-    monkeypatch.setattr(psg._Triples, "draw", draw)
+    original = lightgcn.Triples.draw
+    monkeypatch.setattr(lightgcn.Triples, "draw", draw)
     monkeypatch.setattr(torch.optim, "Adam", descent)
-    monkeypatch.setattr(psg, "recall_at", look)
+    monkeypatch.setattr(lightgcn, "recall_at", look)
     domains = {"x": np.arange(12), "y": np.arange(12, 20)}
-    after = np.concatenate(psg.train_lightgcn(graph, domains, p, rng))
+    after = np.concatenate(lightgcn.train_lightgcn(graph, domains, p, rng))
     return found["before"], after, found["learn"], list(found["triples"])
 
 
@@ -221,9 +221,9 @@ def test_lightgcn_step_when_rows_are_outside_the_batch(monkeypatch: pytest.Monke
 
 def test_lightgcn_when_interactions_are_held_out(monkeypatch: pytest.MonkeyPatch, p: PsgParameters) -> None:
     graph, seen = random_graph(200, 50), {}
-    of = psg.Adjacency.of
+    of = graphs.Adjacency.of
 
-    def adjacency(matrix: sparse.csr_matrix) -> psg.Adjacency:
+    def adjacency(matrix: sparse.csr_matrix) -> graphs.Adjacency:
         seen["adjacency"] = matrix
         return of(matrix)
 
@@ -231,15 +231,15 @@ def test_lightgcn_when_interactions_are_held_out(monkeypatch: pytest.MonkeyPatch
         seen.update(learn=learn, check=check)
         return 0.0
 
-    monkeypatch.setattr(psg.Adjacency, "of", staticmethod(adjacency))
-    monkeypatch.setattr(psg, "recall_at", look)
+    monkeypatch.setattr(graphs.Adjacency, "of", staticmethod(adjacency))
+    monkeypatch.setattr(lightgcn, "recall_at", look)
     domains = {"x": np.arange(30), "y": np.arange(30, 50)}
-    psg.train_lightgcn(graph, domains, changed(p, epochs=1), np.random.default_rng(0))
+    lightgcn.train_lightgcn(graph, domains, changed(p, epochs=1), np.random.default_rng(0))
     assert (seen["learn"] + seen["check"] != graph).nnz == 0
     assert seen["learn"].multiply(seen["check"]).nnz == 0
     share = seen["check"].nnz / graph.nnz
     assert abs(share - p.validation_share) < 4 * np.sqrt(p.validation_share * 0.8 / graph.nnz)
-    assert (seen["adjacency"] != psg.normalised(seen["learn"])).nnz == 0  # what is checked is not propagated over
+    assert (seen["adjacency"] != graphs.normalised(seen["learn"])).nnz == 0  # what is checked is not propagated over
 
 
 def test_lightgcn_when_recall_stops_growing(monkeypatch: pytest.MonkeyPatch, p: PsgParameters) -> None:
@@ -249,17 +249,17 @@ def test_lightgcn_when_recall_stops_growing(monkeypatch: pytest.MonkeyPatch, p: 
         tables.append(np.concatenate([users, items]).copy())
         return metrics[len(tables) - 1]
 
-    monkeypatch.setattr(psg, "recall_at", look)
+    monkeypatch.setattr(lightgcn, "recall_at", look)
     domains = {"x": np.arange(12), "y": np.arange(12, 20)}
     p = changed(p, epochs=5, patience=2, layers=0)
-    users, items = psg.train_lightgcn(random_graph(30, 20), domains, p, np.random.default_rng(0))
+    users, items = lightgcn.train_lightgcn(random_graph(30, 20), domains, p, np.random.default_rng(0))
     assert len(tables) == 4  # two epochs without a better one, and no fifth
     np.testing.assert_array_equal(np.concatenate([users, items]), tables[1])
 
 
 def test_triples_when_drawn() -> None:
     graph, domains = random_graph(40, 30), {"x": np.arange(17), "y": np.arange(16, 30)}  # 16 is in both
-    user, positive, negative = psg._Triples(graph, domains, np.random.default_rng(0)).draw(20_000)
+    user, positive, negative = lightgcn.Triples(graph, domains, np.random.default_rng(0)).draw(20_000)
     taken = graph.toarray() > 0
     assert taken[user, positive].all() and not taken[user, negative].any()
     assert (negative[positive < 17] < 17).all() and (negative[positive >= 17] >= 16).all()
@@ -283,7 +283,7 @@ def test_recall_at_when_compared_with_a_slow_loop() -> None:
         free = [i for i in np.argsort(-(items @ users[u])) if not known[u, i]]
         if aim:
             recalls.append(len(aim & set(free[:3])) / len(aim))
-    assert psg.recall_at(users, items, known, wanted, 3) == pytest.approx(np.mean(recalls), rel=1e-6)
+    assert lightgcn.recall_at(users, items, known, wanted, 3) == pytest.approx(np.mean(recalls), rel=1e-6)
     assert 0 < np.mean(recalls) < 1
 
 
@@ -351,7 +351,7 @@ def test_recall_when_compared_with_a_slow_loop(monkeypatch: pytest.MonkeyPatch, 
     p = changed(p, folds=1, rounds=rounds, edges_per_round=1, recalled=4, layers=2, d=4)
     generator, [(graph, start)] = fitted_with(monkeypatch, rows, p)
     items, scores = generator.recall(rows, psg.fold_of(rows, p))
-    numbers, histories = psg.item_domains(generator.unified), generator.unified.histories(rows).toarray()
+    numbers, histories = graphs.item_domains(generator.unified), generator.unified.histories(rows).toarray()
     for row in range(len(rows)):
         own = numbers[DOMAINS[rows.domain[row]]]
         slow = slow_recall(graph.toarray(), start, histories[row], numbers, p)
@@ -492,7 +492,7 @@ def test_lightgcn_fit_when_users_are_in_folds(
     train = dataset.splits["train"]
     p = changed(p, folds=4, rounds=1)
     _, seen = fitted_with(monkeypatch, train, p)
-    fold, unified = psg.fold_of(train, p), psg.Unified(train.catalogue)
+    fold, unified = psg.fold_of(train, p), graphs.Unified(train.catalogue)
     assert len(seen) == 4
     for k, (graph, _) in enumerate(seen):
         pairs: set[tuple[str, int]] = set()
@@ -575,7 +575,7 @@ def test_cooccurrence_when_compared_with_a_slow_loop(small: Rows, p: PsgParamete
 
 
 def test_unified_when_items_are_linked() -> None:
-    unified = psg.Unified(catalogue_of(6, 5, [(1, 2), (4, 5)]))
+    unified = graphs.Unified(catalogue_of(6, 5, [(1, 2), (4, 5)]))
     assert unified.size == 9
     np.testing.assert_array_equal(unified.of["x"], [-1, 0, 1, 2, 3, 4, 5])
     np.testing.assert_array_equal(unified.of["y"], [-1, 6, 0, 7, 8, 3])
@@ -622,9 +622,9 @@ def test_triples_when_a_user_took_a_whole_domain_leave_it_out() -> None:
     everything = sparse.csr_matrix(np.array([[1, 1, 1, 0], [1, 0, 0, 1]], dtype=np.float32))
     domains = {"x": np.arange(3), "y": np.arange(3, 4)}
     with pytest.raises(DataError, match="no training user took something but not everything"):
-        psg._Triples(everything, domains, np.random.default_rng(0))
+        lightgcn.Triples(everything, domains, np.random.default_rng(0))
     wider = {"x": np.arange(3), "y": np.arange(2, 4)}
-    user, _, _ = psg._Triples(everything, wider, np.random.default_rng(0)).draw(50)
+    user, _, _ = lightgcn.Triples(everything, wider, np.random.default_rng(0)).draw(50)
     assert set(user) == {1}
 
 

@@ -14,8 +14,8 @@ from scipy import sparse
 from i2vae_lib import evaluation
 from i2vae_lib.data import CrossDomainDataset, load_dataset
 from i2vae_lib.data.dataset import DOMAINS, DataError, Int, Rows, interactions, other, popularity
+from i2vae_lib.graphs import user_items
 from i2vae_lib.params import Parameters, load
-from i2vae_lib.psg import user_items
 from i2vae_lib.recommenders import EASE, Copy, ItemKNN, Oracle, Popularity
 from i2vae_lib.recommenders import ease as ease_module
 from i2vae_lib.recommenders.itemknn import nearest, places
@@ -400,7 +400,7 @@ def test_rankers_when_the_world_is_random_are_at_chance() -> None:
 def test_interactions_when_counted_are_what_the_dense_reference_holds(
     dataset: CrossDomainDataset, tiny: Parameters
 ) -> None:
-    # the loop of this file and psg.user_items agree, targets included
+    # the loop of this file and graphs.user_items agree, targets included
     found = fit(ItemKNN, dataset, tiny)
     train = dataset.splits["train"]
     np.testing.assert_array_equal(

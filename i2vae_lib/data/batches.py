@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from i2vae_lib.data.dataset import DOMAINS, PAD, DataError, Int, Ragged, Rows, other
+from i2vae_lib.data.people import chained
 from i2vae_lib.params import ModelParameters
 
 
@@ -128,16 +129,41 @@ def draw_negatives(own: Ragged, target: Int, size: int, count: int, rng: np.rand
     DataError
         A row's target and history are the whole domain.
     """
+    taken = chained(own, Ragged.from_lengths(target, np.ones(len(target), dtype=np.int64)))
+    return draw_others(taken, np.arange(len(target)), size, count, rng)
+
+
+def draw_others(taken: Ragged, owner: Int, size: int, count: int, rng: np.random.Generator) -> Int:
+    """Uniform items of a domain of ``size`` that a sequence does not hold: the negative sampler of every system.
+
+    Parameters
+    ----------
+    taken
+        Sequences of items 1…size.
+    owner
+        For each of the m draws the number of its sequence.
+
+    Returns
+    -------
+    int64 [m, count]
+
+    Raises
+    ------
+    DataError
+        A sequence that is asked of holds the whole domain.
+    """
     key = size + 1
-    barred = np.unique(np.concatenate([own.owner * key + own.values, np.arange(len(target)) * key + target]))
-    full = np.flatnonzero(np.bincount(barred // key) >= size)
-    if len(full):
+    barred = np.unique(taken.owner * key + taken.values)
+    full = np.bincount(barred // key, minlength=len(taken)) >= size
+    if full[owner].any():
         raise DataError(
-            f"no negatives for row {full[0]} of the batch: its target and history are all {size} items of the domain; "
-            f"objective.reconstruction = softmax needs none"
+            f"no negatives for row {owner[full[owner].argmax()]} of the batch: its target and history are all {size} "
+            f"items of the domain; objective.reconstruction = softmax needs none"
         )
-    base = np.arange(len(target))[:, None] * key
-    drawn = rng.integers(1, size + 1, (len(target), count))
+    base = np.asarray(owner)[:, None] * key
+    drawn = rng.integers(1, size + 1, (len(owner), count))
+    if not len(barred):
+        return drawn
     while True:
         flat = base + drawn
         at = np.searchsorted(barred, flat)
@@ -153,8 +179,12 @@ def epoch_order(rows: Rows, batch_size: int, rng: np.random.Generator, *, pool: 
     Bucketing keeps rows of like length together, so that trimming leaves little padding; pools keep it random which
     rows meet.
     """
-    order = rng.permutation(len(rows))
-    length = rows.lengths("own")
+    yield from bucketed(rows.lengths("own"), batch_size, rng, pool=pool)
+
+
+def bucketed(length: Int, batch_size: int, rng: np.random.Generator, *, pool: int = 16) -> Iterator[Int]:
+    """Positions of the batches of one epoch over sequences of these lengths, as :func:`epoch_order` has it."""
+    order = rng.permutation(len(length))
     batches = []
     for start in range(0, len(order), pool * batch_size):
         part = order[start : start + pool * batch_size]

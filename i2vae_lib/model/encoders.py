@@ -33,6 +33,32 @@ def masked_mean(states: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     return summed / weight.sum(dim=1, keepdim=True).clamp(min=1.0)
 
 
+def initialise(model: nn.Module, generator: torch.Generator) -> None:
+    """Draw every weight: linear layers and GRUs Xavier-uniform with zero bias, embeddings N(0, 1 / d), padding 0.
+
+    The log-variance of a :class:`GaussianHead` starts near its ``initial_log_variance``, with weights a tenth of
+    Xavier's.
+    """
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight, generator=generator)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=module.embedding_dim**-0.5, generator=generator)
+                if module.padding_idx is not None:
+                    module.weight[module.padding_idx] = 0.0
+            elif isinstance(module, nn.GRU):
+                for name, weight in module.named_parameters():
+                    nn.init.zeros_(weight) if "bias" in name else nn.init.xavier_uniform_(weight, generator=generator)
+        for module in model.modules():
+            if isinstance(module, GaussianHead):
+                last = module.log_variance[-1]
+                last.get_parameter("weight").mul_(0.1)
+                last.get_parameter("bias").fill_(module.initial_log_variance)
+
+
 class Block(nn.Module):
     """One SASRec block, as its paper writes it: x + Dropout(attention(LN(x))), then x + Dropout(FFN(LN(x)))."""
 

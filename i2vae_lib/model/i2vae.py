@@ -21,6 +21,7 @@ from i2vae_lib.model.encoders import (
     ResidualDecoder,
     ResidualHead,
     SequenceEncoder,
+    initialise,
     masked_mean,
 )
 from i2vae_lib.model.latents import Gaussian, sample, scatter, where
@@ -173,23 +174,9 @@ class I2VAE(nn.Module):
 def build(p: ModelParameters, sizes: Mapping[str, int], generator: torch.Generator) -> I2VAE:
     """A model with every weight drawn from ``generator``; ``model.path`` picks heads and decoder.
 
-    Linear layers are Xavier-uniform with zero bias; embeddings N(0, 1 / d); the log-variance heads start at
-    ``model.initial_log_variance`` with weights a tenth of Xavier's.
+    The log-variance heads start at ``model.initial_log_variance`` (:func:`initialise`).
     """
     head, decoder = {"mlp": (GaussianHead, Decoder), "residual": (ResidualHead, ResidualDecoder)}[p.path]
     model = I2VAE(sizes, p, head, decoder)
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight, generator=generator)
-                nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=p.d**-0.5, generator=generator)
-                if module.padding_idx is not None:
-                    module.weight[module.padding_idx] = 0.0
-        for module in model.modules():
-            if isinstance(module, GaussianHead):
-                last = module.log_variance[-1]
-                last.get_parameter("weight").mul_(0.1)
-                last.get_parameter("bias").fill_(p.initial_log_variance)
+    initialise(model, generator)
     return model

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional as F
 
 from i2vae_lib.data.batches import Batch, Side
 from i2vae_lib.model.i2vae import I2VAE, ROLES, Latents, latent_name
 from i2vae_lib.model.latents import Gaussian, kl, kl_per_dimension, standard_like
+from i2vae_lib.model.likelihoods import bernoulli, categorical
 from i2vae_lib.params import ObjectiveParameters
 
 Reconstruction = Callable[[I2VAE, torch.Tensor, Side, str], torch.Tensor]
@@ -44,7 +44,7 @@ def reconstruction_bce(model: I2VAE, interest: torch.Tensor, side: Side, domain:
     -log sigmoid(X_u . E_target) - sum over negatives of log sigmoid(-X_u . E_negative)
     """
     scores = model.score(interest, domain, torch.cat([side.target[:, None], side.negatives], dim=1))
-    return F.softplus(-scores[:, 0]) + F.softplus(scores[:, 1:]).sum(dim=1)
+    return bernoulli(scores[:, 0], scores[:, 1:])
 
 
 def reconstruction_softmax(model: I2VAE, interest: torch.Tensor, side: Side, domain: str) -> torch.Tensor:
@@ -52,7 +52,7 @@ def reconstruction_softmax(model: I2VAE, interest: torch.Tensor, side: Side, dom
 
     Departs: in place of the paper's BCE; needs no negatives.
     """
-    return F.cross_entropy(model.score_all(interest, domain), side.target - 1, reduction="none")
+    return categorical(model.score_all(interest, domain), side.target - 1)
 
 
 def kl_to_prior(q: Gaussian, prior: Gaussian, mask: torch.Tensor, free_bits: float = 0.0) -> Term:

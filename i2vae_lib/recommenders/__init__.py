@@ -7,5 +7,20 @@ from i2vae_lib.recommenders.i2vae import I2VAERecommender
 from i2vae_lib.recommenders.itemknn import ItemKNN
 from i2vae_lib.recommenders.oracle import Oracle
 from i2vae_lib.recommenders.popularity import Popularity
+from i2vae_lib.recommenders.sasrec import SASRecM, SASRecS
 
-__all__ = ["EASE", "Copy", "I2VAERecommender", "ItemKNN", "Oracle", "Popularity", "Recommender"]
+SYSTEMS = {kind.name: kind for kind in (I2VAERecommender, SASRecS, SASRecM)}
+"""The systems that ``system`` names, in the order of the tables."""
+
+__all__ = [
+    "EASE",
+    "SYSTEMS",
+    "Copy",
+    "I2VAERecommender",
+    "ItemKNN",
+    "Oracle",
+    "Popularity",
+    "Recommender",
+    "SASRecM",
+    "SASRecS",
+]

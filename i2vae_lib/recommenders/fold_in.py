@@ -10,8 +10,8 @@ becomes a new user whose edges are that row's histories:
 Only under ``temporal`` are evaluation users training users too, and they keep their trained vectors
 (:func:`user_vectors`).
 
-Edges are a binary matrix [rows, items] without padding: ``psg.Unified(catalogue).histories(rows)`` for a graph over
-both domains, ``psg.binary(history.owner, history.values - 1, …)`` for one. A row without edges gets the zero vector
+Edges are a binary matrix [rows, items] without padding: ``graphs.Unified(catalogue).histories(rows)`` for a graph over
+both domains, ``graphs.binary(history.owner, history.values - 1, …)`` for one. A row without edges gets the zero vector
 from every function here, exactly, and a row's vector depends on no other row. What a zero vector scores is a
 constant; a recommender ranks such a row by popularity (``contract.without_evidence`` is the least that it must catch).
 
@@ -25,7 +25,7 @@ from collections.abc import Mapping
 import numpy as np
 from scipy import sparse
 
-from i2vae_lib import psg
+from i2vae_lib import graphs
 from i2vae_lib.data.dataset import DataError, Int, Ragged, Rows
 
 BLOCK = 1 << 22  # float64 numbers of a block of solved(): 32 MiB
@@ -54,7 +54,7 @@ def item_tables(graph: sparse.csr_matrix, users: Int, items: Int, layers: int) -
         edges is zero in both.
     """
     _check(graph, items)
-    return psg.tables_of(graph, (users, items), layers)[1:]
+    return graphs.tables_of(graph, (users, items), layers)[1:]
 
 
 def propagated(edges: sparse.csr_matrix, table: Int) -> Int:
@@ -80,7 +80,7 @@ def propagated(edges: sparse.csr_matrix, table: Int) -> Int:
     float32 [rows, d]
     """
     _check(edges, table)
-    return psg.folded_in(edges, table)
+    return graphs.folded_in(edges, table)
 
 
 def solved(edges: sparse.csr_matrix, item_vectors: Int, regularisation: float, *, alpha: float | None = None) -> Int:
@@ -211,4 +211,4 @@ def _check(edges: sparse.csr_matrix, items: Int) -> None:
     if edges.shape[1] != len(items):
         raise DataError(f"edges lead to {edges.shape[1]:,} items, but there are vectors of {len(items):,}")
     if edges.format != "csr" or not edges.has_canonical_format or (edges.data != 1).any():
-        raise DataError("edges must be a binary CSR matrix, each pair once (psg.binary makes one)")
+        raise DataError("edges must be a binary CSR matrix, each pair once (graphs.binary makes one)")

@@ -12,7 +12,7 @@ Made for one catalogue. Here the items are the unified ones of both domains and 
 an item of the other domain is a neighbour like any other: this is what ranks a cold row.
 
 Departs
-    - the shrinkage stands beside the root (``psg.cosine``), not as a factor c / (c + shrinkage);
+    - the shrinkage stands beside the root (``graphs.cosine``), not as a factor c / (c + shrinkage);
     - no normalisation of the kept similarities to sum 1 a row;
     - neighbours of equal similarity: the more popular one is kept;
     - ``neighbours`` and ``shrinkage`` are chosen by sampled NDCG@10 on validation;
@@ -28,8 +28,8 @@ import numpy as np
 from scipy import sparse
 
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int
+from i2vae_lib.graphs import cosine
 from i2vae_lib.params import Parameters
-from i2vae_lib.psg import cosine
 from i2vae_lib.recommenders.neighbours import FromHistories, arrays_of, matrix_of
 
 

@@ -26,8 +26,9 @@ from scipy import sparse
 
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Rows, popularity, read_catalogue, save_catalogue
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
+from i2vae_lib.graphs import Unified, user_items
 from i2vae_lib.params import Parameters
-from i2vae_lib.psg import Generator, Unified, user_items
+from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders import contract
 from i2vae_lib.runs import LayoutError, write_atomically, write_json
 from i2vae_lib.training import Callbacks

@@ -1,0 +1,69 @@
+"""Training users with everything that they took: what systems learn from that do not work on rows.
+
+A row shows a history and asks for one item. A user's whole sequence in a domain is the longest that any of its rows
+shows, targets included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from i2vae_lib.data.dataset import DOMAINS, PAD, Int, Ragged, Rows
+
+
+@dataclass(frozen=True)
+class People:
+    """Users of rows, in the order of their first appearance (the numbering of ``dataset.interactions``)."""
+
+    users: Int  # object array of str [n]
+    sequences: Mapping[str, Ragged]  # domain key -> whole sequence of each user, oldest first; may be empty
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+
+def chained(*parts: Ragged) -> Ragged:
+    """Sequence i of each part, one after another."""
+    owner = np.concatenate([one.owner for one in parts])
+    values = np.concatenate([one.values for one in parts])
+    lengths = np.stack([one.lengths for one in parts]).sum(axis=0)
+    return Ragged.from_lengths(values[np.argsort(owner, kind="stable")], lengths)
+
+
+def with_targets(rows: Rows, domain: str) -> Ragged:
+    """Each row's history in ``domain``, and its target after it where the row asks for one of that domain."""
+    asked = rows.domain == DOMAINS.index(domain)
+    target = Ragged.from_lengths(rows.target[asked], asked.astype(np.int64))
+    return chained(rows.history[domain], target)
+
+
+def people(rows: Rows) -> People:
+    """The rows' users with their whole sequences. For training rows only: targets are in them."""
+    code, users = pd.factorize(rows.user)
+    sequences = {}
+    for d in DOMAINS:
+        found = with_targets(rows, d)
+        order = np.lexsort((np.arange(len(rows)), -found.lengths, code))
+        first = np.concatenate([[True], code[order][1:] != code[order][:-1]]) if len(order) else order.astype(bool)
+        sequences[d] = found.take(order[first])
+    return People(np.asarray(users, dtype=object), sequences)
+
+
+def windows(sequences: Ragged, length: int) -> tuple[Int, Int]:
+    """Inputs and next items of the last ``length`` steps of each sequence.
+
+    Returns
+    -------
+    inputs, targets
+        int32 [n, L] each, left-padded with 0, L <= ``length``; a target stands where its input does, and a sequence
+        of fewer than two items is all padding.
+    """
+    last = sequences.last(length + 1)
+    if last.shape[1] == 1:
+        return np.full_like(last, PAD), np.full_like(last, PAD)
+    inputs = last[:, :-1]
+    return inputs, np.where(inputs == PAD, PAD, last[:, 1:])

@@ -1,0 +1,126 @@
+"""The two readings of a system made for one domain: ``-S``, a model a domain, and ``-M``, one merged vocabulary.
+
+A reading turns rows into *streams*: sequences of item numbers of one vocabulary, 0 for padding. Item i of domain d is
+number ``offset(d) + i`` of its stream.
+
+``-S``: streams ``x`` and ``y``, each domain alone. A row without an own history has no evidence and gets popularity, by
+rule.
+
+``-M``: stream ``xy``, items of X and then items of Y (linked items stay two). A row's sequence is its other history and
+then its own: neither the released files nor a row keep how the two interleave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from i2vae_lib.data.batches import draw_others
+from i2vae_lib.data.dataset import DOMAINS, PAD, Catalogue, Int, Ragged, Rows, other
+from i2vae_lib.data.people import chained, people, with_targets
+
+
+class PerDomain:
+    """``-S``: two vocabularies, two streams."""
+
+    streams = DOMAINS
+
+    def __init__(self, catalogue: Catalogue):
+        self.catalogue = catalogue
+
+    def size(self, stream: str) -> int:
+        """Items of a stream, padding not counted."""
+        return self.catalogue.size(stream)
+
+    def stream(self, domain: str) -> str:
+        """The stream that holds the items of a domain."""
+        return domain
+
+    def offset(self, domain: str) -> int:
+        """Number of the stream's items before the first of this domain."""
+        return 0
+
+    def domains(self, stream: str) -> tuple[str, ...]:
+        """The domains whose items a stream holds."""
+        return (stream,)
+
+    def sequences(self, train: Rows) -> Mapping[str, Ragged]:
+        """What a stream is learnt from: whole training sequences, targets included, without the empty ones."""
+        return {d: one.take(np.flatnonzero(one.lengths)) for d, one in people(train).sequences.items()}
+
+    def histories(self, rows: Rows, domain: str) -> Ragged:
+        """What rows that ask for ``domain`` show, in its stream."""
+        return rows.history[domain]
+
+    def evident(self, rows: Rows) -> Int:
+        """Rows that have anything in their stream, bool [n]."""
+        found: Int = rows.lengths("own") > 0
+        return found
+
+
+class Merged(PerDomain):
+    """``-M``: one vocabulary, one stream."""
+
+    streams = ("xy",)  # type: ignore[assignment]
+
+    def size(self, stream: str) -> int:
+        return self.catalogue.size("x") + self.catalogue.size("y")
+
+    def stream(self, domain: str) -> str:
+        return "xy"
+
+    def offset(self, domain: str) -> int:
+        return 0 if domain == "x" else self.catalogue.size("x")
+
+    def domains(self, stream: str) -> tuple[str, ...]:
+        return DOMAINS
+
+    def sequences(self, train: Rows) -> Mapping[str, Ragged]:
+        """A sequence a training row (a user may have two rows): other history, own history, target."""
+        parts = []
+        for d in DOMAINS:
+            rows = train.take(train.of(d))
+            parts.append(chained(self._of(rows.history[other(d)], other(d)), self._of(with_targets(rows, d), d)))
+        values = np.concatenate([one.values for one in parts])
+        return {"xy": Ragged.from_lengths(values, np.concatenate([one.lengths for one in parts]))}
+
+    def histories(self, rows: Rows, domain: str) -> Ragged:
+        return chained(*(self._of(rows.history[d], d) for d in (other(domain), domain)))
+
+    def evident(self, rows: Rows) -> Int:
+        found: Int = (rows.lengths("own") > 0) | (rows.lengths("other") > 0)
+        return found
+
+    def _of(self, items: Ragged, domain: str) -> Ragged:
+        return Ragged(items.values + np.int32(self.offset(domain)), items.offsets)
+
+
+def draw_beside(
+    reading: PerDomain, stream: str, sequences: Ragged, positives: Int, count: int, rng: np.random.Generator
+) -> Int:
+    """Negatives beside each positive: of its own domain, and nothing that its sequence holds.
+
+    Of another domain they would teach a merged model no more than to tell the domains apart.
+
+    Parameters
+    ----------
+    sequences
+        Of a stream, one a line of ``positives``.
+    positives
+        int [n, L], 0 where there is none.
+
+    Returns
+    -------
+    int64 [n, L, count]
+        0 beside padding.
+    """
+    drawn = np.full((*positives.shape, count), PAD, dtype=np.int64)
+    for d in reading.domains(stream):
+        low, size = reading.offset(d), reading.catalogue.size(d)
+        line, step = np.nonzero((positives > low) & (positives <= low + size))
+        inside = (sequences.values > low) & (sequences.values <= low + size)
+        taken = sequences.keep(inside)
+        taken = Ragged(taken.values - np.int32(low), taken.offsets)
+        drawn[line, step] = draw_others(taken, line, size, count, rng) + low
+    return drawn

@@ -1,0 +1,147 @@
+"""SASRec: self-attention over a sequence, the next item after every position.
+
+Kang & McAuley, "Self-attentive sequential recommendation", ICDM 2018 (code: kang205/SASRec). With f_t the state of
+position t (:class:`i2vae_lib.model.encoders.SequenceEncoder`, the encoder that i2VAE uses) and E the item table,
+
+    score(t, i) = f_t . E_i        loss = mean over t of -log sigmoid(f_t . E_{t+1}) - sum_j log sigmoid(-f_t . E_j)
+
+where the j are sampled negatives. Input and output share E.
+
+Made for the next item in one domain. Here it comes in both readings (:mod:`i2vae_lib.recommenders.readings`):
+``sasrec-s``, two models that know nothing of each other, and ``sasrec-m``, one model of the merged sequence.
+
+Departs
+    - residual connections go around the normalisation, as the paper writes them; the released code adds the normalised
+      query (Kang & McAuley's Eq. of 3.2 against their code);
+    - padding is masked as key, not only zeroed, and positions count from the most recent item backwards, so that the
+      amount of padding changes nothing;
+    - the attention has an output that is not projected and no dropout on its weights; dropout is on what it adds;
+    - sequences are cut to the last T + 1 items; every user is seen once an epoch (the code draws users with
+      replacement);
+    - ``sasrec.loss`` = softmax puts cross-entropy over the whole vocabulary in place of the sampled loss: another
+      model (Klenitskiy & Vasilev, RecSys 2023), which tuning may choose and the table then says so;
+    - merged: negatives are of the positive's domain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from torch import nn
+
+from i2vae_lib.data.batches import bucketed
+from i2vae_lib.data.dataset import Catalogue, Int, Rows
+from i2vae_lib.data.people import windows
+from i2vae_lib.model.encoders import SequenceEncoder, initialise
+from i2vae_lib.model.likelihoods import bernoulli, categorical
+from i2vae_lib.params import Parameters
+from i2vae_lib.recommenders.readings import Merged, PerDomain, draw_beside
+from i2vae_lib.recommenders.trained import Stage, Trained, dot
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Sequences of one stream, left-padded with 0: the next item of every step, and negatives beside it."""
+
+    inputs: torch.Tensor  # int64 [B, L]
+    targets: torch.Tensor  # int64 [B, L]
+    negatives: torch.Tensor  # int64 [B, L, k]
+
+    def to(self, device: torch.device) -> Self:
+        return type(self)(self.inputs.to(device), self.targets.to(device), self.negatives.to(device))
+
+
+class Stream(nn.Module):
+    """One vocabulary and its encoder."""
+
+    def __init__(self, size: int, p: Parameters):
+        super().__init__()
+        self.items = nn.Embedding(size + 1, p.model.d, padding_idx=0)
+        self.encoder = SequenceEncoder(
+            p.model.d, p.model.T, p.sasrec.blocks, p.sasrec.heads, causal=True, rate=p.sasrec.dropout
+        )
+
+    def forward(self, inputs: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        """Item numbers [B, L] -> states [B, L, d]."""
+        states: torch.Tensor = self.encoder(self.items(inputs), inputs != 0, generator)
+        return states
+
+
+class SASRec(Trained):
+    """Both readings; a class of its own for each below."""
+
+    groups = ("model", "sasrec")
+    reading_of: ClassVar[type[PerDomain]]
+
+    def __init__(self, catalogue: Catalogue, params: Parameters):
+        super().__init__(catalogue, params)
+        self.reading = self.reading_of(catalogue)
+
+    def build(self, weights: torch.Generator) -> nn.Module:
+        module = nn.ModuleDict({s: Stream(self.reading.size(s), self.params) for s in self.reading.streams})
+        initialise(module, weights)
+        return module
+
+    def stages(self, train: Rows) -> Iterator[Stage]:
+        p, size = self.params, self.params.training.batch_size
+        every = self.reading.sequences(train)
+        sequences = {s: one.take(np.flatnonzero(one.lengths > 1)) for s, one in every.items()}
+        drawn = p.sasrec.negatives if p.sasrec.loss == "bce" else 0
+
+        def batches(rng: np.random.Generator) -> Iterator[dict[str, Windows]]:
+            order = [(s, at) for s, one in sequences.items() for at in bucketed(one.lengths, size, rng)]
+            for i in rng.permutation(len(order)):
+                stream, at = order[i]
+                own = sequences[stream].take(at)
+                inputs, targets = windows(own, p.model.T)
+                negatives = draw_beside(self.reading, stream, own, targets, drawn, rng)
+                arrays = (torch.from_numpy(np.asarray(one, dtype=np.int64)) for one in (inputs, targets, negatives))
+                yield {stream: Windows(*arrays)}
+
+        rows = sum(len(one) for one in sequences.values())
+        steps = sum(-(-len(one) // size) for one in sequences.values())
+        yield Stage("sasrec", self.module, self.loss, batches, rows, steps)
+
+    def loss(
+        self, batch: dict[str, Windows], epoch: int, generator: torch.Generator
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Mean over the steps that have a next item."""
+        [(name, one)] = batch.items()
+        stream, table = self.module[name], self.module[name].items.weight
+        valid = one.targets != 0
+        states, targets = stream(one.inputs, generator)[valid], one.targets[valid]
+        if self.params.sasrec.loss == "bce":
+            positive = (states * table[targets]).sum(dim=1)
+            negatives = torch.einsum("md,mkd->mk", states, table[one.negatives[valid]])
+            value = bernoulli(positive, negatives).mean()
+        else:
+            value = categorical(states @ table[1:].T, targets - 1).mean()
+        return value, {f"reconstruction/{name}": value.detach()}
+
+    def evident(self, rows: Rows) -> Int:
+        return self.reading.evident(rows)
+
+    def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
+        name, offset = self.reading.stream(domain), self.reading.offset(domain)
+        history = self.reading.histories(rows, domain).last(self.params.model.T)
+        states = self.module[name](torch.from_numpy(history.astype(np.int64)).to(self.device), None)
+        table = self.module[name].items.weight[offset + 1 : offset + 1 + self.catalogue.size(domain)]
+        return dot(states[:, -1], table, items)
+
+
+class SASRecS(SASRec):
+    """``sasrec-s``: a model a domain."""
+
+    name = "sasrec-s"
+    reading_of = PerDomain
+
+
+class SASRecM(SASRec):
+    """``sasrec-m``: one model of the merged sequence."""
+
+    name = "sasrec-m"
+    reading_of = Merged

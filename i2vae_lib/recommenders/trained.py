@@ -1,0 +1,300 @@
+"""What every system shares whose weights are learnt by gradient: fit, score, recommend, save, load.
+
+A system says what is to be trained (:meth:`Trained.stages`) and what a row's candidates score
+(:meth:`Trained.scores`); the loop is that of :mod:`i2vae_lib.training`, the epoch is selected on validation, and rows
+that a system has no evidence for are ranked by popularity.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from i2vae_lib import training
+from i2vae_lib.data.dataset import (
+    DOMAINS,
+    Catalogue,
+    Int,
+    Rows,
+    popularity,
+    read_catalogue,
+    rows_digest,
+    save_catalogue,
+)
+from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
+from i2vae_lib.params import Parameters
+from i2vae_lib.psg import Generator
+from i2vae_lib.recommenders import contract
+from i2vae_lib.runs import LayoutError, write_atomically, write_json
+from i2vae_lib.training import Callbacks, State
+
+MODEL_LAYOUT = 2
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training: what :func:`i2vae_lib.training.train` is given.
+
+    Parameters
+    ----------
+    name
+        Of the stage's checkpoint and of its lines in the history.
+    module
+        Its parameters are trained, and the best epoch's stay in it.
+    loss, batches
+        As in :func:`i2vae_lib.training.train`.
+    rows, steps
+        Rows and batches an epoch.
+    weight_decay
+        L2 through the gradients.
+    """
+
+    name: str
+    module: nn.Module
+    loss: training.Loss
+    batches: Callable[[np.random.Generator], Iterable[Mapping[str, training.Movable]]]
+    rows: int
+    steps: int
+    weight_decay: float = 0.0
+
+
+class Trained(ABC):
+    """A recommender of trained weights.
+
+    Attributes
+    ----------
+    name
+        Of the system, as ``--set system=…`` takes it.
+    groups
+        The groups of :class:`Parameters`, beside data and training, that its weights depend on.
+    module
+        Everything that is trained.
+    state
+        After :meth:`fit`: history by epoch (of all stages) and which epoch of the last was selected.
+    """
+
+    name: str
+    groups: ClassVar[tuple[str, ...]]
+    module: Any  # an nn.Module; torch's types know no attributes
+
+    def __init__(self, catalogue: Catalogue, params: Parameters):
+        self.catalogue = catalogue
+        self.params = params
+        self.device = training.choose_device(params.training.device)
+        self.popularity: Mapping[str, Int] = {}
+        self.state = State()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Items a domain, padding not counted."""
+        return {d: self.catalogue.size(d) for d in DOMAINS}
+
+    # --- what a system says ---
+
+    @abstractmethod
+    def build(self, weights: torch.Generator) -> nn.Module:
+        """A new module of the right shapes, every weight drawn from ``weights``."""
+
+    @abstractmethod
+    def stages(self, train: Rows) -> Iterator[Stage]:
+        """What is to be trained, in order. ``self.module`` is built, and where the generator goes on after a stage,
+        that stage is trained."""
+
+    @abstractmethod
+    def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
+        """Scores of candidates, [B, k].
+
+        Parameters
+        ----------
+        rows
+            B rows that all ask for ``domain`` and all are :meth:`evident`.
+        items
+            int64 [B, k], or [1, k] where all rows share their candidates; 1…n.
+        """
+
+    def evident(self, rows: Rows) -> Int:
+        """Rows that the system has something to say of, bool [n]; the others get popularity."""
+        return ~contract.without_evidence(rows)
+
+    def settle(self) -> None:  # noqa: B027
+        """Compute from the weights what :meth:`scores` needs. Called before each validation and after training."""
+
+    def arrays(self) -> dict[str, torch.Tensor]:
+        """Everything that scoring needs, for :meth:`save`."""
+        return training.parameters_of(self.module)
+
+    def restore(self, arrays: dict[str, torch.Tensor]) -> None:
+        """Take what :meth:`arrays` gave."""
+        self.module = self.build(torch.Generator().manual_seed(0)).to(self.device)
+        training.load_parameters(self.module, arrays)
+
+    # --- the contract ---
+
+    def fit(
+        self,
+        train: Rows,
+        validation: Rows,
+        *,
+        params: Parameters,
+        generator: Generator | None,
+        rng: np.random.Generator,
+        callbacks: Callbacks,
+    ) -> Self:
+        """Train stage after stage with :func:`i2vae_lib.training.train`; the weights of the best epochs stay.
+
+        Raises
+        ------
+        NonFiniteLoss
+            Names the term, the epoch and the batch.
+        """
+        self.params = params
+        self.popularity = popularity(train)
+        self.adopt(train, generator)
+        self.module = self.build(torch.Generator().manual_seed(int(rng.integers(2**62)))).to(self.device)
+        noise = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
+        validate = self.validator(validation)
+        identity = _identity(self, train, validation)
+        history: list[dict[str, float]] = []
+        for number, stage in enumerate(self.stages(train)):
+            checkpoint = callbacks.checkpoint
+            if checkpoint is not None and number:
+                checkpoint = checkpoint.with_name(f"{checkpoint.stem}-{stage.name}{checkpoint.suffix}")
+            self.state = training.train(
+                stage.module,
+                stage.loss,
+                stage.batches,
+                validate,
+                params.training,
+                rng=rng,
+                generator=noise,
+                identity=f"{identity} {stage.name}",
+                callbacks=Callbacks(checkpoint, callbacks.on_epoch),
+                rows=stage.rows,
+                steps=stage.steps,
+                weight_decay=stage.weight_decay,
+            )
+            history += [one | {"stage": float(number + 1)} for one in self.state.history]
+        self.settle()
+        self.state.history = history
+        return self
+
+    def adopt(self, train: Rows, generator: Generator | None) -> None:  # noqa: B027
+        """Take from training rows what the module's shapes and constants depend on (a graph, the number of users)."""
+
+    def validator(self, validation: Rows) -> Callable[[], dict[str, float]]:
+        """What measures the weights as they stand: sampled NDCG@10 on validation rows."""
+        p = self.params
+        negatives = sample_negatives(validation, p.evaluation.negatives, p.split.data_seed)
+
+        def validate() -> dict[str, float]:
+            self.settle()
+            ranks = rank(self, validation, negatives, full=False, batch_size=p.evaluation.batch_size)
+            return selection_metric(ranks, validation)
+
+        return validate
+
+    @torch.no_grad()
+    def score(self, rows: Rows, candidates: Int) -> Int:
+        """:meth:`scores` where the system has evidence, training counts elsewhere."""
+        contract.check_candidates(rows, candidates)
+        scores = contract.gather(self.popularity, rows, candidates)
+        shared = candidates.strides[0] == 0
+        evident = self.evident(rows)
+        for d in DOMAINS:
+            at = np.flatnonzero(evident & (rows.domain == DOMAINS.index(d)))
+            if len(at):
+                wanted = (candidates[:1] if shared else candidates[at]).astype(np.int64)
+                items = torch.from_numpy(wanted).to(self.device)
+                scores[at] = self.scores(rows.take(at), d, items).cpu().numpy()
+        return scores
+
+    def recommend(
+        self, histories: Mapping[str, Sequence[Sequence[Any]]], domain: str, k: int
+    ) -> list[tuple[list[str], list[float]]]:
+        return contract.recommend(self, histories, domain, k)
+
+    def save(self, folder: Path) -> None:
+        """Weights and popularity as safetensors, vocabularies and parameters beside them."""
+        save_catalogue(self.catalogue, folder)
+        weights = {name: one.detach().cpu().contiguous() for name, one in self.arrays().items()}
+        weights |= {f"popularity/{d}": torch.from_numpy(self.popularity[d]) for d in DOMAINS}
+        write_atomically(folder / "weights.safetensors", lambda part: save_file(weights, part))
+        header = {"layout": MODEL_LAYOUT, "system": self.name, "parameters": self.params.model_dump(mode="json")}
+        write_json(folder / "model.json", header)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read a saved folder; nothing else is needed.
+
+        Raises
+        ------
+        LayoutError
+            No saved model, another system's, another layout version, or weights that do not fit the vocabulary.
+        """
+        folder = Path(folder)
+        if not (folder / "model.json").is_file():
+            raise LayoutError(f"{folder} holds no saved model (no model.json)")
+        header = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        if header.get("layout") != MODEL_LAYOUT:
+            raise LayoutError(f"{folder}: model layout {header.get('layout')}, this version reads {MODEL_LAYOUT}")
+        if header["system"] != cls.name:
+            raise LayoutError(f"{folder} holds a model of {header['system']}, not of {cls.name}")
+        found = cls(read_catalogue(folder), Parameters.model_validate(header["parameters"]))
+        weights = load_file(folder / "weights.safetensors")
+        found.popularity = {d: weights.pop(f"popularity/{d}").numpy() for d in DOMAINS}
+        found.restore(weights)
+        found.settle()
+        return found
+
+
+def dot(vectors: torch.Tensor, table: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+    """Dot products of rows' vectors with their candidates' ones.
+
+    Parameters
+    ----------
+    vectors
+        [B, d].
+    table
+        [n, d] of items 1…n.
+    items
+        int64 [B, k], or [1, k] shared by all rows.
+
+    Returns
+    -------
+    Tensor [B, k]
+    """
+    if len(items) == 1:
+        return vectors @ table[items[0] - 1].T
+    if 32 * items.shape[1] > len(table):
+        # gathering k vectors a row costs more than a product with all n until n is some 30 k
+        return (vectors @ table.T).gather(1, items - 1)
+    return torch.bmm(table[items - 1], vectors[:, :, None])[:, :, 0]
+
+
+def packed(words: Int) -> torch.Tensor:
+    """Strings as a tensor, for :meth:`Trained.arrays`: UTF-8 bytes, a line each."""
+    return torch.from_numpy(np.frombuffer("\n".join(map(str, words)).encode(), dtype=np.uint8).copy())
+
+
+def unpacked(tensor: torch.Tensor) -> list[str]:
+    """What :func:`packed` took."""
+    return bytes(tensor.numpy()).decode().split("\n")
+
+
+def _identity(system: Trained, train: Rows, validation: Rows) -> str:
+    """What the weights depend on: a checkpoint of anything else is refused."""
+    groups = {"split", "controls", "synthetic", "training", "evaluation", *system.groups}
+    relevant = system.params.model_dump(mode="json", include={"data", "protocol", "seed", *groups})
+    relevant["training"].pop("device")
+    text = system.name + json.dumps(relevant, sort_keys=True) + rows_digest(train) + rows_digest(validation)
+    return hashlib.sha256(text.encode()).hexdigest()
