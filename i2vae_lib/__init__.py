@@ -19,6 +19,8 @@
 ``experiments``       the main job in four stages: prepare, recall, train, evaluate
 ``leaks``             what each leak is worth
 ``compare``           runs side by side
+``comparison``        all systems, tuned alike
+``table``             the paper's table of them
 ``plots``, ``report``  figures and ``report.html``
 ``cli``               ``i2vae``
 ====================  =================================================================================

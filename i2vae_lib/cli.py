@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,19 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from i2vae_lib import audit, compare, experiments, report
+from i2vae_lib import audit, compare, comparison, experiments, report, table
 from i2vae_lib.data import amazon, load_dataset
 from i2vae_lib.data.dataset import DOMAINS, CrossDomainDataset, DataError
 from i2vae_lib.data.describe import describe_files
 from i2vae_lib.data.released import REGISTRY, locate
 from i2vae_lib.evaluation import NonFiniteScore
 from i2vae_lib.params import ParameterError, load, suggestion
-from i2vae_lib.recommenders import I2VAERecommender
-from i2vae_lib.runs import LayoutError, read_record, write_atomically
+from i2vae_lib.recommenders import SYSTEMS
+from i2vae_lib.runs import LayoutError, default_folder, read_record, write_atomically
 from i2vae_lib.training import NonFiniteLoss
 
 FOOD_KITCHEN = "amazon2014-food-kitchen"
+FORMATS = ("text", "csv", "latex", "markdown")
 RUN_NOTEBOOKS = ("01_data_preparation", "02_pseudo_sequences", "03_training")
 
 
@@ -65,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
         pairs = ", ".join(REGISTRY)
         one.add_argument("--data", help=f"synthetic, a released pair ({pairs}), or the YAML file of a pair of logs")
         one.add_argument("--protocol", help="released or strict; of logs: chronological or temporal")
+        one.add_argument("--system", help=f"what is trained: {', '.join(SYSTEMS)} (default: i2vae)")
         one.add_argument("--preset", default="demo", help="a file in params/, or a path (default: demo)")
         one.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. model.d=64; repeatable")
 
@@ -76,6 +78,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--out", help="run directory (default: runs/DATA-PROTOCOL-PRESET-seedN); an unfinished one is resumed"
     )
     one.add_argument("--no-notebooks", action="store_true", help="leave the executed notebooks out")
+    one.add_argument("--no-report", action="store_true", help="leave report.html out")
+    one.add_argument("--only-train", action="store_true", help="stop before a test row is looked at (tuning)")
 
     one = add("recommend", recommend, "Recommend from a finished run, in people's own ids.")
     one.add_argument("run", type=Path)
@@ -102,6 +106,21 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--candidates", choices=("sampled", "full"), default="sampled")
     one.add_argument("--resamples", type=int, default=10_000, help="of the bootstrap (default: 10000)")
     one.add_argument("--base", help="the system that others are compared with (default: the first run's)")
+    one.add_argument("--table", choices=("paper",), help="the paper's table; RUN may be a folder of `i2vae table`")
+    one.add_argument("--format", choices=FORMATS, default="text", help="of --table (default: text)")
+    one.add_argument("--json", action="store_true")
+
+    one = add("table", make_table, "All systems, tuned alike, trained and measured; then the paper's table.")
+    parameters(one)
+    one.add_argument("--epochs", type=int)
+    one.add_argument("--systems", nargs="+", metavar="SYSTEM", help="default: all")
+    one.add_argument("--seeds", nargs="+", type=int, default=[0], help="default: 0")
+    one.add_argument("--trials", type=int, help="how many of each system's points are tried (default: all)")
+    one.add_argument("--tuning", type=Path, help="another file of the form of params/tuning.yaml")
+    one.add_argument("--workers", type=int, default=1, help="systems at a time (default: 1)")
+    one.add_argument("--out", type=Path, help="folder of all runs (default: runs/table-DATA-PROTOCOL-PRESET)")
+    one.add_argument("--resamples", type=int, default=10_000, help="of the bootstrap (default: 10000)")
+    one.add_argument("--format", choices=FORMATS, default="text")
     one.add_argument("--json", action="store_true")
 
     one = add("fetch", fetch, "Download a released pair and check it, or build the Food and Kitchen logs anew.")
@@ -124,13 +143,18 @@ def overrides(pairs: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def chosen_of(given: argparse.Namespace) -> dict[str, Any]:
+    """What ``--set`` and ``--system`` override."""
+    return overrides(given.set) | ({"system": given.system} if given.system else {})
+
+
 def run(given: argparse.Namespace) -> int:
     start = time.perf_counter()
 
     def say(line: str) -> None:
         print(f"[{time.perf_counter() - start:6.1f} s] {line}", flush=True)
 
-    chosen = overrides(given.set)
+    chosen = chosen_of(given)
     resolved = load(
         given.preset,
         chosen,
@@ -141,8 +165,12 @@ def run(given: argparse.Namespace) -> int:
         out=given.out,
     )
     here = experiments.open_run(resolved)
+    if given.only_train:
+        experiments.train(here)
+        print(f"trained: {here.folder}, validation NDCG@10 {here.record['best_validation_ndcg']:.4f}")
+        return 0
     experiments.run_all(here, say)
-    if not given.no_notebooks:
+    if not given.no_notebooks and resolved.system == "i2vae":  # what the notebooks tell of
         say("executing the notebooks on this run")
         names = {
             "preset": given.preset,
@@ -154,18 +182,17 @@ def run(given: argparse.Namespace) -> int:
             "overrides": chosen,
         }
         report.execute_notebooks(here.folder, names, RUN_NOTEBOOKS)
-    path = report.write_report(here.folder)
+    path = None if given.no_report else report.write_report(here.folder)
     names = here.record["names"]
     stamp = " (NOT leak-free: protocol released)" if resolved.protocol == "released" else ""
     print(f"\nHR@10 in per cent, 1 + {resolved.evaluation.negatives} sampled candidates{stamp}")
     print(experiments.result_table(experiments.load_metrics(here.folder), names).to_string(index=False))
-    print(f"\nreport: {path}")
+    print(f"\nreport: {path}" if path else f"\nrun: {here.folder}")
     return 0
 
 
 def recommend(given: argparse.Namespace) -> int:
-    read_record(given.run)
-    recommender = I2VAERecommender.load(given.run / "model")
+    recommender = trained_of(given.run)
     histories = _histories(given)
     found = recommender.recommend(histories, given.domain, given.k)
     if given.json:
@@ -177,6 +204,11 @@ def recommend(given: argparse.Namespace) -> int:
         for place, (one, score, label) in enumerate(zip(ids, scores, labels, strict=True), start=1):
             print(f"{place:4d}  {one:<16} {score:9.4f}  {label if label != one else ''}".rstrip())
     return 0
+
+
+def trained_of(folder: Path) -> Any:
+    """The trained system of a run."""
+    return SYSTEMS[read_record(folder)["parameters"]["system"]].load(folder / "model")
 
 
 def _histories(given: argparse.Namespace) -> dict[str, list[list[str]]]:
@@ -199,7 +231,7 @@ def audit_data(given: argparse.Namespace) -> int:
     if given.run is not None:
         name, protocol, found = _audit_run(given.run)
     else:
-        resolved = load(given.preset, overrides(given.set), data=given.data, protocol=given.protocol)
+        resolved = load(given.preset, chosen_of(given), data=given.data, protocol=given.protocol)
         if given.protocol is None and resolved.data in REGISTRY:
             # the question is what the published split holds, unless asked otherwise
             resolved = resolved.model_copy(update={"protocol": "released"})
@@ -216,11 +248,12 @@ def audit_data(given: argparse.Namespace) -> int:
 
 def _audit_run(folder: Path) -> tuple[str, str, pd.DataFrame]:
     """Everything the audit can look at in a finished run."""
-    read_record(folder)
+    trained = trained_of(folder)
     dataset = CrossDomainDataset.load(folder / "dataset")
-    trained = I2VAERecommender.load(folder / "model")
-    pseudo = experiments.load_pseudo(folder)
-    found = audit.audit(dataset, pseudo=pseudo, generator=trained.generator)
+    if experiments.uses_generator(trained.params):
+        found = audit.audit(dataset, pseudo=experiments.load_pseudo(folder), generator=trained.generator)
+    else:
+        found = audit.audit(dataset)
     counted = audit.audit_counts(dataset, trained.popularity)
     return str(folder), dataset.protocol, pd.concat([found, counted], ignore_index=True)
 
@@ -236,7 +269,47 @@ def describe(given: argparse.Namespace) -> int:
     return 0
 
 
+def make_table(given: argparse.Namespace) -> int:
+    resolved = load(
+        given.preset,
+        chosen_of(given),
+        data=given.data,
+        protocol=given.protocol,
+        seed=given.seeds[0],
+        epochs=given.epochs,
+    )
+    name = f"table-{Path(resolved.data).stem}-{resolved.protocol}-{resolved.preset}"
+    folder = given.out or default_folder(resolved).with_name(name)
+    study = comparison.open_study(
+        folder,
+        resolved,
+        comparison.read_tuning(given.tuning),
+        systems=given.systems or list(SYSTEMS),
+        seeds=given.seeds,
+        trials=given.trials,
+    )
+    comparison.run_study(study, workers=given.workers, say=lambda line: print(line, flush=True))
+    print(_table_as([folder], given))
+    return 0
+
+
+def _table_as(folders: Sequence[Path], given: argparse.Namespace) -> str:
+    found = table.paper_table(folders, resamples=given.resamples, rng=np.random.default_rng(0))
+    if given.json:
+        return json.dumps(found.to_json())
+    written: dict[str, Callable[[], str]] = {
+        "text": found.text,
+        "csv": lambda: str(found.cells.to_csv(index=False)),
+        "latex": found.latex,
+        "markdown": found.markdown,
+    }
+    return written[given.format]()
+
+
 def compare_runs(given: argparse.Namespace) -> int:
+    if given.table is not None:
+        print(_table_as(given.runs, given))
+        return 0
     found = compare.compare(
         given.runs,
         candidates=given.candidates,

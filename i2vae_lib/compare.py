@@ -1,6 +1,6 @@
 """Runs side by side: what each system reaches, what the differences are worth, and whether the candidates decide.
 
-A run is one seed of one *system*; runs that agree in every parameter but the seed are seeds of the same one. The
+A run is one seed of one trained system; runs that agree in every parameter but the seed are seeds of the same one. The
 reference rankers do not depend on the seed and are taken once. Everything is computed from the stored ``ranks.parquet``
 of the runs, row by row; runs with other rows, candidates or data are refused, not averaged.
 """
@@ -25,9 +25,6 @@ from i2vae_lib.params import ParameterError, suggestion
 from i2vae_lib.runs import LayoutError, flatten, read_record
 
 Array = np.ndarray
-
-MODEL = "i2vae"
-"""The recommender of ``ranks.parquet`` that differs between runs; every other one is a reference ranker."""
 
 CEILING = "oracle"
 """Ranks by the true probabilities; never marked as the best."""
@@ -56,8 +53,13 @@ class _Opened(NamedTuple):
     ranks: dict[str, pd.DataFrame]  # recommender -> one line a row
 
     @property
+    def trained(self) -> str:
+        """The recommender that the run trained; every other one of its ranks is a reference ranker."""
+        return str(self.parameters["system"])
+
+    @property
     def rows(self) -> pd.DataFrame:
-        return self.ranks[MODEL]
+        return self.ranks[self.trained]
 
 
 class _System(NamedTuple):
@@ -135,7 +137,7 @@ def compare(
     candidates
         ``sampled`` or ``full``: which ranking is tested. The results hold both.
     base
-        The system that the others are tested against, by its label; None: i2VAE of the first folder.
+        The system that the others are tested against, by its label; None: that of the first folder.
     resamples, rng
         Of :func:`significance.paired_bootstrap`, over users: the rows of one are drawn together. Each row counts with
         its mean over the system's seeds.
@@ -251,11 +253,12 @@ def _open(folder: Path) -> _Opened:
         str(name): part.sort_values(IDENTITY, kind="stable").reset_index(drop=True)
         for name, part in table.groupby("recommender", sort=False)
     }
-    if MODEL not in ranks:
-        raise LayoutError(f"{path} holds no ranks of {MODEL}, only of {', '.join(ranks) or 'nothing'}")
+    trained = parameters["system"]
+    if trained not in ranks:
+        raise LayoutError(f"{path} holds no ranks of {trained}, only of {', '.join(ranks) or 'nothing'}")
     for name, part in ranks.items():
-        if not part[IDENTITY].equals(ranks[MODEL][IDENTITY]):
-            raise LayoutError(f"{path}: {name} and {MODEL} were not ranked on the same rows")
+        if not part[IDENTITY].equals(ranks[trained][IDENTITY]):
+            raise LayoutError(f"{path}: {name} and {trained} were not ranked on the same rows")
     return _Opened(folder, record, parameters, ranks)
 
 
@@ -299,7 +302,7 @@ def _refuse_other_rows(first: _Opened, other: _Opened) -> None:
 
 
 def _systems(opened: Sequence[_Opened]) -> dict[str, _System]:
-    """Columns by label: i2VAE by its parameters, in the order of the folders, then the reference rankers."""
+    """Columns by label: trained systems in the order of the folders, then the reference rankers."""
     groups: list[tuple[dict[str, Any], list[_Opened]]] = []
     for run in opened:
         own = {key: value for key, value in run.parameters.items() if key not in NOT_THE_SYSTEM}
@@ -315,38 +318,48 @@ def _systems(opened: Sequence[_Opened]) -> dict[str, _System]:
                 f"other seed; name it once"
             )
         group.append(run)
-    keys = sorted(set().union(*(own for own, _ in groups)))
-    differing = [key for key in keys if any(own.get(key) != groups[0][0].get(key) for own, _ in groups)]
-    parts = [{key: own.get(key, "not recorded") for key in differing} for own, _ in groups]
+    parts: list[dict[str, Any]] = [{} for _ in groups]
+    labels = [""] * len(groups)
+    for name in dict.fromkeys(own["system"] for own, _ in groups):
+        # a parameter of another system is no difference
+        alike = [i for i, (own, _) in enumerate(groups) if own["system"] == name]
+        keys = sorted(set().union(*(groups[i][0] for i in alike)))
+        first_own = groups[alike[0]][0]
+        differing = [key for key in keys if any(groups[i][0].get(key) != first_own.get(key) for i in alike)]
+        for i in alike:
+            parts[i] = {key: groups[i][0].get(key, "not recorded") for key in differing}
+        for i, label in zip(alike, _labels(name, [parts[i] for i in alike])):
+            labels[i] = label
     found: dict[str, _System] = {}
-    for label, part, (_, runs) in zip(_labels(parts), parts, groups):
+    for label, part, (_, runs) in zip(labels, parts, groups):
         runs = sorted(runs, key=lambda one: int(one.parameters["seed"]))
         by_seed: dict[int | None, pd.DataFrame] = {int(one.parameters["seed"]): one.rows for one in runs}
         found[label] = _System(by_seed, tuple(str(one.folder) for one in runs), part)
     first = opened[0]
-    references = {name: table for name, table in first.ranks.items() if name != MODEL}
+    references = {name: table for name, table in first.ranks.items() if name != first.trained}
     return found | {name: _System({None: table}, (str(first.folder),), {}) for name, table in references.items()}
 
 
-def _labels(parts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Short and unique: of the parameters that differ the fewest, at most two, that tell all systems apart.
+def _labels(name: str, parts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Short and unique: the system's name, and of the parameters that differ the fewest, at most two, that tell all
+    its variants apart.
 
     An ellipsis says that a label leaves differing parameters out; ``Comparison.systems`` has them all.
     """
     if len(parts) == 1:
-        return [MODEL]
+        return [name]
     keys = sorted(parts[0], key=lambda key: key != "preset")  # a preset's name says most, if it says it alone
     sets = [*itertools.combinations(keys, 1), *itertools.combinations(keys, 2)]
 
     def label(part: Mapping[str, Any], shown: Sequence[str]) -> str:
         more = ["…"] if len(shown) < len(keys) else []
-        return f"{MODEL} ({', '.join([*(f'{key}={part[key]}' for key in shown), *more])})"
+        return f"{name} ({', '.join([*(f'{key}={part[key]}' for key in shown), *more])})"
 
     for shown in sets:
         labels = [label(part, shown) for part in parts]
         if len(set(labels)) == len(parts):
             return labels
-    return [f"{MODEL} #{number + 1}" for number in range(len(parts))]
+    return [f"{name} #{number + 1}" for number in range(len(parts))]
 
 
 def _check_references(opened: Sequence[_Opened]) -> list[str]:
@@ -354,9 +367,9 @@ def _check_references(opened: Sequence[_Opened]) -> list[str]:
     first, notes = opened[0], []
     counts = [f"{what}_{kind}" for what in ("greater", "ties") for kind in CANDIDATES]
     for other in opened[1:]:
-        for name in [name for name in other.ranks if name not in first.ranks]:
+        for name in [name for name in other.ranks if name not in first.ranks and name != other.trained]:
             notes.append(f"{name} is left out: {other.folder} has it, {first.folder} has not")
-        for name in [name for name in first.ranks if name != MODEL and name in other.ranks]:
+        for name in [name for name in first.ranks if name != first.trained and name in other.ranks]:
             unequal = (first.ranks[name][counts] != other.ranks[name][counts]).any(axis=1)
             if unequal.mean() > ROUNDING:
                 raise LayoutError(

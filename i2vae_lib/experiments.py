@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,14 +19,17 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
-from i2vae_lib import audit, evaluation, psg, recommenders
+from i2vae_lib import audit, evaluation, graphs, psg
 from i2vae_lib.data import check_name, check_protocol, load_dataset, source_of, synthetic
 from i2vae_lib.data import dataset as dataset_module
 from i2vae_lib.data.dataset import DOMAINS, KINDS, SPLITS, CrossDomainDataset
-from i2vae_lib.params import Parameters
-from i2vae_lib.recommenders import EASE, Copy, I2VAERecommender, ItemKNN, Oracle, Popularity
+from i2vae_lib.params import ParameterError, Parameters, suggestion
+from i2vae_lib.recommenders import EASE, SYSTEMS, Copy, ItemKNN, Oracle, Popularity, contract, neighbours
 from i2vae_lib.runs import LayoutError, Run, cache_folder, read_record, write_atomically, write_json
 from i2vae_lib.training import Callbacks
+
+REFERENCES: tuple[Any, ...] = (Popularity, Copy, ItemKNN, EASE)
+"""The rankers that stand in every table; on synthetic data the oracle too."""
 
 Say = Callable[[str], None]
 Arguments = ParamSpec("Arguments")
@@ -40,7 +44,20 @@ def open_run(parameters: Parameters, out: str | Path | None = None) -> Run:
     """The run directory of these parameters, made if it is not there (not for data or protocols that cannot be)."""
     check_name(parameters.data)
     check_protocol(parameters.data, parameters.protocol)
+    check_system(parameters.system)
     return Run(parameters, out)
+
+
+def check_system(name: str) -> None:
+    """Refuse a system that the kit does not have.
+
+    Raises
+    ------
+    ParameterError
+        Names the nearest one.
+    """
+    if name not in SYSTEMS:
+        raise ParameterError(f"'system': unknown '{name}'{suggestion(name, list(SYSTEMS))}")
 
 
 def _alone(stage: Callable[Concatenate[Run, Arguments], Result]) -> Callable[Concatenate[Run, Arguments], Result]:
@@ -135,6 +152,11 @@ def recall(run: Run, dataset: CrossDomainDataset | None = None) -> psg.Generator
     return generator
 
 
+def uses_generator(parameters: Parameters) -> bool:
+    """Whether the run's system learns from pseudo-sequences."""
+    return "psg" in SYSTEMS[parameters.system].groups
+
+
 def effective_psg(parameters: Parameters) -> Any:
     """``released`` has pseudo-sequences the paper's way (one fold); every other protocol as the parameters say."""
     if parameters.protocol == "released":
@@ -143,16 +165,20 @@ def effective_psg(parameters: Parameters) -> Any:
 
 
 @_alone
-def train(
-    run: Run, dataset: CrossDomainDataset | None = None, on_epoch: Callable[[Any], None] | None = None
-) -> I2VAERecommender:
-    """Train i2VAE (or resume, or read the finished model back). Test rows do not come here."""
-    folder = run.folder / "model"
+def train(run: Run, dataset: CrossDomainDataset | None = None, on_epoch: Callable[[Any], None] | None = None) -> Any:
+    """Train the run's system (or resume, or read the finished model back). Test rows do not come here.
+
+    Returns
+    -------
+    Recommender
+        Of the class that ``SYSTEMS`` has under the parameter ``system``.
+    """
+    folder, kind = run.folder / "model", SYSTEMS[run.parameters.system]
     if (folder / "model.json").is_file():
-        return I2VAERecommender.load(folder)
+        return kind.load(folder)
     dataset = dataset or prepare(run)
-    generator = recall(run, dataset)
-    recommender = I2VAERecommender(dataset.catalogue, run.parameters)
+    generator = recall(run, dataset) if uses_generator(run.parameters) else None
+    recommender = kind(dataset.catalogue, run.parameters)
     with run.stage("train"):
         recommender.fit(
             dataset.splits["train"],
@@ -172,7 +198,7 @@ def train(
         device=str(recommender.device),
         best_epoch=recommender.state.best_epoch + 1,
         best_validation_ndcg=recommender.state.best_metric,
-        weights=sum(weight.numel() for weight in recommender.model.parameters()),
+        weights=sum(weight.numel() for weight in recommender.module.parameters()),
     )
     recommender.save(folder)
     return recommender
@@ -180,7 +206,7 @@ def train(
 
 @_alone
 def evaluate(run: Run, dataset: CrossDomainDataset | None = None) -> pd.DataFrame:
-    """Rank the test rows with i2VAE and the reference rankers; store ``ranks.parquet`` and ``metrics.json``.
+    """Rank the test rows with the system and the reference rankers; store ``ranks.parquet`` and ``metrics.json``.
 
     Returns
     -------
@@ -226,7 +252,7 @@ def references(dataset: CrossDomainDataset, p: Parameters) -> list[Any]:
             rng=np.random.default_rng(p.seed),
             callbacks=Callbacks(),
         )
-        for kind in (Popularity, Copy, ItemKNN, EASE)
+        for kind in REFERENCES
     ]
     return [*fitted, *([Oracle(dataset, fitted[0].counts)] if dataset.truth else [])]
 
@@ -237,12 +263,16 @@ def reference_ranks(dataset: CrossDomainDataset, p: Parameters) -> tuple[pd.Data
     Content-addressed by dataset, candidates, grids and the code that they come from: runs that differ in the model or
     in the seed share one fit (none of these rankers draws anything).
     """
-    code = hashlib.sha256()
-    modules = (psg, evaluation, dataset_module, synthetic)
-    for path in sorted(
-        [*Path(recommenders.__file__).parent.glob("*.py"), *(Path(str(one.__file__)) for one in modules)]
-    ):
-        code.update(path.read_bytes())
+    modules = (
+        dataset_module,
+        synthetic,
+        graphs,
+        evaluation,
+        contract,
+        neighbours,
+        *(inspect.getmodule(one) for one in REFERENCES),
+    )
+    code = hashlib.sha256(b"".join(Path(str(one.__file__)).read_bytes() for one in modules if one is not None))
     relevant = p.model_dump(mode="json", include={"split", "evaluation", "references"})
     text = json.dumps([dataset.fingerprint(), relevant, code.hexdigest()], sort_keys=True)
     folder = cache_folder() / "references" / hashlib.sha256(text.encode()).hexdigest()
@@ -263,10 +293,11 @@ def run_all(run: Run, say: Say = quiet) -> pd.DataFrame:
     dataset = prepare(run)
     say(str(dataset))
     say(audit.verdict(run.record["audit"]))
-    say(f"pseudo-sequences: {run.parameters.psg.kind}, {effective_psg(run.parameters).folds} folds")
-    recall(run, dataset)
-    say(audit.verdict(run.record["audit"]))
-    say(f"training i2VAE, at most {run.parameters.training.epochs} epochs, in {run.folder}")
+    if uses_generator(run.parameters):
+        say(f"pseudo-sequences: {run.parameters.psg.kind}, {effective_psg(run.parameters).folds} folds")
+        recall(run, dataset)
+        say(audit.verdict(run.record["audit"]))
+    say(f"training {run.parameters.system}, at most {run.parameters.training.epochs} epochs, in {run.folder}")
     train(run, dataset)
     say("evaluating on the test rows")
     return evaluate(run, dataset)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Rows, interactions
+from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Ragged, Rows, interactions
 
 
 class Unified:
@@ -53,6 +53,21 @@ def user_items(train: Rows, unified: Unified, keep: Int) -> sparse.csr_matrix:
     return binary(users, items, (int(users.max(initial=-1)) + 1, unified.size))
 
 
+def domain_histories(rows: Rows, domain: str) -> sparse.csr_matrix:
+    """Binary rows x items of one domain (0…n - 1), the histories of that domain alone."""
+    history = rows.history[domain]
+    return binary(history.owner, history.values - 1, (len(rows), rows.catalogue.size(domain)))
+
+
+def domain_takers(train: Rows, domain: str) -> sparse.csr_matrix:
+    """Binary users x items of one domain (0…n - 1), targets included.
+
+    All users have a line, in the order of their first appearance, so that lines of two domains are the same people.
+    """
+    users, items = interactions(train)[domain]
+    return binary(users, items - 1, (len(dict.fromkeys(train.user)), train.catalogue.size(domain)))
+
+
 def users_of_items(graph: sparse.csr_matrix) -> Int:
     """How many users took each item, int64 [unified items]."""
     return np.bincount(graph.indices, minlength=graph.shape[1]).astype(np.int64)
@@ -73,6 +88,28 @@ def cosine(matrix: sparse.csr_matrix, shrinkage: float) -> sparse.csr_matrix:
     return sparse.csr_matrix((values.astype(np.float32), (row, column)), shape=together.shape)
 
 
+def successors(sequences: Ragged, size: int) -> sparse.csr_matrix:
+    """What comes right after an item, row-normalised: share of the times that j follows i, in line i and column j.
+
+    Parameters
+    ----------
+    sequences
+        Of items 1…size; a transition counts as often as it is there.
+
+    Returns
+    -------
+    float32 [size + 1, size + 1]
+        Items' own numbers are the lines: 0 (padding) is empty, and so is an item that nothing follows.
+    """
+    owner, values = sequences.owner, sequences.values
+    together = owner[1:] == owner[:-1]
+    before, after = values[:-1][together], values[1:][together]
+    ones = np.ones(len(before), dtype=np.float32)
+    counts = sparse.csr_matrix((ones, (before, after)), shape=(size + 1, size + 1))
+    counts.sum_duplicates()
+    return row_normalised(counts)
+
+
 def normalised(graph: sparse.csr_matrix) -> sparse.csr_matrix:
     """D^-1/2 A D^-1/2 of the bipartite graph, users first; an isolated node's line is 0."""
     users, items = graph.shape
@@ -81,6 +118,13 @@ def normalised(graph: sparse.csr_matrix) -> sparse.csr_matrix:
     inverse = np.divide(1.0, np.sqrt(degree), out=np.zeros(users + items), where=degree > 0)
     scale = sparse.diags(inverse)
     return (scale @ adjacency @ scale).tocsr().astype(np.float32)
+
+
+def row_normalised(graph: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Each line divided by its sum, so that a product with it is a mean over neighbours; a line of zeros stays 0."""
+    total = np.asarray(graph.sum(axis=1)).ravel()
+    inverse = np.divide(1.0, total, out=np.zeros(len(total)), where=total > 0)
+    return (sparse.diags(inverse) @ graph).tocsr().astype(np.float32)
 
 
 def _layers(adjacency: sparse.csr_matrix, vectors: Int, layers: int) -> Iterator[Int]:
@@ -141,6 +185,9 @@ class Adjacency:
             torch.from_numpy(matrix.data.astype(np.float32)),
         )
 
+    def to(self, device: torch.device) -> Self:
+        return type(self)(self.indices.to(device), self.offsets.to(device), self.values.to(device))
+
     def __matmul__(self, vectors: torch.Tensor) -> torch.Tensor:
         # a weighted embedding bag is this product, six times faster on CPU than a sparse CSR tensor's
         return torch.nn.functional.embedding_bag(
@@ -168,3 +215,34 @@ def propagate(adjacency: Adjacency, vectors: torch.Tensor, layers: int) -> torch
         vectors = _Propagate.apply(adjacency, vectors)  # type: ignore[no-untyped-call]
         total = total + vectors
     return total / (layers + 1)
+
+
+@dataclass(frozen=True)
+class Product:
+    """A sparse matrix that multiplies dense ones with a gradient; of any shape, so its transpose is kept beside it."""
+
+    matrix: Adjacency
+    transpose: Adjacency
+
+    @classmethod
+    def of(cls, matrix: sparse.csr_matrix, device: torch.device) -> Self:
+        """Of a matrix [m, n]."""
+        return cls(*(Adjacency.of(one).to(device) for one in (matrix.tocsr(), matrix.T.tocsr())))
+
+    def __matmul__(self, vectors: torch.Tensor) -> torch.Tensor:
+        """[n, d] -> [m, d]."""
+        product: torch.Tensor = _Multiply.apply(self, vectors)  # type: ignore[no-untyped-call]
+        return product
+
+
+class _Multiply(torch.autograd.Function):
+    """A @ E: the gradient is A^T @ (gradient)."""
+
+    @staticmethod
+    def forward(context: Any, product: Product, vectors: torch.Tensor) -> torch.Tensor:
+        context.transpose = product.transpose
+        return product.matrix @ vectors
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> tuple[None, torch.Tensor]:
+        return None, context.transpose @ gradients[0].contiguous()

@@ -1,7 +1,8 @@
 """LightGCN (He et al., SIGIR 2020): BPR over a propagated table of users and items.
 
 The propagation itself is :func:`i2vae_lib.graphs.propagate`. The pseudo-sequence generator trains it here; the
-recommender of the same name trains it in the kit's own loop.
+recommender of the same name, and EMCDR's base model (no layers: BPR-MF), train it in the kit's own loop with the same
+:func:`terms` and :class:`Triples`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,38 @@ def bpr(users: torch.Tensor, positives: torch.Tensor, negatives: torch.Tensor) -
     return torch.nn.functional.softplus((users * (negatives - positives)).sum(dim=1))
 
 
+def terms(
+    table: torch.Tensor, adjacency: Adjacency | None, layers: int, rows: torch.Tensor, decay: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The two terms of the loss of a batch of B triples.
+
+    Parameters
+    ----------
+    table
+        Layer-0 vectors [users + items, d], users first.
+    adjacency
+        Of the same nodes, normalised; None will do where there are no layers.
+    rows
+        int64 [3 B]: nodes of the users, of the positives and of the negatives.
+    decay
+        Of the L2 term, which acts on the batch's layer-0 vectors only (as in the paper of LightGCN, not through the
+        optimiser).
+
+    Returns
+    -------
+    ranking, penalty
+        mean BPR, and decay / 2 (|u|^2 + |i|^2 + |j|^2) summed, over B.
+    """
+    # without layers only the batch's vectors are touched: BPR-MF
+    vectors = None
+    if layers:
+        assert adjacency is not None
+        vectors = propagate(adjacency, table, layers).index_select(0, rows)
+    layer0 = table.index_select(0, rows)
+    user, positive, negative = (layer0 if vectors is None else vectors).chunk(3)
+    return bpr(user, positive, negative).mean(), decay * 0.5 * layer0.square().sum() / len(user)
+
+
 def train_lightgcn(
     graph: sparse.csr_matrix,
     domains: dict[str, Int],
@@ -35,7 +68,7 @@ def train_lightgcn(
 
     ``p.validation_share`` of the interactions is held out of the graph while learning. An epoch is as many triples as
     there are training interactions: a uniform user, one of its items, a negative of that item's domain that it did
-    not take. L2 acts on the batch's layer-0 vectors only (as in the paper of LightGCN, not through the optimiser).
+    not take.
 
     Returns
     -------
@@ -57,11 +90,9 @@ def train_lightgcn(
     for _ in range(p.epochs):
         for _ in range(-(-learn.nnz // p.batch_size)):
             user, positive, negative = sampler.draw(p.batch_size)
-            vectors = propagate(adjacency, table, p.layers)
             rows = torch.from_numpy(np.concatenate([user, users + positive, users + negative]))
-            u, i, j = vectors.index_select(0, rows).chunk(3)
-            layer0 = table.index_select(0, rows)
-            loss = bpr(u, i, j).mean() + p.decay * 0.5 * layer0.square().sum() / p.batch_size
+            ranking, penalty = terms(table, adjacency, p.layers, rows, p.decay)
+            loss = ranking + penalty
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -97,7 +128,15 @@ def recall_at(users: Int, items: Int, known: sparse.csr_matrix, wanted: sparse.c
 
 
 class Triples:
-    """(user, positive, negative): user uniform, positive uniform of the user, negative not taken, of its domain."""
+    """(user, positive, negative): user uniform, positive uniform of the user, negative not taken, of its domain.
+
+    Parameters
+    ----------
+    graph
+        Binary users x items.
+    domains
+        Domain -> its items, one domain or both; what is in both counts as x.
+    """
 
     def __init__(self, graph: sparse.csr_matrix, domains: dict[str, Int], rng: np.random.Generator):
         self.rng = rng
@@ -109,16 +148,16 @@ class Triples:
             raise DataError("LightGCN: no training user took something but not everything of each domain")
         self.width = graph.shape[1]
         self.taken = np.sort(self.items.owner * self.width + self.items.values)
-        self.pools = [domains[d] for d in DOMAINS]
-        self.in_y = np.zeros(self.width, dtype=np.int64)
-        self.in_y[domains["y"]] = 1
-        self.in_y[domains["x"]] = 0  # a linked item's negatives come from x
+        self.pools = [domains[d] for d in DOMAINS if d in domains]
+        self.side = np.zeros(self.width, dtype=np.int64)
+        for number, pool in reversed(list(enumerate(self.pools))):  # x last: a linked item's negatives come from x
+            self.side[pool] = number
 
     def draw(self, count: int) -> tuple[Int, Int, Int]:
         user = self.rng.choice(self.users, count)
         starts, lengths = self.items.offsets[user], self.items.lengths[user]
         positive = self.items.values[starts + (self.rng.random(count) * lengths).astype(np.int64)].astype(np.int64)
-        side = self.in_y[positive]
+        side = self.side[positive]
         negative = self._draw_items(side)
         while True:
             flat = user * self.width + negative
@@ -131,9 +170,6 @@ class Triples:
     def _draw_items(self, side: Int) -> Int:
         uniform = self.rng.random(len(side))
         sizes = np.array([len(pool) for pool in self.pools])
-        index = (uniform * sizes[side]).astype(np.int64)
-        return np.where(
-            side == 0,
-            self.pools[0][np.minimum(index, sizes[0] - 1)],
-            self.pools[1][np.minimum(index, sizes[1] - 1)],
-        )
+        index = np.minimum((uniform * sizes[side]).astype(np.int64), sizes[side] - 1)
+        found: Int = np.concatenate(self.pools)[(np.cumsum(sizes) - sizes)[side] + index]
+        return found

@@ -263,8 +263,9 @@ class Parameters(_Group):
     preset: str
     data: str
     protocol: Literal["released", "strict", "chronological", "temporal"]
+    system: str  # what is trained: a name of i2vae_lib.recommenders.SYSTEMS
     seed: NonNegative
-    out: str | None  # None: runs/<data>-<protocol>-<preset>-seed<seed>
+    out: str | None  # None: runs/<data>-<protocol>-<preset>[-<system>]-seed<seed>
     split: SplitParameters
     controls: ControlParameters
     synthetic: SyntheticParameters
@@ -293,9 +294,14 @@ def preset_folder() -> Path:
     return inside if inside.is_dir() else Path(__file__).parent.parent / "params"
 
 
+def preset_names() -> list[str]:
+    """The presets by name (``tuning.yaml`` beside them is of another kind)."""
+    return sorted(path.stem for path in preset_folder().glob("*.yaml") if path.stem != "tuning")
+
+
 def known_keys() -> list[str]:
-    """All dotted keys that an override may name."""
-    return [
+    """All keys that an override may name: dotted ones, and ``system``."""
+    return ["system"] + [
         f"{group}.{key}"
         for group, field in Parameters.model_fields.items()
         if isinstance(field.annotation, type) and issubclass(field.annotation, _Group)
@@ -321,7 +327,7 @@ def read_preset(preset: str) -> dict[str, Any]:
     folder = preset_folder()
     path = Path(preset) if preset.endswith((".yaml", ".yml")) else folder / f"{preset}.yaml"
     if not path.is_file():
-        known = sorted(p.stem for p in folder.glob("*.yaml"))
+        known = preset_names()
         raise ParameterError(f"unknown preset '{preset}' (no file {path}){suggestion(preset, known)}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -404,8 +410,8 @@ def load(
         "out": top("out", out),
     }
     for key, value in flat.items():
-        group, name = key.split(".")
-        nested.setdefault(group, {})[name] = value
+        group, _, name = key.rpartition(".")
+        (nested.setdefault(group, {}) if group else nested)[name] = value
     try:
         parameters = Parameters.model_validate(nested)
     except ValidationError as error:
@@ -447,7 +453,12 @@ def from_notebook(namespace: Mapping[str, Any]) -> Parameters:
 
 def _check_together(p: Parameters) -> None:
     """Rules that tie two values."""
-    for key, heads in (("model.heads", p.model.heads), ("model.cross_heads", p.model.cross_heads)):
+    attending = {
+        "i2vae": {"model.heads": p.model.heads, "model.cross_heads": p.model.cross_heads},
+        "sasrec": {"sasrec.heads": p.sasrec.heads},
+        "c2dsr": {"c2dsr.heads": p.c2dsr.heads},
+    }
+    for key, heads in attending.get(p.system.partition("-")[0], {}).items():
         if p.model.d % heads:
             raise ParameterError(f"'{key}': {heads} heads do not divide model.d = {p.model.d}")
     if p.psg.kind != "none" and p.psg.recalled >= p.model.T_pseudo:

@@ -99,7 +99,8 @@ def peak_memory_bytes() -> int:
 def default_folder(p: Parameters) -> Path:
     """Where a run goes that was not told: ``I2VAE_RUNS_DIR`` (default ``runs``), named by what it is."""
     data = Path(p.data).stem  # a registered name is its own stem
-    return Path(os.environ.get("I2VAE_RUNS_DIR", "runs")) / f"{data}-{p.protocol}-{p.preset}-seed{p.seed}"
+    system = "" if p.system == "i2vae" else f"-{p.system}"
+    return Path(os.environ.get("I2VAE_RUNS_DIR", "runs")) / f"{data}-{p.protocol}-{p.preset}{system}-seed{p.seed}"
 
 
 class Run:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from pathlib import Path
 
 import pytest
 import yaml
 from pydantic import ValidationError
 
-from i2vae_lib.params import ParameterError, known_keys, load, preset_folder, read_preset
+from i2vae_lib.params import ParameterError, known_keys, load, preset_names, read_preset
 
 PAPER = {  # the paper's D.1, 3.4.3, 4.1, 4.2 and F.2
     "split.validation_share": 0.1,
@@ -36,12 +37,11 @@ PAPER = {  # the paper's D.1, 3.4.3, 4.1, 4.2 and F.2
     "training.patience": 0,
     "evaluation.negatives": 999,
 }
-PRESETS = sorted(path.stem for path in preset_folder().glob("*.yaml"))
+PRESETS = preset_names()
 
 
 def value(parameters, key):
-    group, name = key.split(".")
-    return getattr(getattr(parameters, group), name)
+    return reduce(getattr, key.split("."), parameters)
 
 
 def written(folder: Path, **changes) -> str:

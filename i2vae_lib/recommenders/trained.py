@@ -164,7 +164,7 @@ class Trained(ABC):
         noise = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
         validate = self.validator(validation)
         identity = _identity(self, train, validation)
-        history: list[dict[str, float]] = []
+        histories: list[list[dict[str, float]]] = []
         for number, stage in enumerate(self.stages(train)):
             checkpoint = callbacks.checkpoint
             if checkpoint is not None and number:
@@ -183,9 +183,12 @@ class Trained(ABC):
                 steps=stage.steps,
                 weight_decay=stage.weight_decay,
             )
-            history += [one | {"stage": float(number + 1)} for one in self.state.history]
+            histories.append(self.state.history)
         self.settle()
-        self.state.history = history
+        if len(histories) > 1:
+            self.state.history = [
+                {"stage": float(number)} | one for number, part in enumerate(histories, start=1) for one in part
+            ]
         return self
 
     def adopt(self, train: Rows, generator: Generator | None) -> None:  # noqa: B027
@@ -203,11 +206,15 @@ class Trained(ABC):
 
         return validate
 
-    @torch.no_grad()
     def score(self, rows: Rows, candidates: Int) -> Int:
         """:meth:`scores` where the system has evidence, training counts elsewhere."""
+        return self.scored(rows, candidates, self.scores)
+
+    @torch.no_grad()
+    def scored(self, rows: Rows, candidates: Int, scores: Callable[[Rows, str, torch.Tensor], torch.Tensor]) -> Int:
+        """:meth:`score` with another way to :meth:`scores`."""
         contract.check_candidates(rows, candidates)
-        scores = contract.gather(self.popularity, rows, candidates)
+        found = contract.gather(self.popularity, rows, candidates)
         shared = candidates.strides[0] == 0
         evident = self.evident(rows)
         for d in DOMAINS:
@@ -215,8 +222,8 @@ class Trained(ABC):
             if len(at):
                 wanted = (candidates[:1] if shared else candidates[at]).astype(np.int64)
                 items = torch.from_numpy(wanted).to(self.device)
-                scores[at] = self.scores(rows.take(at), d, items).cpu().numpy()
-        return scores
+                found[at] = scores(rows.take(at), d, items).cpu().numpy()
+        return found
 
     def recommend(
         self, histories: Mapping[str, Sequence[Sequence[Any]]], domain: str, k: int

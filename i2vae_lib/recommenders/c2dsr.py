@@ -1,0 +1,356 @@
+"""C2DSR: three views of a merged sequence, each with its item graph and its encoder, held together by infomax.
+
+Cao et al., "Contrastive cross-domain sequential recommendation", CIKM 2022, arXiv 2304.03891 (code: cjx96/C2DSR). A
+user's items of both domains in one sequence M; the views X and Y are its items of one domain. For each of the three an
+item table E, a graph A of what follows what (row-normalised, training sequences only; across domains for M, inside the
+domain for the views), and an encoder (:class:`i2vae_lib.model.encoders.SequenceEncoder`, that of i2VAE and SASRec):
+
+    E^0 = E, E^{l+1} = A dropout(E^l) + b        G = mean of E^0 … E^L        F = encoder(G[items] + E[items])
+
+One head a domain, lin_d, not tied to E, over all n_d items. At each step t, with F at the step where the view's is:
+
+    shared_d      -log softmax(lin_d(F_t))[M_{t+1}]               where M_{t+1} is of domain d
+    specific_d    -log softmax(lin_d(F_t + F^d_t))[next d item]   where M_t is of domain d and a d item comes later
+    infomax_d     -log sigmoid D_d(r^d, R^e) - log sigmoid(-D_d(r^d, R~^e))
+    loss          lambda sum_d (shared_d + specific_d) + (1 - lambda) sum_d infomax_d
+
+e is the domain that d is not, r^d the mean of F^d and R^e that of F over the steps of view e, R~^e the same as R^e
+after uniform items of d took the place of those of d, D_d bilinear. A last item of d that no item of d follows is not
+in its view. Only the last ``c2dsr.steps`` steps of M count, except in the means. A row scores lin_d(F_last + F^d_last).
+
+Made for the next item, in its own domain, of users with items in both. Here rows have any histories: those of one
+domain train ``shared`` and ``specific`` of that domain. A row without an own history scores lin_d(F_last), which
+``shared`` trains where domains change; no fallback is needed.
+
+Departs
+    - the merged order is other history, own history, target, as rows do not tell how the two interleave; then the own
+      items stand after the other view has ended and cannot change R^other, so infomax_own would tell equals apart:
+      a term is left out for rows where it is so, and for rows that lack a view (the code drops these rows altogether);
+    - all views are views of the last T inputs (the code cuts nothing, a longer row breaks its evaluation);
+    - F and F^d are added at the same step, as the code trains; it tests with the last merged step and the last own
+      one, which under this order are one step;
+    - terms are means over the steps or rows that have them (the code divides by all steps, padding too);
+    - encoders: padding masked as key, state 0 at padding (in the code, where padding is a key, the bias of the last
+      normalisation, and so F^d of an empty view), positions backwards from the end, the rest as in ``sasrec``'s list;
+    - tables of the views hold their domain's items alone; the code's others are never read;
+    - corruption is drawn anew each epoch (in the code once);
+    - transitions are weighted by their count, as in the code, where their de-duplication never fires; users with two
+      training rows count in both;
+    - no logit for padding, which is no target; embeddings and biases start as everywhere in this kit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import nn
+from torch.nn import functional as F
+
+from i2vae_lib.data.batches import bucketed
+from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Ragged, Rows, other
+from i2vae_lib.data.people import windows
+from i2vae_lib.graphs import Product, successors
+from i2vae_lib.model.encoders import SequenceEncoder, dropout, initialise, masked_mean
+from i2vae_lib.model.likelihoods import bernoulli
+from i2vae_lib.params import Parameters
+from i2vae_lib.psg import Generator
+from i2vae_lib.recommenders.readings import Merged
+from i2vae_lib.recommenders.trained import Stage, Trained, dot
+
+MERGED = "xy"
+CHUNK = 256  # states whose logits are there at once: 14 MB for 14,000 items
+
+
+@dataclass(frozen=True)
+class View:
+    """What a view shows of a batch of B merged sequences of W slots; a view's k-th input is its k-th standing slot."""
+
+    rows: torch.Tensor  # int64 [b], ascending: the sequences that it shows anything of
+    inputs: torch.Tensor  # int64 [b, L], left-padded with 0; numbers of the view's own table
+    targets: torch.Tensor  # int64 [b, L], what comes next in the view, where its input stands
+    standing: torch.Tensor  # bool [b, W]: slots of the merged sequence where its inputs stand
+
+    def to(self, device: torch.device) -> Self:
+        return type(self)(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class Corrupted:
+    """Merged sequences in which items of a domain d gave way to random ones, of rows for which that says anything."""
+
+    rows: torch.Tensor  # int64 [c]
+    inputs: torch.Tensor  # int64 [c, W]
+    own: torch.Tensor  # int64 [c]: their lines in view d
+    standing: torch.Tensor  # bool [c, W]: slots of the other view
+
+    def to(self, device: torch.device) -> Self:
+        return type(self)(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+def views(reading: Merged, sequences: Ragged, length: int) -> dict[str, View]:
+    """The merged view of sequences, the last ``length`` inputs of them, and each domain's view of that.
+
+    Parameters
+    ----------
+    sequences
+        Merged training sequences, targets included, of two items at least.
+    """
+    recent = sequences.slices(
+        np.maximum(sequences.offsets[:-1], sequences.offsets[1:] - length - 1), sequences.offsets[1:]
+    )
+    inputs, targets = windows(recent, length)
+    found = {MERGED: _view(np.arange(len(recent)), inputs, targets, inputs != 0)}
+    for d in DOMAINS:
+        part = recent.keep(_within(reading, recent.values, d))
+        part = Ragged(part.values - np.int32(reading.offset(d)), part.offsets)
+        rows = np.flatnonzero(part.lengths > 1)
+        # the last item of d is the target of the one before it, so all but the last are inputs
+        inside = _within(reading, inputs, d)
+        standing = inside & (inside.cumsum(axis=1) < part.lengths[:, None])
+        found[d] = _view(rows, *windows(part.take(rows), length), standing[rows])
+    return found
+
+
+def corrupted(reading: Merged, batch: Mapping[str, View], domain: str, rng: np.random.Generator) -> Corrupted:
+    """Random items of ``domain`` in place of the true ones, where r^domain and R^other are both there.
+
+    Only of rows where an item of ``domain`` comes before the last slot of the other view: encoders are causal, so what
+    comes later changes nothing of R^other, and true and corrupted would be the same.
+    """
+    own, opposite = batch[domain], batch[other(domain)]
+    both, line, line_opposite = np.intersect1d(own.rows.numpy(), opposite.rows.numpy(), return_indices=True)
+    inputs, standing = batch[MERGED].inputs.numpy()[both], opposite.standing.numpy()[line_opposite]
+    inside = _within(reading, inputs, domain)
+    informative = inside.argmax(axis=1) < standing.shape[1] - 1 - standing[:, ::-1].argmax(axis=1)
+    inputs, inside = inputs[informative], inside[informative]
+    drawn = rng.integers(1, reading.catalogue.size(domain) + 1, inputs.shape) + reading.offset(domain)
+    arrays = both[informative], np.where(inside, drawn, inputs), line[informative], standing[informative]
+    return Corrupted(*(torch.from_numpy(np.asarray(one)) for one in arrays))
+
+
+def _within(reading: Merged, items: Int, domain: str) -> Int:
+    """Which merged numbers are of a domain."""
+    low = reading.offset(domain)
+    found: Int = (items > low) & (items <= low + reading.catalogue.size(domain))
+    return found
+
+
+def _view(rows: Int, inputs: Int, targets: Int, standing: Int) -> View:
+    whole = [torch.from_numpy(one.astype(np.int64)) for one in (rows, inputs, targets)]
+    return View(whole[0], whole[1], whole[2], torch.from_numpy(standing))
+
+
+class Stream(nn.Module):
+    """A view's table, what its graph adds, and its encoder."""
+
+    def __init__(self, size: int, p: Parameters):
+        super().__init__()
+        self.rate = p.c2dsr.dropout
+        self.items = nn.Embedding(size + 1, p.model.d, padding_idx=0)
+        self.biases = nn.ParameterList(torch.zeros(p.model.d) for _ in range(p.c2dsr.layers))
+        self.encoder = SequenceEncoder(
+            p.model.d, p.model.T, p.c2dsr.blocks, p.c2dsr.heads, causal=True, rate=p.c2dsr.dropout
+        )
+
+    def vectors(self, graph: Product, generator: torch.Generator | None) -> torch.Tensor:
+        """E + G, [items + 1, d]: what the encoder reads. An item takes from those that follow it."""
+        layer = total = self.items.weight
+        for bias in self.biases:
+            layer = graph @ dropout(layer, self.rate, generator) + bias
+            total = total + layer
+        return self.items.weight + total / (1 + len(self.biases))
+
+    def forward(self, vectors: torch.Tensor, inputs: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        """Item numbers [B, L] -> states [B, L, d], 0 at padding."""
+        states: torch.Tensor = self.encoder(F.embedding(inputs, vectors), inputs != 0, generator)
+        return states
+
+
+class Network(nn.Module):
+    """Everything that is trained."""
+
+    def __init__(self, sizes: Mapping[str, int], p: Parameters):
+        super().__init__()
+        d = p.model.d
+        self.streams = nn.ModuleDict({name: Stream(size, p) for name, size in sizes.items()})
+        self.heads = nn.ModuleDict({name: nn.Linear(d, sizes[name]) for name in DOMAINS})
+        self.discriminators = nn.ModuleDict({name: nn.Bilinear(d, d, 1) for name in DOMAINS})
+
+
+class _SoftmaxCost(torch.autograd.Function):
+    """Sum of -log softmax(states W^T + b) at the targets. Gradients are made with the logits, a chunk at a time."""
+
+    @staticmethod
+    def forward(
+        context: Any, states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        gradients = torch.empty_like(states), torch.zeros_like(weight), torch.zeros_like(bias)
+        total = states.new_zeros(())
+        for start in range(0, len(states), CHUNK):
+            part, asked = states[start : start + CHUNK], targets[start : start + CHUNK, None]
+            share = torch.softmax(torch.addmm(bias, part, weight.T), dim=1)
+            # a share below 1e-38 costs 87 nats, but its gradient is exact
+            total -= share.gather(1, asked).clamp(min=torch.finfo(share.dtype).tiny).log().sum()
+            share.scatter_add_(1, asked, share.new_full((), -1.0).expand(asked.shape))  # now d cost / d logits
+            torch.mm(share, weight, out=gradients[0][start : start + CHUNK])
+            gradients[1].addmm_(share.T, part)
+            gradients[2].add_(share.sum(dim=0))
+        context.save_for_backward(*gradients)
+        return total
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return *(gradients[0] * one for one in context.saved_tensors), None
+
+
+def softmax_cost(head: nn.Linear, states: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+    """Mean of -log softmax(head(states)) at items, 0 of none: [m, d] and 1…n [m] -> scalar.
+
+    What ``categorical`` of :mod:`i2vae_lib.model.likelihoods` gives, in half the time and without [m, n] numbers.
+    """
+    total: torch.Tensor = _SoftmaxCost.apply(  # type: ignore[no-untyped-call]
+        states, head.weight, head.bias, items - 1
+    )
+    return total / max(1, len(states))
+
+
+class C2DSR(Trained):
+    """``c2dsr``."""
+
+    name = "c2dsr"
+    groups = ("model", "c2dsr")
+
+    def __init__(self, catalogue: Catalogue, params: Parameters):
+        super().__init__(catalogue, params)
+        self.reading = Merged(catalogue)
+        self.edges: Mapping[str, sparse.csr_matrix] = {}
+        self.graphs: Mapping[str, Product] = {}
+        self.vectors: Mapping[str, torch.Tensor] = {}
+
+    def adopt(self, train: Rows, generator: Generator | None) -> None:
+        sequences = self.reading.sequences(train)[MERGED]
+        edges = {MERGED: successors(sequences, self.reading.size(MERGED))}
+        for d in DOMAINS:
+            part = sequences.keep(_within(self.reading, sequences.values, d))
+            part = Ragged(part.values - np.int32(self.reading.offset(d)), part.offsets)
+            edges[d] = successors(part, self.catalogue.size(d))
+        self.connect(edges)
+
+    def connect(self, edges: Mapping[str, sparse.csr_matrix]) -> None:
+        """Take the item graphs, [items + 1, items + 1] a stream."""
+        self.edges = edges
+        self.graphs = {name: Product.of(one, self.device) for name, one in edges.items()}
+
+    def build(self, weights: torch.Generator) -> nn.Module:
+        module = Network({MERGED: self.reading.size(MERGED)} | self.sizes, self.params)
+        initialise(module, weights)
+        with torch.no_grad():
+            for one in module.discriminators.values():
+                nn.init.xavier_uniform_(one.get_parameter("weight"), generator=weights)
+                nn.init.zeros_(one.get_parameter("bias"))
+        return module
+
+    def stages(self, train: Rows) -> Iterator[Stage]:
+        size = self.params.training.batch_size
+        sequences = self.reading.sequences(train)[MERGED]
+        sequences = sequences.take(np.flatnonzero(sequences.lengths > 1))
+
+        def batches(rng: np.random.Generator) -> Iterator[dict[str, View | Corrupted]]:
+            for at in bucketed(sequences.lengths, size, rng):
+                shown = views(self.reading, sequences.take(at), self.params.model.T)
+                yield shown | {f"corrupted {d}": corrupted(self.reading, shown, d, rng) for d in DOMAINS}
+
+        yield Stage("c2dsr", self.module, self.loss, batches, len(sequences), -(-len(sequences) // size))
+
+    def loss(
+        self, batch: Mapping[str, Any], epoch: int, generator: torch.Generator | None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The weighted sum of the terms that the batch has anything for."""
+        streams, balance = self.module.streams, self.params.c2dsr.balance
+        vectors = {name: stream.vectors(self.graphs[name], generator) for name, stream in streams.items()}
+        states = {
+            name: stream(vectors[name], batch[name].inputs, generator)
+            for name, stream in streams.items()
+            if len(batch[name].rows)
+        }
+        parts = self.predictions(batch, states)
+        value = balance * torch.stack(list(parts.values())).sum()
+        if balance < 1:
+            contrasts = self.contrasts(batch, states, vectors[MERGED], generator)
+            value = value + (1 - balance) * sum(contrasts.values())
+            parts |= contrasts
+        return value, {name: one.detach() for name, one in parts.items()}
+
+    def predictions(self, batch: Mapping[str, Any], states: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """shared_d and specific_d, over the last steps."""
+        parts = {}
+        merged, targets = states[MERGED], batch[MERGED].targets
+        width = targets.shape[1]
+        recent = torch.arange(width, device=targets.device) >= width - self.params.c2dsr.steps
+        for d in DOMAINS:
+            low, head = self.reading.offset(d), self.module.heads[d]
+            asked = recent & (targets > low) & (targets <= low + self.catalogue.size(d))
+            parts[f"shared/{d}"] = softmax_cost(head, merged[asked], targets[asked] - low)
+            if d in states:
+                view = batch[d]
+                line, slot = view.standing.nonzero(as_tuple=True)  # as the view's inputs, row after row
+                counts, valid = recent[slot], view.inputs != 0
+                both = states[d][valid][counts] + merged[view.rows[line[counts]], slot[counts]]
+                parts[f"specific/{d}"] = softmax_cost(head, both, view.targets[valid][counts])
+        return parts
+
+    def contrasts(
+        self,
+        batch: Mapping[str, Any],
+        states: Mapping[str, torch.Tensor],
+        vectors: torch.Tensor,
+        generator: torch.Generator | None,
+    ) -> dict[str, torch.Tensor]:
+        """infomax_d of the rows that have it."""
+        parts = {}
+        for d in DOMAINS:
+            one: Corrupted = batch[f"corrupted {d}"]
+            if not len(one.rows):
+                continue
+            discriminate = self.module.discriminators[d]
+            specific = masked_mean(states[d][one.own], batch[d].inputs[one.own] != 0)
+            true = masked_mean(states[MERGED][one.rows], one.standing)
+            false = masked_mean(self.module.streams[MERGED](vectors, one.inputs, generator), one.standing)
+            cost = bernoulli(discriminate(specific, true)[:, 0], discriminate(specific, false))
+            parts[f"infomax/{d}"] = cost.mean()
+        return parts
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """The vectors that encoders read, without dropout."""
+        self.vectors = {name: one.vectors(self.graphs[name], None) for name, one in self.module.streams.items()}
+
+    def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
+        shown = {MERGED: self.reading.histories(rows, domain), domain: rows.history[domain]}
+        last = torch.zeros(len(rows), self.params.model.d, device=self.device)
+        for name, sequences in shown.items():
+            inputs = torch.from_numpy(sequences.last(self.params.model.T).astype(np.int64)).to(self.device)
+            last = last + self.module.streams[name](self.vectors[name], inputs, None)[:, -1]
+        head = self.module.heads[domain]
+        return dot(last, head.weight, items) + head.bias[items - 1]
+
+    def arrays(self) -> dict[str, torch.Tensor]:
+        """Weights, and the graphs."""
+        found = super().arrays()
+        for name, one in self.edges.items():
+            for part in ("indices", "indptr", "data"):
+                found[f"graph/{name}/{part}"] = torch.from_numpy(getattr(one, part))
+        return found
+
+    def restore(self, arrays: dict[str, torch.Tensor]) -> None:
+        edges = {}
+        for name in (MERGED, *DOMAINS):
+            parts = [arrays.pop(f"graph/{name}/{part}").numpy() for part in ("data", "indices", "indptr")]
+            edges[name] = sparse.csr_matrix(tuple(parts), shape=(len(parts[2]) - 1,) * 2)
+        self.connect(edges)
+        super().restore(arrays)

@@ -1,0 +1,226 @@
+"""LightGCN: vectors of users and items, smoothed over the graph of who took what.
+
+He et al., "LightGCN: Simplifying and powering graph convolution network for recommendation", SIGIR 2020 (code:
+gusye1234/LightGCN-PyTorch). With E^0 the trained vectors of users and items and A the binary bipartite graph,
+
+    E^{l+1} = D^-1/2 A D^-1/2 E^l        e = 1 / (L + 1) sum_{l=0}^L e^l        score(u, i) = e_u . e_i
+    loss = mean softplus(score(u, j) - score(u, i)) + decay / 2 (|e_u^0|^2 + |e_i^0|^2 + |e_j^0|^2)
+
+over triples of a uniform user u, one of its items i and an item j that it did not take. With L = 0 this is BPR-MF.
+
+Made for implicit feedback in one domain. Here it comes in two readings: ``lightgcn-s``, a graph a domain, and
+``lightgcn-m``, one graph of the users of both domains and the unified items (:class:`i2vae_lib.graphs.Unified`). What
+somebody took in the other domain reaches items of this one by way of users of both, from the third layer on as a user's
+vector and from the first as an item's. The loss and its triples are those of :mod:`i2vae_lib.lightgcn`, which the
+pseudo-sequence generator trains too.
+
+Departs
+    - evaluation users are no training users: a row is folded in as a new user whose edges are its history, with a zero
+      layer-0 vector (:mod:`i2vae_lib.recommenders.fold_in`); only under ``temporal`` do training users keep their
+      vectors;
+    - an item that no training user took scores 0 (an isolated node has its layer-0 vector alone, which is noise that
+      negatives have pushed about), and a row that shows nothing else is ranked by popularity;
+    - merged: linked items are one node, and negatives are of the positive's domain (a linked item's are of X);
+    - the epoch is selected by NDCG@10 on validation rows; the code has no validation and looks at the test set;
+    - d, learning rate and epochs are the kit's (``model.d``, ``training``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import ClassVar
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import nn
+
+from i2vae_lib import graphs
+from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Rows
+from i2vae_lib.graphs import Adjacency, Unified
+from i2vae_lib.lightgcn import Triples, terms
+from i2vae_lib.params import Parameters
+from i2vae_lib.psg import Generator
+from i2vae_lib.recommenders.fold_in import propagated, user_vectors
+from i2vae_lib.recommenders.trained import Stage, Trained, dot, packed, unpacked
+
+
+class Separate:
+    """``-S``: a graph a domain, of all users and the domain's items."""
+
+    graphs: tuple[str, ...] = DOMAINS
+
+    def __init__(self, catalogue: Catalogue):
+        self.catalogue = catalogue
+
+    def graph_of(self, domain: str) -> str:
+        """The graph that holds the items of a domain."""
+        return domain
+
+    def pools(self, name: str) -> Mapping[str, Int]:
+        """Domain -> the numbers of its items (those of 1…n, in order) in a graph."""
+        return {name: np.arange(self.catalogue.size(name))}
+
+    def taken(self, train: Rows, name: str) -> sparse.csr_matrix:
+        """Binary training users x items."""
+        return graphs.domain_takers(train, name)
+
+    def histories(self, rows: Rows, name: str) -> sparse.csr_matrix:
+        """Binary rows x items."""
+        return graphs.domain_histories(rows, name)
+
+
+class United(Separate):
+    """``-M``: one graph of all users and the unified items."""
+
+    graphs = ("xy",)
+
+    def __init__(self, catalogue: Catalogue):
+        super().__init__(catalogue)
+        self.unified = Unified(catalogue)
+
+    def graph_of(self, domain: str) -> str:
+        return "xy"
+
+    def pools(self, name: str) -> Mapping[str, Int]:
+        return graphs.item_domains(self.unified)
+
+    def taken(self, train: Rows, name: str) -> sparse.csr_matrix:
+        return graphs.user_items(train, self.unified, np.arange(len(train)))
+
+    def histories(self, rows: Rows, name: str) -> sparse.csr_matrix:
+        return self.unified.histories(rows)
+
+
+def node_vectors(taken: Mapping[str, sparse.csr_matrix], d: int, weights: torch.Generator) -> nn.ParameterDict:
+    """Layer-0 vectors of each graph, [users + items, d], users first: N(0, 0.1^2) as in LightGCN's code."""
+    return nn.ParameterDict(
+        {
+            name: nn.Parameter(torch.empty(sum(graph.shape), d).normal_(std=0.1, generator=weights))
+            for name, graph in taken.items()
+        }
+    )
+
+
+def triple_batches(
+    taken: Mapping[str, sparse.csr_matrix], pools: Mapping[str, Mapping[str, Int]], size: int
+) -> tuple[Callable[[np.random.Generator], Iterator[dict[str, torch.Tensor]]], int]:
+    """Batches of triples as the nodes that :func:`i2vae_lib.lightgcn.terms` takes, and how many an epoch has.
+
+    An epoch of a graph is as many triples as it has edges; batches of several graphs take random turns.
+    """
+    turns = [name for name, graph in taken.items() for _ in range(-(-graph.nnz // size))]
+
+    def batches(rng: np.random.Generator) -> Iterator[dict[str, torch.Tensor]]:
+        samplers = {name: Triples(taken[name], dict(pools[name]), rng) for name in taken}
+        for i in rng.permutation(len(turns)):
+            users = taken[turns[i]].shape[0]
+            user, positive, negative = samplers[turns[i]].draw(size)
+            yield {turns[i]: torch.from_numpy(np.concatenate([user, users + positive, users + negative]))}
+
+    return batches, len(turns)
+
+
+def known_lines(users: Int, graph: sparse.csr_matrix) -> tuple[Int, Int]:
+    """Ids of the training users with an edge, and their lines: the others' vectors nobody has trained."""
+    lines = np.flatnonzero(graph.getnnz(axis=1))
+    return users[lines], lines
+
+
+class LightGCN(Trained):
+    """Both readings; a class of its own for each below."""
+
+    groups = ("model", "lightgcn")
+    reading_of: ClassVar[type[Separate]]
+
+    def __init__(self, catalogue: Catalogue, params: Parameters):
+        super().__init__(catalogue, params)
+        self.reading = self.reading_of(catalogue)
+        self.taken: dict[str, sparse.csr_matrix] = {}  # in training only
+        self.tables: dict[str, torch.Tensor] = {}  # all that scores: see settle
+
+    def adopt(self, train: Rows, generator: Generator | None) -> None:
+        self.users = np.array(list(dict.fromkeys(train.user)), dtype=object)
+        self.taken = {name: self.reading.taken(train, name) for name in self.reading.graphs}
+        self.adjacency = {
+            name: Adjacency.of(graphs.normalised(graph)).to(self.device) for name, graph in self.taken.items()
+        }
+
+    def build(self, weights: torch.Generator) -> nn.Module:
+        return node_vectors(self.taken, self.params.model.d, weights)
+
+    def stages(self, train: Rows) -> Iterator[Stage]:
+        pools = {name: self.reading.pools(name) for name in self.reading.graphs}
+        batches, steps = triple_batches(self.taken, pools, self.params.lightgcn.batch_size)
+        triples = sum(graph.nnz for graph in self.taken.values())
+        yield Stage("lightgcn", self.module, self.loss, batches, triples, steps)
+
+    def loss(
+        self, batch: dict[str, torch.Tensor], epoch: int, generator: torch.Generator
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """BPR and decay of one graph's triples; the whole graph is propagated through at each step."""
+        [(name, rows)] = batch.items()
+        p = self.params.lightgcn
+        ranking, penalty = terms(self.module[name], self.adjacency[name], p.layers, rows, p.decay)
+        return ranking + penalty, {f"reconstruction/{name}": ranking.detach(), f"decay/{name}": penalty.detach()}
+
+    def settle(self) -> None:
+        """Per graph: ``fold_in`` and ``final`` of :func:`graphs.tables_of`; under ``temporal`` the users' vectors too.
+
+        A loaded model has these and no graph.
+        """
+        for name, graph in self.taken.items():
+            start = self.module[name].detach().cpu().numpy()
+            users = graph.shape[0]
+            layers = self.params.lightgcn.layers
+            mean, fold_in, final = graphs.tables_of(graph, (start[:users], start[users:]), layers)
+            self.tables |= {f"fold_in/{name}": torch.from_numpy(fold_in), f"final/{name}": torch.from_numpy(final)}
+            if self.params.protocol == "temporal":
+                ids, lines = known_lines(self.users, graph)
+                vectors = torch.from_numpy(mean[lines].astype(np.float32))
+                self.tables |= {f"user/{name}": vectors, f"known/{name}": packed(ids)}
+        self.finals = {}
+        self.known = {}
+        for name in self.reading.graphs:
+            for d, items in self.reading.pools(name).items():
+                self.finals[d] = self.tables[f"final/{name}"][torch.from_numpy(items)].to(self.device)
+            if f"known/{name}" in self.tables:
+                self.known[name] = {user: line for line, user in enumerate(unpacked(self.tables[f"known/{name}"]))}
+
+    def arrays(self) -> dict[str, torch.Tensor]:
+        return dict(self.tables)
+
+    def restore(self, arrays: dict[str, torch.Tensor]) -> None:
+        self.tables = dict(arrays)
+
+    def evident(self, rows: Rows) -> Int:
+        """Rows of which an item that the graph knows is in the history, bool [n]."""
+        found = np.zeros(len(rows), dtype=bool)
+        for d in DOMAINS:
+            at, name = rows.of(d), self.reading.graph_of(d)
+            seen = self.tables[f"fold_in/{name}"].numpy().any(axis=1)  # zero for an item without edges
+            found[at] = self.reading.histories(rows.take(at), name) @ seen.astype(np.float32) > 0
+        return found
+
+    def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
+        name = self.reading.graph_of(domain)
+        vectors = propagated(self.reading.histories(rows, name), self.tables[f"fold_in/{name}"].numpy())
+        if name in self.known:  # temporal
+            vectors = user_vectors(
+                rows, self.known[name], self.tables[f"user/{name}"].numpy(), vectors, keep_known=True
+            )
+        return dot(torch.from_numpy(vectors).to(self.device), self.finals[domain], items)
+
+
+class LightGCNS(LightGCN):
+    """``lightgcn-s``: a graph a domain."""
+
+    name = "lightgcn-s"
+    reading_of = Separate
+
+
+class LightGCNM(LightGCN):
+    """``lightgcn-m``: one graph of both domains."""
+
+    name = "lightgcn-m"
+    reading_of = United

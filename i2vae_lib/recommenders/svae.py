@@ -1,0 +1,307 @@
+"""SVAE: a variational autoencoder of every prefix of a sequence, which predicts the next k items.
+
+Sachdeva, Manco, Ritacco & Pudi, "Sequential variational autoencoders for collaborative filtering", WSDM 2019 (code:
+noveens/svae_cf). With h_t the state of a GRU after item t and Y_t the set of the items t + 1 … t + k (as many as there
+are),
+
+    q(z_t | s_1…t) = N(mu(h_t), diag exp(lambda(h_t)))      mu, lambda = Linear(tanh(Linear(h_t)))
+    p(i | z_t) = softmax_i Linear(tanh(Linear(z_t)))
+
+    loss = mean_t [ -1 / |Y_t| sum_{i in Y_t} log p(i | z_t) + beta KL[q(z_t | s_1…t) || N(0, I)] ]
+
+A step's latent depends on the items so far, but not on the latents before it.
+
+Made for one domain. Here it comes in both readings (:mod:`i2vae_lib.recommenders.readings`): ``svae-s``, two models
+that know nothing of each other (a row without an own history is popularity's), and ``svae-m``, one model of the merged
+sequence, which ranks the candidates among the items of their domain. A row is scored by the posterior mean of its last
+step.
+
+Departs
+    - sigma^2 = exp(lambda) everywhere; the released code samples with sigma = exp(lambda) and takes lambda for the
+      log-variance in the KL;
+    - a step's likelihood is divided by its own |Y_t| and averaged over the steps, as the KL is; the code divides the
+      sum over all steps by |Y_1|, so that the balance of the two depends on a sequence's length;
+    - beta rises linearly with the epochs to ``svae.beta``; the code starts it anew each epoch and gets to 0.02, not to
+      the 0.2 that it names;
+    - batches of users; the code takes one user a batch. A batch's loss is the mean of its users' losses;
+    - training sequences are cut to the last T + k items, histories to the last T. A step needs one later item, so a
+      sequence of one item trains nothing;
+    - the mean is scored and the whole history shown; the code samples at evaluation and withholds the last item;
+    - beside a mean over steps, ``svae.beta`` and ``svae.weight_decay`` press harder than beside the code's sum over
+      some hundred: with the code's numbers (0.2 and 5e-3) the KL falls to nothing and the latents tell little;
+    - merged: a softmax a domain, over which -log p of the items of that domain is taken. One over both vocabularies
+      would, beside this, learn which domain comes next: in a row always the other's items first, and candidates are
+      never compared across domains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import nn
+
+from i2vae_lib.data.batches import bucketed
+from i2vae_lib.data.dataset import PAD, Catalogue, Int, Ragged, Rows
+from i2vae_lib.model.encoders import initialise
+from i2vae_lib.model.latents import Gaussian, kl, sample, standard_like
+from i2vae_lib.params import Parameters
+from i2vae_lib.recommenders.readings import Merged, PerDomain
+from i2vae_lib.recommenders.trained import Stage, Trained, dot
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Sequences of one stream, right-padded with 0, and what follows each of their steps."""
+
+    inputs: torch.Tensor  # int64 [B, L]
+    targets: torch.Tensor  # int64 [B, L, k]: the set Y_t, 0 where it is smaller; all 0 where the input is no step
+
+    def to(self, device: torch.device) -> Self:
+        return type(self)(self.inputs.to(device), self.targets.to(device))
+
+
+def right_padded(sequences: Ragged, width: int) -> Int:
+    """The most recent ``width`` items, right-padded with 0: int32 [n, min(width, longest)] (at least one column)."""
+    last = sequences.last(width)
+    order = np.argsort(last == PAD, axis=1, kind="stable")
+    moved: Int = np.take_along_axis(last, order, axis=1)
+    return moved
+
+
+def next_items(items: Int, k: int) -> Int:
+    """The sets Y_t of the k items after each one.
+
+    Parameters
+    ----------
+    items
+        int [n, L], right-padded with 0.
+
+    Returns
+    -------
+    int [n, L, k]
+        Member j of step t is item t + 1 + j; 0 after the end, and where an item stands in the set already.
+    """
+    wide = np.pad(items, ((0, 0), (0, k)), constant_values=PAD)
+    following = np.stack([wide[:, 1 + j : 1 + j + items.shape[1]] for j in range(k)], axis=2)
+    same = following[:, :, :, None] == following[:, :, None, :]
+    repeated = (same & np.tri(k, k, -1, dtype=bool)).any(axis=3)
+    return np.where(repeated, PAD, following)
+
+
+def weight_of_kl(beta: float, annealing_epochs: int, epoch: int) -> float:
+    """beta of an epoch (from 0): linear from 0 to ``beta`` over the annealing epochs, constant after."""
+    return beta * min(1.0, epoch / annealing_epochs) if annealing_epochs else beta
+
+
+class Stream(nn.Module):
+    """One vocabulary: its GRU, the posterior of a step and the decoder."""
+
+    def __init__(self, size: int, p: Parameters):
+        super().__init__()
+        self.items = nn.Embedding(size + 1, p.model.d, padding_idx=PAD)
+        self.recurrent = nn.GRU(p.model.d, p.svae.recurrent, batch_first=True)
+        self.encoder = nn.Sequential(
+            nn.Linear(p.svae.recurrent, p.svae.hidden), nn.Tanh(), nn.Linear(p.svae.hidden, 2 * p.svae.latent)
+        )
+        self.decoder = nn.Sequential(nn.Linear(p.svae.latent, p.svae.hidden), nn.Tanh())
+        self.output = nn.Linear(p.svae.hidden, size)
+
+    def states(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Item numbers [B, L], right-padded -> GRU states [B, L, r]: what stands on the right changes none."""
+        states: torch.Tensor = self.recurrent(self.items(inputs))[0]
+        return states
+
+    def posterior(self, states: torch.Tensor) -> Gaussian:
+        """States [M, r] -> q(z_t | s_1…t) [M, latent]."""
+        mean, log_variance = self.encoder(states).chunk(2, dim=-1)
+        return Gaussian(mean, log_variance)
+
+    def decoded(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents [M, latent] -> what the output layer takes [M, hidden]."""
+        decoded: torch.Tensor = self.decoder(latents)
+        return decoded
+
+
+class Normaliser(torch.autograd.Function):
+    """sum_m w_m logsumexp_i (h_m . W_i + b_i) without ever holding all logits.
+
+    Its gradients are W's softmax averages, so they are made a block of lines at a time along with the value: no [M, n]
+    is written to memory, kept for the way back and read again, which takes as long as the products themselves.
+    """
+
+    BLOCK = 256
+
+    @staticmethod
+    def forward(
+        ctx: Any, lines: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, share: torch.Tensor
+    ) -> torch.Tensor:
+        value = lines.new_zeros(())
+        gradients = torch.empty_like(lines), torch.zeros_like(weight), torch.zeros_like(bias)
+        for start in range(0, len(lines), Normaliser.BLOCK):
+            at = slice(start, start + Normaliser.BLOCK)
+            scores = torch.addmm(bias, lines[at], weight.T)
+            highest = scores.amax(dim=1, keepdim=True)
+            total = scores.sub_(highest).exp_().sum(dim=1)
+            value += (share[at] * (highest[:, 0] + total.log())).sum()
+            scores.mul_((share[at] / total)[:, None])
+            gradients[0][at] = scores @ weight
+            gradients[1].addmm_(scores.T, lines[at])
+            gradients[2].add_(scores.sum(dim=0))
+        ctx.save_for_backward(*gradients)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *above: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return (*(above[0] * one for one in ctx.saved_tensors), None)
+
+
+def cost_of_sets(
+    decoded: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    owner: torch.Tensor,
+    items: torch.Tensor,
+    share: torch.Tensor,
+) -> torch.Tensor:
+    """-sum_m w_m sum_{i in Y_m} log softmax(W h_m + b)_i.
+
+    The value of :func:`i2vae_lib.model.likelihoods.multinomial` with weights, by :class:`Normaliser`.
+
+    Parameters
+    ----------
+    decoded
+        h, [M, hidden].
+    weight, bias
+        [n, hidden] and [n].
+    owner, items
+        [m] each: line of ``decoded`` and 0-based item of every member of the sets.
+    share
+        w, [M].
+
+    Returns
+    -------
+    Tensor []
+    """
+    count = torch.bincount(owner, minlength=len(decoded))
+    taken = (decoded[owner] * weight[items]).sum(dim=1) + bias[items]
+    total: torch.Tensor = Normaliser.apply(decoded, weight, bias, share * count)  # type: ignore[no-untyped-call]
+    return total - (share[owner] * taken).sum()
+
+
+class SVAE(Trained):
+    """Both readings; a class of its own for each below."""
+
+    groups = ("model", "svae")
+    reading_of: ClassVar[type[PerDomain]]
+
+    def __init__(self, catalogue: Catalogue, params: Parameters):
+        super().__init__(catalogue, params)
+        self.reading = self.reading_of(catalogue)
+
+    def build(self, weights: torch.Generator) -> nn.Module:
+        module = nn.ModuleDict({s: Stream(self.reading.size(s), self.params) for s in self.reading.streams})
+        initialise(module, weights)
+        return module
+
+    def stages(self, train: Rows) -> Iterator[Stage]:
+        p, size = self.params, self.params.training.batch_size
+        every = self.reading.sequences(train)
+        sequences = {s: one.take(np.flatnonzero(one.lengths > 1)) for s, one in every.items()}
+
+        def batches(rng: np.random.Generator) -> Iterator[dict[str, Steps]]:
+            order = [(s, at) for s, one in sequences.items() for at in bucketed(one.lengths, size, rng)]
+            for i in rng.permutation(len(order)):
+                stream, at = order[i]
+                yield {stream: self.steps(sequences[stream].take(at))}
+
+        rows = sum(len(one) for one in sequences.values())
+        steps = sum(-(-len(one) // size) for one in sequences.values())
+        yield Stage("svae", self.module, self.loss, batches, rows, steps, p.svae.weight_decay)
+
+    def steps(self, sequences: Ragged) -> Steps:
+        """Training sequences of a stream, of two items or more -> a batch."""
+        k = self.params.svae.next_items
+        items = right_padded(sequences, self.params.model.T + k).astype(np.int64)
+        targets = next_items(items, k)[:, :-1]
+        return Steps(torch.from_numpy(items[:, :-1].copy()), torch.from_numpy(targets.copy()))
+
+    def loss(
+        self, batch: dict[str, Steps], epoch: int, generator: torch.Generator
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Mean over users of the mean over the steps that have a next item."""
+        [(name, one)] = batch.items()
+        stream, p = self.module[name], self.params.svae
+        valid = one.targets[:, :, 0] != PAD
+        targets, count = one.targets[valid], valid.sum(dim=1, keepdim=True)
+        # a step's share of the batch's loss
+        share = (valid / count.clamp(min=1) / (count > 0).sum())[valid]
+        q = stream.posterior(stream.states(one.inputs)[valid])
+        decoded = stream.decoded(sample(q, generator))
+        reconstruction = self.reconstruction(name, decoded, targets, share)
+        divergence = (share * kl(q, standard_like(q))).sum()
+        value = reconstruction + weight_of_kl(p.beta, p.annealing_epochs, epoch) * divergence
+        return value, {f"reconstruction/{name}": reconstruction.detach(), f"kl/{name}": divergence.detach()}
+
+    def reconstruction(
+        self, name: str, decoded: torch.Tensor, targets: torch.Tensor, share: torch.Tensor
+    ) -> torch.Tensor:
+        """-sum over steps of w_t / |Y_t| sum over Y_t of log p, each item's p among the items of its domain.
+
+        Parameters
+        ----------
+        name
+            Of the stream.
+        decoded
+            [M, hidden].
+        targets
+            int64 [M, k], 0 for none.
+        share
+            w, [M].
+
+        Returns
+        -------
+        Tensor []
+        """
+        output = self.module[name].output
+        share = share / (targets != PAD).sum(dim=1)
+        found = decoded.new_zeros(())
+        for d in self.reading.domains(name):
+            low, size = self.reading.offset(d), self.catalogue.size(d)
+            inside = (targets > low) & (targets <= low + size)
+            line = inside.any(dim=1).nonzero()[:, 0]
+            owner, items = inside[line].nonzero()[:, 0], targets[inside] - low - 1
+            weight, bias = output.weight[low : low + size], output.bias[low : low + size]
+            found = found + cost_of_sets(decoded[line], weight, bias, owner, items, share[line])
+        return found
+
+    def evident(self, rows: Rows) -> Int:
+        return self.reading.evident(rows)
+
+    def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
+        name, offset = self.reading.stream(domain), self.reading.offset(domain)
+        history = self.reading.histories(rows, domain)
+        inputs = torch.from_numpy(right_padded(history, self.params.model.T).astype(np.int64)).to(self.device)
+        stream = self.module[name]
+        last = (inputs != PAD).sum(dim=1) - 1
+        states = stream.states(inputs)[torch.arange(len(inputs), device=self.device), last]
+        decoded = stream.decoded(stream.posterior(states).mean)
+        here = slice(offset, offset + self.catalogue.size(domain))
+        return dot(decoded, stream.output.weight[here], items) + stream.output.bias[here][items - 1]
+
+
+class SVAES(SVAE):
+    """``svae-s``: a model a domain."""
+
+    name = "svae-s"
+    reading_of = PerDomain
+
+
+class SVAEM(SVAE):
+    """``svae-m``: one model of the merged sequence."""
+
+    name = "svae-m"
+    reading_of = Merged

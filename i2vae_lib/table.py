@@ -1,0 +1,366 @@
+"""The paper's table, made anew: every system by domain and user type, beside what the paper prints.
+
+Works on whatever a comparison has finished so far (:mod:`i2vae_lib.comparison`): what is missing or failed is a line of
+the table too. Every number comes from the runs' ``ranks.parquet`` through :mod:`i2vae_lib.compare`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from i2vae_lib import paper
+from i2vae_lib.compare import NOT_THE_SYSTEM, compare
+from i2vae_lib.comparison import COMPARISON_LAYOUT, digest_of
+from i2vae_lib.data.dataset import DOMAINS
+from i2vae_lib.evaluation import kind_masks
+from i2vae_lib.runs import LayoutError, flatten, read_record
+from i2vae_lib.significance import holm
+
+CELL = ["domain", "kind", "metric", "candidates"]
+KINDS = ("tailed", "cold", "all")
+METRICS = ("HR@10", "NDCG@10")
+BASE = "i2vae"
+FLOOR = "popularity"
+CEILING = "oracle"
+PAPER_KIND = {"tailed": "tailed", "cold": "cold_released", "all": "all"}
+"""The paper's "cold-start" are cold and no-history rows together."""
+
+# name -> (what it stands under in the paper, title, name in the paper's tables)
+TITLES = {
+    "popularity": ("reference", "Popularity", ""),
+    "copy": ("reference", "Copy", ""),
+    "itemknn": ("reference", "ItemKNN", ""),
+    "ease": ("reference", "EASE", ""),
+    "multivae-s": ("one domain", "Multi-VAE-S", "Multi-VAE"),
+    "multivae-m": ("one domain", "Multi-VAE-M", "Multi-VAE"),
+    "svae-s": ("one domain", "SVAE-S", "SVAE"),
+    "svae-m": ("one domain", "SVAE-M", "SVAE"),
+    "sasrec-s": ("one domain", "SASRec-S", "SASRec"),
+    "sasrec-m": ("one domain", "SASRec-M", "SASRec"),
+    "lightgcn-s": ("one domain", "LightGCN-S", ""),
+    "lightgcn-m": ("one domain", "LightGCN-M", ""),
+    "pinet": ("CDSR", "Pi-Net", "Pi-Net"),
+    "dasl": ("CDSR", "DASL", "DASL"),
+    "c2dsr": ("CDSR", "C2DSR", "C2DSR"),
+    "disencdr": ("CDR", "DisenCDR", "DisenCDR"),
+    "savae": ("CDR", "SA-VAE", "SA-VAE"),
+    "ravae": ("CDR", "RA-VAE", ""),
+    "cdrib": ("CDR", "CDRIB", "CDRIB"),
+    "emcdr": ("CDR", "EMCDR", ""),
+    "i2vae": ("", "i2VAE", "i2VAE"),
+    "oracle": ("ceiling", "Oracle", ""),
+}
+SUPERSCRIPT = {1: "¹", 2: "²"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is done of a comparison.
+
+    Attributes
+    ----------
+    about
+        As :attr:`compare.Comparison.about`; empty while no run is done.
+    cells
+        A line a system, ``domain`` (name), ``kind``, ``metric`` and ``candidates``: ``n, seeds, mean, sd`` (fractions);
+        ``place`` (1 best, 2 second, 0; the oracle has none); ``by_rule`` (every rank is popularity's); ``difference,
+        interval_low, interval_high, p_holm, p_t_holm`` (against i2VAE, sampled; Holm over this table); ``paper_mean,
+        paper_sd, flag`` (per cent, as printed; of its cold-start rows, which are cold and no-history ones together).
+    systems
+        A line a system: ``system, title, family, status`` (done, failed, training, missing), ``reason, seeds,
+        seconds`` (of training, mean), ``memory`` (MiB, peak while training), ``epochs, best_epoch, point`` (what
+        validation chose), ``validation`` (NDCG@10).
+    """
+
+    about: dict[str, Any]
+    cells: pd.DataFrame
+    systems: pd.DataFrame
+
+    def wide(
+        self,
+        metric: str = "HR@10",
+        candidates: str = "sampled",
+        *,
+        systems: Sequence[str] | None = None,
+        kinds: Sequence[str] = KINDS,
+        style: str = "text",
+    ) -> pd.DataFrame:
+        """One metric, systems down and user types across, in per cent: strings to be read.
+
+        Parameters
+        ----------
+        style
+            ``text`` marks the best by ¹ and the second by ² and has the paper's figure in brackets; ``markdown`` and
+            ``latex`` print them bold and underlined.
+        """
+        part = self.cells[(self.cells["metric"] == metric) & (self.cells["candidates"] == candidates)]
+        shown = self.systems if systems is None else self.systems[self.systems["system"].isin(systems)]
+        lines = []
+        for one in _lines(shown):
+            line = {"system": one.title}
+            for cell in _lines(part[part["kind"].isin(kinds)].drop_duplicates(["domain", "kind"])):
+                own = part[
+                    (part["system"] == one.system) & (part["domain"] == cell.domain) & (part["kind"] == cell.kind)
+                ]
+                line[f"{cell.domain} {cell.kind}"] = _written(next(_lines(own)), style) if len(own) else one.status
+            line["seeds"] = str(one.seeds)
+            line["seconds"] = "-" if np.isnan(one.seconds) else f"{one.seconds:,.0f}"
+            line["MiB"] = "-" if np.isnan(one.memory) else f"{one.memory:,.0f}"
+            lines.append(line)
+        return pd.DataFrame(lines)
+
+    def text(self, **chosen: Any) -> str:
+        """The whole table to be read in a terminal."""
+        lines = [_head(self)]
+        for candidates in ("sampled", "full"):
+            for metric in self.about.get("metrics", []):
+                lines += ["", f"{metric} in per cent, {candidates} candidates"]
+                lines.append(self.wide(metric, candidates, **chosen).to_string(index=False))
+        return "\n".join([*lines, "", *_notes(self)])
+
+    def markdown(self, **chosen: Any) -> str:
+        """GitHub's tables, a metric each."""
+        parts = [_head(self)]
+        for metric in self.about.get("metrics", []):
+            wide = self.wide(metric, style="markdown", **chosen)
+            parts.append(f"**{metric}**, per cent, sampled\n\n" + wide.to_markdown(index=False, disable_numparse=True))
+        return "\n\n".join([*parts, *_notes(self)]) + "\n"
+
+    def latex(self, **chosen: Any) -> str:
+        """A tabular a metric; needs booktabs."""
+        parts = [f"% {line}" for line in [_head(self), *_notes(self)]]
+        for metric in self.about.get("metrics", []):
+            wide = self.wide(metric, style="latex", **chosen).drop(columns=["seeds"])
+            parts.append(f"% {metric}, per cent, sampled")
+            parts.append(wide.to_latex(index=False, escape=False, column_format="l" + "r" * (wide.shape[1] - 1)))
+        return "\n".join(parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as strict JSON."""
+        frames = {"cells": self.cells, "systems": self.systems}
+        return {
+            "about": self.about,
+            **{name: json.loads(one.to_json(orient="records")) for name, one in frames.items()},
+        }
+
+
+def paper_table(
+    folders: Sequence[Path | str],
+    *,
+    metric_names: Sequence[str] = METRICS,
+    resamples: int = 10_000,
+    rng: np.random.Generator,
+) -> Table:
+    """The table of comparisons and runs, as far as they are done.
+
+    Parameters
+    ----------
+    folders
+        Folders of ``i2vae table``, run directories, or both; all on the same rows and candidates.
+    metric_names, resamples, rng
+        As in :func:`i2vae_lib.compare.compare`.
+
+    Raises
+    ------
+    LayoutError
+        A folder that holds neither, one of another layout, or runs that cannot be compared.
+    ParameterError
+        An unknown metric.
+    """
+    states = list(_states([Path(folder) for folder in folders]))
+    done = [run for one in states for run in one.pop("done")]
+    listed = pd.DataFrame(states)
+    if not done:
+        return Table({}, pd.DataFrame(columns=["system", *CELL]), _in_order(listed))
+    trained = _one_variant_each(done)
+    base = BASE if BASE in trained else trained[0]
+    found = compare(done, metric_names=metric_names, base=base, resamples=resamples, rng=rng)
+    cells = found.results[found.results["kind"].isin(KINDS)]
+    cells = cells.merge(_by_rule(done), on=["system", "domain", "kind"], how="left")
+    cells = cells.assign(place=_places(cells))
+    tests = found.tests[found.tests["kind"].isin(KINDS)]
+    for p in ("p", "p_t"):  # over the cells of this table, not of the larger one that it comes from
+        tests = tests.assign(**{f"{p}_holm": holm(tests[p].to_numpy())})
+    tests = tests[["system", *CELL, "difference", "interval_low", "interval_high", "p_holm", "p_t_holm"]]
+    cells = cells.merge(tests, on=["system", *CELL], how="left")
+    cells = cells.merge(_printed(found.about["data"]), on=["system", "domain", "kind", "metric"], how="left")
+    names = [name for name in cells["system"].unique() if name not in set(listed["system"])]
+    listed = pd.concat([listed, pd.DataFrame([_line(name, status="done") for name in names])], ignore_index=True)
+    return Table(found.about, cells.reset_index(drop=True), _in_order(listed))
+
+
+def _one_variant_each(runs: Sequence[Path]) -> list[str]:
+    """The systems of runs, in their order; two variants of one are refused, for a table has one line for it."""
+    variants: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        flat = flatten(read_record(run)["parameters"])
+        own = {key: value for key, value in flat.items() if key not in NOT_THE_SYSTEM}
+        known = variants.setdefault(flat["system"], own)
+        differing = [key for key in sorted(own | known) if own.get(key) != known.get(key)]
+        if differing:
+            raise LayoutError(
+                f"{run}: another variant of {flat['system']} ({differing[0]} = {own.get(differing[0])!r}, not "
+                f"{known.get(differing[0])!r}): the table has one line a system; `i2vae compare` without --table has all"
+            )
+    return list(variants)
+
+
+def _in_order(systems: pd.DataFrame) -> pd.DataFrame:
+    order = list(TITLES)
+    return systems.sort_values("system", key=lambda names: names.map(order.index)).reset_index(drop=True)
+
+
+def _line(name: str, **known: Any) -> dict[str, Any]:
+    family, title, _ = TITLES[name]
+    blank = {"status": "missing", "reason": "", "seeds": 0, "seconds": np.nan, "memory": np.nan, "epochs": np.nan}
+    blank |= {"best_epoch": np.nan, "point": "", "validation": np.nan}
+    return {"system": name, "title": title, "family": family} | blank | known
+
+
+def _states(folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """Where each system stands, and the folders of its finished runs under ``done``."""
+    runs: dict[str, list[Path]] = {}
+    for folder in folders:
+        path = folder / "study.json"
+        if path.is_file():
+            study = json.loads(path.read_text(encoding="utf-8"))
+            if study.get("layout") != COMPARISON_LAYOUT:
+                found = study.get("layout")
+                raise LayoutError(f"{folder}: comparison layout {found}, this version reads {COMPARISON_LAYOUT}")
+            yield from (_state(folder, name) for name in study["systems"])
+        elif (folder / "run.json").is_file():
+            runs.setdefault(read_record(folder)["parameters"]["system"], []).append(folder)
+        else:
+            raise LayoutError(f"{folder} holds no comparison and no run; `i2vae table --out {folder}` makes one")
+    yield from (_finished(name, done, "") for name, done in runs.items())
+
+
+def _state(folder: Path, name: str) -> dict[str, Any]:
+    """Where a system of a comparison stands."""
+    path = folder / "chosen" / f"{name}.json"
+    runs = sorted(folder.glob(f"{name}-????????-seed*"))
+    failed = [one for one in runs if (one / "failed.json").is_file()]
+    reason = json.loads((failed[0] / "failed.json").read_text(encoding="utf-8"))["reason"] if failed else ""
+    pending = _line(name, status="failed" if failed else "training" if runs else "missing", reason=reason, done=[])
+    if not path.is_file():
+        return pending
+    point = json.loads(path.read_text(encoding="utf-8"))["point"]
+    done = sorted(one.parent for one in folder.glob(f"{name}-{digest_of(point)}-seed*/metrics.json"))
+    words = ", ".join(f"{key}={value}" for key, value in point.items()) or "as the preset"
+    return _finished(name, done, words) | {"reason": reason} if done else pending
+
+
+def _finished(name: str, runs: Sequence[Path], point: str) -> dict[str, Any]:
+    """A line of a system that has finished runs, its seeds."""
+    records = [read_record(one) for one in runs]
+    stages = [one["stages"]["train"] for one in records]
+    return _line(
+        name,
+        status="done",
+        seeds=len(runs),
+        seconds=float(np.mean([one["seconds"] for one in stages])),
+        memory=max(one["peak_memory_bytes"] for one in stages) / 2**20,
+        epochs=float(np.mean([len(pd.read_parquet(one / "history.parquet", columns=["epoch"])) for one in runs])),
+        best_epoch=float(np.mean([one["best_epoch"] for one in records])),
+        point=point,
+        validation=float(np.mean([one["best_validation_ndcg"] for one in records])),
+        done=list(runs),
+    )
+
+
+def _by_rule(runs: Sequence[Path]) -> pd.DataFrame:
+    """Where every rank of a system is popularity's: it had nothing to say and took the fall-back."""
+    lines = []
+    counts = ["greater_sampled", "ties_sampled", "greater_full", "ties_full"]
+    for run in runs:
+        record, table = read_record(run), pd.read_parquet(run / "ranks.parquet")
+        floor = table[table["recommender"] == FLOOR].set_index(["domain", "row", "user"])[counts]
+        for name, part in table.groupby("recommender", sort=False):
+            ranks = part.set_index(["domain", "row", "user"])
+            equal = (ranks[counts] == floor.loc[ranks.index]).all(axis=1).to_numpy()
+            masks = kind_masks(part)
+            for d in DOMAINS:
+                for kind in KINDS:
+                    mask = (part["domain"] == d).to_numpy() & masks[kind].to_numpy(dtype=bool)
+                    by_rule = name != FLOOR and bool(mask.any() and equal[mask].all())
+                    lines.append((name, record["names"][d], kind, by_rule))
+    table = pd.DataFrame(lines, columns=["system", "domain", "kind", "by_rule"])
+    return table.groupby(["system", "domain", "kind"], sort=False)["by_rule"].all().reset_index()
+
+
+def _places(cells: pd.DataFrame) -> pd.Series:
+    """1 for the best mean of a cell, 2 for the second, 0 else; equal means share a place."""
+    ranked = cells["mean"].where(cells["system"] != CEILING).round(12)
+    keys = [cells[name] for name in CELL]
+    place = ranked.groupby(keys).rank(method="dense", ascending=False)
+    return place.where(place <= 2, 0).fillna(0).astype(int)
+
+
+def _printed(pair: str) -> pd.DataFrame:
+    """The paper's cells of Table 5 under our names of systems and user types."""
+    table = paper.tables()
+    table = table[(table["table"] == "5") & (table["pair"] == pair)]
+    named = pd.DataFrame(
+        [(name, printed) for name, (_, _, printed) in TITLES.items() if printed], columns=["own", "system"]
+    )
+    kinds = pd.DataFrame(list(PAPER_KIND.items()), columns=["own_kind", "kind"])
+    joined = table.merge(named, on="system").merge(kinds, on="kind")
+    columns = {"own": "system", "own_kind": "kind", "mean": "paper_mean", "sd": "paper_sd"}
+    joined = joined[["own", "domain", "own_kind", "metric", "mean", "sd", "flag"]].rename(columns=columns)
+    return joined
+
+
+def _written(cell: Any, style: str) -> str:
+    if np.isnan(cell.mean):
+        return "-"
+    number = f"{100 * cell.mean:.2f}"
+    spread = "" if np.isnan(cell.sd) else f" ± {100 * cell.sd:.2f}"
+    stars = "" if np.isnan(cell.p_holm) or cell.p_holm >= 0.05 else "*"
+    if cell.by_rule:
+        return {"latex": f"\\textit{{{number}}}"}.get(style, f"{number} =pop")
+    if style == "text":
+        beside = "" if np.isnan(cell.paper_mean) or cell.candidates != "sampled" else f" ({cell.paper_mean:.2f})"
+        return f"{number}{SUPERSCRIPT.get(cell.place, '')}{stars}{spread}{beside}"
+    bold, underline = {"markdown": ("**{}**", "<u>{}</u>"), "latex": ("\\textbf{{{}}}", "\\underline{{{}}}")}[style]
+    number = {1: bold, 2: underline}.get(cell.place, "{}").format(number)
+    if style == "latex":
+        return number + ("$^*$" if stars else "") + spread.replace(" ± ", "$\\pm$")
+    return f"{number}{'&#42;' if stars else ''}{spread}"
+
+
+def _head(table: Table) -> str:
+    about = table.about
+    if not about:
+        return "nothing is done yet"
+    stamp = "" if about["leak_free"] else "; NOT leak-free"
+    return (
+        f"{about['data']}, protocol {about['protocol']}{stamp}: {about['rows']} test rows, sampled: 1 + "
+        f"{about['negatives']} candidates"
+    )
+
+
+def _notes(table: Table) -> list[str]:
+    lines = []
+    if table.about:
+        lines += [
+            f"¹ best and ² second of a column (the oracle left out); * differs from {table.about['base']}, p < 0.05 by "
+            f"the paired bootstrap over users after Holm over the table; =pop: every rank is popularity's, by rule.",
+            "In brackets: what the paper prints, on its split; its cold-start is cold and no-history rows together.",
+        ]
+    for one in _lines(table.systems):
+        if one.status == "done" and one.point:
+            lines.append(f"{one.title}: {one.point}; {one.epochs:.0f} epochs, the best {one.best_epoch:.0f}")
+        elif one.status != "done":
+            lines.append(f"{one.title}: {one.status}" + (f": {one.reason}" if one.reason else ""))
+    return lines
+
+
+def _lines(table: pd.DataFrame) -> Any:
+    return table.itertuples()

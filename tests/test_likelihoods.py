@@ -1,0 +1,118 @@
+"""Costs of items given scores: closed forms, slow loops, and how they hang together."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from i2vae_lib.model.likelihoods import bernoulli, categorical, multinomial, pairwise
+
+
+@pytest.fixture
+def logits() -> torch.Tensor:
+    return torch.randn(4, 9, generator=torch.Generator().manual_seed(0))
+
+
+def log_sigmoid(x: float) -> float:
+    return -math.log1p(math.exp(-x))
+
+
+# --- bernoulli --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("negatives", [0, 1, 7])
+def test_bernoulli_when_all_scores_are_zero(negatives: int) -> None:
+    cost = bernoulli(torch.zeros(3), torch.zeros(3, negatives))
+    assert cost.tolist() == pytest.approx([(1 + negatives) * math.log(2)] * 3, rel=1e-6)
+
+
+def test_bernoulli_when_compared_with_a_loop() -> None:
+    positive, negatives = [1.5, -2.0], [[0.3, -1.0, 2.0], [0.0, 4.0, -0.5]]
+    expected = [-log_sigmoid(p) - sum(log_sigmoid(-n) for n in row) for p, row in zip(positive, negatives, strict=True)]
+    assert bernoulli(torch.tensor(positive), torch.tensor(negatives)).tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_bernoulli_when_compared_with_labels() -> None:
+    # the binary cross-entropy of labels 1, 0, 0, summed
+    scores = torch.tensor([0.7, -0.2, 1.1])
+    expected = F.binary_cross_entropy_with_logits(scores, torch.tensor([1.0, 0.0, 0.0]), reduction="sum")
+    torch.testing.assert_close(bernoulli(scores[0], scores[1:]), expected)
+
+
+def test_bernoulli_when_scores_are_huge() -> None:
+    cost = bernoulli(torch.tensor([200.0, -200.0]), torch.tensor([[-200.0], [200.0]]))
+    assert cost.tolist() == pytest.approx([0.0, 400.0], abs=1e-6)
+
+
+# --- pairwise ---------------------------------------------------------------------------------------------------------
+
+
+def test_pairwise_when_scores_are_equal() -> None:
+    assert pairwise(torch.ones(2), torch.ones(2, 5)).tolist() == pytest.approx([math.log(2)] * 2, rel=1e-6)
+
+
+def test_pairwise_when_compared_with_a_loop() -> None:
+    positive, negatives = [1.5, -2.0], [[0.3, -1.0], [0.0, 4.0]]
+    expected = [-sum(log_sigmoid(p - n) for n in row) / 2 for p, row in zip(positive, negatives, strict=True)]
+    assert pairwise(torch.tensor(positive), torch.tensor(negatives)).tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_pairwise_when_a_constant_is_added(logits: torch.Tensor) -> None:
+    torch.testing.assert_close(pairwise(logits[:, 0] + 3, logits[:, 1:] + 3), pairwise(logits[:, 0], logits[:, 1:]))
+
+
+# --- categorical ------------------------------------------------------------------------------------------------------
+
+
+def test_categorical_when_logits_are_equal() -> None:
+    assert categorical(torch.zeros(1, 40), torch.tensor([3])).item() == pytest.approx(math.log(40), rel=1e-6)
+
+
+def test_categorical_when_compared_with_its_formula(logits: torch.Tensor) -> None:
+    items = torch.tensor([0, 8, 3, 3])
+    expected = [
+        -math.log(math.exp(row[i]) / sum(map(math.exp, row))) for row, i in zip(logits.tolist(), items.tolist())
+    ]
+    assert categorical(logits, items).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+# --- multinomial ------------------------------------------------------------------------------------------------------
+
+
+def test_multinomial_when_each_bag_has_one_item(logits: torch.Tensor) -> None:
+    items = torch.tensor([2, 0, 8, 5])
+    torch.testing.assert_close(multinomial(logits, torch.arange(4), items), categorical(logits, items))
+
+
+def test_multinomial_when_a_bag_is_empty(logits: torch.Tensor) -> None:
+    logits = logits.requires_grad_()
+    cost = multinomial(logits, torch.tensor([3, 3]), torch.tensor([1, 4]))
+    assert cost[:3].tolist() == [0.0, 0.0, 0.0] and cost[3] > 0
+    (gradient,) = torch.autograd.grad(cost.sum(), logits)
+    assert not gradient[:3].any() and gradient.isfinite().all()
+
+
+def test_multinomial_when_no_bag_has_an_item(logits: torch.Tensor) -> None:
+    nothing = torch.zeros(0, dtype=torch.int64)
+    assert multinomial(logits, nothing, nothing).tolist() == [0.0] * 4
+
+
+def test_multinomial_when_compared_with_a_loop(logits: torch.Tensor) -> None:
+    # a sum over the bag, not a mean; members in any order
+    bags = {0: [1, 4, 8], 2: [0], 3: [7, 2]}
+    pairs = [(row, item) for row, bag in bags.items() for item in bag][::-1]
+    owner, items = (torch.tensor(one) for one in zip(*pairs, strict=True))
+    logs = torch.log_softmax(logits, dim=1)
+    expected = [-sum(float(logs[row, item]) for item in bags.get(row, [])) for row in range(4)]
+    assert multinomial(logits, owner, items).tolist() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def test_multinomial_when_the_bag_is_learnt_by_heart() -> None:
+    # at best every member has probability 1 / N: N log N
+    logits = torch.full((1, 50), -40.0)
+    logits[0, :6] = 40.0
+    cost = multinomial(logits, torch.zeros(6, dtype=torch.int64), torch.arange(6))
+    assert cost.item() == pytest.approx(6 * math.log(6), rel=1e-5)

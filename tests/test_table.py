@@ -1,0 +1,273 @@
+"""The paper's table: hand-written runs with known ranks, and folders of comparisons that are half done."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from i2vae_lib import comparison, significance
+from i2vae_lib.params import ParameterError, load
+from i2vae_lib.recommenders import SYSTEMS
+from i2vae_lib.runs import LayoutError, write_json
+from i2vae_lib.table import TITLES, Table, paper_table
+from tests.test_compare import REFERENCES, ROWS, cell, ranks_of, skill, write_run
+
+
+def finished(folder: Path, system: str, place: float, seed: int = 0, **named: Any) -> Path:
+    """A finished run of a system; ``place`` as in :func:`skill`."""
+    write_run(folder, ranks_of(skill(seed + 7 * len(system), place)), {"system": system}, seed=seed, **named)
+    record = json.loads((folder / "run.json").read_text())
+    record["stages"] = {"train": {"seconds": 10.0 + seed, "peak_memory_bytes": 2**30}}
+    write_json(folder / "run.json", record | {"best_epoch": 3, "best_validation_ndcg": 0.125})
+    table = pd.read_parquet(folder / "ranks.parquet")
+    table["recommender"] = table["recommender"].replace("i2vae", system)
+    table.to_parquet(folder / "ranks.parquet", index=False)
+    write_json(folder / "metrics.json", {})
+    pd.DataFrame({"epoch": [1.0, 2.0, 3.0, 4.0]}).to_parquet(folder / "history.parquet")
+    return folder
+
+
+def tabled(*folders: Path) -> Table:
+    return paper_table(folders, resamples=300, rng=np.random.default_rng(0))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    places = {"i2vae": 12, "sasrec-m": 6, "sasrec-s": 30}
+    return [finished(folder / f"{name}-{seed}", name, place, seed) for name, place in places.items() for seed in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def found(runs: list[Path]) -> Table:
+    return tabled(*runs)
+
+
+def test_titles_when_systems_are_listed() -> None:
+    assert set(SYSTEMS) <= set(TITLES)
+
+
+def test_cells_when_two_seeds_are_there(found: Table, runs: list[Path]) -> None:
+    each = []
+    for run in runs[2:4]:
+        table = pd.read_parquet(run / "ranks.parquet")
+        part = table[(table["recommender"] == "sasrec-m") & (table["domain"] == "y") & table["cold"]]
+        each.append((part["greater_sampled"] < 10).mean())
+    line = cell(found.cells, system="sasrec-m", domain="South", kind="cold", metric="HR@10", candidates="sampled")
+    assert (line.mean, line.sd, line.seeds) == (
+        pytest.approx(np.mean(each)),
+        pytest.approx(np.std(each, ddof=1)),
+        2,
+    )
+    assert line.n == 30
+
+
+def test_places_when_the_oracle_leads(found: Table) -> None:
+    part = found.cells[(found.cells["kind"] == "all") & (found.cells["candidates"] == "sampled")]
+    for _, column in part.groupby(["domain", "metric"]):
+        ranked = column.set_index("system")
+        assert ranked["mean"].idxmax() == "oracle" and ranked.loc["oracle", "place"] == 0
+        assert ranked.loc["sasrec-m", "place"] == 1 and ranked.loc["i2vae", "place"] == 2
+        assert (ranked["place"] > 0).sum() == 2
+
+
+def test_holm_when_it_is_over_this_table(found: Table) -> None:
+    part = found.cells[found.cells["candidates"] == "sampled"]
+    assert part["p_holm"].notna().sum() == 4 * 2 * 3 * 2  # systems but the base, domains, user types, metrics
+    certain = cell(part, system="oracle", domain="North", kind="all", metric="HR@10")
+    assert certain.p_holm == pytest.approx(min(1.0, 48 / 301), rel=0.2)  # 1 / (300 + 1), times the cells
+    assert significance.holm(np.array([0.01, 0.04])).tolist() == [0.02, 0.04]
+
+
+def test_systems_when_seconds_and_memory_are_recorded(found: Table) -> None:
+    line = cell(found.systems, system="sasrec-s")
+    assert (line.seconds, line.memory, line.epochs, line.best_epoch, line.seeds) == (10.5, 1024.0, 4.0, 3.0, 2)
+    assert found.systems["system"].tolist() == ["popularity", "sasrec-s", "sasrec-m", "i2vae", "oracle"]
+
+
+def test_by_rule_when_cold_rows_are_popularity(tmp_path: Path) -> None:
+    rows, own = ROWS, ROWS.lengths("own") > 0
+    mine, floor = ranks_of(skill(3, 5)), REFERENCES["popularity"]
+    table = mine.where(pd.Series(own), floor)
+    write_run(tmp_path / "run", table, {"system": "sasrec-s"}, rows=rows)
+    finished(tmp_path / "other", "i2vae", 12)
+    ranks = pd.read_parquet(tmp_path / "run" / "ranks.parquet")
+    ranks["recommender"] = ranks["recommender"].replace("i2vae", "sasrec-s")
+    for name in ("run.json", "metrics.json", "history.parquet"):
+        content = (tmp_path / "other" / name).read_bytes().replace(b'"system": "i2vae"', b'"system": "sasrec-s"')
+        (tmp_path / "run" / name).write_bytes(content)
+    ranks.to_parquet(tmp_path / "run" / "ranks.parquet", index=False)
+    found = tabled(tmp_path / "run", tmp_path / "other")
+    flags = found.cells[found.cells["by_rule"]]
+    assert set(zip(flags["system"], flags["kind"])) == {("sasrec-s", "cold")}
+    wide = found.wide().set_index("system")
+    assert wide.loc["SASRec-S", "North cold"].endswith("=pop") and "=pop" not in wide.loc["SASRec-S", "North all"]
+
+
+def test_wide_when_filtered(found: Table) -> None:
+    wide = found.wide("NDCG@10", systems=["i2vae", "sasrec-m"], kinds=["all"])
+    assert wide.columns.tolist() == ["system", "North all", "South all", "seeds", "seconds", "MiB"]
+    assert wide["system"].tolist() == ["SASRec-M", "i2VAE"]
+    mean = cell(found.cells, system="i2vae", domain="North", kind="all", metric="NDCG@10", candidates="sampled").mean
+    assert wide.loc[1, "North all"].startswith(f"{100 * mean:.2f}²")
+
+
+def test_exports_when_written(found: Table) -> None:
+    assert "HR@10 in per cent, full candidates" in found.text() and "SASRec-M" in found.text()
+    markdown = found.markdown()
+    assert markdown.count("| SASRec-M") == 2 and "**" in markdown and "<u>" in markdown
+    latex = found.latex()
+    assert latex.count("\\toprule") == 2 and "\\textbf{" in latex and "\\underline{" in latex and "nan" not in latex
+    again = pd.read_csv(pd.io.common.StringIO(found.cells.to_csv(index=False)))
+    np.testing.assert_allclose(again["mean"], found.cells["mean"], rtol=1e-12)
+    content = found.to_json()
+    json.dumps(content, allow_nan=False)
+    assert len(content["cells"]) == len(found.cells)
+
+
+def test_table_when_the_pair_is_the_papers(tmp_path: Path) -> None:
+    names = {"x": "Cloth", "y": "Sport"}
+    record = {"data": "cloth_sport", "names": names}
+    run = finished(tmp_path / "run", "sasrec-m", 8, record=record)
+    found = tabled(run)
+    line = cell(found.cells, system="sasrec-m", domain="Sport", kind="all", metric="HR@10", candidates="sampled")
+    assert line.paper_mean == pytest.approx(6.49, abs=1.5) and line.paper_mean > 0
+    assert f"({line.paper_mean:.2f})" in found.wide().set_index("system").loc["SASRec-M", "Sport all"]
+
+
+def test_table_when_runs_are_variants_of_one_system(runs: list[Path], tmp_path: Path) -> None:
+    other = finished(tmp_path / "other", "i2vae", 9)
+    record = json.loads((other / "run.json").read_text())
+    record["parameters"]["model"]["d"] = 64
+    write_json(other / "run.json", record)
+    with pytest.raises(LayoutError, match=r"another variant of i2vae \(model\.d = 64, not 16\)"):
+        tabled(runs[0], other)
+
+
+def test_table_when_a_folder_holds_nothing(tmp_path: Path) -> None:
+    with pytest.raises(LayoutError, match=r"holds no comparison and no run; `i2vae table --out"):
+        tabled(tmp_path)
+
+
+# --- comparisons ------------------------------------------------------------------------------------------------------
+
+
+def tuning(points: int = 2) -> comparison.Tuning:
+    listed = ({}, {"training.learning_rate": 1e-3}, {"training.learning_rate": 2e-3})[:points]
+    return comparison.Tuning({"training.patience": 4}, dict.fromkeys(SYSTEMS, listed))
+
+
+def opened(folder: Path, **changes: Any) -> comparison.Study:
+    words: dict[str, Any] = {"systems": ["i2vae", "sasrec-m"], "seeds": [0]} | changes
+    overrides = words.pop("overrides", {})
+    return comparison.open_study(folder, load("smoke", overrides), tuning(), **words)
+
+
+def test_tuning_when_the_kits_own_is_read() -> None:
+    found = comparison.read_tuning()
+    assert set(found.points) == set(SYSTEMS)
+    assert {len(points) for points in found.points.values()} == {2}
+    for name, points in found.points.items():
+        assert len({comparison.digest_of(point) for point in points}) == 2, f"{name}: a point stands twice"
+        for point in points:
+            load("paper", {**found.shared, **point, "system": name})
+            own = {"model", "training", *SYSTEMS[name].groups}
+            assert {key.split(".")[0] for key in point} <= own, f"{name} is tuned by what it does not read"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("points: {}", "expected the names shared and points"),
+        ("shared: {}\npoints: {i2vaa: [{}]}", "unknown 'i2vaa'; did you mean 'i2vae'"),
+        ("shared: {}\npoints: {i2vae: [{}]}", "no points for .*sasrec-s.*: every system is tuned alike"),
+        ("ALL\n  i2vae: [{}, {}]", "budgets differ"),
+        ("ALL\n  i2vae: [{model.e: 3}]", "i2vae: unknown key 'model.e'; did you mean 'model.d'"),
+    ],
+)
+def test_tuning_when_it_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+    everyone = "\n".join(f"  {name}: [{{}}]" for name in SYSTEMS if name != "i2vae")
+    (tmp_path / "t.yaml").write_text(text.replace("ALL", f"shared: {{}}\npoints:\n{everyone}"))
+    with pytest.raises(ParameterError, match=message):
+        comparison.read_tuning(tmp_path / "t.yaml")
+
+
+def test_study_when_opened_again_with_others(tmp_path: Path) -> None:
+    opened(tmp_path)
+    opened(tmp_path, systems=["sasrec-s"], seeds=[3])
+    known = json.loads((tmp_path / "study.json").read_text())
+    assert set(known["systems"]) == {"i2vae", "sasrec-s", "sasrec-m"} and known["seeds"] == [0, 3]
+    with pytest.raises(LayoutError, match=r"was made with model\.d = 16, now it is 32"):
+        opened(tmp_path, overrides={"model.d": 32})
+    with pytest.raises(ParameterError, match="3 trials asked for"):
+        opened(tmp_path, trials=3)
+    with pytest.raises(ParameterError, match="unknown 'sasrek'"):
+        opened(tmp_path, systems=["sasrek"])
+
+
+def test_table_when_nothing_is_done(tmp_path: Path) -> None:
+    study = opened(tmp_path)
+    found = tabled(tmp_path)
+    assert found.systems["status"].tolist() == ["missing", "missing"]
+    assert "nothing is done yet" in found.text() and "SASRec-M: missing" in found.text()
+    folder = study.run_folder("sasrec-m", {}, 0)
+    folder.mkdir()
+    write_json(folder / "failed.json", {"reason": "the disk is full"})
+    assert "SASRec-M: failed: the disk is full" in tabled(tmp_path).text()
+
+
+def test_table_when_one_system_is_done_and_one_failed(tmp_path: Path) -> None:
+    study = opened(tmp_path)
+    point = study.points["i2vae"][1]
+    finished(study.run_folder("i2vae", point, 0), "i2vae", 12)
+    failed = study.run_folder("sasrec-m", {}, 0)
+    failed.mkdir()
+    write_json(failed / "failed.json", {"reason": "killed by signal 9 (out of memory?)"})
+    write_json(study.chosen_path("i2vae"), {"point": dict(point)})
+    found = tabled(tmp_path)
+    assert cell(found.systems, system="i2vae").point == "training.learning_rate=0.001"
+    wide = found.wide().set_index("system")
+    assert wide.loc["SASRec-M", "North all"] == "failed" and wide.loc["i2VAE", "North all"] != "done"
+    assert study.chosen("i2vae") == point and study.chosen("sasrec-m") is None
+
+
+TINY = {
+    "synthetic.users": 400,
+    "synthetic.items": 120,
+    "evaluation.negatives": 49,
+    "psg.kind": "none",
+    "references.neighbours": [0],
+    "references.shrinkage": [10.0],
+    "references.ease_lambda": [300.0],
+}
+
+
+def test_study_when_run_killed_and_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real processes: a failing system does not stop the other, a second call makes nothing twice."""
+    monkeypatch.setenv("I2VAE_CACHE_DIR", str(tmp_path / "cache"))
+    parameters = load("smoke", TINY, epochs=1)
+    points = dict.fromkeys(SYSTEMS, ({}, {"training.learning_rate": 1e-3}))
+    points["sasrec-s"] = ({"training.learning_rate": 1e30}, {"training.learning_rate": 1e30})
+    rules = comparison.Tuning({}, points)
+    study = comparison.open_study(tmp_path / "study", parameters, rules, systems=["sasrec-m", "sasrec-s"], seeds=[0])
+    said: list[str] = []
+    comparison.run_study(study, workers=2, say=said.append)
+    assert sum("FAILED" in line for line in said) >= 1
+    found = tabled(study.folder)
+    assert found.systems.set_index("system").loc[["sasrec-m", "sasrec-s"], "status"].tolist() == ["done", "failed"]
+    assert "loss is" in cell(found.systems, system="sasrec-s").reason
+    chosen = json.loads(study.chosen_path("sasrec-m").read_text())
+    values = [one["validation NDCG@10"] for one in chosen["tried"]]
+    assert chosen["point"] == chosen["tried"][int(np.argmax(values))]["point"]
+    runs = sorted(study.folder.glob("sasrec-m-*"))
+    assert (
+        len(runs) == 2 and sum((one / "ranks.parquet").is_file() for one in runs) == 1
+    )  # only the chosen saw a test row
+    before = {one: one.stat().st_mtime_ns for run in runs for one in run.iterdir() if one.suffix != ".lock"}
+    comparison.run_study(study, say=said.append)
+    assert before == {one: one.stat().st_mtime_ns for one in before}
