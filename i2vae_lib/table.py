@@ -207,7 +207,7 @@ def _one_variant_each(runs: Sequence[Path]) -> list[str]:
         if differing:
             raise LayoutError(
                 f"{run}: another variant of {flat['system']} ({differing[0]} = {own.get(differing[0])!r}, not "
-                f"{known.get(differing[0])!r}): the table has one line a system; `i2vae compare` without --table has all"
+                f"{known.get(differing[0])!r}): the table has one line a system; `i2vae compare` alone has them all"
             )
     return list(variants)
 

@@ -20,7 +20,7 @@ from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Ragged, Rows, other,
 from i2vae_lib.model.encoders import SequenceEncoder
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import C2DSR
-from i2vae_lib.recommenders.c2dsr import MERGED, View, corrupted, softmax_cost, views
+from i2vae_lib.recommenders.c2dsr import MERGED, View, corrupted, views
 from i2vae_lib.recommenders.readings import Merged
 from i2vae_lib.training import Callbacks
 
@@ -245,23 +245,6 @@ def test_vectors_when_there_are_layers(toy: C2DSR) -> None:
 
 
 # --- loss -------------------------------------------------------------------------------------------------------------
-
-
-def test_softmax_cost_when_compared_with_cross_entropy() -> None:
-    draw = torch.Generator().manual_seed(0)
-    head = torch.nn.Linear(8, 31)
-    states = torch.randn(600, 8, generator=draw)  # more than two chunks
-    items = torch.randint(1, 32, (600,), generator=draw)
-    found = []
-    for cost in (softmax_cost, lambda h, s, i: F.cross_entropy(h(s), i - 1)):
-        inputs = states.clone().requires_grad_()
-        head.zero_grad()
-        value = 3 * cost(head, inputs, items)
-        value.backward()
-        found.append((value.detach(), inputs.grad, head.weight.grad, head.bias.grad))
-    for one, expected in zip(*found, strict=True):
-        torch.testing.assert_close(one, expected, rtol=1e-4, atol=1e-6)
-    assert softmax_cost(head, states[:0], items[:0]) == 0.0
 
 
 def slow_loss(system: C2DSR, lists: list[list[int]], shown: Mapping[str, Any]) -> dict[str, float]:

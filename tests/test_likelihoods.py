@@ -8,7 +8,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from i2vae_lib.model.likelihoods import bernoulli, categorical, multinomial, pairwise
+from i2vae_lib.model.likelihoods import (
+    bernoulli,
+    categorical,
+    categorical_mean,
+    multinomial,
+    multinomial_sum,
+    pairwise,
+)
 
 
 @pytest.fixture
@@ -116,3 +123,44 @@ def test_multinomial_when_the_bag_is_learnt_by_heart() -> None:
     logits[0, :6] = 40.0
     cost = multinomial(logits, torch.zeros(6, dtype=torch.int64), torch.arange(6))
     assert cost.item() == pytest.approx(6 * math.log(6), rel=1e-5)
+
+
+def test_multinomial_sum_when_compared_with_the_multinomial() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows, size, hidden = 600, 40, 7  # three blocks
+    tensors = [torch.randn(shape, generator=generator) for shape in ((rows, hidden), (size, hidden), (size,))]
+    owner = torch.randint(rows, (900,), generator=generator).sort().values
+    items, share = torch.randint(size, (900,), generator=generator), torch.rand(rows, generator=generator)
+    leaves = [[one.clone().requires_grad_() for one in tensors] for _ in range(2)]
+    decoded, weight, bias = leaves[0]
+    slow = (share * multinomial(decoded @ weight.T + bias, owner, items)).sum()
+    fast = multinomial_sum(*leaves[1], owner, items, share)
+    torch.testing.assert_close(fast, slow, rtol=1e-5, atol=0.0)
+    (2 * slow).backward()  # type: ignore[no-untyped-call]
+    (2 * fast).backward()  # type: ignore[no-untyped-call]
+    for one, other in zip(*leaves):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_multinomial_sum_when_logits_are_large() -> None:
+    weight = torch.tensor([[300.0], [-300.0]])
+    value = multinomial_sum(
+        torch.ones(1, 1), weight, torch.zeros(2), torch.tensor([0]), torch.tensor([1]), torch.ones(1)
+    )
+    assert float(value) == pytest.approx(600.0)
+
+
+def test_categorical_mean_when_compared_with_cross_entropy() -> None:
+    draw = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(31, 8, generator=draw), torch.randn(31, generator=draw)
+    states = torch.randn(600, 8, generator=draw)  # more than two blocks
+    items = torch.randint(31, (600,), generator=draw)
+    found = []
+    for cost in (categorical_mean, lambda h, w, b, i: F.cross_entropy(h @ w.T + b, i)):
+        leaves = [one.clone().requires_grad_() for one in (states, weight, bias)]
+        value = 3 * cost(*leaves, items)
+        value.backward()
+        found.append((value.detach(), *(one.grad for one in leaves)))
+    for one, expected in zip(*found, strict=True):
+        torch.testing.assert_close(one, expected, rtol=1e-4, atol=1e-6)
+    assert categorical_mean(states[:0], weight, bias, items[:0]) == 0.0

@@ -15,6 +15,7 @@ from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.dataset import DOMAINS, Int, Ragged, Rows
 from i2vae_lib.data.people import people
 from i2vae_lib.evaluation import rank, sample_negatives
+from i2vae_lib.model.latents import annealing
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import Popularity
 from i2vae_lib.recommenders.multivae import (
@@ -24,7 +25,6 @@ from i2vae_lib.recommenders.multivae import (
     MultiVAEM,
     MultiVAES,
     VariationalAutoencoder,
-    annealed,
     costs,
     distinct,
     draw,
@@ -235,14 +235,6 @@ def test_reconstruction_when_a_domain_has_no_items(decoder: Decoder, lists: list
         assert float(part.sum()) == pytest.approx(0.0, abs=1e-5)  # of each softmax
 
 
-@pytest.mark.parametrize(
-    ("epoch", "epochs", "expected"),
-    [(0, 20, 0.01), (9, 20, 0.1), (19, 20, 0.2), (20, 20, 0.2), (99, 20, 0.2), (0, 1, 0.2), (0, 0, 0.2), (7, 0, 0.2)],
-)
-def test_annealed_when_epochs_go_by(epoch: int, epochs: int, expected: float) -> None:
-    assert annealed(0.2, epoch, epochs) == pytest.approx(expected)
-
-
 def test_draw_when_weights_are_looked_at() -> None:
     module = VariationalAutoencoder(2000, 40, LATENT)
     draw(module, noise())
@@ -287,7 +279,7 @@ def test_loss_when_streams_are_mixed(dataset: CrossDomainDataset, tiny: Paramete
         [(name, made)] = drawn[0].items()
         prior = standard(tiny.model.d, system.module[name].encoder.bias)
         nats, divergence = costs(system.module[name], made, prior, [(0, 120)], tiny.multivae.dropout, noise())
-        beta = annealed(tiny.multivae.beta, epoch, tiny.multivae.annealing_epochs)
+        beta = tiny.multivae.beta * annealing(epoch, tiny.multivae.annealing_epochs)
         torch.testing.assert_close(value, (nats + beta * divergence).mean())
         torch.testing.assert_close(parts[f"reconstruction/{name}"], nats.mean())
     value.backward()  # type: ignore[no-untyped-call]

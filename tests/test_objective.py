@@ -12,12 +12,11 @@ from torch import nn
 from i2vae_lib.data.batches import Side
 from i2vae_lib.data.dataset import Ragged
 from i2vae_lib.model.i2vae import I2VAE, build
-from i2vae_lib.model.latents import Gaussian, standard_like
+from i2vae_lib.model.latents import Gaussian, annealing, standard_like
 from i2vae_lib.model.objective import (
     Objective,
     Term,
     active_units,
-    annealing,
     build_objective,
     cross_domain,
     denoising,

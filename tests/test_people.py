@@ -9,7 +9,7 @@ import pytest
 
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, Ragged, Rows, interactions
-from i2vae_lib.data.people import chained, people, windows, with_targets
+from i2vae_lib.data.people import chained, people, right_padded, windows, with_targets
 
 
 def rows_of(*asked: tuple[str, str, int, list[int], list[int]]) -> Rows:
@@ -149,3 +149,8 @@ def test_windows_when_compared_with_a_loop(dataset: CrossDomainDataset, length: 
         pairs = list(itertools.pairwise(one))[-length:]
         assert [(a, b) for a, b in zip(inputs[i], targets[i], strict=True) if a] == pairs
         assert ((inputs[i] == 0) == (targets[i] == 0)).all()
+
+
+def test_right_padded_when_sequences_are_longer_shorter_and_empty() -> None:
+    found = right_padded(Ragged.from_lists([[1, 2, 3, 4], [5], []]), 3)
+    assert found.tolist() == [[2, 3, 4], [5, 0, 0], [0, 0, 0]]

@@ -12,11 +12,10 @@ from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.dataset import DOMAINS, Ragged, Rows, popularity
 from i2vae_lib.model.encoders import initialise
 from i2vae_lib.model.latents import Gaussian, kl, standard_like
-from i2vae_lib.model.likelihoods import multinomial
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import SVAEM, SVAES
 from i2vae_lib.recommenders.contract import gather
-from i2vae_lib.recommenders.svae import Steps, Stream, cost_of_sets, next_items, right_padded, weight_of_kl
+from i2vae_lib.recommenders.svae import Steps, Stream, next_items
 from i2vae_lib.training import Callbacks
 from tests.conftest import TINY
 
@@ -38,11 +37,6 @@ def everything(rows: Rows) -> np.ndarray:
 
 
 # --- what a step predicts ---------------------------------------------------------------------------------------------
-
-
-def test_right_padded_when_sequences_are_longer_shorter_and_empty() -> None:
-    found = right_padded(Ragged.from_lists([[1, 2, 3, 4], [5], []]), 3)
-    assert found.tolist() == [[2, 3, 4], [5, 0, 0], [0, 0, 0]]
 
 
 def test_next_items_when_the_tail_is_short() -> None:
@@ -67,29 +61,6 @@ def test_steps_when_a_sequence_is_long(dataset: CrossDomainDataset, tiny: Parame
 
 
 # --- the loss ---------------------------------------------------------------------------------------------------------
-
-
-def test_cost_of_sets_when_compared_with_the_multinomial() -> None:
-    generator = torch.Generator().manual_seed(0)
-    rows, size, hidden = 600, 40, 7  # three blocks
-    tensors = [torch.randn(shape, generator=generator) for shape in ((rows, hidden), (size, hidden), (size,))]
-    owner = torch.randint(rows, (900,), generator=generator).sort().values
-    items, share = torch.randint(size, (900,), generator=generator), torch.rand(rows, generator=generator)
-    leaves = [[one.clone().requires_grad_() for one in tensors] for _ in range(2)]
-    decoded, weight, bias = leaves[0]
-    slow = (share * multinomial(decoded @ weight.T + bias, owner, items)).sum()
-    fast = cost_of_sets(*leaves[1], owner, items, share)
-    torch.testing.assert_close(fast, slow, rtol=1e-5, atol=0.0)
-    (2 * slow).backward()  # type: ignore[no-untyped-call]
-    (2 * fast).backward()  # type: ignore[no-untyped-call]
-    for one, other in zip(*leaves):
-        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-4)
-
-
-def test_cost_of_sets_when_logits_are_large() -> None:
-    weight = torch.tensor([[300.0], [-300.0]])
-    value = cost_of_sets(torch.ones(1, 1), weight, torch.zeros(2), torch.tensor([0]), torch.tensor([1]), torch.ones(1))
-    assert float(value) == pytest.approx(600.0)
 
 
 def slow_loss(model: Any, name: str, sequence: list[int], beta: float) -> float:
@@ -159,12 +130,6 @@ def test_posterior_when_its_kl_is_compared_with_torch(tiny: Parameters) -> None:
     torch.testing.assert_close(kl(q, standard_like(q)), expected, rtol=1e-4, atol=1e-5)
     unit = Gaussian(torch.ones(1, 8), torch.zeros(1, 8))
     assert float(kl(unit, standard_like(unit))) == 4.0
-
-
-def test_weight_of_kl_when_epochs_pass() -> None:
-    found = [weight_of_kl(0.2, 4, epoch) for epoch in range(7)]
-    assert found == pytest.approx([0.0, 0.05, 0.1, 0.15, 0.2, 0.2, 0.2])
-    assert weight_of_kl(0.2, 0, 0) == 0.2
 
 
 # --- the system -------------------------------------------------------------------------------------------------------

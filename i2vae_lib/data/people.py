@@ -67,3 +67,11 @@ def windows(sequences: Ragged, length: int) -> tuple[Int, Int]:
         return np.full_like(last, PAD), np.full_like(last, PAD)
     inputs = last[:, :-1]
     return inputs, np.where(inputs == PAD, PAD, last[:, 1:])
+
+
+def right_padded(sequences: Ragged, width: int) -> Int:
+    """The most recent ``width`` items, right-padded with 0: int32 [n, min(width, longest)] (at least one column)."""
+    last = sequences.last(width)
+    order = np.argsort(last == PAD, axis=1, kind="stable")
+    moved: Int = np.take_along_axis(last, order, axis=1)
+    return moved

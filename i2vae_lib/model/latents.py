@@ -61,3 +61,8 @@ def scatter(q: Gaussian, index: torch.Tensor, rows: int) -> Gaussian:
     """Put the lines of ``q`` at ``index`` of ``rows`` lines; N(0, I) elsewhere."""
     full = q.mean.new_zeros(rows, q.mean.shape[1])
     return Gaussian(full.index_copy(0, index, q.mean), full.index_copy(0, index, q.log_variance))
+
+
+def annealing(epoch: int, epochs: int) -> float:
+    """Linear warm-up of the KL weight: (epoch + 1) / (epochs + 1) up to 1; always 1 if ``epochs`` is 0."""
+    return min(1.0, (epoch + 1) / (epochs + 1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.nn import functional as F
 
@@ -40,3 +42,79 @@ def multinomial(logits: torch.Tensor, owner: torch.Tensor, items: torch.Tensor) 
     count = torch.bincount(owner, minlength=len(logits)).to(logits.dtype)
     total = torch.zeros_like(count).index_add(0, owner, taken)
     return count * torch.logsumexp(logits, dim=1) - total
+
+
+class _Normaliser(torch.autograd.Function):
+    """sum_m w_m logsumexp_i (h_m . W_i + b_i) without ever holding all logits.
+
+    Its gradients are W's softmax averages, so they are made a block of lines at a time along with the value: no [M, n]
+    is written to memory, kept for the way back and read again, which takes as long as the products themselves.
+    """
+
+    BLOCK = 256
+
+    @staticmethod
+    def forward(
+        ctx: Any, lines: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, share: torch.Tensor
+    ) -> torch.Tensor:
+        value = lines.new_zeros(())
+        gradients = torch.empty_like(lines), torch.zeros_like(weight), torch.zeros_like(bias)
+        for start in range(0, len(lines), _Normaliser.BLOCK):
+            at = slice(start, start + _Normaliser.BLOCK)
+            scores = torch.addmm(bias, lines[at], weight.T)
+            highest = scores.amax(dim=1, keepdim=True)
+            total = scores.sub_(highest).exp_().sum(dim=1)
+            value += (share[at] * (highest[:, 0] + total.log())).sum()
+            scores.mul_((share[at] / total)[:, None])
+            gradients[0][at] = scores @ weight
+            gradients[1].addmm_(scores.T, lines[at])
+            gradients[2].add_(scores.sum(dim=0))
+        ctx.save_for_backward(*gradients)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *above: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return (*(above[0] * one for one in ctx.saved_tensors), None)
+
+
+def multinomial_sum(
+    lines: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    owner: torch.Tensor,
+    items: torch.Tensor,
+    share: torch.Tensor,
+) -> torch.Tensor:
+    """-sum_m w_m sum_{i in Y_m} log softmax(W h_m + b)_i.
+
+    The sum of :func:`multinomial` over rows, weighted, for logits that are linear in something small: in half the
+    time and without [M, n] numbers, by :class:`_Normaliser`.
+
+    Parameters
+    ----------
+    lines
+        h, [M, hidden].
+    weight, bias
+        [n, hidden] and [n].
+    owner, items
+        [m] each: line of ``lines`` and 0-based item of every member of the sets.
+    share
+        w, [M].
+
+    Returns
+    -------
+    Tensor []
+    """
+    count = torch.bincount(owner, minlength=len(lines))
+    taken = (lines[owner] * weight[items]).sum(dim=1) + bias[items]
+    total: torch.Tensor = _Normaliser.apply(lines, weight, bias, share * count)  # type: ignore[no-untyped-call]
+    return total - (share[owner] * taken).sum()
+
+
+def categorical_mean(
+    lines: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, items: torch.Tensor
+) -> torch.Tensor:
+    """Mean over lines of -log softmax(W h + b) at one 0-based item each, 0 of none (by :func:`multinomial_sum`)."""
+    owner = torch.arange(len(lines), device=lines.device)
+    share = lines.new_full((len(lines),), 1.0 / max(1, len(lines)))
+    return multinomial_sum(lines, weight, bias, owner, items, share)

@@ -15,7 +15,7 @@ import torch
 
 from i2vae_lib.data.batches import Batch, Side
 from i2vae_lib.model.i2vae import I2VAE, ROLES, Latents, latent_name
-from i2vae_lib.model.latents import Gaussian, kl, kl_per_dimension, standard_like
+from i2vae_lib.model.latents import Gaussian, annealing, kl, kl_per_dimension, standard_like
 from i2vae_lib.model.likelihoods import bernoulli, categorical
 from i2vae_lib.params import ObjectiveParameters
 
@@ -172,11 +172,6 @@ def total(
         if weight:
             loss = loss + weight * sum(means.values())
     return loss, parts
-
-
-def annealing(epoch: int, epochs: int) -> float:
-    """Linear warm-up of the KL weight: (epoch + 1) / (epochs + 1) up to 1; always 1 if ``epochs`` is 0."""
-    return min(1.0, (epoch + 1) / (epochs + 1))
 
 
 def build_objective(p: ObjectiveParameters, T: int) -> Objective:

@@ -56,7 +56,7 @@ from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Ragged, Rows, other
 from i2vae_lib.data.people import windows
 from i2vae_lib.graphs import Product, successors
 from i2vae_lib.model.encoders import SequenceEncoder, dropout, initialise, masked_mean
-from i2vae_lib.model.likelihoods import bernoulli
+from i2vae_lib.model.likelihoods import bernoulli, categorical_mean
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders.readings import Merged
@@ -182,43 +182,6 @@ class Network(nn.Module):
         self.discriminators = nn.ModuleDict({name: nn.Bilinear(d, d, 1) for name in DOMAINS})
 
 
-class _SoftmaxCost(torch.autograd.Function):
-    """Sum of -log softmax(states W^T + b) at the targets. Gradients are made with the logits, a chunk at a time."""
-
-    @staticmethod
-    def forward(
-        context: Any, states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, targets: torch.Tensor
-    ) -> torch.Tensor:
-        gradients = torch.empty_like(states), torch.zeros_like(weight), torch.zeros_like(bias)
-        total = states.new_zeros(())
-        for start in range(0, len(states), CHUNK):
-            part, asked = states[start : start + CHUNK], targets[start : start + CHUNK, None]
-            share = torch.softmax(torch.addmm(bias, part, weight.T), dim=1)
-            # a share below 1e-38 costs 87 nats, but its gradient is exact
-            total -= share.gather(1, asked).clamp(min=torch.finfo(share.dtype).tiny).log().sum()
-            share.scatter_add_(1, asked, share.new_full((), -1.0).expand(asked.shape))  # now d cost / d logits
-            torch.mm(share, weight, out=gradients[0][start : start + CHUNK])
-            gradients[1].addmm_(share.T, part)
-            gradients[2].add_(share.sum(dim=0))
-        context.save_for_backward(*gradients)
-        return total
-
-    @staticmethod
-    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return *(gradients[0] * one for one in context.saved_tensors), None
-
-
-def softmax_cost(head: nn.Linear, states: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-    """Mean of -log softmax(head(states)) at items, 0 of none: [m, d] and 1…n [m] -> scalar.
-
-    What ``categorical`` of :mod:`i2vae_lib.model.likelihoods` gives, in half the time and without [m, n] numbers.
-    """
-    total: torch.Tensor = _SoftmaxCost.apply(  # type: ignore[no-untyped-call]
-        states, head.weight, head.bias, items - 1
-    )
-    return total / max(1, len(states))
-
-
 class C2DSR(Trained):
     """``c2dsr``."""
 
@@ -295,13 +258,13 @@ class C2DSR(Trained):
         for d in DOMAINS:
             low, head = self.reading.offset(d), self.module.heads[d]
             asked = recent & (targets > low) & (targets <= low + self.catalogue.size(d))
-            parts[f"shared/{d}"] = softmax_cost(head, merged[asked], targets[asked] - low)
+            parts[f"shared/{d}"] = categorical_mean(merged[asked], head.weight, head.bias, targets[asked] - low - 1)
             if d in states:
                 view = batch[d]
                 line, slot = view.standing.nonzero(as_tuple=True)  # as the view's inputs, row after row
                 counts, valid = recent[slot], view.inputs != 0
                 both = states[d][valid][counts] + merged[view.rows[line[counts]], slot[counts]]
-                parts[f"specific/{d}"] = softmax_cost(head, both, view.targets[valid][counts])
+                parts[f"specific/{d}"] = categorical_mean(both, head.weight, head.bias, view.targets[valid][counts] - 1)
         return parts
 
     def contrasts(

@@ -39,7 +39,7 @@ from i2vae_lib import training
 from i2vae_lib.data.dataset import Catalogue, Int, Ragged, Rows
 from i2vae_lib.data.people import chained, people
 from i2vae_lib.model.encoders import dropout, initialise
-from i2vae_lib.model.latents import Gaussian, kl, sample
+from i2vae_lib.model.latents import Gaussian, annealing, kl, sample
 from i2vae_lib.model.likelihoods import multinomial
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.readings import Merged, PerDomain
@@ -157,11 +157,6 @@ def standard(d: int, like: torch.Tensor) -> Gaussian:
     return Gaussian(like.new_zeros(d), like.new_zeros(d))
 
 
-def annealed(beta: float, epoch: int, epochs: int) -> float:
-    """The weight of the KL in an epoch (from 0): linearly up to ``beta``, reached in the last of ``epochs``."""
-    return beta * min(1.0, (epoch + 1) / epochs) if epochs else beta
-
-
 def reconstruction(decoder: Decoder, z: torch.Tensor, bags: Bags, blocks: Sequence[Block]) -> torch.Tensor:
     """-sum over a bag of log softmax(logits), a softmax a block: [B].
 
@@ -271,7 +266,7 @@ class MultiVAE(Trained):
         module = self.module[name]
         prior = standard(self.params.model.d, module.encoder.bias)
         found = costs(module, bags, prior, self.blocks(name), p.dropout, generator)
-        return weighed(name, found, annealed(p.beta, epoch, p.annealing_epochs))
+        return weighed(name, found, p.beta * annealing(epoch, p.annealing_epochs))
 
     def evident(self, rows: Rows) -> Int:
         return self.reading.evident(rows)

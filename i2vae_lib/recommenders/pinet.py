@@ -44,9 +44,10 @@ from torch import nn
 
 from i2vae_lib.data.batches import bucketed
 from i2vae_lib.data.dataset import DOMAINS, PAD, Int, Rows, other
+from i2vae_lib.data.people import right_padded
 from i2vae_lib.model.encoders import dropout, initialise
+from i2vae_lib.model.likelihoods import categorical_mean
 from i2vae_lib.params import Parameters
-from i2vae_lib.recommenders.svae import cost_of_sets, right_padded
 from i2vae_lib.recommenders.trained import Stage, Trained, dot
 
 
@@ -254,11 +255,10 @@ class PiNet(Trained):
         total, count, parts = torch.zeros((), device=self.device), 0, {}
         for d, one in batch.items():
             interest = dropout(self.interest(one, d, generator), self.params.pinet.dropout, generator)
-            output, each = self.module[d].output, torch.arange(len(interest), device=self.device)
-            share = torch.ones(len(interest), device=self.device)
-            cost = cost_of_sets(interest, output.weight, output.bias, each, one.target - 1, share)
-            total, count = total + cost, count + len(interest)
-            parts[f"reconstruction/{d}"] = cost.detach() / len(interest)
+            output = self.module[d].output
+            cost = categorical_mean(interest, output.weight, output.bias, one.target - 1)
+            total, count = total + cost * len(interest), count + len(interest)
+            parts[f"reconstruction/{d}"] = cost.detach()
         return total / count, parts
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:

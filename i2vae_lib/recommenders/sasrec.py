@@ -37,7 +37,7 @@ from i2vae_lib.data.batches import bucketed
 from i2vae_lib.data.dataset import Catalogue, Int, Rows
 from i2vae_lib.data.people import windows
 from i2vae_lib.model.encoders import SequenceEncoder, initialise
-from i2vae_lib.model.likelihoods import bernoulli, categorical
+from i2vae_lib.model.likelihoods import bernoulli, categorical_mean
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.readings import Merged, PerDomain, draw_beside
 from i2vae_lib.recommenders.trained import Stage, Trained, dot
@@ -119,7 +119,7 @@ class SASRec(Trained):
             negatives = torch.einsum("md,mkd->mk", states, table[one.negatives[valid]])
             value = bernoulli(positive, negatives).mean()
         else:
-            value = categorical(states @ table[1:].T, targets - 1).mean()
+            value = categorical_mean(states, table[1:], table.new_zeros(len(table) - 1), targets - 1)
         return value, {f"reconstruction/{name}": value.detach()}
 
     def evident(self, rows: Rows) -> Int:

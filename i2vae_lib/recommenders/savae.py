@@ -43,7 +43,7 @@ from torch import nn
 
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Ragged, Rows, other
 from i2vae_lib.data.people import people
-from i2vae_lib.model.latents import Gaussian, sample, standard_like, where
+from i2vae_lib.model.latents import Gaussian, annealing, sample, standard_like, where
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.multivae import (
     Bags,
@@ -51,7 +51,6 @@ from i2vae_lib.recommenders.multivae import (
     Decoder,
     Encoder,
     VariationalAutoencoder,
-    annealed,
     bag_stage,
     costs,
     distinct,
@@ -182,7 +181,7 @@ class SourceAligned(Trained):
         module = self.module["source"][d]
         prior = standard(self.params.model.d, module.encoder.bias)
         found = costs(module, bags, prior, [self.block(d)], p.dropout, generator)
-        return weighed(d, found, annealed(p.beta, epoch, p.annealing_epochs))
+        return weighed(d, found, p.beta * annealing(epoch, p.annealing_epochs))
 
     def block(self, domain: str) -> Block:
         """The softmax of a domain."""
@@ -225,7 +224,7 @@ class SAVAE(SourceAligned):
         p = self.params.savae
         [(d, pairs)] = batch.items()
         found = soft_costs(self.module["target"][d], pairs, [self.block(d)], p.dropout, generator)
-        return weighed(d, found, annealed(p.beta, epoch, p.annealing_epochs))
+        return weighed(d, found, p.beta * annealing(epoch, p.annealing_epochs))
 
     def latent(self, rows: Rows, domain: str) -> torch.Tensor:
         warm = torch.from_numpy(rows.history[domain].lengths > 0).to(self.device)

@@ -38,7 +38,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -46,8 +46,10 @@ from torch import nn
 
 from i2vae_lib.data.batches import bucketed
 from i2vae_lib.data.dataset import PAD, Catalogue, Int, Ragged, Rows
+from i2vae_lib.data.people import right_padded
 from i2vae_lib.model.encoders import initialise
-from i2vae_lib.model.latents import Gaussian, kl, sample, standard_like
+from i2vae_lib.model.latents import Gaussian, annealing, kl, sample, standard_like
+from i2vae_lib.model.likelihoods import multinomial_sum
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.readings import Merged, PerDomain
 from i2vae_lib.recommenders.trained import Stage, Trained, dot
@@ -62,14 +64,6 @@ class Steps:
 
     def to(self, device: torch.device) -> Self:
         return type(self)(self.inputs.to(device), self.targets.to(device))
-
-
-def right_padded(sequences: Ragged, width: int) -> Int:
-    """The most recent ``width`` items, right-padded with 0: int32 [n, min(width, longest)] (at least one column)."""
-    last = sequences.last(width)
-    order = np.argsort(last == PAD, axis=1, kind="stable")
-    moved: Int = np.take_along_axis(last, order, axis=1)
-    return moved
 
 
 def next_items(items: Int, k: int) -> Int:
@@ -90,11 +84,6 @@ def next_items(items: Int, k: int) -> Int:
     same = following[:, :, :, None] == following[:, :, None, :]
     repeated = (same & np.tri(k, k, -1, dtype=bool)).any(axis=3)
     return np.where(repeated, PAD, following)
-
-
-def weight_of_kl(beta: float, annealing_epochs: int, epoch: int) -> float:
-    """beta of an epoch (from 0): linear from 0 to ``beta`` over the annealing epochs, constant after."""
-    return beta * min(1.0, epoch / annealing_epochs) if annealing_epochs else beta
 
 
 class Stream(nn.Module):
@@ -124,72 +113,6 @@ class Stream(nn.Module):
         """Latents [M, latent] -> what the output layer takes [M, hidden]."""
         decoded: torch.Tensor = self.decoder(latents)
         return decoded
-
-
-class Normaliser(torch.autograd.Function):
-    """sum_m w_m logsumexp_i (h_m . W_i + b_i) without ever holding all logits.
-
-    Its gradients are W's softmax averages, so they are made a block of lines at a time along with the value: no [M, n]
-    is written to memory, kept for the way back and read again, which takes as long as the products themselves.
-    """
-
-    BLOCK = 256
-
-    @staticmethod
-    def forward(
-        ctx: Any, lines: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, share: torch.Tensor
-    ) -> torch.Tensor:
-        value = lines.new_zeros(())
-        gradients = torch.empty_like(lines), torch.zeros_like(weight), torch.zeros_like(bias)
-        for start in range(0, len(lines), Normaliser.BLOCK):
-            at = slice(start, start + Normaliser.BLOCK)
-            scores = torch.addmm(bias, lines[at], weight.T)
-            highest = scores.amax(dim=1, keepdim=True)
-            total = scores.sub_(highest).exp_().sum(dim=1)
-            value += (share[at] * (highest[:, 0] + total.log())).sum()
-            scores.mul_((share[at] / total)[:, None])
-            gradients[0][at] = scores @ weight
-            gradients[1].addmm_(scores.T, lines[at])
-            gradients[2].add_(scores.sum(dim=0))
-        ctx.save_for_backward(*gradients)
-        return value
-
-    @staticmethod
-    def backward(ctx: Any, *above: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return (*(above[0] * one for one in ctx.saved_tensors), None)
-
-
-def cost_of_sets(
-    decoded: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    owner: torch.Tensor,
-    items: torch.Tensor,
-    share: torch.Tensor,
-) -> torch.Tensor:
-    """-sum_m w_m sum_{i in Y_m} log softmax(W h_m + b)_i.
-
-    The value of :func:`i2vae_lib.model.likelihoods.multinomial` with weights, by :class:`Normaliser`.
-
-    Parameters
-    ----------
-    decoded
-        h, [M, hidden].
-    weight, bias
-        [n, hidden] and [n].
-    owner, items
-        [m] each: line of ``decoded`` and 0-based item of every member of the sets.
-    share
-        w, [M].
-
-    Returns
-    -------
-    Tensor []
-    """
-    count = torch.bincount(owner, minlength=len(decoded))
-    taken = (decoded[owner] * weight[items]).sum(dim=1) + bias[items]
-    total: torch.Tensor = Normaliser.apply(decoded, weight, bias, share * count)  # type: ignore[no-untyped-call]
-    return total - (share[owner] * taken).sum()
 
 
 class SVAE(Trained):
@@ -243,7 +166,7 @@ class SVAE(Trained):
         decoded = stream.decoded(sample(q, generator))
         reconstruction = self.reconstruction(name, decoded, targets, share)
         divergence = (share * kl(q, standard_like(q))).sum()
-        value = reconstruction + weight_of_kl(p.beta, p.annealing_epochs, epoch) * divergence
+        value = reconstruction + p.beta * annealing(epoch, p.annealing_epochs) * divergence
         return value, {f"reconstruction/{name}": reconstruction.detach(), f"kl/{name}": divergence.detach()}
 
     def reconstruction(
@@ -275,7 +198,7 @@ class SVAE(Trained):
             line = inside.any(dim=1).nonzero()[:, 0]
             owner, items = inside[line].nonzero()[:, 0], targets[inside] - low - 1
             weight, bias = output.weight[low : low + size], output.bias[low : low + size]
-            found = found + cost_of_sets(decoded[line], weight, bias, owner, items, share[line])
+            found = found + multinomial_sum(decoded[line], weight, bias, owner, items, share[line])
         return found
 
     def evident(self, rows: Rows) -> Int:
