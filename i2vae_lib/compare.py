@@ -243,7 +243,7 @@ def _open(folder: Path) -> _Opened:
     parameters = flatten(record["parameters"])
     path = folder / "ranks.parquet"
     if not path.is_file():
-        named = " ".join(f"--{key} {parameters.get(key)}" for key in ("data", "protocol", "preset", "seed"))
+        named = " ".join(f"--{key} {parameters.get(key)}" for key in ("system", "data", "protocol", "preset", "seed"))
         raise LayoutError(
             f"{folder} is not finished (no ranks.parquet); `i2vae run {named} --out {folder}` goes on with it "
             f"(and --epochs, --set as it was started)"

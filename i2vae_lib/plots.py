@@ -57,7 +57,7 @@ def lines(
 
 
 def training_curves(history: pd.DataFrame) -> go.Figure:
-    """Four panels over epochs: reconstruction, the six KLs, active units, validation metrics."""
+    """Panels over epochs: reconstruction, the KLs, active units, validation metrics; of what the history has."""
     names = [str(c) for c in history.columns]
     panels = {
         "reconstruction (nats a row)": [c for c in names if c.startswith("reconstruction/")],
@@ -65,6 +65,7 @@ def training_curves(history: pd.DataFrame) -> go.Figure:
         "active units": [c for c in names if c.startswith("active/")],
         "validation NDCG@10": [c for c in names if c.startswith("ndcg@10")],
     }
+    panels = {panel: columns for panel, columns in panels.items() if columns}
     figure = make_subplots(rows=2, cols=2, subplot_titles=list(panels), vertical_spacing=0.16)
     for number, (panel, columns) in enumerate(panels.items()):
         for i, name in enumerate(columns):

@@ -102,7 +102,7 @@ def _content(folder: Path, record: dict[str, Any], metrics: dict[str, Any], hist
     pair = f"{names['x']} and {names['y']}"
     rows = ", ".join(f"{n:,} {split}" for split, n in record["rows"].items())
     return {
-        "title": f"i2VAE on {record['data']} ({pair}), {record['protocol']}",
+        "title": f"{p['system']} on {record['data']} ({pair}), {record['protocol']}",
         "stamp": record["protocol"] == "released",
         "summary": f"Rows: {rows}. Dataset SHA-256 {record['dataset_sha256'][:16]}…, data seed {record['data_seed']}, "
         f"seed {p['seed']}. Kept out: {_removed(record['removed'])}.",
@@ -140,8 +140,9 @@ def _chosen(references: dict[str, Any]) -> pd.DataFrame:
 
 def command_of(p: dict[str, Any]) -> str:
     """The command that makes this run, without what ``--set`` added (``run.json`` has every value)."""
+    system = "" if p["system"] == "i2vae" else f" --system {p['system']}"
     return (
-        f"i2vae run --data {p['data']} --protocol {p['protocol']} --preset {p['preset']} --seed {p['seed']} "
+        f"i2vae run{system} --data {p['data']} --protocol {p['protocol']} --preset {p['preset']} --seed {p['seed']} "
         f"--epochs {p['training']['epochs']}"
     )
 

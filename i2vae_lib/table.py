@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from i2vae_lib.compare import NOT_THE_SYSTEM, compare
 from i2vae_lib.comparison import COMPARISON_LAYOUT, digest_of
 from i2vae_lib.data.dataset import DOMAINS
 from i2vae_lib.evaluation import kind_masks
-from i2vae_lib.runs import LayoutError, flatten, read_record
+from i2vae_lib.runs import LayoutError, flatten, read_record, write_atomically, write_json
 from i2vae_lib.significance import holm
 
 CELL = ["domain", "kind", "metric", "candidates"]
@@ -141,6 +141,20 @@ class Table:
             parts.append(f"% {metric}, per cent, sampled")
             parts.append(wide.to_latex(index=False, escape=False, column_format="l" + "r" * (wide.shape[1] - 1)))
         return "\n".join(parts)
+
+    def save(self, path: Path, **made_by: Any) -> None:
+        """``path`` (CSV) with the cells, and beside it JSON with the systems and what made the table."""
+        write_atomically(path, lambda part: self.cells.to_csv(part, index=False))
+        systems = json.loads(self.systems.to_json(orient="records"))
+        write_json(path.with_suffix(".json"), {**made_by, "about": self.about, "systems": systems})
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """What :meth:`save` wrote."""
+        beside = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        systems = pd.DataFrame(beside["systems"])
+        numbers = ["seconds", "memory", "epochs", "best_epoch", "validation"]
+        return cls(beside["about"], pd.read_csv(path), systems.astype(dict.fromkeys(numbers, "float64")))
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as strict JSON."""

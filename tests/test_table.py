@@ -130,6 +130,13 @@ def test_exports_when_written(found: Table) -> None:
     assert len(content["cells"]) == len(found.cells)
 
 
+def test_table_when_saved_and_loaded(found: Table, tmp_path: Path) -> None:
+    found.save(tmp_path / "t.csv", command="i2vae table", seeds=[0, 1])
+    again = Table.load(tmp_path / "t.csv")
+    assert again.text() == found.text() and again.about == found.about
+    assert json.loads((tmp_path / "t.json").read_text())["command"] == "i2vae table"
+
+
 def test_table_when_the_pair_is_the_papers(tmp_path: Path) -> None:
     names = {"x": "Cloth", "y": "Sport"}
     record = {"data": "cloth_sport", "names": names}

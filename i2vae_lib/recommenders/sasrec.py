@@ -18,8 +18,8 @@ Departs
     - the attention has an output that is not projected and no dropout on its weights; dropout is on what it adds;
     - sequences are cut to the last T + 1 items; every user is seen once an epoch (the code draws users with
       replacement);
-    - ``sasrec.loss`` = softmax puts cross-entropy over the whole vocabulary in place of the sampled loss: another
-      model (Klenitskiy & Vasilev, RecSys 2023), which tuning may choose and the table then says so;
+    - ``sasrec.loss`` = softmax puts cross-entropy over all items of the target's domain in place of the sampled loss:
+      another model (Klenitskiy & Vasilev, RecSys 2023), which tuning may choose and the table then says so;
     - merged: negatives are of the positive's domain.
 """
 
@@ -119,8 +119,20 @@ class SASRec(Trained):
             negatives = torch.einsum("md,mkd->mk", states, table[one.negatives[valid]])
             value = bernoulli(positive, negatives).mean()
         else:
-            value = categorical_mean(states, table[1:], table.new_zeros(len(table) - 1), targets - 1)
+            value = self.softmax_cost(name, states, targets)
         return value, {f"reconstruction/{name}": value.detach()}
+
+    def softmax_cost(self, name: str, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean over steps of -log softmax over the items of the target's domain: [m, d] and [m] -> scalar."""
+        table = self.module[name].items.weight
+        total = states.new_zeros(())
+        for d in self.reading.domains(name):
+            low, size = self.reading.offset(d), self.catalogue.size(d)
+            at = (targets > low) & (targets <= low + size)
+            items = table[low + 1 : low + 1 + size]
+            mean = categorical_mean(states[at], items, items.new_zeros(size), targets[at] - low - 1)
+            total = total + mean * at.sum()
+        return total / max(1, len(targets))
 
     def evident(self, rows: Rows) -> Int:
         return self.reading.evident(rows)
