@@ -165,6 +165,16 @@ def test_loss_when_every_score_is_zero(
     assert value.item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_softmax_when_the_sequence_is_merged(dataset: CrossDomainDataset, tiny: Parameters) -> None:
+    # an item competes with those of its own domain alone
+    system = built(SASRecM, dataset, no_dropout(tiny, "softmax"))
+    with torch.no_grad():
+        system.module["xy"].items.weight.zero_()
+        system.module["xy"].items.weight[1:121] = 5.0  # all of x alike, and ahead of y
+    states, targets = torch.ones(2, tiny.model.d), torch.tensor([7, 130])
+    assert float(system.softmax_cost("xy", states, targets)) == pytest.approx(math.log(120), rel=1e-5)
+
+
 @KINDS
 def test_batches_when_read_for_an_epoch(kind: Any, dataset: CrossDomainDataset, tiny: Parameters) -> None:
     """Each sequence of two items or more once; every target follows its input; T steps at most."""

@@ -84,6 +84,11 @@ class SASRec(Trained):
     def build(self, weights: torch.Generator) -> nn.Module:
         module = nn.ModuleDict({s: Stream(self.reading.size(s), self.params) for s in self.reading.streams})
         initialise(module, weights)
+        with torch.no_grad():
+            for stream in module.values():
+                # small, as in the code: what an item was drawn with must not outweigh the little that is learnt of it
+                nn.init.xavier_uniform_(stream.items.weight, generator=weights)
+                stream.items.weight[0] = 0.0
         return module
 
     def stages(self, train: Rows) -> Iterator[Stage]:
