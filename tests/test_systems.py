@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -127,3 +129,35 @@ def test_score_when_rows_are_cold(system: Any, dataset: CrossDomainDataset, doma
     differing = np.abs(scores[at][:, None] - scores[at][None]).max(axis=2)
     assert (differing[~np.eye(len(at), dtype=bool)] > 1e-6).all()
     assert (np.abs(scores - counts).max(axis=1) > 1e-6).all()
+
+
+def test_fit_when_killed_after_every_epoch(
+    system: Any, dataset: CrossDomainDataset, tiny: Parameters, generator: psg.Generator, tmp_path: Path
+) -> None:
+    """Each stage goes on where it was: the same weights as without any interruption, to the bit."""
+    seen: list[float] = []
+
+    def stop(record: Mapping[str, float]) -> None:
+        seen.append(record["epoch"])
+        raise KeyboardInterrupt
+
+    again = None
+    while again is None:
+        try:
+            again = SYSTEMS[system.name](dataset.catalogue, tiny).fit(
+                dataset.splits["train"],
+                dataset.splits["validation"],
+                params=tiny,
+                generator=generator,
+                rng=np.random.default_rng(0),
+                callbacks=Callbacks(tmp_path / "last.ckpt", stop),
+            )
+        except KeyboardInterrupt:
+            assert len(seen) <= 4
+    assert len(seen) == len(system.state.history) and len(seen) % 2 == 0  # two epochs a stage, none of them twice
+    stages = len(seen) // 2
+    assert seen == [1.0, 2.0] * stages and len(list(tmp_path.glob("*.ckpt"))) == stages
+    system.save(tmp_path / "whole")
+    again.save(tmp_path / "resumed")
+    for path in (tmp_path / "whole").rglob("*.safetensors"):
+        assert path.read_bytes() == (tmp_path / "resumed" / path.relative_to(tmp_path / "whole")).read_bytes()

@@ -85,10 +85,11 @@ class SASRec(Trained):
         module = nn.ModuleDict({s: Stream(self.reading.size(s), self.params) for s in self.reading.streams})
         initialise(module, weights)
         with torch.no_grad():
-            for stream in module.values():
-                # small, as in the code: what an item was drawn with must not outweigh the little that is learnt of it
-                nn.init.xavier_uniform_(stream.items.weight, generator=weights)
-                stream.items.weight[0] = 0.0
+            # small, as in the code: what an item was drawn with must not outweigh the little that is learnt of it
+            for name in self.reading.streams:
+                table = module[name].get_parameter("items.weight")
+                nn.init.xavier_uniform_(table, generator=weights)
+                table[0] = 0.0
         return module
 
     def stages(self, train: Rows) -> Iterator[Stage]:
