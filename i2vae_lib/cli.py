@@ -108,12 +108,15 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--base", help="the system that others are compared with (default: the first run's)")
     one.add_argument("--table", choices=("paper",), help="the paper's table; RUN may be a folder of `i2vae table`")
     one.add_argument("--format", choices=FORMATS, default="text", help="of --table (default: text)")
+    one.add_argument("--systems", nargs="+", metavar="SYSTEM", help="of --table: only these")
+    one.add_argument("--kinds", nargs="+", choices=table.KINDS, default=table.KINDS, help="of --table: only these")
     one.add_argument("--json", action="store_true")
 
     one = add("table", make_table, "All systems, tuned alike, trained and measured; then the paper's table.")
     parameters(one)
     one.add_argument("--epochs", type=int)
     one.add_argument("--systems", nargs="+", metavar="SYSTEM", help="default: all")
+    one.add_argument("--kinds", nargs="+", choices=table.KINDS, default=table.KINDS, help="user types to print")
     one.add_argument("--seeds", nargs="+", type=int, default=[0], help="default: 0")
     one.add_argument("--trials", type=int, help="how many of each system's points are tried (default: all)")
     one.add_argument("--tuning", type=Path, help="another file of the form of params/tuning.yaml")
@@ -295,6 +298,8 @@ def make_table(given: argparse.Namespace) -> int:
 
 def _table_as(folders: Sequence[Path], given: argparse.Namespace) -> str:
     found = table.paper_table(folders, resamples=given.resamples, rng=np.random.default_rng(0))
+    # `table` names the systems to run: what the references and other calls have made stands in its table as well
+    found = found.filtered(given.systems if given.command == "compare" else None, given.kinds)
     if given.json:
         return json.dumps(found.to_json())
     written: dict[str, Callable[[], str]] = {

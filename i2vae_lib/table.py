@@ -20,6 +20,7 @@ from i2vae_lib.compare import NOT_THE_SYSTEM, compare
 from i2vae_lib.comparison import COMPARISON_LAYOUT, digest_of
 from i2vae_lib.data.dataset import DOMAINS
 from i2vae_lib.evaluation import kind_masks
+from i2vae_lib.params import ParameterError, suggestion
 from i2vae_lib.runs import LayoutError, flatten, read_record, write_atomically, write_json
 from i2vae_lib.significance import holm
 
@@ -83,15 +84,24 @@ class Table:
     cells: pd.DataFrame
     systems: pd.DataFrame
 
-    def wide(
-        self,
-        metric: str = "HR@10",
-        candidates: str = "sampled",
-        *,
-        systems: Sequence[str] | None = None,
-        kinds: Sequence[str] = KINDS,
-        style: str = "text",
-    ) -> pd.DataFrame:
+    def filtered(self, systems: Sequence[str] | None = None, kinds: Sequence[str] = KINDS) -> Table:
+        """Only these systems (None: all) and user types; places and p-values stay those of the whole table.
+
+        Raises
+        ------
+        ParameterError
+            A system that the table has not.
+        """
+        known = list(self.systems["system"])
+        for name in systems or ():
+            if name not in known:
+                raise ParameterError(f"the table has no system '{name}'{suggestion(name, known)}")
+        wanted = known if systems is None else list(systems)
+        cells = self.cells[self.cells["system"].isin(wanted) & self.cells["kind"].isin(kinds)]
+        listed = self.systems[self.systems["system"].isin(wanted)]
+        return Table(self.about, cells.reset_index(drop=True), listed.reset_index(drop=True))
+
+    def wide(self, metric: str = "HR@10", candidates: str = "sampled", style: str = "text") -> pd.DataFrame:
         """One metric, systems down and user types across, in per cent: strings to be read.
 
         Parameters
@@ -101,11 +111,12 @@ class Table:
             ``latex`` print them bold and underlined.
         """
         part = self.cells[(self.cells["metric"] == metric) & (self.cells["candidates"] == candidates)]
-        shown = self.systems if systems is None else self.systems[self.systems["system"].isin(systems)]
+        columns = part.drop_duplicates(["domain", "kind"]).sort_values("kind", key=lambda kinds: kinds.map(KINDS.index))
+        columns = columns.sort_values("domain", kind="stable", key=lambda names: names.map(list(names.unique()).index))
         lines = []
-        for one in _lines(shown):
+        for one in _lines(self.systems):
             line = {"system": one.title}
-            for cell in _lines(part[part["kind"].isin(kinds)].drop_duplicates(["domain", "kind"])):
+            for cell in _lines(columns):
                 own = part[
                     (part["system"] == one.system) & (part["domain"] == cell.domain) & (part["kind"] == cell.kind)
                 ]
@@ -116,28 +127,28 @@ class Table:
             lines.append(line)
         return pd.DataFrame(lines)
 
-    def text(self, **chosen: Any) -> str:
+    def text(self) -> str:
         """The whole table to be read in a terminal."""
         lines = [_head(self)]
         for candidates in ("sampled", "full"):
             for metric in self.about.get("metrics", []):
                 lines += ["", f"{metric} in per cent, {candidates} candidates"]
-                lines.append(self.wide(metric, candidates, **chosen).to_string(index=False))
+                lines.append(self.wide(metric, candidates).to_string(index=False))
         return "\n".join([*lines, "", *_notes(self)])
 
-    def markdown(self, **chosen: Any) -> str:
+    def markdown(self) -> str:
         """GitHub's tables, a metric each."""
         parts = [_head(self)]
         for metric in self.about.get("metrics", []):
-            wide = self.wide(metric, style="markdown", **chosen)
+            wide = self.wide(metric, style="markdown")
             parts.append(f"**{metric}**, per cent, sampled\n\n" + wide.to_markdown(index=False, disable_numparse=True))
         return "\n\n".join([*parts, *_notes(self)]) + "\n"
 
-    def latex(self, **chosen: Any) -> str:
+    def latex(self) -> str:
         """A tabular a metric; needs booktabs."""
         parts = [f"% {line}" for line in [_head(self), *_notes(self)]]
         for metric in self.about.get("metrics", []):
-            wide = self.wide(metric, style="latex", **chosen).drop(columns=["seeds"])
+            wide = self.wide(metric, style="latex").drop(columns=["seeds"])
             parts.append(f"% {metric}, per cent, sampled")
             parts.append(wide.to_latex(index=False, escape=False, column_format="l" + "r" * (wide.shape[1] - 1)))
         return "\n".join(parts)

@@ -110,11 +110,20 @@ def test_by_rule_when_cold_rows_are_popularity(tmp_path: Path) -> None:
 
 
 def test_wide_when_filtered(found: Table) -> None:
-    wide = found.wide("NDCG@10", systems=["i2vae", "sasrec-m"], kinds=["all"])
+    part = found.filtered(["i2vae", "sasrec-m"], ["all"])
+    wide = part.wide("NDCG@10")
     assert wide.columns.tolist() == ["system", "North all", "South all", "seeds", "seconds", "MiB"]
     assert wide["system"].tolist() == ["SASRec-M", "i2VAE"]
     mean = cell(found.cells, system="i2vae", domain="North", kind="all", metric="NDCG@10", candidates="sampled").mean
     assert wide.loc[1, "North all"].startswith(f"{100 * mean:.2f}²")
+    with pytest.raises(ParameterError, match="no system 'sasrec'; did you mean 'sasrec-"):
+        found.filtered(["sasrec"])
+
+
+def test_wide_when_read_across(found: Table) -> None:
+    kinds = ["tailed", "cold", "all"]
+    expected = ["system", *(f"{d} {kind}" for d in ("North", "South") for kind in kinds), "seeds", "seconds", "MiB"]
+    assert found.wide().columns.tolist() == expected
 
 
 def test_exports_when_written(found: Table) -> None:
