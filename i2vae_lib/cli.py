@@ -273,20 +273,22 @@ def describe(given: argparse.Namespace) -> int:
 
 
 def make_table(given: argparse.Namespace) -> int:
-    resolved = load(
-        given.preset,
-        chosen_of(given),
-        data=given.data,
-        protocol=given.protocol,
-        seed=given.seeds[0],
-        epochs=given.epochs,
-    )
+    if given.system:
+        raise ParameterError(f"--system is of `i2vae run`; here it is --systems {given.system}")
+    tuning = comparison.read_tuning(given.tuning)
+    chosen = overrides(given.set)
+    for key in chosen:
+        names = [name for name, listed in tuning.points.items() if any(key in point for point in listed)]
+        if key in tuning.shared or names:
+            raise ParameterError(f"--set {key}: the tuning file sets it (for {', '.join(names) or 'all systems'})")
+    words = {"data": given.data, "protocol": given.protocol, "epochs": given.epochs}
+    resolved = load(given.preset, chosen, seed=given.seeds[0], **words)
     name = f"table-{Path(resolved.data).stem}-{resolved.protocol}-{resolved.preset}"
     folder = given.out or default_folder(resolved).with_name(name)
     study = comparison.open_study(
         folder,
         resolved,
-        comparison.read_tuning(given.tuning),
+        tuning,
         systems=given.systems or list(SYSTEMS),
         seeds=given.seeds,
         trials=given.trials,

@@ -6,7 +6,8 @@ as ``<system>-<point>-seed<seed>``, each made by ``i2vae run`` in a process of i
 takes nothing with it, and what was killed goes on where it was.
 
 ======================  ===========================================================================================
-``study.json``          the parameters that all runs share, the systems, the seeds, the points
+``study.json``          the parameters that all runs share, the points of each system, the seeds; points are compared on
+                        the first seed that the folder was ever asked for
 ``chosen/SYSTEM.json``  which point validation chose, and what every one of them reached
 ``RUN/failed.json``     a run that failed, with its reason; the next call tries it again
 ======================  ===========================================================================================
@@ -21,7 +22,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from i2vae_lib.experiments import check_system
+from i2vae_lib.experiments import check_system, irrelevant_groups
 from i2vae_lib.params import ParameterError, Parameters, known_keys, preset_folder, suggestion
 from i2vae_lib.progress import bar
 from i2vae_lib.recommenders import SYSTEMS
@@ -75,9 +76,15 @@ def read_tuning(path: Path | None = None) -> Tuning:
         raise ParameterError(f"{path}: budgets differ: {budgets}; every system gets the same number of points")
     known = known_keys()
     for name, point in [("shared", content["shared"]), *((n, one) for n, listed in points.items() for one in listed)]:
+        groups = {"training", "references"} if name == "shared" else {"model", "training", *SYSTEMS[name].groups}
         for key in point:
             if key not in known:
                 raise ParameterError(f"{path}: {name}: unknown key '{key}'{suggestion(key, known)}")
+            if key.partition(".")[0] not in groups:
+                raise ParameterError(f"{path}: {name} cannot be tuned by '{key}', only by {', '.join(sorted(groups))}")
+    for name, listed in points.items():
+        if len({digest_of(one) for one in listed}) < len(listed):
+            raise ParameterError(f"{path}: {name}: a point stands twice")
     return Tuning(content["shared"], points)
 
 
@@ -88,13 +95,15 @@ def digest_of(point: Point) -> str:
 
 @dataclass(frozen=True)
 class Study:
-    """A folder of runs: what all of them share."""
+    """A folder of runs: what all of them share, and what a call asks for."""
 
     folder: Path
     parameters: Mapping[str, Any]  # dotted keys
+    device: str
     systems: tuple[str, ...]
     seeds: tuple[int, ...]
-    points: Mapping[str, tuple[Point, ...]]
+    tuning_seed: int
+    points: Mapping[str, tuple[Point, ...]]  # of every system that the folder was ever asked for
 
     def run_folder(self, system: str, point: Point, seed: int) -> Path:
         """Where the run of a system at a point and seed lies."""
@@ -104,11 +113,15 @@ class Study:
         return self.folder / "chosen" / f"{system}.json"
 
     def chosen(self, system: str) -> Point | None:
-        """The point that validation chose; None before all were tried."""
+        """The point that validation chose; None before all of the system's points were tried."""
         path = self.chosen_path(system)
         if not path.is_file():
             return None
-        found: Point = json.loads(path.read_text(encoding="utf-8"))["point"]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        tried = [digest_of(one["point"]) for one in content["tried"]]
+        if tried != [digest_of(point) for point in self.points[system]]:
+            return None  # chosen among fewer
+        found: Point = content["point"]
         return found
 
 
@@ -130,7 +143,7 @@ def open_study(
     systems, seeds
         Of this call; the folder remembers all that it was ever asked for.
     trials
-        How many of each system's points are tried, from the first; None: all.
+        How many of each system's points are tried, from the first; None: all. Never fewer than before.
 
     Raises
     ------
@@ -144,36 +157,68 @@ def open_study(
     budget = len(next(iter(tuning.points.values())))
     trials = budget if trials is None else trials
     if not 1 <= trials <= budget:
-        raise ParameterError(f"{trials} trials asked for; params/tuning.yaml has 1 to {budget} points a system")
+        raise ParameterError(f"{trials} trials asked for; the tuning file has 1 to {budget} points a system")
     flat = flatten(parameters.model_dump(mode="json")) | dict(tuning.shared)
-    for key in ("seed", "out", "system", "training.device", "preset"):
+    for key in ("seed", "out", "system", "training.device"):
         flat.pop(key)
-    flat["preset"] = parameters.preset
-    path = folder / "study.json"
-    known: dict[str, Any] = {"systems": [], "seeds": []}
-    if path.is_file():
-        known = json.loads(path.read_text(encoding="utf-8"))
-        if known.get("layout") != COMPARISON_LAYOUT:
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".study.lock"):
+        known = read_study(folder) if (folder / "study.json").is_file() else None
+        points = dict(known.points) if known else {}
+        for name in systems:
+            asked, before = tuning.points[name][:trials], points.get(name, ())
+            if any(digest_of(a) != digest_of(b) for a, b in zip(asked, before)):
+                raise LayoutError(f"{folder}: {name} was tuned by other points: choose another OUT, or delete it")
+            points[name] = max(asked, before, key=len)
+        if known:
+            _refuse_other_parameters(folder, known.parameters, flat, points)
+        every = sorted({*(known.seeds if known else ()), *seeds})
+        study = Study(
+            folder=folder,
+            parameters=flat,
+            device=parameters.training.device,
+            systems=tuple(systems),
+            seeds=tuple(seeds),
+            tuning_seed=known.tuning_seed if known else seeds[0],
+            points={name: points[name] for name in SYSTEMS if name in points},
+        )
+        content = {
+            "layout": COMPARISON_LAYOUT,
+            "parameters": flat,
+            "points": {name: [dict(point) for point in listed] for name, listed in study.points.items()},
+            "tuning_seed": study.tuning_seed,
+            "seeds": every,
+        }
+        write_json(folder / "study.json", content)
+    return study
+
+
+def read_study(folder: Path) -> Study:
+    """The comparison of a folder, with all systems and seeds that it was ever asked for.
+
+    Raises
+    ------
+    LayoutError
+        Another layout version.
+    """
+    known = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    if known.get("layout") != COMPARISON_LAYOUT:
+        found = known.get("layout")
+        raise LayoutError(f"{folder}: comparison layout {found}, this version reads {COMPARISON_LAYOUT}")
+    points = {name: tuple(listed) for name, listed in known["points"].items()}
+    seeds = tuple(known["seeds"])
+    return Study(folder, known["parameters"], "auto", tuple(points), seeds, known["tuning_seed"], points)
+
+
+def _refuse_other_parameters(folder: Path, before: Point, now: Point, systems: Iterable[str]) -> None:
+    """Parameters of systems that the folder does not hold are nobody's concern."""
+    ignored = (*irrelevant_groups(systems), "preset")
+    for key in sorted({*before, *now}):
+        if before.get(key) != now.get(key) and key.partition(".")[0] not in ignored:
             raise LayoutError(
-                f"{folder}: comparison layout {known.get('layout')}, this version reads {COMPARISON_LAYOUT}"
+                f"{folder} was made with {key} = {before.get(key)!r}, now it is {now.get(key)!r}: choose another OUT, "
+                f"or delete the folder"
             )
-        differing = [key for key in sorted(flat | known["parameters"]) if flat.get(key) != known["parameters"].get(key)]
-        if differing:
-            key = differing[0]
-            raise LayoutError(
-                f"{folder} was made with {key} = {known['parameters'].get(key)!r}, now it is {flat.get(key)!r}: choose "
-                f"another OUT, or delete the folder"
-            )
-    everything = {
-        "layout": COMPARISON_LAYOUT,
-        "parameters": flat,
-        "systems": [name for name in SYSTEMS if name in {*known["systems"], *systems}],
-        "seeds": sorted({*known["seeds"], *seeds}),
-        "trials": max(trials, known.get("trials", 1)),
-    }
-    write_json(path, everything)
-    points = {name: tuple(tuning.points[name][:trials]) for name in SYSTEMS}
-    return Study(folder, flat, tuple(systems), tuple(seeds), points)
 
 
 def run_study(study: Study, *, workers: int = 1, say: Callable[[str], None] = print) -> None:
@@ -184,103 +229,106 @@ def run_study(study: Study, *, workers: int = 1, say: Callable[[str], None] = pr
     workers
         Systems at a time; each gets its share of the machine's threads.
     """
-    total = sum(len(study.points[name]) + len(study.seeds) - 1 for name in study.systems)
-    progress = bar("comparison", total, "run")
-    stop = threading.Event()
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    total = sum(len(study.points[name]) + len(set(study.seeds) - {study.tuning_seed}) for name in study.systems)
+    worker = _Worker(study, max(1, (os.cpu_count() or 1) // workers), say, bar("comparison", total, "run"))
 
     def work(system: str) -> None:
         # two calls over one folder: the other one has this system
         lock = FileLock(study.folder / f".{system}.lock")
         try:
             with lock.acquire(timeout=0):
-                _tune_and_measure(study, system, threads, say, progress, stop)
+                worker.tune_and_measure(system)
         except Timeout:
             say(f"{system}: another process works on it")
         except Interrupted:
-            stop.set()
+            worker.stop.set()
 
     try:
         with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(work, study.systems))
-    except KeyboardInterrupt:
-        stop.set()
-        raise
+            running = [pool.submit(work, system) for system in study.systems]
+            try:
+                for one in running:
+                    one.result()
+            except KeyboardInterrupt:
+                worker.interrupt()
+                raise
     finally:
-        progress.close()
-    if stop.is_set():
+        worker.progress.close()
+    if worker.stop.is_set():
         raise KeyboardInterrupt
 
 
-def _tune_and_measure(
-    study: Study, system: str, threads: int, say: Callable[[str], None], progress: Any, stop: threading.Event
-) -> None:
-    first = study.seeds[0]
-    reached: list[dict[str, Any]] = []
-    for point in study.points[system]:
-        if stop.is_set():
-            return
-        folder = study.run_folder(system, point, first)
-        reason = _run(study, system, point, first, threads, only_train=True)
-        value = None if reason else read_record(folder)["best_validation_ndcg"]
-        reached.append({"point": dict(point), "validation NDCG@10": value, "failed": reason})
-        say(f"{folder.name}: " + (f"FAILED: {reason}" if reason else f"validation NDCG@10 {value:.4f}"))
-        progress.update()
-    done = [one for one in reached if one["failed"] is None]
-    if not done:
-        return
-    best = max(done, key=lambda one: float(one["validation NDCG@10"]))  # of equals the first
-    content = {"system": system, "point": best["point"], "seed": first, "tried": reached}
-    write_json(study.chosen_path(system), content)
-    for seed in study.seeds:
-        if stop.is_set():
-            return
-        reason = _run(study, system, best["point"], seed, threads, only_train=False)
-        if reason:
-            say(f"{study.run_folder(system, best['point'], seed).name}: FAILED: {reason}")
-        if seed != first:
-            progress.update()
+class _Worker:
+    """What the threads of a comparison share."""
 
+    def __init__(self, study: Study, threads: int, say: Callable[[str], None], progress: Any):
+        self.study = study
+        self.threads = threads
+        self.say = say
+        self.progress = progress
+        self.stop = threading.Event()
+        self.children: set[subprocess.Popen[bytes]] = set()
 
-def _run(study: Study, system: str, point: Point, seed: int, threads: int, *, only_train: bool) -> str | None:
-    """``i2vae run`` in a process of its own; what went wrong, or None."""
-    folder = study.run_folder(system, point, seed)
-    if (folder / ("model/model.json" if only_train else "metrics.json")).is_file():
-        return None
-    flat = dict(study.parameters) | dict(point) | {"system": system}
-    top = {key: flat.pop(key) for key in ("preset", "data", "protocol")}
-    epochs = flat.pop("training.epochs")
-    content = {**top, "seed": seed, "epochs": epochs, "out": None, "overrides": flat}
-    text = yaml.safe_dump(content, sort_keys=False)
-    cell = folder / "cell.yaml"
-    write_atomically(cell, lambda part: part.write_text(text, encoding="utf-8"))
-    words = [
-        sys.executable,
-        "-m",
-        "i2vae_lib.cli",
-        "run",
-        "--preset",
-        str(cell),
-        "--out",
-        str(folder),
-        "--no-notebooks",
-    ]
-    with (folder / "log.txt").open("a", encoding="utf-8") as log:
-        done = subprocess.run(
-            [*words, "--no-notebooks", "--no-report", *(["--only-train"] if only_train else [])],
-            # passive: threads that spin while they wait take the cores from the other workers
-            env=os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-    failed = folder / "failed.json"
-    if done.returncode in (130, -signal.SIGINT):
-        raise Interrupted
-    if done.returncode == 0:
+    def interrupt(self) -> None:
+        """Start nothing more, and let the runs in flight end after what they have on disk."""
+        self.stop.set()
+        for child in list(self.children):
+            child.send_signal(signal.SIGINT)
+
+    def tune_and_measure(self, system: str) -> None:
+        study = self.study
+        reached: list[dict[str, Any]] = []
+        for point in study.points[system]:
+            folder = study.run_folder(system, point, study.tuning_seed)
+            reason = self.run(system, point, study.tuning_seed, only_train=True)
+            value = None if reason else read_record(folder)["best_validation_ndcg"]
+            reached.append({"point": dict(point), "validation NDCG@10": value, "failed": reason})
+            self.say(f"{folder.name}: " + (f"FAILED: {reason}" if reason else f"validation NDCG@10 {value:.4f}"))
+            self.progress.update()
+        done = [one for one in reached if one["failed"] is None]
+        if not done:
+            return
+        best = max(done, key=lambda one: float(one["validation NDCG@10"] or 0.0))  # of equals the first
+        write_json(study.chosen_path(system), {"system": system, "point": best["point"], "tried": reached})
+        for seed in study.seeds:
+            reason = self.run(system, best["point"], seed, only_train=False)
+            if reason:
+                self.say(f"{study.run_folder(system, best['point'], seed).name}: FAILED: {reason}")
+            if seed != study.tuning_seed:
+                self.progress.update()
+
+    def run(self, system: str, point: Point, seed: int, *, only_train: bool) -> str | None:
+        """``i2vae run`` in a process of its own; what went wrong, or None."""
+        study, folder = self.study, self.study.run_folder(system, point, seed)
+        if (folder / ("model/model.json" if only_train else "metrics.json")).is_file():
+            return None
+        if self.stop.is_set():
+            raise Interrupted
+        flat = dict(study.parameters) | dict(point) | {"system": system, "training.device": study.device}
+        top = {key: flat.pop(key) for key in ("preset", "data", "protocol")}
+        epochs = flat.pop("training.epochs")
+        text = yaml.safe_dump({**top, "seed": seed, "epochs": epochs, "out": None, "overrides": flat}, sort_keys=False)
+        cell, failed = folder / "cell.yaml", folder / "failed.json"
+        write_atomically(cell, lambda part: part.write_text(text, encoding="utf-8"))
         failed.unlink(missing_ok=True)
-        return None
-    lines = [line for line in (folder / "log.txt").read_text(encoding="utf-8").splitlines() if line.strip()]
-    reason = lines[-1] if lines and done.returncode > 0 else f"killed by signal {-done.returncode} (out of memory?)"
-    write_json(failed, {"reason": reason, "status": done.returncode, "log": "log.txt"})
-    return reason
+        words = [sys.executable, "-m", "i2vae_lib.cli", "run", "--preset", str(cell), "--out", str(folder)]
+        with (folder / "log.txt").open("ab") as log:
+            start = log.tell()
+            child = subprocess.Popen(
+                [*words, "--no-notebooks", "--no-report", *(["--only-train"] if only_train else [])],
+                # passive: threads that spin while they wait take the cores from the other workers
+                env=os.environ | {"OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "PASSIVE"},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+            self.children.add(child)
+            status = child.wait()
+            self.children.discard(child)
+        if status in (130, -signal.SIGINT):
+            raise Interrupted
+        if status == 0:
+            return None
+        said = (folder / "log.txt").read_bytes()[start:].decode(errors="replace").strip().splitlines()
+        reason = said[-1] if said and status > 0 else f"killed by signal {-status} (out of memory?)"
+        write_json(failed, {"reason": reason, "status": status, "log": "log.txt"})
+        return reason

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -45,7 +45,13 @@ def open_run(parameters: Parameters, out: str | Path | None = None) -> Run:
     check_name(parameters.data)
     check_protocol(parameters.data, parameters.protocol)
     check_system(parameters.system)
-    return Run(parameters, out)
+    return Run(parameters, out, irrelevant_groups([parameters.system]))
+
+
+def irrelevant_groups(systems: Iterable[str]) -> tuple[str, ...]:
+    """The groups of parameters that only other systems read."""
+    own = {group for name in systems for group in SYSTEMS[name].groups}
+    return tuple(sorted({group for kind in SYSTEMS.values() for group in kind.groups} - own))
 
 
 def check_system(name: str) -> None:
@@ -136,6 +142,7 @@ def recall(run: Run, dataset: CrossDomainDataset | None = None) -> psg.Generator
         return psg.fit_once(train, p)
     with run.stage("generator"):
         generator = psg.fit_once(train, p)
+    run.note(generator_seconds=psg.seconds_of_fit(train, p))  # the fit may be an earlier run's
     with run.stage("recall"):
         parts, recalled = [], {}
         for split in SPLITS:

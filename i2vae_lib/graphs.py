@@ -161,7 +161,7 @@ def folded_in(edges: sparse.csr_matrix, table: Int) -> Int:
     """New users of a graph: sum of ``table`` over their edges, over the square root of their number.
 
     With ``table`` [items, d] = sum_{l<L} e^l / (sqrt(deg) (L + 1)) this is one propagation with a zero layer-0 user
-    vector (module docstring). float32 [rows, d]; zero where there is no edge.
+    vector (:func:`i2vae_lib.recommenders.fold_in.propagated`). float32 [rows, d]; zero where there is no edge.
     """
     degree = np.asarray(edges.sum(axis=1)).ravel()
     scale = 1.0 / np.sqrt(np.maximum(degree, 1.0))

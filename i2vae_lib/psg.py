@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -331,17 +332,30 @@ def fit_once(train: Rows, p: PsgParameters, cache: Path | str | None = None) -> 
     cache
         Folder; default :func:`i2vae_lib.runs.cache_folder`.
     """
+    folder = _fit_folder(train, p, cache)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):  # two processes that want the same fit: one makes it, the other reads it
+        if not (folder / "generator.json").is_file():
+            start = time.perf_counter()
+            generator = fit(train, p)
+            write_json(folder / "fit.json", {"seconds": round(time.perf_counter() - start, 2)})
+            save(generator, folder, train.catalogue)
+    return load(folder, train.catalogue)
+
+
+def seconds_of_fit(train: Rows, p: PsgParameters, cache: Path | str | None = None) -> float:
+    """How long the fit took that :func:`fit_once` made or read back."""
+    content = json.loads((_fit_folder(train, p, cache) / "fit.json").read_text(encoding="utf-8"))
+    return float(content["seconds"])
+
+
+def _fit_folder(train: Rows, p: PsgParameters, cache: Path | str | None) -> Path:
     rows, parameters = rows_digest(train), json.dumps(p.model_dump(), sort_keys=True)
     # an edited generator is another one
     files = (__file__, *(str(one.__file__) for one in (dataset_module, graphs, lightgcn)))
     code = hashlib.sha256(b"".join(Path(one).read_bytes() for one in files)).hexdigest()
     key = hashlib.sha256(f"{code}|{train.catalogue.digest()}|{rows}|{parameters}".encode()).hexdigest()
-    folder = (Path(cache) if cache else cache_folder()) / "generators" / key
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):  # two processes that want the same fit: one makes it, the other reads it
-        if not (folder / "generator.json").is_file():
-            save(fit(train, p), folder, train.catalogue)
-    return load(folder, train.catalogue)
+    return (Path(cache) if cache else cache_folder()) / "generators" / key
 
 
 def save(generator: Generator, folder: Path, catalogue: Catalogue) -> None:

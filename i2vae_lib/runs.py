@@ -115,6 +115,8 @@ class Run:
         As resolved. A folder that was made with others is refused.
     folder
         Made if it is not there; None: ``parameters.out``, else :func:`default_folder`.
+    ignored
+        Groups of parameters that may differ from those that the folder was made with.
 
     Raises
     ------
@@ -122,7 +124,8 @@ class Run:
         Other parameters (named), or another layout version.
     """
 
-    def __init__(self, parameters: Parameters, folder: Path | str | None = None):
+    def __init__(self, parameters: Parameters, folder: Path | str | None = None, ignored: tuple[str, ...] = ()):
+        self.ignored = ignored
         self.folder = Path(folder or parameters.out or default_folder(parameters))
         self.folder.mkdir(parents=True, exist_ok=True)
         self.parameters = parameters
@@ -148,7 +151,11 @@ class Run:
         before, now = flatten(self.record["parameters"]), flatten(self.parameters.model_dump(mode="json"))
         for ignored in ("out", "training.device"):
             before.pop(ignored, None), now.pop(ignored, None)
-        differing = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
+        differing = [
+            key
+            for key in sorted(before | now)
+            if before.get(key) != now.get(key) and key.partition(".")[0] not in self.ignored
+        ]
         if differing:
             key = differing[0]
             more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""

@@ -17,7 +17,7 @@ import pandas as pd
 
 from i2vae_lib import paper
 from i2vae_lib.compare import NOT_THE_SYSTEM, compare
-from i2vae_lib.comparison import COMPARISON_LAYOUT, digest_of
+from i2vae_lib.comparison import Study, read_study
 from i2vae_lib.data.dataset import DOMAINS
 from i2vae_lib.evaluation import kind_masks
 from i2vae_lib.params import ParameterError, suggestion
@@ -75,14 +75,18 @@ class Table:
         interval_low, interval_high, p_holm, p_t_holm`` (against i2VAE, sampled; Holm over this table); ``paper_mean,
         paper_sd, flag`` (per cent, as printed; of its cold-start rows, which are cold and no-history ones together).
     systems
-        A line a system: ``system, title, family, status`` (done, failed, training, missing), ``reason, seeds,
-        seconds`` (of training, mean), ``memory`` (MiB, peak while training), ``epochs, best_epoch, point`` (what
-        validation chose), ``validation`` (NDCG@10).
+        A line a system: ``system, title, family, status`` (done, failed, begun, missing), ``reason, seeds, seconds``
+        (of training with its validations, and of fitting the generator where there is one; mean), ``memory`` (MiB, peak
+        while training), ``epochs, best_epoch`` (of the last stage), ``point`` (what validation chose), ``validation``
+        (NDCG@10).
+    notes
+        What a reader should know beside the table.
     """
 
     about: dict[str, Any]
     cells: pd.DataFrame
     systems: pd.DataFrame
+    notes: tuple[str, ...] = ()
 
     def filtered(self, systems: Sequence[str] | None = None, kinds: Sequence[str] = KINDS) -> Table:
         """Only these systems (None: all) and user types; places and p-values stay those of the whole table.
@@ -99,7 +103,7 @@ class Table:
         wanted = known if systems is None else list(systems)
         cells = self.cells[self.cells["system"].isin(wanted) & self.cells["kind"].isin(kinds)]
         listed = self.systems[self.systems["system"].isin(wanted)]
-        return Table(self.about, cells.reset_index(drop=True), listed.reset_index(drop=True))
+        return Table(self.about, cells.reset_index(drop=True), listed.reset_index(drop=True), self.notes)
 
     def wide(self, metric: str = "HR@10", candidates: str = "sampled", style: str = "text") -> pd.DataFrame:
         """One metric, systems down and user types across, in per cent: strings to be read.
@@ -134,7 +138,7 @@ class Table:
             for metric in self.about.get("metrics", []):
                 lines += ["", f"{metric} in per cent, {candidates} candidates"]
                 lines.append(self.wide(metric, candidates).to_string(index=False))
-        return "\n".join([*lines, "", *_notes(self)])
+        return "\n".join([*lines, "", *_notes(self, "text")])
 
     def markdown(self) -> str:
         """GitHub's tables, a metric each."""
@@ -142,11 +146,11 @@ class Table:
         for metric in self.about.get("metrics", []):
             wide = self.wide(metric, style="markdown")
             parts.append(f"**{metric}**, per cent, sampled\n\n" + wide.to_markdown(index=False, disable_numparse=True))
-        return "\n\n".join([*parts, *_notes(self)]) + "\n"
+        return "\n\n".join([*parts, *_notes(self, "markdown")]) + "\n"
 
     def latex(self) -> str:
         """A tabular a metric; needs booktabs."""
-        parts = [f"% {line}" for line in [_head(self), *_notes(self)]]
+        parts = [f"% {line}" for line in [_head(self), *_notes(self, "latex")]]
         for metric in self.about.get("metrics", []):
             wide = self.wide(metric, style="latex").drop(columns=["seeds"])
             parts.append(f"% {metric}, per cent, sampled")
@@ -157,7 +161,9 @@ class Table:
         """``path`` (CSV) with the cells, and beside it JSON with the systems and what made the table."""
         write_atomically(path, lambda part: self.cells.to_csv(part, index=False))
         systems = json.loads(self.systems.to_json(orient="records"))
-        write_json(path.with_suffix(".json"), {**made_by, "about": self.about, "systems": systems})
+        write_json(
+            path.with_suffix(".json"), {**made_by, "about": self.about, "systems": systems, "notes": list(self.notes)}
+        )
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -165,13 +171,19 @@ class Table:
         beside = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         systems = pd.DataFrame(beside["systems"])
         numbers = ["seconds", "memory", "epochs", "best_epoch", "validation"]
-        return cls(beside["about"], pd.read_csv(path), systems.astype(dict.fromkeys(numbers, "float64")))
+        return cls(
+            beside["about"],
+            pd.read_csv(path),
+            systems.astype(dict.fromkeys(numbers, "float64")),
+            tuple(beside["notes"]),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as strict JSON."""
         frames = {"cells": self.cells, "systems": self.systems}
         return {
             "about": self.about,
+            "notes": list(self.notes),
             **{name: json.loads(one.to_json(orient="records")) for name, one in frames.items()},
         }
 
@@ -210,15 +222,25 @@ def paper_table(
     cells = found.results[found.results["kind"].isin(KINDS)]
     cells = cells.merge(_by_rule(done), on=["system", "domain", "kind"], how="left")
     cells = cells.assign(place=_places(cells))
+    # over the cells of this table, not of the larger one that it comes from; the ceiling and what is popularity by
+    # rule ask no question of their own
     tests = found.tests[found.tests["kind"].isin(KINDS)]
-    for p in ("p", "p_t"):  # over the cells of this table, not of the larger one that it comes from
-        tests = tests.assign(**{f"{p}_holm": holm(tests[p].to_numpy())})
+    tests = tests.merge(cells[["system", *CELL, "by_rule"]], on=["system", *CELL], how="left")
+    asked = ((tests["system"] != CEILING) & ~tests["by_rule"].astype(bool)).to_numpy()
+    for p in ("p", "p_t"):
+        tests[f"{p}_holm"] = holm(np.where(asked, tests[p], np.nan))
+    family = int((asked & tests["p"].notna()).sum())
+    least = min(1.0, family / (resamples + 1))
+    notes = (
+        *found.notes,
+        f"Holm over {family} cells: with {resamples:,} resamples no adjusted p is below {least:.2g}.",
+    )
     tests = tests[["system", *CELL, "difference", "interval_low", "interval_high", "p_holm", "p_t_holm"]]
     cells = cells.merge(tests, on=["system", *CELL], how="left")
     cells = cells.merge(_printed(found.about["data"]), on=["system", "domain", "kind", "metric"], how="left")
     names = [name for name in cells["system"].unique() if name not in set(listed["system"])]
     listed = pd.concat([listed, pd.DataFrame([_line(name, status="done") for name in names])], ignore_index=True)
-    return Table(found.about, cells.reset_index(drop=True), _in_order(listed))
+    return Table(found.about, cells.reset_index(drop=True), _in_order(listed), notes)
 
 
 def _one_variant_each(runs: Sequence[Path]) -> list[str]:
@@ -250,54 +272,68 @@ def _line(name: str, **known: Any) -> dict[str, Any]:
 
 
 def _states(folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """Where each system stands, and the folders of its finished runs under ``done``."""
-    runs: dict[str, list[Path]] = {}
+    """Where each system stands, and the folders of its finished runs under ``done``: one line a system."""
+    done: dict[str, list[Path]] = {}
+    words: dict[str, dict[str, Any]] = {}
     for folder in folders:
-        path = folder / "study.json"
-        if path.is_file():
-            study = json.loads(path.read_text(encoding="utf-8"))
-            if study.get("layout") != COMPARISON_LAYOUT:
-                found = study.get("layout")
-                raise LayoutError(f"{folder}: comparison layout {found}, this version reads {COMPARISON_LAYOUT}")
-            yield from (_state(folder, name) for name in study["systems"])
+        if (folder / "study.json").is_file():
+            study = read_study(folder)
+            for name in study.points:
+                found, said = _progress(study, name)
+                done.setdefault(name, []).extend(found)
+                words[name] = said
         elif (folder / "run.json").is_file():
-            runs.setdefault(read_record(folder)["parameters"]["system"], []).append(folder)
+            name = read_record(folder)["parameters"]["system"]
+            done.setdefault(name, []).append(folder)
+            words.setdefault(name, {"status": "done"})
         else:
             raise LayoutError(f"{folder} holds no comparison and no run; `i2vae table --out {folder}` makes one")
-    yield from (_finished(name, done, "") for name, done in runs.items())
+    for name, runs in done.items():
+        yield _line(name, done=runs, **words[name], **(_finished(runs) if runs else {}))
 
 
-def _state(folder: Path, name: str) -> dict[str, Any]:
-    """Where a system of a comparison stands."""
-    path = folder / "chosen" / f"{name}.json"
-    runs = sorted(folder.glob(f"{name}-????????-seed*"))
-    failed = [one for one in runs if (one / "failed.json").is_file()]
-    reason = json.loads((failed[0] / "failed.json").read_text(encoding="utf-8"))["reason"] if failed else ""
-    pending = _line(name, status="failed" if failed else "training" if runs else "missing", reason=reason, done=[])
-    if not path.is_file():
-        return pending
-    point = json.loads(path.read_text(encoding="utf-8"))["point"]
-    done = sorted(one.parent for one in folder.glob(f"{name}-{digest_of(point)}-seed*/metrics.json"))
+def _progress(study: Study, name: str) -> tuple[list[Path], dict[str, Any]]:
+    """The finished runs of a system of a comparison, and how far it is."""
+    runs = [study.run_folder(name, point, study.tuning_seed) for point in study.points[name]]
+    failed = [one / "failed.json" for one in study.folder.glob(f"{name}-????????-seed*")]
+    reasons = [json.loads(one.read_text(encoding="utf-8"))["reason"] for one in failed if one.is_file()]
+    reason = reasons[0] if reasons else ""
+    point = study.chosen(name)
+    if point is None:
+        begun = any((one / "run.json").is_file() for one in runs)
+        return [], {"status": "failed" if reason else "begun" if begun else "missing", "reason": reason}
+    asked = [study.run_folder(name, point, seed) for seed in study.seeds]
+    done = [one for one in asked if (one / "metrics.json").is_file()]
+    tried = json.loads(study.chosen_path(name).read_text(encoding="utf-8"))["tried"]
+    lost = sum(one["failed"] is not None for one in tried)
+    missing = [f"{lost} of {len(tried)} points failed"] if lost else []
+    missing += [f"{len(done)} of {len(asked)} seeds done"] if len(done) < len(asked) else []
     words = ", ".join(f"{key}={value}" for key, value in point.items()) or "as the preset"
-    return _finished(name, done, words) | {"reason": reason} if done else pending
+    status = "done" if done else "failed" if reason else "begun"
+    return done, {"status": status, "reason": "; ".join([*missing, *([reason] if reason else [])]), "point": words}
 
 
-def _finished(name: str, runs: Sequence[Path], point: str) -> dict[str, Any]:
-    """A line of a system that has finished runs, its seeds."""
+def _finished(runs: Sequence[Path]) -> dict[str, Any]:
+    """Cost and training of a system's finished runs, its seeds."""
+    for one in runs:
+        if not (one / "history.parquet").is_file():
+            raise LayoutError(f"{one} is not trained yet (no history.parquet): the table has finished runs alone")
     records = [read_record(one) for one in runs]
-    stages = [one["stages"]["train"] for one in records]
-    return _line(
-        name,
-        status="done",
-        seeds=len(runs),
-        seconds=float(np.mean([one["seconds"] for one in stages])),
-        memory=max(one["peak_memory_bytes"] for one in stages) / 2**20,
-        epochs=float(np.mean([len(pd.read_parquet(one / "history.parquet", columns=["epoch"])) for one in runs])),
-        best_epoch=float(np.mean([one["best_epoch"] for one in records])),
-        point=point,
-        validation=float(np.mean([one["best_validation_ndcg"] for one in records])),
-        done=list(runs),
-    )
+    histories = [pd.read_parquet(one / "history.parquet") for one in runs]
+    # from the history, which outlives a kill; the generator may have been fitted by an earlier run
+    seconds = [
+        float(history[["seconds", "validation seconds"]].to_numpy().sum()) + record.get("generator_seconds", 0.0)
+        for history, record in zip(histories, records)
+    ]
+    last = [one[one["stage"] == one["stage"].max()] if "stage" in one else one for one in histories]
+    return {
+        "seeds": len(runs),
+        "seconds": float(np.mean(seconds)),
+        "memory": max(one["stages"]["train"]["peak_memory_bytes"] for one in records) / 2**20,
+        "epochs": float(np.mean([len(one) for one in last])),
+        "best_epoch": float(np.mean([one["best_epoch"] for one in records])),
+        "validation": float(np.mean([one["best_validation_ndcg"] for one in records])),
+    }
 
 
 def _by_rule(runs: Sequence[Path]) -> pd.DataFrame:
@@ -371,19 +407,32 @@ def _head(table: Table) -> str:
     )
 
 
-def _notes(table: Table) -> list[str]:
+MARKS = {
+    "text": ("¹ best and ² second", "=pop"),
+    "markdown": ("Bold: best, underlined: second", "=pop"),
+    "latex": ("bold: best, underlined: second", "italics"),
+}
+
+
+def _notes(table: Table, style: str) -> list[str]:
     lines = []
     if table.about:
-        lines += [
-            f"¹ best and ² second of a column (the oracle left out); * differs from {table.about['base']}, p < 0.05 by "
-            f"the paired bootstrap over users after Holm over the table; =pop: every rank is popularity's, by rule.",
-            "In brackets: what the paper prints, on its split; its cold-start is cold and no-history rows together.",
-        ]
+        places, by_rule = MARKS[style]
+        lines.append(
+            f"{places} of a column (the oracle left out); * differs from {table.about['base']}, p < 0.05 by the paired "
+            f"bootstrap over users after Holm; {by_rule}: every rank is popularity's, by rule."
+        )
+        if style == "text" and table.cells["paper_mean"].notna().any():
+            lines.append(
+                "In brackets: what the paper prints, on its split; its cold-start is cold and no-history rows together."
+            )
+        lines += table.notes
     for one in _lines(table.systems):
-        if one.status == "done" and one.point:
-            lines.append(f"{one.title}: {one.point}; {one.epochs:.0f} epochs, the best {one.best_epoch:.0f}")
-        elif one.status != "done":
-            lines.append(f"{one.title}: {one.status}" + (f": {one.reason}" if one.reason else ""))
+        words = [f"{one.point}; {one.epochs:.0f} epochs, the best {one.best_epoch:.0f}"] if one.point else []
+        words += [one.status] if one.status != "done" else []
+        words += [one.reason] if one.reason else []
+        if words:
+            lines.append(f"{one.title}: {': '.join(words)}")
     return lines
 
 

@@ -140,17 +140,28 @@ def test_loss_when_beta_is_one(train: Rows) -> None:
 
 def test_loss_when_warming_up(train: Rows) -> None:
     system = unfitted(train, parameters(disencdr__warm_up=3))
-    for epoch, learnt in ((2, False), (3, True)):
+    stages = system.stages(train)
+    for name, epochs, learnt in (("warm-up", 3, False), ("disencdr", None, True)):
+        stage = next(stages)
+        assert (stage.name, stage.epochs) == (name, epochs)
         system.module.zero_grad()
-        system.loss(one_batch(system), epoch, torch.Generator().manual_seed(0))[0].backward()
-        for name, weight in system.module.named_parameters():
-            expected = learnt or not name.startswith(("shared", "alone"))
-            assert (weight.grad is not None and bool(weight.grad.abs().max() > 0)) is expected, name
+        stage.loss(one_batch(system), 0, torch.Generator().manual_seed(0))[0].backward()
+        for part, weight in system.module.named_parameters():
+            expected = learnt or not part.startswith(("shared", "alone"))
+            assert (weight.grad is not None and bool(weight.grad.abs().max() > 0)) is expected, part
+
+
+def test_fit_when_it_warms_up_longer_than_it_trains(train: Rows) -> None:
+    # all of the warm-up's epochs, whatever validation says, and never more than training has
+    found = fitted(train, parameters(epochs=2, disencdr__warm_up=5, training__patience=1))
+    assert [one["stage"] for one in found.state.history][:2] == [1.0, 1.0] and found.sharing
+    assert all("kl/shared" in one for one in found.state.history[2:])
 
 
 def test_training_when_the_shared_latent_is_off(train: Rows) -> None:
     # two VBGEs that know nothing of each other, trained by hand, are what the warm-up trains
     system = unfitted(train, parameters(disencdr__warm_up=9))
+    system.sharing = False
     batch = one_batch(system)
     alone: dict[str, Any] = {}
     for d in DOMAINS:

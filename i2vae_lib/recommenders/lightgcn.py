@@ -112,7 +112,7 @@ def triple_batches(
     turns = [name for name, graph in taken.items() for _ in range(-(-graph.nnz // size))]
 
     def batches(rng: np.random.Generator) -> Iterator[dict[str, torch.Tensor]]:
-        samplers = {name: Triples(taken[name], dict(pools[name]), rng) for name in taken}
+        samplers = {name: Triples(taken[name], dict(pools[name]), rng) for name in dict.fromkeys(turns)}
         for i in rng.permutation(len(turns)):
             users = taken[turns[i]].shape[0]
             user, positive, negative = samplers[turns[i]].draw(size)

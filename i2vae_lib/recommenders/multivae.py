@@ -7,7 +7,7 @@ dawenl/vae_cf). With x_u the bag of a user's items, binary, and N_u of them,
     logits = Q tanh(P z + p) + q
     loss = mean over u of -sum_{i in x_u} log softmax(logits)_i + beta KL[N(mu, sigma^2) || N(0, I)]
 
-The first term is a sum over the bag, not a mean. beta rises linearly from 0 to its cap. A row scores logits at z = mu.
+The first term is a sum over the bag, not a mean. beta rises linearly to its cap. A row scores logits at z = mu.
 
 Made for one domain, for users nobody trained on, and for no order. Here it comes in both readings
 (:mod:`i2vae_lib.recommenders.readings`): ``multivae-s``, two models that know nothing of each other, and

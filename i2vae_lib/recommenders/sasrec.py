@@ -15,12 +15,14 @@ Departs
       query (Kang & McAuley's Eq. of 3.2 against their code);
     - padding is masked as key, not only zeroed, and positions count from the most recent item backwards, so that the
       amount of padding changes nothing;
-    - the attention has an output that is not projected and no dropout on its weights; dropout is on what it adds;
-    - sequences are cut to the last T + 1 items; every user is seen once an epoch (the code draws users with
-      replacement);
+    - no dropout on the attention's weights, nor inside the feed-forward net: it is on what each of the two adds;
+    - sequences are cut to the last T + 1 items; every sequence is seen once an epoch (the code draws users with
+      replacement). Merged, a sequence is a row's: a user of two rows is seen twice;
     - ``sasrec.loss`` = softmax puts cross-entropy over all items of the target's domain in place of the sampled loss:
       another model (Klenitskiy & Vasilev, RecSys 2023), which tuning may choose and the table then says so;
-    - merged: negatives are of the positive's domain.
+    - negatives are what the sequence does not hold; merged, they are of the positive's domain, and the same user's
+      other row may hold them;
+    - the two models of ``sasrec-s`` share one loop: one selected epoch and one early stop, on both domains' mean.
 """
 
 from __future__ import annotations
@@ -110,7 +112,7 @@ class SASRec(Trained):
 
         rows = sum(len(one) for one in sequences.values())
         steps = sum(-(-len(one) // size) for one in sequences.values())
-        yield Stage("sasrec", self.module, self.loss, batches, rows, steps)
+        yield Stage("sasrec", self.module, self.loss, batches, rows, steps, beta2=0.98)
 
     def loss(
         self, batch: dict[str, Windows], epoch: int, generator: torch.Generator

@@ -23,7 +23,10 @@ Departs
       sum over all steps by |Y_1|, so that the balance of the two depends on a sequence's length;
     - beta rises linearly with the epochs to ``svae.beta``; the code starts it anew each epoch and gets to 0.02, not to
       the 0.2 that it names;
-    - batches of users; the code takes one user a batch. A batch's loss is the mean of its users' losses;
+    - batches of sequences; the code takes one user a batch. A batch's loss is the mean of its sequences' losses
+      (merged, a sequence is a row's: a user of two rows counts twice);
+    - item vectors start at N(0, 1 / d), the code's at N(0, 1) (on cloth_sport no difference beyond chance);
+    - the two models of ``svae-s`` share one selected epoch and one early stop, on both domains' mean;
     - training sequences are cut to the last T + k items, histories to the last T. A step needs one later item, so a
       sequence of one item trains nothing;
     - the mean is scored and the whole history shown; the code samples at evaluation and withholds the last item;

@@ -24,6 +24,7 @@ from i2vae_lib import training
 from i2vae_lib.data.dataset import (
     DOMAINS,
     Catalogue,
+    DataError,
     Int,
     Rows,
     popularity,
@@ -55,8 +56,10 @@ class Stage:
         As in :func:`i2vae_lib.training.train`.
     rows, steps
         Rows and batches an epoch.
-    weight_decay
-        L2 through the gradients.
+    weight_decay, beta2
+        L2 through the gradients; Adam's second decay rate.
+    epochs
+        At most so many, all of them (no early stop): a warm-up. None: ``training.epochs`` and ``training.patience``.
     """
 
     name: str
@@ -66,6 +69,8 @@ class Stage:
     rows: int
     steps: int
     weight_decay: float = 0.0
+    beta2: float = 0.999
+    epochs: int | None = None
 
 
 class Trained(ABC):
@@ -169,19 +174,23 @@ class Trained(ABC):
             checkpoint = callbacks.checkpoint
             if checkpoint is not None and number:
                 checkpoint = checkpoint.with_name(f"{checkpoint.stem}-{stage.name}{checkpoint.suffix}")
+            p = params.training
+            if stage.epochs is not None:
+                p = p.model_copy(update={"epochs": min(stage.epochs, p.epochs), "patience": 0})
             self.state = training.train(
                 stage.module,
                 stage.loss,
                 stage.batches,
                 validate,
-                params.training,
+                p,
                 rng=rng,
                 generator=noise,
-                identity=f"{identity} {stage.name}",
+                identity=f"{identity} {stage.name} {_digest(self.module)}",
                 callbacks=Callbacks(checkpoint, callbacks.on_epoch),
                 rows=stage.rows,
                 steps=stage.steps,
                 weight_decay=stage.weight_decay,
+                beta2=stage.beta2,
             )
             histories.append(self.state.history)
         self.settle()
@@ -289,13 +298,30 @@ def dot(vectors: torch.Tensor, table: torch.Tensor, items: torch.Tensor) -> torc
 
 
 def packed(words: Int) -> torch.Tensor:
-    """Strings as a tensor, for :meth:`Trained.arrays`: UTF-8 bytes, a line each."""
+    """Strings as a tensor, for :meth:`Trained.arrays`: UTF-8 bytes, a line each.
+
+    Raises
+    ------
+    DataError
+        A string of more than one line.
+    """
+    for word in words:
+        if "\n" in str(word):
+            raise DataError(f"user id {str(word)!r} holds a line break")
     return torch.from_numpy(np.frombuffer("\n".join(map(str, words)).encode(), dtype=np.uint8).copy())
 
 
 def unpacked(tensor: torch.Tensor) -> list[str]:
     """What :func:`packed` took."""
     return bytes(tensor.numpy()).decode().split("\n")
+
+
+def _digest(module: nn.Module) -> str:
+    """SHA-256 of a module's weights: a later stage goes on only from what the earlier ones left."""
+    found = hashlib.sha256()
+    for name, weight in sorted(training.parameters_of(module).items()):
+        found.update(name.encode() + weight.numpy().tobytes())
+    return found.hexdigest()
 
 
 def _identity(system: Trained, train: Rows, validation: Rows) -> str:
