@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -330,3 +335,21 @@ def test_study_when_run_killed_and_run_again(tmp_path: Path, monkeypatch: pytest
     before = {one: one.stat().st_mtime_ns for run in runs for one in run.iterdir() if one.suffix != ".lock"}
     comparison.run_study(study, say=said.append)
     assert before == {one: one.stat().st_mtime_ns for one in before}
+
+
+def test_command_when_interrupted_alone(tmp_path: Path) -> None:
+    """A signal that reaches the parent and not its children ends them too; nothing counts as failed."""
+    words = [f"--set={key}={json.dumps(value)}" for key, value in TINY.items() if not key.startswith("references")]
+    command = [sys.executable, "-m", "i2vae_lib.cli", "table", "--preset", "smoke", "--epochs", "100000", *words]
+    command += ["--systems", "sasrec-s", "sasrec-m", "--out", str(tmp_path / "study")]
+    environment = os.environ | {"I2VAE_CACHE_DIR": str(tmp_path / "cache")}
+    with subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE) as parent:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("study/sasrec-s-*/last.ckpt")):
+            assert time.monotonic() < deadline and parent.poll() is None
+            time.sleep(0.2)
+        parent.send_signal(signal.SIGINT)
+        said = parent.communicate(timeout=60)[1].decode()
+    assert parent.returncode == 130 and "the same command goes on from here" in said
+    assert not list(tmp_path.glob("study/*/failed.json")) and not list(tmp_path.glob("study/sasrec-m-*"))
+    assert len(list(tmp_path.glob("study/sasrec-s-*"))) == 1
