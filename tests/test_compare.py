@@ -375,7 +375,7 @@ def test_runs_when_one_is_not_finished(tmp_path: Path) -> None:
         compared([one])
     said = str(refused.value)
     assert "not finished (no ranks.parquet)" in said
-    assert f"`i2vae run --data synthetic --protocol strict --preset smoke --seed 3 --out {one}`" in said
+    assert f"`i2vae run --system i2vae --data synthetic --protocol strict --preset smoke --seed 3 --out {one}`" in said
     with pytest.raises(LayoutError, match="not a run directory"):
         compared([tmp_path / "nowhere"])
     with pytest.raises(LayoutError, match="at least one run"):
