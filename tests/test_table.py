@@ -343,7 +343,10 @@ def test_command_when_interrupted_alone(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "i2vae_lib.cli", "table", "--preset", "smoke", "--epochs", "100000", *words]
     command += ["--systems", "sasrec-s", "sasrec-m", "--out", str(tmp_path / "study")]
     environment = os.environ | {"I2VAE_CACHE_DIR": str(tmp_path / "cache")}
+    # tests that a shell started with `&` ignore the signal, and their children would too
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE) as parent:
+        signal.signal(signal.SIGINT, before)
         deadline = time.monotonic() + 60
         while not list(tmp_path.glob("study/sasrec-s-*/last.ckpt")):
             assert time.monotonic() < deadline and parent.poll() is None
