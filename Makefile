@@ -52,8 +52,8 @@ unit: $(STAMP)
 # strict nbval over the committed notebooks, in a runs folder of their own; then papermill with other parameters
 notebook-tests: $(STAMP)
 	runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && \
-	OMP_NUM_THREADS=1 TQDM_DISABLE=1 I2VAE_RUNS_DIR=$$runs PLOTLY_RENDERER=plotly_mimetype $(BIN)/pytest \
-	    -n $(WORKERS) --dist loadscope --nbval --nbval-current-env --nbval-cell-timeout 120 \
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 I2VAE_RUNS_DIR=$$runs PLOTLY_RENDERER=plotly_mimetype $(BIN)/python -m pytest \
+	    -p tests.kernels_over_files -n $(WORKERS) --dist loadscope --nbval --nbval-current-env --nbval-cell-timeout 120 \
 	    --nbval-kernel-startup-timeout 60 --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks
 	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/pytest -n $(WORKERS) --dist load -m notebook
 

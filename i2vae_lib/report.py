@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -167,6 +170,22 @@ def notebooks_folder() -> Path | None:
     return folder if folder.is_dir() else None
 
 
+@contextmanager
+def kernel_settings() -> Iterator[Any]:
+    """Configuration of one kernel that executes a notebook: over files, which nobody else can take, instead of TCP.
+
+    jupyter_client picks free ports and lets go of them before the kernel takes them; another process may be faster
+    ("Address already in use", and the kernel dies). Files also keep other users of the machine out. They lie in a
+    folder of their own, which goes at the end: by default they would lie in the working directory, which the kernel
+    may have changed. Windows has no such transport and keeps TCP.
+    """
+    from traitlets.config import Config
+
+    with tempfile.TemporaryDirectory(prefix="kernel-") as folder:
+        over_files = {"transport": "ipc", "ip": str(Path(folder) / "kernel")}
+        yield Config({"KernelManager": {} if os.name == "nt" else over_files})
+
+
 def execute_notebooks(
     folder: Path, parameters: dict[str, Any], names: tuple[str, ...], timeout: int = 86400
 ) -> list[Path]:
@@ -192,15 +211,17 @@ def execute_notebooks(
     try:
         for name in names:
             executed = target / f"{name}.ipynb"
-            papermill.execute_notebook(
-                source / f"{name}.ipynb",
-                executed,
-                parameters=parameters,
-                kernel_name="python3",
-                execution_timeout=timeout,
-                progress_bar=False,
-                cwd=str(Path.cwd()),
-            )
+            with kernel_settings() as config:
+                papermill.execute_notebook(
+                    source / f"{name}.ipynb",
+                    executed,
+                    parameters=parameters,
+                    kernel_name="python3",
+                    execution_timeout=timeout,
+                    progress_bar=False,
+                    cwd=str(Path.cwd()),
+                    config=config,
+                )
             page, _ = exporter.from_filename(str(executed))
             path = target / f"{name}.html"
             write_atomically(path, partial(Path.write_text, data=page, encoding="utf-8"))

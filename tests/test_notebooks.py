@@ -15,6 +15,7 @@ import yaml
 from papermill.inspection import inspect_notebook  # type: ignore[import-untyped]
 
 from i2vae_lib.params import PRESET_NAMES
+from i2vae_lib.report import kernel_settings
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -137,15 +138,31 @@ def execute(notebook: Path, folder: Path, **parameters: Any) -> Any:
     preset = folder / "tiny.yaml"
     preset.write_text(yaml.safe_dump(TINY), encoding="utf-8")
     given = TINY | {"preset": str(preset), "out": str(folder / "run"), "overrides": {}} | parameters
-    return papermill.execute_notebook(
-        notebook,
-        folder / "executed.ipynb",
-        parameters=given,
-        kernel_name="python3",
-        execution_timeout=120,
-        progress_bar=False,
-        cwd=str(folder),
-    )
+    return run(notebook, folder, given)
+
+
+def run(notebook: Path, folder: Path, parameters: dict[str, Any]) -> Any:
+    with kernel_settings() as config:
+        return papermill.execute_notebook(
+            notebook,
+            folder / "executed.ipynb",
+            parameters=parameters,
+            kernel_name="python3",
+            execution_timeout=120,
+            progress_bar=False,
+            cwd=str(folder),
+            config=config,
+        )
+
+
+@pytest.mark.notebook
+def test_kernels_take_no_port(tmp_path: Path) -> None:
+    """Two processes that start kernels at once have taken each other's ports."""
+    source = tmp_path / "asks.ipynb"
+    cell = nbformat.v4.new_code_cell("get_ipython().kernel.parent.transport")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), source)
+    done = run(source, tmp_path, {})
+    assert done.cells[0].outputs[0].data["text/plain"] == ("'tcp'" if os.name == "nt" else "'ipc'")
 
 
 @pytest.mark.notebook
@@ -158,15 +175,9 @@ def test_papermill_runs_with_other_parameters(notebook: Path, tmp_path: Path) ->
 def test_papermill_runs_a_notebook_from_a_preset_file(tmp_path: Path) -> None:
     values = yaml.safe_load((ROOT / "params" / "smoke.yaml").read_text(encoding="utf-8"))
     assert tuple(values) == PRESET_NAMES
-    done = papermill.execute_notebook(
-        ROOT / "notebooks" / "01_data_preparation.ipynb",
-        tmp_path / "executed.ipynb",
-        parameters=values | {"out": str(tmp_path / "run"), "seed": "7"},  # a string, as papermill -r passes it
-        kernel_name="python3",
-        execution_timeout=120,
-        progress_bar=False,
-        cwd=str(tmp_path),
-    )
+    # a string, as papermill -r passes it
+    given = values | {"out": str(tmp_path / "run"), "seed": "7"}
+    done = run(ROOT / "notebooks" / "01_data_preparation.ipynb", tmp_path, given)
     assert done.metadata.papermill.exception is None
 
 

@@ -17,6 +17,8 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+from i2vae_lib.report import kernel_settings
+
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
 
@@ -33,9 +35,9 @@ def main(names: list[str]) -> None:
                 continue
             print(path.name, flush=True)
             notebook = nbformat.read(path, as_version=4)
-            NotebookClient(
-                notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": path.parent}}
-            ).execute()
+            place = {"metadata": {"path": path.parent}}
+            with kernel_settings() as config:
+                NotebookClient(notebook, timeout=600, kernel_name="python3", resources=place, config=config).execute()
             notebook.metadata.pop("widgets", None)
             notebook.metadata["language_info"] = {"name": "python"}
             for cell in notebook.cells:
