@@ -10,6 +10,7 @@
 ``paper``             the paper's tables, with their slips flagged
 ``graphs``            users and items as a graph: adjacency, propagation, folding in
 ``lightgcn``          LightGCN's training
+``cooccurrence``      counts with the asker left out; item vectors of them
 ``psg``               pseudo-sequence generators: LightGCN, co-occurrence, random; cross-fitting
 ``model``             latents, encoders, i2VAE (infer, decode, score), objective
 ``training``          a plain loop with checkpoints
@@ -20,6 +21,7 @@
 ``leaks``             what each leak is worth
 ``compare``           runs side by side
 ``comparison``        all systems, tuned alike
+``lift``              a system beside the best reference ranker of each cell; the mean over a pair
 ``table``             the paper's table of them
 ``plots``, ``report``  figures and ``report.html``
 ``cli``               ``i2vae``

@@ -155,23 +155,19 @@ def compare(
     metric_names = list(dict.fromkeys(metric_names))
     if not metric_names:
         raise ParameterError("no metric to compare by: name at least one, as in HR@10")
-    cutoffs = [_metric(name) for name in metric_names]
-    if not folders:
-        raise LayoutError("no run to compare: name at least one run directory")
-    opened = [_open(Path(folder)) for folder in folders]
+    cutoffs = [cutoff_of(name) for name in metric_names]
+    opened = open_alike(folders)
     first = opened[0]
-    for other in opened[1:]:
-        _refuse_other_rows(first, other)
-    systems, notes = _systems(opened), _check_references(opened)
+    systems, notes = systems_of(opened), _check_references(opened)
     base = base or next(iter(systems))
     if base not in systems:
         raise ParameterError(f"unknown base '{base}'{suggestion(base, list(systems))}")
 
-    cells, masks = _cells(opened)
+    cells, masks = cells_of(opened)
     if not all("seen" in one.rows for one in opened):
         notes.append("no kind 'seen': not every run has stored which targets occur in training")
     values = {
-        (label, kind): np.stack([_values(table, kind, cutoffs) for table in system.runs.values()])
+        (label, kind): np.stack([row_values(table, kind, cutoffs) for table in system.runs.values()])
         for label, system in systems.items()
         for kind in CANDIDATES
     }  # [seeds, rows, metrics]
@@ -238,6 +234,22 @@ def sampled_against_full(results: pd.DataFrame) -> pd.DataFrame:
 # --- reading runs -----------------------------------------------------------------------------------------------------
 
 
+def open_alike(folders: Sequence[Path | str]) -> list[_Opened]:
+    """Open finished runs on the same rows and candidates.
+
+    Raises
+    ------
+    LayoutError
+        No folder, one without a finished run, or runs that differ, with what they differ in.
+    """
+    if not folders:
+        raise LayoutError("no run to compare: name at least one run directory")
+    opened = [_open(Path(folder)) for folder in folders]
+    for other in opened[1:]:
+        _refuse_other_rows(opened[0], other)
+    return opened
+
+
 def _open(folder: Path) -> _Opened:
     record = read_record(folder)
     parameters = flatten(record["parameters"])
@@ -301,7 +313,7 @@ def _refuse_other_rows(first: _Opened, other: _Opened) -> None:
         )
 
 
-def _systems(opened: Sequence[_Opened]) -> dict[str, _System]:
+def systems_of(opened: Sequence[_Opened]) -> dict[str, _System]:
     """Columns by label: trained systems in the order of the folders, then the reference rankers."""
     groups: list[tuple[dict[str, Any], list[_Opened]]] = []
     for run in opened:
@@ -388,7 +400,7 @@ def _check_references(opened: Sequence[_Opened]) -> list[str]:
 # --- computing --------------------------------------------------------------------------------------------------------
 
 
-def _metric(name: str) -> tuple[str, int]:
+def cutoff_of(name: str) -> tuple[str, int]:
     measure, _, cutoff = name.partition("@")
     if measure not in METRICS:
         raise ParameterError(f"unknown metric '{name}'{suggestion(name, [f'{one}@10' for one in METRICS])}")
@@ -397,7 +409,7 @@ def _metric(name: str) -> tuple[str, int]:
     return measure, int(cutoff)
 
 
-def _values(table: pd.DataFrame, candidates: str, cutoffs: Sequence[tuple[str, int]]) -> Array:
+def row_values(table: pd.DataFrame, candidates: str, cutoffs: Sequence[tuple[str, int]]) -> Array:
     """Metrics of each row, [rows, metrics]; nan where these candidates were not ranked."""
     greater, ties = (table[f"{what}_{candidates}"].to_numpy() for what in ("greater", "ties"))
     ranked = greater >= 0
@@ -405,7 +417,7 @@ def _values(table: pd.DataFrame, candidates: str, cutoffs: Sequence[tuple[str, i
     return np.where(ranked[:, None], np.stack(columns, axis=1), np.nan)
 
 
-def _cells(opened: Sequence[_Opened]) -> tuple[list[tuple[str, str]], Array]:
+def cells_of(opened: Sequence[_Opened]) -> tuple[list[tuple[str, str]], Array]:
     """(Name of the domain, kind) of every cell, and its rows, bool [rows, cells]."""
     first = opened[0]
     table = first.rows

@@ -74,8 +74,9 @@ class SyntheticParameters(_Group):
 class PsgParameters(_Group):
     """The pseudo-sequence generator (paper 3.1, D.1; :mod:`i2vae_lib.psg`)."""
 
-    kind: Literal["lightgcn", "cooccurrence", "random", "none"]
-    recalled: NonNegative  # items a domain
+    kind: Literal["lightgcn", "cooccurrence", "leave_one_out", "random", "none"]
+    recalled: NonNegative  # items a domain, for the pseudo-sequence
+    copied: NonNegative  # items, best first, whose scores go into the copy path (model.scores = copying)
     arrangement: Literal["append", "interleave"]
     folds: Positive  # 4: cross-fitted; 1: the paper's way
     d: Positive
@@ -88,7 +89,12 @@ class PsgParameters(_Group):
     validation_share: Annotated[float, Field(gt=0.0, lt=1.0)]  # of the training interactions
     rounds: Positive  # of recall; 1: plain recall
     edges_per_round: NonNegative  # pseudo-edges a user and domain
-    shrinkage: Weight  # cooccurrence only
+    shrinkage: Weight  # cooccurrence and leave_one_out
+    # leave_one_out only (:mod:`i2vae_lib.cooccurrence`); the first values are those of a bag
+    proximity: Weight  # 0: items of one sequence count alike; else by gap^-proximity
+    backward: Weight  # 1: in both directions; else the weight of what stands before in the sequence
+    across: Weight  # 1: items of the two domains count as those of one; else their weight
+    recency: Annotated[float, Field(gt=0.0, le=1.0)]  # 1: all of a history speaks alike; else recency^steps back
     seed: NonNegative  # its own, so that runs with different `seed` share one fit
 
 
@@ -102,15 +108,19 @@ class ModelParameters(_Group):
     heads: Positive  # of the sequence encoder
     cross_heads: Positive  # of the cross-domain attention
     dropout: Share
-    path: Literal["mlp", "residual"]  # posterior means and decoder: MLP as in the paper, or identity + MLP
+    start: Literal["random", "cooccurrence"]  # of the item vectors; the latter also starts biases at popularity
+    path: Literal["mlp", "residual"]  # states, posterior means, decoder: as in the paper, or what was taken + that
+    scores: Literal["dot", "calibrated", "copying"]  # dot product; + temperature and bias; + the generator's scores
     causal: bool  # of the encoder of real sequences; pseudo-sequences are bags
     shared_prior: bool  # z_a shares the prior of its domain's z
     initial_log_variance: Annotated[float, Field(ge=-10.0, le=4.0)]
 
 
 class ObjectiveParameters(_Group):
-    """Weights of the objective (paper 3.4, 3.5, D.1)."""
+    """What training rows ask for, and the weights of the objective (paper 3.4, 3.5, D.1)."""
 
+    cut_share: Annotated[float, Field(ge=0.0, le=1.0)]  # of the rows, anew each epoch: shown at an earlier moment
+    blank_share: Share  # of the rows with another history, anew each epoch: shown without their own
     reconstruction: Literal["bce", "softmax"]
     negatives: Positive  # sampled a row (bce only)
     lambda_a: Weight  # denoising
@@ -461,6 +471,12 @@ def _check_together(p: Parameters) -> None:
     for key, heads in attending.get(p.system.partition("-")[0], {}).items():
         if p.model.d % heads:
             raise ParameterError(f"'{key}': {heads} heads do not divide model.d = {p.model.d}")
+    copies = p.model.scores == "copying"
+    if p.system == "i2vae" and copies != (p.psg.copied > 0):
+        raise ParameterError(
+            f"'psg.copied': {p.psg.copied} with model.scores = {p.model.scores}: copying needs recalled items to copy "
+            f"(psg.copied of at least 1), and nothing else reads them (0)"
+        )
     if p.psg.kind != "none" and p.psg.recalled >= p.model.T_pseudo:
         raise ParameterError(
             f"'psg.recalled': {p.psg.recalled} leaves no room for real items under model.T_pseudo = {p.model.T_pseudo}"

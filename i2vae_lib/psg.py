@@ -36,7 +36,8 @@ from filelock import FileLock
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
-from i2vae_lib import graphs, lightgcn
+from i2vae_lib import cooccurrence, graphs, lightgcn
+from i2vae_lib.cooccurrence import LeftOut, best_of
 from i2vae_lib.data import dataset as dataset_module
 from i2vae_lib.data.dataset import (
     DOMAINS,
@@ -84,7 +85,7 @@ class Generator(Protocol):
         Returns
         -------
         items, scores
-            int32 and float32 [rows, ``p.recalled``]; never an item of the row's histories; 0 (padding) where the
+            int32 and float32 [rows, ``recalled_width(p)``]; never an item of the row's histories; 0 (padding) where the
             generator has nothing to go by.
         """
         ...
@@ -92,6 +93,11 @@ class Generator(Protocol):
     def arrays(self) -> dict[str, Int]:
         """Everything learnt, for :func:`save`."""
         ...
+
+
+def recalled_width(p: PsgParameters) -> int:
+    """Items that a row gets: ``recalled`` of them into its pseudo-sequence, ``copied`` of them into the copy path."""
+    return max(p.recalled, p.copied)
 
 
 def fold_of(rows: Rows, p: PsgParameters) -> Int:
@@ -184,14 +190,14 @@ class RandomGenerator:
 
     def recall(self, rows: Rows, fold: Int) -> tuple[Int, Int]:
         keys = history_keys(rows.history, "random pseudo-items", self.p.seed)
-        items = np.zeros((len(rows), self.p.recalled), dtype=np.int32)
+        items = np.zeros((len(rows), recalled_width(self.p)), dtype=np.int32)
         histories = self.unified.histories(rows)
         for row in np.flatnonzero(histories.getnnz(axis=1)):
             d = DOMAINS[rows.domain[row]]
             taken = np.isin(self.unified.of[d], histories[row].indices)
             draw = np.random.Philox(key=int(keys[row])).random_raw(self.sizes[d] + 1)
             draw[taken] = draw[0] = np.iinfo(np.uint64).max
-            count = min(self.p.recalled, self.sizes[d] - int(taken.sum()))
+            count = min(recalled_width(self.p), self.sizes[d] - int(taken.sum()))
             chosen = np.argpartition(draw, count)[:count]
             items[row, :count] = chosen[np.argsort(draw[chosen])]  # the set alone is the same on every machine
         return items, np.zeros(items.shape, dtype=np.float32)
@@ -232,9 +238,9 @@ class CooccurrenceGenerator:
 
     def recall_part(self, histories: sparse.csr_matrix, fold: int, d: str) -> tuple[Int, Int]:
         numbers = self.unified.of[d][1:]
-        items, values = top_items(self.scores(histories, fold, numbers), histories, numbers, self.p.recalled)
+        items, values = top_items(self.scores(histories, fold, numbers), histories, numbers, recalled_width(self.p))
         values = np.where(values > 0, values, -np.inf)  # a zero is no recall
-        return _pad(items, values, histories.getnnz(axis=1) > 0, self.p.recalled)
+        return _pad(items, values, histories.getnnz(axis=1) > 0, recalled_width(self.p))
 
     def arrays(self) -> dict[str, Int]:
         found: dict[str, Int] = {"taken": self.taken}
@@ -298,8 +304,8 @@ class LightGCNGenerator:
         vectors = self.user_vectors(edges, fold, self.p.rounds - 1)
         numbers = self.unified.of[d][1:]
         scores = item_scores(vectors, self.tables["final"][fold, self.p.rounds - 1][numbers])
-        items, values = top_items(scores, histories, numbers, self.p.recalled)
-        return _pad(items, values, (vectors != 0).any(axis=1), self.p.recalled)
+        items, values = top_items(scores, histories, numbers, recalled_width(self.p))
+        return _pad(items, values, (vectors != 0).any(axis=1), recalled_width(self.p))
 
     def arrays(self) -> dict[str, Int]:
         return self.tables
@@ -309,10 +315,48 @@ class LightGCNGenerator:
         return cls(p, catalogue, arrays)
 
 
+class LeaveOneOutGenerator:
+    """Co-occurrence with the row's own user left out of the counts: as many folds as users, in one table.
+
+    Scores are those of :class:`i2vae_lib.cooccurrence.LeftOut`. ``folds`` does not matter to it.
+    """
+
+    def __init__(self, p: PsgParameters, counts: LeftOut):
+        self.p = p
+        self.counts = counts
+        self.taken = counts.taken[None]
+
+    @classmethod
+    def fit(cls, train: Rows, p: PsgParameters) -> Self:
+        return cls(p, LeftOut.fit(train, p))
+
+    def recall(self, rows: Rows, fold: Int) -> tuple[Int, Int]:
+        width = recalled_width(self.p)
+        items = np.zeros((len(rows), width), dtype=np.int32)
+        scores = np.zeros(items.shape, dtype=np.float32)
+        for d in DOMAINS:
+            numbers = self.counts.unified.of[d][1:]
+            for at in _chunks(rows.of(d), 4096):
+                part = rows.take(at)
+                found = self.counts.scores(part)
+                taken = self.counts.unified.histories(part)
+                columns, values = best_of((found - found.multiply(taken)).tocsr()[:, numbers], width)
+                items[at], scores[at] = columns + 1, values
+        return items, scores
+
+    def arrays(self) -> dict[str, Int]:
+        return self.counts.arrays()
+
+    @classmethod
+    def restore(cls, p: PsgParameters, catalogue: Catalogue, arrays: dict[str, Int]) -> Self:
+        return cls(p, LeftOut.restore(catalogue, arrays, p))
+
+
 GENERATORS: dict[str, Any] = {
     "none": NoGenerator,
     "random": RandomGenerator,
     "cooccurrence": CooccurrenceGenerator,
+    "leave_one_out": LeaveOneOutGenerator,
     "lightgcn": LightGCNGenerator,
 }
 
@@ -352,7 +396,7 @@ def seconds_of_fit(train: Rows, p: PsgParameters, cache: Path | str | None = Non
 def _fit_folder(train: Rows, p: PsgParameters, cache: Path | str | None) -> Path:
     rows, parameters = rows_digest(train), json.dumps(p.model_dump(), sort_keys=True)
     # an edited generator is another one
-    files = (__file__, *(str(one.__file__) for one in (dataset_module, graphs, lightgcn)))
+    files = (__file__, *(str(one.__file__) for one in (dataset_module, graphs, lightgcn, cooccurrence)))
     code = hashlib.sha256(b"".join(Path(one).read_bytes() for one in files)).hexdigest()
     key = hashlib.sha256(f"{code}|{train.catalogue.digest()}|{rows}|{parameters}".encode()).hexdigest()
     return (Path(cache) if cache else cache_folder()) / "generators" / key
@@ -385,15 +429,23 @@ def load(folder: Path, catalogue: Catalogue) -> Generator:
 
 
 def learning_folds(train: Rows, p: PsgParameters) -> Iterator[Int]:
-    """For each fold the positions of the training rows that its table is learnt from (K = 1: all of them)."""
+    """For each fold the positions of the training rows that its table is learnt from (one table: all of them)."""
+    if p.kind == "leave_one_out":
+        yield np.arange(len(train))
+        return
     fold = fold_of(train, p)
     for k in range(p.folds):
         yield np.arange(len(train)) if p.folds == 1 else np.flatnonzero(fold != k)
 
 
+def _chunks(at: Int, size: int) -> Iterator[Int]:
+    for begin in range(0, len(at), size):
+        yield at[begin : begin + size]
+
+
 def _by_fold_and_domain(generator: Any, rows: Rows, fold: Int, chunk: int = 512) -> tuple[Int, Int]:
     """Recall in chunks of rows that share a fold and a target domain."""
-    items = np.zeros((len(rows), generator.p.recalled), dtype=np.int32)
+    items = np.zeros((len(rows), recalled_width(generator.p)), dtype=np.int32)
     scores = np.zeros(items.shape, dtype=np.float32)
     histories = generator.unified.histories(rows)
     for k in np.unique(fold):

@@ -7,7 +7,7 @@ for one item of one domain: its own, other and pseudo sequences are padded toget
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import numpy as np
@@ -28,6 +28,8 @@ class Side:
     own_length: torch.Tensor  # int64 [B] length of the own history, not capped
     target: torch.Tensor  # int64 [B]
     negatives: torch.Tensor  # int64 [B, k], k = 0 where none are asked for
+    copied: torch.Tensor  # int64 [B, c] recalled items of the copy path, 0-padded on the right; c = 0 without one
+    copied_scores: torch.Tensor  # float32 [B, c] what the generator scored them
     position: torch.Tensor  # int64 [B] of each row in what was collated
 
     def to(self, device: torch.device) -> Self:
@@ -86,6 +88,7 @@ def collate(
     arrangement: str,
     negatives: int = 0,
     rng: np.random.Generator | None = None,
+    copied: tuple[Int, Int] | None = None,
 ) -> dict[str, Side]:
     """Tensors of the rows at ``at``, by target domain (a domain without rows is left out).
 
@@ -95,8 +98,11 @@ def collate(
         Sampled negatives a row: uniform over the domain's items that are neither the target nor in the own history.
     rng
         Draws the negatives; needed if ``negatives`` > 0.
+    copied
+        Items and scores of the copy path, [rows, c] each, of all rows; None: there is none.
     """
     at = np.asarray(at)
+    items, scores = copied or (np.zeros((len(rows), 0), dtype=np.int32), np.zeros((len(rows), 0), dtype=np.float32))
     sides = {}
     for i, d in enumerate(DOMAINS):
         position = np.flatnonzero(rows.domain[at] == i)
@@ -108,17 +114,46 @@ def collate(
         if negatives:
             assert rng is not None
             drawn = draw_negatives(own, rows.target[here], rows.catalogue.size(d), negatives, rng)
-        arrays = (
-            own.last(p.T),
-            rows.history[other(d)].take(here).last(p.T),
-            pseudo_sequences(rows, recalled, here, d, p, arrangement),
-            own.lengths,
-            rows.target[here],
-            drawn,
-            position,
-        )
-        sides[d] = Side(*(torch.from_numpy(np.ascontiguousarray(a, dtype=np.int64)) for a in arrays))
+        arrays = {
+            "own": own.last(p.T),
+            "other": rows.history[other(d)].take(here).last(p.T),
+            "pseudo": pseudo_sequences(rows, recalled, here, d, p, arrangement),
+            "own_length": own.lengths,
+            "target": rows.target[here],
+            "negatives": drawn,
+            "copied": items[here],
+            "position": position,
+        }
+        whole = {name: torch.from_numpy(np.ascontiguousarray(a, dtype=np.int64)) for name, a in arrays.items()}
+        sides[d] = Side(**whole, copied_scores=torch.from_numpy(scores[here]))
     return sides
+
+
+def cut_short(rows: Rows, cut_share: float, blank_share: float, rng: np.random.Generator) -> Rows:
+    """Rows at a random moment of their own history: what came next is the target, what came before is shown.
+
+    A history of L items is cut to 1…L of them, all equally likely; one of none stays. The other history stays whole:
+    rows do not tell what of it was earlier.
+
+    Parameters
+    ----------
+    cut_share
+        Probability that a row is cut; else its history stays whole.
+    blank_share
+        Probability that a row with another history is shown without its own: the form of a cold-start row.
+    """
+    length = rows.lengths("own")
+    shown = np.where(length > 0, 1 + (rng.random(len(rows)) * length).astype(np.int64), 0)
+    shown = np.where(rng.random(len(rows)) < cut_share, shown, length)
+    blank = (rng.random(len(rows)) < blank_share) & (rows.lengths("other") > 0)
+    history, target = dict(rows.history), rows.target.copy()
+    for i, d in enumerate(DOMAINS):
+        whole, mine = rows.history[d], rows.domain == i
+        starts, ends = whole.offsets[:-1], np.where(mine, whole.offsets[:-1] + shown, whole.offsets[1:])
+        earlier = mine & (shown < length)
+        target[earlier] = whole.values[ends[earlier]]
+        history[d] = whole.slices(starts, np.where(mine & blank, starts, ends))
+    return replace(rows, history=history, target=target)
 
 
 def draw_negatives(own: Ragged, target: Int, size: int, count: int, rng: np.random.Generator) -> Int:

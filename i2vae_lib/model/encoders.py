@@ -33,15 +33,24 @@ def masked_mean(states: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     return summed / weight.sum(dim=1, keepdim=True).clamp(min=1.0)
 
 
+class Correction(nn.Linear):
+    """Last layer of what is added to something: zero at the start, so that the something is what one starts from."""
+
+
 def initialise(model: nn.Module, generator: torch.Generator) -> None:
     """Draw every weight: linear layers and GRUs Xavier-uniform with zero bias, embeddings N(0, 1 / d), padding 0.
+
+    A :class:`Correction` is zero.
 
     The log-variance of a :class:`GaussianHead` starts near its ``initial_log_variance``, with weights a tenth of
     Xavier's.
     """
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, nn.Linear):
+            if isinstance(module, Correction):
+                nn.init.zeros_(module.weight)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight, generator=generator)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
@@ -113,6 +122,23 @@ class SequenceEncoder(nn.Module):
         return self.final_norm(x) * valid[:, :, None]
 
 
+class ResidualSequenceEncoder(SequenceEncoder):
+    """States = item vectors + a correction by the encoder, zero at the start (``model.path`` = residual).
+
+    A pooled sequence then starts as the mean of what was taken, in the space of the items.
+
+    Departs: SASRec, and so the paper, passes on the final layer norm alone, in which an item's own vector drowns.
+    """
+
+    def __init__(self, d: int, length: int, blocks: int, heads: int, causal: bool, rate: float):
+        super().__init__(d, length, blocks, heads, causal, rate)
+        self.correction = Correction(d, d)
+
+    def forward(self, vectors: torch.Tensor, valid: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        states = super().forward(vectors, valid, generator)
+        return (vectors * vectors.shape[2] ** 0.5 + self.correction(states)) * valid[:, :, None]
+
+
 class GaussianHead(nn.Module):
     """mu = MLP(S), log sigma^2 = MLP(S) (paper D.2).
 
@@ -120,10 +146,12 @@ class GaussianHead(nn.Module):
     at the start (the released code keeps sigma above 1).
     """
 
+    last: type[nn.Linear] = nn.Linear
+
     def __init__(self, d: int, initial_log_variance: float):
         super().__init__()
         self.initial_log_variance = initial_log_variance
-        self.mean = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, d))
+        self.mean = nn.Sequential(nn.Linear(d, d), nn.ReLU(), self.last(d, d))
         self.log_variance = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, d))
 
     def forward(self, pooled: torch.Tensor) -> Gaussian:
@@ -137,6 +165,8 @@ class ResidualHead(GaussianHead):
     Departs: the paper has mu = MLP(S).
     """
 
+    last = Correction
+
     def forward(self, pooled: torch.Tensor) -> Gaussian:
         q = super().forward(pooled)
         return Gaussian(pooled + q.mean, q.log_variance)
@@ -145,9 +175,11 @@ class ResidualHead(GaussianHead):
 class Decoder(nn.Module):
     """The interest from the three latents of a domain: MLP([z, z_t, z_a]) (paper 3.3.3)."""
 
+    last: type[nn.Linear] = nn.Linear
+
     def __init__(self, d: int):
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(3 * d, d), nn.ReLU(), nn.Linear(d, d))
+        self.mlp = nn.Sequential(nn.Linear(3 * d, d), nn.ReLU(), self.last(d, d))
 
     def forward(self, specific: torch.Tensor, transferable: torch.Tensor, augmented: torch.Tensor) -> torch.Tensor:
         """Each [B, d] -> interest [B, d]."""
@@ -157,6 +189,8 @@ class Decoder(nn.Module):
 
 class ResidualDecoder(Decoder):
     """Sum of the latents + MLP (``model.path`` = residual). Departs: the paper has the MLP alone."""
+
+    last = Correction
 
     def forward(self, specific: torch.Tensor, transferable: torch.Tensor, augmented: torch.Tensor) -> torch.Tensor:
         return specific + transferable + augmented + super().forward(specific, transferable, augmented)
@@ -169,13 +203,15 @@ class CrossDomainPosterior(nn.Module):
     rows never come here (they take r instead).
     """
 
+    gaussian: type[GaussianHead] = GaussianHead
+
     def __init__(self, d: int, heads: int, initial_log_variance: float):
         super().__init__()
         self.heads = heads
         self.query = nn.Linear(d, d)
         self.key_value = nn.Linear(d, 2 * d)
         self.output = nn.Linear(d, d)
-        self.head = GaussianHead(d, initial_log_variance)
+        self.head = self.gaussian(d, initial_log_variance)
 
     def forward(
         self, own: torch.Tensor, own_valid: torch.Tensor, other: torch.Tensor, other_valid: torch.Tensor
@@ -188,3 +224,26 @@ class CrossDomainPosterior(nn.Module):
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=other_valid[:, None, None, :])
         answers = self.output(mixed.transpose(1, 2).reshape(batch, length, d))
         return self.head(masked_mean(answers, own_valid))
+
+
+class CorrectingHead(GaussianHead):
+    """A :class:`GaussianHead` whose mean is zero at the start: it is added to another mean."""
+
+    last = Correction
+
+
+class ResidualCrossDomainPosterior(CrossDomainPosterior):
+    """mu = mean of the other domain's states + what the attention answers (``model.path`` = residual).
+
+    So q(z_t | x, y) starts where r(z_t | y) does: at the mean of what was taken in the other domain.
+
+    Departs: the paper has the attention alone.
+    """
+
+    gaussian = CorrectingHead
+
+    def forward(
+        self, own: torch.Tensor, own_valid: torch.Tensor, other: torch.Tensor, other_valid: torch.Tensor
+    ) -> Gaussian:
+        q = super().forward(own, own_valid, other, other_valid)
+        return Gaussian(masked_mean(other, other_valid) + q.mean, q.log_variance)

@@ -18,13 +18,16 @@ from i2vae_lib.model.encoders import (
     CrossDomainPosterior,
     Decoder,
     GaussianHead,
+    ResidualCrossDomainPosterior,
     ResidualDecoder,
     ResidualHead,
+    ResidualSequenceEncoder,
     SequenceEncoder,
     initialise,
     masked_mean,
 )
 from i2vae_lib.model.latents import Gaussian, sample, scatter, where
+from i2vae_lib.model.scores import Calibrated, Copying, DotProduct
 from i2vae_lib.params import ModelParameters
 
 ROLES = ("specific", "transferable", "augmented")
@@ -77,6 +80,23 @@ class Prior(nn.Module):
         return Gaussian(self.mean, self.log_variance)
 
 
+@dataclass(frozen=True)
+class Path:
+    """The modules on the way from a sequence to an interest: the paper's, or others that stand in their places."""
+
+    encoder: type[SequenceEncoder] = SequenceEncoder
+    head: type[GaussianHead] = GaussianHead  # of z, z_a and r
+    crossed: type[CrossDomainPosterior] = CrossDomainPosterior  # of q(z_t | x, y)
+    decoder: type[Decoder] = Decoder
+
+
+PATHS = {
+    "mlp": Path(),
+    "residual": Path(ResidualSequenceEncoder, ResidualHead, ResidualCrossDomainPosterior, ResidualDecoder),
+}
+SCORES = {"dot": DotProduct, "calibrated": Calibrated, "copying": Copying}
+
+
 class I2VAE(nn.Module):
     """The model of the paper.
 
@@ -86,36 +106,39 @@ class I2VAE(nn.Module):
         Items a domain, padding not counted.
     p
         Sizes of the layers.
-    head, decoder
-        Modules of the own-domain posteriors and of the decoder (:func:`build` picks them by ``model.path``).
+    path, scores
+        Which modules it is made of (:func:`build` picks them by ``model.path`` and ``model.scores``).
     """
 
     def __init__(
         self,
         sizes: Mapping[str, int],
         p: ModelParameters,
-        head: type[GaussianHead] = GaussianHead,
-        decoder: type[Decoder] = Decoder,
+        path: Path,
+        scores: type[DotProduct],
     ):
         super().__init__()
 
         def encoder(length: int, causal: bool) -> SequenceEncoder:
-            return SequenceEncoder(p.d, length, p.blocks, p.heads, causal, p.dropout)
+            return path.encoder(p.d, length, p.blocks, p.heads, causal, p.dropout)
+
+        def head() -> nn.ModuleDict:
+            return nn.ModuleDict({d: path.head(p.d, p.initial_log_variance) for d in DOMAINS})
 
         # keyed by the domain whose items go in
         self.items = nn.ModuleDict({d: nn.Embedding(sizes[d] + 1, p.d, padding_idx=0) for d in DOMAINS})
         self.real_encoder = nn.ModuleDict({d: encoder(p.T, p.causal) for d in DOMAINS})
         self.pseudo_encoder = nn.ModuleDict({d: encoder(p.T_pseudo, False) for d in DOMAINS})
         # keyed by the target domain
-        self.specific = nn.ModuleDict({d: head(p.d, p.initial_log_variance) for d in DOMAINS})
-        self.augmented = nn.ModuleDict({d: head(p.d, p.initial_log_variance) for d in DOMAINS})
+        self.specific, self.augmented = head(), head()
         self.transferable = nn.ModuleDict(
-            {d: CrossDomainPosterior(p.d, p.cross_heads, p.initial_log_variance) for d in DOMAINS}
+            {d: path.crossed(p.d, p.cross_heads, p.initial_log_variance) for d in DOMAINS}
         )
-        self.auxiliary = nn.ModuleDict({d: GaussianHead(p.d, p.initial_log_variance) for d in DOMAINS})
+        self.auxiliary = head()
         self.prior = nn.ModuleDict({d: Prior(p.d) for d in DOMAINS})
         self.augmented_prior = self.prior if p.shared_prior else nn.ModuleDict({d: Prior(p.d) for d in DOMAINS})
-        self.decoder = nn.ModuleDict({d: decoder(p.d) for d in DOMAINS})
+        self.decoder = nn.ModuleDict({d: path.decoder(p.d) for d in DOMAINS})
+        self.scores = nn.ModuleDict({d: scores(p.d, sizes[d]) for d in DOMAINS})
 
     def infer(self, side: Side, domain: str, generator: torch.Generator | None = None) -> Latents:
         """Posteriors of the rows of one target domain (Eq. 2). The generator drives dropout; None: no dropout.
@@ -162,21 +185,27 @@ class I2VAE(nn.Module):
         interest: torch.Tensor = self.decoder[domain](z.specific, z.transferable, z.augmented)
         return interest
 
-    def score(self, interest: torch.Tensor, domain: str, items: torch.Tensor) -> torch.Tensor:
-        """Dot products X_u . E_v: interest [B, d], items [B, k] -> [B, k]."""
-        return torch.bmm(self.items[domain](items), interest[:, :, None])[:, :, 0]
+    def score(self, interest: torch.Tensor, domain: str, side: Side, items: torch.Tensor) -> torch.Tensor:
+        """Scores of a few items a row, by ``model.scores``: interest [B, d], items [B, k] -> [B, k]."""
+        found: torch.Tensor = self.scores[domain](interest, self.items[domain](items), side, items)
+        return found
 
-    def score_all(self, interest: torch.Tensor, domain: str) -> torch.Tensor:
-        """Dot products with every item 1…n of the domain: [B, n]."""
-        return interest @ self.items[domain].get_parameter("weight")[1:].T
+    def score_all(self, interest: torch.Tensor, domain: str, side: Side) -> torch.Tensor:
+        """Scores of every item 1…n of the domain: [B, n]."""
+        table = self.items[domain].get_parameter("weight")[1:]
+        return self.scorer(domain).of_all(interest, table, side)
+
+    def scorer(self, domain: str) -> DotProduct:
+        """The module of ``model.scores``, by its type."""
+        found: DotProduct = self.scores[domain]  # type: ignore[assignment]
+        return found
 
 
 def build(p: ModelParameters, sizes: Mapping[str, int], generator: torch.Generator) -> I2VAE:
-    """A model with every weight drawn from ``generator``; ``model.path`` picks heads and decoder.
+    """A model with every weight drawn from ``generator``; ``model.path`` and ``model.scores`` pick its modules.
 
     The log-variance heads start at ``model.initial_log_variance`` (:func:`initialise`).
     """
-    head, decoder = {"mlp": (GaussianHead, Decoder), "residual": (ResidualHead, ResidualDecoder)}[p.path]
-    model = I2VAE(sizes, p, head, decoder)
+    model = I2VAE(sizes, p, PATHS[p.path], SCORES[p.scores])
     initialise(model, generator)
     return model

@@ -43,7 +43,8 @@ def reconstruction_bce(model: I2VAE, interest: torch.Tensor, side: Side, domain:
 
     -log sigmoid(X_u . E_target) - sum over negatives of log sigmoid(-X_u . E_negative)
     """
-    scores = model.score(interest, domain, torch.cat([side.target[:, None], side.negatives], dim=1))
+    asked = torch.cat([side.target[:, None], side.negatives], dim=1)
+    scores = model.score(interest, domain, side, asked)
     return bernoulli(scores[:, 0], scores[:, 1:])
 
 
@@ -52,7 +53,7 @@ def reconstruction_softmax(model: I2VAE, interest: torch.Tensor, side: Side, dom
 
     Departs: in place of the paper's BCE; needs no negatives.
     """
-    return categorical(model.score_all(interest, domain), side.target - 1)
+    return categorical(model.score_all(interest, domain, side), side.target - 1)
 
 
 def kl_to_prior(q: Gaussian, prior: Gaussian, mask: torch.Tensor, free_bits: float = 0.0) -> Term:

@@ -13,7 +13,7 @@ Departs (from the paper; each docstring says why)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -21,13 +21,16 @@ import numpy as np
 import torch
 
 from i2vae_lib import psg
-from i2vae_lib.data.batches import Side, collate, epoch_order
-from i2vae_lib.data.dataset import Catalogue, Int, Rows
+from i2vae_lib.cooccurrence import item_vectors
+from i2vae_lib.data.batches import Side, collate, cut_short, epoch_order
+from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Rows
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
+from i2vae_lib.graphs import Unified
 from i2vae_lib.model.i2vae import I2VAE, ROLES, Latents, build, latent_name
 from i2vae_lib.model.objective import active_units, build_objective
+from i2vae_lib.model.scores import Calibrated
 from i2vae_lib.params import Parameters
-from i2vae_lib.recommenders.trained import Stage, Trained, dot
+from i2vae_lib.recommenders.trained import Stage, Trained
 
 
 class I2VAERecommender(Trained):
@@ -39,6 +42,7 @@ class I2VAERecommender(Trained):
     def __init__(self, catalogue: Catalogue, params: Parameters):
         super().__init__(catalogue, params)
         self.generator: psg.Generator
+        self.start: Int | None = None  # item vectors to begin with
 
     @property
     def model(self) -> I2VAE:
@@ -50,19 +54,30 @@ class I2VAERecommender(Trained):
         if generator is None:
             raise ValueError("i2vae needs a pseudo-sequence generator; psg.kind = none is one too")
         self.generator = generator
+        if self.params.model.start == "cooccurrence":
+            self.start = item_vectors(train, self.params.model.d, self.params.psg.shrinkage)
 
     def build(self, weights: torch.Generator) -> I2VAE:
-        return build(self.params.model, self.sizes, weights)
+        model = build(self.params.model, self.sizes, weights)
+        if self.start is not None:
+            begin_at(model, self.start, Unified(self.catalogue), self.popularity)
+        return model
 
     def stages(self, train: Rows) -> Iterator[Stage]:
-        p, recalled = self.params, self.recall(train)
+        p = self.params
         objective = build_objective(p.objective, p.model.T)
         drawn = p.objective.negatives if p.objective.reconstruction == "bce" else 0
         size = p.training.batch_size
+        drawn_anew = p.objective.cut_share > 0 or p.objective.blank_share > 0
+        whole = None if drawn_anew else self.recall(train)
 
         def batches(rng: np.random.Generator) -> Iterator[dict[str, Side]]:
-            for at in epoch_order(train, size, rng):
-                yield collate(train, recalled, at, p.model, p.psg.arrangement, drawn, rng)
+            rows, recalled = train, whole
+            if recalled is None:  # what a row shows is new each epoch, and so is what is recalled from it
+                rows = cut_short(train, p.objective.cut_share, p.objective.blank_share, rng)
+                recalled = self.recall(rows)
+            for at in epoch_order(rows, size, rng):
+                yield self.collated(rows, recalled, at, drawn, rng)
 
         def loss(
             batch: dict[str, Side], epoch: int, generator: torch.Generator
@@ -83,34 +98,50 @@ class I2VAERecommender(Trained):
 
         return validate
 
-    def recall(self, rows: Rows) -> Int:
-        """Pseudo-items of rows, int32 [rows, n]."""
-        return self.generator.recall(rows, psg.fold_of(rows, self.generator.p))[0]
+    def recall(self, rows: Rows) -> tuple[Int, Int]:
+        """Pseudo-items of rows and their scores, int32 and float32 [rows, n]."""
+        return self.generator.recall(rows, psg.fold_of(rows, self.generator.p))
+
+    def collated(
+        self,
+        rows: Rows,
+        recalled: tuple[Int, Int],
+        at: Int,
+        negatives: int = 0,
+        rng: np.random.Generator | None = None,
+    ) -> dict[str, Side]:
+        """The rows at ``at`` as tensors, with what :meth:`recall` gave for all rows."""
+        p, (items, scores) = self.params, recalled
+        copied = items[:, : p.psg.copied], scores[:, : p.psg.copied]
+        return collate(rows, items[:, : p.psg.recalled], at, p.model, p.psg.arrangement, negatives, rng, copied)
 
     @torch.no_grad()
-    def infer(self, rows: Rows, recalled: Int | None = None) -> Iterator[tuple[str, Side, Latents]]:
+    def infer(self, rows: Rows, recalled: tuple[Int, Int] | None = None) -> Iterator[tuple[str, Side, Latents]]:
         """Posteriors of rows, by target domain (their means and log-variances; nothing is sampled).
 
         Parameters
         ----------
         recalled
-            Pseudo-items of the rows where the caller has them already; None: recall now.
+            What :meth:`recall` gives, where the caller has it already; None: recall now.
         """
         recalled = self.recall(rows) if recalled is None else recalled
-        sides = collate(rows, recalled, np.arange(len(rows)), self.params.model, self.params.psg.arrangement)
-        for domain, side in sides.items():
+        for domain, side in self.collated(rows, recalled, np.arange(len(rows))).items():
             here = side.to(self.device)
             yield domain, here, self.model.infer(here, domain)
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
-        """Dot products of interests (from posterior means) with the candidates' embeddings."""
-        [(_, _, latents)] = self.infer(rows)
-        return self.scores_of(latents, domain, items)
+        """Scores of the candidates given the interests from posterior means."""
+        [(_, side, latents)] = self.infer(rows)
+        return self.scores_of(latents, side, domain, items)
 
-    def scores_of(self, latents: Latents, domain: str, items: torch.Tensor) -> torch.Tensor:
+    def scores_of(self, latents: Latents, side: Side, domain: str, items: torch.Tensor) -> torch.Tensor:
         """:meth:`scores` of rows whose posteriors the caller has."""
         interest = self.model.decode(self.model.draw(latents, None), domain)
-        return dot(interest, self.model.items[domain].get_parameter("weight")[1:], items)
+        if len(items) > 1 and 32 * items.shape[1] <= self.sizes[domain]:
+            return self.model.score(interest, domain, side, items)
+        # one product with all n costs less than gathering k vectors a row until n is some 30 k
+        found = self.model.score_all(interest, domain, side)
+        return found[:, items[0] - 1] if len(items) == 1 else found.gather(1, items - 1)
 
     def save(self, folder: Path) -> None:
         """Weights, popularity and generator as safetensors, vocabularies and parameters beside them."""
@@ -124,12 +155,27 @@ class I2VAERecommender(Trained):
         return found
 
 
+def begin_at(model: I2VAE, vectors: Int, unified: Unified, popularity: Mapping[str, Int]) -> None:
+    """Start a model's item vectors at ``vectors`` [unified items, d], and its biases, if it has any, at popularity.
+
+    A bias starts at half of log(1 + count): vectors of co-occurrence are longer for items that many took, and so
+    carry the other half.
+    """
+    with torch.no_grad():
+        for d in DOMAINS:
+            table = model.items[d].get_parameter("weight")
+            table[1:] = torch.from_numpy(vectors[unified.of[d][1:]])
+            scorer = model.scorer(d)
+            if isinstance(scorer, Calibrated):
+                scorer.bias.copy_(torch.from_numpy(0.5 * np.log1p(popularity[d][1:])))
+
+
 class _Remembering:
     """Scores validation rows with pseudo-items recalled once, and keeps the posterior means for the active units."""
 
     name = I2VAERecommender.name
 
-    def __init__(self, recommender: I2VAERecommender, rows: Rows, recalled: Int):
+    def __init__(self, recommender: I2VAERecommender, rows: Rows, recalled: tuple[Int, Int]):
         self.recommender = recommender
         self.where = {int(source): i for i, source in enumerate(rows.source)}
         self.recalled = recalled
@@ -140,11 +186,12 @@ class _Remembering:
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
         at = np.array([self.where[int(source)] for source in rows.source])
-        [(_, _, latents)] = self.recommender.infer(rows, self.recalled[at])
+        chosen, scores = self.recalled
+        [(_, side, latents)] = self.recommender.infer(rows, (chosen[at], scores[at]))
         masks = {"specific": latents.has_own, "transferable": latents.has_other, "augmented": latents.has_own}
         for role in ROLES:
             self.means.setdefault(latent_name(role, domain), []).append(getattr(latents, role).mean[masks[role]])
-        return self.recommender.scores_of(latents, domain, items)
+        return self.recommender.scores_of(latents, side, domain, items)
 
     def active_units(self) -> dict[str, float]:
         return {f"active/{name}": float(active_units(torch.cat(parts))) for name, parts in self.means.items()}

@@ -185,7 +185,8 @@ class Trained(ABC):
                 p,
                 rng=rng,
                 generator=noise,
-                identity=f"{identity} {stage.name} {_digest(self.module)}",
+                # a first stage starts from what the seed says, a later one from what the earlier ones left
+                identity=f"{identity} {stage.name} {_digest(self.module) if number else ''}",
                 callbacks=Callbacks(checkpoint, callbacks.on_epoch),
                 rows=stage.rows,
                 steps=stage.steps,

@@ -1,0 +1,246 @@
+"""Co-occurrence with the asker left out: what others who took these items took as well.
+
+The pseudo-sequence rule asks that nothing learnt carries a row's own target. Cross-fitting by K folds of users keeps
+it with tables of which each knows (K - 1) / K of the users. Counts need no folds: a user's own contribution to a count
+is known, so it can be taken away exactly, and every row is scored by *all* other training users. That is cross-fitting
+with as many folds as users, from one table: a training row sees what a new user with its history would see.
+
+With c_i the users who took item i, u_i = 1 if the row's own user is among them, C_ij the sum over users who took i and
+j of w_ij, and s the shrinkage, the score of j given a history H is::
+
+    score(j | H) = sum over i in H of h_i (C_ij - u_i u_j w_ij) / (sqrt((c_i - u_i)(c_j - u_j)) + s)
+
+With w = h = 1 that is ItemKNN's cosine with shrinkage over the other users. Sequences say more than bags (``psg``):
+
+- w_ij = gap^-``proximity`` for two items of one domain, gap steps apart in that user's sequence, times ``backward``
+  where j stands before i; ``across`` for items of two domains (whose common order rows do not tell);
+- h_i = ``recency`` ^ steps from the end of its history.
+
+What a training user took in its histories (u_i = 1) is scored with one table of terms C_ij / (sqrt((c_i - 1) c_j) + s);
+the few j that it took itself are put right one by one. A user of no training row (u = 0) has the plain table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Self
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+from scipy.sparse.linalg import eigsh
+
+from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Rows
+from i2vae_lib.data.people import people
+from i2vae_lib.graphs import Unified, cosine, user_items, users_of_items
+from i2vae_lib.params import PsgParameters
+
+NOWHERE = -1  # an item that a user's whole sequence does not hold (a shorter row's did)
+
+
+class LeftOut:
+    """Scores of items given histories, each user left out of the counts.
+
+    Parameters
+    ----------
+    users
+        object array of str [n], the training users.
+    graph
+        Binary users x unified items: what each took, targets included.
+    domain, step
+        int64 [entries of the graph]: in which domain's sequence the item stands, and where; :data:`NOWHERE`.
+    p
+        ``shrinkage``, ``proximity``, ``backward``, ``across``, ``recency``.
+    """
+
+    def __init__(
+        self, catalogue: Catalogue, users: Int, graph: sparse.csr_matrix, domain: Int, step: Int, p: PsgParameters
+    ):
+        self.unified, self.p = Unified(catalogue), p
+        self.users, self.graph, self.domain, self.step = users, graph, domain, step
+        self.taken = users_of_items(graph)
+        self.together = self._pattern()
+        row = np.repeat(np.arange(self.unified.size), np.diff(self.together.indptr))
+        self._keys = row * self.unified.size + self.together.indices
+        for shown, candidate in _pairs_by_part(graph):
+            at = self._pair(graph.indices[shown], graph.indices[candidate])
+            self.together.data += np.bincount(at, self._weight(shown, candidate), len(self._keys))
+        self._plain = self._table(row, 0)
+        self._without = self._table(row, 1)
+        self._line = pd.Index(users, dtype=object)
+        self._entries = self._entry_keys(np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr)), graph.indices)
+
+    @classmethod
+    def fit(cls, train: Rows, p: PsgParameters) -> Self:
+        """Counts of the training interactions, targets included."""
+        unified = Unified(train.catalogue)
+        graph = user_items(train, unified, np.arange(len(train)))
+        graph.sort_indices()
+        owner = np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr))
+        keys = owner.astype(np.int64) * unified.size + graph.indices
+        domain, step = np.full(len(keys), NOWHERE), np.full(len(keys), NOWHERE)
+        found = people(train)
+        for number, d in enumerate(DOMAINS):
+            sequences = found.sequences[d]
+            at = np.searchsorted(keys, sequences.owner * unified.size + unified.of[d][sequences.values])
+            place = np.arange(len(at)) - sequences.offsets[sequences.owner]
+            # of an item that stands in both sequences, or twice in one, the first counts
+            first = np.unique(at, return_index=True)[1]
+            first = first[domain[at[first]] == NOWHERE]
+            domain[at[first]], step[at[first]] = number, place[first]
+        return cls(train.catalogue, found.users, graph, domain, step, p)
+
+    def _entry_keys(self, line: Int, item: Int) -> Int:
+        return line.astype(np.int64) * self.unified.size + item
+
+    def _weight(self, shown: Int, candidate: Int) -> Int:
+        """w_ij of entries of one user each: float64."""
+        gap = self.step[candidate] - self.step[shown]
+        near = np.maximum(np.abs(gap), 1.0) ** -self.p.proximity * np.where(gap > 0, 1.0, self.p.backward)
+        one = (self.domain[shown] == self.domain[candidate]) & (self.domain[shown] != NOWHERE)
+        return np.where(one, near, self.p.across)
+
+    def _pattern(self) -> sparse.csr_matrix:
+        """Zeros, unified x unified, wherever somebody took both."""
+        found = (self.graph.T @ self.graph).astype(np.float64).tocsr()
+        found.setdiag(0)
+        found.eliminate_zeros()
+        found.sort_indices()
+        found.data[:] = 0.0
+        return found
+
+    def _pair(self, shown: Int, candidate: Int) -> Int:
+        """Where the table holds a pair that somebody took."""
+        return np.searchsorted(self._keys, shown.astype(np.int64) * self.unified.size + candidate)
+
+    def _table(self, row: Int, less: int) -> sparse.csr_matrix:
+        """C_ij / (sqrt((c_i - less) c_j) + s)."""
+        values = self._term(self.together.data, self.taken[row] - less, self.taken[self.together.indices])
+        return sparse.csr_matrix((values, self.together.indices, self.together.indptr), shape=self.together.shape)
+
+    def _term(self, both: Int, one: Int, another: Int) -> Int:
+        below = np.sqrt(one * another) + self.p.shrinkage
+        return np.divide(both, below, out=np.zeros(len(below)), where=below > 0)  # 0 / 0: nobody else took it
+
+    def shown(self, rows: Rows) -> sparse.csr_matrix:
+        """h of both histories: rows x unified items; of an item that stands there twice, the larger."""
+        lines, items, weights = [], [], []
+        for d in DOMAINS:
+            history = rows.history[d]
+            back = history.offsets[history.owner + 1] - 1 - np.arange(len(history.values))
+            lines.append(history.owner)
+            items.append(self.unified.of[d][history.values])
+            weights.append(self.p.recency ** back.astype(np.float64))
+        line, item, weight = (np.concatenate(one) for one in (lines, items, weights))
+        order = np.lexsort((-weight, item, line))
+        key = self._entry_keys(line, item)[order]
+        first = order[np.flatnonzero(np.diff(key, prepend=-1))]
+        shape = (len(rows), self.unified.size)
+        return sparse.csr_matrix((weight[first], (line[first], item[first])), shape=shape)
+
+    def scores(self, rows: Rows) -> sparse.csr_matrix:
+        """Scores of all unified items, float32 [rows, items]; nothing is stored where nothing is known."""
+        shown = self.shown(rows)
+        shown.sort_indices()
+        row = np.repeat(np.arange(len(rows)), np.diff(shown.indptr))
+        line = self._line.get_indexer(pd.Index(rows.user, dtype=object))[row]
+        wanted = self._entry_keys(line, shown.indices)
+        entry = np.minimum(np.searchsorted(self._entries, wanted), max(len(self._entries) - 1, 0))
+        own = (line >= 0) & (self._entries[entry] == wanted)  # the row's user is in this item's counts
+
+        def part(mask: Int) -> sparse.csr_matrix:
+            return sparse.csr_matrix((shown.data * mask, shown.indices, shown.indptr), shape=shown.shape)
+
+        found = part(own) @ self._without + part(~own) @ self._plain
+        mine = np.flatnonzero(own)
+        which, candidate = _with_range(self.graph.indptr[line[mine]], self.graph.indptr[line[mine] + 1])
+        which = mine[which]
+        differ = entry[which] != candidate
+        which, candidate = which[differ], candidate[differ]
+        item, other = shown.indices[which], self.graph.indices[candidate]
+        at = self._pair(item, other)
+        both = self.together.data[at] - self._weight(entry[which], candidate)
+        right = self._term(both, self.taken[item] - 1, self.taken[other] - 1)
+        repair = (right - self._without.data[at]) * shown.data[which]
+        repaired = (found + sparse.csr_matrix((repair, (row[which], other)), shape=found.shape)).tocsr()
+        repaired.data[repaired.data < 1e-9] = 0.0  # taking away what was added leaves rounding behind
+        repaired.eliminate_zeros()
+        repaired.sort_indices()
+        return repaired.astype(np.float32)
+
+    def arrays(self) -> dict[str, Int]:
+        """Everything that scoring needs."""
+        names = np.frombuffer("\n".join(self.users).encode(), dtype=np.uint8)
+        graph = {"indices": self.graph.indices, "indptr": self.graph.indptr}
+        return {"users": names, "domain": self.domain, "step": self.step} | graph
+
+    @classmethod
+    def restore(cls, catalogue: Catalogue, arrays: Mapping[str, Int], p: PsgParameters) -> Self:
+        """What :meth:`arrays` gave."""
+        users = np.array(bytes(arrays["users"]).decode().split("\n"), dtype=object)
+        indices = arrays["indices"]
+        shape = (len(users), Unified(catalogue).size)
+        graph = sparse.csr_matrix((np.ones(len(indices), dtype=np.float32), indices, arrays["indptr"]), shape=shape)
+        return cls(catalogue, users, graph, arrays["domain"], arrays["step"], p)
+
+
+def _with_range(starts: Int, ends: Int) -> tuple[Int, Int]:
+    """Every (number of a range, value in it), int64 [m] each."""
+    lengths = (ends - starts).astype(np.int64)
+    number = np.repeat(np.arange(len(lengths)), lengths)
+    offset = np.arange(len(number)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return number, starts[number] + offset
+
+
+def _pairs_by_part(graph: sparse.csr_matrix, largest: int = 4_000_000) -> Iterator[tuple[Int, Int]]:
+    """Ordered pairs of different entries of one line, int64 [m] each, some ``largest`` at a time."""
+    lengths = np.diff(graph.indptr).astype(np.int64)
+    part = np.cumsum(lengths**2) // largest
+    bounds = np.flatnonzero(np.diff(part, prepend=-1, append=len(part) and part[-1] + 1))
+    for begin, end in pairwise(bounds):
+        entries = np.arange(graph.indptr[begin], graph.indptr[end])
+        line = np.repeat(np.arange(begin, end), lengths[begin:end])
+        shown, candidate = _with_range(graph.indptr[line], graph.indptr[line + 1])
+        shown = entries[shown]
+        differ = shown != candidate
+        yield shown[differ], candidate[differ]
+
+
+def best_of(scores: sparse.csr_matrix, count: int) -> tuple[Int, Int]:
+    """The ``count`` largest positive values of each line.
+
+    Returns
+    -------
+    columns, values
+        int64 and float32 [rows, count], best first, equal ones in order of column; -1 and 0 where there are fewer.
+    """
+    row = np.repeat(np.arange(scores.shape[0]), np.diff(scores.indptr))
+    positive = scores.data > 0
+    row, column, value = row[positive], scores.indices[positive], scores.data[positive]
+    order = np.lexsort((column, -value, row))
+    first = np.searchsorted(row, np.arange(scores.shape[0]))
+    place = np.arange(len(order)) - first[row]
+    kept = order[place < count]
+    place = place[place < count]
+    columns = np.full((scores.shape[0], count), -1, dtype=np.int64)
+    values = np.zeros(columns.shape, dtype=np.float32)
+    columns[row[kept], place], values[row[kept], place] = column[kept], value[kept]
+    return columns, values
+
+
+def item_vectors(train: Rows, d: int, shrinkage: float) -> Int:
+    """Vectors whose dot products come nearest to the items' cosines with shrinkage: float32 [unified items, d].
+
+    V sqrt(W) of the d largest eigenvalues W of the table (a negative one counts as 0), scaled to a mean squared norm
+    of 1. Learnt from all training users, as a start of item embeddings; an item that nobody took together with another
+    one has the zero vector.
+    """
+    graph = user_items(train, Unified(train.catalogue), np.arange(len(train)))
+    table = cosine(graph, shrinkage).astype(np.float64)
+    values, vectors = eigsh(table, k=min(d, table.shape[0] - 1), which="LA", v0=np.ones(table.shape[0]))
+    scaled = vectors[:, ::-1] * np.sqrt(np.maximum(values[::-1], 0.0))
+    scaled /= max(np.sqrt(np.square(scaled).sum(axis=1).mean()), np.finfo(np.float64).tiny)
+    found = np.zeros((table.shape[0], d), dtype=np.float32)
+    found[:, : scaled.shape[1]] = scaled
+    return found

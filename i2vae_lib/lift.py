@@ -1,0 +1,130 @@
+"""How far a system stands above the best of the reference rankers, cell by cell and over a pair as a whole.
+
+The best reference of a cell (domain, row kind, metric) is the one that is best on these very rows: it is chosen with
+the test rows in view, which favours the references, never the system.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from i2vae_lib import compare, significance
+from i2vae_lib.runs import LayoutError
+
+KINDS = ("tailed", "cold", "all")
+METRICS = ("HR@10", "NDCG@10")
+FEW = 200
+"""A cell of fewer rows is met unless the system is significantly below."""
+
+COLUMNS = (
+    *("domain", "kind", "metric", "n", "system", "sd", "seeds", "best", "reference", "lift"),
+    *("difference", "interval_low", "interval_high", "p_holm", "met"),
+)
+
+
+def cells(found: compare.Comparison) -> pd.DataFrame:
+    """The system of a comparison beside the best reference of each cell of :data:`KINDS`.
+
+    Parameters
+    ----------
+    found
+        Of runs of one system (its seeds), which is the base.
+
+    Returns
+    -------
+    DataFrame
+        ``domain, kind, metric, n``; ``system, sd, seeds`` (mean and standard deviation over seeds); ``best`` (name) and
+        ``reference`` (its value); ``lift`` (system / reference - 1); ``difference`` (system - reference) with its
+        interval and p by the bootstrap over users, p after Holm over these cells; ``met``: at or above, or, in a cell
+        of fewer than :data:`FEW` rows, not significantly below.
+    """
+    base = found.about["base"]
+    candidates = found.about["candidates"]
+    results = found.results[(found.results["candidates"] == candidates) & found.results["kind"].isin(KINDS)]
+    tests: Any = found.tests.set_index(["domain", "kind", "metric", "system"])
+    lines = []
+    for (domain, kind, metric), part in results.groupby(["domain", "kind", "metric"], sort=False):
+        own = part[part["system"] == base].iloc[0]
+        others = part[~part["system"].isin([base, compare.CEILING])]
+        best = others.loc[others["mean"].idxmax()]
+        test = tests.loc[(domain, kind, metric, best["system"]), :]  # reference - system
+        lift = own["mean"] / best["mean"] - 1 if best["mean"] else np.inf
+        head = (domain, kind, metric, own["n"], *own[["mean", "sd", "seeds"]], *best[["system", "mean"]], lift)
+        lines.append((*head, -test["difference"], -test["interval_high"], -test["interval_low"], test["p"]))
+    table = pd.DataFrame(lines, columns=[*COLUMNS[:-2], "p"])
+    table["p_holm"] = significance.holm(table.pop("p").to_numpy())
+    below = table["interval_high"] < 0
+    table["met"] = (table["difference"] >= 0) | ((table["n"] < FEW) & ~below)
+    return table[list(COLUMNS)]
+
+
+def mean_lift(
+    folders: Sequence[Path | str],
+    *,
+    candidates: str = "sampled",
+    resamples: int = 10_000,
+    rng: np.random.Generator,
+    confidence: float = 0.95,
+) -> tuple[float, float, float]:
+    """Mean over a pair's cells of system / best reference - 1, with its interval.
+
+    Parameters
+    ----------
+    folders
+        Finished runs of one system, its seeds; a row counts with its mean over them.
+    resamples, rng
+        Of a percentile bootstrap over users (the rows of one are drawn together); the best reference of each cell stays
+        the one of all rows.
+
+    Returns
+    -------
+    mean, low, high
+        Fractions: 0.2 is a fifth above.
+
+    Raises
+    ------
+    LayoutError
+        Runs of several systems, or that cannot be compared.
+    """
+    opened = compare.open_alike(folders)
+    systems = compare.systems_of(opened)
+    trained = [label for label, one in systems.items() if None not in one.runs]
+    if len(trained) != 1:
+        raise LayoutError(f"the mean lift is of one system; these runs are of {', '.join(trained)}")
+    cutoffs = [compare.cutoff_of(name) for name in METRICS]
+    values = {
+        label: np.mean([compare.row_values(table, candidates, cutoffs) for table in one.runs.values()], axis=0)
+        for label, one in systems.items()
+        if label != compare.CEILING
+    }
+    named, masks = compare.cells_of(opened)
+    masks = masks[:, [kind in KINDS for _, kind in named]]
+    users, owner = np.unique(opened[0].rows["user"].to_numpy(), return_inverse=True)
+    weights = rng.multinomial(len(users), np.full(len(users), 1 / len(users)), size=resamples).astype(np.float64)
+    by_user = sums_by_user(owner, masks, values)  # label -> [users, cells * metrics]
+    own = by_user.pop(trained[0])
+    sums = np.stack(list(by_user.values()))  # [references, users, cells * metrics]
+    best = np.take_along_axis(sums, sums.sum(axis=1).argmax(axis=0)[None, None, :], axis=0)[0]
+    # a ratio of sums over the same rows is the ratio of means
+    drawn = (weights @ own) / (weights @ best) - 1
+    point = float(np.mean(own.sum(axis=0) / best.sum(axis=0) - 1))
+    low, high = np.quantile(drawn.mean(axis=1), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return point, float(low), float(high)
+
+
+def sums_by_user(
+    owner: compare.Array, masks: compare.Array, values: Mapping[str, compare.Array]
+) -> dict[str, compare.Array]:
+    """Sums over each user's rows of every cell and metric: label -> [users, cells * metrics]."""
+    found = {}
+    for label, value in values.items():
+        per_row = (masks[:, :, None] * value[:, None, :]).reshape(len(owner), -1)
+        total = np.zeros((owner.max() + 1, per_row.shape[1]))
+        np.add.at(total, owner, per_row)
+        found[label] = total
+    return found

@@ -1,0 +1,173 @@
+"""Co-occurrence with the asker left out, against a slow loop that counts everything anew without the asker."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from i2vae_lib import cooccurrence, psg
+from i2vae_lib.cooccurrence import LeftOut, best_of, item_vectors
+from i2vae_lib.data import CrossDomainDataset
+from i2vae_lib.data.dataset import DOMAINS, Rows
+from i2vae_lib.data.people import with_targets
+from i2vae_lib.graphs import Unified, cosine, user_items
+from i2vae_lib.params import Parameters, PsgParameters, load
+
+
+@pytest.fixture(scope="module")
+def few(dataset: CrossDomainDataset) -> Rows:
+    return dataset.splits["train"].take(np.arange(60))
+
+
+def bag(shrinkage: float) -> PsgParameters:
+    return load("smoke", {"psg.kind": "leave_one_out", "psg.shrinkage": shrinkage}).psg
+
+
+def weighted(**changes: float) -> PsgParameters:
+    given = {"shrinkage": 10.0, "proximity": 0.5, "backward": 0.25, "across": 0.3, "recency": 0.8} | changes
+    return load("smoke", {"psg.kind": "leave_one_out"} | {f"psg.{key}": value for key, value in given.items()}).psg
+
+
+Place = dict[int, list[tuple[str, int]]]
+
+
+def places(train: Rows) -> dict[str, Place]:
+    """user -> unified item -> where it stands: (domain, step), the domain of the first sequence that holds it first."""
+    unified = Unified(train.catalogue)
+    found: dict[str, Place] = {}
+    for user in dict.fromkeys(train.user):
+        mine = np.flatnonzero(train.user == user)
+        held = found.setdefault(user, {})
+        for d in DOMAINS:
+            longest = max((list(with_targets(train, d)[row]) for row in mine), key=len)
+            for step, item in enumerate(longest):
+                held.setdefault(int(unified.of[d][item]), []).append((d, step))
+    return found
+
+
+def slow_scores(train: Rows, asker: str, shown: dict[int, float], p: PsgParameters) -> dict[int, float]:
+    """The sums of the module's docstring, user by user and pair by pair, over the users other than the asker."""
+    others = [held for user, held in places(train).items() if user != asker]
+    size = Unified(train.catalogue).size
+    count = [sum(i in held for held in others) for i in range(size)]
+    found: dict[int, float] = {}
+    for j in range(size):
+        for i, h in shown.items():
+            total = 0.0
+            for held in others:
+                if i != j and i in held and j in held:
+                    (one, at), (another, there) = held[i][0], held[j][0]
+                    near = abs(there - at) ** -p.proximity * (p.backward if there < at else 1.0) if at != there else 1.0
+                    total += near if one == another else p.across
+            if total:
+                found[j] = found.get(j, 0.0) + h * total / (math.sqrt(count[i] * count[j]) + p.shrinkage)
+    return found
+
+
+def slow_shown(rows: Rows, row: int, p: PsgParameters) -> dict[int, float]:
+    unified, found = Unified(rows.catalogue), {}
+    for d in DOMAINS:
+        history = rows.history[d][row]
+        for back, item in enumerate(history[::-1]):
+            number = int(unified.of[d][item])
+            found[number] = max(found.get(number, 0.0), p.recency**back)
+    return found
+
+
+@pytest.mark.parametrize("p", [bag(0.0), bag(10.0), weighted(), weighted(backward=0.0, proximity=0.0)])
+def test_scores_when_compared_with_a_slow_loop(few: Rows, p: PsgParameters) -> None:
+    """Training users, whose own counts must go, and strangers with the same histories, who have none."""
+    counts = LeftOut.fit(few, p)
+    known = few.take(np.arange(12))
+    strangers = replace(known, user=np.array([f"stranger {i}" for i in range(12)], dtype=object))
+    for rows in (known, strangers):
+        found = counts.scores(rows).toarray()
+        for row in range(len(rows)):
+            expected = np.zeros(counts.unified.size)
+            for item, score in slow_scores(few, rows.user[row], slow_shown(rows, row, p), p).items():
+                expected[item] = score
+            np.testing.assert_allclose(found[row], expected, rtol=1e-5, atol=1e-7)
+    differ = np.abs(counts.scores(known) - counts.scores(strangers)).sum()
+    assert differ > 0.1  # leaving the asker out does something
+
+
+def test_pairs_when_counted_in_small_parts(few: Rows) -> None:
+    graph = user_items(few, Unified(few.catalogue), np.arange(len(few)))
+    [whole] = cooccurrence._pairs_by_part(graph)
+    parts = list(cooccurrence._pairs_by_part(graph, largest=50))
+    assert len(parts) > 5
+    for one, another in zip(whole, zip(*parts), strict=True):
+        np.testing.assert_array_equal(one, np.concatenate(another))
+    lengths = np.diff(graph.indptr)
+    assert len(whole[0]) == (lengths * (lengths - 1)).sum()
+
+
+def test_scores_when_a_target_is_only_the_askers_own(few: Rows) -> None:
+    """An item that nobody else took has no score for its only taker, whatever the table says."""
+    counts = LeftOut.fit(few, bag(1.0))
+    at = np.arange(len(few))
+    target = np.array([counts.unified.of[DOMAINS[few.domain[i]]][few.target[i]] for i in at])
+    alone = counts.taken[target] == 1
+    assert alone.sum() > 3
+    own = np.asarray(counts.scores(few)[at, target]).ravel()
+    plain = np.asarray((counts.unified.histories(few) @ cosine(counts.graph, 1.0))[at, target]).ravel()
+    assert (own[alone] == 0).all() and (plain[alone] > 0).any()
+
+
+def test_scores_when_users_are_unknown_equal_itemknn(few: Rows, dataset: CrossDomainDataset) -> None:
+    counts, rows = LeftOut.fit(few, bag(10.0)), dataset.splits["validation"]
+    assert not set(rows.user) & set(few.user)
+    expected = counts.unified.histories(rows) @ cosine(counts.graph, 10.0)
+    np.testing.assert_allclose(counts.scores(rows).toarray(), expected.toarray(), rtol=1e-5, atol=1e-7)
+
+
+def test_restore_when_saved(few: Rows) -> None:
+    counts = LeftOut.fit(few, bag(10.0))
+    again = LeftOut.restore(few.catalogue, counts.arrays(), bag(10.0))
+    np.testing.assert_array_equal(again.scores(few).toarray(), counts.scores(few).toarray())
+
+
+def test_best_of_when_lines_tie_or_are_short() -> None:
+    matrix = sparse.csr_matrix(np.array([[0.0, 2.0, 1.0, 2.0], [0.0, 0.0, 0.0, 0.0], [5.0, -1.0, 0.0, 0.0]]))
+    columns, values = best_of(matrix, 2)
+    assert columns.tolist() == [[1, 3], [-1, -1], [0, -1]]
+    assert values.tolist() == [[2.0, 2.0], [0.0, 0.0], [5.0, 0.0]]
+
+
+def test_item_vectors_when_all_dimensions_are_kept(few: Rows) -> None:
+    """Dot products are the table's positive part, up to the common scale; the mean squared norm is 1."""
+    size = Unified(few.catalogue).size
+    graph = user_items(few, Unified(few.catalogue), np.arange(len(few)))
+    table = cosine(graph, 10.0).toarray().astype(np.float64)
+    values, vectors = np.linalg.eigh(table)
+    positive = (vectors * np.maximum(values, 0)) @ vectors.T
+    found = item_vectors(few, size - 1, 10.0)
+    product = found @ found.T
+    scale = np.trace(product) / np.trace(positive)
+    np.testing.assert_allclose(product, scale * positive, atol=1e-3)
+    assert np.square(found).sum(axis=1).mean() == pytest.approx(1.0, rel=1e-5)
+    alone = np.asarray(np.abs(table).sum(axis=1) == 0)
+    assert alone.any() and np.abs(found[alone]).max() < 1e-5
+
+
+def test_recall_when_every_user_is_a_fold(dataset: CrossDomainDataset, tiny: Parameters) -> None:
+    """Best first, nothing of the histories, the scores of the counts, the same after a round trip."""
+    train = dataset.splits["train"]
+    p = tiny.psg.model_copy(update={"kind": "leave_one_out", "recalled": 4, "copied": 9})
+    generator = psg.fit(train, p)
+    items, scores = generator.recall(train, psg.fold_of(train, p))
+    assert items.shape == scores.shape == (len(train), 9) and items.dtype == np.int32
+    assert (np.diff(scores, axis=1) <= 0).all() and ((items == 0) == (scores == 0)).all()
+    every = generator.counts.scores(train)
+    for row in range(0, len(train), 29):
+        d = DOMAINS[train.domain[row]]
+        kept = items[row][items[row] > 0]
+        assert not set(kept) & set(train.history[d][row])
+        numbers = generator.counts.unified.of[d][kept]
+        np.testing.assert_array_equal(scores[row][: len(kept)], every[row].toarray()[0][numbers])
+    again = psg.GENERATORS["leave_one_out"].restore(p, train.catalogue, generator.arrays())
+    np.testing.assert_array_equal(again.recall(train, psg.fold_of(train, p))[0], items)

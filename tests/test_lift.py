@@ -1,0 +1,85 @@
+"""The bar, on planted runs: which reference is the best of a cell, what counts as met, and the mean lift."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from i2vae_lib import lift
+from i2vae_lib.compare import compare
+from i2vae_lib.evaluation import METRICS, kind_masks
+from i2vae_lib.runs import LayoutError
+from tests.test_compare import cell, compared, ranks_of, skill, write_run
+
+REFERENCES = {
+    "popularity": ranks_of(skill(100, 40)),
+    "itemknn": ranks_of(skill(102, 18)),
+    "oracle": ranks_of(skill(101, 3)),
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("lift")
+    models = [ranks_of(skill(2000 + seed, 10)) for seed in range(2)]
+    return [
+        write_run(folder / f"seed{seed}", model, references=REFERENCES, seed=seed) for seed, model in enumerate(models)
+    ]
+
+
+def test_cells_when_compared_with_the_comparison(runs: list[Path]) -> None:
+    found = compared(runs)
+    table = lift.cells(found)
+    assert list(table.columns) == list(lift.COLUMNS)
+    assert len(table) == 2 * 3 * 2 and set(table["kind"]) == set(lift.KINDS)
+    for line in table.itertuples():
+        where = {"domain": line.domain, "kind": line.kind, "metric": line.metric, "candidates": "sampled"}
+        means = {name: cell(found.results, system=name, **where).mean for name in ("popularity", "itemknn", "i2vae")}
+        own = means.pop("i2vae")
+        assert line.best == max(means, key=lambda name: means[name])  # the oracle never is
+        assert line.system == pytest.approx(own) and line.reference == pytest.approx(max(means.values()))
+        assert line.lift == pytest.approx(own / max(means.values()) - 1)
+        assert line.difference == pytest.approx(own - max(means.values()))
+        assert line.interval_low <= line.difference <= line.interval_high
+    assert table["met"].all()
+
+
+def test_cells_when_the_system_is_below(tmp_path: Path) -> None:
+    """A large cell below is not met; a small one only where it is significantly so."""
+    run = write_run(tmp_path / "weak", ranks_of(skill(7, 30)), references=REFERENCES)
+    table = lift.cells(compare([run], rng=np.random.default_rng(0)))
+    large = table["n"] >= lift.FEW
+    below = table["difference"] < 0
+    assert below.any() and not table.loc[below & large, "met"].any()
+    small = below & ~large
+    assert (table.loc[small, "met"] == ~(table.loc[small, "interval_high"] < 0)).all()
+
+
+def test_mean_lift_when_computed_by_hand(runs: list[Path]) -> None:
+    mean, low, high = lift.mean_lift(runs, rng=np.random.default_rng(0), resamples=2000)
+    table = lift.cells(compared(runs))
+    assert mean == pytest.approx(table["lift"].mean(), rel=1e-9)
+    assert low < mean < high
+    again = lift.mean_lift(runs, rng=np.random.default_rng(0), resamples=2000)
+    assert again == (mean, low, high)
+
+
+def test_mean_lift_when_the_system_is_a_reference(tmp_path: Path) -> None:
+    """Equal ranks in every cell: nothing above, whoever is drawn."""
+    run = write_run(tmp_path / "copy", REFERENCES["itemknn"], references={"itemknn": REFERENCES["itemknn"]})
+    assert lift.mean_lift([run], rng=np.random.default_rng(0), resamples=50) == (0.0, 0.0, 0.0)
+
+
+def test_mean_lift_when_systems_are_mixed(runs: list[Path], tmp_path: Path) -> None:
+    other = write_run(tmp_path / "d64", ranks_of(skill(9, 10)), {"model.d": 64}, references=REFERENCES)
+    with pytest.raises(LayoutError, match="the mean lift is of one system"):
+        lift.mean_lift([*runs, other], rng=np.random.default_rng(0))
+
+
+def test_kinds_are_those_of_the_evaluation() -> None:
+    flags = pd.DataFrame({name: [True] for name in ("tailed", "cold", "no_history", "overlapping", "seen")})
+    assert set(lift.KINDS) <= set(kind_masks(flags))
+    assert {name.split("@")[0] for name in lift.METRICS} <= set(METRICS)

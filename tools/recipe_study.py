@@ -1,0 +1,148 @@
+"""The recipe on a pair, and what each part of it is worth: docs/results/recipe_PAIR.csv and recipe_PAIR_rows.csv.
+
+    python tools/recipe_study.py DATA PROTOCOL [--seeds 0 1 2] [--rows NAME …] [--workers 2] [--out FOLDER] [--finished]
+
+Each cell is an ``i2vae run`` in a process of its own; finished ones are not run again, an interrupted one goes on, and
+``--finished`` only writes the tables of what is there. The rows are those of ``params/sweeps/recipe.yaml``; without
+``--rows`` the recipe alone is trained. ``recipe_PAIR.csv`` has the recipe beside the best reference of each cell,
+``recipe_PAIR_rows.csv`` every row against the recipe, on the seeds that both have.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from i2vae_lib import lift
+from i2vae_lib.compare import compare
+from i2vae_lib.params import preset_folder
+from i2vae_lib.runs import environment, read_record, write_atomically, write_json
+
+RESULTS = Path(__file__).parent.parent / "docs" / "results"
+RECIPE = "tuned"
+
+
+def read_rows() -> tuple[str, dict[str, dict[str, Any]]]:
+    """The preset, and the overrides of every row by its name."""
+    content = yaml.safe_load((preset_folder() / "sweeps" / "recipe.yaml").read_text(encoding="utf-8"))
+    return content["preset"], {RECIPE: {}} | content["departures"] | content["claims"]
+
+
+def folder_of(out: Path, row: str, seed: int) -> Path:
+    return out / f"{re.sub('[^a-z0-9]+', '-', row.lower()).strip('-')}-seed{seed}"
+
+
+def run_cell(command: Sequence[str], folder: Path, threads: int) -> None:
+    if (folder / "metrics.json").is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("ab") as log:
+        env = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+        done = subprocess.run([sys.executable, "-m", "i2vae_lib.cli", *command], stdout=log, stderr=log, env=env)
+    print(folder.name, "done" if done.returncode == 0 else f"FAILED: {folder / 'log.txt'}", flush=True)
+
+
+def tables(
+    out: Path, rows: Mapping[str, Any], seeds: Sequence[int]
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    """The recipe against the references, every row against the recipe, and the mean lift."""
+    done = {
+        row: [path for seed in seeds if (path := folder_of(out, row, seed)).joinpath("metrics.json").is_file()]
+        for row in rows
+    }
+    rng = np.random.default_rng(0)
+    against = lift.cells(compare(done[RECIPE], rng=rng))
+    mean, low, high = lift.mean_lift(done[RECIPE], rng=rng)
+    full, full_low, full_high = lift.mean_lift(done[RECIPE], candidates="full", rng=rng)
+    about = {
+        "mean_lift": {"mean": mean, "low": low, "high": high},
+        "mean_lift_full": {"mean": full, "low": full_low, "high": full_high},
+        "runs": {row: [_seed(one) for one in folders] for row, folders in done.items()},
+        "missing": [row for row, folders in done.items() if not folders],
+    }
+    parts = [
+        _row(done[RECIPE], folders, rng).assign(row=row) for row, folders in done.items() if row != RECIPE and folders
+    ]
+    columns = ["row", "domain", "kind", "metric", "n", "seeds", "recipe", "mean", "sd", "difference", "interval_low"]
+    columns += ["interval_high", "p", "p_holm"]
+    return against, pd.concat(parts)[columns] if parts else pd.DataFrame(columns=columns), about
+
+
+def _row(recipe: Sequence[Path], folders: Sequence[Path], rng: np.random.Generator) -> pd.DataFrame:
+    """A row against the recipe, cell by cell, on the seeds that both have."""
+    seeds = {_seed(one) for one in recipe} & {_seed(one) for one in folders}
+    found = compare([one for one in [*recipe, *folders] if _seed(one) in seeds], rng=rng)
+    recipe_name, name = found.systems["system"][:2]
+    part = found.tests[found.tests["system"] == name].set_index(["domain", "kind", "metric"])
+    results = found.results[found.results["candidates"] == "sampled"]
+    means = results.pivot_table(index=["domain", "kind", "metric"], columns="system", values="mean", sort=False)
+    spread = results[results["system"] == name].set_index(["domain", "kind", "metric"])["sd"]
+    part = part.assign(recipe=means[recipe_name], mean=means[name], sd=spread, seeds=len(seeds)).reset_index()
+    return part[part["kind"].isin(lift.KINDS)]
+
+
+def _seed(run: Path) -> int:
+    return int(read_record(run)["parameters"]["seed"])
+
+
+def main(words: list[str]) -> None:
+    preset, rows = read_rows()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data")
+    parser.add_argument("protocol")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--rows", nargs="*", default=[RECIPE], choices=list(rows))
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--finished", action="store_true")
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args(words)
+    pair = Path(given.data).stem
+    out = given.out or Path("runs") / f"recipe-{pair}"
+    if not given.finished:
+        with ThreadPoolExecutor(given.workers) as pool:
+            for seed in given.seeds:
+                for row in given.rows:
+                    folder = folder_of(out, row, seed)
+                    sets = [word for key, value in rows[row].items() for word in ("--set", f"{key}={value}")]
+                    command = ["run", "--preset", preset, "--data", given.data, "--protocol", given.protocol]
+                    command += ["--seed", str(seed), "--out", str(folder), "--no-notebooks", "--no-report", *sets]
+                    pool.submit(run_cell, command, folder, max(1, (os.cpu_count() or 1) // given.workers))
+    against, each, about = tables(out, rows, range(100))
+    records = [read_record(path.parent) for path in sorted(out.glob("*/metrics.json"))]
+    trained = [
+        read_record(path.parent)["stages"]["train"]["seconds"] for path in out.glob(f"{RECIPE}-seed*/metrics.json")
+    ]
+    first = records[0]
+    head = {
+        "command": shlex.join(["python", "tools/recipe_study.py", given.data, given.protocol]),
+        "revision": sorted({one["environment"]["git"] for one in records}),
+        "data_sha256": first["source_sha256"],
+        "dataset_sha256": first["dataset_sha256"],
+        "protocol": first["protocol"],
+        "hours": round(sum(stage["seconds"] for one in records for stage in one["stages"].values()) / 3600, 3),
+        "seconds_of_training": [round(one) for one in trained],
+        "references": first["references"],
+        "environment": environment(),
+    }
+    for name, table in ((f"recipe_{pair}", against), (f"recipe_{pair}_rows", each)):
+        path = RESULTS / f"{name}.csv"
+        write_atomically(path, lambda part, table=table: table.round(6).to_csv(part, index=False))
+        write_json(path.with_suffix(".json"), head | {"seeds": about["runs"][RECIPE]} | about)
+    print(against.round(4).to_string(index=False))
+    print({key: about[key] for key in ("mean_lift", "mean_lift_full", "missing")})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
