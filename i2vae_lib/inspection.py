@@ -1,6 +1,6 @@
-"""What a pseudo-sequence generator recalls, measured: against held-out items, against the planted truth, by popularity.
+"""What a pseudo-sequence generator recalls, and what the latents carry, measured against held-out items and the truth.
 
-Each function takes rows and their recalled items (int [rows, n], 0-padded) and returns a tidy table.
+Functions of what is recalled take rows and their recalled items (int [rows, n], 0-padded).
 """
 
 from __future__ import annotations
@@ -12,6 +12,10 @@ import pandas as pd
 
 from i2vae_lib.data.dataset import DOMAINS, PAD, CrossDomainDataset, Int, Rows
 from i2vae_lib.data.synthetic import next_item_probabilities
+from i2vae_lib.model.i2vae import ROLES
+from i2vae_lib.model.latents import kl, standard_like
+from i2vae_lib.model.objective import active_units
+from i2vae_lib.recommenders import I2VAERecommender
 
 
 def target_share(rows: Rows, items: Int) -> Int:
@@ -81,3 +85,57 @@ def side_by_side(rows: Rows, items: Int, scores: Int, row: int, count: int = 8) 
     }
     longest = max(len(one) for one in columns.values())
     return pd.DataFrame({name: [*one, *[""] * (longest - len(one))] for name, one in columns.items()})
+
+
+def linear_probe(inputs: Int, truth: Int, owner: Int, rng: np.random.Generator, ridge: float = 1.0) -> float:
+    """How much of ``truth`` is a linear function of ``inputs``: R² on users that the probe was not fitted on.
+
+    Ridge regression on half of the users, inputs standardised on that half. 1: all of it; 0 or below: nothing beyond
+    the mean. A rotation of the inputs changes nothing (up to ``ridge``).
+
+    Parameters
+    ----------
+    inputs, truth
+        float [n, d] and [n, k].
+    owner
+        The user of each row: all rows of one lie on one side.
+    ridge
+        L2 penalty in rows.
+    """
+    users = np.unique(owner)
+    fitted = np.isin(owner, rng.permutation(users)[: len(users) // 2])
+    scale = np.maximum(inputs[fitted].std(axis=0), 1e-9)
+    x = (inputs - inputs[fitted].mean(axis=0)) / scale
+    y = truth - truth[fitted].mean(axis=0)
+    weights = np.linalg.solve(x[fitted].T @ x[fitted] + ridge * np.eye(x.shape[1]), x[fitted].T @ y[fitted])
+    wrong = np.square(y[~fitted] - x[~fitted] @ weights).sum()
+    return float(1 - wrong / np.square(y[~fitted]).sum())
+
+
+def latent_probes(recommender: I2VAERecommender, dataset: CrossDomainDataset, rng: np.random.Generator) -> pd.DataFrame:
+    """Linear probes from the posterior means of test rows with both histories to the planted interests.
+
+    Returns
+    -------
+    DataFrame
+        ``domain`` (key of the target), ``latent`` (role), ``shared``, ``specific`` (R² to the user's planted interest
+        in the shared topics, and in those of the target's domain alone), ``kl`` (mean to a standard normal, nats),
+        ``active`` (units), ``n``.
+    """
+    rows = dataset.splits["test"]
+    both = rows.take(np.flatnonzero((rows.lengths("own") > 0) & (rows.lengths("other") > 0)))
+    lines = []
+    for domain, side, latents in recommender.infer(both):
+        at = side.position.cpu().numpy()
+        truths = {"shared": "planted_shared", "specific": f"planted_{domain}"}
+        for role in ROLES:
+            q = getattr(latents, role)
+            means = q.mean.cpu().numpy().astype(np.float64)
+            known = {
+                name: linear_probe(means, dataset.truth[key][both.source[at]], both.user[at], rng)
+                for name, key in truths.items()
+            }
+            nats = float(kl(q, standard_like(q)).mean())
+            lines.append({"domain": domain, "latent": role, **known, "kl": nats, "active": active_units(q.mean)})
+            lines[-1]["n"] = len(at)
+    return pd.DataFrame(lines)

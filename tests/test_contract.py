@@ -20,11 +20,12 @@ import torch
 from i2vae_lib import evaluation, psg
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.dataset import DOMAINS, DataError, Int, Ragged, Rows, other, popularity
-from i2vae_lib.params import Parameters
+from i2vae_lib.params import Parameters, load, read_preset
 from i2vae_lib.recommenders import EASE, SYSTEMS, Copy, I2VAERecommender, ItemKNN, Popularity, Recommender
 from i2vae_lib.recommenders.contract import rows_from_histories
 from i2vae_lib.runs import LayoutError
 from i2vae_lib.training import Callbacks
+from tests.conftest import TINY
 
 # name -> an unfitted recommender of a catalogue
 UNFITTED: dict[str, Callable[..., Any]] = {
@@ -47,12 +48,22 @@ def fit(name: str, dataset: CrossDomainDataset, params: Parameters, generator: p
     )
 
 
-@pytest.fixture(scope="module", params=list(UNFITTED))
+@pytest.fixture(scope="module")
+def recipe(tiny: Parameters) -> Parameters:
+    """The tuned preset's departures in the tiny world."""
+    chosen = {key: value for key, value in read_preset("tuned")["overrides"].items() if key not in ("model.d",)}
+    return load("smoke", TINY | chosen, epochs=2)
+
+
+@pytest.fixture(scope="module", params=[*UNFITTED, "i2vae, tuned"])
 def recommender(
     request: pytest.FixtureRequest, dataset: CrossDomainDataset, tiny: Parameters, generator: psg.Generator
 ) -> Any:
     if request.param == "i2vae":
         return request.getfixturevalue("trained")
+    if request.param == "i2vae, tuned":
+        params = request.getfixturevalue("recipe")
+        return fit("i2vae", dataset, params, psg.fit(dataset.splits["train"], params.psg), 0)
     return fit(request.param, dataset, tiny, generator, 0)
 
 
@@ -92,7 +103,8 @@ def test_fit_when_its_signature_is_read(recommender: Any) -> None:
 def test_fit_when_the_seed_is_the_same(
     recommender: Any, dataset: CrossDomainDataset, tiny: Parameters, generator: psg.Generator, tmp_path: Path
 ) -> None:
-    again = fit(recommender.name, dataset, tiny, generator, 0)
+    params = getattr(recommender, "params", tiny)
+    again = fit(recommender.name, dataset, params, getattr(recommender, "generator", generator), 0)
     recommender.save(tmp_path / "first")
     again.save(tmp_path / "second")
     assert contents(tmp_path / "first") == contents(tmp_path / "second")
