@@ -132,8 +132,8 @@ def collate(
 def cut_short(rows: Rows, cut_share: float, blank_share: float, rng: np.random.Generator) -> Rows:
     """Rows at a random moment of their own history: what came next is the target, what came before is shown.
 
-    A history of L items is cut to 1…L of them, all equally likely; one of none stays. The other history stays whole:
-    rows do not tell what of it was earlier.
+    A history of L items is cut to 1…L of them, all equally likely; one of none stays. The other history stays whole
+    (rows do not tell what of it was earlier) but for the target's twin: as in evaluation, no row shows what it asks.
 
     Parameters
     ----------
@@ -153,7 +153,8 @@ def cut_short(rows: Rows, cut_share: float, blank_share: float, rng: np.random.G
         earlier = mine & (shown < length)
         target[earlier] = whole.values[ends[earlier]]
         history[d] = whole.slices(starts, np.where(mine & blank, starts, ends))
-    return replace(rows, history=history, target=target)
+    drawn = replace(rows, history=history, target=target)
+    return replace(drawn, history={d: drawn.history[d].keep(~drawn.holds_target(d)) for d in DOMAINS})
 
 
 def draw_negatives(own: Ragged, target: Int, size: int, count: int, rng: np.random.Generator) -> Int:
