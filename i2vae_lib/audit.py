@@ -328,7 +328,7 @@ def _of_catalogue(dataset: CrossDomainDataset) -> Iterator[Line]:
 def _of_graph(dataset: CrossDomainDataset, generator: Generator) -> Line:
     """Interactions in the generator's graphs that the training rows of their folds do not hold (or lack)."""
     train, unified = dataset.splits["train"], Unified(dataset.catalogue)
-    expected = [users_of_items(user_items(train, unified, keep)) for keep in learning_folds(train, generator.p)]
+    expected = [users_of_items(user_items(part, unified)) for part in learning_folds(train, generator.p)]
     assert generator.taken is not None
     return _difference("generator's graph", dataset, np.stack(expected), generator.taken, unified.of)
 

@@ -31,7 +31,7 @@ import pandas as pd
 from scipy import sparse
 from scipy.sparse.linalg import eigsh
 
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Rows
+from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Rows, origins, rejoined
 from i2vae_lib.data.people import people
 from i2vae_lib.graphs import Unified, cosine, user_items, users_of_items
 from i2vae_lib.params import PsgParameters
@@ -48,18 +48,23 @@ class LeftOut:
         object array of str [n], the training users.
     graph
         Binary users x unified items: what each took, targets included.
-    domain, step
-        int64 [entries of the graph]: in which domain's sequence the item stands, and where; :data:`NOWHERE`.
+    steps
+        int64 [2, entries of the graph]: where the item stands in the user's sequence of X and of Y; :data:`NOWHERE`.
+    parted
+        bool [n]: the two domains of this user are unlinked (``controls.overlap_mode`` = detach), so that no pair across
+        them counts; the user is left out as one person all the same.
     p
         ``shrinkage``, ``proximity``, ``backward``, ``across``, ``recency``.
     """
 
     def __init__(
-        self, catalogue: Catalogue, users: Int, graph: sparse.csr_matrix, domain: Int, step: Int, p: PsgParameters
+        self, catalogue: Catalogue, users: Int, graph: sparse.csr_matrix, steps: Int, parted: Int, p: PsgParameters
     ):
         self.unified, self.p = Unified(catalogue), p
-        self.users, self.graph, self.domain, self.step = users, graph, domain, step
+        self.users, self.graph, self.steps, self.parted = users, graph, steps, parted
         self.taken = users_of_items(graph)
+        owner = np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr))
+        self._across = np.where(parted, 0.0, p.across)[owner]
         self.together = self._pattern()
         row = np.repeat(np.arange(self.unified.size), np.diff(self.together.indptr))
         self._keys = row * self.unified.size + self.together.indices
@@ -69,37 +74,39 @@ class LeftOut:
         self._plain = self._table(row, 0)
         self._without = self._table(row, 1)
         self._line = pd.Index(users, dtype=object)
-        self._entries = self._entry_keys(np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr)), graph.indices)
+        self._entries = self._entry_keys(owner, graph.indices)
 
     @classmethod
     def fit(cls, train: Rows, p: PsgParameters) -> Self:
         """Counts of the training interactions, targets included."""
+        halves = set(origins(train)[origins(train) != train.user])
+        train = rejoined(train)
         unified = Unified(train.catalogue)
-        graph = user_items(train, unified, np.arange(len(train)))
+        graph = user_items(train, unified)
         graph.sort_indices()
         owner = np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr))
         keys = owner.astype(np.int64) * unified.size + graph.indices
-        domain, step = np.full(len(keys), NOWHERE), np.full(len(keys), NOWHERE)
         found = people(train)
+        steps = np.full((len(DOMAINS), len(keys)), NOWHERE)
         for number, d in enumerate(DOMAINS):
             sequences = found.sequences[d]
             at = np.searchsorted(keys, sequences.owner * unified.size + unified.of[d][sequences.values])
             place = np.arange(len(at)) - sequences.offsets[sequences.owner]
-            # of an item that stands in both sequences, or twice in one, the first counts
-            first = np.unique(at, return_index=True)[1]
-            first = first[domain[at[first]] == NOWHERE]
-            domain[at[first]], step[at[first]] = number, place[first]
-        return cls(train.catalogue, found.users, graph, domain, step, p)
+            steps[number, at[::-1]] = place[::-1]  # of an item that stands there twice, the first counts
+        return cls(train.catalogue, found.users, graph, steps, np.array([user in halves for user in found.users]), p)
 
     def _entry_keys(self, line: Int, item: Int) -> Int:
         return line.astype(np.int64) * self.unified.size + item
 
     def _weight(self, shown: Int, candidate: Int) -> Int:
         """w_ij of entries of one user each: float64."""
-        gap = self.step[candidate] - self.step[shown]
-        near = np.maximum(np.abs(gap), 1.0) ** -self.p.proximity * np.where(gap > 0, 1.0, self.p.backward)
-        one = (self.domain[shown] == self.domain[candidate]) & (self.domain[shown] != NOWHERE)
-        return np.where(one, near, self.p.across)
+        best = np.full(len(shown), -1.0)
+        for step in self.steps:  # linked items may share both domains: the nearer way counts
+            gap = step[candidate] - step[shown]
+            near = np.maximum(np.abs(gap), 1.0) ** -self.p.proximity * np.where(gap > 0, 1.0, self.p.backward)
+            together = (step[shown] != NOWHERE) & (step[candidate] != NOWHERE)
+            best = np.where(together, np.maximum(best, near), best)
+        return np.where(best >= 0, best, self._across[shown])
 
     def _pattern(self) -> sparse.csr_matrix:
         """Zeros, unified x unified, wherever somebody took both."""
@@ -144,7 +151,7 @@ class LeftOut:
         shown = self.shown(rows)
         shown.sort_indices()
         row = np.repeat(np.arange(len(rows)), np.diff(shown.indptr))
-        line = self._line.get_indexer(pd.Index(rows.user, dtype=object))[row]
+        line = self._line.get_indexer(pd.Index(origins(rows), dtype=object))[row]
         wanted = self._entry_keys(line, shown.indices)
         entry = np.minimum(np.searchsorted(self._entries, wanted), max(len(self._entries) - 1, 0))
         own = (line >= 0) & (self._entries[entry] == wanted)  # the row's user is in this item's counts
@@ -173,7 +180,7 @@ class LeftOut:
         """Everything that scoring needs."""
         names = np.frombuffer("\n".join(self.users).encode(), dtype=np.uint8)
         graph = {"indices": self.graph.indices, "indptr": self.graph.indptr}
-        return {"users": names, "domain": self.domain, "step": self.step} | graph
+        return {"users": names, "steps": self.steps, "parted": self.parted} | graph
 
     @classmethod
     def restore(cls, catalogue: Catalogue, arrays: Mapping[str, Int], p: PsgParameters) -> Self:
@@ -182,7 +189,7 @@ class LeftOut:
         indices = arrays["indices"]
         shape = (len(users), Unified(catalogue).size)
         graph = sparse.csr_matrix((np.ones(len(indices), dtype=np.float32), indices, arrays["indptr"]), shape=shape)
-        return cls(catalogue, users, graph, arrays["domain"], arrays["step"], p)
+        return cls(catalogue, users, graph, arrays["steps"], arrays["parted"], p)
 
 
 def _with_range(starts: Int, ends: Int) -> tuple[Int, Int]:
@@ -236,11 +243,13 @@ def item_vectors(train: Rows, d: int, shrinkage: float) -> Int:
     of 1. Learnt from all training users, as a start of item embeddings; an item that nobody took together with another
     one has the zero vector.
     """
-    graph = user_items(train, Unified(train.catalogue), np.arange(len(train)))
+    graph = user_items(train, Unified(train.catalogue))
     table = cosine(graph, shrinkage).astype(np.float64)
+    found = np.zeros((table.shape[0], d), dtype=np.float32)
+    if not table.nnz:
+        return found
     values, vectors = eigsh(table, k=min(d, table.shape[0] - 1), which="LA", v0=np.ones(table.shape[0]))
     scaled = vectors[:, ::-1] * np.sqrt(np.maximum(values[::-1], 0.0))
     scaled /= max(np.sqrt(np.square(scaled).sum(axis=1).mean()), np.finfo(np.float64).tiny)
-    found = np.zeros((table.shape[0], d), dtype=np.float32)
     found[:, : scaled.shape[1]] = scaled
     return found

@@ -44,10 +44,9 @@ def binary(rows: Int, columns: Int, shape: tuple[int, int]) -> sparse.csr_matrix
     return matrix
 
 
-def user_items(train: Rows, unified: Unified, keep: Int) -> sparse.csr_matrix:
-    """Binary users x unified items of the training interactions (targets included) of the rows in ``keep``."""
-    part = train.take(keep)
-    pairs = interactions(part)
+def user_items(train: Rows, unified: Unified) -> sparse.csr_matrix:
+    """Binary users x unified items of the training interactions, targets included."""
+    pairs = interactions(train)
     users = np.concatenate([pairs[d][0] for d in DOMAINS])
     items = np.concatenate([unified.of[d][pairs[d][1]] for d in DOMAINS])
     return binary(users, items, (int(users.max(initial=-1)) + 1, unified.size))

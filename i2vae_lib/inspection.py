@@ -112,8 +112,17 @@ def linear_probe(inputs: Int, truth: Int, owner: Int, rng: np.random.Generator, 
     return float(1 - wrong / np.square(y[~fitted]).sum())
 
 
-def latent_probes(recommender: I2VAERecommender, dataset: CrossDomainDataset, rng: np.random.Generator) -> pd.DataFrame:
-    """Linear probes from the posterior means of test rows with both histories to the planted interests.
+def latent_probes(
+    recommender: I2VAERecommender, rows: Rows, truth: Mapping[str, Int], rng: np.random.Generator
+) -> pd.DataFrame:
+    """Linear probes from the posterior means of rows with both histories to the planted interests of their users.
+
+    Parameters
+    ----------
+    rows
+        Any; those that lack a history are left out. Their targets are not looked at.
+    truth
+        ``CrossDomainDataset.truth``.
 
     Returns
     -------
@@ -122,7 +131,6 @@ def latent_probes(recommender: I2VAERecommender, dataset: CrossDomainDataset, rn
         in the shared topics, and in those of the target's domain alone), ``kl`` (mean to a standard normal, nats),
         ``active`` (units), ``n``.
     """
-    rows = dataset.splits["test"]
     both = rows.take(np.flatnonzero((rows.lengths("own") > 0) & (rows.lengths("other") > 0)))
     lines = []
     for domain, side, latents in recommender.infer(both):
@@ -132,10 +140,10 @@ def latent_probes(recommender: I2VAERecommender, dataset: CrossDomainDataset, rn
             q = getattr(latents, role)
             means = q.mean.cpu().numpy().astype(np.float64)
             known = {
-                name: linear_probe(means, dataset.truth[key][both.source[at]], both.user[at], rng)
+                name: linear_probe(means, truth[key][both.source[at]], both.user[at], rng)
                 for name, key in truths.items()
             }
             nats = float(kl(q, standard_like(q)).mean())
-            lines.append({"domain": domain, "latent": role, **known, "kl": nats, "active": active_units(q.mean)})
-            lines[-1]["n"] = len(at)
+            line = {"domain": domain, "latent": role, **known, "kl": nats, "active": active_units(q.mean)}
+            lines.append(line | {"n": len(at)})
     return pd.DataFrame(lines)

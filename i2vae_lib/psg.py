@@ -47,6 +47,7 @@ from i2vae_lib.data.dataset import (
     hashed,
     history_keys,
     origins,
+    rejoined,
     rows_digest,
 )
 from i2vae_lib.graphs import (
@@ -226,7 +227,7 @@ class CooccurrenceGenerator:
     @classmethod
     def fit(cls, train: Rows, p: PsgParameters) -> Self:
         unified = Unified(train.catalogue)
-        graphs = [user_items(train, unified, keep) for keep in learning_folds(train, p)]
+        graphs = [user_items(part, unified) for part in learning_folds(train, p)]
         tables = [cosine(graph, p.shrinkage) for graph in graphs]
         return cls(p, train.catalogue, tables, np.stack([users_of_items(graph) for graph in graphs]))
 
@@ -272,8 +273,8 @@ class LightGCNGenerator:
     def fit(cls, train: Rows, p: PsgParameters) -> Self:
         unified = Unified(train.catalogue)
         fold_in, final, taken = [], [], []
-        for k, keep in enumerate(learning_folds(train, p)):
-            graph = user_items(train, unified, keep)
+        for k, part in enumerate(learning_folds(train, p)):
+            graph = user_items(part, unified)
             taken.append(users_of_items(graph))
             rng = np.random.default_rng([p.seed, k])
             start = train_lightgcn(graph, item_domains(unified), p, rng, label=f"LightGCN fold {k + 1}/{p.folds}")
@@ -428,14 +429,14 @@ def load(folder: Path, catalogue: Catalogue) -> Generator:
     return generator
 
 
-def learning_folds(train: Rows, p: PsgParameters) -> Iterator[Int]:
-    """For each fold the positions of the training rows that its table is learnt from (one table: all of them)."""
+def learning_folds(train: Rows, p: PsgParameters) -> Iterator[Rows]:
+    """For each fold the training rows that its table is learnt from (one table: all, detached halves rejoined)."""
     if p.kind == "leave_one_out":
-        yield np.arange(len(train))
+        yield rejoined(train)
         return
     fold = fold_of(train, p)
     for k in range(p.folds):
-        yield np.arange(len(train)) if p.folds == 1 else np.flatnonzero(fold != k)
+        yield train if p.folds == 1 else train.take(np.flatnonzero(fold != k))
 
 
 def _chunks(at: Int, size: int) -> Iterator[Int]:

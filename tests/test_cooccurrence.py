@@ -12,7 +12,8 @@ from scipy import sparse
 from i2vae_lib import cooccurrence, psg
 from i2vae_lib.cooccurrence import LeftOut, best_of, item_vectors
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.data.dataset import DOMAINS, Rows
+from i2vae_lib.data.controls import detach
+from i2vae_lib.data.dataset import DOMAINS, Catalogue, Rows, origins, other
 from i2vae_lib.data.people import with_targets
 from i2vae_lib.graphs import Unified, cosine, user_items
 from i2vae_lib.params import Parameters, PsgParameters, load
@@ -32,11 +33,11 @@ def weighted(**changes: float) -> PsgParameters:
     return load("smoke", {"psg.kind": "leave_one_out"} | {f"psg.{key}": value for key, value in given.items()}).psg
 
 
-Place = dict[int, list[tuple[str, int]]]
+Place = dict[int, dict[str, int]]
 
 
 def places(train: Rows) -> dict[str, Place]:
-    """user -> unified item -> where it stands: (domain, step), the domain of the first sequence that holds it first."""
+    """user -> unified item -> domain -> step of its first appearance there."""
     unified = Unified(train.catalogue)
     found: dict[str, Place] = {}
     for user in dict.fromkeys(train.user):
@@ -45,7 +46,7 @@ def places(train: Rows) -> dict[str, Place]:
         for d in DOMAINS:
             longest = max((list(with_targets(train, d)[row]) for row in mine), key=len)
             for step, item in enumerate(longest):
-                held.setdefault(int(unified.of[d][item]), []).append((d, step))
+                held.setdefault(int(unified.of[d][item]), {}).setdefault(d, step)
     return found
 
 
@@ -60,9 +61,9 @@ def slow_scores(train: Rows, asker: str, shown: dict[int, float], p: PsgParamete
             total = 0.0
             for held in others:
                 if i != j and i in held and j in held:
-                    (one, at), (another, there) = held[i][0], held[j][0]
-                    near = abs(there - at) ** -p.proximity * (p.backward if there < at else 1.0) if at != there else 1.0
-                    total += near if one == another else p.across
+                    gaps = [held[j][d] - held[i][d] for d in DOMAINS if d in held[i] and d in held[j]]
+                    near = [abs(gap) ** -p.proximity * (p.backward if gap < 0 else 1.0) for gap in gaps]
+                    total += max(near, default=p.across)
             if total:
                 found[j] = found.get(j, 0.0) + h * total / (math.sqrt(count[i] * count[j]) + p.shrinkage)
     return found
@@ -95,8 +96,56 @@ def test_scores_when_compared_with_a_slow_loop(few: Rows, p: PsgParameters) -> N
     assert differ > 0.1  # leaving the asker out does something
 
 
+def swapped(rows: Rows) -> Rows:
+    """X and Y change places."""
+    one = rows.catalogue
+    mirror = {d: other(d) for d in DOMAINS}
+    catalogue = Catalogue(
+        {d: one.names[mirror[d]] for d in DOMAINS},
+        {d: one.ids[mirror[d]] for d in DOMAINS},
+        one.links[:, ::-1].copy(),
+        {d: one.titles[mirror[d]] for d in DOMAINS},
+    )
+    history = {d: rows.history[mirror[d]] for d in DOMAINS}
+    return replace(rows, catalogue=catalogue, history=history, domain=1 - rows.domain)
+
+
+def test_recall_when_domains_are_swapped(dataset: CrossDomainDataset) -> None:
+    """Linked items stand in both domains; neither of them counts for more."""
+    train = dataset.splits["train"]
+    assert len(train.catalogue.links)
+    p = weighted()
+    scores = []
+    for rows in (train, swapped(train)):
+        counts = LeftOut.fit(rows, p)
+        found = counts.scores(rows).toarray()
+        scores.append({d: found[:, counts.unified.of[d][1:]] for d in DOMAINS})
+    for d in DOMAINS:
+        np.testing.assert_allclose(scores[0][d], scores[1][other(d)], rtol=1e-6, atol=1e-9)
+
+
+def test_scores_when_a_user_was_detached(few: Rows) -> None:
+    """The halves are left out together, as one person, and no pair across them counts."""
+    p = weighted()
+    both = (few.lengths("own") > 0) & (few.lengths("other") > 0)
+    apart = detach(few, both)
+    assert len(set(apart.user)) > len(set(few.user))
+    counts = LeftOut.fit(apart, p)
+    for row in range(0, len(apart), 7):
+        mine = origins(apart) == origins(apart)[row]
+        if mine.all():
+            continue
+        without = LeftOut.fit(apart.take(np.flatnonzero(~mine)), p)
+        one = apart.take(np.array([row]))
+        expected = without.scores(replace(one, user=np.array(["nobody"], dtype=object))).toarray()
+        np.testing.assert_allclose(counts.scores(one).toarray(), expected, rtol=1e-5, atol=1e-7)
+    bag_of_pairs = LeftOut.fit(apart, weighted(across=1.0)).together
+    unlinked = LeftOut.fit(apart, weighted(across=0.0)).together
+    assert np.abs(bag_of_pairs - unlinked).max() == 0  # every overlapping user was detached
+
+
 def test_pairs_when_counted_in_small_parts(few: Rows) -> None:
-    graph = user_items(few, Unified(few.catalogue), np.arange(len(few)))
+    graph = user_items(few, Unified(few.catalogue))
     [whole] = cooccurrence._pairs_by_part(graph)
     parts = list(cooccurrence._pairs_by_part(graph, largest=50))
     assert len(parts) > 5
@@ -141,7 +190,7 @@ def test_best_of_when_lines_tie_or_are_short() -> None:
 def test_item_vectors_when_all_dimensions_are_kept(few: Rows) -> None:
     """Dot products are the table's positive part, up to the common scale; the mean squared norm is 1."""
     size = Unified(few.catalogue).size
-    graph = user_items(few, Unified(few.catalogue), np.arange(len(few)))
+    graph = user_items(few, Unified(few.catalogue))
     table = cosine(graph, 10.0).toarray().astype(np.float64)
     values, vectors = np.linalg.eigh(table)
     positive = (vectors * np.maximum(values, 0)) @ vectors.T

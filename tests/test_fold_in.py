@@ -48,7 +48,7 @@ def items() -> Int:
 def graph(dataset: CrossDomainDataset) -> sparse.csr_matrix:
     """Training users x unified items of the tiny world."""
     train = dataset.splits["train"]
-    return graphs.user_items(train, Unified(train.catalogue), np.arange(len(train)))
+    return graphs.user_items(train, Unified(train.catalogue))
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_propagated_when_the_generator_is_asked(dataset: CrossDomainDataset, tin
     # the formula stands in psg: this fails should one of the two ever be another
     train, p = dataset.splits["train"], tiny.psg.model_copy(update={"epochs": 1, "folds": 1, "rounds": 1})
     generator = psg.LightGCNGenerator.fit(train, p)
-    graph = graphs.user_items(train, generator.unified, np.arange(len(train)))
+    graph = graphs.user_items(train, generator.unified)
     start = lightgcn.train_lightgcn(
         graph, graphs.item_domains(generator.unified), p, np.random.default_rng([p.seed, 0])
     )
@@ -371,7 +371,7 @@ class Factorisation:
         rng: np.random.Generator,
         callbacks: Callbacks,
     ) -> Self:
-        graph = graphs.user_items(train, self.unified, np.arange(len(train)))
+        graph = graphs.user_items(train, self.unified)
         self.users, self.items = self.learn(graph, rng)
         self.known = {user: line for line, user in enumerate(dict.fromkeys(train.user))}
         self.counts = popularity(train)

@@ -54,7 +54,7 @@ def test_linear_probe_when_a_user_has_several_rows() -> None:
 
 
 def test_latent_probes_when_read(trained: I2VAERecommender, dataset: CrossDomainDataset) -> None:
-    table = latent_probes(trained, dataset, np.random.default_rng(0))
+    table = latent_probes(trained, dataset.splits["test"], dataset.truth, np.random.default_rng(0))
     assert list(table["latent"]) == ["specific", "transferable", "augmented"] * 2
     rows = dataset.splits["test"]
     warm = (rows.lengths("own") > 0) & (rows.lengths("other") > 0)

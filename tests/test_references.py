@@ -244,7 +244,7 @@ def test_ease_when_users_are_fewer_inverts_over_users_and_scores_the_same(
     )
     assert found.chosen["inverted"] == "users" and len(found.inverse) == len(set(few.user)) < len(found.kept)
     np.testing.assert_array_equal(found.inverse, found.inverse.T)
-    matrix = user_items(few, found.unified, np.arange(len(few))).toarray().astype(np.float64)
+    matrix = user_items(few, found.unified).toarray().astype(np.float64)
     weights = primal(matrix, strength)
     scores = evidence(found, rows)
     for row in range(len(rows)):
@@ -335,7 +335,7 @@ def test_load_when_ease_is_over_users_is_the_same_to_the_bit(
     found = EASE.unfitted(dataset.catalogue)
     few = dataset.splits["train"].take(np.arange(100))
     found.counts = popularity(few)
-    found.chosen = next(found.settings(user_items(few, found.unified, np.arange(len(few))), tiny_with(ease_lambda=[9])))
+    found.chosen = next(found.settings(user_items(few, found.unified), tiny_with(ease_lambda=[9])))
     assert found.users is not None
     found.save(tmp_path)
     assert (tmp_path / "weights.safetensors").stat().st_size < 0.6 * found.inverse.nbytes + 20_000  # half is stored
@@ -403,7 +403,5 @@ def test_interactions_when_counted_are_what_the_dense_reference_holds(
     # the loop of this file and graphs.user_items agree, targets included
     found = fit(ItemKNN, dataset, tiny)
     train = dataset.splits["train"]
-    np.testing.assert_array_equal(
-        user_items(train, found.unified, np.arange(len(train))).toarray(), dense(dataset, found)
-    )
+    np.testing.assert_array_equal(user_items(train, found.unified).toarray(), dense(dataset, found))
     assert sum(len(pairs[0]) for pairs in interactions(train).values()) >= dense(dataset, found).sum()

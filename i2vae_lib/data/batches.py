@@ -147,14 +147,16 @@ def cut_short(rows: Rows, cut_share: float, blank_share: float, rng: np.random.G
     shown = np.where(rng.random(len(rows)) < cut_share, shown, length)
     blank = (rng.random(len(rows)) < blank_share) & (rows.lengths("other") > 0)
     history, target = dict(rows.history), rows.target.copy()
+    earlier = shown < length  # a new target
     for i, d in enumerate(DOMAINS):
         whole, mine = rows.history[d], rows.domain == i
         starts, ends = whole.offsets[:-1], np.where(mine, whole.offsets[:-1] + shown, whole.offsets[1:])
-        earlier = mine & (shown < length)
-        target[earlier] = whole.values[ends[earlier]]
+        at = mine & earlier
+        target[at] = whole.values[ends[at]]
         history[d] = whole.slices(starts, np.where(mine & blank, starts, ends))
     drawn = replace(rows, history=history, target=target)
-    return replace(drawn, history={d: drawn.history[d].keep(~drawn.holds_target(d)) for d in DOMAINS})
+    shows = {d: drawn.holds_target(d) & earlier[drawn.history[d].owner] for d in DOMAINS}
+    return replace(drawn, history={d: drawn.history[d].keep(~shows[d]) for d in DOMAINS})
 
 
 def draw_negatives(own: Ragged, target: Int, size: int, count: int, rng: np.random.Generator) -> Int:

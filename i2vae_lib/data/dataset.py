@@ -11,7 +11,7 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -329,6 +329,11 @@ def origins(rows: Rows) -> Int:
     """The rows' users under the names that they had before any of them was detached, object array of str."""
     x, y = (ONLY.format(rows.catalogue.names[d]) for d in DOMAINS)
     return np.array([str(user).removesuffix(x).removesuffix(y) for user in rows.user], dtype=object)
+
+
+def rejoined(rows: Rows) -> Rows:
+    """The rows with the halves of a detached user as one user again."""
+    return replace(rows, user=origins(rows))
 
 
 def mixed(one: Int, another: Int) -> Int:

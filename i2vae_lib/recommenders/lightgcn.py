@@ -86,7 +86,7 @@ class United(Separate):
         return graphs.item_domains(self.unified)
 
     def taken(self, train: Rows, name: str) -> sparse.csr_matrix:
-        return graphs.user_items(train, self.unified, np.arange(len(train)))
+        return graphs.user_items(train, self.unified)
 
     def histories(self, rows: Rows, name: str) -> sparse.csr_matrix:
         return self.unified.histories(rows)

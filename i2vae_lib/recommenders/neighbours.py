@@ -105,7 +105,7 @@ class FromHistories(ABC):
             ranks = rank(self, validation, negatives, full=False, batch_size=params.evaluation.batch_size)
             return selection_metric(ranks, validation)["ndcg@10"]
 
-        matrix = user_items(train, self.unified, np.arange(len(train)))
+        matrix = user_items(train, self.unified)
         tried, best = [], -1.0
         for setting in self.settings(matrix, params):
             tried.append(setting | {"validation NDCG@10": validated()})
