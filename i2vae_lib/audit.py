@@ -301,7 +301,14 @@ def _of_catalogue(dataset: CrossDomainDataset) -> Iterator[Line]:
     catalogue, splits = dataset.catalogue, dataset.splits
     shared = len(catalogue.links)
     smaller = min(catalogue.size(d) for d in DOMAINS)
-    yield "items shared by both domains", "catalogue", "note", shared, shared / smaller, ""
+    met = {d: np.zeros(catalogue.size(d) + 1, dtype=bool) for d in DOMAINS}
+    for split in ("train", "validation"):
+        for d in DOMAINS:
+            met[d][splits[split].history[d].values] = True
+            met[d][splits[split].target[splits[split].of(d)]] = True
+    learnt = int((met["x"][catalogue.links[:, 0]] & met["y"][catalogue.links[:, 1]]).sum())
+    example = f"{learnt} of them in both domains of training and validation rows" if shared else ""
+    yield "items shared by both domains", "catalogue", "note", shared, shared / smaller, example
     # people's id 0 is a product like any other: code that pads with raw ids loses it
     zero = {d: set(np.flatnonzero(catalogue.ids[d] == "0") + 1) for d in DOMAINS}
     count, total = 0, sum(len(rows) for rows in splits.values())

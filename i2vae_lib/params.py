@@ -477,6 +477,11 @@ def _check_together(p: Parameters) -> None:
             f"'psg.copied': {p.psg.copied} with model.scores = {p.model.scores}: copying needs recalled items to copy "
             f"(psg.copied of at least 1), and nothing else reads them (0)"
         )
+    if p.system == "i2vae" and copies and p.psg.kind in ("random", "none"):
+        raise ParameterError(
+            f"'psg.kind': {p.psg.kind} scores nothing that model.scores = copying could copy; choose lightgcn, "
+            f"cooccurrence or leave_one_out, or model.scores = calibrated with psg.copied = 0"
+        )
     if p.psg.kind != "none" and p.psg.recalled >= p.model.T_pseudo:
         raise ParameterError(
             f"'psg.recalled': {p.psg.recalled} leaves no room for real items under model.T_pseudo = {p.model.T_pseudo}"

@@ -5,7 +5,8 @@ theirs alike. So a generator never has a user vector for anybody: a row is *fold
 cross-fitting sees to it that nothing learnt carries the row's own target. Users are assigned to K folds by a hash;
 the table of fold k is learnt from the training interactions of the users of the other folds; every user of fold k,
 training or evaluation, is folded in to that table. With K = 1 (the paper's way) one table is learnt from everybody,
-a training row's own target included, and that leaks (``tests/test_psg.py`` holds both).
+a training row's own target included, and that leaks (``tests/test_psg.py`` holds both). Counts need no folds: there a
+user's own contribution is taken away exactly (``leave_one_out``, :mod:`i2vae_lib.cooccurrence`).
 
 **Folding in to LightGCN.** A new user u with history H is a node with a zero layer-0 vector whose edges are H. One
 propagation through the learnt graph gives its vector, the mean over layers 0…L,
@@ -39,6 +40,7 @@ from scipy import sparse
 from i2vae_lib import cooccurrence, graphs, lightgcn
 from i2vae_lib.cooccurrence import LeftOut, best_of
 from i2vae_lib.data import dataset as dataset_module
+from i2vae_lib.data import people
 from i2vae_lib.data.dataset import (
     DOMAINS,
     Catalogue,
@@ -79,7 +81,7 @@ class Generator(Protocol):
         Parameters
         ----------
         rows
-            Any rows; only their histories and target domains are read.
+            Any rows. Their histories and target domains are read, and who they are of: to leave them out.
         fold
             int [rows] of :func:`fold_of`.
 
@@ -397,7 +399,7 @@ def seconds_of_fit(train: Rows, p: PsgParameters, cache: Path | str | None = Non
 def _fit_folder(train: Rows, p: PsgParameters, cache: Path | str | None) -> Path:
     rows, parameters = rows_digest(train), json.dumps(p.model_dump(), sort_keys=True)
     # an edited generator is another one
-    files = (__file__, *(str(one.__file__) for one in (dataset_module, graphs, lightgcn, cooccurrence)))
+    files = (__file__, *(str(one.__file__) for one in (dataset_module, people, graphs, lightgcn, cooccurrence)))
     code = hashlib.sha256(b"".join(Path(one).read_bytes() for one in files)).hexdigest()
     key = hashlib.sha256(f"{code}|{train.catalogue.digest()}|{rows}|{parameters}".encode()).hexdigest()
     return (Path(cache) if cache else cache_folder()) / "generators" / key

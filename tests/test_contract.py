@@ -51,7 +51,7 @@ def fit(name: str, dataset: CrossDomainDataset, params: Parameters, generator: p
 @pytest.fixture(scope="module")
 def recipe(tiny: Parameters) -> Parameters:
     """The tuned preset's departures in the tiny world."""
-    chosen = {key: value for key, value in read_preset("tuned")["overrides"].items() if key not in ("model.d",)}
+    chosen = {key: value for key, value in read_preset("tuned")["overrides"].items() if key != "model.d"}
     return load("smoke", TINY | chosen, epochs=2)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from scipy import sparse, stats
 
 from i2vae_lib import graphs, lightgcn, psg
 from i2vae_lib.data import CrossDomainDataset, load_dataset
+from i2vae_lib.data.batches import cut_short
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Int, Ragged, Rows, other
 from i2vae_lib.params import Parameters, PsgParameters, load
 from i2vae_lib.runs import LayoutError
@@ -660,11 +661,11 @@ def test_fit_once_when_called_again(
 # --- the rule ---------------------------------------------------------------------------------------------------------
 
 
-def hits(dataset: CrossDomainDataset, p: PsgParameters) -> pd.DataFrame:
-    """Warm rows of every split: own-history length, and whether the target is among the recalled."""
+def hits(dataset: CrossDomainDataset, p: PsgParameters, asked: Mapping[str, Rows] | None = None) -> pd.DataFrame:
+    """Warm rows of every split, or of ``asked``: own-history length, and whether the target is among the recalled."""
     generator = psg.fit(dataset.splits["train"], p)
     parts = []
-    for split, rows in dataset.splits.items():
+    for split, rows in (asked or dataset.splits).items():
         rows = rows.take(rows.lengths("own") > 0)
         hit = (generator.recall(rows, psg.fold_of(rows, p))[0] == rows.target[:, None]).any(axis=1)
         parts.append(pd.DataFrame({"split": split, "length": np.minimum(rows.lengths("own"), 8), "hit": hit}))
@@ -693,6 +694,24 @@ def test_the_rule_when_the_data_are_cloth_sport(released_folder: Path) -> None:
         assert abs(difference) < 2.6 * error  # two-sided 1 %
         difference, error = matched(leaking, split)
         assert difference > 0.5 > 20 * error  # the positive control
+
+
+def test_the_rule_when_the_asker_is_left_out(released_folder: Path) -> None:
+    """Whole rows against whole rows, and rows cut short against held-out rows cut alike."""
+    p = load("tuned", {"psg.copied": 20}, data="cloth_sport", protocol="strict")
+    real = load_dataset(p)
+    assert p.psg.kind == "leave_one_out"
+    whole = hits(real, p.psg)
+    cut = {split: cut_short(rows, 1.0, 0.0, np.random.default_rng(0)) for split, rows in real.splits.items()}
+    for found in (whole, hits(real, p.psg, cut)):
+        for split in ("validation", "test"):
+            difference, error = matched(found, split)
+            assert error < 0.01 and abs(difference) < 2.6 * error
+    # the positive control: training rows whose user goes by another name are scored with their own targets
+    train = real.splits["train"]
+    disguised = replace(train, user=np.array([f"somebody {i}" for i in range(len(train))], dtype=object))
+    difference, error = matched(hits(real, p.psg, real.splits | {"train": disguised}), "test")
+    assert difference > 0.5 > 20 * error
 
 
 def test_the_rule_when_the_world_is_planted() -> None:

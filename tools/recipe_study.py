@@ -5,7 +5,7 @@
 Each cell is an ``i2vae run`` in a process of its own; finished ones are not run again, an interrupted one goes on, and
 ``--finished`` only writes the tables of what is there. The rows are those of ``params/sweeps/recipe.yaml``; without
 ``--rows`` the recipe alone is trained. ``recipe_PAIR.csv`` has the recipe beside the best reference of each cell,
-``recipe_PAIR_rows.csv`` every row against the recipe, on the seeds that both have.
+``recipe_PAIR_rows.csv`` every row against the recipe, or the row that it is compared with, on the seeds of both.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +27,18 @@ import yaml
 
 from i2vae_lib import lift
 from i2vae_lib.compare import compare
+from i2vae_lib.experiments import load_history
 from i2vae_lib.params import preset_folder
-from i2vae_lib.runs import environment, read_record, write_atomically, write_json
+from i2vae_lib.runs import LayoutError, environment, read_record, write_atomically, write_json
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 RECIPE = "tuned"
 
 
-def read_rows() -> tuple[str, dict[str, dict[str, Any]]]:
-    """The preset, and the overrides of every row by its name."""
+def read_rows() -> tuple[str, dict[str, dict[str, Any]], dict[str, str]]:
+    """The preset, the overrides of every row by its name, and what a row is compared with if not with the recipe."""
     content = yaml.safe_load((preset_folder() / "sweeps" / "recipe.yaml").read_text(encoding="utf-8"))
-    return content["preset"], {RECIPE: {}} | content["departures"] | content["claims"]
+    return content["preset"], {RECIPE: {}} | content["departures"] | content["claims"], content["against"]
 
 
 def folder_of(out: Path, row: str, seed: int) -> Path:
@@ -54,14 +55,19 @@ def run_cell(command: Sequence[str], folder: Path, threads: int) -> None:
     print(folder.name, "done" if done.returncode == 0 else f"FAILED: {folder / 'log.txt'}", flush=True)
 
 
+def finished(out: Path, row: str) -> list[Path]:
+    """Finished runs of a row, by seed."""
+    found = [path.parent for path in out.glob(f"{folder_of(out, row, 0).name[:-1]}*/metrics.json")]
+    return sorted(found, key=_seed)
+
+
 def tables(
-    out: Path, rows: Mapping[str, Any], seeds: Sequence[int]
+    out: Path, rows: Mapping[str, Any], bases: Mapping[str, str]
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
-    """The recipe against the references, every row against the recipe, and the mean lift."""
-    done = {
-        row: [path for seed in seeds if (path := folder_of(out, row, seed)).joinpath("metrics.json").is_file()]
-        for row in rows
-    }
+    """The recipe against the references, every row against its base, and the mean lift."""
+    done = {row: finished(out, row) for row in rows}
+    if not done[RECIPE]:
+        raise LayoutError(f"{out} holds no finished run of the recipe: nothing can be compared with it yet")
     rng = np.random.default_rng(0)
     against = lift.cells(compare(done[RECIPE], rng=rng))
     mean, low, high = lift.mean_lift(done[RECIPE], rng=rng)
@@ -69,27 +75,30 @@ def tables(
     about = {
         "mean_lift": {"mean": mean, "low": low, "high": high},
         "mean_lift_full": {"mean": full, "low": full_low, "high": full_high},
+        "mean_of_lifts": float(against["lift"].mean()),
         "runs": {row: [_seed(one) for one in folders] for row, folders in done.items()},
         "missing": [row for row, folders in done.items() if not folders],
     }
-    parts = [
-        _row(done[RECIPE], folders, rng).assign(row=row) for row, folders in done.items() if row != RECIPE and folders
-    ]
-    columns = ["row", "domain", "kind", "metric", "n", "seeds", "recipe", "mean", "sd", "difference", "interval_low"]
-    columns += ["interval_high", "p", "p_holm"]
+    parts = []
+    for row, folders in done.items():
+        base = bases.get(row, RECIPE)
+        if row != RECIPE and {_seed(one) for one in folders} & {_seed(one) for one in done[base]}:
+            parts.append(_row(done[base], folders, rng).assign(row=row, against=base))
+    columns = ["row", "against", "domain", "kind", "metric", "n", "seeds", "base", "mean", "sd", "difference"]
+    columns += ["interval_low", "interval_high", "p", "p_holm"]
     return against, pd.concat(parts)[columns] if parts else pd.DataFrame(columns=columns), about
 
 
-def _row(recipe: Sequence[Path], folders: Sequence[Path], rng: np.random.Generator) -> pd.DataFrame:
-    """A row against the recipe, cell by cell, on the seeds that both have."""
-    seeds = {_seed(one) for one in recipe} & {_seed(one) for one in folders}
-    found = compare([one for one in [*recipe, *folders] if _seed(one) in seeds], rng=rng)
-    recipe_name, name = found.systems["system"][:2]
+def _row(base: Sequence[Path], folders: Sequence[Path], rng: np.random.Generator) -> pd.DataFrame:
+    """A row against its base, cell by cell, on the seeds that both have."""
+    seeds = {_seed(one) for one in base} & {_seed(one) for one in folders}
+    found = compare([one for one in [*base, *folders] if _seed(one) in seeds], rng=rng)
+    base_name, name = found.systems["system"][:2]
     part = found.tests[found.tests["system"] == name].set_index(["domain", "kind", "metric"])
     results = found.results[found.results["candidates"] == "sampled"]
     means = results.pivot_table(index=["domain", "kind", "metric"], columns="system", values="mean", sort=False)
     spread = results[results["system"] == name].set_index(["domain", "kind", "metric"])["sd"]
-    part = part.assign(recipe=means[recipe_name], mean=means[name], sd=spread, seeds=len(seeds)).reset_index()
+    part = part.assign(base=means[base_name], mean=means[name], sd=spread, seeds=len(seeds)).reset_index()
     return part[part["kind"].isin(lift.KINDS)]
 
 
@@ -98,7 +107,7 @@ def _seed(run: Path) -> int:
 
 
 def main(words: list[str]) -> None:
-    preset, rows = read_rows()
+    preset, rows, bases = read_rows()
     parser = argparse.ArgumentParser()
     parser.add_argument("data")
     parser.add_argument("protocol")
@@ -110,6 +119,7 @@ def main(words: list[str]) -> None:
     given = parser.parse_args(words)
     pair = Path(given.data).stem
     out = given.out or Path("runs") / f"recipe-{pair}"
+    cells: list[Future[None]] = []
     if not given.finished:
         with ThreadPoolExecutor(given.workers) as pool:
             for seed in given.seeds:
@@ -118,21 +128,22 @@ def main(words: list[str]) -> None:
                     sets = [word for key, value in rows[row].items() for word in ("--set", f"{key}={value}")]
                     command = ["run", "--preset", preset, "--data", given.data, "--protocol", given.protocol]
                     command += ["--seed", str(seed), "--out", str(folder), "--no-notebooks", "--no-report", *sets]
-                    pool.submit(run_cell, command, folder, max(1, (os.cpu_count() or 1) // given.workers))
-    against, each, about = tables(out, rows, range(100))
+                    cells.append(pool.submit(run_cell, command, folder, max(1, (os.cpu_count() or 1) // given.workers)))
+            for cell in cells:
+                cell.result()
+    against, each, about = tables(out, rows, bases)
     records = [read_record(path.parent) for path in sorted(out.glob("*/metrics.json"))]
-    trained = [
-        read_record(path.parent)["stages"]["train"]["seconds"] for path in out.glob(f"{RECIPE}-seed*/metrics.json")
-    ]
+    histories = [load_history(folder) for folder in finished(out, RECIPE)]
     first = records[0]
     head = {
-        "command": shlex.join(["python", "tools/recipe_study.py", given.data, given.protocol]),
+        "command": shlex.join(["python", "tools/recipe_study.py", *(word for word in words if word != "--finished")]),
         "revision": sorted({one["environment"]["git"] for one in records}),
         "data_sha256": first["source_sha256"],
         "dataset_sha256": first["dataset_sha256"],
         "protocol": first["protocol"],
         "hours": round(sum(stage["seconds"] for one in records for stage in one["stages"].values()) / 3600, 3),
-        "seconds_of_training": [round(one) for one in trained],
+        "epochs": [len(one) for one in histories],
+        "seconds_of_training": [round(float(one[["seconds", "validation seconds"]].sum().sum())) for one in histories],
         "references": first["references"],
         "environment": environment(),
     }

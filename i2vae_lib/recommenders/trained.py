@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -185,7 +186,8 @@ class Trained(ABC):
                 p,
                 rng=rng,
                 generator=noise,
-                # a first stage starts from what the seed says, a later one from what the earlier ones left
+                # a later stage starts from what the earlier ones left; a first one from what seed and data say, which
+                # are in the identity (and an eigenvector's last bits may differ when it is computed again)
                 identity=f"{identity} {stage.name} {_digest(self.module) if number else ''}",
                 callbacks=Callbacks(checkpoint, callbacks.on_epoch),
                 rows=stage.rows,
@@ -266,7 +268,15 @@ class Trained(ABC):
             raise LayoutError(f"{folder}: model layout {header.get('layout')}, this version reads {MODEL_LAYOUT}")
         if header["system"] != cls.name:
             raise LayoutError(f"{folder} holds a model of {header['system']}, not of {cls.name}")
-        found = cls(read_catalogue(folder), Parameters.model_validate(header["parameters"]))
+        try:
+            parameters = Parameters.model_validate(header["parameters"])
+        except ValidationError as error:
+            key = ".".join(str(part) for part in error.errors()[0]["loc"])
+            raise LayoutError(
+                f"{folder} was trained by a version of the kit with other parameters ('{key}': "
+                f"{error.errors()[0]['msg'].lower()}): train it anew"
+            ) from None
+        found = cls(read_catalogue(folder), parameters)
         weights = load_file(folder / "weights.safetensors")
         found.popularity = {d: weights.pop(f"popularity/{d}").numpy() for d in DOMAINS}
         found.restore(weights)
