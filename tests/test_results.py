@@ -10,9 +10,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from i2vae_lib.params import load
+
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
+import recipe_study  # noqa: E402
 from record_run import fill  # noqa: E402
 
 RESULTS = sorted((ROOT / "docs" / "results").glob("*.csv"))
@@ -42,3 +45,21 @@ def test_readme_table_is_the_committed_result(name: str) -> None:
 def test_readme_shows_the_command_that_makes_the_table(name: str) -> None:
     command = json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text(encoding="utf-8"))["command"]
     assert command in README
+
+
+def test_readme_has_the_recipe_of_the_committed_results() -> None:
+    assert recipe_study.fill(README) == README
+    shown = README.split("<!-- recipe -->")[1].split("\n\n")[0]
+    pairs = {path.stem.removeprefix("recipe_") for path in RESULTS if path.stem.startswith("recipe_")}
+    assert all(f"| {pair} |" in shown for pair in pairs if not pair.endswith("_rows"))
+    for path in sorted((ROOT / "docs" / "results").glob("recipe_*.json")):
+        about = json.loads(path.read_text(encoding="utf-8"))
+        assert about["mean_lift"]["low"] < about["mean_lift"]["mean"] < about["mean_lift"]["high"]
+
+
+def test_recipe_rows_name_what_the_kit_has() -> None:
+    preset, rows, bases = recipe_study.read_rows()
+    folders = [recipe_study.folder_of(Path("out"), row, 0) for row in rows]
+    assert len(set(folders)) == len(rows) and set(bases) | set(bases.values()) <= set(rows)
+    for changed in rows.values():
+        assert load(preset, changed) != load(preset) or not changed  # every row is another model, and a valid one

@@ -89,6 +89,26 @@ def tables(
     return against, pd.concat(parts)[columns] if parts else pd.DataFrame(columns=columns), about
 
 
+def markdown(found: Mapping[str, pd.DataFrame]) -> str:
+    """README's form: HR@10 of each pair's cells, sampled, in per cent."""
+    lines = ["| pair | domain | rows | n | i2vae, tuned | best reference | lift |", "|---|---|---|---:|---:|---|---:|"]
+    for pair, table in found.items():
+        for cell in table[table["metric"] == "HR@10"].itertuples():
+            spread = "" if np.isnan(cell.sd) else f" ± {100 * cell.sd:.2f}"
+            lines.append(
+                f"| {pair} | {cell.domain} | {cell.kind} | {cell.n:,} | {100 * cell.system:.2f}{spread} | "
+                f"{100 * cell.reference:.2f} ({cell.best}) | {100 * cell.lift:+.0f} % |"
+            )
+    return "\n".join(lines)
+
+
+def fill(readme: str) -> str:
+    """README with its table of the recipe written anew from the committed results."""
+    paths = [path for path in sorted(RESULTS.glob("recipe_*.csv")) if not path.stem.endswith("_rows")]
+    table = markdown({path.stem.removeprefix("recipe_"): pd.read_csv(path) for path in paths})
+    return re.sub(r"(<!-- recipe -->\n).*?(\n\n)", lambda found: found[1] + table + found[2], readme, flags=re.DOTALL)
+
+
 def _row(base: Sequence[Path], folders: Sequence[Path], rng: np.random.Generator) -> pd.DataFrame:
     """A row against its base, cell by cell, on the seeds that both have."""
     seeds = {_seed(one) for one in base} & {_seed(one) for one in folders}
@@ -135,8 +155,12 @@ def main(words: list[str]) -> None:
     records = [read_record(path.parent) for path in sorted(out.glob("*/metrics.json"))]
     histories = [load_history(folder) for folder in finished(out, RECIPE)]
     first = records[0]
+    asked = ["python", "tools/recipe_study.py", given.data, given.protocol]
+    asked += ["--seeds", *(str(seed) for seed in about["runs"][RECIPE])]
+    others = [row for row in rows if row not in about["missing"] and row != RECIPE]
+    asked += ["--rows", RECIPE, *others] if others else []
     head = {
-        "command": shlex.join(["python", "tools/recipe_study.py", *(word for word in words if word != "--finished")]),
+        "command": shlex.join(asked),
         "revision": sorted({one["environment"]["git"] for one in records}),
         "data_sha256": first["source_sha256"],
         "dataset_sha256": first["dataset_sha256"],
@@ -148,9 +172,14 @@ def main(words: list[str]) -> None:
         "environment": environment(),
     }
     for name, table in ((f"recipe_{pair}", against), (f"recipe_{pair}_rows", each)):
+        if table.empty:
+            continue
         path = RESULTS / f"{name}.csv"
         write_atomically(path, lambda part, table=table: table.round(6).to_csv(part, index=False))
         write_json(path.with_suffix(".json"), head | {"seeds": about["runs"][RECIPE]} | about)
+    readme = RESULTS.parent.parent / "README.md"
+    filled = fill(readme.read_text(encoding="utf-8"))
+    write_atomically(readme, lambda part: part.write_text(filled, encoding="utf-8"))
     print(against.round(4).to_string(index=False))
     print({key: about[key] for key in ("mean_lift", "mean_lift_full", "missing")})
 

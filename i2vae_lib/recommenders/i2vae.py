@@ -5,10 +5,15 @@ Made for: the next item in either of two domains, for warm, one-domain, cold-sta
 Departs (from the paper; each docstring says why)
     - pseudo-sequences are recalled from what the row shows, cross-fitted by user folds (``psg.folds`` = 1 is the
       paper's way), not once from full histories;
-    - scores are dot products as in the paper (the released code has an MLP on user and item);
+    - scores are dot products as in the paper (the released code has an MLP on user and item), unless
+      ``model.scores`` says otherwise;
     - padding is masked; real and pseudo sequences have their own encoders (the released code shares one);
     - log-variances, clamped; the adaptive weight's length is capped at T;
-    - a row without any history is ranked by training popularity, as from every recommender here.
+    - a row without any history is ranked by training popularity, as from every recommender here;
+    - further ones by choice, each with the paper's value in ``params/paper.yaml``: ``model.start`` (item vectors begin
+      at a factorisation of counts), ``model.path`` (averages with corrections), ``model.scores`` (the generator's
+      scores enter the item scores), ``objective.cut_share`` and ``blank_share`` (rows at other moments, rows as if
+      cold), ``objective.reconstruction`` (softmax over the domain). ``params/tuned.yaml`` takes them all.
 """
 
 from __future__ import annotations
