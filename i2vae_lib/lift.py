@@ -6,7 +6,7 @@ the test rows in view, which favours the references, never the system.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ KINDS = ("tailed", "cold", "all")
 METRICS = ("HR@10", "NDCG@10")
 FEW = 200
 """A cell of fewer rows is met unless the system is significantly below."""
+
+FRACTIONS = ("system", "sd", "reference", "lift", "base", "mean", "difference", "interval_low", "interval_high")
 
 COLUMNS = (
     *("domain", "kind", "metric", "n", "system", "sd", "seeds", "best", "reference", "lift"),
@@ -133,3 +135,38 @@ def sums_by_user(owner: compare.Array, masks: compare.Array, value: compare.Arra
     total = np.zeros((owner.max() + 1, masks.shape[1], value.shape[1]))
     np.add.at(total, owner, masks[:, :, None] * value[:, None, :])
     return total
+
+
+def in_per_cent(table: pd.DataFrame) -> pd.DataFrame:
+    """Fractions of a table as per cent and points, for reading: every column of :data:`FRACTIONS` that it has."""
+    return table.assign(**{name: 100 * table[name] for name in FRACTIONS if name in table})
+
+
+def verdicts(rows: pd.DataFrame, questions: Mapping[str, tuple[str, str]], metric: str = "HR@10") -> pd.DataFrame:
+    """What a study's rows answer, a line a question and domain.
+
+    Parameters
+    ----------
+    rows
+        ``row, domain, kind, metric, n, seeds, difference, interval_low, interval_high``: a system *without* something,
+        less the one with it (``docs/results/recipe_PAIR_rows.csv``).
+    questions
+        Question -> (row, kind of rows that it is about).
+
+    Returns
+    -------
+    DataFrame
+        ``question, domain, kind, n, seeds``; ``benefit, low, high`` in points: with less without; ``verdict``: whether
+        the interval excludes 0, or ``not run``.
+    """
+    lines: list[tuple[Any, ...]] = []
+    for question, (row, kind) in questions.items():
+        found: Any = rows[(rows["row"] == row) & (rows["kind"] == kind) & (rows["metric"] == metric)]
+        if found.empty:
+            lines.append((question, "", kind, 0, 0, np.nan, np.nan, np.nan, "not run"))
+        for one in found.itertuples():
+            benefit, low, high = (-100 * value for value in (one.difference, one.interval_high, one.interval_low))
+            verdict = "helps" if low > 0 else "hurts" if high < 0 else "no difference shown"
+            lines.append((question, one.domain, kind, one.n, one.seeds, benefit, low, high, verdict))
+    columns = ["question", "domain", "kind", "n", "seeds", "benefit", "low", "high", "verdict"]
+    return pd.DataFrame(lines, columns=columns)

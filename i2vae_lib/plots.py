@@ -149,3 +149,35 @@ def intervals(table: pd.DataFrame, title: str) -> go.Figure:
 def worth(table: pd.DataFrame, title: str) -> go.Figure:
     """What leaks are worth: ``domain, leak, system, worth, low, high``, in points."""
     return _panels(table, "leak", "worth", "low", "high", title)
+
+
+def differences(table: pd.DataFrame, title: str) -> go.Figure:
+    """Differences with their intervals, a line a system, a colour a domain: columns as for :func:`intervals`.
+
+    For systems with long names, which stand on the left.
+    """
+    systems, domains = list(dict.fromkeys(table["system"])), list(dict.fromkeys(table["domain"]))
+    figure = go.Figure()
+    for i, d in enumerate(domains):
+        part = table[table["domain"] == d]
+        beside = 0.5 * ((i + 0.5) / len(domains) - 0.5)
+        figure.add_scatter(
+            x=part["difference"],
+            y=[systems.index(name) + beside for name in part["system"]],
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": (part["interval_high"] - part["difference"]).clip(lower=0),
+                "arrayminus": (part["difference"] - part["interval_low"]).clip(lower=0),
+            },
+            customdata=part["system"],
+            name=str(d),
+            mode="markers",
+            marker={"size": 8, "color": PALETTE[i % len(PALETTE)]},
+            hovertemplate="%{customdata}: %{x:.2f}<extra></extra>",
+        )
+    figure.add_vline(x=0, line={"width": 1, "dash": "dot"})
+    figure.update_yaxes(tickvals=list(range(len(systems))), ticktext=systems, range=[len(systems) - 0.5, -0.5])
+    figure.update_xaxes(title_text="points")
+    figure = _layout(figure, title, 160 + 34 * len(systems))
+    return figure.update_layout(margin={"l": 280, "r": 40, "t": 60, "b": 50})

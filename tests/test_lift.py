@@ -83,3 +83,25 @@ def test_kinds_are_those_of_the_evaluation() -> None:
     flags = pd.DataFrame({name: [True] for name in ("tailed", "cold", "no_history", "overlapping", "seen")})
     assert set(lift.KINDS) <= set(kind_masks(flags))
     assert {name.split("@")[0] for name in lift.METRICS} <= set(METRICS)
+
+
+def test_verdicts_when_rows_help_hurt_and_are_missing() -> None:
+    """A row is a system without something: what it loses is the benefit."""
+    lines = [("without a", -0.02, -0.03, -0.01), ("without b", 0.02, 0.01, 0.03), ("without c", 0.0, -0.01, 0.01)]
+    rows = pd.DataFrame(lines, columns=["row", "difference", "interval_low", "interval_high"])
+    rows = rows.assign(domain="North", kind="cold", metric="HR@10", n=90, seeds=3)
+    asked = {name: (f"without {name}", "cold") for name in "abcd"} | {"tailed": ("without a", "tailed")}
+    found = lift.verdicts(rows, asked).set_index("question")
+    assert found["verdict"].to_dict() == {
+        "a": "helps",
+        "b": "hurts",
+        "c": "no difference shown",
+        "d": "not run",
+        "tailed": "not run",
+    }
+    assert found.loc["a", ["benefit", "low", "high"]].tolist() == pytest.approx([2.0, 1.0, 3.0])
+
+
+def test_in_per_cent_when_columns_are_missing() -> None:
+    found = lift.in_per_cent(pd.DataFrame({"lift": [0.25], "n": [7]}))
+    assert found["lift"].tolist() == [25.0] and found["n"].tolist() == [7]

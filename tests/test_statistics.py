@@ -79,3 +79,21 @@ def test_interval_figures_when_drawn_have_a_marker_a_line():
         assert sorted(trace.y[0] for trace in figure.data) == [1.0, 2.0, 3.0, 4.0]
         assert all(trace.error_y.array[0] == 2.0 and trace.error_y.arrayminus[0] == 1.0 for trace in figure.data)
         assert {trace.name for trace in figure.data} == {"s", "t"}
+
+
+def test_differences_when_drawn_stand_a_line_a_system() -> None:
+    table = pd.DataFrame(
+        {
+            "domain": ["North", "South"] * 2,
+            "system": ["without a", "without a", "without b", "without b"],
+            "difference": [1.0, 2.0, -1.0, 0.5],
+            "interval_low": [0.0, 1.0, -2.0, 0.0],
+            "interval_high": [2.0, 4.0, 0.0, 1.0],
+        }
+    )
+    figure = plots.differences(table, "title")
+    north, south = figure.data
+    assert list(north.x) == [1.0, -1.0] and list(south.x) == [2.0, 0.5]
+    assert [round(y) for y in north.y] == [round(y) for y in south.y] == [0, 1]
+    assert list(south.error_x.array) == [2.0, 0.5] and list(south.error_x.arrayminus) == [1.0, 0.5]
+    assert list(figure.layout.yaxis.ticktext) == ["without a", "without b"]
