@@ -11,6 +11,7 @@ Each cell is an ``i2vae run`` in a process of its own; finished ones are not run
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shlex
@@ -25,13 +26,14 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from i2vae_lib import lift
+from i2vae_lib import lift, paper
 from i2vae_lib.compare import compare
 from i2vae_lib.experiments import load_history
 from i2vae_lib.params import preset_folder
 from i2vae_lib.runs import LayoutError, environment, read_record, write_atomically, write_json
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
+PAGES = (RESULTS.parent.parent / "README.md", RESULTS.parent / "reproduction.md")
 RECIPE = "tuned"
 
 
@@ -102,11 +104,33 @@ def markdown(found: Mapping[str, pd.DataFrame]) -> str:
     return "\n".join(lines)
 
 
-def fill(readme: str) -> str:
-    """README with its table of the recipe written anew from the committed results."""
+def beside_paper(found: Mapping[str, pd.DataFrame]) -> str:
+    """The reproduction table: data, rows, metric, ours, the paper's figure for i2VAE (Table 5), hours."""
+    printed = paper.tables()
+    printed = printed[(printed["table"] == "5") & (printed["system"] == "i2VAE")]
+    keys = ["pair", "domain", "kind", "metric"]
+    lines = [
+        "| data | domain | rows | metric | ours, strict | seeds | paper | hours |",
+        "|---|---|---|---|---:|---:|---:|---:|",
+    ]
+    for pair, table in found.items():
+        joined = table.assign(pair=pair).merge(printed[[*keys, "mean"]], on=keys)  # cold rows are others there
+        hours = json.loads((RESULTS / f"recipe_{pair}.json").read_text(encoding="utf-8"))["hours"]
+        for cell in joined.itertuples():
+            ours = f"{100 * cell.system:.2f} ± {100 * cell.sd:.2f}"
+            head = f"| {pair} | {cell.domain} | {cell.kind} | {cell.metric} | {ours} | {cell.seeds} |"
+            lines.append(f"{head} {cell.mean:.2f} | {hours:.2f} |")
+    return "\n".join(lines)
+
+
+def fill(text: str) -> str:
+    """README or docs/reproduction.md with the tables of the recipe written anew from the committed results."""
     paths = [path for path in sorted(RESULTS.glob("recipe_*.csv")) if not path.stem.endswith("_rows")]
-    table = markdown({path.stem.removeprefix("recipe_"): pd.read_csv(path) for path in paths})
-    return re.sub(r"(<!-- recipe -->\n).*?(\n\n)", lambda found: found[1] + table + found[2], readme, flags=re.DOTALL)
+    found = {path.stem.removeprefix("recipe_"): pd.read_csv(path) for path in paths}
+    for name, table in (("recipe", markdown(found)), ("reproduction", beside_paper(found))):
+        pattern = rf"(<!-- {name} -->\n).*?(\n\n)"
+        text = re.sub(pattern, lambda part, table=table: part[1] + table + part[2], text, flags=re.DOTALL)
+    return text
 
 
 def _row(base: Sequence[Path], folders: Sequence[Path], rng: np.random.Generator) -> pd.DataFrame:
@@ -177,9 +201,9 @@ def main(words: list[str]) -> None:
         path = RESULTS / f"{name}.csv"
         write_atomically(path, lambda part, table=table: table.round(6).to_csv(part, index=False))
         write_json(path.with_suffix(".json"), head | {"seeds": about["runs"][RECIPE]} | about)
-    readme = RESULTS.parent.parent / "README.md"
-    filled = fill(readme.read_text(encoding="utf-8"))
-    write_atomically(readme, lambda part: part.write_text(filled, encoding="utf-8"))
+    for page in PAGES:
+        filled = fill(page.read_text(encoding="utf-8"))
+        write_atomically(page, lambda part, filled=filled: part.write_text(filled, encoding="utf-8"))
     print(against.round(4).to_string(index=False))
     print({key: about[key] for key in ("mean_lift", "mean_lift_full", "missing")})
 
