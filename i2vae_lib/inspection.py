@@ -10,12 +10,15 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.data.dataset import DOMAINS, PAD, CrossDomainDataset, Int, Rows
+from i2vae_lib.cooccurrence import LeftOut
+from i2vae_lib.data.dataset import DOMAINS, PAD, CrossDomainDataset, Int, Rows, popularity
 from i2vae_lib.data.synthetic import next_item_probabilities
 from i2vae_lib.model.i2vae import ROLES
 from i2vae_lib.model.latents import kl, standard_like
 from i2vae_lib.model.objective import active_units
-from i2vae_lib.recommenders import I2VAERecommender
+from i2vae_lib.params import PsgParameters
+from i2vae_lib.recommenders import I2VAERecommender, contract
+from i2vae_lib.recommenders.neighbours import fall_back, share
 
 
 def target_share(rows: Rows, items: Int) -> Int:
@@ -147,3 +150,26 @@ def latent_probes(
             line = {"domain": domain, "latent": role, **known, "kl": nats, "active": active_units(q.mean)}
             lines.append(line | {"n": len(at)})
     return pd.DataFrame(lines)
+
+
+class CountsAlone:
+    """The counts of :class:`i2vae_lib.cooccurrence.LeftOut` as a ranker: what a copy path copies, without a model.
+
+    Where they say nothing, popularity, as for the reference rankers.
+    """
+
+    name = "counts alone"
+
+    def __init__(self, train: Rows, p: PsgParameters):
+        self.counts = LeftOut.fit(train, p)
+        self.popularity = popularity(train)
+
+    def score(self, rows: Rows, candidates: Int) -> Int:
+        scores = contract.gather(self.popularity, rows, candidates)
+        popular, told = share(self.popularity), ~contract.without_evidence(rows)
+        for d in DOMAINS:
+            at = np.flatnonzero(told & (rows.domain == DOMAINS.index(d)))
+            wanted = candidates[at].astype(np.int64)
+            found = self.counts.scores(rows.take(at))[:, self.counts.unified.of[d][1:]].toarray()
+            scores[at] = fall_back(np.take_along_axis(found, wanted - 1, axis=1), popular[d][wanted])
+        return scores

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.inspection import latent_probes, linear_probe
+from i2vae_lib.inspection import CountsAlone, latent_probes, linear_probe
 from i2vae_lib.model.latents import kl, standard_like
-from i2vae_lib.recommenders import I2VAERecommender
+from i2vae_lib.params import Parameters, load
+from i2vae_lib.recommenders import I2VAERecommender, ItemKNN
+from i2vae_lib.training import Callbacks
+from tests.conftest import TINY
 
 N, K = 4000, 3
 
@@ -65,3 +68,19 @@ def test_latent_probes_when_read(trained: I2VAERecommender, dataset: CrossDomain
     [(_, _, latents)] = trained.infer(rows.take(np.flatnonzero(warm & (rows.domain == 0))))
     expected = float(kl(latents.specific, standard_like(latents.specific)).mean())
     assert table["kl"][0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_counts_alone_when_sequences_are_bags_are_itemknn(dataset: CrossDomainDataset) -> None:
+    p: Parameters = load("smoke", TINY | {"references.neighbours": [0], "references.shrinkage": [10.0]})
+    train, rows = dataset.splits["train"], dataset.splits["test"]
+    knn = ItemKNN.unfitted(dataset.catalogue).fit(
+        train,
+        dataset.splits["validation"],
+        params=p,
+        generator=None,
+        rng=np.random.default_rng(0),
+        callbacks=Callbacks(),
+    )
+    everything = np.broadcast_to(np.arange(1, 121, dtype=np.int32), (len(rows), 120))
+    alone = CountsAlone(train, p.psg.model_copy(update={"shrinkage": 10.0}))
+    np.testing.assert_allclose(alone.score(rows, everything), knn.score(rows, everything), rtol=1e-4, atol=1e-7)

@@ -26,10 +26,12 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from i2vae_lib import lift, paper
+from i2vae_lib import evaluation, lift, paper
 from i2vae_lib.compare import compare
+from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.experiments import load_history
-from i2vae_lib.params import preset_folder
+from i2vae_lib.inspection import CountsAlone
+from i2vae_lib.params import Parameters, preset_folder
 from i2vae_lib.runs import LayoutError, environment, read_record, write_atomically, write_json
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
@@ -72,6 +74,7 @@ def tables(
         raise LayoutError(f"{out} holds no finished run of the recipe: nothing can be compared with it yet")
     rng = np.random.default_rng(0)
     against = lift.cells(compare(done[RECIPE], rng=rng))
+    against = against.merge(_counts_alone(done[RECIPE][0]), on=["domain", "kind", "metric"])
     mean, low, high = lift.mean_lift(done[RECIPE], rng=rng)
     full, full_low, full_high = lift.mean_lift(done[RECIPE], candidates="full", rng=rng)
     about = {
@@ -89,6 +92,21 @@ def tables(
     columns = ["row", "against", "domain", "kind", "metric", "n", "seeds", "base", "mean", "sd", "difference"]
     columns += ["interval_low", "interval_high", "p", "p_holm"]
     return against, pd.concat(parts)[columns] if parts else pd.DataFrame(columns=columns), about
+
+
+def _counts_alone(run: Path) -> pd.DataFrame:
+    """The generator's counts as a ranker on the test rows: what the model has to add to."""
+    dataset = CrossDomainDataset.load(run / "dataset")
+    p = Parameters.model_validate(read_record(run)["parameters"])
+    rows = dataset.splits["test"]
+    negatives = evaluation.sample_negatives(rows, p.evaluation.negatives, p.split.data_seed)
+    scorer = CountsAlone(dataset.splits["train"], p.psg)
+    ranks = evaluation.rank(scorer, rows, negatives, full=True, batch_size=p.evaluation.batch_size)
+    seen = evaluation.seen_targets(rows, dataset.splits["train"])
+    table = evaluation.rank_table(scorer.name, rows, dataset.tail["test"], seen, ranks)
+    found = evaluation.tidy(evaluation.metrics(table), dict(dataset.catalogue.names))
+    found = found[found["candidates"] == "sampled"].rename(columns={"value": "counts_alone"})
+    return found[["domain", "kind", "metric", "counts_alone"]]
 
 
 def markdown(found: Mapping[str, pd.DataFrame]) -> str:
