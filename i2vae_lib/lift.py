@@ -21,7 +21,18 @@ METRICS = ("HR@10", "NDCG@10")
 FEW = 200
 """A cell of fewer rows is met unless the system is significantly below."""
 
-FRACTIONS = ("system", "sd", "reference", "lift", "base", "mean", "difference", "interval_low", "interval_high")
+FRACTIONS = (
+    "system",
+    "sd",
+    "counts_alone",
+    "reference",
+    "lift",
+    "base",
+    "mean",
+    "difference",
+    "interval_low",
+    "interval_high",
+)
 
 COLUMNS = (
     *("domain", "kind", "metric", "n", "system", "sd", "seeds", "best", "reference", "lift"),
