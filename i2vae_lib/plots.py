@@ -180,4 +180,5 @@ def differences(table: pd.DataFrame, title: str) -> go.Figure:
     figure.update_yaxes(tickvals=list(range(len(systems))), ticktext=systems, range=[len(systems) - 0.5, -0.5])
     figure.update_xaxes(title_text="points")
     figure = _layout(figure, title, 160 + 34 * len(systems))
-    return figure.update_layout(margin={"l": 280, "r": 40, "t": 60, "b": 50})
+    legend = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}
+    return figure.update_layout(margin={"l": 280, "r": 40, "t": 90, "b": 50}, legend=legend)
