@@ -31,7 +31,7 @@ import pandas as pd
 from scipy import sparse
 from scipy.sparse.linalg import eigsh
 
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Rows, origins, rejoined
+from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Rows, origins, packed, rejoined, unpacked
 from i2vae_lib.data.people import people
 from i2vae_lib.graphs import Unified, cosine, user_items, users_of_items
 from i2vae_lib.params import PsgParameters
@@ -178,14 +178,13 @@ class LeftOut:
 
     def arrays(self) -> dict[str, Int]:
         """Everything that scoring needs."""
-        names = np.frombuffer("\n".join(self.users).encode(), dtype=np.uint8)
         graph = {"indices": self.graph.indices, "indptr": self.graph.indptr}
-        return {"users": names, "steps": self.steps, "parted": self.parted} | graph
+        return {"users": packed(self.users), "steps": self.steps, "parted": self.parted} | graph
 
     @classmethod
     def restore(cls, catalogue: Catalogue, arrays: Mapping[str, Int], p: PsgParameters) -> Self:
         """What :meth:`arrays` gave."""
-        users = np.array(bytes(arrays["users"]).decode().split("\n"), dtype=object)
+        users = np.array(unpacked(arrays["users"]), dtype=object)
         indices = arrays["indices"]
         shape = (len(users), Unified(catalogue).size)
         graph = sparse.csr_matrix((np.ones(len(indices), dtype=np.float32), indices, arrays["indptr"]), shape=shape)

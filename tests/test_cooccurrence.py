@@ -13,7 +13,7 @@ from i2vae_lib import cooccurrence, psg
 from i2vae_lib.cooccurrence import LeftOut, best_of, item_vectors
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.controls import detach
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, Rows, origins, other
+from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Rows, origins, other
 from i2vae_lib.data.people import with_targets
 from i2vae_lib.graphs import Unified, cosine, user_items
 from i2vae_lib.params import Parameters, PsgParameters, load
@@ -178,6 +178,13 @@ def test_restore_when_saved(few: Rows) -> None:
     counts = LeftOut.fit(few, bag(10.0))
     again = LeftOut.restore(few.catalogue, counts.arrays(), bag(10.0))
     np.testing.assert_array_equal(again.scores(few).toarray(), counts.scores(few).toarray())
+
+
+def test_arrays_when_an_id_has_two_lines(few: Rows) -> None:
+    """Users stand a line each in what is saved."""
+    broken = replace(few, user=np.array([f"{user}\nx" for user in few.user], dtype=object))
+    with pytest.raises(DataError, match="holds a line break"):
+        LeftOut.fit(broken, bag(10.0)).arrays()
 
 
 def test_best_of_when_lines_tie_or_are_short() -> None:

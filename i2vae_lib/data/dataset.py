@@ -321,6 +321,25 @@ def belongs(users: Int, chosen: Int) -> Int:
     return found
 
 
+def packed(words: Sequence[str] | Int) -> Int:
+    """Strings as an array for safetensors: UTF-8 bytes, a line each, uint8.
+
+    Raises
+    ------
+    DataError
+        A string of more than one line.
+    """
+    for word in words:
+        if "\n" in str(word):
+            raise DataError(f"user id {str(word)!r} holds a line break")
+    return np.frombuffer("\n".join(map(str, words)).encode(), dtype=np.uint8).copy()
+
+
+def unpacked(array: Int) -> list[str]:
+    """What :func:`packed` took."""
+    return bytes(array).decode().split("\n")
+
+
 ONLY = " ({} only)"
 """What the name of a detached user ends with: see :func:`i2vae_lib.data.controls.detach`."""
 

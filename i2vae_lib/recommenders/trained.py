@@ -22,10 +22,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from i2vae_lib import training
+from i2vae_lib.data import dataset
 from i2vae_lib.data.dataset import (
     DOMAINS,
     Catalogue,
-    DataError,
     Int,
     Rows,
     popularity,
@@ -309,22 +309,13 @@ def dot(vectors: torch.Tensor, table: torch.Tensor, items: torch.Tensor) -> torc
 
 
 def packed(words: Int) -> torch.Tensor:
-    """Strings as a tensor, for :meth:`Trained.arrays`: UTF-8 bytes, a line each.
-
-    Raises
-    ------
-    DataError
-        A string of more than one line.
-    """
-    for word in words:
-        if "\n" in str(word):
-            raise DataError(f"user id {str(word)!r} holds a line break")
-    return torch.from_numpy(np.frombuffer("\n".join(map(str, words)).encode(), dtype=np.uint8).copy())
+    """:func:`i2vae_lib.data.dataset.packed` as a tensor, for :meth:`Trained.arrays`."""
+    return torch.from_numpy(dataset.packed(words))
 
 
 def unpacked(tensor: torch.Tensor) -> list[str]:
     """What :func:`packed` took."""
-    return bytes(tensor.numpy()).decode().split("\n")
+    return dataset.unpacked(tensor.numpy())
 
 
 def _digest(module: nn.Module) -> str:
