@@ -17,10 +17,12 @@
 ``recommenders``      the contract; i2VAE, popularity, copy, ItemKNN, EASE, the oracle; folding in
 ``audit``             the leak audit
 ``inspection``        what a generator recalls, measured
-``experiments``       the main job in four stages: prepare, recall, train, evaluate
+``stages``            the main job in four stages: prepare, recall, train, evaluate
 ``leaks``             what each leak is worth
 ``compare``           runs side by side
 ``comparison``        all systems, tuned alike
+``grids``             sweep files, resolved into cells
+``experiments``       a grid -> runs -> one tidy table; local processes or a Dask cluster
 ``lift``              a system beside the best reference ranker of each cell; the mean over a pair
 ``table``             the paper's table of them
 ``plots``, ``report``  figures and ``report.html``
@@ -31,9 +33,9 @@ Imports point one way: each line only to what stands above it.
 """
 
 from i2vae_lib.data import load_dataset
-from i2vae_lib.experiments import evaluate, open_run, prepare, recall, train
 from i2vae_lib.params import Parameters, from_notebook, load
 from i2vae_lib.recommenders import I2VAERecommender
+from i2vae_lib.stages import evaluate, open_run, prepare, recall, train
 
 __all__ = [
     "I2VAERecommender",

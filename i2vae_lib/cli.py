@@ -1,4 +1,4 @@
-"""The command ``i2vae``: run, recommend, audit, describe, compare, fetch, report."""
+"""The command ``i2vae``: run, recommend, audit, describe, compare, table, sweep, fetch, report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from i2vae_lib import audit, compare, comparison, experiments, report, table
+from i2vae_lib import audit, compare, comparison, experiments, grids, report, stages, table
 from i2vae_lib.data import amazon, load_dataset
 from i2vae_lib.data.dataset import DOMAINS, CrossDomainDataset, DataError
 from i2vae_lib.data.describe import describe_files
@@ -126,6 +126,23 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--format", choices=FORMATS, default="text")
     one.add_argument("--json", action="store_true")
 
+    one = add("sweep", sweep, "Every cell of a grid that is not there yet; then the table of what is.")
+    one.add_argument("file", help="a file in params/sweeps/, or a path")
+    one.add_argument(
+        "--preset", help="of the cells, as are --data, --protocol, --epochs and --set (default: the file's)"
+    )
+    one.add_argument("--data")
+    one.add_argument("--protocol")
+    one.add_argument("--epochs", type=int)
+    one.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="in every cell; repeatable")
+    one.add_argument("--seeds", type=int, nargs="+")
+    one.add_argument("--out", type=Path, help="folder of the cells (default: runs/sweep-FILE); any sweep may share it")
+    one.add_argument("--workers", type=int, help="processes on this machine, a thread each (default: its cores)")
+    one.add_argument("--scheduler", help="tcp://HOST:PORT or the scheduler file of your own Dask cluster")
+    one.add_argument("--dashboard", action="store_true", help="serve Dask's page, on the loopback interface")
+    one.add_argument("--dry-run", action="store_true", help="only the plan: cells, hours, memory")
+    one.add_argument("--retry-failed", action="store_true", help="run cells that failed before once more")
+
     one = add("fetch", fetch, "Download a released pair and check it, or build the Food and Kitchen logs anew.")
     one.add_argument("name", help=", ".join([*REGISTRY, FOOD_KITCHEN]))
     one.add_argument("--out", type=Path, default=Path("data"), help=f"where {FOOD_KITCHEN} is built (default: data)")
@@ -167,12 +184,12 @@ def run(given: argparse.Namespace) -> int:
         epochs=given.epochs,
         out=given.out,
     )
-    here = experiments.open_run(resolved)
+    here = stages.open_run(resolved)
     if given.only_train:
-        experiments.train(here)
+        stages.train(here)
         print(f"trained: {here.folder}, validation NDCG@10 {here.record['best_validation_ndcg']:.4f}")
         return 0
-    experiments.run_all(here, say)
+    stages.run_all(here, say)
     if not given.no_notebooks and resolved.system == "i2vae":  # what the notebooks tell of
         say("executing the notebooks on this run")
         names = {
@@ -189,7 +206,7 @@ def run(given: argparse.Namespace) -> int:
     names = here.record["names"]
     stamp = " (NOT leak-free: protocol released)" if resolved.protocol == "released" else ""
     print(f"\nHR@10 in per cent, 1 + {resolved.evaluation.negatives} sampled candidates{stamp}")
-    print(experiments.result_table(experiments.load_metrics(here.folder), names).to_string(index=False))
+    print(stages.result_table(stages.load_metrics(here.folder), names).to_string(index=False))
     print(f"\nreport: {path}" if path else f"\nrun: {here.folder}")
     return 0
 
@@ -253,8 +270,8 @@ def _audit_run(folder: Path) -> tuple[str, str, pd.DataFrame]:
     """Everything the audit can look at in a finished run."""
     trained = trained_of(folder)
     dataset = CrossDomainDataset.load(folder / "dataset")
-    if experiments.uses_generator(trained.params):
-        found = audit.audit(dataset, pseudo=experiments.load_pseudo(folder), generator=trained.generator)
+    if stages.uses_generator(trained.params):
+        found = audit.audit(dataset, pseudo=stages.load_pseudo(folder), generator=trained.generator)
     else:
         found = audit.audit(dataset)
     counted = audit.audit_counts(dataset, trained.popularity)
@@ -311,6 +328,40 @@ def _table_as(folders: Sequence[Path], given: argparse.Namespace) -> str:
         "markdown": found.markdown,
     }
     return written[given.format]()
+
+
+def sweep(given: argparse.Namespace) -> int:
+    names = {key: getattr(given, key) for key in ("preset", "data", "protocol", "epochs", "seeds")}
+    found = grids.read_sweep(given.file, names | {"overrides": overrides(given.set)})
+    out = given.out or default_folder(found.cells[0].parameters).with_name(f"sweep-{found.name}")
+    planned = experiments.plan(found, out)
+    workers = given.workers or experiments.usable_cores()
+    print(planned[["address", "cell", "seed", "data", "system", "state"]].to_string(index=False))
+    print(
+        f"{experiments.estimate(found, planned, workers, _probe if given.dry_run else None)}; cells: {out}", flush=True
+    )
+    if given.dry_run:
+        return 0
+    table = experiments.run(
+        found,
+        out,
+        workers=workers,
+        scheduler=given.scheduler,
+        dashboard=given.dashboard,
+        retry_failed=given.retry_failed,
+        say=lambda line: print(line, flush=True),
+    )
+    write_atomically(out / f"{found.name}.csv", lambda part: table.to_csv(part, index=False))
+    print("\nHR@10 in per cent, sampled candidates, mean over seeds")
+    print(experiments.by_place(table, found.axes()).round(2).to_string(index=False))
+    print(f"\nevery figure: {out / f'{found.name}.csv'}")
+    return 1 if (table["state"] != "done").any() else 0
+
+
+def _probe(cell: grids.Cell) -> tuple[float, int]:
+    """In a worker like those of the sweep, whose peak memory is its own."""
+    with experiments.connect(workers=1) as client:
+        return client.submit(experiments.probe_cell, cell).result()
 
 
 def compare_runs(given: argparse.Namespace) -> int:

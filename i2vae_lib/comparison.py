@@ -31,11 +31,11 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from i2vae_lib.experiments import check_system, irrelevant_groups
 from i2vae_lib.params import ParameterError, Parameters, known_keys, preset_folder, suggestion
 from i2vae_lib.progress import bar
 from i2vae_lib.recommenders import SYSTEMS
 from i2vae_lib.runs import LayoutError, flatten, read_record, write_atomically, write_json
+from i2vae_lib.stages import check_system, irrelevant_groups
 
 COMPARISON_LAYOUT = 1
 Point = Mapping[str, Any]

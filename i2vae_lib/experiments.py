@@ -1,358 +1,623 @@
-"""The main job as four stages over a run directory: prepare, recall, train, evaluate.
+"""A grid -> runs -> one tidy table, on this machine's cores or on a Dask cluster.
 
-Each stage is a function of a :class:`~i2vae_lib.runs.Run`; it reads what earlier stages left, does nothing that is
-done already, and leaves its result on disk. ``i2vae run`` calls them in order; a notebook calls the ones that it tells
-of and gets the rest for free. Killed at any moment, the same call goes on where it was.
+A cell of a grid is an ordinary run directory, made by the four stages in a worker's own process: a notebook a cell
+would cost seconds of start and a megabyte of copies for the same result, and the report of any cell can be written
+later (``i2vae report``). Cells are named by the digest of what they depend on, so a cell is run once, whatever sweep
+asks for it. What workers share (the dataset, the generator's fit, what every row recalls, the reference rankers) lies
+in the content-addressed cache; they are sent parameters and paths, never data.
+
+====================  =============================================================================================
+``cells/ADDRESS/``    the run of a cell
+``index.sqlite``      tables ``cells`` (state, reason, traceback, seconds, peak memory) and ``places`` (which sweep,
+                      grid, row, settings and seed a cell stands for); a record, which the folders outlive
+====================  =============================================================================================
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import inspect
+import contextlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+import logging
+import os
+import shutil
+import sqlite3
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
+import dask
 import numpy as np
 import pandas as pd
-from filelock import FileLock
+import psutil
+from distributed import Client, LocalCluster, as_completed
+from filelock import FileLock, Timeout
+from scipy import stats
 
-from i2vae_lib import audit, evaluation, graphs, psg
-from i2vae_lib.data import check_name, check_protocol, load_dataset, source_of, synthetic
-from i2vae_lib.data import dataset as dataset_module
-from i2vae_lib.data.dataset import DOMAINS, KINDS, SPLITS, CrossDomainDataset
-from i2vae_lib.params import ParameterError, Parameters, suggestion
-from i2vae_lib.recommenders import EASE, SYSTEMS, Copy, ItemKNN, Oracle, Popularity, contract, neighbours
-from i2vae_lib.runs import LayoutError, Run, cache_folder, read_record, write_atomically, write_json
+from i2vae_lib import compare, evaluation, psg, stages
+from i2vae_lib.data import load_dataset_once
+from i2vae_lib.grids import Cell, Sweep, address_of, labels, resolve
+from i2vae_lib.params import Parameters
+from i2vae_lib.progress import bar
+from i2vae_lib.recommenders import SYSTEMS
+from i2vae_lib.runs import LayoutError, peak_memory_bytes, read_record
 from i2vae_lib.training import Callbacks
 
-REFERENCES: tuple[Any, ...] = (Popularity, Copy, ItemKNN, EASE)
-"""The rankers that stand in every table; on synthetic data the oracle too."""
+INDEX_LAYOUT = 1
+PATIENCE = 30
+"""Seconds that a scheduler has to answer, and to show a worker."""
 
+KINDS = ("all", "tailed", "cold")
 Say = Callable[[str], None]
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
 
 
-def quiet(line: str) -> None:
-    """Say nothing."""
+class SchedulerError(OSError):
+    """A scheduler that does not answer, or that has no workers."""
 
 
-def open_run(parameters: Parameters, out: str | Path | None = None) -> Run:
-    """The run directory of these parameters, made if it is not there (not for data or protocols that cannot be)."""
-    check_name(parameters.data)
-    check_protocol(parameters.data, parameters.protocol)
-    check_system(parameters.system)
-    return Run(parameters, out, irrelevant_groups([parameters.system]))
+# --- the folder -------------------------------------------------------------------------------------------------------
 
 
-def irrelevant_groups(systems: Iterable[str]) -> tuple[str, ...]:
-    """The groups of parameters that only other systems read."""
-    own = {group for name in systems for group in SYSTEMS[name].groups}
-    return tuple(sorted({group for kind in SYSTEMS.values() for group in kind.groups} - own))
+def cell_folder(out: Path, address: str) -> Path:
+    """Where the run of a cell lies."""
+    return out / "cells" / address
 
 
-def check_system(name: str) -> None:
-    """Refuse a system that the kit does not have.
+@contextlib.contextmanager
+def open_index(out: Path) -> Iterator[sqlite3.Connection]:
+    """The index of a folder of cells, made if it is not there; one transaction.
 
     Raises
     ------
-    ParameterError
-        Names the nearest one.
+    LayoutError
+        Another layout version, or a file that is no index.
     """
-    if name not in SYSTEMS:
-        raise ParameterError(f"'system': unknown '{name}'{suggestion(name, list(SYSTEMS))}")
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "index.sqlite"
+    db = sqlite3.connect(path, timeout=60)
+    try:
+        with db:
+            found = db.execute("PRAGMA user_version").fetchone()[0]
+            empty = not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            if empty:
+                db.execute("BEGIN IMMEDIATE")
+                db.execute(
+                    "CREATE TABLE IF NOT EXISTS cells (address TEXT PRIMARY KEY, state TEXT NOT NULL, reason TEXT, "
+                    "traceback TEXT, seconds REAL, peak_memory_bytes INTEGER, parameters TEXT NOT NULL)"
+                )
+                db.execute(
+                    "CREATE TABLE IF NOT EXISTS places (sweep TEXT, grid TEXT, row TEXT, settings TEXT, seed INTEGER, "
+                    "address TEXT, against TEXT, UNIQUE (sweep, grid, row, settings, seed) ON CONFLICT REPLACE)"
+                )
+                db.execute(f"PRAGMA user_version = {INDEX_LAYOUT}")
+            elif found != INDEX_LAYOUT:
+                raise LayoutError(
+                    f"{path} has layout {found}, this version reads layout {INDEX_LAYOUT}: choose another OUT, or "
+                    f"delete the index (finished cells are found again)"
+                )
+            yield db
+    except sqlite3.DatabaseError as error:
+        raise LayoutError(f"{path}: {error}: delete it (finished cells are found again)") from None
+    finally:
+        db.close()
 
 
-def _alone(stage: Callable[Concatenate[Run, Arguments], Result]) -> Callable[Concatenate[Run, Arguments], Result]:
-    """Hold the run's lock while a stage looks what is done and does the rest."""
+def state_of(cell: Cell, out: Path) -> str:
+    """What a cell's folder says: ``done``, ``damaged``, ``begun`` or ``missing``.
 
-    @functools.wraps(stage)
-    def locked(run: Run, /, *words: Arguments.args, **named: Arguments.kwargs) -> Result:
-        with run.lock:
-            run.refresh()
-            return stage(run, *words, **named)
-
-    return locked
-
-
-@_alone
-def prepare(run: Run) -> CrossDomainDataset:
-    """Load the pair under its protocol, store it, audit it.
-
-    Raises
-    ------
-    DataError
-        Bad input.
-    audit.Leak
-        The audit finds a leak, except under ``released`` (whose tables are stamped).
+    Damaged is a finished cell that cannot be read, or that holds another cell's run.
     """
-    folder = run.folder / "dataset"
-    if (folder / "dataset.json").is_file():
-        dataset = CrossDomainDataset.load(folder)
-        run.check_dataset(dataset.fingerprint())
-        if source_of(run.parameters) not in (None, dataset.source_sha256):
-            raise LayoutError(
-                f"{run.folder} was made when {run.parameters.data} or its logs read otherwise: choose another OUT, or "
-                f"delete the folder"
-            )
-        return dataset
-    with run.stage("prepare"):
-        dataset = load_dataset(run.parameters)
-        held_out = [dataset.splits[split] for split in ("validation", "test")]
-        evaluation.check_negatives(*held_out, count=run.parameters.evaluation.negatives)  # not after an hour of fitting
-        run.check_dataset(dataset.fingerprint())
-        found = audit.audit(dataset)
-        audit.refuse_leaks(found, dataset.protocol)
-        # before the dataset, whose presence says that this stage is done
-        run.note(
-            data=dataset.name,
-            protocol=dataset.protocol,
-            names=dict(dataset.catalogue.names),
-            source_sha256=dataset.source_sha256,
-            data_seed=dataset.data_seed,
-            L80={split: dict(limits) for split, limits in dataset.tail.items()},
-            removed=dict(dataset.removed),
-            controls=dict(dataset.controls),
-            filters=json.loads(dataset.filters.to_json(orient="records")),
-            rows={split: len(rows) for split, rows in dataset.splits.items()},
-            audit=found.to_dict(orient="records"),
-        )
-        dataset.save(folder)
-    return dataset
+    folder = cell_folder(out, cell.address)
+    if not folder.is_dir():
+        return "missing"
+    finished = (folder / "metrics.json").is_file()
+    try:
+        record = read_record(folder)
+        if finished:
+            stages.load_metrics(folder)
+            pd.read_parquet(folder / "ranks.parquet", columns=["recommender"])
+            found = Parameters.model_validate(record["parameters"])
+            if address_of(found, None) != address_of(cell.parameters, None):
+                return "damaged"
+    except (OSError, ValueError, KeyError):
+        return "damaged" if finished or (folder / "run.json").is_file() else "begun"
+    return "done" if finished else "begun"
 
 
-@_alone
-def recall(run: Run, dataset: CrossDomainDataset | None = None) -> psg.Generator:
-    """Fit the pseudo-sequence generator on training rows (or read the same fit back), and record what it recalls.
-
-    ``pseudo.parquet`` holds, for every row of every split, the recalled items and scores. The audit runs again, now
-    with what the generator learnt from and what it recalls.
-
-    Raises
-    ------
-    audit.Leak
-        As in :func:`prepare`.
-    """
-    dataset = dataset or prepare(run)
-    train, p, path = dataset.splits["train"], effective_psg(run.parameters), run.folder / "pseudo.parquet"
-    if path.is_file():  # reading the fit back is no work of the stage
-        return psg.fit_once(train, p)
-    with run.stage("generator"):
-        generator = psg.fit_once(train, p)
-    run.note(generator_seconds=psg.seconds_of_fit(train, p))  # the fit may be an earlier run's
-    with run.stage("recall"):
-        parts, recalled = [], {}
-        for split in SPLITS:
-            rows = dataset.splits[split]
-            items, scores = generator.recall(rows, psg.fold_of(rows, generator.p))
-            recalled[split] = items
-            columns = {"split": split, "row": rows.source, "domain": [DOMAINS[i] for i in rows.domain]}
-            parts.append(pd.DataFrame(columns | {"items": list(items), "scores": list(scores)}))
-        table = pd.concat(parts, ignore_index=True)
-        found = audit.audit(dataset, pseudo=recalled, generator=generator)
-        run.note(audit=found.to_dict(orient="records"))
-        audit.refuse_leaks(found, dataset.protocol)
-        write_atomically(path, lambda part: table.to_parquet(part, index=False))
-    return generator
-
-
-def uses_generator(parameters: Parameters) -> bool:
-    """Whether the run's system learns from pseudo-sequences."""
-    return "psg" in SYSTEMS[parameters.system].groups
-
-
-def effective_psg(parameters: Parameters) -> Any:
-    """``released`` has pseudo-sequences the paper's way (one fold); every other protocol as the parameters say."""
-    if parameters.protocol == "released":
-        return parameters.psg.model_copy(update={"folds": 1})
-    return parameters.psg
-
-
-@_alone
-def train(run: Run, dataset: CrossDomainDataset | None = None, on_epoch: Callable[[Any], None] | None = None) -> Any:
-    """Train the run's system (or resume, or read the finished model back). Test rows do not come here.
-
-    Returns
-    -------
-    Recommender
-        Of the class that ``SYSTEMS`` has under the parameter ``system``.
-    """
-    folder, kind = run.folder / "model", SYSTEMS[run.parameters.system]
-    if (folder / "model.json").is_file():
-        return kind.load(folder)
-    dataset = dataset or prepare(run)
-    generator = recall(run, dataset) if uses_generator(run.parameters) else None
-    recommender = kind(dataset.catalogue, run.parameters)
-    with run.stage("train"):
-        recommender.fit(
-            dataset.splits["train"],
-            dataset.splits["validation"],
-            params=run.parameters,
-            generator=generator,
-            rng=np.random.default_rng(run.parameters.seed),
-            callbacks=Callbacks(run.folder / "last.ckpt", on_epoch),
-        )
-    history = pd.DataFrame(recommender.state.history)
-    write_atomically(run.folder / "history.parquet", lambda part: history.to_parquet(part, index=False))
-    # what the model falls back to must be the training rows' own counts
-    found = audit.audit_counts(dataset, recommender.popularity)
-    audit.refuse_leaks(found, dataset.protocol)
-    run.note(
-        audit=run.record["audit"] + found.to_dict(orient="records"),
-        device=str(recommender.device),
-        best_epoch=recommender.state.best_epoch + 1,
-        best_validation_ndcg=recommender.state.best_metric,
-        weights=sum(weight.numel() for weight in recommender.module.parameters()),
-    )
-    recommender.save(folder)
-    return recommender
-
-
-@_alone
-def evaluate(run: Run, dataset: CrossDomainDataset | None = None) -> pd.DataFrame:
-    """Rank the test rows with the system and the reference rankers; store ``ranks.parquet`` and ``metrics.json``.
+def plan(sweep: Sweep, out: Path | str) -> pd.DataFrame:
+    """A line a cell: what it is, and what is known of it.
 
     Returns
     -------
     DataFrame
-        ``ranks.parquet``: everything that is ever reported can be computed from it.
+        ``address, cell`` (label), ``seed, data, system``; ``state``: ``done``, ``begun``, ``failed``, ``damaged`` or
+        ``missing``; ``reason``; ``seconds`` and ``peak_memory_bytes`` of finished cells.
     """
-    path = run.folder / "ranks.parquet"
-    if path.is_file() and (run.folder / "metrics.json").is_file():
-        return pd.read_parquet(path)
-    dataset = dataset or prepare(run)
-    trained = train(run, dataset)
-    p = run.parameters
-    with run.stage("references"):
-        others, chosen = reference_ranks(dataset, p)
-    run.note(references=chosen)
-    with run.stage("evaluate"):
-        table = pd.concat([_ranked([trained], dataset, p), others], ignore_index=True)
-    write_atomically(path, lambda part: table.to_parquet(part, index=False))
-    write_json(run.folder / "metrics.json", evaluation.metrics(table))
-    return table
+    out = Path(out)
+    known: dict[str, tuple[Any, ...]] = {}
+    if (out / "index.sqlite").is_file():
+        with open_index(out) as db:
+            for line in db.execute("SELECT address, state, reason, seconds, peak_memory_bytes FROM cells"):
+                known[line[0]] = line[1:]
+    lines = []
+    for cell in sweep.cells:
+        state = state_of(cell, out)
+        said, reason, seconds, peak = known.get(cell.address, (None, None, None, None))
+        if state == "done" and seconds is None:
+            seconds, peak = _cost(cell_folder(out, cell.address))
+        if said == "failed" and state in ("missing", "begun"):
+            state = "failed"
+        else:
+            reason = None
+        label = "; ".join(", ".join([place.grid, *labels(place)]) for place in cell.places)
+        p = cell.parameters
+        lines.append((cell.address, label, p.seed, Path(p.data).stem, p.system, state, reason, seconds, peak))
+    columns = ["address", "cell", "seed", "data", "system", "state", "reason", "seconds", "peak_memory_bytes"]
+    return pd.DataFrame(lines, columns=columns).astype({"seconds": float, "peak_memory_bytes": float})
 
 
-def _ranked(scorers: Sequence[Any], dataset: CrossDomainDataset, p: Parameters) -> pd.DataFrame:
-    """Rank the test rows with each scorer: the lines of ``ranks.parquet``."""
-    rows = dataset.splits["test"]
-    negatives = evaluation.sample_negatives(rows, p.evaluation.negatives, p.split.data_seed)
-    seen = evaluation.seen_targets(rows, dataset.splits["train"])
-    parts = []
-    for scorer in scorers:
-        ranks = evaluation.rank(scorer, rows, negatives, full=True, batch_size=p.evaluation.batch_size)
-        parts.append(evaluation.rank_table(scorer.name, rows, dataset.tail["test"], seen, ranks))
-    return pd.concat(parts, ignore_index=True)
+def _cost(folder: Path) -> tuple[float, int]:
+    """Seconds of a finished run's stages, and its peak memory."""
+    found = read_record(folder)["stages"].values()
+    return sum(one["seconds"] for one in found), max((one["peak_memory_bytes"] for one in found), default=0)
 
 
-def references(dataset: CrossDomainDataset, p: Parameters) -> list[Any]:
-    """The rankers that stand in every table, fitted; on synthetic data the oracle too."""
-    fitted: list[Any] = [
-        kind.unfitted(dataset.catalogue).fit(
-            dataset.splits["train"],
-            dataset.splits["validation"],
-            params=p,
-            generator=None,
+@dataclass(frozen=True)
+class Estimate:
+    """What is left of a sweep on this machine.
+
+    Attributes
+    ----------
+    cells, done, hours
+        How many; ``hours`` is at most, since early stops are not foreseen where nothing is done yet. nan: not known.
+    memory_bytes
+        Of all workers together. nan: not known.
+    source
+        What the figures rest on.
+    """
+
+    cells: int
+    done: int
+    hours: float
+    memory_bytes: float
+    source: str
+
+    def __str__(self) -> str:
+        left = self.cells - self.done
+        if not left:
+            return f"{self.cells} cells, all done"
+        if np.isnan(self.hours):
+            return f"{self.cells} cells, {self.done} done, {left} left; hours not known ({self.source})"
+        time_left = f"{self.hours:.1f} hours" if self.hours >= 1 else f"{60 * self.hours:.1f} minutes"
+        memory = f"{self.memory_bytes / 2**30:.1f} GB"
+        return f"{self.cells} cells, {self.done} done, {left} left: about {time_left}, {memory} ({self.source})"
+
+
+def estimate(sweep: Sweep, planned: pd.DataFrame, workers: int, probe: Callable[[Cell], Any] | None = None) -> Estimate:
+    """Hours and memory of what is left, from the done cells of the same data and system, else from a probe.
+
+    Parameters
+    ----------
+    planned
+        :func:`plan`'s.
+    probe
+        Called with one cell of each data and system of which none is done: its (seconds, peak memory in bytes), as
+        :func:`probe_cell` measures them. None: what it would tell is not known.
+    """
+    measured = {
+        pair: (float(part["seconds"].mean()), float(part["peak_memory_bytes"].max()))
+        for pair, part in planned[planned["state"] == "done"].groupby(["data", "system"])
+    }
+    left = planned[planned["state"] != "done"]
+    seconds, memory, probed = 0.0, 0.0, 0
+    for (data, system), part in left.groupby(["data", "system"]):
+        known = measured.get((data, system))
+        if known is not None:
+            each, top = known
+        elif probe is not None:
+            cell = next(one for one in sweep.cells if one.address == part["address"].iloc[0])
+            each, top = probe(cell)
+            probed += 1
+        else:
+            each, top = np.nan, np.nan
+        seconds += each * len(part)
+        memory = max(memory, top) if not np.isnan(top) else np.nan
+    busy = max(1, min(workers, len(left)))
+    source = "from a probe of some rows, every epoch counted" if probed else "from the done cells"
+    if np.isnan(seconds):
+        source = "no cell of this kind is done"
+    done = len(planned) - len(left)
+    return Estimate(len(planned), done, seconds / busy / 3600, memory * busy, source)
+
+
+def probe_cell(cell: Cell, rows: int = 512) -> tuple[float, int]:
+    """Seconds that a cell takes at most (all of its epochs), and peak memory in bytes, from some of its rows.
+
+    Two fits of one epoch on ``rows`` and on twice as many rows, all items: their difference is what rows cost. The fit
+    of the generator and the reference rankers are shared by cells and are not in it.
+    """
+    p = cell.parameters
+    dataset = load_dataset_once(p)
+    train, validation = dataset.splits["train"], dataset.splits["validation"]
+    few = validation.take(np.arange(min(rows, len(validation))))
+    once = p.model_copy(update={"training": p.training.model_copy(update={"epochs": 1})})
+    kind = SYSTEMS[p.system]
+    seconds = []
+    for count in (rows, 2 * rows):
+        part = train.take(np.arange(min(count, len(train))))
+        generator = psg.fit(part, stages.effective_psg(p)) if stages.uses_generator(p) else None
+        start = time.perf_counter()
+        kind(dataset.catalogue, once).fit(
+            part,
+            few,
+            params=once,
+            generator=generator,
             rng=np.random.default_rng(p.seed),
             callbacks=Callbacks(),
         )
-        for kind in REFERENCES
-    ]
-    return [*fitted, *([Oracle(dataset, fitted[0].counts)] if dataset.truth else [])]
+        seconds.append(time.perf_counter() - start)
+    each = max(seconds[1] - seconds[0], 0.0) / rows
+    return seconds[0] + p.training.epochs * each * (len(train) + 0.3 * len(validation)), peak_memory_bytes()
 
 
-def reference_ranks(dataset: CrossDomainDataset, p: Parameters) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Ranks of the test rows by :func:`references`, and what each chose on validation.
+# --- running ----------------------------------------------------------------------------------------------------------
 
-    Content-addressed by dataset, candidates, grids and the code that they come from: runs that differ in the model or
-    in the seed share one fit (none of these rankers draws anything).
+
+def run_cell(parameters: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    """What a worker does: the run of one cell, in this process.
+
+    Returns
+    -------
+    dict
+        ``state``: ``done``, ``failed`` (with ``reason`` and ``traceback``), or ``elsewhere``: another process has it.
     """
-    modules = (
-        dataset_module,
-        synthetic,
-        graphs,
-        evaluation,
-        contract,
-        neighbours,
-        *(inspect.getmodule(one) for one in REFERENCES),
-    )
-    code = hashlib.sha256(b"".join(Path(str(one.__file__)).read_bytes() for one in modules if one is not None))
-    relevant = p.model_dump(mode="json", include={"split", "evaluation", "references"})
-    text = json.dumps([dataset.fingerprint(), relevant, code.hexdigest()], sort_keys=True)
-    folder = cache_folder() / "references" / hashlib.sha256(text.encode()).hexdigest()
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
-        if not (folder / "chosen.json").is_file():
-            fitted = references(dataset, p)
-            table = _ranked(fitted, dataset, p)
-            write_atomically(folder / "ranks.parquet", lambda part: table.to_parquet(part, index=False))
-            # written last: its presence means that the rest is whole
-            write_json(folder / "chosen.json", {one.name: one.chosen for one in fitted if hasattr(one, "chosen")})
-    return pd.read_parquet(folder / "ranks.parquet"), json.loads((folder / "chosen.json").read_text(encoding="utf-8"))
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        with (
+            FileLock(path / ".cell.lock").acquire(timeout=1),
+            (path / "log.txt").open("a", encoding="utf-8") as log,
+            contextlib.redirect_stdout(log),
+            contextlib.redirect_stderr(log),  # the cell's own progress; the sweep has its bar elsewhere
+        ):
+            if (path / "metrics.json").is_file():  # another sweep made it since this one was planned
+                return {"state": "done", **dict(zip(("seconds", "peak_memory_bytes"), _cost(path)))}
+            start = time.perf_counter()
+
+            def say(line: str) -> None:
+                print(f"[{time.perf_counter() - start:6.1f} s] {line}", file=log, flush=True)
+
+            stages.run_all(stages.open_run(Parameters.model_validate(parameters), path), say)
+            seconds, peak = _cost(path)
+            return {"state": "done", "seconds": seconds, "peak_memory_bytes": peak}
+    except Timeout:
+        return {"state": "elsewhere"}
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        return {"state": "failed", "reason": reason, "traceback": traceback.format_exc()}
 
 
-def run_all(run: Run, say: Say = quiet) -> pd.DataFrame:
-    """The whole main job; ``say`` gets a line a stage."""
-    say(f"preparing {run.parameters.data} under {run.parameters.protocol}")
-    dataset = prepare(run)
-    say(str(dataset))
-    say(audit.verdict(run.record["audit"]))
-    if uses_generator(run.parameters):
-        say(f"pseudo-sequences: {run.parameters.psg.kind}, {effective_psg(run.parameters).folds} folds")
-        recall(run, dataset)
-        say(audit.verdict(run.record["audit"]))
-    say(f"training {run.parameters.system}, at most {run.parameters.training.epochs} epochs, in {run.folder}")
-    train(run, dataset)
-    say("evaluating on the test rows")
-    return evaluate(run, dataset)
+@contextlib.contextmanager
+def connect(workers: int | None = None, scheduler: str | None = None, dashboard: bool = False) -> Iterator[Client]:
+    """A Dask client: of a cluster of one-thread processes on this machine, or of a scheduler that runs somewhere.
+
+    The local cluster listens on the loopback interface alone and serves no page unless ``dashboard`` asks for it.
+
+    Parameters
+    ----------
+    workers
+        Of the local cluster; None: as many as this process may use cores.
+    scheduler
+        ``tcp://host:port``, or the path of a scheduler file. Connect to your own alone: workers run what it sends.
+
+    Raises
+    ------
+    SchedulerError
+        No answer within :data:`PATIENCE` seconds, or no worker.
+    """
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    if scheduler is None:
+        # dask always serves HTTP: on a free port of this machine, and without a page unless asked for one
+        quiet: dict[str, Any] = {f"distributed.{who}.http.routes": [] for who in ("scheduler", "worker")}
+        with (
+            dask.config.set({} if dashboard else quiet),
+            LocalCluster(
+                n_workers=workers or usable_cores(),
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                scheduler_kwargs={"dashboard": dashboard},
+                silence_logs=logging.CRITICAL,
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            yield client
+        return
+    where = {"scheduler_file": scheduler} if scheduler.endswith(".json") else {"address": scheduler}
+    try:
+        client = Client(**where, timeout=PATIENCE)
+    except (OSError, ValueError) as error:
+        raise SchedulerError(f"the scheduler at {scheduler} did not answer within {PATIENCE} s ({error})") from None
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=PATIENCE)
+        except TimeoutError:
+            raise SchedulerError(
+                f"the scheduler at {scheduler} has no worker after {PATIENCE} s: start some, as in "
+                f"`dask worker {scheduler} --nthreads 1`"
+            ) from None
+        yield client
 
 
-def load_history(folder: Path | str) -> pd.DataFrame:
-    """``history.parquet`` of a run: one line an epoch."""
-    path = Path(folder) / "history.parquet"
-    if not path.is_file():
-        raise LayoutError(f"{folder} has no history yet (no history.parquet): train it first")
-    return pd.read_parquet(path)
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count() or 1
 
 
-def load_pseudo(folder: Path | str) -> dict[str, Any]:
-    """``pseudo.parquet`` of a run: recalled items by split, int32 [rows, n] in the order of the split's rows."""
-    path = Path(folder) / "pseudo.parquet"
-    if not path.is_file():
-        raise LayoutError(f"{folder} has no pseudo-sequences yet (no pseudo.parquet): run it first")
-    table = pd.read_parquet(path)
-    rows = read_record(folder)["rows"]
-    found = table["split"].value_counts().to_dict()
-    if found != rows:
-        raise LayoutError(f"{path} has rows {found}, the run has {rows}: delete it, and the run recalls anew")
-    return {split: np.stack(table.loc[table["split"] == split, "items"].to_list()) for split in SPLITS}
-
-
-def load_metrics(folder: Path | str) -> dict[str, Any]:
-    """``metrics.json`` of a run."""
-    path = Path(folder) / "metrics.json"
-    if not path.is_file():
-        raise LayoutError(f"{folder} has no metrics yet (no metrics.json): evaluate it first")
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
-
-
-def result_table(
-    metrics: dict[str, Any], names: dict[str, str], metric: str = "HR@10", candidates: str = "sampled"
+def run(
+    grid: Sweep | Mapping[str, Any],
+    out: Path | str,
+    *,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    dashboard: bool = False,
+    retry_failed: bool = False,
+    say: Say = stages.quiet,
 ) -> pd.DataFrame:
-    """Result by domain and row kind, one column a recommender, in per cent, with n."""
-    tidy = evaluation.tidy(metrics, names)
-    part = tidy[(tidy["metric"] == metric) & (tidy["candidates"] == candidates)].copy()
-    part["value"] = (part["value"] * 100).round(2)
-    order = list(dict.fromkeys(part["recommender"]))
-    kinds = [kind for kind in KINDS if kind != "cold_released"]
-    wide = part.pivot(index=["domain", "kind", "n"], columns="recommender", values="value")[order].reset_index()
-    wide = wide[wide["kind"].isin(kinds)]
-    wide["kind"] = pd.Categorical(wide["kind"], kinds, ordered=True)
-    wide["domain"] = pd.Categorical(wide["domain"], [names[d] for d in DOMAINS], ordered=True)
-    wide = wide.sort_values(["domain", "kind"]).reset_index(drop=True)
-    wide.columns.name = None
-    return wide.astype({"domain": str, "kind": str})
+    """Run every cell that is not there yet; the finished part of the table.
+
+    Killed at any moment, it loses nothing but what the cells in flight did since their last epoch; the same call goes
+    on. Two calls over one folder share its cells. A cell that fails is recorded with its traceback, and the rest goes
+    on.
+
+    Parameters
+    ----------
+    grid
+        A sweep, or what a sweep file holds.
+    out
+        Folder of the cells and of their index.
+    workers, scheduler, dashboard
+        Of :func:`connect`.
+    retry_failed
+        Also run cells that failed before.
+
+    Returns
+    -------
+    DataFrame
+        As :func:`results`.
+
+    Raises
+    ------
+    ParameterError, DataError
+        As :func:`i2vae_lib.grids.read_sweep`, before anything runs.
+    LayoutError
+        A folder of another layout version.
+    SchedulerError
+        As :func:`connect`.
+    """
+    sweep = grid if isinstance(grid, Sweep) else resolve("grid", grid)
+    out = Path(out)
+    record_places(sweep, out)
+    planned = plan(sweep, out).set_index("address")
+    for address in map(str, planned.index[planned["state"] == "damaged"]):
+        say(f"{address} ({planned.at[address, 'cell']!s}): damaged; set aside and run again")
+        set_aside(cell_folder(out, address))
+    held_back = ["done"] if retry_failed else ["done", "failed"]
+    todo = [cell for cell in sweep.cells if planned.at[cell.address, "state"] not in held_back]
+    failed = int((planned["state"] == "failed").sum())
+    if failed and not retry_failed:
+        say(f"{failed} cells failed before and are left alone; --retry-failed runs them again")
+    finished = {cell.address: "done" for cell in sweep.cells if planned.at[cell.address, "state"] == "done"}
+    with open_index(out) as db:
+        for address in finished:
+            seconds, peak = planned.at[address, "seconds"], planned.at[address, "peak_memory_bytes"]
+            _note(db, address, {"state": "done", "seconds": seconds, "peak_memory_bytes": peak})
+    if todo:
+        with connect(workers, scheduler, dashboard) as client:
+            if dashboard:
+                say(f"dashboard: {client.dashboard_link}")
+            _work_off(client, todo, out, len(finished), len(sweep.cells), say)
+    return results(sweep, out)
+
+
+def _work_off(client: Client, todo: Sequence[Cell], out: Path, done: int, total: int, say: Say) -> None:
+    cells = {cell.address: cell for cell in todo}
+    out = out.resolve()
+
+    def submit(address: str) -> Any:
+        words = (cells[address].parameters.model_dump(mode="json"), str(cell_folder(out, address)))
+        # not pure: an address that is asked for again (it was elsewhere) is another question
+        return client.submit(run_cell, *words, pure=False)
+
+    asked = {submit(address): address for address in cells}
+    progress = bar("sweep", total, "cell", initial=done)
+    waiting = as_completed(list(asked), with_results=True, raise_errors=False)
+    try:
+        for future, result in waiting:
+            address = asked.pop(future)
+            if not isinstance(result, dict):  # the worker died of it, or the cell was cancelled
+                detail: Any = result[1] if isinstance(result, tuple) else result
+                reason = f"{type(detail).__name__}: {detail}"
+                result = {"state": "failed", "reason": reason, "traceback": reason}
+            if result["state"] == "elsewhere":
+                again = submit(address)
+                asked[again] = address
+                waiting.add(again)
+                continue
+            with open_index(out) as db:
+                _note(db, address, result)
+            label = f"{', '.join(labels(cells[address].places[0])) or cells[address].places[0].grid}"
+            head = f"{address} ({label}, seed {cells[address].parameters.seed})"
+            if result["state"] == "failed":
+                say(f"{head}: FAILED: {result['reason']}")
+            else:
+                say(f"{head}: {result['seconds']:.0f} s")
+            progress.update()
+    except BaseException:
+        client.cancel(list(asked))
+        raise
+    finally:
+        progress.close()
+
+
+def record_places(sweep: Sweep, out: Path) -> None:
+    """Write what the cells stand for into the index."""
+    with open_index(out) as db:
+        db.execute("DELETE FROM places WHERE sweep = ?", (sweep.name,))
+        for cell in sweep.cells:
+            text = json.dumps(cell.parameters.model_dump(mode="json"), sort_keys=True)
+            db.execute(
+                "INSERT OR IGNORE INTO cells (address, state, parameters) VALUES (?, 'missing', ?)",
+                (cell.address, text),
+            )
+            for place in cell.places:
+                line = (sweep.name, place.grid, place.row, json.dumps(dict(place.settings)))
+                db.execute(
+                    "INSERT INTO places VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (*line, cell.parameters.seed, cell.address, place.against),
+                )
+
+
+def _note(db: sqlite3.Connection, address: str, result: Mapping[str, Any]) -> None:
+    names = ("state", "reason", "traceback", "seconds", "peak_memory_bytes")
+    sets = ", ".join(f"{name} = ?" for name in names)
+    db.execute(f"UPDATE cells SET {sets} WHERE address = ?", (*(result.get(name) for name in names), address))
+
+
+def set_aside(folder: Path) -> None:
+    """Rename a damaged cell's folder; an older one of that name is deleted."""
+    target = folder.with_name(f"{folder.name}.damaged")
+    shutil.rmtree(target, ignore_errors=True)
+    folder.rename(target)
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+def results(sweep: Sweep, out: Path | str) -> pd.DataFrame:
+    """The tidy table of a sweep: what is done, with a line for each cell that is missing.
+
+    Returns
+    -------
+    DataFrame
+        ``grid, row``, a column for each key that the grids vary, ``seed, state, recommender, domain`` (name), ``kind,
+        metric, candidates, n, value, run`` (folder). Cells that are not done have one line, ``value`` nan.
+    """
+    out = Path(out)
+    planned = plan(sweep, out).set_index("address")["state"]
+    parts: dict[int, pd.DataFrame] = {}  # by the order of the file
+    for cell in sweep.cells:
+        folder = cell_folder(out, cell.address)
+        if planned[cell.address] == "done":
+            names = read_record(folder)["names"]
+            found = evaluation.tidy(stages.load_metrics(folder), names)
+        else:
+            found = pd.DataFrame([{"recommender": cell.parameters.system, "value": np.nan}])
+        for place in cell.places:
+            head = {"grid": place.grid, "row": place.row, **place.axes, "seed": cell.parameters.seed}
+            parts[place.number] = found.assign(**head, state=planned[cell.address], run=str(folder))
+    table = pd.concat([parts[number] for number in sorted(parts)], ignore_index=True)
+    first = ["grid", "row", *sweep.axes(), "seed", "state", "recommender"]
+    rest = ["domain", "kind", "metric", "candidates", "n", "value", "run"]
+    return table.reindex(columns=[*first, *rest])
+
+
+def over_seeds(table: pd.DataFrame, keys: Sequence[str], confidence: float = 0.95) -> pd.DataFrame:
+    """:func:`results` over seeds.
+
+    Parameters
+    ----------
+    keys
+        What the grids vary: ``sweep.axes()``.
+
+    Returns
+    -------
+    DataFrame
+        ``grid, row``, keys, ``recommender, domain, kind, metric, candidates, n, seeds, mean, sd``; ``low, high``: the
+        t-interval of the mean over seeds, nan for fewer than two. Cells without a value are left out.
+    """
+    by = ["grid", "row", *keys, "recommender", "domain", "kind", "metric", "candidates"]
+    done = table.dropna(subset=["value"])
+    found = done.groupby(by, sort=False, dropna=False).agg(
+        n=("n", "first"), seeds=("value", "size"), mean=("value", "mean"), sd=("value", "std")
+    )
+    found = found.reset_index()
+    several = found["seeds"] > 1
+    half = stats.t.ppf((1 + confidence) / 2, np.maximum(found["seeds"] - 1, 1)) * found["sd"] / np.sqrt(found["seeds"])
+    return found.assign(low=(found["mean"] - half).where(several), high=(found["mean"] + half).where(several))
+
+
+def by_place(table: pd.DataFrame, axes: Sequence[str], metric: str = "HR@10") -> pd.DataFrame:
+    """To be read: a metric of :func:`results` in per cent, over seeds; the trained systems, a line a place.
+
+    Missing cells stand there with ``seeds`` 0.
+    """
+    place = ["grid", "row", *axes]
+    over = over_seeds(table, axes)
+    over = over[(over["metric"] == metric) & (over["candidates"] == "sampled") & over["kind"].isin(KINDS)]
+    over = over[~over["recommender"].isin([*(one.name for one in stages.REFERENCES), compare.CEILING])]
+    over = over.assign(column=over["domain"] + " " + over["kind"], value=100 * over["mean"])
+    wide = over.pivot_table(
+        index=[*place, "recommender", "seeds"],
+        columns="column",
+        values="value",
+        sort=False,
+        dropna=False,
+        observed=True,
+    )
+    wide = wide.dropna(how="all").reset_index()
+    every = table[place].drop_duplicates()
+    return every.merge(wide, on=place, how="left").fillna({"seeds": 0}).astype({"seeds": int})
+
+
+def effects(sweep: Sweep, out: Path | str, *, resamples: int = 10_000, rng: np.random.Generator) -> pd.DataFrame:
+    """Each row of a grid against the row that it is compared with, on the seeds and settings of both.
+
+    Returns
+    -------
+    DataFrame
+        ``grid, row, against``, axes, ``domain, kind, metric, n, seeds, base, mean, sd, difference``
+        with ``interval_low, interval_high, p`` by the paired bootstrap over users, ``p_holm`` over the cells of a pair
+        of rows. Fractions. Rows without a finished seed in common are left out.
+    """
+    out = Path(out)
+    planned = plan(sweep, out).set_index("address")["state"]
+    finished = [(cell, place) for cell in sweep.cells for place in cell.places if planned[cell.address] == "done"]
+    grouped: dict[tuple[str, str, str], dict[int, Path]] = {}  # grid, row, axes -> seed -> run
+    against: dict[tuple[str, str, str], str] = {}
+    for cell, place in finished:
+        key = (place.grid, place.row, json.dumps(dict(place.axes), sort_keys=True))
+        grouped.setdefault(key, {})[cell.parameters.seed] = cell_folder(out, cell.address)
+        if place.against is not None:
+            against[key] = place.against
+    parts = []
+    for (grid, row, axes), base in against.items():
+        own, other = grouped[grid, row, axes], grouped.get((grid, base, axes), {})
+        seeds = sorted(own.keys() & other.keys())
+        if seeds:
+            part = effect([other[seed] for seed in seeds], [own[seed] for seed in seeds], resamples=resamples, rng=rng)
+            parts.append(part.assign(grid=grid, row=row, against=base, **json.loads(axes)))
+    columns = ["grid", "row", "against", *sweep.axes(), *EFFECT]
+    return pd.concat(parts, ignore_index=True).reindex(columns=columns) if parts else pd.DataFrame(columns=columns)
+
+
+EFFECT = ["domain", "kind", "metric", "n", "seeds", "base", "mean", "sd"]
+EFFECT += ["difference", "interval_low", "interval_high", "p", "p_holm"]
+
+
+def effect(
+    base: Sequence[Path], other: Sequence[Path], *, resamples: int = 10_000, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Runs of one system, its seeds, against those of another: a line a cell (:data:`EFFECT`), sampled candidates."""
+    found = compare.compare([*base, *other], resamples=resamples, rng=rng)
+    base_name, name = found.systems["system"][:2]
+    cell = ["domain", "kind", "metric"]
+    tests = found.tests[found.tests["system"] == name].set_index(cell)
+    values = found.results[found.results["candidates"] == "sampled"]
+    means = values.pivot_table(index=cell, columns="system", values="mean", sort=False)
+    spread = values[values["system"] == name].set_index(cell)["sd"]
+    tests = tests.assign(base=means[base_name], mean=means[name], sd=spread, seeds=len(other))
+    return tests.reset_index()[EFFECT]

@@ -396,13 +396,17 @@ def seconds_of_fit(train: Rows, p: PsgParameters, cache: Path | str | None = Non
     return float(content["seconds"])
 
 
-def _fit_folder(train: Rows, p: PsgParameters, cache: Path | str | None) -> Path:
+def fit_key(train: Rows, p: PsgParameters) -> str:
+    """SHA-256 of what a fit depends on: training rows, items, ``p`` and the code."""
     rows, parameters = rows_digest(train), json.dumps(p.model_dump(), sort_keys=True)
     # an edited generator is another one
     files = (__file__, *(str(one.__file__) for one in (dataset_module, people, graphs, lightgcn, cooccurrence)))
     code = hashlib.sha256(b"".join(Path(one).read_bytes() for one in files)).hexdigest()
-    key = hashlib.sha256(f"{code}|{train.catalogue.digest()}|{rows}|{parameters}".encode()).hexdigest()
-    return (Path(cache) if cache else cache_folder()) / "generators" / key
+    return hashlib.sha256(f"{code}|{train.catalogue.digest()}|{rows}|{parameters}".encode()).hexdigest()
+
+
+def _fit_folder(train: Rows, p: PsgParameters, cache: Path | str | None) -> Path:
+    return (Path(cache) if cache else cache_folder()) / "generators" / fit_key(train, p)
 
 
 def save(generator: Generator, folder: Path, catalogue: Catalogue) -> None:

@@ -16,7 +16,7 @@ import plotly.io as pio
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from i2vae_lib import audit, experiments, plots
+from i2vae_lib import audit, plots, stages
 from i2vae_lib.data.dataset import DOMAINS
 from i2vae_lib.runs import read_record, write_atomically
 
@@ -78,7 +78,7 @@ def write_report(folder: Path | str) -> Path:
     """
     folder = Path(folder)
     record = read_record(folder)
-    metrics, history = experiments.load_metrics(folder), experiments.load_history(folder)
+    metrics, history = stages.load_metrics(folder), stages.load_history(folder)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.from_string(TEMPLATE).render(**_content(folder, record, metrics, history))
     path = folder / "report.html"
@@ -89,7 +89,7 @@ def write_report(folder: Path | str) -> Path:
 def _content(folder: Path, record: dict[str, Any], metrics: dict[str, Any], history: pd.DataFrame) -> dict[str, Any]:
     p, names = record["parameters"], record["names"]
     tables = [
-        (f"{metric}, {candidates}", experiments.result_table(metrics, names, metric, candidates))
+        (f"{metric}, {candidates}", stages.result_table(metrics, names, metric, candidates))
         for metric in ("HR@10", "NDCG@10")
         for candidates in ("sampled", "full")
     ]

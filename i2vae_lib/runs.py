@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -54,6 +55,22 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write strict JSON (no NaN) atomically."""
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, or a copy where the file system has no links; atomically.
+
+    For files that are only ever replaced, never changed in place (:func:`write_atomically`).
+    """
+
+    def write(part: Path) -> None:
+        part.unlink()
+        try:
+            os.link(source, part)
+        except OSError:
+            shutil.copyfile(source, part)
+
+    write_atomically(target, write)
 
 
 def cache_folder() -> Path:

@@ -19,7 +19,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from i2vae_lib import cli, experiments, report
+from i2vae_lib import cli, report, stages
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.synthetic import generate_log, write_logs
 from i2vae_lib.params import Parameters, load
@@ -637,9 +637,9 @@ def test_run_when_the_pair_file_was_edited_is_refused(
     edited = pair.with_name("edited.yaml")
     edited.write_text(pair.read_text())
     parameters = load("smoke", data=str(edited), protocol="chronological")
-    run = experiments.open_run(parameters, tmp_path / "run")
-    before = experiments.prepare(run)
-    assert experiments.prepare(run).fingerprint() == before.fingerprint()
+    run = stages.open_run(parameters, tmp_path / "run")
+    before = stages.prepare(run)
+    assert stages.prepare(run).fingerprint() == before.fingerprint()
     edited.write_text(pair.read_text().replace("min_user: 3", "min_user: 4"))
     with pytest.raises(LayoutError, match=r"was made when .*edited\.yaml or its logs read otherwise"):
-        experiments.prepare(run)
+        stages.prepare(run)

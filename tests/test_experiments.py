@@ -1,314 +1,428 @@
-"""The main job on disk: what a run leaves, that nothing is done twice, and that it goes on where it was stopped."""
+"""The sweep engine: what is done is not done again, what fails is recorded, and nothing is lost to a kill."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
+import yaml
+from scipy import stats
 
-from i2vae_lib import audit, evaluation, experiments, psg
-from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.data.dataset import KINDS, SPLITS, Rows
-from i2vae_lib.params import Parameters
-from i2vae_lib.recommenders import EASE, I2VAERecommender, ItemKNN, Popularity
-from i2vae_lib.runs import LayoutError, Run
+from i2vae_lib import cli, compare, experiments
+from i2vae_lib.experiments import (
+    Estimate,
+    cell_folder,
+    connect,
+    effects,
+    estimate,
+    open_index,
+    over_seeds,
+    plan,
+    results,
+    run,
+    run_cell,
+)
+from i2vae_lib.grids import Sweep, resolve
+from i2vae_lib.runs import LayoutError
 
-FILES = ["run.json", "pseudo.parquet", "last.ckpt", "history.parquet", "ranks.parquet", "metrics.json"]
-NAMES = ["i2vae", "popularity", "copy", "itemknn", "ease", "oracle"]
-COUNTS = ["greater_sampled", "ties_sampled", "greater_full", "ties_full"]
-
-
-def opened(tiny: Parameters, folder: Path, **changes: Any) -> Run:
-    return experiments.open_run(tiny.model_copy(update=changes), folder)
+# a cell of about a second
+CONTENT: dict[str, Any] = {
+    "preset": "smoke",
+    "epochs": 1,
+    "seeds": [0, 1],
+    "overrides": {
+        "synthetic.users": 600,
+        "synthetic.items": 120,
+        "evaluation.negatives": 49,
+        "psg.kind": "random",
+        "psg.recalled": 8,
+        "model.d": 8,
+        "model.T": 10,
+        "model.T_pseudo": 18,
+        "references.ease_lambda": [100.0],
+    },
+    "grids": {
+        "claims": {"rows": {"full": {}, "none": {"psg.kind": "none"}}, "base": "full"},
+        "T": {"product": {"model.T": [5, 10]}},
+    },
+}
 
 
 @pytest.fixture(scope="module")
-def finished(tiny: Parameters, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A whole run of the tiny world. Do not change it."""
-    run = opened(tiny, tmp_path_factory.mktemp("run") / "a")
+def sweep() -> Sweep:
+    return resolve("tiny", CONTENT)
+
+
+@pytest.fixture(scope="module")
+def done(sweep: Sweep, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all six cells, made by two workers. Do not change it."""
+    out = tmp_path_factory.mktemp("sweep")
     said: list[str] = []
-    experiments.run_all(run, said.append)
-    assert len(said) == 7 and said[0] == "preparing synthetic under strict"
-    assert [line for line in said if line.startswith("audit: ")] == [
-        "audit: 8 checks for leaks, 17 notes: no leak",
-        "audit: 11 checks for leaks, 17 notes: no leak",
-    ]
-    return run
+    run(sweep, out, workers=2, say=said.append)
+    assert len(said) == 6 and not any("FAILED" in line for line in said)
+    return out
 
 
-@pytest.fixture(scope="module")
-def ranks(finished: Run) -> pd.DataFrame:
-    return pd.read_parquet(finished.folder / "ranks.parquet")
+def made_here(sweep: Sweep, out: Path, count: int) -> None:
+    for cell in sweep.cells[:count]:
+        found = run_cell(cell.parameters.model_dump(mode="json"), str(cell_folder(out, cell.address)))
+        assert found["state"] == "done"
 
 
-def stamps(folder: Path) -> dict[str, int]:
-    found = {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-    return {path: stamp for path, stamp in found.items() if not path.endswith(".lock")}
+def stamps(out: Path) -> dict[str, int]:
+    return {path.parent.name: path.stat().st_mtime_ns for path in sorted(out.glob("cells/*/metrics.json"))}
 
 
-# --- what a run leaves ------------------------------------------------------------------------------------------------
+def trainings(out: Path) -> dict[str, int]:
+    """How often each cell's log begins a run."""
+    logs = sorted(out.glob("cells/*/log.txt"))
+    return {log.parent.name: log.read_text(encoding="utf-8").count("] evaluating on the test rows") for log in logs}
 
 
-def test_run_all_when_finished(finished: Run, tiny: Parameters, dataset: CrossDomainDataset) -> None:
-    assert all((finished.folder / name).is_file() for name in FILES)
-    assert (finished.folder / "dataset" / "dataset.json").is_file()
-    assert (finished.folder / "model" / "weights.safetensors").is_file()
-    record = json.loads((finished.folder / "run.json").read_text())
-    assert record["parameters"] == tiny.model_dump(mode="json")
-    assert record["dataset_sha256"] == dataset.fingerprint()
-    assert (record["protocol"], record["data_seed"], record["parameters"]["seed"]) == ("strict", 0, 0)
-    assert record["rows"] == {split: len(rows) for split, rows in dataset.splits.items()}
-    assert record["L80"] == {split: dict(limits) for split, limits in dataset.tail.items()}
-    assert record["removed"] == dict(dataset.removed)
-    assert set(record["stages"]) == {"prepare", "generator", "recall", "train", "references", "evaluate"}
-    assert all(one["seconds"] >= 0 and one["peak_memory_bytes"] > 2**26 for one in record["stages"].values())
-    assert {"python", "torch", "numpy", "git"} <= set(record["environment"])
+# --- a finished sweep -------------------------------------------------------------------------------------------------
 
 
-def test_dataset_when_read_back(finished: Run, dataset: CrossDomainDataset) -> None:
-    assert CrossDomainDataset.load(finished.folder / "dataset").fingerprint() == dataset.fingerprint()
+def test_cells_are_run_directories(sweep: Sweep, done: Path) -> None:
+    assert sorted(path.name for path in (done / "cells").iterdir()) == sorted(cell.address for cell in sweep.cells)
+    for cell in sweep.cells:
+        names = {path.name for path in cell_folder(done, cell.address).iterdir()}
+        assert {"run.json", "metrics.json", "ranks.parquet", "history.parquet", "model", "dataset"} <= names
 
 
-def test_pseudo_when_compared_with_the_saved_generator(finished: Run, dataset: CrossDomainDataset) -> None:
-    table = pd.read_parquet(finished.folder / "pseudo.parquet")
-    assert len(table) == sum(len(rows) for rows in dataset.splits.values())
-    generator = I2VAERecommender.load(finished.folder / "model").generator
-    for split in SPLITS:
-        rows, part = dataset.splits[split], table[table["split"] == split]
-        items, scores = generator.recall(rows, psg.fold_of(rows, generator.p))
-        np.testing.assert_array_equal(np.stack(part["items"].to_list()), items)
-        np.testing.assert_array_equal(np.stack(part["scores"].to_list()), scores)
-        np.testing.assert_array_equal(part["row"], rows.source)
+def test_cell_in_a_worker_is_the_run_of_a_process_of_its_own(sweep: Sweep, done: Path, tmp_path: Path) -> None:
+    made_here(sweep, tmp_path, 1)
+    cell = sweep.cells[0].address
+    here, there = (json.loads((cell_folder(out, cell) / "metrics.json").read_text()) for out in (tmp_path, done))
+    assert here == there
 
 
-def test_history_when_training_took_two_epochs(finished: Run, tiny: Parameters) -> None:
-    history = experiments.load_history(finished.folder)
-    assert history["epoch"].tolist() == [1, 2] and tiny.training.epochs == 2
-    for prefix, count in (("kl/", 6), ("active/", 6), ("reconstruction/", 2), ("ndcg@10", 3)):
-        assert sum(column.startswith(prefix) for column in history.columns) == count
-    assert np.isfinite(history.to_numpy()).all() and (history["rows/s"] > 0).all()
-    record = finished.record
-    assert record["best_epoch"] == history["ndcg@10"].argmax() + 1
-    assert record["best_validation_ndcg"] == history["ndcg@10"].max()
+def test_plan_of_a_finished_sweep(sweep: Sweep, done: Path) -> None:
+    found = plan(sweep, done)
+    assert found["state"].tolist() == ["done"] * 6
+    assert found["cell"].tolist()[:2] == ["claims, full; T, model.T = 10"] * 2
+    assert found["cell"].tolist()[2:] == ["claims, none"] * 2 + ["T, model.T = 5"] * 2
+    assert (found["seconds"] > 0).all() and (found["peak_memory_bytes"] > 2**27).all()
 
 
-def test_ranks_when_finished(ranks: pd.DataFrame, dataset: CrossDomainDataset) -> None:
-    rows = dataset.splits["test"]
-    kinds = ["tailed", "cold", "no_history", "overlapping", "seen"]
-    assert ranks.columns.tolist() == ["recommender", "row", "user", "domain", *kinds, *COUNTS]
-    assert list(dict.fromkeys(ranks["recommender"])) == NAMES
-    flags = rows.kinds(dataset.tail["test"]) | {"seen": evaluation.seen_targets(rows, dataset.splits["train"])}
-    for _, part in ranks.groupby("recommender"):
-        np.testing.assert_array_equal(part["row"], rows.source)
-        np.testing.assert_array_equal(part["user"], rows.user)
-        for kind in kinds:
-            np.testing.assert_array_equal(part[kind], flags[kind])
-    candidates = ranks["greater_sampled"] + ranks["ties_sampled"]
-    assert candidates.min() >= 0 and candidates.max() <= 49 and (ranks[COUNTS] >= 0).all(axis=None)
+def test_index_holds_cells_and_places(sweep: Sweep, done: Path) -> None:
+    with open_index(done) as db:
+        cells = pd.read_sql("SELECT * FROM cells", db)
+        places = pd.read_sql("SELECT * FROM places", db)
+    assert set(cells["state"]) == {"done"} and len(cells) == 6
+    assert json.loads(cells["parameters"][0])["synthetic"]["users"] == 600
+    assert len(places) == 8 and set(places["grid"]) == {"claims", "T"}
+    assert places.loc[places["row"] == "none", "against"].tolist() == ["full", "full"]
 
 
-def test_metrics_when_recomputed_from_ranks(finished: Run, ranks: pd.DataFrame) -> None:
-    stored = experiments.load_metrics(finished.folder)
-    assert evaluation.metrics(ranks) == stored
-    for name in NAMES:
-        for d in ("x", "y"):
-            part = ranks[(ranks["recommender"] == name) & (ranks["domain"] == d) & ranks["cold"]]
-            cell = stored[name][d]["cold"]
-            hits = [min(max((10 - g) / (t + 1), 0), 1) for g, t in zip(part["greater_full"], part["ties_full"])]
-            assert cell["n"] == len(part) > 0
-            assert cell["full"]["HR@10"] == pytest.approx(np.mean(hits), rel=1e-12)
+def test_run_again_when_all_is_done(sweep: Sweep, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiments, "connect", lambda *words: pytest.fail("a cluster for nothing"))
+    before = stamps(done)
+    table = run(sweep, done)
+    assert stamps(done) == before and set(table["state"]) == {"done"}
 
 
-def test_ranks_when_there_is_no_history(ranks: pd.DataFrame) -> None:
-    # nobody wins by a fallback: the same popularity for everybody
-    bare = ranks[ranks["no_history"]]
-    popular, *others = (part[COUNTS].to_numpy() for _, part in bare.groupby("recommender", sort=False))
-    assert len(popular) >= 5 and len(others) == 5
-    for other in others:
-        np.testing.assert_array_equal(other, popular)
+def test_deleted_index_when_cells_are_there(sweep: Sweep, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiments, "connect", lambda *words: pytest.fail("a cluster for nothing"))
+    (done / "index.sqlite").unlink()
+    run(sweep, done)
+    with open_index(done) as db:
+        assert db.execute("SELECT count(*), min(seconds) > 0 FROM cells WHERE state = 'done'").fetchone() == (6, 1)
 
 
-def test_result_table_when_finished(finished: Run) -> None:
-    stored = experiments.load_metrics(finished.folder)
-    table = experiments.result_table(stored, finished.record["names"], "NDCG@10", "full")
-    assert table.columns.tolist() == ["domain", "kind", "n", *NAMES]
-    kinds = [kind for kind in KINDS if kind != "cold_released"]
-    assert table["kind"].tolist() == kinds * 2
-    assert table["domain"].tolist() == ["North"] * len(kinds) + ["South"] * len(kinds)
-    cell = stored["i2vae"]["y"]["tailed"]
-    line = table[(table["domain"] == "South") & (table["kind"] == "tailed")].iloc[0]
-    assert line["n"] == cell["n"] and line["i2vae"] == round(100 * cell["full"]["NDCG@10"], 2)
+def test_tidy_table(sweep: Sweep, done: Path) -> None:
+    table = results(sweep, done)
+    assert list(table.columns[:6]) == ["grid", "row", "model.T", "seed", "state", "recommender"]
+    own = table[(table["recommender"] == "i2vae") & (table["metric"] == "HR@10") & (table["kind"] == "all")]
+    assert len(own) == 8 * 2 * 2  # places, domains, sampled and full
+    metrics = json.loads((cell_folder(done, sweep.cells[0].address) / "metrics.json").read_text())
+    first = own[(own["grid"] == "claims") & (own["row"] == "full") & (own["seed"] == 0)]
+    value = first.loc[(first["domain"] == "North") & (first["candidates"] == "sampled"), "value"].item()
+    assert value == metrics["i2vae"]["x"]["all"]["sampled"]["HR@10"]
 
 
-def test_result_table_when_a_kind_is_empty(finished: Run) -> None:
-    stored = experiments.load_metrics(finished.folder)
-    for domains in stored.values():
-        domains["x"]["cold"] = {"n": 0} | {
-            candidates: dict.fromkeys(domains["x"]["cold"][candidates]) for candidates in ("sampled", "full")
+def test_over_seeds_is_the_t_interval(sweep: Sweep, done: Path) -> None:
+    table = results(sweep, done)
+    found = over_seeds(table, sweep.axes())
+    keys = {"grid": "T", "model.T": 5, "recommender": "i2vae", "domain": "South", "kind": "all", "metric": "NDCG@10"}
+    keys |= {"candidates": "sampled"}
+    values = table.loc[np.logical_and.reduce([table[key] == value for key, value in keys.items()]), "value"]
+    one = found.loc[np.logical_and.reduce([found[key] == value for key, value in keys.items()])].iloc[0]
+    low, high = stats.t.interval(0.95, 1, loc=values.mean(), scale=stats.sem(values))
+    assert one["seeds"] == len(values) == 2
+    np.testing.assert_allclose([one["mean"], one["sd"]], [values.mean(), values.std(ddof=1)], rtol=1e-12)
+    np.testing.assert_allclose([one["low"], one["high"]], [low, high], rtol=1e-9)
+    assert found.loc[found["seeds"] < 2, ["low", "high"]].isna().all().all()
+
+
+def test_effects_are_those_of_compare(sweep: Sweep, done: Path) -> None:
+    found = effects(sweep, done, resamples=200, rng=np.random.default_rng(0))
+    assert set(found["row"]) == {"none"} and set(found["against"]) == {"full"} and set(found["seeds"]) == {2}
+    folders = [cell_folder(done, cell.address) for cell in sweep.cells[:4]]
+    other = compare.compare(folders, resamples=200, rng=np.random.default_rng(0))
+    tests = other.tests[other.tests["system"] == other.systems["system"][1]].reset_index()
+    np.testing.assert_array_equal(found["difference"], tests["difference"])
+    np.testing.assert_allclose(found["difference"], found["mean"] - found["base"], atol=1e-12)
+
+
+# --- cells that are missing, damaged, failed --------------------------------------------------------------------------
+
+
+def test_missing_cells_stand_in_the_table(sweep: Sweep, tmp_path: Path) -> None:
+    made_here(sweep, tmp_path, 1)
+    table = results(sweep, tmp_path)
+    assert (table["state"] == "missing").sum() == 6 and table.loc[table["state"] == "missing", "value"].isna().all()
+    read = experiments.by_place(table, sweep.axes())
+    assert read["seeds"].tolist() == [1, 0, 0, 1]
+
+
+@pytest.mark.parametrize("damage", ["metrics.json", "run.json", "ranks.parquet"])
+def test_damaged_cell_is_run_again_and_said(sweep: Sweep, tmp_path: Path, damage: str) -> None:
+    made_here(sweep, tmp_path, 1)
+    cell = sweep.cells[0]
+    (cell_folder(tmp_path, cell.address) / damage).write_bytes(b"{half")
+    one = Sweep("one", (cell,))
+    assert plan(one, tmp_path)["state"].tolist() == ["damaged"]
+    said: list[str] = []
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(pytest.MonkeyPatch.context()).setattr(experiments, "connect", in_this_process)
+        table = run(one, tmp_path, say=said.append)
+    assert said[0] == f"{cell.address} (claims, full; T, model.T = 10): damaged; set aside and run again"
+    assert set(table["state"]) == {"done"}
+    assert (cell_folder(tmp_path, f"{cell.address}.damaged")).is_dir()
+
+
+def test_run_of_other_parameters_in_a_cells_place_is_damaged(sweep: Sweep, tmp_path: Path) -> None:
+    made_here(sweep, tmp_path, 1)
+    first, other = sweep.cells[0], sweep.cells[2]
+    cell_folder(tmp_path, first.address).rename(cell_folder(tmp_path, other.address))
+    assert plan(Sweep("one", (other,)), tmp_path)["state"].tolist() == ["damaged"]
+
+
+@contextlib.contextmanager
+def in_this_process(*words: Any) -> Iterator[Any]:
+    """A client whose workers are threads of this process: seconds less, for what does not ask about processes."""
+    from distributed import Client
+
+    with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
+        yield client
+
+
+def test_failing_cell_is_recorded_and_the_rest_goes_on(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiments, "connect", in_this_process)
+    three = Sweep("three", sweep.cells[:3])
+    broken = cell_folder(tmp_path, sweep.cells[1].address)
+    broken.mkdir(parents=True)
+    (broken / "dataset").write_text("in the way", encoding="utf-8")
+    said: list[str] = []
+    table = run(three, tmp_path, say=said.append)
+    assert sum("FAILED: " in line for line in said) == 1
+    assert table.groupby("seed")["state"].unique().map(list).to_dict() == {0: ["done"], 1: ["failed"]}
+    with open_index(tmp_path) as db:
+        lines = db.execute("SELECT address, reason, traceback FROM cells WHERE state = 'failed'").fetchall()
+    assert [line[0] for line in lines] == [sweep.cells[1].address]
+    assert "dataset" in lines[0][1] and "Traceback (most recent call last)" in lines[0][2]
+
+    before = stamps(tmp_path)
+    said.clear()
+    run(three, tmp_path, say=said.append)
+    assert said == ["1 cells failed before and are left alone; --retry-failed runs them again"]
+    (broken / "dataset").unlink()
+    table = run(three, tmp_path, retry_failed=True)
+    assert set(table["state"]) == {"done"}
+    assert {name: stamp for name, stamp in stamps(tmp_path).items() if name in before} == before
+    assert plan(three, tmp_path)["reason"].isna().all()
+
+
+def test_folder_of_another_layout(sweep: Sweep, tmp_path: Path) -> None:
+    with open_index(tmp_path):
+        pass
+    db = sqlite3.connect(tmp_path / "index.sqlite")
+    db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(LayoutError, match="has layout 99, this version reads layout 1"):
+        run(sweep, tmp_path)
+
+
+def test_index_that_is_none(sweep: Sweep, tmp_path: Path) -> None:
+    (tmp_path / "index.sqlite").write_bytes(b"no database at all" * 100)
+    with pytest.raises(LayoutError, match="delete it"):
+        run(sweep, tmp_path)
+
+
+def test_cell_that_another_process_has(sweep: Sweep, tmp_path: Path) -> None:
+    folder = cell_folder(tmp_path, "x")
+    folder.mkdir(parents=True)
+    with experiments.FileLock(folder / ".cell.lock"):
+        code = f"from i2vae_lib.experiments import run_cell; print(run_cell({{}}, {str(folder)!r}))"
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert found.stdout.strip() == "{'state': 'elsewhere'}"
+
+
+# --- estimates --------------------------------------------------------------------------------------------------------
+
+
+def test_estimate_from_done_cells(sweep: Sweep, tmp_path: Path) -> None:
+    planned = plan(sweep, tmp_path)
+    planned.loc[:1, "state"] = "done"
+    planned.loc[:1, "seconds"] = [3600.0, 7200.0]
+    planned.loc[:1, "peak_memory_bytes"] = [1e9, 3e9]
+    found = estimate(sweep, planned, workers=2)
+    assert (found.cells, found.done) == (6, 2)
+    assert found.hours == pytest.approx(4 * 1.5 / 2) and found.memory_bytes == 6e9
+    assert str(found) == "6 cells, 2 done, 4 left: about 3.0 hours, 5.6 GB (from the done cells)"
+
+
+def test_estimate_when_nothing_is_done(sweep: Sweep, tmp_path: Path) -> None:
+    planned = plan(sweep, tmp_path)
+    assert np.isnan(estimate(sweep, planned, workers=2).hours)
+    asked: list[str] = []
+
+    def probe(cell: Any) -> tuple[float, int]:
+        asked.append(cell.address)
+        return 60.0, 10**9
+
+    found = estimate(sweep, planned, workers=4, probe=probe)
+    assert asked == [sweep.cells[0].address]
+    assert found == Estimate(6, 0, 6 * 60 / 4 / 3600, 4e9, "from a probe of some rows, every epoch counted")
+
+
+def test_probe_measures_a_cell(sweep: Sweep) -> None:
+    seconds, peak = experiments.probe_cell(sweep.cells[0], rows=64)
+    assert 0 < seconds < 60 and peak > 2**27
+
+
+# --- clusters ---------------------------------------------------------------------------------------------------------
+
+
+def test_scheduler_that_does_not_answer(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert experiments.PATIENCE == 30
+    monkeypatch.setattr(experiments, "PATIENCE", 1)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(CONTENT), encoding="utf-8")
+    start = time.perf_counter()
+    status = cli.main(["sweep", str(path), "--out", str(tmp_path / "out"), "--scheduler", "tcp://127.0.0.1:1"])
+    assert status == 2 and time.perf_counter() - start < 20
+    assert "the scheduler at tcp://127.0.0.1:1 did not answer within 1 s" in capsys.readouterr().err
+
+
+def listening(pid: int) -> set[str]:
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    found: set[str] = set()
+    for one in family:
+        with contextlib.suppress(psutil.Error):
+            found |= {c.laddr.ip for c in one.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+    return found
+
+
+def test_local_cluster_listens_on_loopback_alone() -> None:
+    before = listening(os.getpid())
+    with connect(workers=1) as client:
+        assert client.submit(sum, [1, 2]).result() == 3
+        assert listening(os.getpid()) - before == {"127.0.0.1"}
+        with pytest.raises(urllib.error.HTTPError, match="404"):  # no page unless asked for
+            urllib.request.urlopen(client.dashboard_link, timeout=10)
+
+
+@contextlib.contextmanager
+def own_cluster(folder: Path, workers: int) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """A scheduler and workers as separate processes that meet through a scheduler file, on loopback."""
+    file = folder / "scheduler.json"
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
+    words = ["--scheduler-file", str(file), "--no-dashboard"]
+    scheduler = subprocess.Popen(
+        [sys.executable, "-m", "dask", "scheduler", "--host", "127.0.0.1", "--port", "0", *words], **quiet
+    )
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        for _ in range(600):
+            if file.is_file() and file.stat().st_size:
+                break
+            time.sleep(0.05)
+        worker = [
+            sys.executable,
+            "-m",
+            "dask",
+            "worker",
+            "--host",
+            "127.0.0.1",
+            "--nthreads",
+            "1",
+            "--no-nanny",
+            *words,
+        ]
+        started += [subprocess.Popen(worker, **quiet) for _ in range(workers)]
+        yield json.loads(file.read_text(encoding="utf-8"))["address"], started
+    finally:
+        for process in [*started, scheduler]:
+            process.kill()
+            process.wait()
+
+
+def sweep_command(path: Path, out: Path, *words: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "i2vae_lib.cli", "sweep", str(path), "--out", str(out), *words]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+
+def wait_for(out: Path, pattern: str, count: int, seconds: float = 100) -> None:
+    for _ in range(int(seconds / 0.05)):
+        if len(list(out.glob(pattern))) >= count:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"fewer than {count} of {pattern} after {seconds} s")
+
+
+def test_worker_killed_mid_sweep(tmp_path: Path) -> None:
+    """Three workers of a cluster of one's own, one killed while it trains: nothing lost, nothing doubled."""
+    path = tmp_path / "tiny.yaml"
+    # slow enough to be killed in the middle
+    path.write_text(yaml.safe_dump(CONTENT | {"epochs": 15}), encoding="utf-8")
+    with own_cluster(tmp_path, 3) as (address, workers):
+        client = sweep_command(path, tmp_path / "out", "--scheduler", address)
+        wait_for(tmp_path / "out", "cells/*/last.ckpt", 2)
+        busy = {
+            w.pid: {f.path for f in psutil.Process(w.pid).open_files() if f.path.endswith("log.txt")} for w in workers
         }
-    table = experiments.result_table(stored, finished.record["names"])
-    line = table[(table["domain"] == "North") & (table["kind"] == "cold")]
-    assert len(line) == 1 and line["n"].item() == 0 and line[["i2vae", "oracle"]].isna().all(axis=None)
+        victim = next(w for w in workers if busy[w.pid])
+        victim.kill()
+        assert client.wait(timeout=200) == 0
+    assert len(stamps(tmp_path / "out")) == 6
+    assert set(trainings(tmp_path / "out").values()) == {1}
+    assert not list((tmp_path / "out" / "cells").glob("*.damaged"))
 
 
-# --- once, and on where it was ----------------------------------------------------------------------------------------
-
-
-def test_run_all_when_everything_is_done(
-    finished: Run, tiny: Parameters, ranks: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def never(*words: Any, **named: Any) -> None:
-        raise AssertionError("done anew")
-
-    for owner, name in ((psg, "fit"), (I2VAERecommender, "fit"), (Popularity, "fit"), (evaluation, "rank")):
-        monkeypatch.setattr(owner, name, never)
-    monkeypatch.setattr(experiments, "load_dataset", never)
-    monkeypatch.setattr(psg.LightGCNGenerator, "recall", never)
-    before = stamps(finished.folder)
-    pd.testing.assert_frame_equal(experiments.run_all(opened(tiny, finished.folder)), ranks)
-    assert stamps(finished.folder) == before  # run.json too: the seconds of a stage are those of the work
-
-
-def test_evaluate_when_it_is_all_that_is_called(finished: Run, tiny: Parameters, tmp_path: Path) -> None:
-    experiments.evaluate(opened(tiny, tmp_path))
-    assert (tmp_path / "metrics.json").read_bytes() == (finished.folder / "metrics.json").read_bytes()
-
-
-@pytest.mark.parametrize("epochs", [1, 2])
-def test_train_when_interrupted_after_an_epoch(finished: Run, tiny: Parameters, tmp_path: Path, epochs: int) -> None:
-    def stop(record: Any) -> None:
-        if record["epoch"] == epochs:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        experiments.train(opened(tiny, tmp_path), on_epoch=stop)
-    assert (tmp_path / "last.ckpt").is_file() and not (tmp_path / "model").exists()
-    again: list[float] = []
-    experiments.train(opened(tiny, tmp_path), on_epoch=lambda record: again.append(record["epoch"]))
-    assert again == [2.0][epochs - 1 :]  # the epochs that were not done
-    experiments.run_all(opened(tiny, tmp_path))
-    assert (tmp_path / "metrics.json").read_bytes() == (finished.folder / "metrics.json").read_bytes()
-    weights = "model/weights.safetensors"
-    assert (tmp_path / weights).read_bytes() == (finished.folder / weights).read_bytes()
-
-
-def test_prepare_when_killed_right_after_saving(
-    finished: Run, tiny: Parameters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save = CrossDomainDataset.save
-
-    def saved_and_killed(dataset: CrossDomainDataset, folder: Path) -> None:
-        save(dataset, folder)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(CrossDomainDataset, "save", saved_and_killed)
-        with pytest.raises(KeyboardInterrupt):
-            experiments.prepare(opened(tiny, tmp_path))
-    run = opened(tiny, tmp_path)
-    experiments.prepare(run)
-    # the finished run was audited again, with what was learnt
-    assert len(run.record["audit"]) == len(finished.record["audit"]) - 4
-    for name in ("names", "rows", "L80", "removed", "source_sha256", "dataset_sha256"):
-        assert run.record[name] == finished.record[name]
-
-
-def test_evaluate_when_metrics_are_missing(finished: Run, tiny: Parameters, tmp_path: Path) -> None:
-    run = opened(tiny, tmp_path)
-    experiments.evaluate(run)
-    (tmp_path / "metrics.json").unlink()
-    experiments.evaluate(opened(tiny, tmp_path))
-    assert (tmp_path / "metrics.json").read_bytes() == (finished.folder / "metrics.json").read_bytes()
-
-
-def test_load_when_a_stage_is_missing(tiny: Parameters, tmp_path: Path) -> None:
-    opened(tiny, tmp_path)
-    with pytest.raises(LayoutError, match=r"has no history yet \(no history.parquet\): train it first"):
-        experiments.load_history(tmp_path)
-    with pytest.raises(LayoutError, match=r"has no metrics yet \(no metrics.json\): evaluate it first"):
-        experiments.load_metrics(tmp_path)
-
-
-# --- what training may see --------------------------------------------------------------------------------------------
-
-
-class Stop(Exception):
-    """Ends a fit before it begins."""
-
-
-@pytest.mark.parametrize("kind", [I2VAERecommender, Popularity, ItemKNN, EASE])
-def test_fit_when_experiments_call_it(
-    kind: Any, tiny: Parameters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: CrossDomainDataset
-) -> None:
-    seen: list[Any] = []
-
-    def spy(recommender: Any, train: Rows, validation: Rows, **named: Any) -> None:
-        seen.extend([train, validation, *named.values()])
-        raise Stop
-
-    monkeypatch.setattr(kind, "fit", spy)
-    monkeypatch.setenv("I2VAE_CACHE_DIR", str(tmp_path / "cache"))  # nobody's fit to read back
-    stage = experiments.train if kind is I2VAERecommender else experiments.evaluate
-    with pytest.raises(Stop):
-        stage(opened(tiny, tmp_path))
-    rows = [one for one in seen if isinstance(one, Rows)]
-    assert [set(one.user) for one in rows] == [set(dataset.splits[s].user) for s in ("train", "validation")]
-    assert not any(set(one.user) & set(dataset.splits["test"].user) for one in rows)
-    assert not any(isinstance(one, CrossDomainDataset | Run) for one in seen)
-
-
-def test_reference_ranks_when_asked_again_are_read_back(
-    tiny: Parameters, dataset: CrossDomainDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("I2VAE_CACHE_DIR", str(tmp_path))
-    table, chosen = experiments.reference_ranks(dataset, tiny)
-    assert list(chosen) == ["itemknn", "ease"] and chosen["itemknn"]["shrinkage"] in tiny.references.shrinkage
-    with monkeypatch.context() as patch:
-        patch.setattr(experiments, "references", lambda dataset, p: pytest.fail("fitted again"))
-        other_model = tiny.model_copy(update={"seed": 9, "model": tiny.model.model_copy(update={"d": 8})})
-        again, same = experiments.reference_ranks(dataset, other_model)
-        pd.testing.assert_frame_equal(again, table)
-        assert same == chosen
-        with pytest.raises(pytest.fail.Exception, match="fitted again"):
-            grid = tiny.references.model_copy(update={"neighbours": (5,)})
-            experiments.reference_ranks(dataset, tiny.model_copy(update={"references": grid}))
-
-
-def test_recall_when_the_generator_is_fitted(
-    tiny: Parameters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: CrossDomainDataset
-) -> None:
-    def spy(train: Rows, p: Any, cache: Any = None) -> None:
-        assert set(train.user) == set(dataset.splits["train"].user) and p.folds == tiny.psg.folds == 2
-        raise Stop
-
-    monkeypatch.setattr(psg, "fit_once", spy)
-    with pytest.raises(Stop):
-        experiments.recall(opened(tiny, tmp_path))
-
-
-def test_recall_when_the_protocol_is_released(tiny: Parameters, tmp_path: Path) -> None:
-    run = opened(tiny, tmp_path, protocol="released")
-    generator = experiments.recall(run)
-    assert generator.p.folds == 1 and generator.p == tiny.psg.model_copy(update={"folds": 1})
-    assert generator.arrays()["final"].shape[0] == 1
-    assert experiments.prepare(run).protocol == run.record["protocol"] == "released"
-
-
-@pytest.mark.parametrize("protocol", ["strict", "released"])
-def test_prepare_when_the_audit_finds_a_leak(
-    protocol: str, tiny: Parameters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = pd.DataFrame([("target in own history", "test", "leak", 3, 0.1, "row 7, user u7")], columns=audit.COLUMNS)
-    monkeypatch.setattr(audit, "audit", lambda dataset: found)
-    run = opened(tiny, tmp_path, protocol=protocol)
-    if protocol == "released":
-        experiments.prepare(run)
-        assert run.record["audit"] == found.to_dict(orient="records")
-        return
-    with pytest.raises(audit.Leak, match=r"target in own history \(test\): 3 rows, e.g. row 7, user u7"):
-        experiments.prepare(run)
-    assert not (tmp_path / "dataset" / "dataset.json").exists()
+def test_sweep_killed_and_run_again(tmp_path: Path) -> None:
+    path, out = tmp_path / "tiny.yaml", tmp_path / "out"
+    path.write_text(yaml.safe_dump(CONTENT | {"epochs": 10}), encoding="utf-8")
+    first = sweep_command(path, out, "--workers", "2")
+    wait_for(out, "cells/*/metrics.json", 2)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    before, in_flight = stamps(out), set(trainings(out)) - set(stamps(out))
+    assert 2 <= len(before) < 6 and len(in_flight) <= 2
+    # two at once over the same folder
+    again = [sweep_command(path, out, "--workers", "1") for _ in range(2)]
+    assert [one.wait(timeout=200) for one in again] == [0, 0]
+    after = stamps(out)
+    assert len(after) == 6 and before.items() <= after.items()
+    assert {times for name, times in trainings(out).items() if name not in in_flight} == {1}
+    with open_index(out) as db:
+        assert db.execute("SELECT count(*) FROM cells WHERE state = 'done'").fetchone() == (6,)

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from i2vae_lib import experiments, plots, report
+from i2vae_lib import plots, report, stages
 from i2vae_lib.params import Parameters
 from i2vae_lib.runs import LayoutError
 
@@ -61,8 +61,8 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def folder(tiny: Parameters, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run. Do not change it."""
-    run = experiments.open_run(tiny, tmp_path_factory.mktemp("report") / "run")
-    experiments.run_all(run)
+    run = stages.open_run(tiny, tmp_path_factory.mktemp("report") / "run")
+    stages.run_all(run)
     return run.folder
 
 
@@ -91,7 +91,7 @@ def test_report_when_a_browser_reads_it(page: Page) -> None:
 
 
 def test_report_when_its_tables_are_read(page: Page, folder: Path) -> None:
-    stored = experiments.load_metrics(folder)
+    stored = stages.load_metrics(folder)
     results = [table for table in page.tables if table[0][:3] == ["domain", "kind", "n"]]
     assert len(results) == 4  # HR and NDCG, sampled and full
     for table in results:
@@ -184,7 +184,7 @@ def test_results_when_drawn() -> None:
 
 
 def test_training_curves_when_drawn(folder: Path) -> None:
-    history = experiments.load_history(folder)
+    history = stages.load_history(folder)
     drawn = plots.training_curves(history)
     wanted = [c for c in history if c.startswith(("reconstruction/", "kl/", "active/", "ndcg@10"))]
     assert sorted(trace.name for trace in drawn.data) == sorted(wanted) and len(wanted) == 17

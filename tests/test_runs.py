@@ -11,7 +11,7 @@ import time
 import pytest
 from filelock import Timeout
 
-from i2vae_lib import experiments, runs
+from i2vae_lib import runs, stages
 from i2vae_lib.data import load_dataset
 from i2vae_lib.params import load
 from i2vae_lib.runs import LayoutError, Run, default_folder, read_record, write_atomically, write_json
@@ -197,9 +197,9 @@ def test_folder_when_none_is_given_says_what_the_run_is(monkeypatch, tmp_path):
 
 
 def test_prepare_when_called_twice_reads_the_stored_dataset_back(run, dataset, monkeypatch):
-    first = experiments.prepare(run)
-    monkeypatch.setattr(experiments, "load_dataset", failing(AssertionError("loaded twice")))
-    assert experiments.prepare(run).fingerprint() == first.fingerprint() == dataset.fingerprint()
+    first = stages.prepare(run)
+    monkeypatch.setattr(stages, "load_dataset_once", failing(AssertionError("loaded twice")))
+    assert stages.prepare(run).fingerprint() == first.fingerprint() == dataset.fingerprint()
     record = read_record(run.folder)
     assert record["dataset_sha256"] == dataset.fingerprint()
     assert record["L80"]["test"] == dataset.tail["test"]
@@ -209,12 +209,12 @@ def test_prepare_when_called_twice_reads_the_stored_dataset_back(run, dataset, m
 
 
 def test_prepare_when_the_folder_holds_another_dataset_is_refused(run, tiny):
-    experiments.prepare(run)
+    stages.prepare(run)
     other = load_dataset(tiny.model_copy(update={"split": tiny.split.model_copy(update={"data_seed": 1})}))
     shutil.rmtree(run.folder / "dataset")
     other.save(run.folder / "dataset")
     with pytest.raises(LayoutError, match="another dataset"):
-        experiments.prepare(run)
+        stages.prepare(run)
 
 
 @pytest.mark.parametrize("good", [0, 1, 2, 5, 9, 10])
@@ -224,8 +224,8 @@ def test_prepare_when_the_disk_fills_up_can_be_called_again(run, dataset, monkey
     with monkeypatch.context() as full:
         full.setattr(os, "fsync", lambda stream: fsync(stream) if next(count, None) is not None else failing(FULL)())
         with pytest.raises(OSError, match="No space left"):
-            experiments.prepare(run)
-    assert experiments.prepare(Run(run.parameters, run.folder)).fingerprint() == dataset.fingerprint()
+            stages.prepare(run)
+    assert stages.prepare(Run(run.parameters, run.folder)).fingerprint() == dataset.fingerprint()
     record = read_record(run.folder)
     assert {"dataset_sha256", "L80", "removed", "rows", "audit"} <= set(record)
     assert not list(run.folder.rglob("*.part"))

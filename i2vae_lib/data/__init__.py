@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
+
+from filelock import FileLock
 
 from i2vae_lib.data import logs, protocols, synthetic
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, CrossDomainDataset, DataError, LogPair, Ragged, Rows
 from i2vae_lib.data.pair_file import read_pair_file
 from i2vae_lib.data.released import REGISTRY, load_released
 from i2vae_lib.params import Parameters, suggestion
+from i2vae_lib.runs import LayoutError, cache_folder
 
-__all__ = ["DOMAINS", "Catalogue", "CrossDomainDataset", "DataError", "Ragged", "Rows", "check_name", "load_dataset"]
+__all__ = [
+    "DOMAINS",
+    "Catalogue",
+    "CrossDomainDataset",
+    "DataError",
+    "Ragged",
+    "Rows",
+    "check_name",
+    "load_dataset",
+    "load_dataset_once",
+]
 
 
 def is_pair_file(name: str) -> bool:
@@ -58,6 +73,43 @@ def load_dataset(parameters: Parameters) -> CrossDomainDataset:
     check_name(parameters.data)
     check_protocol(parameters.data, parameters.protocol)
     return protocols.apply(parameters.protocol, load_pair(parameters), parameters.split, parameters.controls)
+
+
+def load_dataset_once(parameters: Parameters, cache: Path | str | None = None) -> CrossDomainDataset:
+    """:func:`load_dataset`, or read back what an earlier call made of the same source in the same way.
+
+    Content-addressed by the source, the protocol, its settings and the code that reads them; two processes that want
+    the same dataset at once build it once. What lies there damaged is built anew.
+
+    Parameters
+    ----------
+    cache
+        Folder; default :func:`i2vae_lib.runs.cache_folder`.
+
+    Raises
+    ------
+    DataError
+        As :func:`load_dataset`.
+    """
+    check_name(parameters.data)
+    check_protocol(parameters.data, parameters.protocol)
+    relevant = parameters.model_dump(mode="json", include={"protocol", "split", "controls", "synthetic"})
+    source = source_of(parameters)
+    name = parameters.data if source is None else Path(parameters.data).stem
+    code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
+    text = json.dumps([code.hexdigest(), name, source, relevant], sort_keys=True)
+    key = hashlib.sha256(text.encode()).hexdigest()
+    folder = (Path(cache) if cache else cache_folder()) / "datasets" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        if (folder / "dataset.json").is_file():
+            try:
+                return CrossDomainDataset.load(folder)
+            except LayoutError:
+                pass
+        dataset = load_dataset(parameters)
+        dataset.save(folder)
+    return dataset
 
 
 def source_of(parameters: Parameters) -> str | None:

@@ -1,0 +1,308 @@
+"""Sweep files: a grid over parameters, data, systems and seeds, resolved into the cells that have to be run.
+
+.. code-block:: yaml
+
+    preset: tuned             # what every cell starts from
+    data: cloth_sport         # optional, as are protocol, epochs and overrides: else the preset's
+    seeds: [0, 1, 2]
+    grids:
+      length:                 # a grid is a product of what stands in it
+        product: {model.T: [10, 20, 30], objective.lambda_a: {start: 0.001, stop: 0.010, step: 0.003}}
+      widths:
+        paired: {model.d: [32, 64], model.heads: [1, 2]}       # the first with the first, the second with the second
+      claims:
+        rows:                 # named settings
+          full: {}
+          random pseudo-sequences: {psg.kind: random}
+        base: full            # the row that the others are compared with; `against: {ROW: BASE}` names another for one
+
+Two grids that name the same parameters share the cell. Everything is resolved and validated before the first cell runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from i2vae_lib.data import DataError, source_of
+from i2vae_lib.params import ParameterError, Parameters, known_keys, load, preset_folder, suggestion
+from i2vae_lib.stages import check_run, irrelevant_groups
+
+TOP = ("data", "protocol", "epochs")
+"""Keys of a grid beside the dotted ones; ``epochs`` is ``training.epochs``."""
+
+NOT_IN_ADDRESS = ("preset", "out")
+"""Where a value comes from and where its result goes: nothing that a result depends on."""
+
+Settings = Mapping[str, Any]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Range(_Strict):
+    """Evenly spaced values from ``start`` to ``stop``, both inclusive: by ``step``, or ``number`` of them."""
+
+    start: float
+    stop: float
+    step: Annotated[float, Field(gt=0)] | None = None
+    number: Annotated[int, Field(gt=1)] | None = None
+    scale: str = Field("linear", pattern="^(linear|log)$")
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Range:
+        if (self.step is None) == (self.number is None):
+            raise ValueError("a range has either step or number")
+        if self.scale == "log" and (self.step is not None or min(self.start, self.stop) <= 0):
+            raise ValueError("a log range has number, and both its ends lie above 0")
+        return self
+
+    def values(self) -> list[float | int]:
+        if self.number is not None:
+            spaced = np.geomspace if self.scale == "log" else np.linspace
+            found: Any = spaced(self.start, self.stop, self.number)
+        else:
+            assert self.step is not None
+            count = int(np.floor((self.stop - self.start) / self.step + 1e-9)) + 1
+            found = self.start + self.step * np.arange(max(count, 0))
+        rounded = [float(f"{value:.12g}") for value in found]
+        whole = all(value.is_integer() for value in (self.start, self.stop, *rounded))
+        return [int(value) for value in rounded] if whole else list(rounded)
+
+
+Values = Range | list[Any] | str | float | int | bool | None
+
+
+class Grid(_Strict):
+    """The product of its rows, of what is paired, and of the values of each key of ``product``."""
+
+    product: dict[str, Values] = {}
+    paired: dict[str, Values] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    base: str | None = None
+    against: dict[str, str] = {}
+
+    def base_of(self, row: str) -> str | None:
+        """The row that a row is compared with."""
+        found = self.against.get(row, self.base)
+        return None if found == row else found
+
+    def points(self) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+        """Of each point: the row's name, what the row sets, and where it stands on the axes."""
+        rows = list(self.rows.items()) or [("", {})]
+        paired = _pairs({key: _listed(value) for key, value in self.paired.items()})
+        lists = [[(key, one) for one in _listed(value)] for key, value in self.product.items()]
+        return [
+            (row, settings, together | dict(chosen))
+            for row, settings in rows
+            for together in paired
+            for chosen in itertools.product(*lists)
+        ]
+
+
+class SweepFile(_Strict):
+    """A file of ``params/sweeps/``."""
+
+    preset: str
+    data: str | None = None
+    protocol: str | None = None
+    epochs: int | None = None
+    overrides: dict[str, Any] = {}
+    seeds: list[int] | Range = [0]
+    grids: dict[str, Grid]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a cell stands.
+
+    Attributes
+    ----------
+    grid, row
+        ``row`` is empty in a grid without rows.
+    axes
+        What product and pairs set there: rows are compared where these agree.
+    settings
+        ``axes`` and what the row sets.
+    against
+        The row that it is compared with.
+    number
+        Its place in the order of the file.
+    """
+
+    grid: str
+    row: str
+    axes: Settings
+    settings: Settings
+    against: str | None
+    number: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep.
+
+    Attributes
+    ----------
+    address
+        Digest of everything that its result depends on; the name of its folder.
+    places
+        Where it stands; more than one where grids overlap.
+    """
+
+    address: str
+    parameters: Parameters
+    places: tuple[Place, ...]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The cells of a sweep file in their order, each once."""
+
+    name: str
+    cells: tuple[Cell, ...] = field(repr=False)
+
+    def axes(self) -> list[str]:
+        """The keys that the grids vary beside their rows."""
+        return list(dict.fromkeys(key for cell in self.cells for place in cell.places for key in place.axes))
+
+
+def sweep_names() -> list[str]:
+    """The sweep files of ``params/sweeps/`` by name."""
+    return sorted(path.stem for path in (preset_folder() / "sweeps").glob("*.yaml"))
+
+
+def read_sweep(name: str | Path, given: Settings | None = None) -> Sweep:
+    """Read a sweep file and resolve every cell.
+
+    Parameters
+    ----------
+    name
+        A file in ``params/sweeps/`` by name, or the path of one.
+    given
+        Top-level names of the file (``preset, data, protocol, epochs, overrides, seeds``) with other values; None as a
+        value keeps the file's, ``overrides`` come on top of the file's.
+
+    Raises
+    ------
+    ParameterError
+        An unknown file or key (the nearest is named), an empty grid, or a value out of range: which cell and why.
+    DataError
+        Data that do not exist, or that a protocol cannot serve.
+    """
+    path = Path(name) if str(name).endswith((".yaml", ".yml")) else preset_folder() / "sweeps" / f"{name}.yaml"
+    if not path.is_file():
+        raise ParameterError(f"unknown sweep '{name}' (no file {path}){suggestion(str(name), sweep_names())}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{path}: not valid YAML: {error}") from None
+    return resolve(path.stem, content, given, where=str(path))
+
+
+def resolve(name: str, content: Any, given: Settings | None = None, *, where: str = "grid") -> Sweep:
+    """:func:`read_sweep` of what the file would hold."""
+    if not isinstance(content, Mapping):
+        raise ParameterError(f"{where}: expected the names {', '.join(SweepFile.model_fields)}")
+    changed = {key: value for key, value in (given or {}).items() if value is not None}
+    overrides = {**(content.get("overrides") or {}), **changed.pop("overrides", {})}
+    try:
+        file = SweepFile.model_validate({**content, **changed, "overrides": overrides})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key, known = str(first["loc"][-1]), list(SweepFile.model_fields)
+        near = suggestion(key, known) if first["type"] == "extra_forbidden" and len(first["loc"]) == 1 else ""
+        raise ParameterError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}{near}") from None
+    return Sweep(name, tuple(_cells(file, where)))
+
+
+def _cells(file: SweepFile, where: str) -> list[Cell]:
+    seeds = [int(seed) for seed in _listed(file.seeds)]
+    if not seeds:
+        raise ParameterError(f"{where}: seeds: none; [0] is one")
+    if not file.grids:
+        raise ParameterError(f"{where}: grids: none, so there is nothing to run")
+    planned = [
+        (grid, row, axes, own | axes, seed)
+        for grid, content in file.grids.items()
+        for row, own, axes in _points(grid, content, where)
+        for seed in seeds
+    ]
+    found: dict[str, Cell] = {}
+    sources: dict[str, str | None] = {}
+    for number, (grid, row, axes, settings, seed) in enumerate(planned, start=1):
+        head = f"{where}: cell {number} of {len(planned)} (grid {grid}{f', {row}' if row else ''}, seed {seed})"
+        try:
+            overrides = {key: value for key, value in settings.items() if key not in TOP}
+            top: dict[str, Any] = {"data": file.data, "protocol": file.protocol, "epochs": file.epochs}
+            top |= {key: settings[key] for key in TOP if key in settings}
+            parameters = load(file.preset, dict(file.overrides) | overrides, seed=seed, **top)
+            check_run(parameters)
+        except (ParameterError, DataError) as error:
+            raise type(error)(f"{head}: {error}") from None
+        if parameters.data not in sources:
+            sources[parameters.data] = source_of(parameters)
+        address = address_of(parameters, sources[parameters.data])
+        place = Place(grid, row, axes, settings, file.grids[grid].base_of(row), number)
+        before = found[address].places if address in found else ()
+        found[address] = Cell(address, parameters, (*before, place))
+    return list(found.values())
+
+
+def _points(name: str, grid: Grid, where: str) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+    known = [*TOP, *known_keys()]
+    for key in itertools.chain(grid.product, grid.paired, *grid.rows.values()):
+        if key not in known:
+            raise ParameterError(f"{where}: grid {name}: unknown key '{key}'{suggestion(str(key), known)}")
+    for row in [*grid.against, *grid.against.values(), *([grid.base] if grid.base else [])]:
+        if row not in grid.rows:
+            near = suggestion(row, list(grid.rows))
+            raise ParameterError(f"{where}: grid {name}: base or against: no row '{row}'{near}")
+    twice = set(grid.product) & set(grid.paired)
+    if twice:
+        raise ParameterError(f"{where}: grid {name}: {min(twice)} stands under product and under paired")
+    lengths = {key: len(_listed(value)) for key, value in grid.paired.items()}
+    if len(set(lengths.values())) > 1:
+        raise ParameterError(f"{where}: grid {name}: paired values of different numbers: {lengths}")
+    points = grid.points()
+    if not points or not (grid.product or grid.paired or grid.rows):
+        raise ParameterError(f"{where}: grid {name} is empty: give product, paired or rows at least one value")
+    return points
+
+
+def _listed(value: Values) -> list[Any]:
+    if isinstance(value, Range):
+        return value.values()
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _pairs(lists: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    if not lists:
+        return [{}]
+    return [dict(zip(lists, values)) for values in zip(*lists.values())]
+
+
+def address_of(parameters: Parameters, source: str | None) -> str:
+    """Digest of what a run's result depends on: parameters that its system reads, and the logs as they stand."""
+    content = parameters.model_dump(mode="json", exclude={*NOT_IN_ADDRESS, *irrelevant_groups([parameters.system])})
+    content["training"].pop("device")
+    content["data"] = Path(parameters.data).stem  # where a pair file lies is nobody's concern: its source is here
+    text = json.dumps([content, source], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def labels(place: Place) -> Iterator[str]:
+    """What tells a place from the others of its grid: its row, then where it stands on the axes."""
+    if place.row:
+        yield place.row
+    yield from (f"{key} = {value}" for key, value in place.axes.items())

@@ -1,0 +1,393 @@
+"""The main job as four stages over a run directory: prepare, recall, train, evaluate.
+
+Each stage is a function of a :class:`~i2vae_lib.runs.Run`; it reads what earlier stages left, does nothing that is
+done already, and leaves its result on disk. ``i2vae run`` calls them in order; a notebook calls the ones that it tells
+of and gets the rest for free. Killed at any moment, the same call goes on where it was.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import numpy as np
+import pandas as pd
+import pooch
+from filelock import FileLock
+
+from i2vae_lib import audit, evaluation, graphs, psg
+from i2vae_lib.data import check_name, check_protocol, load_dataset_once, source_of, synthetic
+from i2vae_lib.data import dataset as dataset_module
+from i2vae_lib.data.dataset import DOMAINS, KINDS, SPLITS, CrossDomainDataset
+from i2vae_lib.params import ParameterError, Parameters, suggestion
+from i2vae_lib.recommenders import EASE, SYSTEMS, Copy, ItemKNN, Oracle, Popularity, contract, neighbours
+from i2vae_lib.runs import LayoutError, Run, cache_folder, link_or_copy, read_record, write_atomically, write_json
+from i2vae_lib.training import Callbacks
+
+REFERENCES: tuple[Any, ...] = (Popularity, Copy, ItemKNN, EASE)
+"""The rankers that stand in every table; on synthetic data the oracle too."""
+
+Say = Callable[[str], None]
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def quiet(line: str) -> None:
+    """Say nothing."""
+
+
+def open_run(parameters: Parameters, out: str | Path | None = None) -> Run:
+    """The run directory of these parameters, made if it is not there (not for data or protocols that cannot be)."""
+    check_run(parameters)
+    return Run(parameters, out, irrelevant_groups([parameters.system]))
+
+
+def check_run(parameters: Parameters) -> None:
+    """Refuse data, a protocol or a system that cannot be, before anything is made.
+
+    Raises
+    ------
+    DataError, ParameterError
+        Names the nearest one, or what would serve.
+    """
+    check_name(parameters.data)
+    check_protocol(parameters.data, parameters.protocol)
+    check_system(parameters.system)
+
+
+def irrelevant_groups(systems: Iterable[str]) -> tuple[str, ...]:
+    """The groups of parameters that only other systems read."""
+    own = {group for name in systems for group in SYSTEMS[name].groups}
+    return tuple(sorted({group for kind in SYSTEMS.values() for group in kind.groups} - own))
+
+
+def check_system(name: str) -> None:
+    """Refuse a system that the kit does not have.
+
+    Raises
+    ------
+    ParameterError
+        Names the nearest one.
+    """
+    if name not in SYSTEMS:
+        raise ParameterError(f"'system': unknown '{name}'{suggestion(name, list(SYSTEMS))}")
+
+
+def _alone(stage: Callable[Concatenate[Run, Arguments], Result]) -> Callable[Concatenate[Run, Arguments], Result]:
+    """Hold the run's lock while a stage looks what is done and does the rest."""
+
+    @functools.wraps(stage)
+    def locked(run: Run, /, *words: Arguments.args, **named: Arguments.kwargs) -> Result:
+        with run.lock:
+            run.refresh()
+            return stage(run, *words, **named)
+
+    return locked
+
+
+@_alone
+def prepare(run: Run) -> CrossDomainDataset:
+    """Load the pair under its protocol, store it, audit it.
+
+    Raises
+    ------
+    DataError
+        Bad input.
+    audit.Leak
+        The audit finds a leak, except under ``released`` (whose tables are stamped).
+    """
+    folder = run.folder / "dataset"
+    if (folder / "dataset.json").is_file():
+        dataset = CrossDomainDataset.load(folder)
+        run.check_dataset(dataset.fingerprint())
+        if source_of(run.parameters) not in (None, dataset.source_sha256):
+            raise LayoutError(
+                f"{run.folder} was made when {run.parameters.data} or its logs read otherwise: choose another OUT, or "
+                f"delete the folder"
+            )
+        return dataset
+    with run.stage("prepare"):
+        dataset = load_dataset_once(run.parameters)
+        held_out = [dataset.splits[split] for split in ("validation", "test")]
+        evaluation.check_negatives(*held_out, count=run.parameters.evaluation.negatives)  # not after an hour of fitting
+        run.check_dataset(dataset.fingerprint())
+        found = audit.audit(dataset)
+        audit.refuse_leaks(found, dataset.protocol)
+        # before the dataset, whose presence says that this stage is done
+        run.note(
+            data=dataset.name,
+            protocol=dataset.protocol,
+            names=dict(dataset.catalogue.names),
+            source_sha256=dataset.source_sha256,
+            data_seed=dataset.data_seed,
+            L80={split: dict(limits) for split, limits in dataset.tail.items()},
+            removed=dict(dataset.removed),
+            controls=dict(dataset.controls),
+            filters=json.loads(dataset.filters.to_json(orient="records")),
+            rows={split: len(rows) for split, rows in dataset.splits.items()},
+            audit=found.to_dict(orient="records"),
+        )
+        dataset.save(folder)
+    return dataset
+
+
+@_alone
+def recall(run: Run, dataset: CrossDomainDataset | None = None) -> psg.Generator:
+    """Fit the pseudo-sequence generator on training rows (or read the same fit back), and record what it recalls.
+
+    ``pseudo.parquet`` holds, for every row of every split, the recalled items and scores. The audit runs again, now
+    with what the generator learnt from and what it recalls.
+
+    Raises
+    ------
+    audit.Leak
+        As in :func:`prepare`.
+    """
+    dataset = dataset or prepare(run)
+    train, p, path = dataset.splits["train"], effective_psg(run.parameters), run.folder / "pseudo.parquet"
+    if path.is_file():  # reading the fit back is no work of the stage
+        return psg.fit_once(train, p)
+    with run.stage("generator"):
+        generator = psg.fit_once(train, p)
+    run.note(generator_seconds=psg.seconds_of_fit(train, p))  # the fit may be an earlier run's
+    with run.stage("recall"):
+        table, found = _recalled_once(dataset, generator)
+        run.note(audit=found)
+        audit.refuse_leaks(pd.DataFrame(found), dataset.protocol)
+        link_or_copy(table, path)
+    return generator
+
+
+def _recalled_once(dataset: CrossDomainDataset, generator: psg.Generator) -> tuple[Path, list[dict[Any, Any]]]:
+    """Where the table of what every row recalls lies, and what the audit says of it.
+
+    Content-addressed by the dataset, the fit and the audit's code: runs that agree on them share one file.
+    """
+    train = dataset.splits["train"]
+    code = Path(str(audit.__file__)).read_bytes() + Path(__file__).read_bytes()
+    text = json.dumps([dataset.fingerprint(), psg.fit_key(train, generator.p), hashlib.sha256(code).hexdigest()])
+    folder = cache_folder() / "recalled" / hashlib.sha256(text.encode()).hexdigest()
+    path, about = folder / "pseudo.parquet", folder / "about.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        if about.is_file():
+            known = json.loads(about.read_text(encoding="utf-8"))
+            if path.is_file() and pooch.file_hash(str(path)) == known["sha256"]:
+                return path, known["audit"]
+        parts, recalled = [], {}
+        for split in SPLITS:
+            rows = dataset.splits[split]
+            items, scores = generator.recall(rows, psg.fold_of(rows, generator.p))
+            recalled[split] = items
+            columns = {"split": split, "row": rows.source, "domain": [DOMAINS[i] for i in rows.domain]}
+            parts.append(pd.DataFrame(columns | {"items": list(items), "scores": list(scores)}))
+        table = pd.concat(parts, ignore_index=True)
+        found = audit.audit(dataset, pseudo=recalled, generator=generator).to_dict(orient="records")
+        write_atomically(path, lambda part: table.to_parquet(part, index=False))
+        # written last: its presence means that the rest is whole
+        write_json(about, {"sha256": pooch.file_hash(str(path)), "audit": found})
+    return path, found
+
+
+def uses_generator(parameters: Parameters) -> bool:
+    """Whether the run's system learns from pseudo-sequences."""
+    return "psg" in SYSTEMS[parameters.system].groups
+
+
+def effective_psg(parameters: Parameters) -> Any:
+    """``released`` has pseudo-sequences the paper's way (one fold); every other protocol as the parameters say."""
+    if parameters.protocol == "released":
+        return parameters.psg.model_copy(update={"folds": 1})
+    return parameters.psg
+
+
+@_alone
+def train(run: Run, dataset: CrossDomainDataset | None = None, on_epoch: Callable[[Any], None] | None = None) -> Any:
+    """Train the run's system (or resume, or read the finished model back). Test rows do not come here.
+
+    Returns
+    -------
+    Recommender
+        Of the class that ``SYSTEMS`` has under the parameter ``system``.
+    """
+    folder, kind = run.folder / "model", SYSTEMS[run.parameters.system]
+    if (folder / "model.json").is_file():
+        return kind.load(folder)
+    dataset = dataset or prepare(run)
+    generator = recall(run, dataset) if uses_generator(run.parameters) else None
+    recommender = kind(dataset.catalogue, run.parameters)
+    with run.stage("train"):
+        recommender.fit(
+            dataset.splits["train"],
+            dataset.splits["validation"],
+            params=run.parameters,
+            generator=generator,
+            rng=np.random.default_rng(run.parameters.seed),
+            callbacks=Callbacks(run.folder / "last.ckpt", on_epoch),
+        )
+    history = pd.DataFrame(recommender.state.history)
+    write_atomically(run.folder / "history.parquet", lambda part: history.to_parquet(part, index=False))
+    # what the model falls back to must be the training rows' own counts
+    found = audit.audit_counts(dataset, recommender.popularity)
+    audit.refuse_leaks(found, dataset.protocol)
+    run.note(
+        audit=run.record["audit"] + found.to_dict(orient="records"),
+        device=str(recommender.device),
+        best_epoch=recommender.state.best_epoch + 1,
+        best_validation_ndcg=recommender.state.best_metric,
+        weights=sum(weight.numel() for weight in recommender.module.parameters()),
+    )
+    recommender.save(folder)
+    return recommender
+
+
+@_alone
+def evaluate(run: Run, dataset: CrossDomainDataset | None = None) -> pd.DataFrame:
+    """Rank the test rows with the system and the reference rankers; store ``ranks.parquet`` and ``metrics.json``.
+
+    Returns
+    -------
+    DataFrame
+        ``ranks.parquet``: everything that is ever reported can be computed from it.
+    """
+    path = run.folder / "ranks.parquet"
+    if path.is_file() and (run.folder / "metrics.json").is_file():
+        return pd.read_parquet(path)
+    dataset = dataset or prepare(run)
+    trained = train(run, dataset)
+    p = run.parameters
+    with run.stage("references"):
+        others, chosen = reference_ranks(dataset, p)
+    run.note(references=chosen)
+    with run.stage("evaluate"):
+        table = pd.concat([_ranked([trained], dataset, p), others], ignore_index=True)
+    write_atomically(path, lambda part: table.to_parquet(part, index=False))
+    write_json(run.folder / "metrics.json", evaluation.metrics(table))
+    return table
+
+
+def _ranked(scorers: Sequence[Any], dataset: CrossDomainDataset, p: Parameters) -> pd.DataFrame:
+    """Rank the test rows with each scorer: the lines of ``ranks.parquet``."""
+    rows = dataset.splits["test"]
+    negatives = evaluation.sample_negatives(rows, p.evaluation.negatives, p.split.data_seed)
+    seen = evaluation.seen_targets(rows, dataset.splits["train"])
+    parts = []
+    for scorer in scorers:
+        ranks = evaluation.rank(scorer, rows, negatives, full=True, batch_size=p.evaluation.batch_size)
+        parts.append(evaluation.rank_table(scorer.name, rows, dataset.tail["test"], seen, ranks))
+    return pd.concat(parts, ignore_index=True)
+
+
+def references(dataset: CrossDomainDataset, p: Parameters) -> list[Any]:
+    """The rankers that stand in every table, fitted; on synthetic data the oracle too."""
+    fitted: list[Any] = [
+        kind.unfitted(dataset.catalogue).fit(
+            dataset.splits["train"],
+            dataset.splits["validation"],
+            params=p,
+            generator=None,
+            rng=np.random.default_rng(p.seed),
+            callbacks=Callbacks(),
+        )
+        for kind in REFERENCES
+    ]
+    return [*fitted, *([Oracle(dataset, fitted[0].counts)] if dataset.truth else [])]
+
+
+def reference_ranks(dataset: CrossDomainDataset, p: Parameters) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Ranks of the test rows by :func:`references`, and what each chose on validation.
+
+    Content-addressed by dataset, candidates, grids and the code that they come from: runs that differ in the model or
+    in the seed share one fit (none of these rankers draws anything).
+    """
+    modules = (
+        dataset_module,
+        synthetic,
+        graphs,
+        evaluation,
+        contract,
+        neighbours,
+        *(inspect.getmodule(one) for one in REFERENCES),
+    )
+    code = hashlib.sha256(b"".join(Path(str(one.__file__)).read_bytes() for one in modules if one is not None))
+    relevant = p.model_dump(mode="json", include={"split", "evaluation", "references"})
+    text = json.dumps([dataset.fingerprint(), relevant, code.hexdigest()], sort_keys=True)
+    folder = cache_folder() / "references" / hashlib.sha256(text.encode()).hexdigest()
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        if not (folder / "chosen.json").is_file():
+            fitted = references(dataset, p)
+            table = _ranked(fitted, dataset, p)
+            write_atomically(folder / "ranks.parquet", lambda part: table.to_parquet(part, index=False))
+            # written last: its presence means that the rest is whole
+            write_json(folder / "chosen.json", {one.name: one.chosen for one in fitted if hasattr(one, "chosen")})
+    return pd.read_parquet(folder / "ranks.parquet"), json.loads((folder / "chosen.json").read_text(encoding="utf-8"))
+
+
+def run_all(run: Run, say: Say = quiet) -> pd.DataFrame:
+    """The whole main job; ``say`` gets a line a stage."""
+    say(f"preparing {run.parameters.data} under {run.parameters.protocol}")
+    dataset = prepare(run)
+    say(str(dataset))
+    say(audit.verdict(run.record["audit"]))
+    if uses_generator(run.parameters):
+        say(f"pseudo-sequences: {run.parameters.psg.kind}, {effective_psg(run.parameters).folds} folds")
+        recall(run, dataset)
+        say(audit.verdict(run.record["audit"]))
+    say(f"training {run.parameters.system}, at most {run.parameters.training.epochs} epochs, in {run.folder}")
+    train(run, dataset)
+    say("evaluating on the test rows")
+    return evaluate(run, dataset)
+
+
+def load_history(folder: Path | str) -> pd.DataFrame:
+    """``history.parquet`` of a run: one line an epoch."""
+    path = Path(folder) / "history.parquet"
+    if not path.is_file():
+        raise LayoutError(f"{folder} has no history yet (no history.parquet): train it first")
+    return pd.read_parquet(path)
+
+
+def load_pseudo(folder: Path | str) -> dict[str, Any]:
+    """``pseudo.parquet`` of a run: recalled items by split, int32 [rows, n] in the order of the split's rows."""
+    path = Path(folder) / "pseudo.parquet"
+    if not path.is_file():
+        raise LayoutError(f"{folder} has no pseudo-sequences yet (no pseudo.parquet): run it first")
+    table = pd.read_parquet(path)
+    rows = read_record(folder)["rows"]
+    found = table["split"].value_counts().to_dict()
+    if found != rows:
+        raise LayoutError(f"{path} has rows {found}, the run has {rows}: delete it, and the run recalls anew")
+    return {split: np.stack(table.loc[table["split"] == split, "items"].to_list()) for split in SPLITS}
+
+
+def load_metrics(folder: Path | str) -> dict[str, Any]:
+    """``metrics.json`` of a run."""
+    path = Path(folder) / "metrics.json"
+    if not path.is_file():
+        raise LayoutError(f"{folder} has no metrics yet (no metrics.json): evaluate it first")
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def result_table(
+    metrics: dict[str, Any], names: dict[str, str], metric: str = "HR@10", candidates: str = "sampled"
+) -> pd.DataFrame:
+    """Result by domain and row kind, one column a recommender, in per cent, with n."""
+    tidy = evaluation.tidy(metrics, names)
+    part = tidy[(tidy["metric"] == metric) & (tidy["candidates"] == candidates)].copy()
+    part["value"] = (part["value"] * 100).round(2)
+    order = list(dict.fromkeys(part["recommender"]))
+    kinds = [kind for kind in KINDS if kind != "cold_released"]
+    wide = part.pivot(index=["domain", "kind", "n"], columns="recommender", values="value")[order].reset_index()
+    wide = wide[wide["kind"].isin(kinds)]
+    wide["kind"] = pd.Categorical(wide["kind"], kinds, ordered=True)
+    wide["domain"] = pd.Categorical(wide["domain"], [names[d] for d in DOMAINS], ordered=True)
+    wide = wide.sort_values(["domain", "kind"]).reset_index(drop=True)
+    wide.columns.name = None
+    return wide.astype({"domain": str, "kind": str})
