@@ -23,6 +23,7 @@
 ``comparison``        all systems, tuned alike
 ``grids``             sweep files, resolved into cells
 ``experiments``       a grid -> runs -> one tidy table; local processes or a Dask cluster
+``search``            a hyper-parameter search over the same engine
 ``lift``              a system beside the best reference ranker of each cell; the mean over a pair
 ``table``             the paper's table of them
 ``plots``, ``report``  figures and ``report.html``

@@ -1,4 +1,4 @@
-"""The command ``i2vae``: run, recommend, audit, describe, compare, table, sweep, fetch, report."""
+"""The command ``i2vae``: run, recommend, audit, describe, compare, table, sweep, search, fetch, report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from i2vae_lib import audit, compare, comparison, experiments, grids, report, stages, table
+from i2vae_lib import audit, compare, comparison, experiments, grids, report, search, stages, table
 from i2vae_lib.data import amazon, load_dataset
 from i2vae_lib.data.dataset import DOMAINS, CrossDomainDataset, DataError
 from i2vae_lib.data.describe import describe_files
@@ -142,6 +142,18 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--dashboard", action="store_true", help="serve Dask's page, on the loopback interface")
     one.add_argument("--dry-run", action="store_true", help="only the plan: cells, hours, memory")
     one.add_argument("--retry-failed", action="store_true", help="run cells that failed before once more")
+
+    one = add("search", search_for, "Settings that validation NDCG@10 likes; no test row is looked at.")
+    one.add_argument("file", help="a file in params/searches/, or a path")
+    one.add_argument("--preset", help="what trials start from, as are --data, --protocol, --seed, --epochs")
+    one.add_argument("--data")
+    one.add_argument("--protocol")
+    one.add_argument("--seed", type=int)
+    one.add_argument("--epochs", type=int)
+    one.add_argument("--trials", type=int, default=20, help="in all, those of earlier calls included (default: 20)")
+    one.add_argument("--out", type=Path, help="folder of the trials (default: runs/search-FILE)")
+    one.add_argument("--workers", type=int, help="processes on this machine, a thread each (default: its cores)")
+    one.add_argument("--scheduler", help="tcp://HOST:PORT or the scheduler file of your own Dask cluster")
 
     one = add("fetch", fetch, "Download a released pair and check it, or build the Food and Kitchen logs anew.")
     one.add_argument("name", help=", ".join([*REGISTRY, FOOD_KITCHEN]))
@@ -356,6 +368,16 @@ def sweep(given: argparse.Namespace) -> int:
     print(experiments.by_place(table, found.axes()).round(2).to_string(index=False))
     print(f"\nevery figure: {out / f'{found.name}.csv'}")
     return 1 if (table["state"] != "done").any() else 0
+
+
+def search_for(given: argparse.Namespace) -> int:
+    names = {key: getattr(given, key) for key in ("preset", "data", "protocol", "seed", "epochs")}
+    found = search.read_search(given.file, names)
+    out = given.out or default_folder(found.parameters({})).with_name(f"search-{Path(given.file).stem}")
+    words = {"workers": given.workers, "scheduler": given.scheduler}
+    table = search.run(found, out, trials=given.trials, say=lambda line: print(line, flush=True), **words)
+    print(f"\n{table.round(4).to_string(index=False)}\n\ntrials: {out}")
+    return 0
 
 
 def _probe(cell: grids.Cell) -> tuple[float, int]:

@@ -27,7 +27,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import yaml
@@ -44,13 +44,16 @@ NOT_IN_ADDRESS = ("preset", "out")
 """Where a value comes from and where its result goes: nothing that a result depends on."""
 
 Settings = Mapping[str, Any]
+Model = TypeVar("Model", bound=BaseModel)
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A part of a file that has the names of its fields and no other."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Range(_Strict):
+class Range(Strict):
     """Evenly spaced values from ``start`` to ``stop``, both inclusive: by ``step``, or ``number`` of them."""
 
     start: float
@@ -83,7 +86,7 @@ class Range(_Strict):
 Values = Range | list[Any] | str | float | int | bool | None
 
 
-class Grid(_Strict):
+class Grid(Strict):
     """The product of its rows, of what is paired, and of the values of each key of ``product``."""
 
     product: dict[str, Values] = {}
@@ -110,7 +113,7 @@ class Grid(_Strict):
         ]
 
 
-class SweepFile(_Strict):
+class SweepFile(Strict):
     """A file of ``params/sweeps/``."""
 
     preset: str
@@ -182,6 +185,44 @@ def sweep_names() -> list[str]:
     return sorted(path.stem for path in (preset_folder() / "sweeps").glob("*.yaml"))
 
 
+def read_file(name: str | Path, folder: str) -> tuple[str, Any]:
+    """Where a file of ``params/FOLDER/`` lies (by name, or the path of one), and what it holds.
+
+    Raises
+    ------
+    ParameterError
+        No such file (the nearest is named), or malformed YAML.
+    """
+    known = sorted(path.stem for path in (preset_folder() / folder).glob("*.yaml"))
+    path = Path(name) if str(name).endswith((".yaml", ".yml")) else preset_folder() / folder / f"{name}.yaml"
+    if not path.is_file():
+        raise ParameterError(f"unknown file '{name}' (no file {path}){suggestion(str(name), known)}")
+    try:
+        return str(path), yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{path}: not valid YAML: {error}") from None
+
+
+def validated(kind: type[Model], content: Any, where: str) -> Model:
+    """What a file holds as its class.
+
+    Raises
+    ------
+    ParameterError
+        The first name or value that does not fit.
+    """
+    if not isinstance(content, Mapping):
+        raise ParameterError(f"{where}: expected the names {', '.join(kind.model_fields)}")
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        known = list(kind.model_fields)
+        unknown = first["type"] == "extra_forbidden" and len(first["loc"]) == 1
+        near = suggestion(str(first["loc"][0]), known) if unknown else ""
+        raise ParameterError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}{near}") from None
+
+
 def read_sweep(name: str | Path, given: Settings | None = None) -> Sweep:
     """Read a sweep file and resolve every cell.
 
@@ -200,29 +241,17 @@ def read_sweep(name: str | Path, given: Settings | None = None) -> Sweep:
     DataError
         Data that do not exist, or that a protocol cannot serve.
     """
-    path = Path(name) if str(name).endswith((".yaml", ".yml")) else preset_folder() / "sweeps" / f"{name}.yaml"
-    if not path.is_file():
-        raise ParameterError(f"unknown sweep '{name}' (no file {path}){suggestion(str(name), sweep_names())}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ParameterError(f"{path}: not valid YAML: {error}") from None
-    return resolve(path.stem, content, given, where=str(path))
+    where, content = read_file(name, "sweeps")
+    return resolve(Path(where).stem, content, given, where=where)
 
 
 def resolve(name: str, content: Any, given: Settings | None = None, *, where: str = "grid") -> Sweep:
     """:func:`read_sweep` of what the file would hold."""
-    if not isinstance(content, Mapping):
-        raise ParameterError(f"{where}: expected the names {', '.join(SweepFile.model_fields)}")
-    changed = {key: value for key, value in (given or {}).items() if value is not None}
-    overrides = {**(content.get("overrides") or {}), **changed.pop("overrides", {})}
-    try:
-        file = SweepFile.model_validate({**content, **changed, "overrides": overrides})
-    except ValidationError as error:
-        first = error.errors()[0]
-        key, known = str(first["loc"][-1]), list(SweepFile.model_fields)
-        near = suggestion(key, known) if first["type"] == "extra_forbidden" and len(first["loc"]) == 1 else ""
-        raise ParameterError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}{near}") from None
+    if isinstance(content, Mapping):
+        changed = {key: value for key, value in (given or {}).items() if value is not None}
+        overrides = {**(content.get("overrides") or {}), **changed.pop("overrides", {})}
+        content = {**content, **changed, "overrides": overrides}
+    file = validated(SweepFile, content, where)
     return Sweep(name, tuple(_cells(file, where)))
 
 

@@ -39,6 +39,7 @@ from i2vae_lib.experiments import (
 )
 from i2vae_lib.grids import Sweep, resolve
 from i2vae_lib.runs import LayoutError
+from tests.conftest import in_this_process
 
 # a cell of about a second
 CONTENT: dict[str, Any] = {
@@ -191,16 +192,17 @@ def test_missing_cells_stand_in_the_table(sweep: Sweep, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["metrics.json", "run.json", "ranks.parquet"])
-def test_damaged_cell_is_run_again_and_said(sweep: Sweep, tmp_path: Path, damage: str) -> None:
+def test_damaged_cell_is_run_again_and_said(
+    sweep: Sweep, tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made_here(sweep, tmp_path, 1)
     cell = sweep.cells[0]
     (cell_folder(tmp_path, cell.address) / damage).write_bytes(b"{half")
     one = Sweep("one", (cell,))
     assert plan(one, tmp_path)["state"].tolist() == ["damaged"]
     said: list[str] = []
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(pytest.MonkeyPatch.context()).setattr(experiments, "connect", in_this_process)
-        table = run(one, tmp_path, say=said.append)
+    monkeypatch.setattr(experiments, "connect", in_this_process)
+    table = run(one, tmp_path, say=said.append)
     assert said[0] == f"{cell.address} (claims, full; T, model.T = 10): damaged; set aside and run again"
     assert set(table["state"]) == {"done"}
     assert (cell_folder(tmp_path, f"{cell.address}.damaged")).is_dir()
@@ -211,15 +213,6 @@ def test_run_of_other_parameters_in_a_cells_place_is_damaged(sweep: Sweep, tmp_p
     first, other = sweep.cells[0], sweep.cells[2]
     cell_folder(tmp_path, first.address).rename(cell_folder(tmp_path, other.address))
     assert plan(Sweep("one", (other,)), tmp_path)["state"].tolist() == ["damaged"]
-
-
-@contextlib.contextmanager
-def in_this_process(*words: Any) -> Iterator[Any]:
-    """A client whose workers are threads of this process: seconds less, for what does not ask about processes."""
-    from distributed import Client
-
-    with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
-        yield client
 
 
 def test_failing_cell_is_recorded_and_the_rest_goes_on(

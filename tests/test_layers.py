@@ -27,6 +27,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("stages", "leaks"),
     ("compare", "comparison", "grids"),
     ("lift", "experiments"),
+    ("search",),
     ("table",),
     ("plots",),
     ("report",),

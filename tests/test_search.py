@@ -1,0 +1,140 @@
+"""The search: proposals are checked, trials see no test row, poor ones are pruned, and a stopped search goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from i2vae_lib import search as search_module
+from i2vae_lib.params import ParameterError
+from i2vae_lib.runs import LayoutError
+from i2vae_lib.search import Between, Search, open_study, optuna, read_search, run, table
+from tests.conftest import in_this_process
+from tests.test_experiments import CONTENT
+
+RATES: dict[str, Any] = {"training.learning_rate": [5.0e-3, 1.0e-9]}
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    def written(space: Any, **names: Any) -> Path:
+        content = {key: CONTENT[key] for key in ("preset", "epochs", "overrides")} | {"space": space} | names
+        path = tmp_path / "space.yaml"
+        path.write_text(yaml.safe_dump(content), encoding="utf-8")
+        return path
+
+    return written
+
+
+@pytest.fixture(autouse=True)
+def _threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_module, "connect", in_this_process)
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        ({"model.dd": [8]}, "unknown key 'model.dd'; did you mean 'model.d'?"),
+        ({"model.d": []}, "model.d has no value"),
+        ({}, "nothing to search"),
+        ({"model.dropout": {"low": 0.1, "high": 1.5}}, "'model.dropout'"),
+        ({"model.dropout": {"low": 0.5, "high": 0.1}}, "low must lie below high"),
+        ({"model.dropout": {"low": 0.0, "high": 0.1, "log": True}}, "a log range has no step and begins above 0"),
+        ({"psg.kind": ["random", "lightgnc"]}, "'psg.kind'"),
+    ],
+)
+def test_wrong_space_is_refused(write: Any, space: Any, words: str) -> None:
+    with pytest.raises(ParameterError) as caught:
+        read_search(write(space))
+    assert words in str(caught.value) and "space.yaml" in str(caught.value)
+
+
+def test_unknown_file_is_refused() -> None:
+    with pytest.raises(ParameterError, match="did you mean 'tuned'"):
+        read_search("tunedd")
+
+
+def test_committed_space_holds_the_preset() -> None:
+    found = read_search("tuned", {"data": "cloth_sport"})
+    own = found.parameters({})
+    assert own.preset == "tuned" and len(found.file.space) == 6
+    assert search_module._holds(found.file.space["training.learning_rate"], own.training.learning_rate)
+    assert search_module._holds(found.file.space["model.d"], own.model.d)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (Between(low=1, high=9), "IntDistribution(high=9, log=False, low=1, step=1)"),
+        (Between(low=0.1, high=0.9, step=0.2), "FloatDistribution(high=0.9, log=False, low=0.1, step=0.2)"),
+        (Between(low=1e-4, high=1e-2, log=True), "FloatDistribution(high=0.01, log=True, low=0.0001, step=None)"),
+        (["a", "b"], "CategoricalDistribution(choices=('a', 'b'))"),
+    ],
+)
+def test_distributions(values: Any, expected: str) -> None:
+    assert repr(search_module._distribution(optuna(), values)) == expected
+
+
+@pytest.fixture
+def finished(write: Any, tmp_path: Path) -> tuple[Search, Path]:
+    search, out = read_search(write({"model.T": {"low": 5, "high": 10}}, epochs=2)), tmp_path / "out"
+    run(search, out, trials=2, workers=1)
+    return search, out
+
+
+def test_trials_see_no_test_row_and_the_first_is_the_preset(finished: tuple[Search, Path]) -> None:
+    search, out = finished
+    found = table(out).set_index("trial")
+    assert found["state"].tolist().count("complete") == 2
+    assert found.at[0, "model.T"] == search.parameters({}).model.T
+    assert (found["epochs"] == 2).all() and (found["seconds"] > 0).all()
+    assert not list(out.glob("cells/*/metrics.json")) and not list(out.glob("cells/*/ranks.parquet"))
+    best = [pd.read_parquet(path)["ndcg@10"].max() for path in out.glob("cells/*/history.parquet")]
+    assert sorted(best) == sorted(found["value"].unique())
+
+
+def test_search_goes_on_where_it_stopped(finished: tuple[Search, Path]) -> None:
+    search, out = finished
+    before = table(out).set_index("trial").sort_index()
+    study = open_study(out)
+    study.enqueue_trial({"model.T": 7})
+    study.ask({"model.T": search_module._distribution(optuna(), search.file.space["model.T"])})  # in flight at a kill
+    said: list[str] = []
+    after = run(search, out, trials=4, workers=1, say=said.append).set_index("trial").sort_index()
+    pd.testing.assert_frame_equal(after.loc[:1], before, check_dtype=False)
+    assert after["state"].tolist() == ["complete"] * 4 and after.at[2, "model.T"] == 7
+    assert len(said) == 2 and said[0].startswith("trial 2 {'model.T': 7}: validation NDCG@10 0.")
+    assert run(search, out, trials=4, workers=1).shape == after.reset_index().shape
+
+
+def test_folder_of_another_space(finished: tuple[Search, Path], write: Any) -> None:
+    with pytest.raises(LayoutError, match="holds a search with another space"):
+        run(read_search(write(RATES, epochs=2)), finished[1], trials=3, workers=1)
+
+
+def test_two_searches_in_one_folder(finished: tuple[Search, Path]) -> None:
+    search, out = finished
+    with search_module.FileLock(out / ".search.lock"), pytest.raises(LayoutError, match="another search works there"):
+        run(search, out, trials=3, workers=1)
+
+
+def test_poor_trials_are_pruned(write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_module, "START_UP", 1)
+    monkeypatch.setattr(search_module, "WARM_UP", 0)
+    found = run(read_search(write(RATES, epochs=4)), tmp_path / "out", trials=6, workers=1)
+    pruned = found[found["state"] == "pruned"]
+    assert len(pruned) and (pruned["training.learning_rate"] == 1.0e-9).all() and (pruned["epochs"] < 4).all()
+    assert found["training.learning_rate"].iloc[0] == 5.0e-3
+
+
+def test_values_that_do_not_go_together_fail_and_the_rest_goes_on(write: Any, tmp_path: Path) -> None:
+    space = {"model.d": [16, 12], "model.heads": [1, 8]}
+    found = run(read_search(write(space)), tmp_path / "out", trials=8, workers=1)
+    failed = found[found["state"] == "fail"]
+    assert len(found) == 8 and 0 < len(failed) < 8
+    assert ((failed["model.d"] == 12) & (failed["model.heads"] == 8)).all()
+    assert failed["reason"].str.contains("heads do not divide").all()
