@@ -504,7 +504,7 @@ def results(sweep: Sweep, out: Path | str) -> pd.DataFrame:
     -------
     DataFrame
         ``grid, row``, a column for each key that the grids vary, ``seed, state, recommender, domain`` (name), ``kind,
-        metric, candidates, n, value, run`` (folder). Cells that are not done have one line, ``value`` nan.
+        metric, candidates, n, value, run`` (in the folder). Cells that are not done have one line, ``value`` nan.
     """
     out = Path(out)
     planned = plan(sweep, out).set_index("address")["state"]
@@ -518,36 +518,40 @@ def results(sweep: Sweep, out: Path | str) -> pd.DataFrame:
             found = pd.DataFrame([{"recommender": cell.parameters.system, "value": np.nan}])
         for place in cell.places:
             head = {"grid": place.grid, "row": place.row, **place.axes, "seed": cell.parameters.seed}
-            parts[place.number] = found.assign(**head, state=planned[cell.address], run=str(folder))
+            parts[place.number] = found.assign(**head, state=planned[cell.address], run=f"cells/{cell.address}")
     table = pd.concat([parts[number] for number in sorted(parts)], ignore_index=True)
     first = ["grid", "row", *sweep.axes(), "seed", "state", "recommender"]
     rest = ["domain", "kind", "metric", "candidates", "n", "value", "run"]
     return table.reindex(columns=[*first, *rest])
 
 
-def over_seeds(table: pd.DataFrame, keys: Sequence[str], confidence: float = 0.95) -> pd.DataFrame:
+def over_seeds(table: pd.DataFrame, axes: Sequence[str], confidence: float = 0.95) -> pd.DataFrame:
     """:func:`results` over seeds.
 
     Parameters
     ----------
-    keys
+    axes
         What the grids vary: ``sweep.axes()``.
 
     Returns
     -------
     DataFrame
-        ``grid, row``, keys, ``recommender, domain, kind, metric, candidates, n, seeds, mean, sd``; ``low, high``: the
-        t-interval of the mean over seeds, nan for fewer than two. Cells without a value are left out.
+        ``grid, row``, axes, ``recommender, domain, kind, metric, candidates, n, seeds, mean, sd``; ``low, high``: the
+        t-interval of the mean over seeds, nan for fewer than two; ``runs``. A place that has no value yet is one line
+        of ``seeds`` 0.
     """
-    by = ["grid", "row", *keys, "recommender", "domain", "kind", "metric", "candidates"]
+    place = ["grid", "row", *axes]
+    by = [*place, "recommender", "domain", "kind", "metric", "candidates"]
     done = table.dropna(subset=["value"])
     found = done.groupby(by, sort=False, dropna=False).agg(
-        n=("n", "first"), seeds=("value", "size"), mean=("value", "mean"), sd=("value", "std")
+        n=("n", "first"), seeds=("value", "size"), mean=("value", "mean"), sd=("value", "std"), runs=("run", " ".join)
     )
     found = found.reset_index()
     several = found["seeds"] > 1
     half = stats.t.ppf((1 + confidence) / 2, np.maximum(found["seeds"] - 1, 1)) * found["sd"] / np.sqrt(found["seeds"])
-    return found.assign(low=(found["mean"] - half).where(several), high=(found["mean"] + half).where(several))
+    found = found.assign(low=(found["mean"] - half).where(several), high=(found["mean"] + half).where(several))
+    every = table[place].drop_duplicates()  # in the order of the file
+    return every.merge(found, on=place, how="left").fillna({"seeds": 0}).astype({"seeds": int})
 
 
 def by_place(table: pd.DataFrame, axes: Sequence[str], metric: str = "HR@10") -> pd.DataFrame:
@@ -556,21 +560,19 @@ def by_place(table: pd.DataFrame, axes: Sequence[str], metric: str = "HR@10") ->
     Missing cells stand there with ``seeds`` 0.
     """
     place = ["grid", "row", *axes]
-    over = over_seeds(table, axes)
-    over = over[(over["metric"] == metric) & (over["candidates"] == "sampled") & over["kind"].isin(KINDS)]
-    over = over[~over["recommender"].isin([*(one.name for one in stages.REFERENCES), compare.CEILING])]
+    over = own_cells(over_seeds(table, axes), metric)
     over = over.assign(column=over["domain"] + " " + over["kind"], value=100 * over["mean"])
-    wide = over.pivot_table(
-        index=[*place, "recommender", "seeds"],
-        columns="column",
-        values="value",
-        sort=False,
-        dropna=False,
-        observed=True,
-    )
-    wide = wide.dropna(how="all").reset_index()
+    wide = over.pivot(index=[*place, "recommender", "seeds"], columns="column", values="value")
+    wide = wide[list(dict.fromkeys(over["column"]))].reset_index()
     every = table[place].drop_duplicates()
     return every.merge(wide, on=place, how="left").fillna({"seeds": 0}).astype({"seeds": int})
+
+
+def own_cells(over: pd.DataFrame, *metrics: str, candidates: str = "sampled") -> pd.DataFrame:
+    """The trained systems' lines of :func:`over_seeds`, of :data:`KINDS`; without places that have no value."""
+    rankers = [*(one.name for one in stages.REFERENCES), compare.CEILING]
+    chosen = over["metric"].isin(metrics) & (over["candidates"] == candidates) & over["kind"].isin(KINDS)
+    return over[chosen & ~over["recommender"].isin(rankers)]
 
 
 def effects(sweep: Sweep, out: Path | str, *, resamples: int = 10_000, rng: np.random.Generator) -> pd.DataFrame:

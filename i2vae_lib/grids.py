@@ -34,7 +34,17 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from i2vae_lib.data import DataError, source_of
-from i2vae_lib.params import ParameterError, Parameters, known_keys, load, preset_folder, suggestion
+from i2vae_lib.params import (
+    PRESET_NAMES,
+    ParameterError,
+    Parameters,
+    declared,
+    known_keys,
+    load,
+    preset_folder,
+    suggestion,
+)
+from i2vae_lib.runs import default_folder
 from i2vae_lib.stages import check_run, irrelevant_groups
 
 TOP = ("data", "protocol", "epochs")
@@ -42,6 +52,9 @@ TOP = ("data", "protocol", "epochs")
 
 NOT_IN_ADDRESS = ("preset", "out")
 """Where a value comes from and where its result goes: nothing that a result depends on."""
+
+STUDY_NAMES = (*PRESET_NAMES, "sweep", "seeds", "cells")
+"""What the notebook of a study declares."""
 
 Settings = Mapping[str, Any]
 Model = TypeVar("Model", bound=BaseModel)
@@ -243,6 +256,34 @@ def read_sweep(name: str | Path, given: Settings | None = None) -> Sweep:
     """
     where, content = read_file(name, "sweeps")
     return resolve(Path(where).stem, content, given, where=where)
+
+
+def from_notebook(namespace: Mapping[str, Any]) -> tuple[Sweep, Sweep, Path]:
+    """What the ``parameters`` cell of a study's notebook asks for: :data:`STUDY_NAMES`.
+
+    Returns
+    -------
+    sweep
+        All of its cells, of seeds ``seed`` to ``seed + seeds - 1``.
+    here
+        The first ``cells`` of them; all if that is None.
+    out
+        Folder of the cells.
+
+    Raises
+    ------
+    ParameterError
+        As :func:`i2vae_lib.params.declared` and :func:`read_sweep`.
+    """
+    given = declared(namespace, STUDY_NAMES)
+    words = {name: given[name] for name in ("preset", "data", "protocol", "epochs", "overrides")}
+    first, count = int(given["seed"]), int(given["seeds"])
+    if count < 1:
+        raise ParameterError(f"'seeds': {count}: at least one")
+    sweep = read_sweep(given["sweep"], words | {"seeds": list(range(first, first + count))})
+    here = sweep.cells if given["cells"] is None else sweep.cells[: int(given["cells"])]
+    folder = default_folder(sweep.cells[0].parameters).with_name(f"sweep-{sweep.name}")
+    return sweep, Sweep(sweep.name, here), Path(given["out"] or folder)
 
 
 def resolve(name: str, content: Any, given: Settings | None = None, *, where: str = "grid") -> Sweep:

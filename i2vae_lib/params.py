@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import difflib
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -443,13 +443,27 @@ def load(
 def from_notebook(namespace: Mapping[str, Any]) -> Parameters:
     """:func:`load` with what a notebook's ``parameters`` cell, and papermill, put into ``globals()``.
 
-    papermill injects any name and only logs the ones that a notebook does not declare. Here a plain value (number,
-    string, list, mapping, None) under any other name is an error. Call it before the notebook defines anything else.
+    Call it before the notebook defines anything else.
 
     Raises
     ------
     ParameterError
-        An undeclared name (the nearest is suggested), a missing one, or whatever :func:`load` refuses.
+        As :func:`declared`, and whatever :func:`load` refuses.
+    """
+    given = declared(namespace, PRESET_NAMES)
+    return load(given.pop("preset"), given.pop("overrides"), **given)
+
+
+def declared(namespace: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The parameters of a notebook by name.
+
+    papermill injects any name and only logs the ones that a notebook does not declare. Here a plain value (number,
+    string, list, mapping, None) under any other name is an error.
+
+    Raises
+    ------
+    ParameterError
+        An undeclared name (the nearest is suggested), or a missing one.
     """
     plain = (str, int, float, list, tuple, dict, type(None))
     given: dict[str, Any] = {
@@ -458,15 +472,15 @@ def from_notebook(namespace: Mapping[str, Any]) -> Parameters:
         if not name.startswith("_") and name not in ("In", "Out") and isinstance(value, plain)
     }
     for name in given:
-        if name not in PRESET_NAMES:
+        if name not in names:
             raise ParameterError(
-                f"unknown parameter '{name}'{suggestion(name, list(PRESET_NAMES))} "
+                f"unknown parameter '{name}'{suggestion(name, list(names))} "
                 f"(or a variable of a later cell: then restart the kernel)"
             )
-    missing = [name for name in PRESET_NAMES if name not in given]
+    missing = [name for name in names if name not in given]
     if missing:
         raise ParameterError(f"the parameters cell must declare {', '.join(missing)}")
-    return load(given.pop("preset"), given.pop("overrides"), **given)
+    return given
 
 
 def _check_together(p: Parameters) -> None:

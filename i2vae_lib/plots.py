@@ -7,12 +7,15 @@ that figures are legible in JupyterLab's dark theme.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
+SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star", "pentagon")
+"""Beside the colours, for who cannot tell them apart or prints in black."""
 
 
 def _layout(figure: go.Figure, title: str, height: int = 360) -> go.Figure:
@@ -182,3 +185,72 @@ def differences(table: pd.DataFrame, title: str) -> go.Figure:
     figure = _layout(figure, title, 160 + 34 * len(systems))
     legend = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}
     return figure.update_layout(margin={"l": 280, "r": 40, "t": 90, "b": 50}, legend=legend)
+
+
+def curves(table: pd.DataFrame, x: str, colour: str, title: str) -> go.Figure:
+    """A value over an axis, a panel a metric and domain, a line a value of ``colour`` with its band over seeds.
+
+    Parameters
+    ----------
+    table
+        ``metric, domain``, ``x``, ``colour``; ``mean, low, high`` in per cent (nan: no interval), ``seeds, runs``.
+        Lines without a domain are places that have no value yet: they are drawn as missing.
+    """
+    done, missing = table.dropna(subset=["domain"]), table[table["domain"].isna()]
+    metrics, domains, names = (list(dict.fromkeys(done[key])) for key in ("metric", "domain", colour))
+    titles = [f"{domain}: {metric}" for metric in metrics for domain in domains] or ["nothing is done yet"]
+    rows, columns = max(1, len(metrics)), max(1, len(domains))
+    figure = make_subplots(rows=rows, cols=columns, subplot_titles=titles, vertical_spacing=0.14)
+    for number, (metric, domain) in enumerate((m, d) for m in metrics for d in domains):
+        cell = {"row": number // columns + 1, "col": number % columns + 1}
+        for i, name in enumerate(names):
+            part = done[(done["metric"] == metric) & (done["domain"] == domain) & (done[colour] == name)].sort_values(x)
+            band = part.dropna(subset=["low", "high"])
+            figure.add_scatter(
+                x=[*band[x], *band[x][::-1]],
+                y=[*band["high"], *band["low"][::-1]],
+                fill="toself",
+                fillcolor=PALETTE[i % len(PALETTE)],
+                opacity=0.18,
+                line={"width": 0},
+                hoverinfo="skip",
+                legendgroup=str(name),
+                showlegend=False,
+                **cell,
+            )
+            figure.add_scatter(
+                x=part[x],
+                y=part["mean"],
+                name=str(name),
+                legendgroup=str(name),
+                showlegend=number == 0,
+                mode="lines+markers",
+                marker={"color": PALETTE[i % len(PALETTE)], "symbol": SYMBOLS[i % len(SYMBOLS)], "size": 8},
+                customdata=part[["runs"]],
+                hovertemplate=f"{name}, {x} %{{x}}: %{{y:.2f}}<br>%{{customdata[0]}}<extra></extra>",
+                **cell,
+            )
+        for place in dict.fromkeys(missing[x].dropna()):
+            figure.add_vline(x=place, line={"width": 1, "dash": "dot"}, annotation_text="missing", **cell)
+    figure.update_xaxes(title_text=x, row=rows)
+    figure.update_yaxes(title_text="per cent", col=1)
+    return _layout(figure, title, 140 + 260 * rows).update_layout(legend={"orientation": "h", "y": -0.18})
+
+
+def write_figure(figure: go.Figure, table: pd.DataFrame, folder: Path, name: str) -> list[Path]:
+    """A figure as files: its table as CSV, a page that opens offline, and an image where a Chromium is installed.
+
+    Returns
+    -------
+    list of Path
+        What was written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    csv, page, image = (folder / f"{name}.{kind}" for kind in ("csv", "html", "png"))
+    table.to_csv(csv, index=False)
+    figure.write_html(page, include_plotlyjs=True)
+    try:
+        figure.write_image(image, width=1000, scale=2)
+    except (ImportError, RuntimeError, ValueError):  # no kaleido, or no browser for it
+        return [csv, page]
+    return [csv, page, image]

@@ -167,7 +167,8 @@ def test_over_seeds_is_the_t_interval(sweep: Sweep, done: Path) -> None:
     assert one["seeds"] == len(values) == 2
     np.testing.assert_allclose([one["mean"], one["sd"]], [values.mean(), values.std(ddof=1)], rtol=1e-12)
     np.testing.assert_allclose([one["low"], one["high"]], [low, high], rtol=1e-9)
-    assert found.loc[found["seeds"] < 2, ["low", "high"]].isna().all().all()
+    one_seed = over_seeds(table[table["seed"] == 0], sweep.axes())
+    assert set(one_seed["seeds"]) == {1} and one_seed[["low", "high"]].isna().all().all()
 
 
 def test_effects_are_those_of_compare(sweep: Sweep, done: Path) -> None:
@@ -189,6 +190,13 @@ def test_missing_cells_stand_in_the_table(sweep: Sweep, tmp_path: Path) -> None:
     assert (table["state"] == "missing").sum() == 6 and table.loc[table["state"] == "missing", "value"].isna().all()
     read = experiments.by_place(table, sweep.axes())
     assert read["seeds"].tolist() == [1, 0, 0, 1]
+    over = over_seeds(table, sweep.axes())
+    assert over[["grid", "row"]].drop_duplicates().fillna("").to_numpy().tolist() == [
+        ["claims", "full"],
+        ["claims", "none"],
+        ["T", ""],
+    ]
+    assert over.loc[over["seeds"] == 0, "row"].tolist() == ["none", ""]
 
 
 @pytest.mark.parametrize("damage", ["metrics.json", "run.json", "ranks.parquet"])
