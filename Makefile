@@ -67,6 +67,7 @@ lab: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/bench.py --data $(PAIR)
 	$(BIN)/python benchmarks/bench_logs.py
+	$(BIN)/python benchmarks/bench_sweep.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -349,9 +349,12 @@ def sweep(given: argparse.Namespace) -> int:
     planned = experiments.plan(found, out)
     workers = given.workers or experiments.usable_cores()
     print(planned[["address", "cell", "seed", "data", "system", "state"]].to_string(index=False))
-    print(
-        f"{experiments.estimate(found, planned, workers, _probe if given.dry_run else None)}; cells: {out}", flush=True
-    )
+    costs = experiments.costs(found, planned, _probe if given.dry_run else None)
+    if given.dry_run:
+        costs = costs.assign(GB=costs.pop("peak_memory_bytes") / 2**30).round({"seconds": 1, "GB": 1})
+        print(f"\na cell of each kind:\n{costs.to_string(index=False)}\n")
+        costs = costs.assign(peak_memory_bytes=costs["GB"] * 2**30)
+    print(f"{experiments.estimate(costs, workers)}; cells: {out}", flush=True)
     if given.dry_run:
         return 0
     table = experiments.run(

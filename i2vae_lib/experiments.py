@@ -24,7 +24,6 @@ import sqlite3
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -164,79 +163,58 @@ def _cost(folder: Path) -> tuple[float, int]:
     return sum(one["seconds"] for one in found), max((one["peak_memory_bytes"] for one in found), default=0)
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What is left of a sweep on this machine.
-
-    Attributes
-    ----------
-    cells, done, hours
-        How many; ``hours`` is at most, since early stops are not foreseen where nothing is done yet. nan: not known.
-    memory_bytes
-        Of all workers together. nan: not known.
-    source
-        What the figures rest on.
-    """
-
-    cells: int
-    done: int
-    hours: float
-    memory_bytes: float
-    source: str
-
-    def __str__(self) -> str:
-        left = self.cells - self.done
-        if not left:
-            return f"{self.cells} cells, all done"
-        if np.isnan(self.hours):
-            return f"{self.cells} cells, {self.done} done, {left} left; hours not known ({self.source})"
-        time_left = f"{self.hours:.1f} hours" if self.hours >= 1 else f"{60 * self.hours:.1f} minutes"
-        memory = f"{self.memory_bytes / 2**30:.1f} GB"
-        return f"{self.cells} cells, {self.done} done, {left} left: about {time_left}, {memory} ({self.source})"
-
-
-def estimate(sweep: Sweep, planned: pd.DataFrame, workers: int, probe: Callable[[Cell], Any] | None = None) -> Estimate:
-    """Hours and memory of what is left, from the done cells of the same data and system, else from a probe.
+def costs(sweep: Sweep, planned: pd.DataFrame, probe: Callable[[Cell], tuple[float, float]] | None) -> pd.DataFrame:
+    """What a cell of each data and system costs: from done cells, else from a probe.
 
     Parameters
     ----------
     planned
         :func:`plan`'s.
     probe
-        Called with one cell of each data and system of which none is done: its (seconds, peak memory in bytes), as
-        :func:`probe_cell` measures them. None: what it would tell is not known.
+        Called with one cell of each data and system of which none is done: its seconds and peak memory in bytes, as
+        :func:`probe_cell` measures them. None: they are not known.
+
+    Returns
+    -------
+    DataFrame
+        ``data, system, cells, left``; ``seconds, peak_memory_bytes`` of one cell (nan: not known); ``source``.
     """
-    measured = {
-        pair: (float(part["seconds"].mean()), float(part["peak_memory_bytes"].max()))
-        for pair, part in planned[planned["state"] == "done"].groupby(["data", "system"])
-    }
-    left = planned[planned["state"] != "done"]
-    seconds, memory, probed = 0.0, 0.0, 0
-    for (data, system), part in left.groupby(["data", "system"]):
-        known = measured.get((data, system))
-        if known is not None:
-            each, top = known
-        elif probe is not None:
-            cell = next(one for one in sweep.cells if one.address == part["address"].iloc[0])
-            each, top = probe(cell)
-            probed += 1
+    lines = []
+    for (data, system), part in planned.groupby(["data", "system"], sort=False):
+        done = part[part["state"] == "done"]
+        head = (data, system, len(part), len(part) - len(done))
+        if len(done):
+            lines.append((*head, done["seconds"].mean(), done["peak_memory_bytes"].max(), "done cells"))
+        elif probe is None:
+            lines.append((*head, np.nan, np.nan, "no cell is done"))
         else:
-            each, top = np.nan, np.nan
-        seconds += each * len(part)
-        memory = max(memory, top) if not np.isnan(top) else np.nan
-    busy = max(1, min(workers, len(left)))
-    source = "from a probe of some rows, every epoch counted" if probed else "from the done cells"
-    if np.isnan(seconds):
-        source = "no cell of this kind is done"
-    done = len(planned) - len(left)
-    return Estimate(len(planned), done, seconds / busy / 3600, memory * busy, source)
+            cell = next(one for one in sweep.cells if one.address == part["address"].iloc[0])
+            lines.append((*head, *probe(cell), "a probe: at most, every epoch counted"))
+    columns = ["data", "system", "cells", "left", "seconds", "peak_memory_bytes", "source"]
+    return pd.DataFrame(lines, columns=columns)
 
 
-def probe_cell(cell: Cell, rows: int = 512) -> tuple[float, int]:
-    """Seconds that a cell takes at most (all of its epochs), and peak memory in bytes, from some of its rows.
+def estimate(found: pd.DataFrame, workers: int) -> str:
+    """What is left of a sweep, in a line: cells, time and memory with so many workers, from :func:`costs`."""
+    cells, left = int(found["cells"].sum()), int(found["left"].sum())
+    if not left:
+        return f"{cells} cells, all done"
+    head = f"{cells} cells, {cells - left} done, {left} left"
+    open_ones = found[found["left"] > 0]
+    if open_ones["seconds"].isna().any():
+        return f"{head}; time not known (no cell of this kind is done; --dry-run measures one)"
+    busy = min(workers, left)
+    hours = float((open_ones["seconds"] * open_ones["left"]).sum()) / busy / 3600
+    memory = float(open_ones["peak_memory_bytes"].max()) * busy / 2**30
+    time_left = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
+    return f"{head}: about {time_left} with {busy} workers, {memory:.1f} GB"
 
-    Two fits of one epoch on ``rows`` and on twice as many rows, all items: their difference is what rows cost. The fit
-    of the generator and the reference rankers are shared by cells and are not in it.
+
+def probe_cell(cell: Cell, rows: int = 1024) -> tuple[float, int]:
+    """Seconds that a cell trains at most (all of its epochs), and peak memory in bytes, from some of its rows.
+
+    Two fits of one epoch on ``rows`` and on twice as many rows, all items: their difference is what rows cost. What
+    cells share (the generator's fit, the reference rankers) and the ranking of held-out rows are not in it.
     """
     p = cell.parameters
     dataset = load_dataset_once(p)
@@ -259,7 +237,7 @@ def probe_cell(cell: Cell, rows: int = 512) -> tuple[float, int]:
         )
         seconds.append(time.perf_counter() - start)
     each = max(seconds[1] - seconds[0], 0.0) / rows
-    return seconds[0] + p.training.epochs * each * (len(train) + 0.3 * len(validation)), peak_memory_bytes()
+    return seconds[0] + p.training.epochs * each * len(train), peak_memory_bytes()
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -583,7 +561,7 @@ def effects(sweep: Sweep, out: Path | str, *, resamples: int = 10_000, rng: np.r
     DataFrame
         ``grid, row, against``, axes, ``domain, kind, metric, n, seeds, base, mean, sd, difference``
         with ``interval_low, interval_high, p`` by the paired bootstrap over users, ``p_holm`` over the cells of a pair
-        of rows. Fractions. Rows without a finished seed in common are left out.
+        of rows. Fractions. Rows without a finished seed in common, or that are their base, are left out.
     """
     out = Path(out)
     planned = plan(sweep, out).set_index("address")["state"]
@@ -599,7 +577,7 @@ def effects(sweep: Sweep, out: Path | str, *, resamples: int = 10_000, rng: np.r
     for (grid, row, axes), base in against.items():
         own, other = grouped[grid, row, axes], grouped.get((grid, base, axes), {})
         seeds = sorted(own.keys() & other.keys())
-        if seeds:
+        if seeds and own != other:  # a row that sets what its base has anyway is the same runs
             part = effect([other[seed] for seed in seeds], [own[seed] for seed in seeds], resamples=resamples, rng=rng)
             parts.append(part.assign(grid=grid, row=row, against=base, **json.loads(axes)))
     columns = ["grid", "row", "against", *sweep.axes(), *EFFECT]

@@ -95,7 +95,7 @@ def _content(folder: Path, record: dict[str, Any], metrics: dict[str, Any], hist
     ]
     found = pd.DataFrame(record["audit"])
     leaks = len(audit.fired(found))
-    stages = pd.DataFrame(
+    spent = pd.DataFrame(
         [(stage, one["seconds"], round(one["peak_memory_bytes"] / 2**20)) for stage, one in record["stages"].items()],
         columns=["stage", "seconds", "peak memory (MiB)"],
     )
@@ -123,7 +123,7 @@ def _content(folder: Path, record: dict[str, Any], metrics: dict[str, Any], hist
         "audit": html(found.assign(share=(found["share"] * 100).round(2)).rename(columns={"share": "per cent"})),
         "filters": html(pd.DataFrame(record["filters"])) if record["filters"] else "",
         "references": html(_chosen(record["references"])),
-        "stages": html(stages),
+        "stages": html(spent),
         "notebooks": sorted(one.name for one in (folder / "notebooks").glob("*.html")),
         "parameters": html(flat),
         "plotlyjs": Markup(get_plotlyjs()),

@@ -78,7 +78,7 @@ def released_folder() -> Path:
 
 
 @contextlib.contextmanager
-def in_this_process(*words: Any) -> Iterator[Client]:
+def in_this_process(*words: Any, **named: Any) -> Iterator[Client]:
     """In place of ``experiments.connect``: a worker that is a thread of this process, for what does not ask about
     processes; seconds less."""
     with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:

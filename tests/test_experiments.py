@@ -25,9 +25,9 @@ from scipy import stats
 
 from i2vae_lib import cli, compare, experiments
 from i2vae_lib.experiments import (
-    Estimate,
     cell_folder,
     connect,
+    costs,
     effects,
     estimate,
     open_index,
@@ -181,6 +181,31 @@ def test_effects_are_those_of_compare(sweep: Sweep, done: Path) -> None:
     np.testing.assert_allclose(found["difference"], found["mean"] - found["base"], atol=1e-12)
 
 
+def test_row_that_is_its_base(sweep: Sweep, done: Path) -> None:
+    content = CONTENT | {"grids": {"g": {"rows": {"full": {}, "same": {"psg.kind": "random"}}, "base": "full"}}}
+    assert effects(resolve("same", content), done, rng=np.random.default_rng(0)).empty
+
+
+def test_command_prints_the_plan_and_the_table(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiments, "connect", in_this_process)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(CONTENT, sort_keys=False), encoding="utf-8")
+    assert cli.main(["sweep", str(path), "--out", str(done), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "6 cells, all done" in printed and "claims, full; T, model.T = 10" in printed
+    assert cli.main(["sweep", str(path), "--out", str(done)]) == 0
+    printed = capsys.readouterr().out
+    assert "HR@10 in per cent" in printed and "North cold" in printed
+    assert len(pd.read_csv(done / "tiny.csv")) == len(results(resolve("tiny", CONTENT), done))
+    assert cli.main(["sweep", str(path), "--out", str(tmp_path / "none"), "--dry-run"]) == 0
+    assert "6 cells, 0 done, 6 left: about" in capsys.readouterr().out
+    assert not (tmp_path / "none").exists()  # a plan makes nothing
+    assert cli.main(["sweep", str(path), "--set", "model.T=-1"]) == 2
+    assert "cell 1 of 8 (grid claims, full, seed 0): 'model.T'" in capsys.readouterr().err
+
+
 # --- cells that are missing, damaged, failed --------------------------------------------------------------------------
 
 
@@ -279,29 +304,29 @@ def test_cell_that_another_process_has(sweep: Sweep, tmp_path: Path) -> None:
 # --- estimates --------------------------------------------------------------------------------------------------------
 
 
-def test_estimate_from_done_cells(sweep: Sweep, tmp_path: Path) -> None:
+def test_costs_from_done_cells(sweep: Sweep, tmp_path: Path) -> None:
     planned = plan(sweep, tmp_path)
     planned.loc[:1, "state"] = "done"
     planned.loc[:1, "seconds"] = [3600.0, 7200.0]
-    planned.loc[:1, "peak_memory_bytes"] = [1e9, 3e9]
-    found = estimate(sweep, planned, workers=2)
-    assert (found.cells, found.done) == (6, 2)
-    assert found.hours == pytest.approx(4 * 1.5 / 2) and found.memory_bytes == 6e9
-    assert str(found) == "6 cells, 2 done, 4 left: about 3.0 hours, 5.6 GB (from the done cells)"
+    planned.loc[:1, "peak_memory_bytes"] = [2.0**30, 2.0**31]
+    found = costs(sweep, planned, None)
+    assert found.to_numpy().tolist() == [["synthetic", "i2vae", 6, 4, 5400.0, 2.0**31, "done cells"]]
+    assert estimate(found, workers=2) == "6 cells, 2 done, 4 left: about 3.0 hours with 2 workers, 4.0 GB"
+    assert estimate(found, workers=64) == "6 cells, 2 done, 4 left: about 1.5 hours with 4 workers, 8.0 GB"
 
 
-def test_estimate_when_nothing_is_done(sweep: Sweep, tmp_path: Path) -> None:
+def test_costs_when_nothing_is_done(sweep: Sweep, tmp_path: Path) -> None:
     planned = plan(sweep, tmp_path)
-    assert np.isnan(estimate(sweep, planned, workers=2).hours)
+    assert "6 left; time not known" in estimate(costs(sweep, planned, None), workers=2)
     asked: list[str] = []
 
     def probe(cell: Any) -> tuple[float, int]:
         asked.append(cell.address)
-        return 60.0, 10**9
+        return 60.0, 2**30
 
-    found = estimate(sweep, planned, workers=4, probe=probe)
-    assert asked == [sweep.cells[0].address]
-    assert found == Estimate(6, 0, 6 * 60 / 4 / 3600, 4e9, "from a probe of some rows, every epoch counted")
+    found = costs(sweep, planned, probe)
+    assert asked == [sweep.cells[0].address]  # one cell of each data and system
+    assert estimate(found, workers=4) == "6 cells, 0 done, 6 left: about 1.5 minutes with 4 workers, 4.0 GB"
 
 
 def test_probe_measures_a_cell(sweep: Sweep) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from i2vae_lib.data import DataError
-from i2vae_lib.grids import Range, address_of, labels, read_sweep, resolve, sweep_names
+from i2vae_lib.grids import Range, address_of, from_notebook, labels, read_sweep, resolve, sweep_names
 from i2vae_lib.params import ParameterError, load
 
 SMALL: dict[str, Any] = {"preset": "smoke", "grids": {"T": {"product": {"model.T": [5, 10, 20]}}}}
@@ -170,3 +170,41 @@ def test_changed_log_is_another_cell(tmp_path: Path) -> None:
     with (tmp_path / "a.csv").open("a", encoding="utf-8") as log:
         log.write("u9,a9,1400000009\n")
     assert resolve("s", content).cells[0].address != before
+
+
+NOTEBOOK: dict[str, Any] = {
+    "preset": "smoke",
+    "data": "synthetic",
+    "protocol": "strict",
+    "seed": 3,
+    "epochs": None,
+    "out": None,
+    "overrides": {},
+    "sweep": "sensitivity",
+    "seeds": 2,
+    "cells": 4,
+}
+
+
+def test_notebook_of_a_study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("I2VAE_RUNS_DIR", str(tmp_path))
+    study, here, folder = from_notebook(NOTEBOOK | {"__name__": "__main__", "In": [], "load": load})
+    assert {cell.parameters.seed for cell in study.cells} == {3, 4}
+    assert here.cells == study.cells[:4] and folder == tmp_path / "sweep-sensitivity"
+    _, everything, elsewhere = from_notebook(NOTEBOOK | {"cells": None, "out": "there"})
+    assert everything.cells == study.cells and elsewhere == Path("there")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"cell": 3}, "unknown parameter 'cell'; did you mean 'cells'?"),
+        ({"seeds": 0}, "'seeds': 0: at least one"),
+        ({"sweep": "sensitivty"}, "did you mean 'sensitivity'?"),
+        ({"overrides": {"model.dd": 1}}, "did you mean 'model.d'?"),
+    ],
+)
+def test_notebook_of_a_study_when_it_is_wrong(wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(ParameterError) as caught:
+        from_notebook(NOTEBOOK | wrong)
+    assert words in str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from choreographer.errors import ChromeNotFoundError
 
 from i2vae_lib import plots, report, stages
 from i2vae_lib.params import Parameters
@@ -212,3 +214,58 @@ def test_bars_when_drawn() -> None:
         ("a", ["all"], [0.3]),
     ]
     assert drawn.layout.barmode == "group"
+
+
+CURVE = pd.DataFrame(
+    {
+        "metric": ["HR@10", "HR@10", "HR@10", "HR@10", None],
+        "domain": ["North", "North", "South", "South", None],
+        "model.T": [20, 10, 10, 20, 30],
+        "kind": ["all"] * 4 + [None],
+        "mean": [12.0, 11.0, 8.0, 9.0, float("nan")],
+        "low": [11.0, 10.5, float("nan"), 8.5, float("nan")],
+        "high": [13.0, 11.5, float("nan"), 9.5, float("nan")],
+        "seeds": [3, 3, 1, 3, 0],
+        "runs": ["cells/a", "cells/b", "cells/c", "cells/d", None],
+    }
+)
+
+
+def test_curves_when_a_value_is_missing() -> None:
+    drawn = plots.curves(CURVE, "model.T", "kind", "A title")
+    lines = [one for one in drawn.data if one.mode == "lines+markers"]
+    assert [list(one.x) for one in lines] == [[10, 20], [10, 20]]  # in the order of the axis
+    assert [list(one.y) for one in lines] == [[11.0, 12.0], [8.0, 9.0]]
+    assert lines[0].customdata[0][0] == "cells/b" and "%{customdata[0]}" in lines[0].hovertemplate
+    bands = [one for one in drawn.data if one.fill == "toself"]
+    assert [list(one.y) for one in bands] == [
+        [11.5, 13.0, 11.0, 10.5],
+        [9.5, 8.5],
+    ]  # no band where there is no interval
+    texts = [one.text for one in drawn.layout.annotations]
+    assert texts.count("missing") == 2 and {one.x0 for one in drawn.layout.shapes} == {30}
+    assert {"North: HR@10", "South: HR@10"} <= set(texts)
+
+
+def test_curves_when_nothing_is_done() -> None:
+    drawn = plots.curves(CURVE[CURVE["domain"].isna()], "model.T", "kind", "A title")
+    assert not drawn.data and drawn.layout.annotations[0].text == "nothing is done yet"
+
+
+def test_figure_as_files(tmp_path: Path) -> None:
+    written = plots.write_figure(plots.curves(CURVE, "model.T", "kind", "A title"), CURVE, tmp_path / "out", "curve")
+    assert [path.suffix for path in written][:2] == [".csv", ".html"]
+    pd.testing.assert_frame_equal(pd.read_csv(written[0]), CURVE, check_dtype=False)
+    page = written[1].read_text(encoding="utf-8")
+    assert "A title" in page and not re.search(r'<script[^>]+src="https?:', page)  # opens without a network
+    if shutil.which("chromium"):
+        assert written[2].read_bytes().startswith(b"\x89PNG")
+
+
+def test_figure_as_files_when_there_is_no_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_browser(*words: Any, **named: Any) -> None:
+        raise ChromeNotFoundError
+
+    monkeypatch.setattr("plotly.graph_objects.Figure.write_image", no_browser)
+    written = plots.write_figure(plots.curves(CURVE, "model.T", "kind", "A title"), CURVE, tmp_path, "curve")
+    assert [path.name for path in written] == ["curve.csv", "curve.html"]

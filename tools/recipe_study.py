@@ -32,7 +32,7 @@ from i2vae_lib.stages import load_history
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 PAGES = (RESULTS.parent.parent / "README.md", RESULTS.parent / "reproduction.md")
-RECIPE = "tuned"
+RECIPE = "full"
 
 
 def tables(sweep: Sweep, out: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
