@@ -32,6 +32,8 @@ FRACTIONS = (
     "difference",
     "interval_low",
     "interval_high",
+    "low",
+    "high",
 )
 
 COLUMNS = (

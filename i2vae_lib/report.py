@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import pandas as pd
 import plotly.io as pio
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from i2vae_lib import audit, plots, stages
+from i2vae_lib import audit, experiments, lift, plots, stages
 from i2vae_lib.data.dataset import DOMAINS
+from i2vae_lib.grids import Sweep
 from i2vae_lib.runs import read_record, write_atomically
 
 METRIC = "validation NDCG@10"
@@ -231,4 +234,43 @@ def execute_notebooks(
             del os.environ["PLOTLY_RENDERER"]
         else:
             os.environ["PLOTLY_RENDERER"] = before
+    return written
+
+
+def write_sweep_figures(sweep: Sweep, table: pd.DataFrame, out: Path) -> list[Path]:
+    """A figure a grid of a sweep, each as CSV, offline page and (where there is a Chromium) image, in ``out/figures``.
+
+    A grid with an axis is drawn as curves over it (the key with most values; by row where there are rows, else by user
+    type), one of rows alone as differences to their bases.
+
+    Parameters
+    ----------
+    table
+        :func:`i2vae_lib.experiments.results`.
+
+    Returns
+    -------
+    list of Path
+        What was written.
+    """
+    axes, written = sweep.axes(), []
+    over = experiments.over_seeds(table, axes)
+    effects = experiments.effects(sweep, out, rng=np.random.default_rng(0))
+    for grid, part in over.groupby("grid", sort=False):
+        name = re.sub("[^a-z0-9]+", "-", str(grid).lower()).strip("-")
+        axis = max(axes, key=lambda key: part[key].nunique(), default=None)
+        if axis is not None and part[axis].nunique() > 1:
+            own = lift.in_per_cent(experiments.own_cells(part, *lift.METRICS))
+            by_row = bool(own["row"].any())
+            own = own[own["kind"] == "all"] if by_row else own
+            gaps = part[part["seeds"] == 0]
+            shown = pd.concat([own, gaps]) if len(gaps) else own
+            drawn = plots.curves(shown, axis, "row" if by_row else "kind", f"{sweep.name}: {grid}")
+        else:
+            shown = lift.in_per_cent(effects[(effects["grid"] == grid) & (effects["kind"] == "all")])
+            shown = shown[shown["metric"] == "HR@10"].assign(system=lambda one: one["row"])
+            if shown.empty:
+                continue
+            drawn = plots.differences(shown, f"{sweep.name}: {grid}, HR@10 less the base's, all rows")
+        written += plots.write_figure(drawn, shown, out / "figures", name)
     return written

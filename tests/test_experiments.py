@@ -198,6 +198,10 @@ def test_command_prints_the_plan_and_the_table(
     assert cli.main(["sweep", str(path), "--out", str(done)]) == 0
     printed = capsys.readouterr().out
     assert "HR@10 in per cent" in printed and "North cold" in printed
+    assert {path.name for path in (done / "figures").glob("*.html")} == {"claims.html", "t.html"}
+    drawn = pd.read_csv(done / "figures" / "t.csv")
+    assert set(drawn["model.T"]) == {5, 10} and set(drawn["recommender"]) == {"i2vae"}
+    assert set(pd.read_csv(done / "figures" / "claims.csv")["row"]) == {"none"}
     assert len(pd.read_csv(done / "tiny.csv")) == len(results(resolve("tiny", CONTENT), done))
     assert cli.main(["sweep", str(path), "--out", str(tmp_path / "none"), "--dry-run"]) == 0
     assert "6 cells, 0 done, 6 left: about" in capsys.readouterr().out
