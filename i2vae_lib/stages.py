@@ -186,7 +186,7 @@ def _recalled_once(dataset: CrossDomainDataset, generator: psg.Generator) -> tup
             recalled[split] = items
             columns = {"split": split, "row": rows.source, "domain": [DOMAINS[i] for i in rows.domain]}
             parts.append(pd.DataFrame(columns | {"items": list(items), "scores": list(scores)}))
-        table = pd.concat(parts, ignore_index=True)
+        table = _stamped(pd.concat(parts, ignore_index=True), dataset)
         found = audit.audit(dataset, pseudo=recalled, generator=generator).to_dict(orient="records")
         write_atomically(path, lambda part: table.to_parquet(part, index=False))
         # written last: its presence means that the rest is whole
@@ -230,7 +230,7 @@ def train(run: Run, dataset: CrossDomainDataset | None = None, on_epoch: Callabl
             rng=np.random.default_rng(run.parameters.seed),
             callbacks=Callbacks(run.folder / "last.ckpt", on_epoch),
         )
-    history = pd.DataFrame(recommender.state.history)
+    history = _stamped(pd.DataFrame(recommender.state.history), dataset)
     write_atomically(run.folder / "history.parquet", lambda part: history.to_parquet(part, index=False))
     # what the model falls back to must be the training rows' own counts
     found = audit.audit_counts(dataset, recommender.popularity)
@@ -265,9 +265,15 @@ def evaluate(run: Run, dataset: CrossDomainDataset | None = None) -> pd.DataFram
         others, chosen = reference_ranks(dataset, p)
     run.note(references=chosen)
     with run.stage("evaluate"):
-        table = pd.concat([_ranked([trained], dataset, p), others], ignore_index=True)
+        table = _stamped(pd.concat([_ranked([trained], dataset, p), others], ignore_index=True), dataset)
     write_atomically(path, lambda part: table.to_parquet(part, index=False))
     write_json(run.folder / "metrics.json", evaluation.metrics(table))
+    return table
+
+
+def _stamped(table: pd.DataFrame, dataset: CrossDomainDataset) -> pd.DataFrame:
+    """A table that says, wherever its file goes, of which data under which protocol it is (``attrs``)."""
+    table.attrs = {"data": dataset.name, "protocol": dataset.protocol, "data_seed": dataset.data_seed}
     return table
 
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from i2vae_lib.data import DOMAINS, CrossDomainDataset, DataError, Ragged, load_dataset
+from i2vae_lib import data
+from i2vae_lib.data import DOMAINS, CrossDomainDataset, DataError, Ragged, load_dataset, load_dataset_once
 from i2vae_lib.data.dataset import interactions, popularity, read_catalogue, save_catalogue
 from i2vae_lib.params import load
 from i2vae_lib.runs import LayoutError
@@ -217,3 +218,21 @@ def test_kinds_when_told_slowly_are_the_same(dataset):
         }
         assert {kind: bool(mask[row]) for kind, mask in kinds.items()} == expected
     assert all(kinds[kind].any() for kind in expected)  # the world has every kind
+
+
+def test_dataset_when_asked_for_twice_is_built_once(tiny, dataset, tmp_path, monkeypatch):
+    first = load_dataset_once(tiny, tmp_path)
+    assert first.fingerprint() == dataset.fingerprint()
+    monkeypatch.setattr(data, "load_dataset", lambda p: pytest.fail("built again"))
+    assert load_dataset_once(tiny.model_copy(update={"seed": 7}), tmp_path).fingerprint() == dataset.fingerprint()
+    other = tiny.model_copy(update={"controls": tiny.controls.model_copy(update={"density": 0.5})})
+    with pytest.raises(pytest.fail.Exception):
+        load_dataset_once(other, tmp_path)
+
+
+def test_shared_dataset_when_damaged_is_built_anew(tiny, dataset, tmp_path):
+    load_dataset_once(tiny, tmp_path)
+    [shared] = (tmp_path / "datasets").glob("*/train.parquet")
+    shared.write_bytes(b"half")
+    assert load_dataset_once(tiny, tmp_path).fingerprint() == dataset.fingerprint()
+    assert shared.stat().st_size > 100

@@ -553,6 +553,9 @@ def test_ids_when_they_are_floats_are_refused(tmp_path):
         DataError, match=r"x\.csv, line 2: column 'user_id' holds the float '1\.0', not ids; integers th"
     ):
         load_logs(put(tmp_path, HEADER + x))
+    exponents = "".join(f"{u}e0,{i},{T}\n" for u in (1, 2, 3) for i in "ab")
+    with pytest.raises(DataError, match=r"column 'user_id' holds the float '1e0'"):
+        load_logs(put(tmp_path, HEADER + exponents))
     assert len(load_logs(put(tmp_path, HEADER + X + f"v1.0,a,{T}\nv1.0,b,{T}\n")).log.users) == 4  # a text with a point
 
 
@@ -765,7 +768,11 @@ def numbered(text: str) -> str:
         (HEADER + X + X, HEADER + Y, "x.csv: 50.0% of the events repeat a (user, item)"),
         (HEADER + numbered(X), HEADER + numbered(Y), "1 item ids are in both files and all ids are integers"),
         (HEADER + X + f"05,c,{T}000\n", HEADER + Y, "x.csv mixes units of time: 9 in seconds and 1 in milliseconds"),
-        (HEADER + X + ",c,5\n01,,5\n01,c,0\n", HEADER + Y, "x.csv: 3 rows have no id, or no time"),
+        (HEADER + X + ",c,5\n01,,5\n01,c,0\n", HEADER + Y, "x.csv: 2 rows have no user, no item or no time in"),
+        (HEADER + X + ",c,5\n01,,5\n01,c,0\n", HEADER + Y, "x.csv: 1 times are 0 or negative"),
+        (HEADER + X + "01,c,-5\n", HEADER + Y, "x.csv: 1 times are 0 or negative: Unix time counts from 1970"),
+        (HEADER + X.replace(",1388", ",-1388"), HEADER + Y, "x.csv: 9 times are 0 or negative"),
+        (HEADER + X + "01,c,9999999999\n", HEADER + Y, "x.csv: 1 times lie after now"),
         (
             HEADER + X.replace("01,", "1.0,").replace("02,", "2.0,").replace("03,", "3.0,"),
             HEADER + Y,

@@ -85,6 +85,36 @@ def test_pseudo_when_compared_with_the_saved_generator(finished: Run, dataset: C
         np.testing.assert_array_equal(part["row"], rows.source)
 
 
+@pytest.mark.parametrize("name", ["pseudo.parquet", "history.parquet", "ranks.parquet"])
+def test_tables_when_their_files_are_elsewhere(finished: Run, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes((finished.folder / name).read_bytes())
+    assert pd.read_parquet(tmp_path / name).attrs == {"data": "synthetic", "protocol": "strict", "data_seed": 0}
+
+
+def test_recalled_when_another_run_agrees(finished: Run, tiny: Parameters, tmp_path: Path) -> None:
+    other = Run(tiny.model_copy(update={"seed": 5}), tmp_path / "other")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages.audit, "audit", lambda *words, **named: pytest.fail("recalled again"))
+        patch.setattr(stages, "prepare", lambda run: CrossDomainDataset.load(finished.folder / "dataset"))
+        stages.recall(other)
+    assert (tmp_path / "other" / "pseudo.parquet").samefile(finished.folder / "pseudo.parquet")  # one file, two names
+    assert other.record["audit"] == stages.read_record(finished.folder)["audit"][: len(other.record["audit"])]
+
+
+def test_recalled_when_the_shared_file_is_damaged(
+    finished: Run, dataset: CrossDomainDataset, tiny: Parameters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("I2VAE_CACHE_DIR", str(tmp_path / "cache"))
+    stages.recall(Run(tiny, tmp_path / "one"), dataset)
+    [shared] = (tmp_path / "cache" / "recalled").glob("*/pseudo.parquet")
+    (tmp_path / "one" / "pseudo.parquet").unlink()
+    shared.write_bytes(b"half")
+    stages.recall(Run(tiny, tmp_path / "two"), dataset)
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(tmp_path / "two" / "pseudo.parquet"), pd.read_parquet(finished.folder / "pseudo.parquet")
+    )
+
+
 def test_history_when_training_took_two_epochs(finished: Run, tiny: Parameters) -> None:
     history = stages.load_history(finished.folder)
     assert history["epoch"].tolist() == [1, 2] and tiny.training.epochs == 2

@@ -39,18 +39,24 @@ _SAMPLE = 1000  # rows that a guess looks at
 
 @dataclass(frozen=True)
 class LogDescription:
-    """Counts of one log. Events without ids or with an impossible time are ``unusable`` and counted nowhere else."""
+    """Counts of one log. Events without ids or with an impossible time are counted as that, and nowhere else."""
 
     path: Path
     events: int
     users: int
     items: int
-    unusable: int
+    without_id: int
+    before_1970: int  # times of 0 and below
+    after_now: int
     duplicates: int  # events beyond the first of a (user, item)
     first: int  # seconds since 1970
     last: int
     busiest_day: float  # share of the events on the day (UTC) that has most
     midnight: float  # share of the events at 00:00:00 UTC: 1 under day resolution
+
+    @property
+    def unusable(self) -> int:
+        return self.without_id + self.before_1970 + self.after_now
 
     @property
     def days(self) -> float:
@@ -263,8 +269,13 @@ def _common_unit(db: duckdb.DuckDBPyConnection, paths: Mapping[str, Path], suspi
 def _count_log(db: duckdb.DuckDBPyConnection, d: str, path: Path, unit: Unit) -> LogDescription:
     """Counts of a staged log, from which unusable events then go."""
     scale = UNITS[unit][1]
-    good = f"NOT {no_id('u')} AND NOT {no_id('i')} AND t > 0 AND t <= {int(time.time() * scale)}"
-    [total] = first_row(db, f"SELECT count(*) FROM raw_{d}")
+    ids, now = f"NOT {no_id('u')} AND NOT {no_id('i')}", int(time.time() * scale)
+    good = f"{ids} AND t > 0 AND t <= {now}"
+    total, whole, before, after = first_row(
+        db,
+        f"SELECT count(*), count(*) FILTER ({ids} AND t IS NOT NULL), count(*) FILTER ({ids} AND t <= 0), "
+        f"count(*) FILTER ({ids} AND t > {now}) FROM raw_{d}",
+    )
     db.execute(f"CREATE OR REPLACE TABLE raw_{d} AS SELECT u, i, t // {scale} AS t FROM raw_{d} WHERE {good}")
     events, users, items, first, last, midnight = first_row(
         db,
@@ -277,17 +288,32 @@ def _count_log(db: duckdb.DuckDBPyConnection, d: str, path: Path, unit: Unit) ->
     [distinct] = first_row(db, f"SELECT count(*) FROM (SELECT DISTINCT u, i FROM raw_{d})")
     share = max(events, 1)
     return LogDescription(
-        path, events, users, items, total - events, events - distinct, first, last, busiest / share, midnight / share
+        path=path,
+        events=events,
+        users=users,
+        items=items,
+        without_id=total - whole,
+        before_1970=before,
+        after_now=after,
+        duplicates=events - distinct,
+        first=first,
+        last=last,
+        busiest_day=busiest / share,
+        midnight=midnight / share,
     )
 
 
 def _suspicions(log: LogDescription, floats: bool) -> list[str]:
     found = []
     name = log.path.name
+    if log.without_id:
+        found.append(f"{name}: {log.without_id:,} rows have no user, no item or no time in digits")
+    if log.before_1970:
+        found.append(f"{name}: {log.before_1970:,} times are 0 or negative: Unix time counts from 1970")
+    if log.after_now:
+        found.append(f"{name}: {log.after_now:,} times lie after now: another unit, or a clock that was wrong?")
     if not log.events:
-        return [f"{name} has no usable event: is the time column Unix time, in digits?"]
-    if log.unusable:
-        found.append(f"{name}: {log.unusable:,} rows have no id, or no time between 1970 and now")
+        return [f"{name} has no usable event: is the time column Unix time, in digits?", *found]
     if floats:
         found.append(f"{name}: ids are floats such as 1.0; write them as text or integers")
     if log.midnight > 0.99:

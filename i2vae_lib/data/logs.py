@@ -182,9 +182,12 @@ def _tables(d: str) -> dict[str, str]:
     return {"user": f"users WHERE {d}", "item": f"items_{d}"}
 
 
+_FLOAT = NUMBER + "([eE][+-]?[0-9]{1,3})?"
+
+
 def float_ids(db: duckdb.DuckDBPyConnection, d: str) -> list[str]:
-    """Which ids of a domain, "user" and "item", are floats: all of a column's are numbers, and some have a point."""
-    sql = f"SELECT bool_and(regexp_full_match(id, '{NUMBER}')), bool_or(contains(id, '.')) FROM "
+    """Which ids of a domain ("user", "item") are floats: all of them are numbers, and some have a point or exponent."""
+    sql = f"SELECT bool_and(regexp_full_match(id, '{_FLOAT}')), bool_or(regexp_matches(id, '[.eE]')) FROM "
     return [role for role, table in _tables(d).items() if all(first_row(db, sql + table))]
 
 
@@ -192,7 +195,7 @@ def _check_ids(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Co
     columns = {"user": ("u", layout.user), "item": ("i", layout.item)}
     for role in float_ids(db, d):
         column, name = columns[role]
-        where, values = locate(db, source, layout, f"contains({column}, '.')")
+        where, values = locate(db, source, layout, f"regexp_matches({column}, '[.eE]')")
         raise DataError(f"{where}: column '{name}' holds the float {values[role]!r}, not ids{FLOAT_IDS}")
 
 
