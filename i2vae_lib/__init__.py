@@ -7,6 +7,7 @@
 ``data``              rows, vocabularies, protocols, controls; released pairs, logs, the planted world, batches
 ``evaluation``        candidates, greater and ties, metrics by row kind
 ``significance``      paired bootstrap over rows, t-test over seeds, Holm
+``information``       how much two sets of vectors know of each other, by independent estimators
 ``paper``             the paper's tables, with their slips flagged
 ``graphs``            users and items as a graph: adjacency, propagation, folding in
 ``lightgcn``          LightGCN's training
@@ -17,14 +18,15 @@
 ``recommenders``      the contract; i2VAE, popularity, copy, ItemKNN, EASE, the oracle; folding in
 ``audit``             the leak audit
 ``inspection``        what a generator recalls, measured
+``disentanglement``   probes, factor-wise scores, interventions on latents
 ``stages``            the main job in four stages: prepare, recall, train, evaluate
 ``leaks``             what each leak is worth
 ``compare``           runs side by side
 ``comparison``        all systems, tuned alike
 ``grids``             sweep files, resolved into cells
 ``experiments``       a grid -> runs -> one tidy table; local processes or a Dask cluster
-``search``            a hyper-parameter search over the same engine
 ``lift``              a system beside the best reference ranker of each cell; the mean over a pair
+``search``            a hyper-parameter search over the same engine
 ``table``             the paper's table of them
 ``plots``, ``report``  figures and ``report.html``
 ``cli``               ``i2vae``

@@ -145,7 +145,7 @@ def plan(sweep: Sweep, out: Path | str) -> pd.DataFrame:
         state = state_of(cell, out)
         said, reason, seconds, peak = known.get(cell.address, (None, None, None, None))
         if state == "done" and seconds is None:
-            seconds, peak = _cost(cell_folder(out, cell.address))
+            seconds, peak = cost(cell_folder(out, cell.address))
         if said == "failed" and state in ("missing", "begun"):
             state = "failed"
         else:
@@ -157,7 +157,7 @@ def plan(sweep: Sweep, out: Path | str) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=columns).astype({"seconds": float, "peak_memory_bytes": float})
 
 
-def _cost(folder: Path) -> tuple[float, int]:
+def cost(folder: Path) -> tuple[float, int]:
     """Seconds of a finished run's stages, and its peak memory."""
     found = read_record(folder)["stages"].values()
     return sum(one["seconds"] for one in found), max((one["peak_memory_bytes"] for one in found), default=0)
@@ -261,14 +261,14 @@ def run_cell(parameters: Mapping[str, Any], folder: str) -> dict[str, Any]:
             contextlib.redirect_stderr(log),  # the cell's own progress; the sweep has its bar elsewhere
         ):
             if (path / "metrics.json").is_file():  # another sweep made it since this one was planned
-                return {"state": "done", **dict(zip(("seconds", "peak_memory_bytes"), _cost(path)))}
+                return {"state": "done", **dict(zip(("seconds", "peak_memory_bytes"), cost(path)))}
             start = time.perf_counter()
 
             def say(line: str) -> None:
                 print(f"[{time.perf_counter() - start:6.1f} s] {line}", file=log, flush=True)
 
             stages.run_all(stages.open_run(Parameters.model_validate(parameters), path), say)
-            seconds, peak = _cost(path)
+            seconds, peak = cost(path)
             return {"state": "done", "seconds": seconds, "peak_memory_bytes": peak}
     except Timeout:
         return {"state": "elsewhere"}

@@ -1,4 +1,4 @@
-"""What a pseudo-sequence generator recalls, and what the latents carry, measured against held-out items and the truth.
+"""What a pseudo-sequence generator recalls, measured against held-out items and the truth.
 
 Functions of what is recalled take rows and their recalled items (int [rows, n], 0-padded).
 """
@@ -13,11 +13,8 @@ import pandas as pd
 from i2vae_lib.cooccurrence import LeftOut
 from i2vae_lib.data.dataset import DOMAINS, PAD, CrossDomainDataset, Int, Rows, popularity
 from i2vae_lib.data.synthetic import next_item_probabilities
-from i2vae_lib.model.i2vae import ROLES
-from i2vae_lib.model.latents import kl, standard_like
-from i2vae_lib.model.objective import active_units
 from i2vae_lib.params import PsgParameters
-from i2vae_lib.recommenders import I2VAERecommender, contract
+from i2vae_lib.recommenders import contract
 from i2vae_lib.recommenders.neighbours import fall_back, share
 
 
@@ -88,68 +85,6 @@ def side_by_side(rows: Rows, items: Int, scores: Int, row: int, count: int = 8) 
     }
     longest = max(len(one) for one in columns.values())
     return pd.DataFrame({name: [*one, *[""] * (longest - len(one))] for name, one in columns.items()})
-
-
-def linear_probe(inputs: Int, truth: Int, owner: Int, rng: np.random.Generator, ridge: float = 1.0) -> float:
-    """How much of ``truth`` is a linear function of ``inputs``: R² on users that the probe was not fitted on.
-
-    Ridge regression on half of the users, inputs standardised on that half. 1: all of it; 0 or below: nothing beyond
-    the mean. A rotation of the inputs changes nothing (up to ``ridge``).
-
-    Parameters
-    ----------
-    inputs, truth
-        float [n, d] and [n, k].
-    owner
-        The user of each row: all rows of one lie on one side.
-    ridge
-        L2 penalty in rows.
-    """
-    users = np.unique(owner)
-    fitted = np.isin(owner, rng.permutation(users)[: len(users) // 2])
-    scale = np.maximum(inputs[fitted].std(axis=0), 1e-9)
-    x = (inputs - inputs[fitted].mean(axis=0)) / scale
-    y = truth - truth[fitted].mean(axis=0)
-    weights = np.linalg.solve(x[fitted].T @ x[fitted] + ridge * np.eye(x.shape[1]), x[fitted].T @ y[fitted])
-    wrong = np.square(y[~fitted] - x[~fitted] @ weights).sum()
-    return float(1 - wrong / np.square(y[~fitted]).sum())
-
-
-def latent_probes(
-    recommender: I2VAERecommender, rows: Rows, truth: Mapping[str, Int], rng: np.random.Generator
-) -> pd.DataFrame:
-    """Linear probes from the posterior means of rows with both histories to the planted interests of their users.
-
-    Parameters
-    ----------
-    rows
-        Any; those that lack a history are left out. Their targets are not looked at.
-    truth
-        ``CrossDomainDataset.truth``.
-
-    Returns
-    -------
-    DataFrame
-        ``domain`` (key of the target), ``latent`` (role), ``shared``, ``specific`` (R² to the user's planted interest
-        in the shared topics, and in those of the target's domain alone), ``kl`` (mean to a standard normal, nats),
-        ``active`` (units), ``n``.
-    """
-    both = rows.take(np.flatnonzero((rows.lengths("own") > 0) & (rows.lengths("other") > 0)))
-    lines = []
-    for domain, side, latents in recommender.infer(both):
-        at = side.position.cpu().numpy()
-        truths = {"shared": "planted_shared", "specific": f"planted_{domain}"}
-        for role in ROLES:
-            q = getattr(latents, role)
-            means = q.mean.cpu().numpy().astype(np.float64)
-            known = {
-                name: linear_probe(means, truth[key][both.source[at]], both.user[at], rng)
-                for name, key in truths.items()
-            }
-            nats = float(kl(q, standard_like(q)).mean())
-            line = {"domain": domain, "latent": role, **known, "kl": nats, "active": active_units(q.mean)}
-            lines.append(line | {"n": len(at)})
-    return pd.DataFrame(lines)
 
 
 class CountsAlone:

@@ -1,0 +1,453 @@
+"""What the latents carry, and whether they are apart: probes, factor-wise scores, interventions.
+
+A number here says nothing without its baseline: the same measure of the untrained model (:func:`untrained`), and of a
+model that was trained without a term. Posterior *means* are measured unless a caller hands in :func:`sampled`: draws
+carry the posterior's width too, and know less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.spatial import cKDTree
+from sklearn.ensemble import ExtraTreesRegressor
+
+from i2vae_lib import information
+from i2vae_lib.data.dataset import CrossDomainDataset, Int, Rows
+from i2vae_lib.data.synthetic import next_item_probabilities
+from i2vae_lib.model.i2vae import ROLES, Latents
+from i2vae_lib.model.latents import Gaussian, kl, sample, standard_like
+from i2vae_lib.model.objective import active_units
+from i2vae_lib.recommenders import I2VAERecommender
+
+Array = np.ndarray
+Values = Callable[[Gaussian], torch.Tensor]
+
+
+def means(q: Gaussian) -> torch.Tensor:
+    """Posterior means."""
+    return q.mean
+
+
+def sampled(generator: torch.Generator) -> Values:
+    """Draws from the posteriors, in place of their means."""
+    return partial(sample, generator=generator)
+
+
+# --- probes -----------------------------------------------------------------------------------------------------------
+
+
+def halves(owner: Array, rng: np.random.Generator) -> Array:
+    """Which rows a probe is fitted on: those of half of the users, bool [n]."""
+    users = np.unique(owner)
+    found: Array = np.isin(owner, rng.permutation(users)[: len(users) // 2])
+    return found
+
+
+def linear_probe(inputs: Array, truth: Array, owner: Array, rng: np.random.Generator, ridge: float = 1.0) -> float:
+    """How much of ``truth`` is a linear function of ``inputs``: R² on users that the probe was not fitted on.
+
+    Ridge regression on half of the users, inputs standardised on that half (Alain and Bengio 2017). 1: all of it; 0 or
+    below: nothing beyond the mean. A rotation of the inputs changes nothing (up to ``ridge``). Too low where pairs are
+    few beside inputs.
+
+    Parameters
+    ----------
+    inputs, truth
+        float [n, d] and [n, k].
+    owner
+        The user of each row: all rows of one lie on one side.
+    ridge
+        L2 penalty in rows.
+    """
+    fitted = halves(owner, rng)
+    scale = np.maximum(inputs[fitted].std(axis=0), 1e-9)
+    x = (inputs - inputs[fitted].mean(axis=0)) / scale
+    y = truth - truth[fitted].mean(axis=0)
+    weights = np.linalg.solve(x[fitted].T @ x[fitted] + ridge * np.eye(x.shape[1]), x[fitted].T @ y[fitted])
+    wrong = np.square(y[~fitted] - x[~fitted] @ weights).sum()
+    return float(1 - wrong / np.square(y[~fitted]).sum())
+
+
+def neighbour_probe(inputs: Array, truth: Array, owner: Array, rng: np.random.Generator, neighbours: int = 20) -> float:
+    """R² of the mean truth of the nearest rows of other users: :func:`linear_probe` for what is not linear.
+
+    Inputs are standardised. Too low in many dimensions, where near rows are far.
+    """
+    fitted = halves(owner, rng)
+    x = (inputs - inputs[fitted].mean(axis=0)) / np.maximum(inputs[fitted].std(axis=0), 1e-9)
+    nearest = cKDTree(x[fitted]).query(x[~fitted], k=neighbours)[1]
+    guess = truth[fitted][nearest].mean(axis=1)
+    actual = truth[~fitted]
+    wrong = np.square(actual - guess).sum()
+    return float(1 - wrong / np.square(actual - truth[fitted].mean(axis=0)).sum())
+
+
+# --- factor-wise scores -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DCI:
+    """Eastwood and Williams (ICLR 2018), each in [0, 1] (informativeness: R², may be negative).
+
+    Attributes
+    ----------
+    disentanglement
+        1: each code dimension is used for one factor.
+    completeness
+        1: each factor is captured by one code dimension.
+    informativeness
+        R² of the factors from the codes, on users that were not fitted.
+    """
+
+    disentanglement: float
+    completeness: float
+    informativeness: float
+
+
+def dci(codes: Array, factors: Array, owner: Array, rng: np.random.Generator, trees: int = 40) -> DCI:
+    """Importance of each code dimension for each factor, by extremely randomised trees (scikit-learn).
+
+    Departs: the paper fits lasso or random forests. A rotation of perfect codes keeps informativeness and loses the
+    other two. Bias: importances of useless dimensions are not zero, so a useless code has disentanglement above 0.
+
+    Parameters
+    ----------
+    codes, factors
+        float [n, d] and [n, k].
+    """
+    fitted = halves(owner, rng)
+    importances, wrong, total = [], 0.0, 0.0
+    for factor in factors.T:
+        forest = ExtraTreesRegressor(trees, min_samples_leaf=5, random_state=int(rng.integers(2**31)))
+        forest.fit(codes[fitted], factor[fitted])
+        importances.append(forest.feature_importances_)
+        wrong += float(np.square(factor[~fitted] - forest.predict(codes[~fitted])).sum())
+        total += float(np.square(factor[~fitted] - factor[fitted].mean()).sum())
+    weight = np.stack(importances, axis=1)  # [d, k]
+    return DCI(_unmixed(weight), _unmixed(weight.T), 1 - wrong / total)
+
+
+def _unmixed(weight: Array) -> float:
+    """1 - entropy of each line's shares, lines weighted by their sum."""
+    lines = weight.sum(axis=1)
+    if weight.shape[1] < 2:
+        return 1.0
+    shares = weight / np.maximum(lines[:, None], 1e-12)
+    entropy = -(shares * np.log(np.maximum(shares, 1e-12))).sum(axis=1) / np.log(weight.shape[1])
+    return float(((1 - entropy) * lines).sum() / max(lines.sum(), 1e-12))
+
+
+def mig(codes: Array, factors: Array, bins: int = 20) -> float:
+    """Mutual information gap (Chen et al., NeurIPS 2018, Eq. 6), mean over factors, in [0, 1].
+
+    Codes and factors are cut into ``bins`` bins of equal counts; ties (a factor that is mostly 0) stay together. The
+    plug-in estimate is about (bins - 1)² / 2n nats too high, for both codes of a gap alike.
+    """
+    cut = [_binned(one, bins) for one in codes.T]
+    gaps = []
+    for factor in factors.T:
+        target = _binned(factor, bins)
+        entropy = _entropy(np.bincount(target))
+        known = sorted((_shared(code, target) for code in cut), reverse=True)
+        gaps.append((known[0] - (known[1] if len(known) > 1 else 0.0)) / max(entropy, 1e-12))
+    return float(np.mean(gaps))
+
+
+def sap(codes: Array, factors: Array) -> float:
+    """Separated attribute predictability (Kumar, Sattigeri and Balakrishnan, ICLR 2018), mean over factors, in [0, 1].
+
+    The gap between the two code dimensions that explain a factor best, by the squared correlation of each alone.
+    """
+    x = (codes - codes.mean(axis=0)) / np.maximum(codes.std(axis=0), 1e-12)
+    y = (factors - factors.mean(axis=0)) / np.maximum(factors.std(axis=0), 1e-12)
+    explained = np.sort(np.square(x.T @ y / len(x)), axis=0)[::-1]  # [d, k]
+    second = explained[1] if len(explained) > 1 else 0.0
+    return float((explained[0] - second).mean())
+
+
+def _binned(values: Array, bins: int) -> Array:
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, bins + 1)[1:-1]))
+    found: Array = np.searchsorted(edges, values, side="right")
+    return found
+
+
+def _entropy(counts: Array) -> float:
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
+def _shared(a: Array, b: Array) -> float:
+    joint = np.bincount(a * (b.max() + 1) + b)
+    return _entropy(np.bincount(a)) + _entropy(np.bincount(b)) - _entropy(joint)
+
+
+# --- a trained model --------------------------------------------------------------------------------------------------
+
+
+def with_both(rows: Rows) -> Rows:
+    """The rows that have a history in both domains: those whose three latents are all inferred."""
+    return rows.take(np.flatnonzero((rows.lengths("own") > 0) & (rows.lengths("other") > 0)))
+
+
+def untrained(recommender: I2VAERecommender, train: Rows, rng: np.random.Generator) -> I2VAERecommender:
+    """The same model with the weights that training starts from: the baseline of every measure."""
+    fresh = I2VAERecommender(recommender.catalogue, recommender.params)
+    fresh.popularity = recommender.popularity
+    fresh.adopt(train, recommender.generator)
+    fresh.module = fresh.build(torch.Generator().manual_seed(int(rng.integers(2**62)))).to(fresh.device)
+    return fresh
+
+
+def latents_of(recommender: I2VAERecommender, rows: Rows, values: Values = means) -> dict[str, dict[str, Array]]:
+    """Values of the latents of rows with both histories, by target domain.
+
+    Returns
+    -------
+    dict
+        Domain -> role (and ``auxiliary``: r) -> float64 [n, d]; ``rows``: the lines of :func:`with_both`, int [n].
+    """
+    both = with_both(rows)
+    found = {}
+    for domain, side, latents in recommender.infer(both):
+        parts = {role: values(getattr(latents, role)) for role in (*ROLES, "auxiliary")}
+        arrays: dict[str, Array] = {role: one.cpu().numpy().astype(np.float64) for role, one in parts.items()}
+        found[domain] = arrays | {"rows": side.position.cpu().numpy()}
+    return found
+
+
+def planted(dataset: CrossDomainDataset, rows: Rows, domain: str) -> dict[str, Array]:
+    """Planted interests of the users of rows: ``shared`` and ``specific`` to ``domain``, float [n, topics]."""
+    truth = dataset.truth
+    return {"shared": truth["planted_shared"][rows.source], "specific": truth[f"planted_{domain}"][rows.source]}
+
+
+def latent_probes(
+    recommender: I2VAERecommender, rows: Rows, truth: Mapping[str, Int], rng: np.random.Generator
+) -> pd.DataFrame:
+    """Linear probes from the posterior means of rows with both histories to the planted interests of their users.
+
+    Parameters
+    ----------
+    rows
+        Any; those that lack a history are left out. Their targets are not looked at.
+    truth
+        ``CrossDomainDataset.truth``.
+
+    Returns
+    -------
+    DataFrame
+        ``domain`` (key of the target), ``latent`` (role), ``shared``, ``specific`` (R² to the user's planted interest
+        in the shared topics, and in those of the target's domain alone), ``kl`` (mean to a standard normal, nats),
+        ``active`` (units), ``n``.
+    """
+    both = with_both(rows)
+    lines = []
+    for domain, side, latents in recommender.infer(both):
+        at = side.position.cpu().numpy()
+        truths = {"shared": "planted_shared", "specific": f"planted_{domain}"}
+        for role in ROLES:
+            q = getattr(latents, role)
+            values = q.mean.cpu().numpy().astype(np.float64)
+            known = {
+                name: linear_probe(values, truth[key][both.source[at]], both.user[at], rng)
+                for name, key in truths.items()
+            }
+            nats = float(kl(q, standard_like(q)).mean())
+            line = {"domain": domain, "latent": role, **known, "kl": nats, "active": active_units(q.mean)}
+            lines.append(line | {"n": len(at)})
+    return pd.DataFrame(lines)
+
+
+def measures(recommender: I2VAERecommender, dataset: CrossDomainDataset, rows: Rows, seed: int) -> pd.DataFrame:
+    """Every measure of a model on rows whose users' interests are planted; a line a measure and domain.
+
+    Parameters
+    ----------
+    rows
+        Those with both histories are used; targets are not looked at.
+    seed
+        Of the halves that probes are fitted on, alike for every model that is compared.
+
+    Returns
+    -------
+    DataFrame
+        ``measure, of, domain, value``.
+    """
+    both, lines = with_both(rows), []
+    for domain, values in latents_of(recommender, rows).items():
+        chosen = both.take(values["rows"])
+        truth, owner = planted(dataset, chosen, domain), chosen.user
+        found: dict[tuple[str, str], float] = {}
+        for role in ROLES:
+            for name, factors in truth.items():
+                for probe in (linear_probe, neighbour_probe):
+                    key = (f"R² {probe.__name__.removesuffix('_probe')}", f"{role} → {name}")
+                    found[key] = probe(values[role], factors, owner, np.random.default_rng(seed))
+        # as the paper means it: transferable codes shared interests, specific the domain's own
+        codes = np.hstack([values["transferable"], values["specific"]])
+        factors = np.hstack([truth["shared"], truth["specific"]])
+        scores = dci(codes, factors, owner, np.random.default_rng(seed))
+        for name in ("disentanglement", "completeness", "informativeness"):
+            found[f"DCI {name}", "both → both"] = getattr(scores, name)
+        found["MIG", "both → both"] = mig(codes, factors)
+        found["SAP", "both → both"] = sap(codes, factors)
+        lines += [(*key, domain, value) for key, value in found.items()]
+    return pd.DataFrame(lines, columns=["measure", "of", "domain", "value"])
+
+
+def shared_information(
+    recommender: I2VAERecommender, rows: Rows, vectors: Mapping[str, Array], seed: int
+) -> pd.DataFrame:
+    """What latents know of each other and of the own history, by :func:`i2vae_lib.information.table`.
+
+    Parameters
+    ----------
+    vectors
+        A vector an item, domain -> float [items + 1, k] (0: padding), that the model has no part in: a history is
+        their mean.
+
+    Returns
+    -------
+    DataFrame
+        ``domain, of`` (``I(Z; Z_t)``, ``I(history; Z_t)``, ``I(Z; Z_a)``) and the columns of ``information.table``.
+    """
+    both, lines = with_both(rows), []
+    for domain, values in latents_of(recommender, rows).items():
+        chosen = both.take(values["rows"])
+        own = chosen.history[domain]
+        owner_of_item = np.repeat(np.arange(len(chosen)), np.diff(own.offsets))
+        history = np.zeros((len(chosen), vectors[domain].shape[1]))
+        np.add.at(history, owner_of_item, vectors[domain][own.values])
+        history /= np.maximum(np.diff(own.offsets), 1)[:, None]
+        pairs = {
+            "I(Z; Z_t)": (values["specific"], values["transferable"]),
+            "I(history; Z_t)": (history, values["transferable"]),
+            "I(Z; Z_a)": (values["specific"], values["augmented"]),
+        }
+        for name, (x, y) in pairs.items():
+            found = information.table(x, y, chosen.user, np.random.default_rng(seed))
+            lines.append({"domain": domain, "of": name, **found})
+    return pd.DataFrame(lines)
+
+
+# --- interventions ----------------------------------------------------------------------------------------------------
+
+
+def top_items(
+    recommender: I2VAERecommender,
+    rows: Rows,
+    change: Callable[[Latents], Latents] | None = None,
+    k: int = 10,
+) -> dict[str, tuple[Array, Array]]:
+    """The first k items of each row, from posteriors that ``change`` may have changed.
+
+    Items of the own history are not left out: what is asked is where the interest points.
+
+    Returns
+    -------
+    dict
+        Target domain -> lines of ``rows`` (int [n]) and items (int [n, k]).
+    """
+    found = {}
+    with torch.no_grad():
+        for domain, side, latents in recommender.infer(rows):
+            changed = latents if change is None else change(latents)
+            everything = torch.arange(1, recommender.sizes[domain] + 1, device=recommender.device)[None]
+            scores = recommender.scores_of(changed, side, domain, everything)
+            best = scores.topk(k, dim=1).indices.cpu().numpy() + 1
+            found[domain] = (side.position.cpu().numpy(), best)
+    return found
+
+
+def swapped(role: str, seed: int) -> Callable[[Latents], Latents]:
+    """Give every row the latent of another row of its batch; :func:`partners` says of which."""
+
+    def change(latents: Latents) -> Latents:
+        q: Gaussian = getattr(latents, role)
+        order = torch.from_numpy(partners(len(q.mean), seed)).to(q.mean.device)
+        changes: dict[str, Any] = {role: Gaussian(q.mean[order], q.log_variance[order])}
+        return replace(latents, **changes)
+
+    return change
+
+
+def partners(n: int, seed: int) -> Array:
+    """Whose latent each of n rows gets: a cycle in random order, so nobody gets the own one. int [n]."""
+    order = np.random.default_rng(seed).permutation(n)
+    found = np.empty(n, dtype=np.int64)
+    found[order] = np.roll(order, 1)
+    return found
+
+
+def silenced(role: str) -> Callable[[Latents], Latents]:
+    """Put a latent's mean at that of its prior, 0."""
+
+    def change(latents: Latents) -> Latents:
+        q: Gaussian = getattr(latents, role)
+        changes: dict[str, Any] = {role: Gaussian(torch.zeros_like(q.mean), q.log_variance)}
+        return replace(latents, **changes)
+
+    return change
+
+
+def as_if_cold(latents: Latents) -> Latents:
+    """The transferable latent by r, which knows the other domain alone, in place of q, which knows both."""
+    return replace(latents, transferable=latents.auxiliary)
+
+
+def counterfactual(
+    recommender: I2VAERecommender, dataset: CrossDomainDataset, rows: Rows, role: str, seed: int
+) -> pd.DataFrame:
+    """Swap a latent between users: whose planted tastes does the top 10 then serve?
+
+    Returns
+    -------
+    DataFrame
+        ``domain, n``; the mean planted probability of the top 10 times the number of items (1 is chance) under the
+        row's own tastes and under its partner's, before and after the swap: ``own_before, own_after, partner_before,
+        partner_after``; ``kept``: share of the top 10 that the swap leaves.
+    """
+    both, lines = with_both(rows), []
+    before = top_items(recommender, both)
+    after = top_items(recommender, both, swapped(role, seed))
+    for domain, (at, items) in before.items():
+        truth = next_item_probabilities(dataset.truth, both, at, domain) * dataset.catalogue.size(domain)
+        partner = truth[partners(len(at), seed)]
+        line: dict[str, Any] = {"domain": domain, "n": len(at)}
+        for whose, table in (("own", truth), ("partner", partner)):
+            for when, chosen in (("before", items), ("after", after[domain][1])):
+                line[f"{whose}_{when}"] = float(np.take_along_axis(table, chosen, axis=1).mean())
+        lines.append(line | {"kept": overlap(items, after[domain][1])})
+    return pd.DataFrame(lines)
+
+
+def cold_agreement(recommender: I2VAERecommender, rows: Rows) -> pd.DataFrame:
+    """r(z_t | the other domain) beside q(z_t | both), for rows that have both.
+
+    Returns
+    -------
+    DataFrame
+        ``domain, n``; ``kl``: KL(q || r), mean, nats; ``distance``: of the means over the spread of q's means (1: as
+        far apart as two users); ``kept``: share of the top 10 that stays when r takes q's place.
+    """
+    both, lines = with_both(rows), []
+    with_q, with_r = top_items(recommender, both), top_items(recommender, both, as_if_cold)
+    for domain, _, latents in recommender.infer(both):
+        q, r = latents.transferable, latents.auxiliary
+        apart = (q.mean - r.mean).norm(dim=1).mean()
+        spread = (q.mean - q.mean[torch.from_numpy(partners(len(q.mean), 0))]).norm(dim=1).mean()
+        line = {"domain": domain, "n": len(q.mean), "kl": float(kl(q, r).mean()), "distance": float(apart / spread)}
+        lines.append(line | {"kept": overlap(with_q[domain][1], with_r[domain][1])})
+    return pd.DataFrame(lines)
+
+
+def overlap(a: Array, b: Array) -> float:
+    """Mean share of the items of each line of ``a`` that stand in the same line of ``b``; int [n, k] both."""
+    return float((a[:, :, None] == b[:, None, :]).any(axis=2).mean())

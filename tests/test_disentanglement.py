@@ -1,0 +1,271 @@
+"""Measures of disentanglement on fakes: perfect, useless, duplicated, rotated; and interventions on a tiny model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from i2vae_lib.cooccurrence import item_vectors
+from i2vae_lib.data import DOMAINS, CrossDomainDataset
+from i2vae_lib.disentanglement import (
+    as_if_cold,
+    cold_agreement,
+    counterfactual,
+    dci,
+    latent_probes,
+    latents_of,
+    linear_probe,
+    means,
+    measures,
+    mig,
+    neighbour_probe,
+    overlap,
+    partners,
+    sampled,
+    sap,
+    shared_information,
+    silenced,
+    swapped,
+    top_items,
+    untrained,
+    with_both,
+)
+from i2vae_lib.graphs import Unified
+from i2vae_lib.model.latents import kl, standard_like
+from i2vae_lib.recommenders import I2VAERecommender
+
+N, K = 4000, 3
+
+
+@pytest.fixture
+def truth() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(N, K))
+
+
+@pytest.fixture
+def owner() -> np.ndarray:
+    return np.arange(N) // 2
+
+
+def probe(inputs: np.ndarray, truth: np.ndarray, owner: np.ndarray) -> float:
+    return linear_probe(inputs, truth, owner, np.random.default_rng(1))
+
+
+def test_linear_probe_when_inputs_are_perfect(truth: np.ndarray, owner: np.ndarray) -> None:
+    assert probe(truth, truth, owner) == pytest.approx(1.0, abs=1e-5)
+    rotation = np.linalg.qr(np.random.default_rng(2).normal(size=(K, K)))[0]
+    assert probe(truth @ rotation * 7 + 3, truth, owner) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_linear_probe_when_inputs_are_useless(truth: np.ndarray, owner: np.ndarray) -> None:
+    noise = np.random.default_rng(3).normal(size=(N, 5))
+    assert abs(probe(noise, truth, owner)) < 0.01
+
+
+def test_linear_probe_when_noise_is_known(truth: np.ndarray, owner: np.ndarray) -> None:
+    """Signal and noise of equal variance: half of it."""
+    noisy = truth + np.random.default_rng(4).normal(size=truth.shape)
+    assert probe(noisy, truth, owner) == pytest.approx(0.5, abs=0.03)
+    assert probe(np.hstack([noisy, noisy]), truth, owner) == pytest.approx(0.5, abs=0.03)  # duplicated
+
+
+def test_linear_probe_when_a_user_has_several_rows() -> None:
+    """Rows of a user never stand on both sides: a user's own constant helps nobody else."""
+    owner = np.repeat(np.arange(200), 20)
+    truth = np.random.default_rng(5).normal(size=(200, 1))[owner]
+    identity = np.eye(200)[owner]
+    assert probe(identity, truth, owner) < 0.05
+
+
+def test_neighbour_probe_sees_what_is_not_linear(owner: np.ndarray) -> None:
+    inputs = np.random.default_rng(6).uniform(-2, 2, size=(N, 2))
+    truth = np.cos(2 * inputs[:, :1])
+    rng = np.random.default_rng(1)
+    assert linear_probe(inputs, truth, owner, rng) < 0.02
+    assert neighbour_probe(inputs, truth, owner, rng) > 0.9
+    useless = np.random.default_rng(7).normal(size=(N, 2))
+    assert abs(neighbour_probe(useless, truth, owner, rng)) < 0.1
+
+
+# --- factor-wise scores on fakes: four independent factors ---
+
+
+@pytest.fixture(scope="module")
+def factors() -> np.ndarray:
+    return np.random.default_rng(8).uniform(size=(3000, 4))
+
+
+def fake(name: str, factors: np.ndarray) -> np.ndarray:
+    rng = np.random.default_rng(9)
+    if name == "perfect":
+        return factors[:, ::-1] * 3 - 1
+    if name == "useless":
+        return rng.normal(size=factors.shape)
+    if name == "duplicated":
+        return np.hstack([factors, factors + 1e-3 * rng.normal(size=factors.shape)])
+    return factors @ np.linalg.qr(rng.normal(size=(4, 4)))[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "disentanglement", "completeness", "informativeness", "gap", "separation"),
+    [
+        ("perfect", (0.9, 1), (0.9, 1), (0.97, 1), (0.8, 1), (0.97, 1)),
+        ("useless", (0, 0.05), (0, 0.05), (-0.2, 0.02), (0, 0.05), (0, 0.01)),
+        # each factor stands twice: nothing is mixed, nothing stands alone (completeness 1 - log 2 / log 8)
+        ("duplicated", (0.9, 1), (0.6, 0.7), (0.97, 1), (0, 0.05), (0, 0.01)),
+        ("rotated", (0, 0.6), (0, 0.6), (0.8, 1), (0, 0.4), (0, 0.6)),
+    ],
+)
+def test_factor_wise_scores_on_fakes(
+    factors: np.ndarray,
+    name: str,
+    disentanglement: tuple[float, float],
+    completeness: tuple[float, float],
+    informativeness: tuple[float, float],
+    gap: tuple[float, float],
+    separation: tuple[float, float],
+) -> None:
+    codes = fake(name, factors)
+    found = dci(codes, factors, np.arange(len(codes)), np.random.default_rng(0))
+    assert disentanglement[0] <= found.disentanglement <= disentanglement[1]
+    assert completeness[0] <= found.completeness <= completeness[1]
+    assert informativeness[0] <= found.informativeness <= informativeness[1]
+    assert gap[0] <= mig(codes, factors) <= gap[1]
+    assert separation[0] <= sap(codes, factors) <= separation[1]
+
+
+def test_mig_is_the_gap_of_plug_in_information() -> None:
+    """Two codes of a fair coin: one is the coin, the other agrees with it on three of four throws."""
+    coin = np.repeat([0.0, 1.0], 400)
+    noisy = np.where(np.arange(800) % 4 == 0, 1 - coin, coin)
+    information = np.log(2) + 0.25 * np.log(0.25) + 0.75 * np.log(0.75)
+    expected = (np.log(2) - information) / np.log(2)
+    assert mig(np.stack([noisy, coin], axis=1), coin[:, None]) == pytest.approx(expected, rel=1e-9)
+
+
+def test_sap_is_the_gap_of_squared_correlations() -> None:
+    x = np.random.default_rng(3).normal(size=(500, 3))
+    factor = x @ [1.0, 0.5, 0.0]
+    squares = sorted(np.corrcoef(x[:, i], factor)[0, 1] ** 2 for i in range(3))
+    assert sap(x, factor[:, None]) == pytest.approx(squares[2] - squares[1], rel=1e-9)
+
+
+# --- a trained model ---
+
+
+def test_latent_probes_when_read(trained: I2VAERecommender, dataset: CrossDomainDataset) -> None:
+    table = latent_probes(trained, dataset.splits["test"], dataset.truth, np.random.default_rng(0))
+    assert list(table["latent"]) == ["specific", "transferable", "augmented"] * 2
+    rows = dataset.splits["test"]
+    warm = (rows.lengths("own") > 0) & (rows.lengths("other") > 0)
+    assert dict(zip(table["domain"], table["n"])) == {
+        d: int((warm & (rows.domain == i)).sum()) for i, d in enumerate("xy")
+    }
+    assert (table[["shared", "specific"]] < 1).all(axis=None) and (table["kl"] > 0).all()
+    [(_, _, latents)] = trained.infer(rows.take(np.flatnonzero(warm & (rows.domain == 0))))
+    expected = float(kl(latents.specific, standard_like(latents.specific)).mean())
+    assert table["kl"][0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_latents_by_mean_and_by_draw(trained: I2VAERecommender, dataset: CrossDomainDataset) -> None:
+    rows = dataset.splits["train"]
+    both = with_both(rows)
+    found, drawn = latents_of(trained, rows), latents_of(trained, rows, sampled(torch.Generator().manual_seed(0)))
+    for domain, _, latents in trained.infer(both):
+        np.testing.assert_allclose(found[domain]["specific"], means(latents.specific).numpy(), rtol=1e-6)
+        noise = drawn[domain]["specific"] - found[domain]["specific"]
+        sigma = np.exp(0.5 * latents.specific.log_variance.numpy())
+        error = 1 / np.sqrt(noise.size)
+        assert abs((noise / sigma).mean()) < 4 * error and abs((noise / sigma).std() - 1) < 3 * error
+        assert (rows.lengths("own") > 0).sum() > len(found[domain]["rows"])
+
+
+def test_untrained_is_where_training_begins(trained: I2VAERecommender, dataset: CrossDomainDataset) -> None:
+    fresh = untrained(trained, dataset.splits["train"], np.random.default_rng(0))
+    assert fresh.params == trained.params
+    shapes = {name: weight.shape for name, weight in trained.module.named_parameters()}
+    assert {name: weight.shape for name, weight in fresh.module.named_parameters()} == shapes
+    differing = [n for n, w in fresh.module.named_parameters() if not torch.equal(w, trained.module.get_parameter(n))]
+    assert len(differing) > len(shapes) / 2
+
+
+def test_measures_of_a_model(trained: I2VAERecommender, dataset: CrossDomainDataset) -> None:
+    rows = dataset.splits["train"]
+    found = measures(trained, dataset, rows, seed=0)
+    assert set(found["domain"]) == set(DOMAINS) and len(found) == 2 * (3 * 2 * 2 + 5)
+    assert (found["value"] <= 1).all()
+    scores = found[found["measure"].str.startswith(("DCI d", "DCI c", "MIG", "SAP"))]
+    assert len(scores) == 2 * 4 and scores["value"].between(0, 1).all()
+    assert measures(trained, dataset, rows, seed=0).equals(found)
+
+
+def test_shared_information_of_a_model(trained: I2VAERecommender, dataset: CrossDomainDataset) -> None:
+    train = dataset.splits["train"]
+    unified = Unified(train.catalogue)
+    table = item_vectors(train, 4, 10.0)
+    vectors = {d: table[unified.of[d]].astype(np.float64) for d in DOMAINS}
+    found = shared_information(trained, train, vectors, seed=0)
+    assert list(found["of"]) == ["I(Z; Z_t)", "I(history; Z_t)", "I(Z; Z_a)"] * 2
+    assert (found["gaussian_low"] <= found["gaussian"]).all() and (found["gaussian"] <= found["gaussian_high"]).all()
+    assert (found["contrastive"] <= found["cap"]).all()
+    both = with_both(train)
+    assert found["pairs"].tolist() == [int((both.domain == i).sum()) for i in (0, 1) for _ in range(3)]
+
+
+# --- interventions ---
+
+
+def test_partners_are_everybody_once_and_nobody_oneself() -> None:
+    found = partners(50, seed=3)
+    assert sorted(found) == list(range(50)) and (found != np.arange(50)).all()
+
+
+def test_top_items_when_nothing_is_changed_are_the_models(
+    trained: I2VAERecommender, dataset: CrossDomainDataset
+) -> None:
+    rows = with_both(dataset.splits["test"])
+    found = top_items(trained, rows)
+    for i, d in enumerate(DOMAINS):
+        at, items = found[d]
+        assert (rows.domain[at] == i).all()
+        everything = np.broadcast_to(np.arange(1, trained.sizes[d] + 1, dtype=np.int32), (len(at), trained.sizes[d]))
+        scores = trained.score(rows.take(at), everything)
+        np.testing.assert_array_equal(
+            np.sort(scores, axis=1)[:, ::-1][:, :10], np.take_along_axis(scores, items - 1, 1)
+        )
+
+
+def test_swapped_latents_are_the_partners(trained: I2VAERecommender, dataset: CrossDomainDataset) -> None:
+    rows = with_both(dataset.splits["test"])
+    for _, _, latents in trained.infer(rows):
+        changed = swapped("transferable", 5)(latents)
+        order = partners(len(latents.specific.mean), 5)
+        assert torch.equal(changed.transferable.mean, latents.transferable.mean[torch.from_numpy(order)])
+        assert changed.specific is latents.specific
+        assert not silenced("specific")(latents).specific.mean.any()
+        assert as_if_cold(latents).transferable is latents.auxiliary
+
+
+def test_counterfactual_when_nothing_is_different(trained: I2VAERecommender, dataset: CrossDomainDataset) -> None:
+    found = counterfactual(trained, dataset, dataset.splits["test"], "transferable", seed=0)
+    assert list(found["domain"]) == list(DOMAINS) and found["kept"].between(0, 1).all()
+    assert (found[["own_before", "own_after", "partner_before", "partner_after"]] > 0).all(axis=None)
+    # the partners are the same rows in another order: without a swap, everybody's list serves both alike on average
+    rows = with_both(dataset.splits["test"])
+    [(_, q)] = [(d, side) for d, side, _ in trained.infer(rows) if d == "x"]
+    assert len(q.position) == found["n"][0]
+
+
+def test_cold_agreement(trained: I2VAERecommender, dataset: CrossDomainDataset) -> None:
+    found = cold_agreement(trained, dataset.splits["test"])
+    for line, (_, _, latents) in zip(found.itertuples(), trained.infer(with_both(dataset.splits["test"]))):
+        assert line.kl == pytest.approx(float(kl(latents.transferable, latents.auxiliary).mean()), rel=1e-5)
+        assert 0 <= line.kept <= 1 and line.distance > 0
+
+
+def test_overlap_of_lists() -> None:
+    a = np.array([[1, 2, 3, 4], [5, 6, 7, 8]])
+    assert overlap(a, a[:, ::-1]) == 1.0
+    assert overlap(a, a + 2) == 0.5
+    assert overlap(a, a + 100) == 0.0
