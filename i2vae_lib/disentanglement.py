@@ -448,6 +448,72 @@ def cold_agreement(recommender: I2VAERecommender, rows: Rows) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def influence(recommender: I2VAERecommender, rows: Rows, most: int = 8) -> pd.DataFrame:
+    """How far z_a moves when a pseudo-item is taken away: what weight the encoder gives it.
+
+    Parameters
+    ----------
+    rows
+        Those without an own history are left out (they have no z_a).
+    most
+        The first so many recalled items of each row.
+
+    Returns
+    -------
+    DataFrame
+        ``domain, row`` (line of the rows with an own history), ``place, item``; ``influence``: the distance that the
+        mean of z_a moves, over the mean of its row's.
+    """
+    warm = rows.take(np.flatnonzero(rows.lengths("own") > 0))
+    items, scores = recommender.recall(warm)
+    whole = {domain: latents.augmented.mean for domain, _, latents in recommender.infer(warm, (items, scores))}
+    parts = []
+    for place in range(min(most, recommender.params.psg.recalled)):
+        without = items.copy()
+        without[:, place] = 0
+        for domain, side, latents in recommender.infer(warm, (without, scores)):
+            at = side.position.cpu().numpy()
+            moved = (latents.augmented.mean - whole[domain]).norm(dim=1).cpu().numpy()
+            columns = {"domain": domain, "row": at, "place": place, "item": items[at, place], "influence": moved}
+            parts.append(pd.DataFrame(columns))
+    found = pd.concat(parts, ignore_index=True)
+    found = found[found["item"] != 0].reset_index(drop=True)
+    mean = found.groupby("row")["influence"].transform("mean")
+    return found.assign(influence=found["influence"] / mean.clip(lower=1e-12))
+
+
+def denoising(recommender: I2VAERecommender, dataset: CrossDomainDataset, rows: Rows, most: int = 8) -> pd.DataFrame:
+    """Does the encoder listen to the pseudo-items that are relevant? :func:`influence` beside the planted relevance.
+
+    Returns
+    -------
+    DataFrame
+        ``domain, n``; ``correlation`` of ranks within a row, mean over rows, with its 95 % interval ``low, high`` over
+        rows; ``relevant``: mean relative influence of the more relevant half of each row's pseudo-items (1: that of
+        any).
+    """
+    warm = rows.take(np.flatnonzero(rows.lengths("own") > 0))
+    found, lines = influence(recommender, warm, most), []
+    for domain, part in found.groupby("domain", sort=False):
+        at = part["row"].to_numpy()
+        lines_of, where = np.unique(at, return_inverse=True)
+        truth = next_item_probabilities(dataset.truth, warm, lines_of, str(domain))
+        part = part.assign(relevance=truth[where, part["item"].to_numpy()])
+        ranks = part.groupby("row")[["influence", "relevance"]].rank()
+        ranks = ranks - ranks.groupby(part["row"]).transform("mean")
+        sums = ranks.assign(product=ranks["influence"] * ranks["relevance"]).assign(
+            influence=ranks["influence"] ** 2, relevance=ranks["relevance"] ** 2
+        )
+        sums = sums.groupby(part["row"]).sum()
+        sums = sums[(sums["influence"] > 0) & (sums["relevance"] > 0)]
+        each: Any = sums["product"] / np.sqrt(sums["influence"] * sums["relevance"])
+        half: Any = part["relevance"] > part.groupby("row")["relevance"].transform("median")
+        error = 1.96 * float(each.std(ddof=1)) / np.sqrt(len(each))
+        mean, relevant = float(each.mean()), float(part.loc[half, "influence"].mean())
+        lines.append((domain, len(each), mean, mean - error, mean + error, relevant))
+    return pd.DataFrame(lines, columns=["domain", "n", "correlation", "low", "high", "relevant"])
+
+
 def overlap(a: Array, b: Array) -> float:
     """Mean share of the items of each line of ``a`` that stand in the same line of ``b``; int [n, k] both."""
     return float((a[:, :, None] == b[:, None, :]).any(axis=2).mean())

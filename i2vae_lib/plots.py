@@ -237,6 +237,34 @@ def curves(table: pd.DataFrame, x: str, colour: str, title: str) -> go.Figure:
     return _layout(figure, title, 140 + 260 * rows).update_layout(legend={"orientation": "h", "y": -0.18})
 
 
+def latent_map(table: pd.DataFrame, colour: str, title: str) -> go.Figure:
+    """Two principal components, a panel a latent, coloured by ``colour``: ``latent, first, second``, ``colour``."""
+    latents, names = (list(dict.fromkeys(table[key])) for key in ("latent", colour))
+    figure = make_subplots(rows=1, cols=len(latents), subplot_titles=latents)
+    for number, latent in enumerate(latents, start=1):
+        for i, name in enumerate(names):
+            part = table[(table["latent"] == latent) & (table[colour] == name)]
+            figure.add_scatter(
+                x=part["first"].astype("float32"),
+                y=part["second"].astype("float32"),
+                name=str(name),
+                legendgroup=str(name),
+                showlegend=number == 1,
+                mode="markers",
+                marker={
+                    "color": PALETTE[i % len(PALETTE)],
+                    "symbol": SYMBOLS[i // len(PALETTE)],
+                    "size": 4,
+                    "opacity": 0.7,
+                },
+                hovertemplate=f"{colour} {name}<extra></extra>",
+                row=1,
+                col=number,
+            )
+    figure.update_xaxes(title_text="first component")
+    return _layout(figure, title, 420)
+
+
 def write_figure(figure: go.Figure, table: pd.DataFrame, folder: Path, name: str) -> list[Path]:
     """A figure as files: its table as CSV, a page that opens offline, and an image where a Chromium is installed.
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from i2vae_lib.cooccurrence import item_vectors
 from i2vae_lib.data import DOMAINS, CrossDomainDataset
+from i2vae_lib.data.synthetic import next_item_probabilities
 from i2vae_lib.disentanglement import (
     as_if_cold,
     cold_agreement,
     counterfactual,
     dci,
+    denoising,
+    influence,
     latent_probes,
     latents_of,
     linear_probe,
@@ -262,6 +266,39 @@ def test_cold_agreement(trained: I2VAERecommender, dataset: CrossDomainDataset) 
     for line, (_, _, latents) in zip(found.itertuples(), trained.infer(with_both(dataset.splits["test"]))):
         assert line.kl == pytest.approx(float(kl(latents.transferable, latents.auxiliary).mean()), rel=1e-5)
         assert 0 <= line.kept <= 1 and line.distance > 0
+
+
+def test_influence_is_what_a_row_loses(trained: I2VAERecommender, dataset: CrossDomainDataset) -> None:
+    rows = dataset.splits["test"]
+    warm = rows.take(np.flatnonzero(rows.lengths("own") > 0))
+    found = influence(trained, rows, most=3)
+    items, scores = trained.recall(warm)
+    assert set(found["place"]) == {0, 1, 2} and (found["item"] == items[found["row"], found["place"]]).all()
+    np.testing.assert_allclose(found.groupby("row")["influence"].mean(), 1.0, rtol=1e-6)
+    # one row by hand
+    one = warm.take(np.array([0]))
+    moved = []
+    [(_, _, whole)] = trained.infer(one, (items[:1], scores[:1]))
+    for place in range(3):
+        left = items[:1].copy()
+        left[0, place] = 0
+        [(_, _, latents)] = trained.infer(one, (left, scores[:1]))
+        moved.append(float((latents.augmented.mean - whole.augmented.mean).norm()))
+    first = found[found["row"] == 0].sort_values("place")["influence"]
+    np.testing.assert_allclose(first, np.array(moved) / np.mean(moved), rtol=1e-4)
+
+
+def test_denoising_is_the_rank_correlation_within_rows(trained: I2VAERecommender, dataset: CrossDomainDataset) -> None:
+    rows = dataset.splits["test"]
+    warm = rows.take(np.flatnonzero(rows.lengths("own") > 0))
+    found, table = denoising(trained, dataset, rows, most=6), influence(trained, rows, most=6)
+    for line in found.itertuples():
+        each = []
+        for row, part in table[table["domain"] == line.domain].groupby("row"):
+            truth = next_item_probabilities(dataset.truth, warm, np.array([row]), line.domain)[0]
+            each.append(stats.spearmanr(part["influence"], truth[part["item"]]).statistic)
+        assert line.n == len(each) and line.correlation == pytest.approx(np.mean(each), abs=1e-6)
+        assert line.low < line.correlation < line.high and 0 < line.relevant < 2
 
 
 def test_overlap_of_lists() -> None:

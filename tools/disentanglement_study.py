@@ -38,6 +38,8 @@ def measured(recommender: I2VAERecommender, dataset: CrossDomainDataset) -> dict
         swap = disentanglement.counterfactual(recommender, dataset, train, role, seed=0)
         values = [name for name in swap.columns if name not in ("domain", "n")]
         parts.append(swap.melt(["domain", "n"], values, "measure").assign(of=f"{role} swapped"))
+    heard = disentanglement.denoising(recommender, dataset, train)
+    parts.append(heard.melt(["domain", "n"], ["correlation", "relevant"], "measure").assign(of="pseudo-items"))
     probes = disentanglement.latent_probes(recommender, train, dataset.truth, np.random.default_rng(0))
     nats = probes.melt(["domain", "latent"], ["kl", "active"], "measure").rename(columns={"latent": "of"})
     measures = pd.concat([*parts, nats], ignore_index=True)[["measure", "of", "domain", "value"]]
