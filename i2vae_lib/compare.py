@@ -23,6 +23,7 @@ from i2vae_lib.data.dataset import DOMAINS
 from i2vae_lib.evaluation import METRICS, kind_masks
 from i2vae_lib.params import ParameterError, suggestion
 from i2vae_lib.runs import LayoutError, flatten, read_record
+from i2vae_lib.stages import irrelevant_groups
 
 Array = np.ndarray
 
@@ -31,7 +32,13 @@ CEILING = "oracle"
 
 KINDS = ("all", "seen", "tailed", "tailed_warm", "cold", "overlapping", "no_history")
 CANDIDATES = ("sampled", "full")
-NOT_THE_SYSTEM = ("seed", "out", "training.device", "evaluation.batch_size")  # nothing that a result depends on
+NOT_THE_SYSTEM = (
+    "seed",
+    "out",
+    "preset",
+    "training.device",
+    "evaluation.batch_size",
+)  # nothing that a result depends on
 IDENTITY = ["domain", "row", "user"]
 FLAGS = ["tailed", "cold", "no_history", "overlapping"]
 ROUNDING = 0.01
@@ -252,7 +259,10 @@ def open_alike(folders: Sequence[Path | str]) -> list[_Opened]:
 
 def _open(folder: Path) -> _Opened:
     record = read_record(folder)
-    parameters = flatten(record["parameters"])
+    irrelevant = irrelevant_groups([record["parameters"]["system"]])
+    parameters = {
+        key: one for key, one in flatten(record["parameters"]).items() if key.partition(".")[0] not in irrelevant
+    }
     path = folder / "ranks.parquet"
     if not path.is_file():
         named = " ".join(f"--{key} {parameters.get(key)}" for key in ("system", "data", "protocol", "preset", "seed"))

@@ -35,13 +35,13 @@ from distributed import Client, LocalCluster, as_completed
 from filelock import FileLock, Timeout
 from scipy import stats
 
-from i2vae_lib import compare, evaluation, psg, stages
+from i2vae_lib import compare, evaluation, psg, significance, stages
 from i2vae_lib.data import load_dataset_once
-from i2vae_lib.grids import Cell, Sweep, address_of, labels, resolve
+from i2vae_lib.grids import Cell, Sweep, address_of, address_of_record, labels, resolve
 from i2vae_lib.params import Parameters
 from i2vae_lib.progress import bar
 from i2vae_lib.recommenders import SYSTEMS
-from i2vae_lib.runs import LayoutError, peak_memory_bytes, read_record
+from i2vae_lib.runs import RUN_LAYOUT, LayoutError, peak_memory_bytes, read_record
 from i2vae_lib.training import Callbacks
 
 INDEX_LAYOUT = 1
@@ -75,11 +75,15 @@ def open_index(out: Path) -> Iterator[sqlite3.Connection]:
     """
     out.mkdir(parents=True, exist_ok=True)
     path = out / "index.sqlite"
-    db = sqlite3.connect(path, timeout=60)
+    try:
+        db = sqlite3.connect(path, timeout=60)
+    except sqlite3.OperationalError as error:
+        raise OSError(f"{path}: {error}") from None
     try:
         with db:
-            found = db.execute("PRAGMA user_version").fetchone()[0]
+            # in this order: who sees another's tables then sees its version too
             empty = not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            found = db.execute("PRAGMA user_version").fetchone()[0]
             if empty:
                 db.execute("BEGIN IMMEDIATE")
                 db.execute(
@@ -97,6 +101,8 @@ def open_index(out: Path) -> Iterator[sqlite3.Connection]:
                     f"delete the index (finished cells are found again)"
                 )
             yield db
+    except sqlite3.OperationalError as error:  # locked for a minute, a full disk, a folder that cannot be written
+        raise OSError(f"{path}: {error}") from None
     except sqlite3.DatabaseError as error:
         raise LayoutError(f"{path}: {error}: delete it (finished cells are found again)") from None
     finally:
@@ -107,21 +113,33 @@ def state_of(cell: Cell, out: Path) -> str:
     """What a cell's folder says: ``done``, ``damaged``, ``begun`` or ``missing``.
 
     Damaged is a finished cell that cannot be read, or that holds another cell's run.
+
+    Raises
+    ------
+    LayoutError
+        A run of another layout version.
     """
     folder = cell_folder(out, cell.address)
     if not folder.is_dir():
         return "missing"
-    finished = (folder / "metrics.json").is_file()
+    finished, begun = (folder / "metrics.json").is_file(), (folder / "run.json").is_file()
+    if not begun:
+        return "damaged" if finished else "begun"
     try:
-        record = read_record(folder)
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        if record["layout"] != RUN_LAYOUT:
+            raise LayoutError(
+                f"{folder} has run layout {record['layout']}, this version reads {RUN_LAYOUT}: choose another OUT"
+            )
         if finished:
             stages.load_metrics(folder)
             pd.read_parquet(folder / "ranks.parquet", columns=["recommender"])
-            found = Parameters.model_validate(record["parameters"])
-            if address_of(found, None) != address_of(cell.parameters, None):
+            if address_of_record(record["parameters"], None) != address_of(cell.parameters, None):
                 return "damaged"
-    except (OSError, ValueError, KeyError):
-        return "damaged" if finished or (folder / "run.json").is_file() else "begun"
+    except LayoutError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError):
+        return "damaged"
     return "done" if finished else "begun"
 
 
@@ -223,8 +241,9 @@ def probe_cell(cell: Cell, rows: int = 1024) -> tuple[float, int]:
     once = p.model_copy(update={"training": p.training.model_copy(update={"epochs": 1})})
     kind = SYSTEMS[p.system]
     seconds = []
-    for count in (rows, 2 * rows):
-        part = train.take(np.arange(min(count, len(train))))
+    counts = [min(64, len(train)), min(rows, len(train) // 2), min(2 * rows, len(train))]
+    for count in counts:  # the first fit pays for what a process does once
+        part = train.take(np.arange(count))
         generator = psg.fit(part, stages.effective_psg(p)) if stages.uses_generator(p) else None
         start = time.perf_counter()
         kind(dataset.catalogue, once).fit(
@@ -236,8 +255,8 @@ def probe_cell(cell: Cell, rows: int = 1024) -> tuple[float, int]:
             callbacks=Callbacks(),
         )
         seconds.append(time.perf_counter() - start)
-    each = max(seconds[1] - seconds[0], 0.0) / rows
-    return seconds[0] + p.training.epochs * each * len(train), peak_memory_bytes()
+    each = max(seconds[2] - seconds[1], 0.0) / max(counts[2] - counts[1], 1)
+    return seconds[1] + p.training.epochs * each * len(train), peak_memory_bytes()
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -308,15 +327,16 @@ def connect(workers: int | None = None, scheduler: str | None = None, dashboard:
                 host="127.0.0.1",
                 dashboard_address="127.0.0.1:0",
                 scheduler_kwargs={"dashboard": dashboard},
+                memory_limit=None,  # a share each would kill the first cell that fits a large reference ranker
                 silence_logs=logging.CRITICAL,
             ) as cluster,
             Client(cluster) as client,
         ):
             yield client
         return
-    where = {"scheduler_file": scheduler} if scheduler.endswith(".json") else {"address": scheduler}
+    address = _address_in(Path(scheduler)) if scheduler.endswith(".json") else scheduler
     try:
-        client = Client(**where, timeout=PATIENCE)
+        client = Client(address, timeout=PATIENCE)
     except (OSError, ValueError) as error:
         raise SchedulerError(f"the scheduler at {scheduler} did not answer within {PATIENCE} s ({error})") from None
     with client:
@@ -324,10 +344,21 @@ def connect(workers: int | None = None, scheduler: str | None = None, dashboard:
             client.wait_for_workers(1, timeout=PATIENCE)
         except TimeoutError:
             raise SchedulerError(
-                f"the scheduler at {scheduler} has no worker after {PATIENCE} s: start some, as in "
-                f"`dask worker {scheduler} --nthreads 1`"
+                f"the scheduler at {scheduler} has no worker after {PATIENCE} s: start some, as in `dask worker "
+                f"{'--scheduler-file ' * scheduler.endswith('.json')}{scheduler} --nthreads 1`"
             ) from None
         yield client
+
+
+def _address_in(file: Path) -> str:
+    """The address in a scheduler file, for which a scheduler may need a moment."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            return str(json.loads(file.read_text(encoding="utf-8"))["address"])
+        if time.monotonic() > end:
+            raise SchedulerError(f"no scheduler has written its address to {file} within {PATIENCE} s")
+        time.sleep(0.1)
 
 
 def usable_cores() -> int:
@@ -380,9 +411,10 @@ def run(
     out = Path(out)
     record_places(sweep, out)
     planned = plan(sweep, out).set_index("address")
-    for address in map(str, planned.index[planned["state"] == "damaged"]):
-        say(f"{address} ({planned.at[address, 'cell']!s}): damaged; set aside and run again")
-        set_aside(cell_folder(out, address))
+    for cell in sweep.cells:
+        if planned.at[cell.address, "state"] == "damaged":
+            say(f"{cell.address} ({planned.at[cell.address, 'cell']!s}): damaged; set aside and run again")
+            set_aside(cell, out)
     held_back = ["done"] if retry_failed else ["done", "failed"]
     todo = [cell for cell in sweep.cells if planned.at[cell.address, "state"] not in held_back]
     failed = int((planned["state"] == "failed").sum())
@@ -410,32 +442,42 @@ def _work_off(client: Client, todo: Sequence[Cell], out: Path, done: int, total:
         # not pure: an address that is asked for again (it was elsewhere) is another question
         return client.submit(run_cell, *words, pure=False)
 
-    asked = {submit(address): address for address in cells}
     progress = bar("sweep", total, "cell", initial=done)
-    waiting = as_completed(list(asked), with_results=True, raise_errors=False)
+    waiting = as_completed([], with_results=True, raise_errors=False)
+    asked: dict[Any, str] = {}
+    ahead = list(reversed(cells))
     try:
-        for future, result in waiting:
+        while ahead or asked:
+            # as many as there are threads: a cell that kills its worker takes no other with it
+            while ahead and len(asked) < max(1, sum(client.ncores().values())):
+                address = ahead.pop()
+                future = submit(address)
+                asked[future] = address
+                waiting.add(future)
+            future, result = next(waiting)
             address = asked.pop(future)
-            if not isinstance(result, dict):  # the worker died of it, or the cell was cancelled
+            if future.cancelled():
+                raise SchedulerError(f"lost the scheduler at {client.scheduler.address}; the same command goes on")
+            if not isinstance(result, dict):  # the worker died of it
                 detail: Any = result[1] if isinstance(result, tuple) else result
                 reason = f"{type(detail).__name__}: {detail}"
                 result = {"state": "failed", "reason": reason, "traceback": reason}
             if result["state"] == "elsewhere":
-                again = submit(address)
-                asked[again] = address
-                waiting.add(again)
+                ahead.insert(0, address)
                 continue
             with open_index(out) as db:
                 _note(db, address, result)
-            label = f"{', '.join(labels(cells[address].places[0])) or cells[address].places[0].grid}"
+            label = ", ".join(labels(cells[address].places[0])) or cells[address].places[0].grid
             head = f"{address} ({label}, seed {cells[address].parameters.seed})"
-            if result["state"] == "failed":
-                say(f"{head}: FAILED: {result['reason']}")
-            else:
-                say(f"{head}: {result['seconds']:.0f} s")
+            say(
+                f"{head}: FAILED: {result['reason']}"
+                if result["state"] == "failed"
+                else f"{head}: {result['seconds']:.0f} s"
+            )
             progress.update()
     except BaseException:
-        client.cancel(list(asked))
+        with contextlib.suppress(Exception):  # the scheduler may be gone
+            client.cancel(list(asked))
         raise
     finally:
         progress.close()
@@ -465,11 +507,14 @@ def _note(db: sqlite3.Connection, address: str, result: Mapping[str, Any]) -> No
     db.execute(f"UPDATE cells SET {sets} WHERE address = ?", (*(result.get(name) for name in names), address))
 
 
-def set_aside(folder: Path) -> None:
-    """Rename a damaged cell's folder; an older one of that name is deleted."""
-    target = folder.with_name(f"{folder.name}.damaged")
-    shutil.rmtree(target, ignore_errors=True)
-    folder.rename(target)
+def set_aside(cell: Cell, out: Path) -> None:
+    """Rename a damaged cell's folder, unless another sweep has done so; an older one of that name is deleted."""
+    with FileLock(out / ".aside.lock"):
+        if state_of(cell, out) == "damaged":
+            folder = cell_folder(out, cell.address)
+            target = folder.with_name(f"{folder.name}.damaged")
+            shutil.rmtree(target, ignore_errors=True)
+            folder.rename(target)
 
 
 # --- results ----------------------------------------------------------------------------------------------------------
@@ -539,6 +584,8 @@ def by_place(table: pd.DataFrame, axes: Sequence[str], metric: str = "HR@10") ->
     """
     place = ["grid", "row", *axes]
     over = own_cells(over_seeds(table, axes), metric)
+    if over.empty:
+        return table[place].drop_duplicates().assign(seeds=0)
     over = over.assign(column=over["domain"] + " " + over["kind"], value=100 * over["mean"])
     wide = over.pivot(index=[*place, "recommender", "seeds"], columns="column", values="value")
     wide = wide[list(dict.fromkeys(over["column"]))].reset_index()
@@ -593,11 +640,15 @@ def effect(
 ) -> pd.DataFrame:
     """Runs of one system, its seeds, against those of another: a line a cell (:data:`EFFECT`), sampled candidates."""
     found = compare.compare([*base, *other], resamples=resamples, rng=rng)
-    base_name, name = found.systems["system"][:2]
+    trained = [name for name, part in zip(found.systems["system"], found.systems["seeds"]) if part]
+    if len(trained) != 2:
+        raise LayoutError(f"two systems were to be compared; these runs are of {len(trained)}: {', '.join(trained)}")
+    base_name, name = trained
     cell = ["domain", "kind", "metric"]
     tests = found.tests[found.tests["system"] == name].set_index(cell)
     values = found.results[found.results["candidates"] == "sampled"]
     means = values.pivot_table(index=cell, columns="system", values="mean", sort=False)
     spread = values[values["system"] == name].set_index(cell)["sd"]
+    tests["p_holm"] = significance.holm(tests["p"].to_numpy())  # of this pair's cells alone
     tests = tests.assign(base=means[base_name], mean=means[name], sd=spread, seeds=len(other))
     return tests.reset_index()[EFFECT]

@@ -50,6 +50,9 @@ from i2vae_lib.stages import check_run, irrelevant_groups
 TOP = ("data", "protocol", "epochs")
 """Keys of a grid beside the dotted ones; ``epochs`` is ``training.epochs``."""
 
+OTHER_ROWS = ("data", "protocol", "split", "controls", "synthetic", "references")
+"""What two runs that are compared row by row must agree on, beside ``evaluation.negatives``."""
+
 NOT_IN_ADDRESS = ("preset", "out")
 """Where a value comes from and where its result goes: nothing that a result depends on."""
 
@@ -297,9 +300,11 @@ def resolve(name: str, content: Any, given: Settings | None = None, *, where: st
 
 
 def _cells(file: SweepFile, where: str) -> list[Cell]:
-    seeds = [int(seed) for seed in _listed(file.seeds)]
+    seeds = _listed(file.seeds)
     if not seeds:
         raise ParameterError(f"{where}: seeds: none; [0] is one")
+    if len(set(seeds)) < len(seeds) or any(seed != int(seed) for seed in seeds):
+        raise ParameterError(f"{where}: seeds: {seeds}: whole numbers, each once")
     if not file.grids:
         raise ParameterError(f"{where}: grids: none, so there is nothing to run")
     planned = [
@@ -316,6 +321,8 @@ def _cells(file: SweepFile, where: str) -> list[Cell]:
             overrides = {key: value for key, value in settings.items() if key not in TOP}
             top: dict[str, Any] = {"data": file.data, "protocol": file.protocol, "epochs": file.epochs}
             top |= {key: settings[key] for key in TOP if key in settings}
+            if "training.epochs" in settings:
+                top["epochs"] = None
             parameters = load(file.preset, dict(file.overrides) | overrides, seed=seed, **top)
             check_run(parameters)
         except (ParameterError, DataError) as error:
@@ -338,9 +345,29 @@ def _points(name: str, grid: Grid, where: str) -> list[tuple[str, dict[str, Any]
         if row not in grid.rows:
             near = suggestion(row, list(grid.rows))
             raise ParameterError(f"{where}: grid {name}: base or against: no row '{row}'{near}")
-    twice = set(grid.product) & set(grid.paired)
-    if twice:
-        raise ParameterError(f"{where}: grid {name}: {min(twice)} stands under product and under paired")
+    by_rows = {key for row in grid.rows.values() for key in row}
+    kinds = {"product": set(grid.product), "paired": set(grid.paired), "rows": by_rows}
+    for one, other in itertools.combinations(kinds, 2):
+        twice = kinds[one] & kinds[other]
+        if twice:
+            raise ParameterError(f"{where}: grid {name}: {min(twice)} stands under {one} and under {other}")
+    if {"epochs", "training.epochs"} <= set.union(*kinds.values()):
+        raise ParameterError(f"{where}: grid {name}: epochs and training.epochs are one parameter")
+    for key, value in [*grid.product.items(), *grid.paired.items()]:
+        values = _listed(value)
+        if any(isinstance(one, list | dict) for one in values):
+            raise ParameterError(f"{where}: grid {name}: {key}: a list is no point of an axis; name it as a row")
+        if key in grid.product and len(set(values)) < len(values):
+            raise ParameterError(f"{where}: grid {name}: {key}: a value stands twice")
+    for row in grid.rows:
+        base = grid.base_of(row)
+        for key in sorted(grid.rows[row].keys() | grid.rows.get(base or "", {}).keys()) if base else ():
+            other_rows = key.partition(".")[0] in OTHER_ROWS or key == "evaluation.negatives"
+            if other_rows and grid.rows[row].get(key) != grid.rows[str(base)].get(key):
+                raise ParameterError(
+                    f"{where}: grid {name}: {row} sets {key}, so it ranks other rows or candidates than {base}, with "
+                    f"which it is to be compared: make {key} an axis (product)"
+                )
     lengths = {key: len(_listed(value)) for key, value in grid.paired.items()}
     if len(set(lengths.values())) > 1:
         raise ParameterError(f"{where}: grid {name}: paired values of different numbers: {lengths}")
@@ -364,9 +391,15 @@ def _pairs(lists: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
 
 def address_of(parameters: Parameters, source: str | None) -> str:
     """Digest of what a run's result depends on: parameters that its system reads, and the logs as they stand."""
-    content = parameters.model_dump(mode="json", exclude={*NOT_IN_ADDRESS, *irrelevant_groups([parameters.system])})
-    content["training"].pop("device")
-    content["data"] = Path(parameters.data).stem  # where a pair file lies is nobody's concern: its source is here
+    return address_of_record(parameters.model_dump(mode="json"), source)
+
+
+def address_of_record(parameters: Mapping[str, Any], source: str | None) -> str:
+    """:func:`address_of` of the parameters in a ``run.json``, where other systems' groups may be of another version."""
+    left_out = {*NOT_IN_ADDRESS, *irrelevant_groups([parameters["system"]])}
+    content = {key: value for key, value in parameters.items() if key not in left_out}
+    content["training"] = {key: value for key, value in content["training"].items() if key != "device"}
+    content["data"] = Path(content["data"]).stem  # where a pair file lies is nobody's concern: its source is here
     text = json.dumps([content, source], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -261,11 +261,13 @@ def write_sweep_figures(sweep: Sweep, table: pd.DataFrame, out: Path) -> list[Pa
         axis = max(axes, key=lambda key: part[key].nunique(), default=None)
         if axis is not None and part[axis].nunique() > 1:
             own = lift.in_per_cent(experiments.own_cells(part, *lift.METRICS))
-            by_row = bool(own["row"].any())
-            own = own[own["kind"] == "all"] if by_row else own
+            others = [key for key in axes if key != axis and part[key].nunique() > 1]
+            named = own[["row", *others]].astype(str).agg(", ".join, axis=1).str.strip(", ")
+            colour = "line" if named.str.len().any() else "kind"  # rows and other axes are lines of their own
+            own = own.assign(line=named)[own["kind"].eq("all") | (colour == "kind")]
             gaps = part[part["seeds"] == 0]
             shown = pd.concat([own, gaps]) if len(gaps) else own
-            drawn = plots.curves(shown, axis, "row" if by_row else "kind", f"{sweep.name}: {grid}")
+            drawn = plots.curves(shown, axis, colour, f"{sweep.name}: {grid}")
         else:
             shown = lift.in_per_cent(effects[(effects["grid"] == grid) & (effects["kind"] == "all")])
             shown = shown[shown["metric"] == "HR@10"].assign(system=lambda one: one["row"])

@@ -166,8 +166,10 @@ class Run:
 
     def _refuse_other_parameters(self) -> None:
         before, now = flatten(self.record["parameters"]), flatten(self.parameters.model_dump(mode="json"))
-        for ignored in ("out", "training.device"):
-            before.pop(ignored, None), now.pop(ignored, None)
+        for one in (before, now):
+            for ignored in ("out", "preset", "training.device"):  # where values come from and go to, not what they are
+                one.pop(ignored, None)
+            one["data"] = Path(one["data"]).stem  # a pair file may lie elsewhere: its source is checked by itself
         differing = [
             key
             for key in sorted(before | now)

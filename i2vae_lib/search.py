@@ -30,7 +30,7 @@ from pydantic import Field, model_validator
 
 from i2vae_lib import stages
 from i2vae_lib.data import source_of
-from i2vae_lib.experiments import Say, cell_folder, connect, usable_cores
+from i2vae_lib.experiments import Say, SchedulerError, cell_folder, connect, usable_cores
 from i2vae_lib.grids import Settings, Strict, address_of, read_file, validated
 from i2vae_lib.params import ParameterError, Parameters, known_keys, load, suggestion
 from i2vae_lib.progress import bar
@@ -283,7 +283,7 @@ class _Loop:
             if not self.flying:  # all that were asked for failed before they were sent
                 continue
             future, result = next(waiting)
-            self.tell(self.flying.pop(future), result, waiting)
+            self.tell(self.flying.pop(future), future, result, waiting)
 
     def submit(self, trial: Any, waiting: Any) -> None:
         try:
@@ -297,7 +297,9 @@ class _Loop:
         self.flying[future] = trial
         waiting.add(future)
 
-    def tell(self, trial: Any, result: Any, waiting: Any) -> None:
+    def tell(self, trial: Any, future: Any, result: Any, waiting: Any) -> None:
+        if future.cancelled():
+            raise SchedulerError("lost the scheduler; the same command goes on")
         if not isinstance(result, dict):  # the worker died of it
             detail: Any = result[1] if isinstance(result, tuple) else result
             result = {"state": "failed", "reason": f"{type(detail).__name__}: {detail}"}
@@ -347,7 +349,7 @@ def table(out: Path | str) -> pd.DataFrame:
     for one in open_study(Path(out)).get_trials(deepcopy=False):
         seconds = one.duration.total_seconds() if one.duration else None
         values = one.intermediate_values
-        best = one.value if one.value is not None else max(values.values(), default=None)
+        best = max(values.values(), default=one.value)
         head = {"trial": one.number, "state": one.state.name.lower(), **one.params}
         tail = {"value": best, "epochs": len(values), "seconds": seconds, "reason": one.user_attrs.get("reason")}
         lines.append(head | tail)

@@ -81,5 +81,5 @@ def released_folder() -> Path:
 def in_this_process(*words: Any, **named: Any) -> Iterator[Client]:
     """In place of ``experiments.connect``: a worker that is a thread of this process, for what does not ask about
     processes; seconds less."""
-    with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
+    with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as client:
         yield client

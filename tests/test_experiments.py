@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ import pandas as pd
 import psutil
 import pytest
 import yaml
+from distributed import Client
 from scipy import stats
 
-from i2vae_lib import cli, compare, experiments
+from i2vae_lib import cli, compare, experiments, stages
 from i2vae_lib.experiments import (
     cell_folder,
     connect,
@@ -37,7 +39,7 @@ from i2vae_lib.experiments import (
     run,
     run_cell,
 )
-from i2vae_lib.grids import Sweep, resolve
+from i2vae_lib.grids import Sweep, address_of, resolve
 from i2vae_lib.runs import LayoutError
 from tests.conftest import in_this_process
 
@@ -90,7 +92,7 @@ def stamps(out: Path) -> dict[str, int]:
 
 
 def trainings(out: Path) -> dict[str, int]:
-    """How often each cell's log begins a run."""
+    """How often each cell was run to its evaluation."""
     logs = sorted(out.glob("cells/*/log.txt"))
     return {log.parent.name: log.read_text(encoding="utf-8").count("] evaluating on the test rows") for log in logs}
 
@@ -290,6 +292,42 @@ def test_folder_of_another_layout(sweep: Sweep, tmp_path: Path) -> None:
         run(sweep, tmp_path)
 
 
+def test_cell_of_another_layout(sweep: Sweep, tmp_path: Path) -> None:
+    folder = cell_folder(tmp_path, sweep.cells[0].address)
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"layout": 1}), encoding="utf-8")
+    with pytest.raises(LayoutError, match="has run layout 1, this version reads 2"):
+        run(sweep, tmp_path)
+
+
+def test_cell_begun_under_another_preset_name_goes_on(sweep: Sweep, tmp_path: Path) -> None:
+    cell = sweep.cells[0]
+    named = cell.parameters.model_copy(update={"preset": "my own"})
+    assert address_of(named, None) == address_of(cell.parameters, None)
+    stages.prepare(stages.open_run(named, cell_folder(tmp_path, cell.address)))
+    made_here(sweep, tmp_path, 1)
+    assert plan(Sweep("one", (cell,)), tmp_path)["state"].tolist() == ["done"]
+
+
+def test_damaged_cell_that_another_sweep_has_mended_is_left_alone(sweep: Sweep, tmp_path: Path) -> None:
+    made_here(sweep, tmp_path, 1)
+    experiments.set_aside(sweep.cells[0], tmp_path)
+    assert plan(sweep, tmp_path)["state"][0] == "done" and not list((tmp_path / "cells").glob("*.damaged"))
+
+
+def test_nothing_done_is_a_table_too(sweep: Sweep, tmp_path: Path) -> None:
+    table = results(sweep, tmp_path)
+    assert experiments.by_place(table, sweep.axes())["seeds"].tolist() == [0] * 4
+    assert over_seeds(table, sweep.axes())["seeds"].tolist() == [0] * 4
+    assert effects(sweep, tmp_path, rng=np.random.default_rng(0)).empty
+
+
+def test_index_that_cannot_be_opened(sweep: Sweep, tmp_path: Path) -> None:
+    (tmp_path / "index.sqlite").mkdir()
+    with pytest.raises(OSError, match="unable to open"):
+        run(sweep, tmp_path)
+
+
 def test_index_that_is_none(sweep: Sweep, tmp_path: Path) -> None:
     (tmp_path / "index.sqlite").write_bytes(b"no database at all" * 100)
     with pytest.raises(LayoutError, match="delete it"):
@@ -334,8 +372,12 @@ def test_costs_when_nothing_is_done(sweep: Sweep, tmp_path: Path) -> None:
 
 
 def test_probe_measures_a_cell(sweep: Sweep) -> None:
-    seconds, peak = experiments.probe_cell(sweep.cells[0], rows=64)
-    assert 0 < seconds < 60 and peak > 2**27
+    cell = sweep.cells[0]
+    training = cell.parameters.training.model_copy(update={"epochs": 1000})
+    longer = replace(cell, parameters=cell.parameters.model_copy(update={"training": training}))
+    short, peak = experiments.probe_cell(cell)
+    long, _ = experiments.probe_cell(longer)
+    assert long > 20 * short > 0 and peak > 2**27
 
 
 # --- clusters ---------------------------------------------------------------------------------------------------------
@@ -352,6 +394,44 @@ def test_scheduler_that_does_not_answer(
     status = cli.main(["sweep", str(path), "--out", str(tmp_path / "out"), "--scheduler", "tcp://127.0.0.1:1"])
     assert status == 2 and time.perf_counter() - start < 20
     assert "the scheduler at tcp://127.0.0.1:1 did not answer within 1 s" in capsys.readouterr().err
+
+
+def test_scheduler_file_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiments, "PATIENCE", 0.3)
+    for content in (None, "{half"):
+        if content is not None:
+            (tmp_path / "s.json").write_text(content, encoding="utf-8")
+        with (
+            pytest.raises(experiments.SchedulerError, match="no scheduler has written its address to"),
+            connect(scheduler=str(tmp_path / "s.json")),
+        ):
+            pass
+
+
+def test_scheduler_without_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with own_cluster(tmp_path, 0) as (address, _):
+        monkeypatch.setattr(experiments, "PATIENCE", 2)
+        with (
+            pytest.raises(experiments.SchedulerError, match=f"{address} has no worker after 2 s"),
+            connect(scheduler=address),
+        ):
+            pass
+
+
+def test_scheduler_that_is_lost_ends_the_sweep_and_fails_no_cell(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def vanish(client: Any, *words: Any, **named: Any) -> Any:
+        future = submit(client, *words, **named)
+        future.cancel()  # what a client does with every future when its scheduler is gone
+        return future
+
+    submit = Client.submit
+    monkeypatch.setattr(experiments, "connect", in_this_process)
+    monkeypatch.setattr(Client, "submit", vanish)
+    with pytest.raises(experiments.SchedulerError, match="the same command goes on"):
+        run(sweep, tmp_path)
+    assert "failed" not in plan(sweep, tmp_path)["state"].tolist()
 
 
 def listening(pid: int) -> set[str]:
@@ -426,7 +506,8 @@ def test_worker_killed_mid_sweep(tmp_path: Path) -> None:
     # slow enough to be killed in the middle
     path.write_text(yaml.safe_dump(CONTENT | {"epochs": 15}), encoding="utf-8")
     with own_cluster(tmp_path, 3) as (address, workers):
-        client = sweep_command(path, tmp_path / "out", "--scheduler", address)
+        assert address.startswith("tcp://127.0.0.1:")
+        client = sweep_command(path, tmp_path / "out", "--scheduler", str(tmp_path / "scheduler.json"))
         wait_for(tmp_path / "out", "cells/*/last.ckpt", 2)
         busy = {
             w.pid: {f.path for f in psutil.Process(w.pid).open_files() if f.path.endswith("log.txt")} for w in workers

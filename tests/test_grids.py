@@ -12,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from i2vae_lib.data import DataError
-from i2vae_lib.grids import Range, address_of, from_notebook, labels, read_sweep, resolve, sweep_names
+from i2vae_lib.grids import (
+    Range,
+    address_of,
+    address_of_record,
+    from_notebook,
+    labels,
+    read_sweep,
+    resolve,
+    sweep_names,
+)
 from i2vae_lib.params import ParameterError, load
 
 SMALL: dict[str, Any] = {"preset": "smoke", "grids": {"T": {"product": {"model.T": [5, 10, 20]}}}}
@@ -51,6 +60,11 @@ def test_data_protocol_and_epochs_are_keys() -> None:
     content = grid(product={"epochs": [1, 2], "protocol": ["strict", "temporal"]})
     got = [(c.parameters.training.epochs, c.parameters.protocol) for c in resolve("s", content).cells]
     assert got == [(1, "strict"), (1, "temporal"), (2, "strict"), (2, "temporal")]
+
+
+def test_epochs_by_their_dotted_key() -> None:
+    content = grid(product={"training.epochs": [1, 2, 4]}) | {"epochs": 8}
+    assert [cell.parameters.training.epochs for cell in resolve("s", content).cells] == [1, 2, 4]
 
 
 def test_cells_that_two_grids_name_are_one() -> None:
@@ -99,6 +113,16 @@ def test_address_of_what_a_result_depends_on() -> None:
     assert len({base, address_of(p, "a log"), *(address_of(one, None) for one in others)}) == 5
 
 
+def test_address_when_a_record_lacks_a_group_of_another_system() -> None:
+    p = load("smoke")
+    record = p.model_dump(mode="json")
+    del record["dasl"]
+    record["data"] = "elsewhere/synthetic.yaml"
+    assert address_of_record(record, None) == address_of(p, None)
+    record["model"]["T"] = 3
+    assert address_of_record(record, None) != address_of(p, None)
+
+
 def refused(content: Any, words: str, kind: type[Exception] = ParameterError) -> None:
     with pytest.raises(kind) as caught:
         resolve("s", content, where="file.yaml")
@@ -118,6 +142,16 @@ def refused(content: Any, words: str, kind: type[Exception] = ParameterError) ->
         (SMALL | {"seeds": []}, "seeds: none"),
         (grid(paired={"model.T": [5, 10], "model.d": [8]}), "different numbers: {'model.T': 2, 'model.d': 1}"),
         (grid(paired={"model.T": [5]}, product={"model.T": [5]}), "model.T stands under product and under paired"),
+        (grid(product={"model.T": [5, 5]}), "model.T: a value stands twice"),
+        (grid(product={"references.ease_lambda": [[1.0], [10.0]]}), "a list is no point of an axis; name it as a row"),
+        (grid(product={"model.T": [5]}, rows={"a": {"model.T": 7}}), "model.T stands under product and under rows"),
+        (grid(product={"epochs": [1], "training.epochs": [2]}), "epochs and training.epochs are one parameter"),
+        (SMALL | {"seeds": [0, 0]}, "seeds: [0, 0]: whole numbers, each once"),
+        (SMALL | {"seeds": {"start": 0, "stop": 1, "number": 3}}, "whole numbers, each once"),
+        (
+            grid(rows={"full": {}, "half": {"controls.density": 0.5}}, base="full"),
+            "half sets controls.density, so it ranks other rows or candidates than full",
+        ),
         (grid(rows={"full": {}}, base="ful"), "no row 'ful'; did you mean 'full'?"),
         (SMALL | {"grid": {}}, "did you mean 'grids'?"),
         (grid(product={"model.T": {"start": 1, "stop": 2}}), "a range has either step or number"),

@@ -49,6 +49,7 @@ def test_ksg_on_gaussians_in_few_dimensions(nats: float, d: int, tolerance: floa
 
 def test_ksg_in_four_dimensions_is_too_low() -> None:
     assert 0.75 < ksg(*pairs(1.0, 4)) < 0.95
+    assert 0.6 < np.mean([ksg(*pairs(1.0, 4, seed, 510)) for seed in range(10)]) < 0.76
 
 
 def test_ksg_is_refused_in_many_dimensions() -> None:
@@ -69,6 +70,18 @@ def test_reduced_keeps_the_widest_directions() -> None:
 def test_contrastive_is_a_lower_bound(nats: float, d: int, low: float, high: float) -> None:
     x, y = pairs(nats, d)
     assert low < contrastive(x, y, OWNER, np.random.default_rng(0)) < high
+
+
+@pytest.mark.parametrize(("nats", "d", "n", "low", "high"), [(2.0, 16, 510, 0.2, 1.5), (2.0, 32, 1600, 0.1, 1.5)])
+def test_contrastive_of_few_pairs_in_many_dimensions(nats: float, d: int, n: int, low: float, high: float) -> None:
+    """Loose, and never the nonsense of a critic that knows its pairs by heart."""
+    found = [contrastive(*pairs(nats, d, seed, n), np.arange(n), np.random.default_rng(seed)) for seed in range(3)]
+    assert low < np.mean(found) < high and min(found) > -0.2
+    nothing = [
+        contrastive(pairs(0.0, d, seed, n)[0], pairs(0.0, d, 50 + seed, n)[1], np.arange(n), np.random.default_rng(1))
+        for seed in range(3)
+    ]
+    assert max(map(abs, nothing)) < 0.2
 
 
 def test_contrastive_never_exceeds_its_cap() -> None:

@@ -331,5 +331,6 @@ def _identity(system: Trained, train: Rows, validation: Rows) -> str:
     groups = {"split", "controls", "synthetic", "training", "evaluation", *system.groups}
     relevant = system.params.model_dump(mode="json", include={"data", "protocol", "seed", *groups})
     relevant["training"].pop("device")
+    relevant["data"] = Path(relevant["data"]).stem  # where a pair file lies is nobody's concern
     text = system.name + json.dumps(relevant, sort_keys=True) + rows_digest(train) + rows_digest(validation)
     return hashlib.sha256(text.encode()).hexdigest()
