@@ -368,7 +368,7 @@ def sweep(given: argparse.Namespace) -> int:
     )
     write_atomically(out / f"{found.name}.csv", lambda part: table.to_csv(part, index=False))
     print("\nHR@10 in per cent, sampled candidates, mean over seeds")
-    print(experiments.by_place(table, found.axes()).round(2).to_string(index=False))
+    print(experiments.by_place(table, found.axes()).to_string(index=False))
     figures = report.write_sweep_figures(found, table, out)
     print(f"\nevery figure: {out / f'{found.name}.csv'}; drawn: {out / 'figures'} ({len(figures)} files)")
     return 1 if (table["state"] != "done").any() else 0

@@ -539,7 +539,7 @@ def denoising(recommender: I2VAERecommender, dataset: CrossDomainDataset, rows: 
         sums = sums[(sums["influence"] > 0) & (sums["relevance"] > 0)]
         each: Any = sums["product"] / np.sqrt(sums["influence"] * sums["relevance"])
         half: Any = part["relevance"] > part.groupby("row")["relevance"].transform("median")
-        error = 1.96 * float(each.std(ddof=1)) / np.sqrt(len(each))
+        error = 1.96 * float(each.std(ddof=1)) / np.sqrt(len(each)) if len(each) > 1 else np.nan
         mean, relevant = float(each.mean()), float(part.loc[half, "influence"].mean())
         lines.append((domain, len(each), mean, mean - error, mean + error, relevant))
     return pd.DataFrame(lines, columns=["domain", "n", "correlation", "low", "high", "relevant"])

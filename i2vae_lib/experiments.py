@@ -586,7 +586,7 @@ def by_place(table: pd.DataFrame, axes: Sequence[str], metric: str = "HR@10") ->
     over = own_cells(over_seeds(table, axes), metric)
     if over.empty:
         return table[place].drop_duplicates().assign(seeds=0)
-    over = over.assign(column=over["domain"] + " " + over["kind"], value=100 * over["mean"])
+    over = over.assign(column=over["domain"] + " " + over["kind"], value=(100 * over["mean"]).round(2))
     wide = over.pivot(index=[*place, "recommender", "seeds"], columns="column", values="value")
     wide = wide[list(dict.fromkeys(over["column"]))].reset_index()
     every = table[place].drop_duplicates()

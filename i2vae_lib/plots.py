@@ -231,10 +231,16 @@ def curves(table: pd.DataFrame, x: str, colour: str, title: str) -> go.Figure:
                 **cell,
             )
         for place in dict.fromkeys(missing[x].dropna()):
-            figure.add_vline(x=place, line={"width": 1, "dash": "dot"}, annotation_text="missing", **cell)
+            figure.add_vline(
+                x=place,
+                line={"width": 1, "dash": "dot"},
+                annotation={"text": "missing", "textangle": -90, "font": {"size": 9}},
+                annotation_position="bottom right",
+                **cell,
+            )
     figure.update_xaxes(title_text=x, row=rows)
     figure.update_yaxes(title_text="per cent", col=1)
-    return _layout(figure, title, 140 + 260 * rows).update_layout(legend={"orientation": "h", "y": -0.18})
+    return _layout(figure, title, 140 + 260 * rows).update_layout(legend={"orientation": "h", "y": -0.14})
 
 
 def latent_map(table: pd.DataFrame, colour: str, title: str) -> go.Figure:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from i2vae_lib import disentanglement, experiments
 from i2vae_lib.cooccurrence import item_vectors
@@ -43,7 +44,11 @@ def measured(recommender: I2VAERecommender, dataset: CrossDomainDataset) -> dict
     probes = disentanglement.latent_probes(recommender, train, dataset.truth, np.random.default_rng(0))
     nats = probes.melt(["domain", "latent"], ["kl", "active"], "measure").rename(columns={"latent": "of"})
     measures = pd.concat([*parts, nats], ignore_index=True)[["measure", "of", "domain", "value"]]
-    information = disentanglement.shared_information(recommender, train, vectors, seed=0)
+    draws = disentanglement.sampled(torch.Generator().manual_seed(0))
+    information = pd.concat(
+        disentanglement.shared_information(recommender, train, vectors, seed=0, values=values).assign(values=name)
+        for name, values in {"means": disentanglement.means, "draws": draws}.items()
+    )
     return {"disentanglement": measures, "disentanglement_information": information}
 
 
