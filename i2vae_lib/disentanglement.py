@@ -226,9 +226,8 @@ def latents_of(recommender: I2VAERecommender, rows: Rows, values: Values = means
     return found
 
 
-def planted(dataset: CrossDomainDataset, rows: Rows, domain: str) -> dict[str, Array]:
+def planted(truth: Mapping[str, Int], rows: Rows, domain: str) -> dict[str, Array]:
     """Planted interests of the users of rows: ``shared`` and ``specific`` to ``domain``, float [n, topics]."""
-    truth = dataset.truth
     return {"shared": truth["planted_shared"][rows.source], "specific": truth[f"planted_{domain}"][rows.source]}
 
 
@@ -255,14 +254,12 @@ def latent_probes(
     lines = []
     for domain, side, latents in recommender.infer(both):
         at = side.position.cpu().numpy()
-        truths = {"shared": "planted_shared", "specific": f"planted_{domain}"}
+        chosen = both.take(at)
+        wanted = planted(truth, chosen, domain)
         for role in ROLES:
             q = getattr(latents, role)
             values = q.mean.cpu().numpy().astype(np.float64)
-            known = {
-                name: linear_probe(values, truth[key][both.source[at]], both.user[at], rng)
-                for name, key in truths.items()
-            }
+            known = {name: linear_probe(values, factors, chosen.user, rng) for name, factors in wanted.items()}
             nats = float(kl(q, _prior_of(recommender, role, domain, q)).mean())
             line = {"domain": domain, "latent": role, **known, "kl": nats, "active": active_units(q.mean)}
             lines.append(line | {"n": len(at)})
@@ -296,7 +293,7 @@ def measures(recommender: I2VAERecommender, dataset: CrossDomainDataset, rows: R
     both, lines = with_both(rows), []
     for domain, values in latents_of(recommender, rows).items():
         chosen = both.take(values["rows"])
-        truth, owner = planted(dataset, chosen, domain), chosen.user
+        truth, owner = planted(dataset.truth, chosen, domain), chosen.user
         found: dict[tuple[str, str], float] = {}
         for role in ROLES:
             for name, factors in truth.items():

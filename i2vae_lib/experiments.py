@@ -25,7 +25,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import dask
 import numpy as np
@@ -262,6 +262,46 @@ def probe_cell(cell: Cell, rows: int = 1024) -> tuple[float, int]:
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def at_work(folder: Path) -> Iterator[TextIO]:
+    """Hold a cell's folder, made if it is not there; its log, to which everything goes that is printed meanwhile.
+
+    Raises
+    ------
+    Timeout
+        Another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        FileLock(folder / ".cell.lock").acquire(timeout=1),
+        (folder / "log.txt").open("a", encoding="utf-8") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),  # the cell's own progress; the sweep has its bar elsewhere
+    ):
+        yield log
+
+
+def failure(error: BaseException) -> dict[str, Any]:
+    """What a worker, or who lost one, says of a cell that failed."""
+    text = "".join(traceback.format_exception(error))
+    return {"state": "failed", "reason": f"{type(error).__name__}: {error}", "traceback": text}
+
+
+def outcome(future: Any, result: Any) -> dict[str, Any]:
+    """What a worker said, or that it died.
+
+    Raises
+    ------
+    SchedulerError
+        Nothing will be said: the scheduler is gone.
+    """
+    if future.cancelled():
+        raise SchedulerError("lost the scheduler; the same command goes on")
+    if isinstance(result, dict):
+        return result
+    return failure(result[1] if isinstance(result, tuple) else result)
+
+
 def run_cell(parameters: Mapping[str, Any], folder: str) -> dict[str, Any]:
     """What a worker does: the run of one cell, in this process.
 
@@ -271,14 +311,8 @@ def run_cell(parameters: Mapping[str, Any], folder: str) -> dict[str, Any]:
         ``state``: ``done``, ``failed`` (with ``reason`` and ``traceback``), or ``elsewhere``: another process has it.
     """
     path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
     try:
-        with (
-            FileLock(path / ".cell.lock").acquire(timeout=1),
-            (path / "log.txt").open("a", encoding="utf-8") as log,
-            contextlib.redirect_stdout(log),
-            contextlib.redirect_stderr(log),  # the cell's own progress; the sweep has its bar elsewhere
-        ):
+        with at_work(path) as log:
             if (path / "metrics.json").is_file():  # another sweep made it since this one was planned
                 return {"state": "done", **dict(zip(("seconds", "peak_memory_bytes"), cost(path)))}
             start = time.perf_counter()
@@ -292,8 +326,7 @@ def run_cell(parameters: Mapping[str, Any], folder: str) -> dict[str, Any]:
     except Timeout:
         return {"state": "elsewhere"}
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        return {"state": "failed", "reason": reason, "traceback": traceback.format_exc()}
+        return failure(error)
 
 
 @contextlib.contextmanager
@@ -420,7 +453,7 @@ def run(
     failed = int((planned["state"] == "failed").sum())
     if failed and not retry_failed:
         say(f"{failed} cells failed before and are left alone; --retry-failed runs them again")
-    finished = {cell.address: "done" for cell in sweep.cells if planned.at[cell.address, "state"] == "done"}
+    finished = [cell.address for cell in sweep.cells if planned.at[cell.address, "state"] == "done"]
     with open_index(out) as db:
         for address in finished:
             seconds, peak = planned.at[address, "seconds"], planned.at[address, "peak_memory_bytes"]
@@ -456,12 +489,7 @@ def _work_off(client: Client, todo: Sequence[Cell], out: Path, done: int, total:
                 waiting.add(future)
             future, result = next(waiting)
             address = asked.pop(future)
-            if future.cancelled():
-                raise SchedulerError(f"lost the scheduler at {client.scheduler.address}; the same command goes on")
-            if not isinstance(result, dict):  # the worker died of it
-                detail: Any = result[1] if isinstance(result, tuple) else result
-                reason = f"{type(detail).__name__}: {detail}"
-                result = {"state": "failed", "reason": reason, "traceback": reason}
+            result = outcome(future, result)
             if result["state"] == "elsewhere":
                 ahead.insert(0, address)
                 continue

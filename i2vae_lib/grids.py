@@ -196,9 +196,9 @@ class Sweep:
         return list(dict.fromkeys(key for cell in self.cells for place in cell.places for key in place.axes))
 
 
-def sweep_names() -> list[str]:
-    """The sweep files of ``params/sweeps/`` by name."""
-    return sorted(path.stem for path in (preset_folder() / "sweeps").glob("*.yaml"))
+def file_names(folder: str) -> list[str]:
+    """The files of ``params/FOLDER/`` by name."""
+    return sorted(path.stem for path in (preset_folder() / folder).glob("*.yaml"))
 
 
 def read_file(name: str | Path, folder: str) -> tuple[str, Any]:
@@ -209,10 +209,9 @@ def read_file(name: str | Path, folder: str) -> tuple[str, Any]:
     ParameterError
         No such file (the nearest is named), or malformed YAML.
     """
-    known = sorted(path.stem for path in (preset_folder() / folder).glob("*.yaml"))
     path = Path(name) if str(name).endswith((".yaml", ".yml")) else preset_folder() / folder / f"{name}.yaml"
     if not path.is_file():
-        raise ParameterError(f"unknown file '{name}' (no file {path}){suggestion(str(name), known)}")
+        raise ParameterError(f"unknown file '{name}' (no file {path}){suggestion(str(name), file_names(folder))}")
     try:
         return str(path), yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

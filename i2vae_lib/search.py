@@ -17,7 +17,6 @@ flight, each from its last epoch. Needs the extra ``search``: ``pip install 'i2v
 from __future__ import annotations
 
 import contextlib
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from pydantic import Field, model_validator
 
 from i2vae_lib import stages
 from i2vae_lib.data import source_of
-from i2vae_lib.experiments import Say, SchedulerError, cell_folder, connect, usable_cores
+from i2vae_lib.experiments import Say, at_work, cell_folder, connect, failure, outcome, usable_cores
 from i2vae_lib.grids import Settings, Strict, address_of, read_file, validated
 from i2vae_lib.params import ParameterError, Parameters, known_keys, load, suggestion
 from i2vae_lib.progress import bar
@@ -169,7 +168,6 @@ def run_trial(parameters: Mapping[str, Any], out: str, number: int, address: str
     trial = opt.trial.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
     reported = set(study.get_trials(deepcopy=False)[number].intermediate_values)
     folder = cell_folder(Path(out), address)
-    folder.mkdir(parents=True, exist_ok=True)
 
     def on_epoch(record: Mapping[str, float]) -> None:
         step = int(record["epoch"])
@@ -179,12 +177,7 @@ def run_trial(parameters: Mapping[str, Any], out: str, number: int, address: str
             raise opt.TrialPruned
 
     try:
-        with (
-            FileLock(folder / ".cell.lock").acquire(timeout=1),
-            (folder / "log.txt").open("a", encoding="utf-8") as log,
-            contextlib.redirect_stdout(log),
-            contextlib.redirect_stderr(log),
-        ):
+        with at_work(folder):
             run = stages.open_run(Parameters.model_validate(parameters), folder)
             stages.train(run, on_epoch=on_epoch)
             return {"state": "done", "value": read_record(folder)["best_validation_ndcg"]}
@@ -193,8 +186,7 @@ def run_trial(parameters: Mapping[str, Any], out: str, number: int, address: str
     except opt.TrialPruned:
         return {"state": "pruned"}
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        return {"state": "failed", "reason": reason, "traceback": traceback.format_exc()}
+        return failure(error)
 
 
 def run(
@@ -283,7 +275,7 @@ class _Loop:
             if not self.flying:  # all that were asked for failed before they were sent
                 continue
             future, result = next(waiting)
-            self.tell(self.flying.pop(future), future, result, waiting)
+            self.tell(self.flying.pop(future), outcome(future, result), waiting)
 
     def submit(self, trial: Any, waiting: Any) -> None:
         try:
@@ -297,12 +289,7 @@ class _Loop:
         self.flying[future] = trial
         waiting.add(future)
 
-    def tell(self, trial: Any, future: Any, result: Any, waiting: Any) -> None:
-        if future.cancelled():
-            raise SchedulerError("lost the scheduler; the same command goes on")
-        if not isinstance(result, dict):  # the worker died of it
-            detail: Any = result[1] if isinstance(result, tuple) else result
-            result = {"state": "failed", "reason": f"{type(detail).__name__}: {detail}"}
+    def tell(self, trial: Any, result: Mapping[str, Any], waiting: Any) -> None:
         if result["state"] == "elsewhere":  # a sweep over the same folder trains it
             self.submit(trial, waiting)
         else:

@@ -16,11 +16,11 @@ from i2vae_lib.grids import (
     Range,
     address_of,
     address_of_record,
+    file_names,
     from_notebook,
     labels,
     read_sweep,
     resolve,
-    sweep_names,
 )
 from i2vae_lib.params import ParameterError, load
 
@@ -177,7 +177,7 @@ def test_unknown_file_is_refused() -> None:
         read_sweep("recip")
 
 
-@pytest.mark.parametrize("name", sweep_names())
+@pytest.mark.parametrize("name", file_names("sweeps"))
 def test_committed_files_resolve(name: str) -> None:
     # on some data and protocol: what a grid sets, not where it is run
     given_data = {} if name == "cold_users" else {"data": "cloth_sport", "protocol": "strict"}
