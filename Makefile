@@ -17,10 +17,11 @@ PRESET ?= demo
 SEED ?=
 EPOCHS ?=
 OUT ?=
+RUN ?=
 PAIR ?= cloth_sport
 WORKERS ?= 2
 
-.PHONY: setup run test lint types unit notebook-tests notebooks lab bench format clean
+.PHONY: setup run test test-browser lint types unit notebook-tests notebooks lab explore bench format clean
 .DEFAULT_GOAL := run
 
 setup: $(STAMP)
@@ -47,7 +48,7 @@ types: $(STAMP)
 
 # one thread a worker: two processes that each spin on two threads take ten times as long on two cores
 unit: $(STAMP)
-	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/pytest -n $(WORKERS) --dist loadscope -m "not notebook"
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/pytest -n $(WORKERS) --dist loadscope -m "not notebook and not browser"
 
 # strict nbval over the committed notebooks, in a runs folder of their own; then papermill with other parameters
 notebook-tests: $(STAMP)
@@ -57,12 +58,20 @@ notebook-tests: $(STAMP)
 	    --nbval-kernel-startup-timeout 60 --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks
 	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/pytest -n $(WORKERS) --dist load -m notebook
 
+# a real JupyterLab and the served page in a real Chromium; screenshots go into build/screenshots
+test-browser: $(STAMP)
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/pytest -m browser tests/test_browser.py
+
 # executes the committed notebooks at the smoke preset and stores their outputs (PNGs need Chromium)
 notebooks: $(STAMP)
 	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/python tools/execute_notebooks.py
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab --ip 127.0.0.1 notebooks
+
+# explorers of finished or running runs as a page on the loopback, without Jupyter: make explore RUN="runs/a runs/b"
+explore: $(STAMP)
+	$(BIN)/i2vae explore $(or $(RUN),$(error which run? make explore RUN=runs/NAME))
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/bench.py --data $(PAIR)

@@ -28,7 +28,10 @@
 ``lift``              a system beside the best reference ranker of each cell; the mean over a pair
 ``search``            a hyper-parameter search over the same engine
 ``table``             the paper's table of them
-``plots``, ``report``  figures and ``report.html``
+``plots``             figures
+``views``             what the explorers show, as tables
+``report``            ``report.html`` of a run
+``explorers``         widgets over views and plots, for JupyterLab and for a page without it
 ``cli``               ``i2vae``
 ====================  =================================================================================
 

@@ -1,10 +1,15 @@
-"""The command ``i2vae``: run, recommend, audit, describe, compare, table, sweep, search, fetch, report."""
+"""The command ``i2vae``: run, recommend, audit, describe, compare, table, sweep, search, fetch, report,
+explore."""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import os
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -161,6 +166,11 @@ def build_parser() -> argparse.ArgumentParser:
 
     one = add("report", make_report, "Write report.html of a finished run anew.")
     one.add_argument("run", type=Path)
+
+    one = add("explore", explore, "A page of explorers on this machine: runs and sweeps taken apart, without Jupyter.")
+    one.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="run directories, folders of sweeps")
+    one.add_argument("--port", type=int, default=8866)
+    one.add_argument("--no-browser", action="store_true", help="open none")
     return parser
 
 
@@ -403,6 +413,21 @@ def compare_runs(given: argparse.Namespace) -> int:
     )
     print(json.dumps(found.to_json()) if given.json else found.text())
     return 0
+
+
+def explore(given: argparse.Namespace) -> int:
+    from i2vae_lib import explorers  # widgets and plotly's live figures: a second that no other command needs
+
+    if importlib.util.find_spec("voila") is None:
+        raise ValueError("the page is served by Voila, which is not installed: pip install 'i2vae-kit[page]'")
+    with tempfile.TemporaryDirectory(prefix="explore-") as folder:
+        notebook = explorers.write_page(given.folders, Path(folder))
+        words = ["--Voila.ip=127.0.0.1", f"--port={given.port}", "--template=kit"]
+        words += ["--no-browser"] if given.no_browser else []
+        paths = os.pathsep.join(one for one in (folder, os.environ.get("JUPYTER_PATH")) if one)
+        print(f"http://127.0.0.1:{given.port}/ for this machine alone; Ctrl-C ends it", flush=True)
+        command = [sys.executable, "-m", "voila", str(notebook), *words]
+        return subprocess.run(command, env=os.environ | {"JUPYTER_PATH": paths}).returncode
 
 
 def fetch(given: argparse.Namespace) -> int:

@@ -260,13 +260,14 @@ def latent_probes(
             q = getattr(latents, role)
             values = q.mean.cpu().numpy().astype(np.float64)
             known = {name: linear_probe(values, factors, chosen.user, rng) for name, factors in wanted.items()}
-            nats = float(kl(q, _prior_of(recommender, role, domain, q)).mean())
+            nats = float(kl(q, prior_of(recommender, role, domain, q)).mean())
             line = {"domain": domain, "latent": role, **known, "kl": nats, "active": active_units(q.mean)}
             lines.append(line | {"n": len(at)})
     return pd.DataFrame(lines)
 
 
-def _prior_of(recommender: I2VAERecommender, role: str, domain: str, q: Gaussian) -> Gaussian:
+def prior_of(recommender: I2VAERecommender, role: str, domain: str, q: Gaussian) -> Gaussian:
+    """The prior of a role's latent for a target domain: learnt; N(0, I) in the shape of ``q`` for what transfers."""
     if role == "transferable":
         return standard_like(q)
     model = recommender.model

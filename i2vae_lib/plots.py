@@ -59,6 +59,63 @@ def lines(
     return _layout(figure, title)
 
 
+def series(
+    table: pd.DataFrame,
+    x: str,
+    y: str,
+    colour: str,
+    title: str,
+    y_title: str,
+    *,
+    log: bool = False,
+) -> go.Figure:
+    """One line a value of ``colour``, each with its own symbol; ``log``: both axes logarithmic."""
+    figure = go.Figure()
+    for i, (name, part) in enumerate(table.groupby(colour, sort=False)):
+        look = {"color": PALETTE[i % len(PALETTE)], "symbol": SYMBOLS[i % len(SYMBOLS)], "size": 6}
+        figure.add_scatter(x=part[x], y=part[y], name=str(name), mode="lines+markers", marker=look)
+    figure.update_layout(xaxis_title=x, yaxis_title=y_title, showlegend=True)
+    if log:
+        figure.update_xaxes(type="log").update_yaxes(type="log")
+    return _layout(figure, title)
+
+
+def pair(lengths: pd.DataFrame, popularity: pd.DataFrame, title: str) -> go.Figure:
+    """How long histories are (``history, length, rows``) beside how popular items are (``domain, rank, users``)."""
+    figure = make_subplots(rows=1, cols=2, subplot_titles=["rows by length of history", "users by rank of item"])
+    for i, (name, part) in enumerate(lengths.groupby("history", sort=False)):
+        figure.add_bar(x=part["length"], y=part["rows"], name=f"{name} history", marker_color=PALETTE[i], row=1, col=1)
+    for i, (name, part) in enumerate(popularity.groupby("domain", sort=False)):
+        look = {"color": PALETTE[2 + i], "symbol": SYMBOLS[i], "size": 6}
+        figure.add_scatter(
+            x=part["rank"], y=part["users"], name=str(name), mode="lines+markers", marker=look, row=1, col=2
+        )
+    figure.update_xaxes(title_text="items", type="category", col=1).update_xaxes(title_text="rank", type="log", col=2)
+    figure.update_yaxes(title_text="rows", col=1).update_yaxes(title_text="users", type="log", col=2)
+    return _layout(figure, title).update_layout(barmode="group")
+
+
+def surface(table: pd.DataFrame, x: str, y: str, title: str) -> go.Figure:
+    """``value`` (per cent) over two axes as shades and numbers; a place without a value is left empty.
+
+    Both axes are categories: values of a grid are seldom evenly spaced, and some are words.
+    """
+    wide = table.pivot(index=y, columns=x, values="value").sort_index()
+    figure = go.Figure()
+    figure.add_heatmap(
+        x=[str(one) for one in wide.columns],
+        y=[str(one) for one in wide.index],
+        z=wide.to_numpy(),
+        text=[["" if pd.isna(one) else f"{one:.2f}" for one in line] for line in wide.to_numpy()],
+        texttemplate="%{text}",
+        hovertemplate=f"{x} %{{x}}, {y} %{{y}}: %{{z:.2f}}<extra></extra>",
+        colorscale="Cividis",
+        colorbar={"title": "per cent"},
+    )
+    figure.update_xaxes(title_text=x, type="category").update_yaxes(title_text=y, type="category")
+    return _layout(figure, title)
+
+
 def training_curves(history: pd.DataFrame) -> go.Figure:
     """Panels over epochs: reconstruction, the KLs, active units, validation metrics; of what the history has."""
     names = [str(c) for c in history.columns]

@@ -27,7 +27,7 @@ from i2vae_lib.data.dataset import DOMAINS, KINDS, SPLITS, CrossDomainDataset
 from i2vae_lib.params import ParameterError, Parameters, suggestion
 from i2vae_lib.recommenders import EASE, SYSTEMS, Copy, ItemKNN, Oracle, Popularity, contract, neighbours
 from i2vae_lib.runs import LayoutError, Run, cache_folder, link_or_copy, read_record, write_atomically, write_json
-from i2vae_lib.training import Callbacks
+from i2vae_lib.training import Callbacks, history_of
 
 REFERENCES: tuple[Any, ...] = (Popularity, Copy, ItemKNN, EASE)
 """The rankers that stand in every table; on synthetic data the oracle too."""
@@ -357,6 +357,23 @@ def load_history(folder: Path | str) -> pd.DataFrame:
     if not path.is_file():
         raise LayoutError(f"{folder} has no history yet (no history.parquet): train it first")
     return pd.read_parquet(path)
+
+
+def history_so_far(folder: Path | str) -> pd.DataFrame:
+    """:func:`load_history`, or of a run that still trains the epochs that its checkpoint knows (none yet: no lines).
+
+    Raises
+    ------
+    LayoutError
+        No run there.
+    """
+    folder = Path(folder)
+    read_record(folder)
+    if (folder / "history.parquet").is_file():
+        return load_history(folder)
+    if not (folder / "last.ckpt").is_file():
+        return pd.DataFrame({"epoch": pd.Series(dtype=float)})
+    return pd.DataFrame(history_of(folder / "last.ckpt"))
 
 
 def load_pseudo(folder: Path | str) -> dict[str, Any]:

@@ -238,6 +238,12 @@ def _save(
     write_atomically(path, lambda part: torch.save(content, part))
 
 
+def history_of(checkpoint: Path) -> list[dict[str, float]]:
+    """One record an epoch that a checkpoint knows of; its weights stay on the disk."""
+    found: list[dict[str, float]] = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)["history"]
+    return found
+
+
 def _resume(
     path: Path | None,
     identity: str,

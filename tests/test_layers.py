@@ -29,8 +29,8 @@ LAYERS: list[tuple[str, ...]] = [
     ("lift", "experiments"),
     ("search",),
     ("table",),
-    ("plots",),
-    ("report",),
+    ("plots", "views"),
+    ("report", "explorers"),
     ("cli",),
 ]
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}

@@ -31,7 +31,7 @@ from i2vae_lib.data.batches import Side, collate, cut_short, epoch_order
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Rows
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.graphs import Unified
-from i2vae_lib.model.i2vae import I2VAE, ROLES, Latents, build, latent_name
+from i2vae_lib.model.i2vae import I2VAE, ROLES, Draws, Latents, build, latent_name
 from i2vae_lib.model.objective import active_units, build_objective
 from i2vae_lib.model.scores import Calibrated
 from i2vae_lib.params import Parameters
@@ -141,7 +141,11 @@ class I2VAERecommender(Trained):
 
     def scores_of(self, latents: Latents, side: Side, domain: str, items: torch.Tensor) -> torch.Tensor:
         """:meth:`scores` of rows whose posteriors the caller has."""
-        interest = self.model.decode(self.model.draw(latents, None), domain)
+        return self.scores_from(self.model.draw(latents, None), side, domain, items)
+
+    def scores_from(self, values: Draws, side: Side, domain: str, items: torch.Tensor) -> torch.Tensor:
+        """:meth:`scores` of rows from values of their latents, whatever these are."""
+        interest = self.model.decode(values, domain)
         if len(items) > 1 and 32 * items.shape[1] <= self.sizes[domain]:
             return self.model.score(interest, domain, side, items)
         # one product with all n costs less than gathering k vectors a row until n is some 30 k

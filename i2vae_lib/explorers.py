@@ -1,0 +1,531 @@
+"""Explorers for JupyterLab and for a page without it: widgets over the tables of :mod:`i2vae_lib.views`.
+
+Each is a column of controls, tables and figures that redraws what a control changed; nothing is computed here. All
+controls are ipywidgets' own, which the keyboard reaches and a screen reader names. Where nothing answers (papermill,
+nbval, a page on paper) an explorer shows its tables as they stand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import html
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as widgets
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from i2vae_lib import plots, views
+from i2vae_lib.data.dataset import DOMAINS, KINDS, SPLITS, CrossDomainDataset, Rows
+from i2vae_lib.lift import METRICS
+from i2vae_lib.model.i2vae import ROLES
+from i2vae_lib.recommenders import I2VAERecommender
+from i2vae_lib.runs import LayoutError, read_record, write_json
+
+# colours are inherited, so that tables follow the theme; words mark what matters, not colours
+STYLE = """<style>
+.i2vae table { border-collapse: collapse; margin: 0 1.5rem 0.5rem 0; color: inherit; }
+.i2vae th, .i2vae td { padding: 0.1rem 0.6rem; text-align: left; border-bottom: 1px solid rgba(127, 127, 127, 0.4); }
+.i2vae caption { text-align: left; font-weight: 600; padding: 0.3rem 0; color: inherit; }
+.i2vae tr, .i2vae thead, .i2vae tbody tr:nth-child(odd) { background: transparent; }
+</style>"""
+WIDE = {"description_width": "initial"}
+
+
+def as_html(table: pd.DataFrame, caption: str) -> str:
+    """A table with its caption; what stands in it is escaped."""
+    body = table.to_html(index=False, border=0, na_rep="", float_format="{:g}".format)
+    start = body.index(">") + 1
+    return f'<div class="i2vae">{body[:start]}<caption>{html.escape(caption)}</caption>{body[start:]}</div>'
+
+
+def draw(widget: go.FigureWidget, figure: go.Figure) -> None:
+    """Make a live figure look like another one."""
+    with widget.batch_update():
+        widget.data = []
+        widget.add_traces(figure.data)
+        widget.layout = figure.layout
+    widget._repr_mimebundle_()  # so that a view which opens later begins here, not at the figure as it was made
+
+
+def _choice(label: str, options: Sequence[Any] = (), value: Any = None) -> widgets.Dropdown:
+    found = widgets.Dropdown(description=label, style=WIDE)
+    _offer(found, options, value)
+    return found
+
+
+def _offer(control: widgets.Dropdown, options: Sequence[Any], value: Any = None) -> None:
+    """Give a control other options; it keeps its value where it can."""
+    kept = control.value if value is None else value
+    control.options = list(options)
+    names = [one[1] if isinstance(one, tuple) else one for one in options]
+    control.value = kept if kept in names else names[0] if names else None
+
+
+class Explorer(widgets.VBox):
+    """Controls over tables and figures; ``tables`` holds what stands there now, by caption."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, pd.DataFrame] = {}
+        self.said = widgets.HTML()  # one line on what is shown, or what was wrong
+        self._busy = False
+        super().__init__([])
+
+    def _repr_mimebundle_(self, **words: Any) -> dict[str, Any]:
+        found = dict(super()._repr_mimebundle_(**words) or {})
+        return found | {"text/plain": type(self).__name__, "text/html": self.static()}
+
+    def static(self) -> str:
+        """What a reader without a kernel sees: the tables as they stand."""
+        return STYLE + self.said.value + "".join(as_html(table, caption) for caption, table in self.tables.items())
+
+    def _say(self, text: str) -> None:
+        # live: a screen reader reads it out when it changes
+        self.said.value = f'{STYLE}<div class="i2vae" role="status" aria-live="polite">{html.escape(text)}</div>'
+
+    def _watch(self, *controls: widgets.Widget) -> None:
+        for one in controls:
+            one.observe(self._on_change, names="value")
+
+    def _on_change(self, change: Any) -> None:
+        if self._busy:  # a control that another one set
+            return
+        self._busy = True
+        try:
+            self.react(change.owner)
+        finally:
+            self._busy = False
+
+    def react(self, control: widgets.Widget) -> None:
+        """Redraw what hangs on a control."""
+        raise NotImplementedError
+
+
+# --- a user -----------------------------------------------------------------------------------------------------------
+
+
+class UserExplorer(Explorer):
+    """One user taken apart: what they took, what was recalled, the first ten in both domains, and what latents say.
+
+    Parameters
+    ----------
+    recommender
+        A trained i2VAE.
+    rows
+        Of whose users one is chosen.
+    tail
+        L80 by domain of these rows.
+    """
+
+    def __init__(self, recommender: I2VAERecommender, rows: Rows, tail: Mapping[str, float]):
+        super().__init__()
+        self.recommender, self.all_rows = recommender, rows
+        self.kinds = rows.kinds(tail)
+        shown = [kind for kind in KINDS if kind in self.kinds and self.kinds[kind].any()]
+        self.kind = _choice("rows", [(f"{kind} ({int(self.kinds[kind].sum()):,})", kind) for kind in shown])
+        self.user = widgets.Combobox(description="user", placeholder="type to search", continuous_update=False)
+        self.before = widgets.Button(description="previous user")
+        self.after = widgets.Button(description="next user")
+        self.line = _choice("asks for")
+        self.switches = {
+            role: widgets.ToggleButtons(description=role, options=views.STATES, style={"button_width": "5rem"})
+            for role in ROLES
+        }
+        copies = recommender.params.model.scores == "copying"
+        self.copied = widgets.Checkbox(description="copy path", value=copies, disabled=not copies, indent=False)
+        self.partner = widgets.Combobox(description="swap with", continuous_update=False, style=WIDE)
+        self.lists = {d: widgets.HTML() for d in DOMAINS}
+        self._list_users()
+        self._list_rows()
+        self._take_apart()
+        self.figure = go.FigureWidget(self._posteriors())
+        self._watch(self.kind, self.user, self.line, *self.switches.values(), self.copied, self.partner)
+        self.before.on_click(lambda _: self._step(-1))
+        self.after.on_click(lambda _: self._step(1))
+        self.children = (
+            widgets.HBox([self.kind, self.user, self.before, self.after, self.line]),
+            widgets.HBox([*self.switches.values()], layout={"flex_flow": "row wrap"}),
+            widgets.HBox([self.copied, self.partner]),
+            self.said,
+            widgets.HBox(list(self.lists.values()), layout={"flex_flow": "row wrap"}),
+            self.figure,
+        )
+        self.redraw()
+
+    def _list_users(self) -> None:
+        self.rows_of_kind = np.flatnonzero(self.kinds[self.kind.value])
+        self.users = [str(one) for one in dict.fromkeys(self.all_rows.user[self.rows_of_kind])]
+        self.user.options = self.partner.options = self.users
+        if self.user.value not in self.users:
+            self.user.value = self.users[0]
+        if self.partner.value in ("", self.user.value):
+            self.partner.value = self.users[(self.users.index(self.user.value) + 1) % len(self.users)]
+
+    def _list_rows(self) -> None:
+        lines = np.intersect1d(views.rows_of(self.all_rows, self.user.value), self.rows_of_kind)
+        if not len(lines):
+            raise ValueError(f"user '{self.user.value}' has no row of kind {self.kind.value}")
+        names = self.all_rows.catalogue.names
+        lengths = self.all_rows.lengths("own")
+        shown = [(f"{names[DOMAINS[self.all_rows.domain[i]]]}, after {lengths[i]} items", int(i)) for i in lines]
+        _offer(self.line, shown)
+
+    def _take_apart(self) -> None:
+        self.one = views.take_apart(self.recommender, self.all_rows, self.line.value)
+        self.everything_on = views.scores(self.recommender, self.one, views.Switches())
+
+    def _step(self, by: int) -> None:
+        place = self.users.index(self.one.user) if self.one.user in self.users else 0
+        self.user.value = self.users[(place + by) % len(self.users)]
+
+    def react(self, control: widgets.Widget) -> None:
+        try:
+            if control is self.kind:
+                self._list_users()
+            if control in (self.kind, self.user):
+                self._list_rows()
+            if control in (self.kind, self.user, self.line):
+                self._take_apart()
+                draw(self.figure, self._posteriors())
+            self.redraw()
+        except ValueError as error:  # what was typed is nobody: say so, and leave the rest as it is
+            self._say(str(error))
+
+    def redraw(self) -> None:
+        """The lists under the switches as they stand."""
+        states = {role: one.value for role, one in self.switches.items()}
+        partner = None
+        if "swapped" in states.values():
+            line = views.rows_of(self.all_rows, self.partner.value)[0]
+            partner = views.take_apart(self.recommender, self.all_rows, int(line))
+        switches = views.Switches(**states, copied=self.copied.value)
+        scored = views.scores(self.recommender, self.one, switches, partner)
+        self.tables = {}
+        for d in DOMAINS:
+            name = self.one.rows.catalogue.names[d]
+            own = {
+                f"{name}: taken (most recent first) and recalled": views.history_table(self.one, d),
+                f"{name}: first ten": views.first_items(self.one, scored, self.everything_on, d),
+            }
+            self.lists[d].value = "".join(as_html(table, caption) for caption, table in own.items())
+            self.tables |= own
+        self._say(self._summary(scored))
+
+    def _summary(self, scored: Mapping[str, Any]) -> str:
+        one, catalogue = self.one, self.one.rows.catalogue
+        [title] = catalogue.label(one.asked, np.array([one.target(one.asked)]))
+        now, first = (views.target_rank(one, found) for found in (scored, self.everything_on))
+        where = f"{catalogue.names[one.asked]} ({catalogue.size(one.asked):,} items)"
+        text = (
+            f"User {one.user} took next, in {where}: {title}. Its rank: {now:,.0f} ({first:,.0f} with everything on)."
+        )
+        return text if one.evident else f"{text} There is no history: popularity ranks, and switches change nothing."
+
+    def _posteriors(self) -> go.Figure:
+        table = views.posteriors(self.recommender, self.one).fillna({"kl": 0.0})
+        title = "How far each posterior is from what is known of everybody"
+        return plots.bars(table, "latent", "kl", "domain", title, "KL to the prior (nats)")
+
+
+# --- a pair -----------------------------------------------------------------------------------------------------------
+
+
+class DataExplorer(Explorer):
+    """Lengths, popularity, overlap, and what the audit looked for, by split, domain and row kind.
+
+    Parameters
+    ----------
+    record
+        ``run.json`` of a run of this dataset.
+    """
+
+    def __init__(self, dataset: CrossDomainDataset, record: Mapping[str, Any]):
+        super().__init__()
+        self.dataset, self.record = dataset, record
+        names = dataset.catalogue.names
+        self.split = _choice("split", list(SPLITS), "test")
+        self.domain = _choice("target in", [(names[d], d) for d in DOMAINS])
+        self.kind = _choice("rows", ["all", "tailed", "tailed_warm", "cold", "no_history", "overlapping"])
+        self.audit = _choice(
+            "audit", [("everything", "all"), ("leaks looked for", "leaks"), ("what was found", "found")]
+        )
+        self.curve = views.popularity_curve(dataset)
+        self.figure = go.FigureWidget()
+        self.shown = widgets.HTML()
+        self.found = widgets.HTML()
+        self.children = (
+            widgets.HBox([self.split, self.domain, self.kind], layout={"flex_flow": "row wrap"}),
+            self.said,
+            self.figure,
+            self.shown,
+            self.audit,
+            self.found,
+        )
+        self.react(self.split)
+        self._watch(self.split, self.domain, self.kind, self.audit)
+
+    def react(self, control: widgets.Widget) -> None:
+        split, domain = self.split.value, self.domain.value
+        name = self.dataset.catalogue.names[domain]
+        if control is not self.audit:
+            rows = views.chosen_rows(self.dataset, split, domain, self.kind.value)
+            self._say(
+                f"{len(rows):,} {split} rows ask for {name} ({self.kind.value}), of {len(set(rows.user)):,} users."
+            )
+            table = views.lengths(rows)
+            title = f"Histories of {split} rows that ask for {name}, {self.kind.value}"
+            draw(self.figure, plots.pair(table, self.curve, title))
+            self.tables["who has a history where"] = views.overlap(self.dataset)
+        self.tables["audit"] = views.checks(self.record, split, self.audit.value)
+        self.shown.value = as_html(self.tables["who has a history where"], "who has a history where")
+        caption = "what the audit says" if len(self.tables["audit"]) else f"nothing of that kind in the {split} rows"
+        self.found.value = as_html(self.tables["audit"], caption)
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+class TrainingExplorer(Explorer):
+    """Curves of runs beside each other, while they train and after.
+
+    *follow* reads what is there again every two seconds.
+    """
+
+    SECONDS = 2.0
+
+    def __init__(self, folders: Sequence[Path | str]):
+        super().__init__()
+        self.runs = views.named(folders)
+        self.chosen = widgets.SelectMultiple(
+            description="runs", options=list(self.runs), value=list(self.runs), rows=min(6, max(2, len(self.runs)))
+        )
+        self.column = _choice("curve")
+        self.again = widgets.Button(description="read again")
+        self.follow = widgets.Checkbox(description="follow", indent=False)
+        self.figure, self.shown = go.FigureWidget(), widgets.HTML()
+        self.again.on_click(lambda _: self.react(self.again))
+        self.children = (
+            widgets.HBox([self.chosen, widgets.VBox([self.column, self.again, self.follow])]),
+            self.said,
+            self.figure,
+            self.shown,
+        )
+        self.react(self.again)
+        self._watch(self.chosen, self.column)
+        self.follow.observe(self._follow, names="value")
+
+    def react(self, control: widgets.Widget) -> None:
+        chosen = {name: self.runs[name] for name in self.chosen.value}
+        _offer(self.column, views.columns(self.runs))
+        self.tables = {"where they stand": views.progress(chosen)}
+        self.shown.value = as_html(self.tables["where they stand"], "where they stand")
+        if self.column.value is None:
+            self._say("No run has finished an epoch yet.")
+            return
+        table = views.curves(chosen, self.column.value)
+        self.tables[self.column.value] = table
+        self._say(f"{self.column.value} by epoch, {len(chosen)} of {len(self.runs)} runs.")
+        draw(self.figure, plots.series(table, "epoch", "value", "run", self.column.value, self.column.value))
+
+    def _follow(self, change: Any) -> None:
+        if not self.follow.value:
+            return
+        try:
+            self.following = asyncio.get_running_loop().create_task(self._keep_reading())
+        except RuntimeError:  # a script: there is no kernel whose loop could come back to it
+            self._say("Nothing can be followed without a kernel; read again instead.")
+
+    async def _keep_reading(self) -> None:
+        while self.follow.value:
+            self.react(self.again)
+            await asyncio.sleep(self.SECONDS)
+
+    def static(self) -> str:
+        """Where the runs stand; their curves are many lines."""
+        return STYLE + self.said.value + as_html(self.tables["where they stand"], "where they stand")
+
+
+# --- a sweep ----------------------------------------------------------------------------------------------------------
+
+
+class SweepExplorer(Explorer):
+    """A metric over one or two axes of a sweep.
+
+    Parameters
+    ----------
+    tables
+        :func:`i2vae_lib.views.sweep_tables`.
+    """
+
+    NONE = "(one axis)"
+
+    def __init__(self, tables: Mapping[str, pd.DataFrame]):
+        super().__init__()
+        self.all_tables = tables
+        self.table = _choice("sweep", list(tables))
+        self.x, self.y = _choice("across"), _choice("up")
+        self.metric, self.domain = _choice("metric", METRICS), _choice("target in")
+        self.kind, self.system = _choice("rows"), _choice("system")
+        self.figure, self.shown = go.FigureWidget(), widgets.HTML()
+        self.children = (
+            widgets.HBox([self.table, self.x, self.y, self.metric], layout={"flex_flow": "row wrap"}),
+            widgets.HBox([self.domain, self.kind, self.system], layout={"flex_flow": "row wrap"}),
+            self.said,
+            self.figure,
+            self.shown,
+        )
+        self.react(self.table)
+        self._watch(self.table, self.x, self.y, self.metric, self.domain, self.kind, self.system)
+
+    def _offer_columns(self) -> None:
+        table = self.all_tables[self.table.value]
+        axes, done = views.axes(table), table.dropna(subset=["value"])
+        if not axes:
+            raise LayoutError(f"{self.table.value} varies nothing: there is no surface to see")
+        _offer(self.x, axes, max(axes, key=lambda key: table[key].nunique()))
+        _offer(self.y, [self.NONE, *axes], self.NONE)
+        for control, column in ((self.domain, "domain"), (self.kind, "kind"), (self.system, "recommender")):
+            _offer(control, list(dict.fromkeys(done[column])))
+
+    def react(self, control: widgets.Widget) -> None:
+        if control is self.table:
+            self._offer_columns()
+        up = None if self.y.value in (self.NONE, self.x.value) else self.y.value
+        words = (self.metric.value, self.domain.value, self.kind.value, self.system.value)
+        found = views.cells(self.all_tables[self.table.value], self.x.value, up, *words)
+        title = f"{words[0]}, {words[1]}, {words[2]} rows, {words[3]}"
+        self._say(f"{title}: {int((found['runs'] > 0).sum())} of {len(found)} places have a value.")
+        if up is None:
+            line = found.assign(system=words[3])
+            drawn = plots.series(line, self.x.value, "value", "system", title, "per cent")
+        else:
+            drawn = plots.surface(found, self.x.value, up, title)
+        draw(self.figure, drawn)
+        self.tables = {title: found.round(3)}
+        self.shown.value = as_html(self.tables[title], title)
+
+
+# --- all of them ------------------------------------------------------------------------------------------------------
+
+
+def of_user(folder: Path | str, split: str = "test") -> UserExplorer:
+    """The user explorer of a finished run of i2VAE.
+
+    Raises
+    ------
+    LayoutError
+        Not trained yet, or another system.
+    """
+    folder = Path(folder)
+    read_record(folder)
+    dataset = CrossDomainDataset.load(folder / "dataset")
+    return UserExplorer(I2VAERecommender.load(folder / "model"), dataset.splits[split], dataset.tail[split])
+
+
+def of_data(folder: Path | str) -> DataExplorer:
+    """The data explorer of a run that has its dataset.
+
+    Raises
+    ------
+    LayoutError
+        No dataset yet.
+    """
+    return DataExplorer(CrossDomainDataset.load(Path(folder) / "dataset"), read_record(folder))
+
+
+class Page(widgets.Tab):
+    """Every explorer that some folders have something for, as tabs; one is made when its tab is opened.
+
+    Parameters
+    ----------
+    folders
+        Run directories; folders of sweeps, or their tables.
+
+    Raises
+    ------
+    LayoutError
+        A folder that is neither.
+    """
+
+    WAITING = "reading …"
+
+    def __init__(self, folders: Sequence[Path | str]):
+        self.makers = _makers(folders)
+        super().__init__([widgets.HTML(self.WAITING) for _ in self.makers], titles=list(self.makers))
+        self.made: dict[int, Explorer] = {}
+        self.observe(self._open, names="selected_index")
+        self._open()
+
+    def _open(self, change: Any = None) -> None:
+        place = self.selected_index or 0
+        if place not in self.made:
+            self.made[place] = list(self.makers.values())[place]()
+            self.children = [self.made.get(i, widgets.HTML(self.WAITING)) for i in range(len(self.makers))]
+
+
+def _makers(folders: Sequence[Path | str]) -> dict[str, Callable[[], Explorer]]:
+    runs = views.named([one for one in folders if (Path(one) / "run.json").is_file()])
+    found: dict[str, Callable[[], Explorer]] = {}
+    for name, folder in runs.items():
+        beside = f" of {name}" if len(runs) > 1 else ""
+        trained = (folder / "model" / "model.json").is_file()
+        if read_record(folder)["parameters"]["system"] == I2VAERecommender.name and trained:
+            found[f"user{beside}"] = partial(of_user, folder)
+        if (folder / "dataset" / "dataset.json").is_file():
+            found[f"data{beside}"] = partial(of_data, folder)
+    if runs:
+        found["training"] = partial(TrainingExplorer, list(runs.values()))
+    for one in map(Path, folders):
+        if one not in runs.values():
+            found[f"sweep {one.stem}"] = partial(SweepExplorer, views.sweep_tables(one))
+    return found
+
+
+# Voila's own template asks a network for a font of icons, which nothing here uses
+ICONS = "https://cdn.jsdelivr.net/npm/@fortawesome/fontawesome-free@^5/css"
+TEMPLATE = f"""{{%- extends "voila/templates/lab/index.html.j2" -%}}
+{{%- block notebook_css -%}}
+{{{{ super() | replace("{ICONS}/all.min.css", "data:text/css,")
+             | replace("{ICONS}/v4-shims.min.css", "data:text/css,") }}}}
+{{%- endblock notebook_css -%}}
+"""
+
+
+def write_page(folders: Sequence[Path | str], target: Path) -> Path:
+    """What Voila serves: a notebook of one cell, :class:`Page` of these folders, and its template.
+
+    Voila, because it serves these very widgets; Panel and Solara would be a second way to write them.
+
+    Returns
+    -------
+    Path
+        The notebook; the template ``kit`` lies in ``voila/templates`` beside it (``JUPYTER_PATH``).
+
+    Raises
+    ------
+    LayoutError
+        As :class:`Page`, before anything is served.
+    """
+    _makers(folders)
+    where = [str(Path(one).resolve()) for one in folders]
+    source = f"from i2vae_lib import explorers\n\nexplorers.Page({where!r})"
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    cell: dict[str, Any] = {
+        "cell_type": "code",
+        "id": "page",
+        "source": source,
+        "metadata": {},
+        "outputs": [],
+        "execution_count": None,
+    }
+    notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": kernel, "cells": [cell]}
+    write_json(target / "explore.ipynb", notebook)
+    template = target / "voila" / "templates" / "kit"
+    template.mkdir(parents=True, exist_ok=True)
+    write_json(template / "conf.json", {"base_template": "lab"})
+    (template / "index.html.j2").write_text(TEMPLATE, encoding="utf-8")
+    return target / "explore.ipynb"

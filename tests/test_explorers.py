@@ -1,0 +1,284 @@
+"""Explorers without a browser: every control is moved as a person would, and what is shown is read."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from i2vae_lib import cli, explorers, stages, views
+from i2vae_lib.data import CrossDomainDataset
+from i2vae_lib.explorers import DataExplorer, Page, SweepExplorer, TrainingExplorer, UserExplorer
+from i2vae_lib.params import Parameters
+from i2vae_lib.recommenders import I2VAERecommender
+from i2vae_lib.runs import LayoutError, Run
+from tests.test_views import sweep_table
+
+
+@pytest.fixture(scope="module")
+def run(tiny: Parameters, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A trained run of the tiny world. Do not change it."""
+    found = stages.open_run(tiny, tmp_path_factory.mktemp("explored") / "run")
+    stages.train(found)
+    return found
+
+
+@pytest.fixture
+def user(trained: I2VAERecommender, dataset: CrossDomainDataset) -> UserExplorer:
+    return UserExplorer(trained, dataset.splits["test"], dataset.tail["test"])
+
+
+def said(explorer: explorers.Explorer) -> str:
+    return html.unescape(re.sub("<style>.*</style>|<[^>]*>", "", explorer.said.value, flags=re.DOTALL))
+
+
+def firsts(explorer: UserExplorer) -> list[pd.DataFrame]:
+    return [table for caption, table in explorer.tables.items() if "first ten" in caption]
+
+
+# --- a user -----------------------------------------------------------------------------------------------------------
+
+
+def test_user_when_a_latent_is_switched(user: UserExplorer, trained: I2VAERecommender) -> None:
+    before = firsts(user)
+    user.switches["transferable"].value = "off"
+    expected = views.scores(trained, user.one, views.Switches(transferable="off", copied=False))
+    for d, table in zip("xy", firsts(user)):
+        pd.testing.assert_frame_equal(table, views.first_items(user.one, expected, user.everything_on, d))
+    user.switches["transferable"].value = "on"
+    for one, other in zip(before, firsts(user)):
+        pd.testing.assert_frame_equal(one, other)
+
+
+def test_user_when_latents_are_swapped(user: UserExplorer) -> None:
+    user.kind.value = "overlapping"
+    before = firsts(user)
+    for role in user.switches:
+        user.switches[role].value = "swapped"
+    after = firsts(user)
+    assert any(not one["item"].equals(other["item"]) for one, other in zip(before, after))
+    user.partner.value = user.one.user  # for one's own: as before
+    assert [one["item"].tolist() for one in firsts(user)] == [one["item"].tolist() for one in before]
+
+
+def test_user_when_another_is_chosen(user: UserExplorer) -> None:
+    first, bars = user.user.value, user.figure.data[0].y
+    user.after.click()
+    assert user.user.value == user.users[1] != first and f"User {user.users[1]} " in said(user)
+    assert not np.array_equal(user.figure.data[0].y, bars)
+    user.before.click()
+    user.before.click()
+    assert user.user.value == user.users[-1]
+    assert next(iter(user.tables)).endswith("taken (most recent first) and recalled")
+
+
+def test_user_when_a_kind_is_chosen(user: UserExplorer, dataset: CrossDomainDataset) -> None:
+    rows = dataset.splits["test"]
+    for kind in ("cold", "no_history", "tailed"):
+        user.kind.value = kind
+        assert user.line.value in np.flatnonzero(rows.kinds(dataset.tail["test"])[kind])
+        assert user.user.value == rows.user[user.line.value]
+    user.kind.value = "no_history"
+    assert "popularity ranks, and switches change nothing" in said(user)
+
+
+def test_user_when_nobody_has_that_name(user: UserExplorer) -> None:
+    before = firsts(user)
+    user.user.value = "nobody at all"
+    assert said(user) == "no row of user 'nobody at all'"
+    assert firsts(user)[0].equals(before[0])
+    user.after.click()  # goes on from who is shown
+    assert user.user.value == user.users[1]
+    user.partner.value = "neither"
+    user.switches["specific"].value = "swapped"
+    assert said(user) == "no row of user 'neither'"
+
+
+def test_user_when_the_kind_has_no_such_user(user: UserExplorer, dataset: CrossDomainDataset) -> None:
+    rows = dataset.splits["test"]
+    user.kind.value = "no_history"
+    warm = next(str(one) for one in rows.user[rows.kinds()["overlapping"]] if str(one) not in user.users)
+    user.user.value = warm
+    assert said(user) == f"user '{warm}' has no row of kind no_history"
+
+
+def test_user_when_there_is_no_copy_path(user: UserExplorer) -> None:
+    assert user.copied.disabled and not user.copied.value
+
+
+def test_controls_when_a_screen_reader_asks(user: UserExplorer, run: Run) -> None:
+    # every control has a name, and what is said is announced
+    data = explorers.of_data(run.folder)
+    training = TrainingExplorer([run.folder])
+    sweep = SweepExplorer({"a": sweep_table()})
+    for explorer in (user, data, training, sweep):
+        controls = [one for one in vars(explorer).values() if hasattr(one, "description") and hasattr(one, "disabled")]
+        assert len(controls) >= 3 and all(one.description for one in controls)
+        assert 'aria-live="polite"' in explorer.said.value
+
+
+# --- without a front end ----------------------------------------------------------------------------------------------
+
+
+def test_static_view_when_nothing_answers(user: UserExplorer) -> None:
+    found = user._repr_mimebundle_()
+    assert found["text/plain"] == "UserExplorer"
+    assert "application/vnd.jupyter.widget-view+json" in found
+    assert found["text/html"].count("<table") == 4 and "first ten" in found["text/html"]
+
+
+def test_as_html_when_a_title_holds_markup() -> None:
+    table = pd.DataFrame({"item": ["<script>alert(1)</script>"], "score": [1.23456]})
+    found = explorers.as_html(table, "<b>first</b>")
+    assert "<script>" not in found and "<b>" not in found
+    assert "<caption>&lt;b&gt;first&lt;/b&gt;</caption>" in found and "1.23456" in found
+
+
+# --- a pair, runs, a sweep --------------------------------------------------------------------------------------------
+
+
+def test_data_when_controls_move(run: Run, dataset: CrossDomainDataset) -> None:
+    found = explorers.of_data(run.folder)
+    assert isinstance(found, DataExplorer) and found.split.value == "test"
+    count = len(views.chosen_rows(dataset, "test", "x"))
+    assert said(found).startswith(f"{count:,} test rows ask for North (all)")
+    found.kind.value = "cold"
+    cold = views.chosen_rows(dataset, "test", "x", "cold")
+    assert said(found).startswith(f"{len(cold):,} test rows ask for North (cold)")
+    assert sum(found.figure.data[0].y) == len(cold)
+    found.split.value, found.audit.value = "train", "leaks"
+    assert set(found.tables["audit"]["severity"]) == {"leak"} and set(found.tables["audit"]["split"]) == {"train"}
+    found.audit.value = "found"
+    assert (found.tables["audit"]["count"] > 0).all()
+
+
+def test_training_when_controls_move(run: Run) -> None:
+    found = TrainingExplorer([run.folder])
+    assert found.column.value == "ndcg@10" and found.figure.data[0].x.tolist() == [1, 2]
+    found.column.value = "kl/t_y"
+    history = stages.load_history(run.folder)
+    np.testing.assert_array_equal(found.figure.data[0].y, history["kl/t_y"])
+    found.again.click()
+    assert found.column.value == "kl/t_y"
+    found.chosen.value = ()
+    assert len(found.figure.data) == 0
+    assert "where they stand" in found.static() and "kl/t_y" in found.static()
+
+
+def test_training_when_nothing_is_there_yet(tiny: Parameters, tmp_path: Path) -> None:
+    folder = stages.open_run(tiny, tmp_path / "new").folder
+    found = TrainingExplorer([folder])
+    assert said(found) == "No run has finished an epoch yet." and found.column.value is None
+    found.follow.value = True  # there is no kernel here
+    assert "without a kernel" in said(found)
+
+
+def test_training_when_followed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import asyncio
+
+    monkeypatch.setattr(TrainingExplorer, "SECONDS", 0.01)
+    found = TrainingExplorer([run.folder])
+    read: list[Any] = []
+    monkeypatch.setattr(found, "react", read.append)
+
+    async def watch() -> None:
+        found.follow.value = True
+        await asyncio.sleep(0.05)
+        found.follow.value = False
+        await found.following
+
+    asyncio.run(watch())
+    assert len(read) >= 2
+
+
+def test_sweep_when_controls_move() -> None:
+    found = SweepExplorer({"mine": sweep_table()})
+    assert (found.x.value, found.y.value) == ("model.T", SweepExplorer.NONE)
+    assert found.figure.data[0].type == "scatter"
+    assert said(found) == "HR@10, North, all rows, i2vae: 2 of 3 places have a value."
+    found.y.value = "model.d"
+    assert found.figure.data[0].type == "heatmap"
+    assert list(found.figure.data[0].text[0]) == ["4.25", "5.25", ""]
+    found.x.value = "model.d"  # the same twice is one axis
+    assert found.figure.data[0].type == "scatter"
+
+
+def test_sweep_when_nothing_varies() -> None:
+    table = sweep_table()
+    with pytest.raises(LayoutError, match="mine varies nothing"):
+        SweepExplorer({"mine": table[(table["model.T"] == 10) & (table["model.d"] == 32)]})
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def test_page_when_tabs_are_opened(run: Run, tmp_path: Path) -> None:
+    sweep_table().to_csv(tmp_path / "mine.csv", index=False)
+    found = Page([run.folder, tmp_path])
+    assert list(found.titles) == ["user", "data", "training", f"sweep {tmp_path.stem}"]
+    assert list(found.made) == [0]
+    found.selected_index = 3
+    assert sorted(found.made) == [0, 3]
+    assert [type(one).__name__ for one in found.children] == ["UserExplorer", "HTML", "HTML", "SweepExplorer"]
+
+
+def test_page_when_two_runs_are_beside_each_other(run: Run) -> None:
+    titles = Page([run.folder, run.folder.parent / "run"]).titles
+    assert "training" in titles
+
+
+def test_page_when_a_folder_is_neither(tmp_path: Path) -> None:
+    with pytest.raises(LayoutError, match="holds no table of a sweep"):
+        explorers.write_page([tmp_path], tmp_path)
+
+
+def test_of_user_when_it_is_not_trained(tiny: Parameters, tmp_path: Path) -> None:
+    run = stages.open_run(tiny, tmp_path / "new")
+    stages.prepare(run)
+    with pytest.raises(LayoutError, match="holds no saved model"):
+        explorers.of_user(run.folder)
+    assert list(Page([run.folder]).titles) == ["data", "training"]
+
+
+def test_write_page_when_served(run: Run, tmp_path: Path) -> None:
+    path = explorers.write_page([run.folder], tmp_path)
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    [cell] = notebook.cells
+    assert cell.source == f"from i2vae_lib import explorers\n\nexplorers.Page({[str(run.folder.resolve())]!r})"
+    template = tmp_path / "voila" / "templates" / "kit"
+    assert json.loads((template / "conf.json").read_text()) == {"base_template": "lab"}
+
+
+def test_explore_when_called(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    called: dict[str, Any] = {}
+
+    def serve(command: list[str], env: dict[str, str]) -> Any:
+        called.update(command=command, env=env, there=Path(command[3]).is_file())
+        return type("Done", (), {"returncode": 0})
+
+    monkeypatch.setattr(cli.subprocess, "run", serve)
+    assert cli.main(["explore", str(run.folder), "--port", "9999", "--no-browser"]) == 0
+    assert called["command"][:3] == [sys.executable, "-m", "voila"] and called["there"]
+    assert {"--Voila.ip=127.0.0.1", "--port=9999", "--template=kit", "--no-browser"} <= set(called["command"])
+    assert called["env"]["JUPYTER_PATH"].split(os.pathsep)[0] == str(Path(called["command"][3]).parent)
+    assert "http://127.0.0.1:9999/" in capsys.readouterr().out
+
+
+def test_explore_when_it_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["explore", str(tmp_path)]) == 2
+    assert "holds no table of a sweep" in capsys.readouterr().err
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    assert cli.main(["explore", str(tmp_path)]) == 2
+    assert "pip install 'i2vae-kit[page]'" in capsys.readouterr().err
