@@ -60,7 +60,7 @@ notebook-tests: $(STAMP)
 
 # a real JupyterLab and the served page in a real Chromium; screenshots go into build/screenshots
 test-browser: $(STAMP)
-	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/pytest -m browser tests/test_browser.py
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/pytest -n $(WORKERS) --dist load -m browser tests/test_browser.py
 
 # executes the committed notebooks at the smoke preset and stores their outputs (PNGs need Chromium)
 notebooks: $(STAMP)

@@ -29,7 +29,8 @@ from i2vae_lib.runs import LayoutError, read_record, write_json
 # colours are inherited, so that tables follow the theme; words mark what matters, not colours
 STYLE = """<style>
 .i2vae table { border-collapse: collapse; margin: 0 1.5rem 0.5rem 0; color: inherit; }
-.i2vae th, .i2vae td { padding: 0.1rem 0.6rem; text-align: left; border-bottom: 1px solid rgba(127, 127, 127, 0.4); }
+.i2vae th, .i2vae td { padding: 0.1rem 0.6rem; text-align: left !important; }
+.i2vae th, .i2vae td { border-bottom: 1px solid rgba(127, 127, 127, 0.4); }
 .i2vae caption { text-align: left; font-weight: 600; padding: 0.3rem 0; color: inherit; }
 .i2vae tr, .i2vae thead, .i2vae tbody tr:nth-child(odd) { background: transparent; }
 </style>"""

@@ -1,0 +1,306 @@
+"""A real Chromium against a real JupyterLab and the served page: notebooks run, controls move, lists change.
+
+``make test-browser``. Without a browser every test is skipped and says so. Screenshots lie in ``build/screenshots``.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+
+from i2vae_lib import cli
+from tests.test_notebooks import NAMES, ROOT
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
+SHOTS = ROOT / "build" / "screenshots"
+# it starts no service of its maker's: those would be asked for over a network that may not be there
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+QUIET += ["--disable-sync", "--no-first-run"]
+RUN_ALL = """async () => {
+  const app = window.jupyterapp;
+  await app.commands.execute('notebook:run-all-cells');
+  const cells = app.shell.currentWidget.content.model.sharedModel.cells.filter(one => one.cell_type === 'code');
+  const outputs = cells.flatMap(one => one.getOutputs());
+  return {
+    counts: cells.map(one => one.execution_count),
+    errors: outputs.filter(one => one.output_type === 'error').map(one => `${one.ename}: ${one.evalue}`),
+  };
+}"""
+
+
+# of an element's text to the first background behind it that can be seen (WCAG 2.1)
+CONTRAST = """element => {
+  const luminance = colour => {
+    const [r, g, b] = colour.match(/[\\d.]+/g).slice(0, 3).map(Number).map(one => one / 255)
+      .map(one => one <= 0.03928 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  let behind = element, ground = 'rgba(0, 0, 0, 0)';
+  while (behind && /, 0\\)$/.test(ground = getComputedStyle(behind).backgroundColor)) behind = behind.parentElement;
+  const [light, dark] = [luminance(getComputedStyle(element).color), luminance(ground)].sort((a, b) => b - a);
+  return (light + 0.05) / (dark + 0.05);
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    if found is None:
+        pytest.skip("no Chromium is installed (apt-get install chromium): the BROWSER TESTS ARE SKIPPED")
+    from playwright.sync_api import sync_playwright
+
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=found, args=QUIET)
+        yield launched
+        launched.close()
+
+
+class Tab:
+    """A page of the browser that remembers what went wrong in it."""
+
+    def __init__(self, browser: Any, width: int = 1400, height: int = 1300):
+        self.page = browser.new_page(viewport={"width": width, "height": height})
+        self.wrong: list[str] = []
+        self.page.on("pageerror", lambda error: self.wrong.append(f"page: {error}"))
+        self.page.on("console", lambda one: self.wrong.append(f"console: {one.text}") if one.type == "error" else None)
+
+    def shoot(self, name: str) -> None:
+        self.page.screenshot(path=SHOTS / f"{name}.png")
+
+
+@pytest.fixture
+def tab(browser: Any) -> Iterator[Tab]:
+    found = Tab(browser)
+    yield found
+    found.page.close()
+    assert found.wrong == []
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("browser")
+
+
+def serve(command: list[str], folder: Path, name: str, url: str, seconds: float = 120) -> subprocess.Popen[bytes]:
+    """Start a server and wait until it answers."""
+    environment = os.environ | {
+        "I2VAE_RUNS_DIR": str(folder / "runs"),
+        "I2VAE_CACHE_DIR": str(folder / "cache"),
+        "JUPYTER_CONFIG_DIR": str(folder / "config"),
+        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+        "PLOTLY_RENDERER": "plotly_mimetype",
+    }
+    with (folder / f"{name}.log").open("wb") as log:
+        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and server.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return server
+        except urllib.error.HTTPError:
+            return server
+        except OSError:
+            time.sleep(0.2)
+    server.kill()
+    pytest.fail(f"{name} does not answer:\n{(folder / f'{name}.log').read_text()[-2000:]}")
+
+
+def stop(server: subprocess.Popen[bytes]) -> None:
+    """With the kernels that it started."""
+    server.terminate()
+    try:
+        server.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.pid, 9)
+        server.wait()
+
+
+@pytest.fixture(scope="module")
+def lab(browser: Any, folder: Path) -> Iterator[str]:
+    """The address of a JupyterLab over a copy of the notebooks, with ``{}`` where a notebook's name stands."""
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    port, token = free_port(), secrets.token_hex(16)
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--allow-root"]
+    command += [f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder / 'notebooks'}"]
+    command += ["--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None"]
+    command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--ServerApp.port_retries=0"]
+    server = serve(command, folder, "lab", f"http://127.0.0.1:{port}/api?token={token}")
+    yield f"http://127.0.0.1:{port}/lab/workspaces/auto-t/tree/{{}}.ipynb?reset&token={token}"
+    stop(server)
+
+
+def opened(tab: Tab, lab: str, name: str) -> Any:
+    page = tab.page
+    page.goto(lab.format(name))
+    page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=60_000)
+    page.wait_for_function(
+        "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=60_000
+    )
+    return page
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebook_runs_in_jupyterlab(lab: str, tab: Tab, name: str) -> None:
+    page = opened(tab, lab, name)
+    page.set_default_timeout(120_000)
+    found = page.evaluate(RUN_ALL)
+    assert found["errors"] == []
+    assert found["counts"] == list(range(1, len(found["counts"]) + 1))
+    tab.shoot(f"lab_{name}")
+    if name == "12_explorers":
+        _move_in_lab(tab)
+    page.evaluate("window.jupyterapp.serviceManager.sessions.shutdownAll()")
+
+
+def _move_in_lab(tab: Tab) -> None:
+    """In both themes: switch a latent with the keyboard, read the lists, and see that they can be read."""
+    page = tab.page
+    user = page.locator(".jp-OutputArea .widget-vbox:has(input[placeholder='type to search'])").first
+    user.scroll_into_view_if_needed()
+    user.locator(".js-plotly-plot .main-svg").first.wait_for()
+    _switch(user)
+    tab.shoot("lab_explorer_light")
+    assert user.locator("td").first.evaluate(CONTRAST) >= 4.5  # WCAG AA
+    page.evaluate("window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
+    page.wait_for_selector("body[data-jp-theme-light='false']", state="attached")
+    page.wait_for_timeout(1000)
+    tab.shoot("lab_explorer_dark")
+    assert user.locator("td").first.evaluate(CONTRAST) >= 4.5
+
+
+def _switch(user: Any) -> None:
+    """Augmented off and on again, by keyboard: the first list becomes another one, then what it was."""
+    _until(user, lambda: _everything_is_on(user), "a switch is off")  # what cells did may still be on its way
+    before = _first_list(user)
+    _press(user, "off")
+    _until(user, lambda: _first_list(user) != before, "the list stayed as it was")
+    _press(user, "on")
+    _until(user, lambda: _first_list(user) == before, "the list did not come back")
+
+
+def _press(user: Any, name: str) -> None:
+    user.locator(".widget-toggle-buttons", has_text="augmented").get_by_role("button", name=name, exact=True).focus()
+    user.page.keyboard.press("Space")
+
+
+def _first_list(user: Any) -> str:
+    return str(user.locator("table:has(caption:text('first ten'))").first.inner_text())
+
+
+def _everything_is_on(user: Any) -> bool:
+    """Every item of the first list stands where it stood with everything on."""
+    lines = user.locator("table:has(caption:text('first ten'))").first.locator("tbody tr")
+    places = [line.split("\t") for line in lines.all_inner_texts()]
+    return bool(places) and all(line[0] == line[3] for line in places)
+
+
+def _until(where: Any, holds: Callable[[], bool], otherwise: str, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, otherwise
+        where.page.wait_for_timeout(50)
+
+
+# --- the page without Jupyter -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def served(browser: Any, folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """``i2vae explore`` of a run of the smoke preset and of a kept sweep: address and process."""
+    words = ["--preset", "smoke", "--epochs", "2", "--out", str(folder / "explored"), "--no-notebooks", "--no-report"]
+    assert cli.main(["run", *words]) == 0
+    port = free_port()
+    table = ROOT / "docs" / "results" / "sensitivity_cloth_sport.csv"
+    command = [sys.executable, "-m", "i2vae_lib.cli", "explore", str(folder / "explored"), str(table)]
+    command += ["--no-browser", f"--port={port}"]
+    # its root is the page itself, which takes as long as its explorers: ask for a file instead
+    server = serve(command, folder, "explore", f"http://127.0.0.1:{port}/voila/static/favicon.ico")
+    yield f"http://127.0.0.1:{port}/", server
+    stop(server)
+
+
+def test_page_when_used(served: tuple[str, subprocess.Popen[bytes]], tab: Tab) -> None:
+    asked: list[str] = []
+    page = tab.page
+    page.on("request", lambda request: asked.append(request.url))
+    page.set_default_timeout(60_000)
+    page.goto(served[0])
+    user = page.locator(".widget-vbox:has(input[placeholder='type to search'])").first
+    user.locator(".js-plotly-plot .main-svg").first.wait_for()
+    rows = user.locator("select").first
+    both = next(one for one in rows.locator("option").all_inner_texts() if one.startswith("overlapping"))
+    before = _first_list(user)
+    rows.select_option(both)
+    _until(user, lambda: _first_list(user) != before, "the rows stayed")
+    _switch(user)
+    tab.shoot("page_user")
+
+    # another user, by name and by button
+    status = user.get_by_role("status")
+    chosen = status.inner_text().split()[1]
+    user.get_by_role("button", name="next user").click()
+    _until(user, lambda: status.inner_text().split()[1] != chosen, "the user stayed")
+    box = user.locator("input[placeholder='type to search']")
+    box.fill(chosen)
+    box.press("Enter")
+    _until(user, lambda: status.inner_text().split()[1] == chosen, "the user was not found")
+
+    page.get_by_role("tab", name="data").click()
+    data = page.locator(".widget-vbox:has(label:text-is('audit'))").first
+    data.locator(".js-plotly-plot .main-svg").first.wait_for()
+    data.locator("select").nth(2).select_option("cold")
+    _until(data, lambda: "(cold)" in data.get_by_role("status").inner_text(), "the rows stayed")
+    tab.shoot("page_data")
+
+    page.get_by_role("tab", name="training").click()
+    training = page.locator(".widget-vbox:has(label:text-is('curve'))").first
+    training.locator(".js-plotly-plot .main-svg").first.wait_for()
+    training.locator("select").last.select_option("kl/x")
+    _until(training, lambda: "kl/x by epoch" in training.get_by_role("status").inner_text(), "the curve stayed")
+    training.get_by_label("follow").check()
+    page.wait_for_timeout(2500)
+    training.get_by_label("follow").uncheck()
+    tab.shoot("page_training")
+
+    page.get_by_role("tab", name="sweep").click()
+    sweep = page.locator(".widget-vbox:has(label:text-is('across'))").first
+    sweep.locator(".js-plotly-plot .main-svg").first.wait_for()
+    sweep.locator("select").nth(2).select_option("objective.lambda_a")
+    _until(sweep, lambda: sweep.locator(".heatmaplayer image").count() == 1, "no surface is drawn")
+    tab.shoot("page_sweep")
+
+    # it asks nothing of any network
+    assert asked and {urlsplit(url).hostname for url in asked if url.startswith("http")} == {"127.0.0.1"}
+
+
+def test_page_when_its_sockets_are_listed(served: tuple[str, subprocess.Popen[bytes]]) -> None:
+    process = psutil.Process(served[1].pid)
+    listening = [
+        one.laddr.ip
+        for each in (process, *process.children(recursive=True))
+        for one in each.net_connections("inet")
+        if one.status == psutil.CONN_LISTEN
+    ]
+    assert listening and set(listening) == {"127.0.0.1"}
