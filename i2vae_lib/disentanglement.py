@@ -21,7 +21,7 @@ from sklearn.ensemble import ExtraTreesRegressor
 
 from i2vae_lib import information
 from i2vae_lib.data.batches import Side
-from i2vae_lib.data.dataset import CrossDomainDataset, Int, Rows
+from i2vae_lib.data.dataset import CrossDomainDataset, Int, Rows, other
 from i2vae_lib.data.synthetic import next_item_probabilities
 from i2vae_lib.model.encoders import masked_mean
 from i2vae_lib.model.i2vae import ROLES, Latents
@@ -316,6 +316,80 @@ def measures(recommender: I2VAERecommender, dataset: CrossDomainDataset, rows: R
     return pd.DataFrame(lines, columns=["measure", "of", "domain", "value"])
 
 
+def history_vectors(rows: Rows, vectors: Mapping[str, Array], domain: str) -> Array:
+    """Mean vector of each row's history in a domain, float64 [n, k]; 0 where it has none."""
+    history = rows.history[domain]
+    found = np.zeros((len(rows), vectors[domain].shape[1]))
+    np.add.at(found, history.owner, vectors[domain][history.values])
+    return found / np.maximum(history.lengths, 1)[:, None]
+
+
+def observed_measures(
+    recommender: I2VAERecommender, rows: Rows, vectors: Mapping[str, Array], seed: int
+) -> pd.DataFrame:
+    """What can be measured where no truth is known: of real users.
+
+    Parameters
+    ----------
+    rows
+        Those with both histories are used; targets are not looked at.
+    vectors
+        A vector an item, domain -> float [items + 1, k] (0: padding), that the model has no part in.
+
+    Returns
+    -------
+    DataFrame
+        ``measure, of, domain, value``: R² of a linear probe from each latent to the mean vector of the own and of the
+        other history; KL to the prior and active units; :func:`cold_agreement`; and for each latent that is swapped
+        between users the share of the first ten items that stays (``kept``) and by how much the share of the partner's
+        first ten rises (``towards the partner``).
+    """
+    both = with_both(rows)
+    found: list[tuple[str, str, str, float]] = []
+    for domain, side, latents in recommender.infer(both):
+        chosen = both.take(side.position.cpu().numpy())
+        histories = {"own history": domain, "other history": other(domain)}
+        for role in ROLES:
+            q = getattr(latents, role)
+            codes = q.mean.cpu().numpy().astype(np.float64)
+            for name, of in histories.items():
+                truth = history_vectors(chosen, vectors, of)
+                value = linear_probe(codes, truth, chosen.user, np.random.default_rng(seed))
+                found.append(("R² linear", f"{role} → {name}", domain, value))
+            found.append(("kl", role, domain, float(kl(q, prior_of(recommender, role, domain, q)).mean())))
+            found.append(("active", role, domain, float(active_units(q.mean))))
+    for line in cold_agreement(recommender, both).to_dict(orient="records"):
+        found += [(name, "r for q", line["domain"], line[name]) for name in ("kl", "distance", "kept")]
+    before = top_items(recommender, both)
+    for role in ROLES:
+        after = top_items(recommender, both, swapped(role, seed))
+        for domain, (at, items) in before.items():
+            changed, partner = after[domain][1], items[partners(len(at), seed)]
+            found.append(("kept", f"{role} swapped", domain, overlap(items, changed)))
+            gain = overlap(changed, partner) - overlap(items, partner)
+            found.append(("towards the partner", f"{role} swapped", domain, gain))
+    return pd.DataFrame(found, columns=["measure", "of", "domain", "value"])
+
+
+def by_umap(values: Array, seed: int) -> Array:
+    """Two dimensions by UMAP (McInnes, Healy and Melville 2018), float [n, 2], in place of two principal components.
+
+    It keeps who is near whom; distances between groups, their sizes and their emptiness between mean nothing.
+
+    Raises
+    ------
+    ImportError
+        The extra ``umap`` is not installed.
+    """
+    try:
+        from umap import UMAP
+    except ImportError:
+        raise ImportError("UMAP is an extra: pip install 'i2vae-kit[umap]'") from None
+    # one thread, so that the seed decides
+    found: Array = UMAP(random_state=seed, n_jobs=1).fit_transform(values)
+    return found
+
+
 def shared_information(
     recommender: I2VAERecommender, rows: Rows, vectors: Mapping[str, Array], seed: int, values: Values = means
 ) -> pd.DataFrame:
@@ -338,11 +412,7 @@ def shared_information(
     both, lines = with_both(rows), []
     for domain, drawn in latents_of(recommender, rows, values).items():
         chosen = both.take(drawn["rows"])
-        own = chosen.history[domain]
-        owner_of_item = np.repeat(np.arange(len(chosen)), np.diff(own.offsets))
-        history = np.zeros((len(chosen), vectors[domain].shape[1]))
-        np.add.at(history, owner_of_item, vectors[domain][own.values])
-        history /= np.maximum(np.diff(own.offsets), 1)[:, None]
+        history = history_vectors(chosen, vectors, domain)
         pairs = {
             "I(Z; Z_t)": (drawn["specific"], drawn["transferable"]),
             "I(history; Z_t)": (history, drawn["transferable"]),

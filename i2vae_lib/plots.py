@@ -69,9 +69,12 @@ def series(
     *,
     log: bool = False,
 ) -> go.Figure:
-    """One line a value of ``colour``, each with its own symbol; ``log``: both axes logarithmic."""
+    """One line a value of ``colour``, each with its own symbol; ``log``: both axes logarithmic.
+
+    Lines without a value are left out.
+    """
     figure = go.Figure()
-    for i, (name, part) in enumerate(table.groupby(colour, sort=False)):
+    for i, (name, part) in enumerate(table.dropna(subset=[y]).groupby(colour, sort=False)):
         look = {"color": PALETTE[i % len(PALETTE)], "symbol": SYMBOLS[i % len(SYMBOLS)], "size": 6}
         figure.add_scatter(x=part[x], y=part[y], name=str(name), mode="lines+markers", marker=look)
     figure.update_layout(xaxis_title=x, yaxis_title=y_title, showlegend=True)
@@ -101,12 +104,13 @@ def surface(table: pd.DataFrame, x: str, y: str, title: str) -> go.Figure:
     Both axes are categories: values of a grid are seldom evenly spaced, and some are words.
     """
     wide = table.pivot(index=y, columns=x, values="value").sort_index()
+    shown = [[None if pd.isna(one) else float(one) for one in line] for line in wide.to_numpy()]  # JSON has no nan
     figure = go.Figure()
     figure.add_heatmap(
         x=[str(one) for one in wide.columns],
         y=[str(one) for one in wide.index],
-        z=wide.to_numpy(),
-        text=[["" if pd.isna(one) else f"{one:.2f}" for one in line] for line in wide.to_numpy()],
+        z=shown,
+        text=[["" if one is None else f"{one:.2f}" for one in line] for line in shown],
         texttemplate="%{text}",
         hovertemplate=f"{x} %{{x}}, {y} %{{y}}: %{{z:.2f}}<extra></extra>",
         colorscale="Cividis",

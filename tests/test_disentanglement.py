@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -13,10 +15,12 @@ from i2vae_lib.data import DOMAINS, CrossDomainDataset, Rows
 from i2vae_lib.data.synthetic import next_item_probabilities
 from i2vae_lib.disentanglement import (
     as_if_cold,
+    by_umap,
     cold_agreement,
     counterfactual,
     dci,
     denoising,
+    history_vectors,
     influence,
     latent_probes,
     latents_of,
@@ -25,6 +29,7 @@ from i2vae_lib.disentanglement import (
     measures,
     mig,
     neighbour_probe,
+    observed_measures,
     overlap,
     partners,
     sampled,
@@ -289,6 +294,60 @@ def test_counterfactual_follows_the_partners(
     np.testing.assert_allclose(found["partner_after"], found["own_before"], rtol=1e-12)
     assert (found["own_after"] < 0.8 * found["own_before"]).all()
     assert (found["partner_before"] < 0.8 * found["partner_after"]).all()
+
+
+@pytest.fixture(scope="module")
+def vectors(dataset: CrossDomainDataset) -> dict[str, np.ndarray]:
+    table, unified = item_vectors(dataset.splits["train"], 6, 10.0), Unified(dataset.catalogue)
+    return {d: table[unified.of[d]].astype(np.float64) for d in DOMAINS}
+
+
+def test_history_vectors_when_averaged_by_hand(dataset: CrossDomainDataset, vectors: dict[str, np.ndarray]) -> None:
+    rows = dataset.splits["test"]
+    found = history_vectors(rows, vectors, "y")
+    for row in range(20):
+        items = rows.history["y"][row]
+        expected = vectors["y"][items].mean(axis=0) if len(items) else np.zeros(6)
+        np.testing.assert_allclose(found[row], expected, atol=1e-12)
+
+
+def test_observed_measures_when_beside_what_they_are_made_of(
+    trained: I2VAERecommender, dataset: CrossDomainDataset, vectors: dict[str, np.ndarray]
+) -> None:
+    rows = dataset.splits["train"]
+    found = observed_measures(trained, rows, vectors, seed=3).set_index(["measure", "of", "domain"])["value"]
+    assert found.index.is_unique and np.isfinite(found).all()
+    agreement = cold_agreement(trained, rows).set_index("domain")
+    for name in ("kl", "distance", "kept"):
+        assert found[name, "r for q", "y"] == agreement.at["y", name]
+    both = with_both(rows)
+    values = latents_of(trained, rows)["x"]
+    chosen = both.take(values["rows"])
+    for name, domain in (("own history", "x"), ("other history", "y")):
+        expected = linear_probe(
+            values["specific"], history_vectors(chosen, vectors, domain), chosen.user, np.random.default_rng(3)
+        )
+        assert found["R² linear", f"specific → {name}", "x"] == pytest.approx(expected)
+    # swapped for their own, lists would stay; for a partner's they move towards the partner, or not at all
+    assert found.xs("kept").between(0, 1).all() and found.xs("towards the partner").between(-1, 1).all()
+    assert found["towards the partner", "augmented swapped", "x"] > 0
+
+
+@pytest.mark.filterwarnings("ignore::ImportWarning")  # it looks for Tensorflow, which a part needs that is not used
+def test_by_umap_when_groups_are_apart() -> None:
+    rng = np.random.default_rng(0)
+    group = np.repeat([0, 1], 60)
+    found = by_umap(rng.normal(size=(120, 8)) + 20 * group[:, None], seed=1)
+    assert found.shape == (120, 2) and np.isfinite(found).all()
+    centres = [found[group == g].mean(axis=0) for g in (0, 1)]
+    spread = max(found[group == g].std() for g in (0, 1))
+    assert np.linalg.norm(centres[0] - centres[1]) > 2 * spread
+
+
+def test_by_umap_when_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(ImportError, match=r"pip install 'i2vae-kit\[umap\]'"):
+        by_umap(np.zeros((10, 3)), seed=0)
 
 
 def test_cold_agreement(trained: I2VAERecommender, dataset: CrossDomainDataset) -> None:
