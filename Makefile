@@ -77,6 +77,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/bench.py --data $(PAIR)
 	$(BIN)/python benchmarks/bench_logs.py
 	$(BIN)/python benchmarks/bench_sweep.py
+	$(BIN)/python benchmarks/bench_explorer.py --data $(PAIR)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -1,5 +1,4 @@
-"""The command ``i2vae``: run, recommend, audit, describe, compare, table, sweep, search, fetch, report,
-explore."""
+"""The command ``i2vae``: run, recommend, audit, describe, compare, table, sweep, search, fetch, report, explore."""
 
 from __future__ import annotations
 
