@@ -41,6 +41,7 @@ from i2vae_lib.experiments import (
 )
 from i2vae_lib.grids import Sweep, address_of, resolve
 from i2vae_lib.runs import LayoutError
+from i2vae_lib.training import history_of
 from tests.conftest import in_this_process
 
 # a cell of about a second
@@ -500,8 +501,20 @@ def wait_for(out: Path, pattern: str, count: int, seconds: float = 100) -> None:
     raise AssertionError(f"fewer than {count} of {pattern} after {seconds} s")
 
 
+def training_workers(workers: list[subprocess.Popen[bytes]]) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """Those whose cell has a checkpoint, each with that cell's folder."""
+    for worker in workers:
+        for file in psutil.Process(worker.pid).open_files():
+            folder = Path(file.path).parent
+            if file.path.endswith("log.txt") and (folder / "last.ckpt").is_file():
+                yield worker, folder
+
+
 def test_worker_killed_mid_sweep(tmp_path: Path) -> None:
-    """Three workers of a cluster of one's own, one killed while it trains: nothing lost, nothing doubled."""
+    """Three workers of a cluster of one's own, one killed while it trains: nothing lost, nothing doubled.
+
+    Its cell goes on from the epoch that its checkpoint has: seconds of an epoch are never the same twice.
+    """
     path = tmp_path / "tiny.yaml"
     # slow enough to be killed in the middle
     path.write_text(yaml.safe_dump(CONTENT | {"epochs": 15}), encoding="utf-8")
@@ -509,12 +522,12 @@ def test_worker_killed_mid_sweep(tmp_path: Path) -> None:
         assert address.startswith("tcp://127.0.0.1:")
         client = sweep_command(path, tmp_path / "out", "--scheduler", str(tmp_path / "scheduler.json"))
         wait_for(tmp_path / "out", "cells/*/last.ckpt", 2)
-        busy = {
-            w.pid: {f.path for f in psutil.Process(w.pid).open_files() if f.path.endswith("log.txt")} for w in workers
-        }
-        victim = next(w for w in workers if busy[w.pid])
+        victim, cell = next(training_workers(workers))
+        known = history_of(cell / "last.ckpt")
         victim.kill()
         assert client.wait(timeout=200) == 0
+    seconds = stages.load_history(cell)["seconds"].tolist()
+    assert len(seconds) == 15 and seconds[: len(known)] == [record["seconds"] for record in known] != []
     assert len(stamps(tmp_path / "out")) == 6
     assert set(trainings(tmp_path / "out").values()) == {1}
     assert not list((tmp_path / "out" / "cells").glob("*.damaged"))
