@@ -421,12 +421,16 @@ def explore(given: argparse.Namespace) -> int:
         raise ValueError("the page is served by Voila, which is not installed: pip install 'i2vae-kit[page]'")
     with tempfile.TemporaryDirectory(prefix="explore-") as folder:
         notebook = explorers.write_page(given.folders, Path(folder))
-        words = ["--Voila.ip=127.0.0.1", f"--port={given.port}", "--template=kit"]
+        # at that port or not at all: who holds it may be somebody else
+        words = ["--Voila.ip=127.0.0.1", f"--port={given.port}", "--Voila.port_retries=0", "--template=kit"]
         words += ["--no-browser"] if given.no_browser else []
         paths = os.pathsep.join(one for one in (folder, os.environ.get("JUPYTER_PATH")) if one)
         print(f"http://127.0.0.1:{given.port}/ for this machine alone; Ctrl-C ends it", flush=True)
         command = [sys.executable, "-m", "voila", str(notebook), *words]
-        return subprocess.run(command, env=os.environ | {"JUPYTER_PATH": paths}).returncode
+        try:
+            return subprocess.run(command, env=os.environ | {"JUPYTER_PATH": paths}).returncode
+        except KeyboardInterrupt:  # as it was told
+            return 0
 
 
 def fetch(given: argparse.Namespace) -> int:

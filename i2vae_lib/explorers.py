@@ -98,6 +98,8 @@ class Explorer(widgets.VBox):
         self._busy = True
         try:
             self.react(change.owner)
+        except ValueError as error:  # what was typed is nobody, a file is gone: say so, and leave the rest as it is
+            self._say(str(error))
         finally:
             self._busy = False
 
@@ -115,7 +117,7 @@ class UserExplorer(Explorer):
     Parameters
     ----------
     recommender
-        A trained i2VAE.
+        A trained i2VAE. A partner who lacks a latent has 0 there, so that *swapped* is then *off*.
     rows
         Of whose users one is chosen.
     tail
@@ -142,6 +144,7 @@ class UserExplorer(Explorer):
         self.lists = {d: widgets.HTML() for d in DOMAINS}
         self._list_users()
         self._list_rows()
+        self._choose_partner()
         self._take_apart()
         self.figure = go.FigureWidget(self._posteriors())
         self._watch(self.kind, self.user, self.line, *self.switches.values(), self.copied, self.partner)
@@ -163,6 +166,9 @@ class UserExplorer(Explorer):
         self.user.options = self.partner.options = self.users
         if self.user.value not in self.users:
             self.user.value = self.users[0]
+
+    def _choose_partner(self) -> None:
+        """The next user, where nobody else is chosen: a swap with oneself changes nothing."""
         if self.partner.value in ("", self.user.value):
             self.partner.value = self.users[(self.users.index(self.user.value) + 1) % len(self.users)]
 
@@ -184,17 +190,15 @@ class UserExplorer(Explorer):
         self.user.value = self.users[(place + by) % len(self.users)]
 
     def react(self, control: widgets.Widget) -> None:
-        try:
-            if control is self.kind:
-                self._list_users()
-            if control in (self.kind, self.user):
-                self._list_rows()
-            if control in (self.kind, self.user, self.line):
-                self._take_apart()
-                draw(self.figure, self._posteriors())
-            self.redraw()
-        except ValueError as error:  # what was typed is nobody: say so, and leave the rest as it is
-            self._say(str(error))
+        if control is self.kind:
+            self._list_users()
+        if control in (self.kind, self.user):
+            self._list_rows()
+            self._choose_partner()
+        if control in (self.kind, self.user, self.line):
+            self._take_apart()
+            draw(self.figure, self._posteriors())
+        self.redraw()
 
     def redraw(self) -> None:
         """The lists under the switches as they stand."""
@@ -250,7 +254,8 @@ class DataExplorer(Explorer):
         names = dataset.catalogue.names
         self.split = _choice("split", list(SPLITS), "test")
         self.domain = _choice("target in", [(names[d], d) for d in DOMAINS])
-        self.kind = _choice("rows", ["all", "tailed", "tailed_warm", "cold", "no_history", "overlapping"])
+        kinds = dataset.splits["test"].kinds(dataset.tail["test"])
+        self.kind = _choice("rows", [kind for kind in KINDS if kind in kinds])
         self.audit = _choice(
             "audit", [("everything", "all"), ("leaks looked for", "leaks"), ("what was found", "found")]
         )
@@ -300,7 +305,7 @@ class TrainingExplorer(Explorer):
 
     def __init__(self, folders: Sequence[Path | str]):
         super().__init__()
-        self.runs = views.named(folders)
+        self.runs, self._reading = views.named(folders), False
         self.chosen = widgets.SelectMultiple(
             description="runs", options=list(self.runs), value=list(self.runs), rows=min(6, max(2, len(self.runs)))
         )
@@ -321,11 +326,12 @@ class TrainingExplorer(Explorer):
 
     def react(self, control: widgets.Widget) -> None:
         chosen = {name: self.runs[name] for name in self.chosen.value}
-        _offer(self.column, views.columns(self.runs))
+        _offer(self.column, views.columns(chosen))
         self.tables = {"where they stand": views.progress(chosen)}
         self.shown.value = as_html(self.tables["where they stand"], "where they stand")
         if self.column.value is None:
-            self._say("No run has finished an epoch yet.")
+            draw(self.figure, go.Figure())
+            self._say("No run has finished an epoch yet." if chosen else "No run is chosen.")
             return
         table = views.curves(chosen, self.column.value)
         self.tables[self.column.value] = table
@@ -333,7 +339,7 @@ class TrainingExplorer(Explorer):
         draw(self.figure, plots.series(table, "epoch", "value", "run", self.column.value, self.column.value))
 
     def _follow(self, change: Any) -> None:
-        if not self.follow.value:
+        if not self.follow.value or self._reading:
             return
         try:
             self.following = asyncio.get_running_loop().create_task(self._keep_reading())
@@ -341,9 +347,16 @@ class TrainingExplorer(Explorer):
             self._say("Nothing can be followed without a kernel; read again instead.")
 
     async def _keep_reading(self) -> None:
-        while self.follow.value:
-            self.react(self.again)
-            await asyncio.sleep(self.SECONDS)
+        self._reading = True
+        try:
+            while self.follow.value:
+                try:
+                    self.react(self.again)
+                except (ValueError, OSError) as error:  # a run that was deleted
+                    self._say(str(error))
+                await asyncio.sleep(self.SECONDS)
+        finally:
+            self._reading = False
 
     def static(self) -> str:
         """Where the runs stand; their curves are many lines."""
@@ -362,31 +375,35 @@ class SweepExplorer(Explorer):
         :func:`i2vae_lib.views.sweep_tables`.
     """
 
-    NONE = "(one axis)"
+    NONE, ALL = "(one axis)", "(all grids)"
 
     def __init__(self, tables: Mapping[str, pd.DataFrame]):
         super().__init__()
         self.all_tables = tables
-        self.table = _choice("sweep", list(tables))
+        self.table, self.grid = _choice("sweep", list(tables)), _choice("grid")
         self.x, self.y = _choice("across"), _choice("up")
         self.metric, self.domain = _choice("metric", METRICS), _choice("target in")
         self.kind, self.system = _choice("rows"), _choice("system")
         self.figure, self.shown = go.FigureWidget(), widgets.HTML()
         self.children = (
-            widgets.HBox([self.table, self.x, self.y, self.metric], layout={"flex_flow": "row wrap"}),
+            widgets.HBox([self.table, self.grid, self.x, self.y, self.metric], layout={"flex_flow": "row wrap"}),
             widgets.HBox([self.domain, self.kind, self.system], layout={"flex_flow": "row wrap"}),
             self.said,
             self.figure,
             self.shown,
         )
         self.react(self.table)
-        self._watch(self.table, self.x, self.y, self.metric, self.domain, self.kind, self.system)
+        self._watch(self.table, self.grid, self.x, self.y, self.metric, self.domain, self.kind, self.system)
+
+    def _shown(self) -> pd.DataFrame:
+        table = self.all_tables[self.table.value]
+        return table if self.grid.value == self.ALL else table[table["grid"] == self.grid.value]
 
     def _offer_columns(self) -> None:
-        table = self.all_tables[self.table.value]
+        table = self._shown()
         axes, done = views.axes(table), table.dropna(subset=["value"])
-        if not axes:
-            raise LayoutError(f"{self.table.value} varies nothing: there is no surface to see")
+        if not axes or done.empty:
+            raise LayoutError(f"{self.table.value}, {self.grid.value}: nothing varies, or no cell is done yet")
         _offer(self.x, axes, max(axes, key=lambda key: table[key].nunique()))
         _offer(self.y, [self.NONE, *axes], self.NONE)
         for control, column in ((self.domain, "domain"), (self.kind, "kind"), (self.system, "recommender")):
@@ -394,10 +411,13 @@ class SweepExplorer(Explorer):
 
     def react(self, control: widgets.Widget) -> None:
         if control is self.table:
+            grids = list(dict.fromkeys(self.all_tables[self.table.value]["grid"]))
+            _offer(self.grid, [*grids, *([self.ALL] if len(grids) > 1 else [])], grids[0])
+        if control in (self.table, self.grid):
             self._offer_columns()
         up = None if self.y.value in (self.NONE, self.x.value) else self.y.value
         words = (self.metric.value, self.domain.value, self.kind.value, self.system.value)
-        found = views.cells(self.all_tables[self.table.value], self.x.value, up, *words)
+        found = views.cells(self._shown(), self.x.value, up, *words)
         title = f"{words[0]}, {words[1]}, {words[2]} rows, {words[3]}"
         self._say(f"{title}: {int((found['runs'] > 0).sum())} of {len(found)} places have a value.")
         if up is None:
@@ -406,7 +426,7 @@ class SweepExplorer(Explorer):
         else:
             drawn = plots.surface(found, self.x.value, up, title)
         draw(self.figure, drawn)
-        self.tables = {title: found.round(3)}
+        self.tables = {title: found.round({"value": 3, "sd": 3})}
         self.shown.value = as_html(self.tables[title], title)
 
 
@@ -457,14 +477,17 @@ class Page(widgets.Tab):
     def __init__(self, folders: Sequence[Path | str]):
         self.makers = _makers(folders)
         super().__init__([widgets.HTML(self.WAITING) for _ in self.makers], titles=list(self.makers))
-        self.made: dict[int, Explorer] = {}
+        self.made: dict[int, widgets.Widget] = {}
         self.observe(self._open, names="selected_index")
         self._open()
 
     def _open(self, change: Any = None) -> None:
         place = self.selected_index or 0
         if place not in self.made:
-            self.made[place] = list(self.makers.values())[place]()
+            try:
+                self.made[place] = list(self.makers.values())[place]()
+            except ValueError as error:  # nothing to see there yet
+                self.made[place] = widgets.HTML(html.escape(str(error)))
             self.children = [self.made.get(i, widgets.HTML(self.WAITING)) for i in range(len(self.makers))]
 
 
@@ -480,9 +503,8 @@ def _makers(folders: Sequence[Path | str]) -> dict[str, Callable[[], Explorer]]:
             found[f"data{beside}"] = partial(of_data, folder)
     if runs:
         found["training"] = partial(TrainingExplorer, list(runs.values()))
-    for one in map(Path, folders):
-        if one not in runs.values():
-            found[f"sweep {one.stem}"] = partial(SweepExplorer, views.sweep_tables(one))
+    for name, folder in views.named([one for one in folders if Path(one) not in runs.values()]).items():
+        found[f"sweep {name.removesuffix('.csv')}"] = partial(SweepExplorer, views.sweep_tables(folder))
     return found
 
 

@@ -66,20 +66,13 @@ def series(
     colour: str,
     title: str,
     y_title: str,
-    *,
-    log: bool = False,
 ) -> go.Figure:
-    """One line a value of ``colour``, each with its own symbol; ``log``: both axes logarithmic.
-
-    Lines without a value are left out.
-    """
+    """One line a value of ``colour``, each with its own symbol; what has no value is left out."""
     figure = go.Figure()
     for i, (name, part) in enumerate(table.dropna(subset=[y]).groupby(colour, sort=False)):
         look = {"color": PALETTE[i % len(PALETTE)], "symbol": SYMBOLS[i % len(SYMBOLS)], "size": 6}
         figure.add_scatter(x=part[x], y=part[y], name=str(name), mode="lines+markers", marker=look)
     figure.update_layout(xaxis_title=x, yaxis_title=y_title, showlegend=True)
-    if log:
-        figure.update_xaxes(type="log").update_yaxes(type="log")
     return _layout(figure, title)
 
 
@@ -307,16 +300,19 @@ def curves(table: pd.DataFrame, x: str, colour: str, title: str) -> go.Figure:
 def latent_map(table: pd.DataFrame, colour: str, title: str) -> go.Figure:
     """Two principal components, a panel a latent, coloured by ``colour``: ``latent, first, second``, ``colour``."""
     latents, names = (list(dict.fromkeys(table[key])) for key in ("latent", colour))
+    first = table.drop_duplicates(colour).set_index(colour)["latent"]  # where a name stands in the legend
     figure = make_subplots(rows=1, cols=len(latents), subplot_titles=latents)
     for number, latent in enumerate(latents, start=1):
         for i, name in enumerate(names):
             part = table[(table["latent"] == latent) & (table[colour] == name)]
+            if part.empty:
+                continue
             figure.add_scatter(
                 x=part["first"].astype("float32"),
                 y=part["second"].astype("float32"),
                 name=str(name),
                 legendgroup=str(name),
-                showlegend=number == 1,
+                showlegend=first[name] == latent,
                 mode="markers",
                 marker={
                     "color": PALETTE[i % len(PALETTE)],

@@ -371,9 +371,12 @@ def history_so_far(folder: Path | str) -> pd.DataFrame:
     read_record(folder)
     if (folder / "history.parquet").is_file():
         return load_history(folder)
-    if not (folder / "last.ckpt").is_file():
-        return pd.DataFrame({"epoch": pd.Series(dtype=float)})
-    return pd.DataFrame(history_of(folder / "last.ckpt"))
+    # one a stage of its training, each begun when the one before had ended
+    found = [history_of(path) for path in sorted(folder.glob("last*.ckpt"), key=lambda path: path.stat().st_mtime)]
+    parts = [
+        pd.DataFrame(one) if len(found) == 1 else pd.DataFrame(one).assign(stage=i) for i, one in enumerate(found, 1)
+    ]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"epoch": pd.Series(dtype=float)})
 
 
 def load_pseudo(folder: Path | str) -> dict[str, Any]:

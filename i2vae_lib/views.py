@@ -214,13 +214,10 @@ def posteriors(recommender: I2VAERecommender, one: Apart) -> pd.DataFrame:
     lines = []
     for d in DOMAINS:
         latents = one.latents[d]
-        there = {"specific": latents.has_own, "transferable": latents.has_other, "augmented": latents.has_own}
         for role in ROLES:
-            q = getattr(latents, role)
-            nats = (
-                float(kl(q, disentanglement.prior_of(recommender, role, d, q))[0]) if bool(there[role][0]) else np.nan
-            )
-            width = float(q.log_variance[0].mul(0.5).exp().mean()) if bool(there[role][0]) else np.nan
+            q, there = getattr(latents, role), bool(latents.has(role)[0])
+            nats = float(kl(q, disentanglement.prior_of(recommender, role, d, q))[0]) if there else np.nan
+            width = float(q.log_variance[0].mul(0.5).exp().mean()) if there else np.nan
             lines.append((one.rows.catalogue.names[d], role, latent_name(role, d), nats, width))
     return pd.DataFrame(lines, columns=["domain", "role", "latent", "kl", "width"])
 
@@ -237,14 +234,14 @@ def chosen_rows(dataset: CrossDomainDataset, split: str, domain: str, kind: str 
 def lengths(rows: Rows) -> pd.DataFrame:
     """How many rows have a history of each length: ``history`` (own, other), ``length`` (items), ``rows``.
 
-    The longest 5 % stand together.
+    The longest 5 % (of the longer ones of the two) stand together.
     """
+    both = {side: rows.lengths(side) for side in ("own", "other")}
+    most = max(1, *(int(np.quantile(found, 0.95)) for found in both.values())) if len(rows) else 1
     parts = []
-    for side in ("own", "other"):
-        found = rows.lengths(side)
-        most = max(1, int(np.quantile(found, 0.95))) if len(found) else 1
+    for side, found in both.items():
         counts = np.bincount(np.minimum(found, most), minlength=most + 1)
-        labels = [*map(str, range(most)), f"{most}+" if (found > most).any() else str(most)]
+        labels = [*map(str, range(most)), f"{most}+"]
         parts.append(pd.DataFrame({"history": side, "length": labels, "rows": counts}))
     return pd.concat(parts, ignore_index=True)
 
@@ -269,17 +266,21 @@ def overlap(dataset: CrossDomainDataset) -> pd.DataFrame:
     for split in SPLITS:
         for d in DOMAINS:
             rows = chosen_rows(dataset, split, d)
-            own, opposite = rows.lengths("own") > 0, rows.lengths("other") > 0
-            parts = (own & opposite, own & ~opposite, ~own & opposite, ~own & ~opposite)
+            kinds = rows.kinds()
+            alone = (rows.lengths("own") > 0) & ~kinds["overlapping"]
+            parts = (kinds["overlapping"], alone, kinds["cold"], kinds["no_history"])
             lines.append((split, dataset.catalogue.names[d], len(rows), *(int(part.sum()) for part in parts)))
     return pd.DataFrame(lines, columns=["split", "domain", "rows", "both", "own only", "cold", "no history"])
 
 
 def checks(record: Mapping[str, Any], split: str = "all", only: str = "all") -> pd.DataFrame:
-    """The audit of a run's record by split, and ``all`` of it, the ``leaks`` it looks for or what it ``found``."""
+    """The audit of a run's record by split, and ``all`` of it, the ``leaks`` it looks for or what it ``found``.
+
+    What is of no split, the catalogue's checks, stands with each.
+    """
     table = pd.DataFrame(record["audit"])
     if split != "all":
-        table = table[table["split"] == split]
+        table = table[table["split"].isin([split, "catalogue"])]
     if only == "leaks":
         table = table[table["severity"] == "leak"]
     if only == "found":
@@ -300,7 +301,7 @@ def named(folders: Sequence[Path | str]) -> dict[str, Path]:
 
 
 def curves(runs: Mapping[str, Path], column: str = "ndcg@10") -> pd.DataFrame:
-    """A column of the histories of runs, as far as they are: ``run, epoch, value``.
+    """A column of the histories of runs, as far as they are: ``run`` (and its stage, of several), ``epoch, value``.
 
     Raises
     ------
@@ -312,11 +313,18 @@ def curves(runs: Mapping[str, Path], column: str = "ndcg@10") -> pd.DataFrame:
     if column not in known and any(len(one) for one in histories.values()):
         raise ValueError(f"no run has a column '{column}'{suggestion(column, known)}")
     parts = [
-        pd.DataFrame({"run": name, "epoch": one["epoch"], "value": one[column]})
+        pd.DataFrame({"run": _staged(name, one), "epoch": one["epoch"], "value": one[column]}).dropna()
         for name, one in histories.items()
         if column in one
     ]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["run", "epoch", "value"])
+
+
+def _staged(name: str, history: pd.DataFrame) -> list[str]:
+    """A run's name for each line of its history, with the stage where it is trained in several."""
+    if "stage" not in history:
+        return [name] * len(history)
+    return [f"{name}, stage {stage:.0f}" for stage in history["stage"]]
 
 
 def columns(runs: Mapping[str, Path]) -> list[str]:
@@ -332,12 +340,21 @@ def _columns(histories: Mapping[str, pd.DataFrame]) -> list[str]:
 
 
 def progress(runs: Mapping[str, Path]) -> pd.DataFrame:
-    """Where runs stand: ``run, state`` (done, training, not begun), ``epoch``, ``of``, ``best`` (epoch), ``ndcg@10`` of
-    that epoch on validation rows, ``minutes left`` at most (patience may end it earlier)."""
+    """Where runs stand, or their last stages where they are trained in several.
+
+    Returns
+    -------
+    DataFrame
+        ``run``; ``state``: done, training (it has a checkpoint; it may also have been stopped) or not begun; ``epoch``;
+        ``of``: at most; ``best`` (epoch) and its ``ndcg@10`` on validation rows; ``minutes left`` at most (patience may
+        end a stage earlier).
+    """
     lines = []
     for name, folder in runs.items():
         record, history = read_record(folder), stages.history_so_far(folder)
         done = (Path(folder) / "history.parquet").is_file()
+        if "stage" in history:
+            history = history[history["stage"] == history["stage"].max()]
         most = int(record["parameters"]["training"]["epochs"])
         line: dict[str, Any] = {"run": name, "state": "done" if done else "training" if len(history) else "not begun"}
         line |= {"epoch": len(history), "of": most}
@@ -384,6 +401,8 @@ def cells(
 ) -> pd.DataFrame:
     """A metric over one or two axes of a sweep, over whatever else it varies.
 
+    Hand in the lines of one grid where grids hold other things fixed: their mean would be no curve of either.
+
     Returns
     -------
     DataFrame
@@ -395,7 +414,8 @@ def cells(
         wanted["candidates"] = "sampled"
     own = table[np.logical_and.reduce([table[key] == value for key, value in wanted.items()])]
     place = [x] if y is None else [x, y]
-    own = own.dropna(subset=place).assign(value=100 * own["value"])
+    own = own.dropna(subset=place).drop_duplicates([*place, "run"])  # a run may stand in several grids
+    own = own.assign(value=100 * own["value"])
     found = own.groupby(place, sort=True)["value"].agg(value="mean", sd="std", runs="size").reset_index()
     every = table[place].dropna().drop_duplicates()
     return (

@@ -272,6 +272,7 @@ def test_page_when_used(served: tuple[str, subprocess.Popen[bytes]], tab: Tab) -
     data.locator(".js-plotly-plot .main-svg").first.wait_for()
     data.locator("select").nth(2).select_option("cold")
     _until(data, lambda: "(cold)" in data.get_by_role("status").inner_text(), "the rows stayed")
+    _until(data, lambda: "North, cold" in data.locator(".gtitle").inner_text(), "the figure stayed")
     tab.shoot("page_data")
 
     page.get_by_role("tab", name="training").click()

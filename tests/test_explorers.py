@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import json
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from i2vae_lib.explorers import DataExplorer, Page, SweepExplorer, TrainingExplo
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.runs import LayoutError, Run
-from tests.test_views import sweep_table
+from tests.test_views import checkpoint, sweep_table
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +74,13 @@ def test_user_when_latents_are_swapped(user: UserExplorer) -> None:
 
 def test_user_when_another_is_chosen(user: UserExplorer) -> None:
     first, bars = user.user.value, user.figure.data[0].y
+    assert user.partner.value == user.users[1]
     user.after.click()
+    assert user.partner.value == user.users[2]  # a swap with oneself would change nothing
     assert user.user.value == user.users[1] != first and f"User {user.users[1]} " in said(user)
     assert not np.array_equal(user.figure.data[0].y, bars)
     user.before.click()
+    assert user.partner.value != user.user.value
     user.before.click()
     assert user.user.value == user.users[-1]
     assert next(iter(user.tables)).endswith("taken (most recent first) and recalled")
@@ -170,7 +175,10 @@ def test_training_when_controls_move(run: Run) -> None:
     found.again.click()
     assert found.column.value == "kl/t_y"
     found.chosen.value = ()
-    assert len(found.figure.data) == 0
+    assert len(found.figure.data) == 0 and said(found) == "No run is chosen."
+    found.chosen.value = ("run",)
+    assert found.column.value == "ndcg@10" and len(found.figure.data) == 1
+    found.column.value = "kl/t_y"
     assert "where they stand" in found.static() and "kl/t_y" in found.static()
 
 
@@ -182,22 +190,38 @@ def test_training_when_nothing_is_there_yet(tiny: Parameters, tmp_path: Path) ->
     assert "without a kernel" in said(found)
 
 
-def test_training_when_followed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    import asyncio
-
+def test_training_when_followed(tiny: Parameters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TrainingExplorer, "SECONDS", 0.01)
-    found = TrainingExplorer([run.folder])
-    read: list[Any] = []
-    monkeypatch.setattr(found, "react", read.append)
+    folder = stages.open_run(tiny, tmp_path / "growing").folder
+    checkpoint(folder, "last.ckpt", 1, 0.1)
+    found = TrainingExplorer([folder])
+    seen = []
 
     async def watch() -> None:
         found.follow.value = True
-        await asyncio.sleep(0.05)
+        for epochs in (1, 2, 3):
+            checkpoint(folder, "last.ckpt", epochs, 0.1)
+            await asyncio.sleep(0.1)
+            seen.append(list(found.figure.data[0].x))
+        (folder / "run.json").unlink()
+        await asyncio.sleep(0.1)
+        assert "is not a run directory" in said(found) and not found.following.done()
         found.follow.value = False
         await found.following
 
     asyncio.run(watch())
-    assert len(read) >= 2
+    assert seen == [[1], [1, 2], [1, 2, 3]]
+
+
+def test_training_when_chosen_runs_have_other_curves(run: Run, tiny: Parameters, tmp_path: Path) -> None:
+    folder = stages.open_run(tiny, tmp_path / "plain").folder
+    checkpoint(folder, "last.ckpt", 2, 0.1)
+    found = TrainingExplorer([run.folder, folder])
+    found.column.value = "kl/t_y"
+    assert len(found.figure.data) == 1
+    found.chosen.value = ("plain",)
+    assert found.column.value == "ndcg@10" and said(found) == "ndcg@10 by epoch, 1 of 2 runs."
+    assert [trace.name for trace in found.figure.data] == ["plain"]
 
 
 def test_sweep_when_controls_move() -> None:
@@ -212,9 +236,21 @@ def test_sweep_when_controls_move() -> None:
     assert found.figure.data[0].type == "scatter"
 
 
+def test_sweep_when_a_grid_is_chosen() -> None:
+    table = sweep_table()
+    flat = table[(table["model.T"] == 10) & (table["model.d"] == 32)].assign(grid="flat")
+    found = SweepExplorer({"mine": pd.concat([table, flat], ignore_index=True)})
+    assert list(found.grid.options) == ["g", "flat", SweepExplorer.ALL]
+    found.grid.value = "flat"
+    assert said(found) == "mine, flat: nothing varies, or no cell is done yet"
+    found.grid.value = SweepExplorer.ALL
+    assert said(found) == "HR@10, North, all rows, i2vae: 2 of 3 places have a value."
+    np.testing.assert_allclose(found.figure.data[0].y, [5.85, 6.85])
+
+
 def test_sweep_when_nothing_varies() -> None:
     table = sweep_table()
-    with pytest.raises(LayoutError, match="mine varies nothing"):
+    with pytest.raises(LayoutError, match="mine, g: nothing varies"):
         SweepExplorer({"mine": table[(table["model.T"] == 10) & (table["model.d"] == 32)]})
 
 
@@ -231,9 +267,21 @@ def test_page_when_tabs_are_opened(run: Run, tmp_path: Path) -> None:
     assert [type(one).__name__ for one in found.children] == ["UserExplorer", "HTML", "HTML", "SweepExplorer"]
 
 
-def test_page_when_two_runs_are_beside_each_other(run: Run) -> None:
-    titles = Page([run.folder, run.folder.parent / "run"]).titles
-    assert "training" in titles
+def test_page_when_folders_are_beside_each_other(run: Run, tiny: Parameters, tmp_path: Path) -> None:
+    other = stages.open_run(tiny, tmp_path / "other")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        sweep_table().to_csv(tmp_path / name / "results.csv", index=False)
+    tables = [tmp_path / name / "results.csv" for name in ("one", "two")]
+    titles = Page([run.folder, other.folder, *tables]).titles
+    assert titles == ("user of run", "data of run", "training", "sweep one/results", "sweep two/results")
+
+
+def test_page_when_a_sweep_varies_nothing(tmp_path: Path) -> None:
+    table = sweep_table()
+    table[(table["model.T"] == 10) & (table["model.d"] == 32)].to_csv(tmp_path / "mine.csv", index=False)
+    found = Page([tmp_path / "mine.csv"])
+    assert found.children[0].value == "mine, g: nothing varies, or no cell is done yet"
 
 
 def test_page_when_a_folder_is_neither(tmp_path: Path) -> None:
@@ -247,6 +295,15 @@ def test_of_user_when_it_is_not_trained(tiny: Parameters, tmp_path: Path) -> Non
     with pytest.raises(LayoutError, match="holds no saved model"):
         explorers.of_user(run.folder)
     assert list(Page([run.folder]).titles) == ["data", "training"]
+
+
+def test_of_user_when_it_is_another_system(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(run.folder, folder)
+    header = json.loads((folder / "model" / "model.json").read_text())
+    (folder / "model" / "model.json").write_text(json.dumps(header | {"system": "savae"}))
+    with pytest.raises(LayoutError, match="holds a model of savae, not of i2vae"):
+        explorers.of_user(folder)
 
 
 def test_write_page_when_served(run: Run, tmp_path: Path) -> None:
@@ -269,7 +326,9 @@ def test_explore_when_called(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr(cli.subprocess, "run", serve)
     assert cli.main(["explore", str(run.folder), "--port", "9999", "--no-browser"]) == 0
     assert called["command"][:3] == [sys.executable, "-m", "voila"] and called["there"]
-    assert {"--Voila.ip=127.0.0.1", "--port=9999", "--template=kit", "--no-browser"} <= set(called["command"])
+    assert {"--Voila.ip=127.0.0.1", "--port=9999", "--Voila.port_retries=0", "--template=kit", "--no-browser"} <= set(
+        called["command"]
+    )
     assert called["env"]["JUPYTER_PATH"].split(os.pathsep)[0] == str(Path(called["command"][3]).parent)
     assert "http://127.0.0.1:9999/" in capsys.readouterr().out
 

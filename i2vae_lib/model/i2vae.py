@@ -54,6 +54,10 @@ class Latents:
     has_own: torch.Tensor  # bool [B]
     has_other: torch.Tensor  # bool [B]
 
+    def has(self, role: str) -> torch.Tensor:
+        """Which rows have the latent of a role: bool [B]."""
+        return self.has_other if role == "transferable" else self.has_own
+
 
 @dataclass(frozen=True)
 class Draws:

@@ -197,9 +197,8 @@ class _Remembering:
         at = np.array([self.where[int(source)] for source in rows.source])
         chosen, scores = self.recalled
         [(_, side, latents)] = self.recommender.infer(rows, (chosen[at], scores[at]))
-        masks = {"specific": latents.has_own, "transferable": latents.has_other, "augmented": latents.has_own}
         for role in ROLES:
-            self.means.setdefault(latent_name(role, domain), []).append(getattr(latents, role).mean[masks[role]])
+            self.means.setdefault(latent_name(role, domain), []).append(getattr(latents, role).mean[latents.has(role)])
         return self.recommender.scores_of(latents, side, domain, items)
 
     def active_units(self) -> dict[str, float]:
