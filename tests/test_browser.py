@@ -104,9 +104,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def serve(command: list[str], folder: Path, name: str, url: str, seconds: float = 120) -> subprocess.Popen[bytes]:
     """Start a server and wait until it answers."""
+    shared = folder.parent.parent if "PYTEST_XDIST_WORKER" in os.environ else folder  # workers train once for all
     environment = os.environ | {
-        "I2VAE_RUNS_DIR": str(folder / "runs"),
-        "I2VAE_CACHE_DIR": str(folder / "cache"),
+        "I2VAE_RUNS_DIR": str(shared / "browser-runs"),
+        "I2VAE_CACHE_DIR": str(shared / "browser-cache"),
         "JUPYTER_CONFIG_DIR": str(folder / "config"),
         "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
         "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
@@ -272,7 +273,7 @@ def test_page_when_used(served: tuple[str, subprocess.Popen[bytes]], tab: Tab) -
     data.locator(".js-plotly-plot .main-svg").first.wait_for()
     data.locator("select").nth(2).select_option("cold")
     _until(data, lambda: "(cold)" in data.get_by_role("status").inner_text(), "the rows stayed")
-    _until(data, lambda: "North, cold" in data.locator(".gtitle").inner_text(), "the figure stayed")
+    _until(data, lambda: "North, cold" in str(data.locator(".gtitle").text_content()), "the figure stayed")
     tab.shoot("page_data")
 
     page.get_by_role("tab", name="training").click()
