@@ -289,7 +289,10 @@ def test_page_when_used(served: tuple[str, subprocess.Popen[bytes]], tab: Tab) -
     page.get_by_role("tab", name="sweep").click()
     sweep = page.locator(".widget-vbox:has(label:text-is('across'))").first
     sweep.locator(".js-plotly-plot .main-svg").first.wait_for()
-    sweep.locator("select").nth(2).select_option("objective.lambda_a")
+    sweep.locator("select").nth(1).select_option(index=3)  # all grids: both weights vary
+    up = sweep.locator("select").nth(3)
+    _until(sweep, lambda: "objective.lambda_a" in up.locator("option").all_inner_texts(), "the axes stayed")
+    up.select_option("objective.lambda_a")
     _until(sweep, lambda: sweep.locator(".heatmaplayer image").count() == 1, "no surface is drawn")
     tab.shoot("page_sweep")
 
