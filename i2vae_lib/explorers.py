@@ -129,7 +129,8 @@ class UserExplorer(Explorer):
         self.recommender, self.all_rows = recommender, rows
         self.kinds = rows.kinds(tail)
         shown = [kind for kind in KINDS if kind in self.kinds and self.kinds[kind].any()]
-        self.kind = _choice("rows", [(f"{kind} ({int(self.kinds[kind].sum()):,})", kind) for kind in shown])
+        named = [(f"{kind} ({int(self.kinds[kind].sum()):,})", kind) for kind in shown]
+        self.kind = _choice("rows", named, "overlapping")  # of whom all three latents speak
         self.user = widgets.Combobox(description="user", placeholder="type to search", continuous_update=False)
         self.before = widgets.Button(description="previous user")
         self.after = widgets.Button(description="next user")
