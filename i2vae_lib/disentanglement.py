@@ -339,10 +339,10 @@ def observed_measures(
     Returns
     -------
     DataFrame
-        ``measure, of, domain, value``: R² of a linear probe from each latent to the mean vector of the own and of the
-        other history; KL to the prior and active units; :func:`cold_agreement`; and for each latent that is swapped
-        between users the share of the first ten items that stays (``kept``) and by how much the share of the partner's
-        first ten rises (``towards the partner``).
+        ``measure, of, domain, value``: R² of a linear and of a neighbour probe from each latent to the mean vector of
+        the own and of the other history; KL to the prior and active units; :func:`cold_agreement`; and for each latent
+        that is swapped between users the share of the first ten items that stays (``kept``) and by how much the share
+        of the partner's first ten rises (``towards the partner``).
     """
     both = with_both(rows)
     found: list[tuple[str, str, str, float]] = []
@@ -354,8 +354,10 @@ def observed_measures(
             codes = q.mean.cpu().numpy().astype(np.float64)
             for name, of in histories.items():
                 truth = history_vectors(chosen, vectors, of)
-                value = linear_probe(codes, truth, chosen.user, np.random.default_rng(seed))
-                found.append(("R² linear", f"{role} → {name}", domain, value))
+                for probe in (linear_probe, neighbour_probe):
+                    measure = f"R² {probe.__name__.removesuffix('_probe')}"
+                    value = probe(codes, truth, chosen.user, np.random.default_rng(seed))
+                    found.append((measure, f"{role} → {name}", domain, value))
             found.append(("kl", role, domain, float(kl(q, prior_of(recommender, role, domain, q)).mean())))
             found.append(("active", role, domain, float(active_units(q.mean))))
     for line in cold_agreement(recommender, both).to_dict(orient="records"):
