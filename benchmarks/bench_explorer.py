@@ -49,7 +49,6 @@ def main() -> None:
     start = time.perf_counter()
     user = UserExplorer(recommender, test, dataset.tail["test"])
     print(f"{dataset}\nopening the explorer: {time.perf_counter() - start:.2f} s")
-    user.kind.value = "overlapping"
 
     def setting(role: str, state: str) -> Callable[[], None]:
         return lambda: setattr(user.switches[role], "value", state)

@@ -297,10 +297,7 @@ def measures(recommender: I2VAERecommender, dataset: CrossDomainDataset, rows: R
         truth, owner = planted(dataset.truth, chosen, domain), chosen.user
         found: dict[tuple[str, str], float] = {}
         for role in ROLES:
-            for name, factors in truth.items():
-                for probe in (linear_probe, neighbour_probe):
-                    key = (f"R² {probe.__name__.removesuffix('_probe')}", f"{role} → {name}")
-                    found[key] = probe(values[role], factors, owner, np.random.default_rng(seed))
+            found |= _probed(role, values[role], truth, owner, seed)
         # as the paper means it: transferable codes shared interests, specific the domain's own
         codes = np.hstack([values["transferable"], values["specific"]])
         factors = np.hstack([truth["shared"], truth["specific"]])
@@ -314,6 +311,19 @@ def measures(recommender: I2VAERecommender, dataset: CrossDomainDataset, rows: R
         found["SAP", "both → both"] = sap(codes, factors)
         lines += [(*key, domain, value) for key, value in found.items()]
     return pd.DataFrame(lines, columns=["measure", "of", "domain", "value"])
+
+
+def _probed(
+    role: str, codes: Array, wanted: Mapping[str, Array], owner: Array, seed: int
+) -> dict[tuple[str, str], float]:
+    """Both probes from a role's codes to each of what is wanted, by the names of a table of measures."""
+    return {
+        (f"R² {probe.__name__.removesuffix('_probe')}", f"{role} → {name}"): probe(
+            codes, factors, owner, np.random.default_rng(seed)
+        )
+        for name, factors in wanted.items()
+        for probe in (linear_probe, neighbour_probe)
+    }
 
 
 def history_vectors(rows: Rows, vectors: Mapping[str, Array], domain: str) -> Array:
@@ -348,16 +358,13 @@ def observed_measures(
     found: list[tuple[str, str, str, float]] = []
     for domain, side, latents in recommender.infer(both):
         chosen = both.take(side.position.cpu().numpy())
-        histories = {"own history": domain, "other history": other(domain)}
+        sides = {"own history": domain, "other history": other(domain)}
+        histories = {name: history_vectors(chosen, vectors, of) for name, of in sides.items()}
         for role in ROLES:
             q = getattr(latents, role)
             codes = q.mean.cpu().numpy().astype(np.float64)
-            for name, of in histories.items():
-                truth = history_vectors(chosen, vectors, of)
-                for probe in (linear_probe, neighbour_probe):
-                    measure = f"R² {probe.__name__.removesuffix('_probe')}"
-                    value = probe(codes, truth, chosen.user, np.random.default_rng(seed))
-                    found.append((measure, f"{role} → {name}", domain, value))
+            probes = _probed(role, codes, histories, chosen.user, seed)
+            found += [(measure, of, domain, value) for (measure, of), value in probes.items()]
             found.append(("kl", role, domain, float(kl(q, prior_of(recommender, role, domain, q)).mean())))
             found.append(("active", role, domain, float(active_units(q.mean))))
     for line in cold_agreement(recommender, both).to_dict(orient="records"):

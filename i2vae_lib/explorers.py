@@ -261,8 +261,9 @@ class DataExplorer(Explorer):
             "audit", [("everything", "all"), ("leaks looked for", "leaks"), ("what was found", "found")]
         )
         self.curve = views.popularity_curve(dataset)
+        self.tables["who has a history where"] = views.overlap(dataset)
         self.figure = go.FigureWidget()
-        self.shown = widgets.HTML()
+        self.shown = widgets.HTML(as_html(self.tables["who has a history where"], "who has a history where"))
         self.found = widgets.HTML()
         self.children = (
             widgets.HBox([self.split, self.domain, self.kind], layout={"flex_flow": "row wrap"}),
@@ -286,9 +287,7 @@ class DataExplorer(Explorer):
             table = views.lengths(rows)
             title = f"Histories of {split} rows that ask for {name}, {self.kind.value}"
             draw(self.figure, plots.pair(table, self.curve, title))
-            self.tables["who has a history where"] = views.overlap(self.dataset)
         self.tables["audit"] = views.checks(self.record, split, self.audit.value)
-        self.shown.value = as_html(self.tables["who has a history where"], "who has a history where")
         caption = "what the audit says" if len(self.tables["audit"]) else f"nothing of that kind in the {split} rows"
         self.found.value = as_html(self.tables["audit"], caption)
 
