@@ -357,7 +357,7 @@ def sweep(given: argparse.Namespace) -> int:
     out = given.out or default_folder(found.cells[0].parameters).with_name(f"sweep-{found.name}")
     planned = experiments.plan(found, out)
     workers = given.workers or experiments.usable_cores()
-    print(planned[["address", "cell", "seed", "data", "system", "state"]].to_string(index=False))
+    print(experiments.plan_by_seeds(planned).to_string(index=False))
     costs = experiments.costs(found, planned, _probe if given.dry_run else None)
     if given.dry_run:
         costs = costs.assign(GB=costs.pop("peak_memory_bytes") / 2**30).round({"seconds": 1, "GB": 1})
@@ -396,7 +396,9 @@ def search_for(given: argparse.Namespace) -> int:
 def _probe(cell: grids.Cell) -> tuple[float, int]:
     """In a worker like those of the sweep, whose peak memory is its own."""
     with experiments.connect(workers=1) as client:
-        return client.submit(experiments.probe_cell, cell).result()
+        found: tuple[float, int] = client.submit(experiments.probe_cell, cell).result()
+    print(f"probe of {cell.parameters.system} on {cell.parameters.data}: {found[0]:.0f} s a cell at most", flush=True)
+    return found
 
 
 def compare_runs(given: argparse.Namespace) -> int:

@@ -175,6 +175,25 @@ def plan(sweep: Sweep, out: Path | str) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=columns).astype({"seconds": float, "peak_memory_bytes": float})
 
 
+def plan_by_seeds(planned: pd.DataFrame) -> pd.DataFrame:
+    """:func:`plan` to be read: a line for all seeds of a place.
+
+    Returns
+    -------
+    DataFrame
+        ``cell, data, system, seeds``; ``state`` (how many are in which); ``reason``: of each that failed, with its
+        address, where any did.
+    """
+    lines = []
+    for (cell, data, system), part in planned.groupby(["cell", "data", "system"], sort=False):
+        states = ", ".join(f"{n} {state}" for state, n in part["state"].value_counts(sort=False).items())
+        failed = part[part["state"] == "failed"]
+        reasons = "; ".join(f"{address}: {reason}" for address, reason in zip(failed["address"], failed["reason"]))
+        lines.append((cell, data, system, " ".join(map(str, part["seed"])), states, reasons))
+    found = pd.DataFrame(lines, columns=["cell", "data", "system", "seeds", "state", "reason"])
+    return found if found["reason"].any() else found.drop(columns="reason")
+
+
 def cost(folder: Path) -> tuple[float, int]:
     """Seconds of a finished run's stages, and its peak memory."""
     found = read_record(folder)["stages"].values()

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from i2vae_lib import evaluation, psg, significance
 from i2vae_lib.data import protocols
@@ -118,6 +119,8 @@ def measure(raw: RawPair, p: Parameters, cell: Cell, checkpoint: Path | None = N
 def study(raw: RawPair, p: Parameters, systems: Sequence[str], seeds: Sequence[int], folder: Path) -> pd.DataFrame:
     """Measure every cell that ``folder`` does not hold yet; killed at any moment, the same call goes on.
 
+    Two calls over one folder share its cells.
+
     Raises
     ------
     LayoutError
@@ -136,18 +139,29 @@ def study(raw: RawPair, p: Parameters, systems: Sequence[str], seeds: Sequence[i
     write_json(known, identity)
     todo = cells(systems, seeds)
     progress = bar("leaks", len(todo), "cell")
-    for cell in todo:
-        path = folder / f"{cell.name}.parquet"
-        if not path.is_file():
-            start = time.perf_counter()
-            table = measure(raw, p, cell, folder / f"{cell.name}.ckpt").assign(leaks=label(cell.leaks), seed=cell.seed)
-            table["seconds"] = round(time.perf_counter() - start, 1)  # since the last start of an interrupted one
-            write_atomically(path, lambda part, table=table: table.to_parquet(part, index=False))  # type: ignore[misc]
-            (folder / f"{cell.name}.ckpt").unlink(missing_ok=True)
+    while todo:
+        cell = todo.pop(0)
+        try:
+            with FileLock(folder / f".{cell.name}.lock").acquire(timeout=1):
+                _measured_once(raw, p, cell, folder)
+        except Timeout:
+            todo.append(cell)  # another call has it: back to it after the rest
+            continue
         progress.update()
         progress.set_postfix_str(cell.name)
     progress.close()
     return finished(systems, seeds, folder)
+
+
+def _measured_once(raw: RawPair, p: Parameters, cell: Cell, folder: Path) -> None:
+    path = folder / f"{cell.name}.parquet"
+    if path.is_file():
+        return
+    start = time.perf_counter()
+    table = measure(raw, p, cell, folder / f"{cell.name}.ckpt").assign(leaks=label(cell.leaks), seed=cell.seed)
+    table["seconds"] = round(time.perf_counter() - start, 1)  # since the last start of an interrupted one
+    write_atomically(path, lambda part: table.to_parquet(part, index=False))
+    (folder / f"{cell.name}.ckpt").unlink(missing_ok=True)
 
 
 def finished(systems: Sequence[str], seeds: Sequence[int], folder: Path) -> pd.DataFrame:

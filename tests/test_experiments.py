@@ -207,7 +207,8 @@ def test_command_prints_the_plan_and_the_table(
     assert set(pd.read_csv(done / "figures" / "claims.csv")["row"]) == {"none"}
     assert len(pd.read_csv(done / "tiny.csv")) == len(results(resolve("tiny", CONTENT), done))
     assert cli.main(["sweep", str(path), "--out", str(tmp_path / "none"), "--dry-run"]) == 0
-    assert "6 cells, 0 done, 6 left: about" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "6 cells, 0 done, 6 left: about" in printed and printed.count("s a cell at most") == 1  # one kind of cell
     assert not (tmp_path / "none").exists()  # a plan makes nothing
     assert cli.main(["sweep", str(path), "--set", "model.T=-1"]) == 2
     assert "cell 1 of 8 (grid claims, full, seed 0): 'model.T'" in capsys.readouterr().err
@@ -342,6 +343,21 @@ def test_cell_that_another_process_has(sweep: Sweep, tmp_path: Path) -> None:
         code = f"from i2vae_lib.experiments import run_cell; print(run_cell({{}}, {str(folder)!r}))"
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert found.stdout.strip() == "{'state': 'elsewhere'}"
+
+
+def test_plan_to_be_read_has_a_line_for_all_seeds(sweep: Sweep, done: Path) -> None:
+    found = experiments.plan_by_seeds(plan(sweep, done))
+    assert found["cell"].tolist() == ["claims, full; T, model.T = 10", "claims, none", "T, model.T = 5"]
+    assert found["seeds"].tolist() == ["0 1"] * 3 and found["state"].tolist() == ["2 done"] * 3
+    assert "reason" not in found
+
+
+def test_plan_to_be_read_says_why_a_cell_failed(sweep: Sweep, tmp_path: Path) -> None:
+    planned = plan(sweep, tmp_path)
+    planned.loc[1, ["state", "reason"]] = ["failed", "MemoryError: no"]
+    found = experiments.plan_by_seeds(planned)
+    assert found["state"].tolist() == ["1 missing, 1 failed", "2 missing", "2 missing"]
+    assert found["reason"].tolist() == [f"{sweep.cells[1].address}: MemoryError: no", "", ""]
 
 
 # --- estimates --------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock
 
 from i2vae_lib import leaks, significance
 from i2vae_lib.audit import audit, fired
@@ -323,8 +324,22 @@ def test_study_when_cells_are_on_disk_measures_none_again(measured, p, tmp_path)
     labels = [(leaks.label(cell.leaks), cell.seed) for cell in CELLS]
     assert list(zip(first["leaks"], first["seed"]))[::3] == labels
     assert sorted(one.name for one in (tmp_path / "new").iterdir()) == sorted(
-        ["study.json", *(f"{c.name}.parquet" for c in CELLS)]
+        ["study.json", *(f"{c.name}.parquet" for c in CELLS), *(f".{c.name}.lock" for c in CELLS)]
     )
+
+
+def test_study_leaves_a_cell_to_the_call_that_has_it(measured, p, tmp_path, monkeypatch):
+    calls, measure = measured
+    elsewhere = FileLock(tmp_path / f".{CELLS[0].name}.lock").acquire()
+
+    def at_the_last_it_is_let_go(*given):
+        if given[2] == CELLS[-1]:
+            elsewhere.lock.release()
+        return measure(*given)
+
+    monkeypatch.setattr(leaks, "measure", at_the_last_it_is_let_go)
+    leaks.study(RAW, p, *SMALL, tmp_path)
+    assert calls == [*CELLS[1:], CELLS[0]]
 
 
 def test_study_when_the_folder_holds_another_is_refused(measured, p, tmp_path):
@@ -352,7 +367,7 @@ def test_study_when_killed_goes_on_where_it_was(measured, p, tmp_path):
         leaks.study(RAW, p, *SMALL, tmp_path / "killed")
     assert calls == CELLS[:6]
     left = sorted(one.name for one in (tmp_path / "killed").iterdir())
-    assert left == sorted(
+    assert [name for name in left if not name.endswith(".lock")] == sorted(
         ["study.json", *(f"{one.name}.parquet" for one in CELLS[:5]), f"{CELLS[5].name}.ckpt"]
     )  # its epochs stay
     measure.stop = None
