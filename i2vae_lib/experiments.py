@@ -257,13 +257,14 @@ def probe_cell(cell: Cell, rows: int = 1024) -> tuple[float, int]:
     dataset = load_dataset_once(p)
     train, validation = dataset.splits["train"], dataset.splits["validation"]
     few = validation.take(np.arange(min(rows, len(validation))))
+    hasty = stages.effective_psg(p).model_copy(update={"epochs": 1, "folds": 1})  # its cost does not go by rows
     once = p.model_copy(update={"training": p.training.model_copy(update={"epochs": 1})})
     kind = SYSTEMS[p.system]
     seconds = []
     counts = [min(64, len(train)), min(rows, len(train) // 2), min(2 * rows, len(train))]
     for count in counts:  # the first fit pays for what a process does once
         part = train.take(np.arange(count))
-        generator = psg.fit(part, stages.effective_psg(p)) if stages.uses_generator(p) else None
+        generator = psg.fit(part, hasty) if stages.uses_generator(p) else None
         start = time.perf_counter()
         kind(dataset.catalogue, once).fit(
             part,
