@@ -241,7 +241,8 @@ def estimate(found: pd.DataFrame, workers: int) -> str:
     if open_ones["seconds"].isna().any():
         return f"{head}; time not known (no cell of this kind is done; --dry-run measures one)"
     busy = min(workers, left)
-    hours = float((open_ones["seconds"] * open_ones["left"]).sum()) / busy / 3600
+    shared = float((open_ones["seconds"] * open_ones["left"]).sum()) / busy
+    hours = max(shared, float(open_ones["seconds"].max())) / 3600  # no cell is divided
     memory = float(open_ones["peak_memory_bytes"].max()) * busy / 2**30
     time_left = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
     return f"{head}: about {time_left} with {busy} workers, {memory:.1f} GB"

@@ -372,6 +372,10 @@ def test_costs_from_done_cells(sweep: Sweep, tmp_path: Path) -> None:
     assert found.to_numpy().tolist() == [["synthetic", "i2vae", 6, 4, 5400.0, 2.0**31, "done cells"]]
     assert estimate(found, workers=2) == "6 cells, 2 done, 4 left: about 3.0 hours with 2 workers, 4.0 GB"
     assert estimate(found, workers=64) == "6 cells, 2 done, 4 left: about 1.5 hours with 4 workers, 8.0 GB"
+    longest = found.assign(system="savae", left=1, seconds=36000.0)  # no worker can help with one long cell
+    found = pd.concat([found, longest], ignore_index=True)
+    assert "5 left: about 10.0 hours with 5 workers" in estimate(found, workers=64)
+    assert "5 left: about 16.0 hours with 1 workers" in estimate(found, workers=1)
 
 
 def test_costs_when_nothing_is_done(sweep: Sweep, tmp_path: Path) -> None:
