@@ -66,12 +66,12 @@ def build_parser() -> argparse.ArgumentParser:
         one.set_defaults(call=call)
         return one
 
-    def parameters(one: argparse.ArgumentParser) -> None:
+    def parameters(one: argparse.ArgumentParser, preset: str = "demo") -> None:
         pairs = ", ".join(REGISTRY)
         one.add_argument("--data", help=f"synthetic, a released pair ({pairs}), or the YAML file of a pair of logs")
         one.add_argument("--protocol", help="released or strict; of logs: chronological or temporal")
         one.add_argument("--system", help=f"what is trained: {', '.join(SYSTEMS)} (default: i2vae)")
-        one.add_argument("--preset", default="demo", help="a file in params/, or a path (default: demo)")
+        one.add_argument("--preset", default=preset, help=f"a file in params/, or a path (default: {preset})")
         one.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. model.d=64; repeatable")
 
     one = add("run", run, "Data, audit, pseudo-sequences, training, evaluation, report.")
@@ -117,7 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--json", action="store_true")
 
     one = add("table", make_table, "All systems, tuned alike, trained and measured; then the paper's table.")
-    parameters(one)
+    parameters(one, preset="paper")
     one.add_argument("--epochs", type=int)
     one.add_argument("--systems", nargs="+", metavar="SYSTEM", help="default: all")
     one.add_argument("--kinds", nargs="+", choices=table.KINDS, default=table.KINDS, help="user types to print")

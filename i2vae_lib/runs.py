@@ -79,13 +79,14 @@ def cache_folder() -> Path:
 
 
 def environment() -> dict[str, str]:
-    """Versions and revision that a result depends on."""
+    """Versions and revision that a result depends on, and the threads that its seconds depend on."""
     found = {"python": platform.python_version(), "platform": platform.platform(terse=True)}
     for package in ("i2vae-kit", "torch", "numpy", "scipy", "pandas"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
+    found["threads"] = os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())
     found["git"] = _revision()
     return found
 
@@ -209,8 +210,11 @@ class Run:
         start = time.perf_counter()
         yield
         seconds = round(time.perf_counter() - start, 2)
-        earlier = self.record["stages"].get(name, {}).get("seconds", 0.0)
-        self.record["stages"][name] = {"seconds": round(earlier + seconds, 2), "peak_memory_bytes": peak_memory_bytes()}
+        earlier = self.record["stages"].get(name, {"seconds": 0.0, "peak_memory_bytes": 0})
+        self.record["stages"][name] = {
+            "seconds": round(earlier["seconds"] + seconds, 2),
+            "peak_memory_bytes": max(earlier["peak_memory_bytes"], peak_memory_bytes()),
+        }
         self.note()
 
 

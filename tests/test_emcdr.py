@@ -168,7 +168,8 @@ def factors_set(system: EMCDR, train: Rows, image: Int) -> None:
     next(running)
     table = system.module["factors"]["x"].detach()
     load_parameters(system.module["factors"], {"x": table, "y": table @ torch.from_numpy(image).float()})
-    assert next(running, None) is None  # solved, not trained
+    assert next(running, None) is None  # the mapping is solved, not trained
+    system.settle()
 
 
 @pytest.mark.parametrize("identical", [True, False])
@@ -322,11 +323,24 @@ def test_scores_when_the_factors_of_a_domain_are_there_twice(dataset: CrossDomai
     next(running)
     load_parameters(system.module["factors"], {"x": table, "y": torch.from_numpy(turned).float()})
     assert next(running, None) is None
+    system.settle()
     asked = test.take(test.of("y"))
     cold = without(asked, "own")
     assert system.evident(cold).all()
     np.testing.assert_allclose(system.score(cold, everything(cold)), system.score(asked, everything(asked)), atol=1e-3)
     assert found_in_ten(system, cold) == pytest.approx(found_in_ten(system, asked), rel=0.01)
+
+
+@pytest.mark.parametrize("mapping", ["linear", "mlp"])
+def test_fit_selects_by_the_metric_of_the_whole_model(
+    mapping: str, dataset: CrossDomainDataset, tiny: Parameters
+) -> None:
+    # the two mappings are points of one search: both must be measured with their cold rows mapped
+    train, test = dataset.splits["train"], dataset.splits["test"]
+    system = fit(train, test, changed(tiny, "emcdr", mapping=mapping))
+    best = max(one["ndcg@10"] for one in system.state.history if one.get("stage", 2.0) == 2.0)
+    assert system.evident(test)[test.kinds()["cold"]].any()
+    assert system.validator(test)()["ndcg@10"] == pytest.approx(best, abs=1e-9)
 
 
 @pytest.mark.parametrize(("mapping", "share"), [("linear", 0.9), ("mlp", 0.75)])

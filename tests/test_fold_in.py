@@ -327,6 +327,10 @@ def test_user_vectors_when_a_known_users_row_was_made_cold(dataset: CrossDomainD
     table, folded = np.array([[7, 7]], dtype=np.float32), np.zeros((2, 2), dtype=np.float32)
     kept = user_vectors(cold, {"a": 0}, table, folded, keep_known=True)
     np.testing.assert_array_equal(kept, [[0, 0], [7, 7]])
+    # one who never took anything there has no such training: nothing is hidden, and the vector stays
+    never = replace(cold, excluded=cold.excluded.keep(cold.excluded.owner > 0))
+    kept = user_vectors(never, {"a": 0}, table, folded, keep_known=True)
+    np.testing.assert_array_equal(kept, [[7, 7], [7, 7]])
 
 
 def test_user_vectors_when_some_users_are_known(dataset: CrossDomainDataset) -> None:

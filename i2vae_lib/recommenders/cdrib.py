@@ -35,7 +35,8 @@ Departs
     - batches of 4096 interactions (the code: 1024), since each step sends the full graph through; one learning rate
       throughout, one best epoch for both domains;
     - an evaluation row is a new user: zero vectors, edges to its histories, one pass with the items' messages frozen,
-      the posterior mean. Under ``temporal`` known users keep their trained vectors where they had interactions.
+      the posterior mean. Under ``temporal`` known users keep their trained vectors where they had interactions, but not
+      in validation rows made cold.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ Departs
     - evaluation users are unknown: their vector in d is the mean of their items', through a matrix fitted by least
       squares on training users (:func:`i2vae_lib.recommenders.fold_in.mean_mapped`); without an own history it is
       that of the other domain through W (the code maps nobody when scoring); no user bias, which orders nothing.
-      Under ``temporal`` known users keep their vectors.
+      Under ``temporal`` known users keep their vectors, but not in validation rows made cold.
 """
 
 from __future__ import annotations

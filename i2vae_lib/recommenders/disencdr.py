@@ -34,7 +34,7 @@ Departs
     - batches of 4096 interactions (the code: 1024), since each step sends the full graph through;
     - an evaluation row is a new user: zero vectors, edges to its histories, one pass with the items' messages frozen,
       the posterior mean. Under ``temporal`` known users keep their trained means (the specific one where they had
-      interactions in that domain).
+      interactions in that domain), but not in validation rows made cold.
 """
 
 from __future__ import annotations

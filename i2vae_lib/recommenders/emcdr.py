@@ -32,8 +32,9 @@ Departs
       finds an intermediate share best, and all of them are taken unless tuning says otherwise;
     - an item that no training user took scores 0 (negatives alone have moved its vector), a row that shows nothing
       else is ranked by popularity, and so is a cold one where no training user is in both domains;
-    - the factors' epoch is selected on rows with an own history, by NDCG@10; d, learning rate and epochs are the
-      kit's.
+    - the factors' epoch is selected by NDCG@10: with the linear mapping solved anew for each epoch; before the MLP is
+      trained, on rows with an own history. d, learning rate and epochs are the kit's, and the MLP's decay holds its
+      biases too.
 """
 
 from __future__ import annotations
@@ -134,23 +135,31 @@ class EMCDR(Trained):
         triples = sum(graph.nnz for graph in self.taken.values())
         yield Stage("factors", self.module["factors"], self.factors_loss, batches, triples, steps)
 
-        self.settle()
-        lines = overlapping(self.taken, p.emcdr.active_share)
+        if p.emcdr.mapping == "mlp":
+            self.settle()
+            pairs = self.overlapping_pairs()
+            if pairs:
+                self.mapping = self.module["mapping"]
+                yield self.mapping_stage(pairs)
+
+    def overlapping_pairs(self) -> dict[str, torch.Tensor]:
+        """The scaled vectors of the users of both domains as they stand, [n, d] a domain; empty: nobody is."""
+        lines = overlapping(self.taken, self.params.emcdr.active_share)
         if not len(lines):
+            return {}
+        vectors = {d: self.fold(self.taken[d][lines], d) for d in DOMAINS}
+        self.scale = {d: vectors[d].square().mean().sqrt()[None].cpu() for d in DOMAINS}
+        return {d: vectors[d] / self.scale[d].to(self.device) for d in DOMAINS}
+
+    def solve(self) -> None:
+        """Step 2 for the linear mapping, from the factors as they stand."""
+        pairs = {d: vectors.cpu().numpy() for d, vectors in self.overlapping_pairs().items()}
+        if not pairs:
             return
-        pairs = {}
-        for d in DOMAINS:
-            vectors = self.fold(self.taken[d][lines], d)
-            self.scale[d] = vectors.square().mean().sqrt()[None].cpu()
-            pairs[d] = vectors / self.scale[d].to(self.device)
         self.mapping = self.module["mapping"]
-        if p.emcdr.mapping == "linear":
-            for d in DOMAINS:
-                source, target = (pairs[one].cpu().numpy() for one in (d, other(d)))
-                found = ridge(source, target, p.emcdr.mapping_decay).T
-                training.load_parameters(self.module["mapping"][d], {"weight": torch.from_numpy(found)})
-        else:
-            yield self.mapping_stage(pairs)
+        for d in DOMAINS:
+            found = ridge(pairs[d], pairs[other(d)], self.params.emcdr.mapping_decay).T
+            training.load_parameters(self.module["mapping"][d], {"weight": torch.from_numpy(found)})
 
     def factors_loss(
         self, batch: dict[str, torch.Tensor], epoch: int, generator: torch.Generator
@@ -189,7 +198,8 @@ class EMCDR(Trained):
         return Stage("mapping", self.module["mapping"], loss, batches, count, steps, weight_decay=decay)
 
     def settle(self) -> None:
-        """Item vectors, zero where nobody took the item. A loaded model has them and no training interactions."""
+        """Item vectors, zero where nobody took the item, and the linear mapping of the factors as they stand, so that
+        each of their epochs is measured with it. A loaded model has both and no training interactions."""
         for d, graph in self.taken.items():
             users, items = np.split(self.module["factors"][d].detach().cpu().numpy(), [graph.shape[0]])
             self.items[d] = torch.from_numpy(item_tables(graph, users, items, 0)[1]).to(self.device)
@@ -201,6 +211,8 @@ class EMCDR(Trained):
             for d in DOMAINS
             if f"known/{d}" in self.kept
         }
+        if self.taken and self.params.emcdr.mapping == "linear":
+            self.solve()
 
     def arrays(self) -> dict[str, torch.Tensor]:
         found = {f"item/{d}": self.items[d] for d in DOMAINS} | self.kept

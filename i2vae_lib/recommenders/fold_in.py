@@ -176,7 +176,7 @@ def user_vectors(rows: Rows, known: Mapping[str, int], table: Int, folded: Int, 
     Parameters
     ----------
     rows
-        Any rows; only their users' ids are read.
+        Any rows; only their users' ids are read, and which of them were made cold.
     known
         Training user's id -> line of ``table``.
     table
@@ -190,8 +190,8 @@ def user_vectors(rows: Rows, known: Mapping[str, int], table: Int, folded: Int, 
     Returns
     -------
     float32 [rows, d]
-        New memory. A row without an own history is folded in, whoever asks: under ``temporal`` a validation user made
-        cold has trained on what the row no longer shows.
+        New memory. A row that was made cold (validation) is folded in, whoever asks: its user has trained on what the
+        row no longer shows.
     """
     if folded.shape != (len(rows), table.shape[1]):
         raise DataError(
@@ -201,7 +201,7 @@ def user_vectors(rows: Rows, known: Mapping[str, int], table: Int, folded: Int, 
     if keep_known:
         # a row made cold shows nothing of what its user took there in training: the trained vector would
         line = np.array([known.get(str(user), -1) for user in rows.user], dtype=np.int64)
-        line[rows.lengths("own") == 0] = -1
+        line[(rows.lengths("own") == 0) & (rows.excluded.lengths > 0)] = -1
         if (line >= len(table)).any():
             raise DataError(f"user {rows.user[line.argmax()]} is line {line.max()} of {len(table)} trained vectors")
         vectors[line >= 0] = table[line[line >= 0]]
