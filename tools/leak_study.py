@@ -30,6 +30,12 @@ def _hours(table: pd.DataFrame) -> float | None:
     return round(table.groupby(["recommender", "leaks", "seed"])["seconds"].first().sum() / 3600, 4)
 
 
+def _without_places(words: list[str]) -> list[str]:
+    """What the numbers depend on: neither the folder nor that its cells were there."""
+    at = words.index("--out") if "--out" in words else len(words)
+    return [word for word in [*words[:at], *words[at + 2 :]] if word != "--finished"]
+
+
 def _cells(table: pd.DataFrame) -> pd.DataFrame:
     return table[["recommender", "leaks"]].drop_duplicates()
 
@@ -55,7 +61,7 @@ def main(words: list[str]) -> None:
     path = RESULTS / f"leaks_{given.pair}.csv"
     write_atomically(path, lambda part: worth.round(6).to_csv(part, index=False))
     record = {
-        "command": shlex.join(["python", "tools/leak_study.py", *(word for word in words if word != "--finished")]),
+        "command": shlex.join(["python", "tools/leak_study.py", *_without_places(words)]),
         "cells": sorted(f"{one.recommender}, {one.leaks}" for one in _cells(table).itertuples()),
         "revision": environment()["git"],
         "data_sha256": raw.source_sha256,
