@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     os.environ["TQDM_DISABLE"] = "1"
+    os.environ.pop("OMP_NUM_THREADS", None)  # it would overrule what each setup asks for
     asked = sweep(given.cells)
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:

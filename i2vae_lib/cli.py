@@ -25,6 +25,7 @@ from i2vae_lib.data.describe import describe_files
 from i2vae_lib.data.released import REGISTRY, locate
 from i2vae_lib.evaluation import NonFiniteScore
 from i2vae_lib.params import ParameterError, load, suggestion
+from i2vae_lib.progress import usable_cores
 from i2vae_lib.recommenders import SYSTEMS
 from i2vae_lib.runs import LayoutError, default_folder, read_record, write_atomically
 from i2vae_lib.training import NonFiniteLoss
@@ -35,7 +36,7 @@ RUN_NOTEBOOKS = ("01_data_preparation", "02_pseudo_sequences", "03_training")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status (0 well, 1 a leak, 2 bad input)."""
+    """Entry point; returns the exit status (0 well, 1 a leak or runs that failed, 2 bad input)."""
     parser = build_parser()
     given = parser.parse_args(arguments)
     try:
@@ -55,6 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\ni2vae {given.command}: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+
+
+def _positive(word: str) -> int:
+    number = int(word)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number}: at least one")
+    return number
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -124,7 +132,7 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--seeds", nargs="+", type=int, default=[0], help="default: 0")
     one.add_argument("--trials", type=int, help="how many of each system's points are tried (default: all)")
     one.add_argument("--tuning", type=Path, help="another file of the form of params/tuning.yaml")
-    one.add_argument("--workers", type=int, default=1, help="systems at a time (default: 1)")
+    one.add_argument("--workers", type=_positive, default=1, help="systems at a time (default: 1)")
     one.add_argument("--out", type=Path, help="folder of all runs (default: runs/table-DATA-PROTOCOL-PRESET)")
     one.add_argument("--resamples", type=int, default=10_000, help="of the bootstrap (default: 10000)")
     one.add_argument("--format", choices=FORMATS, default="text")
@@ -331,9 +339,10 @@ def make_table(given: argparse.Namespace) -> int:
         seeds=given.seeds,
         trials=given.trials,
     )
-    comparison.run_study(study, workers=given.workers, say=lambda line: print(line, flush=True))
+    # beside the table, which may be read by a program
+    comparison.run_study(study, workers=given.workers, say=lambda line: print(line, file=sys.stderr, flush=True))
     print(_table_as([folder], given))
-    return 0
+    return 1 if comparison.failures(study) else 0
 
 
 def _table_as(folders: Sequence[Path], given: argparse.Namespace) -> str:
@@ -344,7 +353,7 @@ def _table_as(folders: Sequence[Path], given: argparse.Namespace) -> str:
         return json.dumps(found.to_json())
     written: dict[str, Callable[[], str]] = {
         "text": found.text,
-        "csv": lambda: str(found.cells.to_csv(index=False)),
+        "csv": lambda: str(found.flat().to_csv(index=False)),
         "latex": found.latex,
         "markdown": found.markdown,
     }
@@ -356,7 +365,8 @@ def sweep(given: argparse.Namespace) -> int:
     found = grids.read_sweep(given.file, names | {"overrides": overrides(given.set)})
     out = given.out or default_folder(found.cells[0].parameters).with_name(f"sweep-{found.name}")
     planned = experiments.plan(found, out)
-    workers = given.workers or experiments.usable_cores()
+    # of a cluster nobody knows yet how many workers it has: what one of them would take
+    workers = given.workers or (1 if given.scheduler else usable_cores())
     print(experiments.plan_by_seeds(planned).to_string(index=False))
     costs = experiments.costs(found, planned, _probe if given.dry_run else None)
     if given.dry_run:

@@ -15,6 +15,7 @@ takes nothing with it, and what was killed goes on where it was.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -22,7 +23,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from i2vae_lib.params import ParameterError, Parameters, known_keys, preset_folder, suggestion
-from i2vae_lib.progress import bar
+from i2vae_lib.progress import bar, usable_cores
 from i2vae_lib.recommenders import SYSTEMS
 from i2vae_lib.runs import LayoutError, flatten, read_record, write_atomically, write_json
 from i2vae_lib.stages import check_system, irrelevant_groups
@@ -214,6 +215,8 @@ def _refuse_other_parameters(folder: Path, before: Point, now: Point, systems: I
     """Parameters of systems that the folder does not hold are nobody's concern."""
     ignored = (*irrelevant_groups(systems), "preset")
     for key in sorted({*before, *now}):
+        if key == "data" and Path(str(before.get(key))).stem == Path(str(now.get(key))).stem:
+            continue  # where a pair file lies is nobody's concern
         if before.get(key) != now.get(key) and key.partition(".")[0] not in ignored:
             raise LayoutError(
                 f"{folder} was made with {key} = {before.get(key)!r}, now it is {now.get(key)!r}: choose another OUT, "
@@ -230,7 +233,7 @@ def run_study(study: Study, *, workers: int = 1, say: Callable[[str], None] = pr
         Systems at a time; each gets its share of the machine's threads.
     """
     total = sum(len(study.points[name]) + len(set(study.seeds) - {study.tuning_seed}) for name in study.systems)
-    worker = _Worker(study, max(1, (os.cpu_count() or 1) // workers), say, bar("comparison", total, "run"))
+    worker = _Worker(study, max(1, usable_cores() // workers), say, bar("comparison", total, "run"))
 
     def work(system: str) -> None:
         # two calls over one folder: the other one has this system
@@ -244,7 +247,7 @@ def run_study(study: Study, *, workers: int = 1, say: Callable[[str], None] = pr
             worker.stop.set()
 
     try:
-        with ThreadPoolExecutor(workers) as pool:
+        with _terminated_as_interrupted(), ThreadPoolExecutor(workers) as pool:
             running = [pool.submit(work, system) for system in study.systems]
             try:
                 for one in running:
@@ -256,6 +259,28 @@ def run_study(study: Study, *, workers: int = 1, say: Callable[[str], None] = pr
         worker.progress.close()
     if worker.stop.is_set():
         raise KeyboardInterrupt
+
+
+def failures(study: Study) -> dict[str, str]:
+    """Runs of the systems that a call asked for that failed, by folder, and why."""
+    found = {}
+    for path in sorted(study.folder.glob("*-????????-seed*/failed.json")):
+        if path.parent.name.rsplit("-", 2)[0] in study.systems:
+            found[path.parent.name] = str(json.loads(path.read_text(encoding="utf-8"))["reason"])
+    return found
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """A SIGTERM is a Ctrl-C meanwhile: its runs would go on without it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Worker:
@@ -273,7 +298,7 @@ class _Worker:
         """Start nothing more, and let the runs in flight end after what they have on disk."""
         self.stop.set()
         for child in list(self.children):
-            child.send_signal(signal.SIGINT)
+            child.terminate()  # not SIGINT, which the children of a call in the background ignore
 
     def tune_and_measure(self, system: str) -> None:
         study = self.study
@@ -324,11 +349,13 @@ class _Worker:
             self.children.add(child)
             status = child.wait()
             self.children.discard(child)
-        if status in (130, -signal.SIGINT):
+        if status in (130, -signal.SIGINT) or self.stop.is_set():
             raise Interrupted
         if status == 0:
             return None
         said = (folder / "log.txt").read_bytes()[start:].decode(errors="replace").strip().splitlines()
-        reason = said[-1] if said and status > 0 else f"killed by signal {-status} (out of memory?)"
+        reason = f"killed by signal {-status} (out of memory?)" if status < 0 else f"exit status {status}"
+        if said and status > 0:
+            reason = said[-1]
         write_json(failed, {"reason": reason, "status": status, "log": "log.txt"})
         return reason

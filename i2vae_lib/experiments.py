@@ -15,34 +15,37 @@ in the content-addressed cache; they are sent parameters and paths, never data.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
-import os
 import shutil
 import sqlite3
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TextIO
 
 import dask
 import numpy as np
 import pandas as pd
-import psutil
 from distributed import Client, LocalCluster, as_completed
+from distributed.comm import connect as open_comm
 from filelock import FileLock, Timeout
+from pyarrow import parquet
+from safetensors import SafetensorError, safe_open
 from scipy import stats
 
 from i2vae_lib import compare, evaluation, psg, significance, stages
 from i2vae_lib.data import load_dataset_once
 from i2vae_lib.grids import Cell, Sweep, address_of, address_of_record, labels, resolve
 from i2vae_lib.params import Parameters
-from i2vae_lib.progress import bar
+from i2vae_lib.progress import bar, usable_cores
 from i2vae_lib.recommenders import SYSTEMS
 from i2vae_lib.runs import RUN_LAYOUT, LayoutError, peak_memory_bytes, read_record
-from i2vae_lib.training import Callbacks
+from i2vae_lib.training import Callbacks, history_of
 
 INDEX_LAYOUT = 1
 PATIENCE = 30
@@ -112,7 +115,8 @@ def open_index(out: Path) -> Iterator[sqlite3.Connection]:
 def state_of(cell: Cell, out: Path) -> str:
     """What a cell's folder says: ``done``, ``damaged``, ``begun`` or ``missing``.
 
-    Damaged is a finished cell that cannot be read, or that holds another cell's run.
+    Damaged is a cell of which a file cannot be read, or a finished one without its system's metrics or with another
+    cell's run.
 
     Raises
     ------
@@ -132,15 +136,27 @@ def state_of(cell: Cell, out: Path) -> str:
                 f"{folder} has run layout {record['layout']}, this version reads {RUN_LAYOUT}: choose another OUT"
             )
         if finished:
-            stages.load_metrics(folder)
+            stages.load_metrics(folder)[cell.parameters.system]
             pd.read_parquet(folder / "ranks.parquet", columns=["recommender"])
             if address_of_record(record["parameters"], None) != address_of(cell.parameters, None):
                 return "damaged"
+        _open_every_file(folder, checkpoints=not finished)
     except LayoutError:
         raise
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError):
         return "damaged"
     return "done" if finished else "begun"
+
+
+def _open_every_file(folder: Path, *, checkpoints: bool) -> None:
+    """Read the head of each file of a run: one cut short would fail every time that the cell is tried."""
+    for path in folder.rglob("*.parquet"):
+        parquet.read_metadata(path)
+    for path in folder.rglob("*.safetensors"):
+        with safe_open(path, framework="numpy"):
+            pass
+    for path in folder.glob("last*.ckpt") if checkpoints else ():
+        history_of(path)
 
 
 def plan(sweep: Sweep, out: Path | str) -> pd.DataFrame:
@@ -388,10 +404,13 @@ def connect(workers: int | None = None, scheduler: str | None = None, dashboard:
         ):
             yield client
         return
-    address = _address_in(Path(scheduler)) if scheduler.endswith(".json") else scheduler
+    is_file = scheduler.endswith(".json") or Path(scheduler).is_file()
+    address = _address_in(Path(scheduler)) if is_file else scheduler
     try:
+        with ThreadPoolExecutor(1) as aside:  # a notebook's own loop runs already
+            aside.submit(asyncio.run, _greeted(address)).result()
         client = Client(address, timeout=PATIENCE)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TimeoutError) as error:
         raise SchedulerError(f"the scheduler at {scheduler} did not answer within {PATIENCE} s ({error})") from None
     with client:
         try:
@@ -399,9 +418,26 @@ def connect(workers: int | None = None, scheduler: str | None = None, dashboard:
         except TimeoutError:
             raise SchedulerError(
                 f"the scheduler at {scheduler} has no worker after {PATIENCE} s: start some, as in `dask worker "
-                f"{'--scheduler-file ' * scheduler.endswith('.json')}{scheduler} --nthreads 1`"
+                f"{'--scheduler-file ' * is_file}{scheduler} --nthreads 1`"
             ) from None
-        yield client
+        yield _of_one_thread_each(client, scheduler)
+
+
+async def _greeted(address: str) -> None:
+    """Connect once, with an end to it: the client's own timeout does not hold for a peer that accepts and is silent."""
+    comm = await asyncio.wait_for(open_comm(address, timeout=PATIENCE), PATIENCE)
+    await comm.close()
+
+
+def _of_one_thread_each(client: Client, scheduler: str) -> Client:
+    """A cell's log is what its process prints, so a process has one cell at a time."""
+    wide = {address: n for address, n in client.nthreads().items() if n > 1}
+    if wide:
+        raise SchedulerError(
+            f"the scheduler at {scheduler} has workers of several threads ({', '.join(wide)}): start them with "
+            f"--nthreads 1"
+        )
+    return client
 
 
 def _address_in(file: Path) -> str:
@@ -413,11 +449,6 @@ def _address_in(file: Path) -> str:
         if time.monotonic() > end:
             raise SchedulerError(f"no scheduler has written its address to {file} within {PATIENCE} s")
         time.sleep(0.1)
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count() or 1
 
 
 def run(
@@ -576,7 +607,8 @@ def results(sweep: Sweep, out: Path | str) -> pd.DataFrame:
     -------
     DataFrame
         ``grid, row``, a column for each key that the grids vary, ``seed, state, recommender, domain`` (name), ``kind,
-        metric, candidates, n, value, run`` (in the folder). Cells that are not done have one line, ``value`` nan.
+        metric, candidates, n, value, validation`` (NDCG@10 on validation rows, by which a grid's best point is chosen),
+        ``run`` (in the folder). Cells that are not done have one line, ``value`` nan.
     """
     out = Path(out)
     planned = plan(sweep, out).set_index("address")["state"]
@@ -586,6 +618,7 @@ def results(sweep: Sweep, out: Path | str) -> pd.DataFrame:
         if planned[cell.address] == "done":
             names = read_record(folder)["names"]
             found = evaluation.tidy(stages.load_metrics(folder), names)
+            found["validation"] = read_record(folder)["best_validation_ndcg"]
         else:
             found = pd.DataFrame([{"recommender": cell.parameters.system, "value": np.nan}])
         for place in cell.places:
@@ -593,7 +626,7 @@ def results(sweep: Sweep, out: Path | str) -> pd.DataFrame:
             parts[place.number] = found.assign(**head, state=planned[cell.address], run=f"cells/{cell.address}")
     table = pd.concat([parts[number] for number in sorted(parts)], ignore_index=True)
     first = ["grid", "row", *sweep.axes(), "seed", "state", "recommender"]
-    rest = ["domain", "kind", "metric", "candidates", "n", "value", "run"]
+    rest = ["domain", "kind", "metric", "candidates", "n", "value", "validation", "run"]
     return table.reindex(columns=[*first, *rest])
 
 

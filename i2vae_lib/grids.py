@@ -44,7 +44,7 @@ from i2vae_lib.params import (
     preset_folder,
     suggestion,
 )
-from i2vae_lib.runs import default_folder
+from i2vae_lib.runs import default_folder, flatten
 from i2vae_lib.stages import check_run, irrelevant_groups
 
 TOP = ("data", "protocol", "epochs")
@@ -282,6 +282,8 @@ def from_notebook(namespace: Mapping[str, Any]) -> tuple[Sweep, Sweep, Path]:
     first, count = int(given["seed"]), int(given["seeds"])
     if count < 1:
         raise ParameterError(f"'seeds': {count}: at least one")
+    if given["cells"] is not None and int(given["cells"]) < 1:
+        raise ParameterError(f"'cells': {given['cells']}: at least one, or None for all")
     sweep = read_sweep(given["sweep"], words | {"seeds": list(range(first, first + count))})
     here = sweep.cells if given["cells"] is None else sweep.cells[: int(given["cells"])]
     folder = default_folder(sweep.cells[0].parameters).with_name(f"sweep-{sweep.name}")
@@ -292,9 +294,19 @@ def resolve(name: str, content: Any, given: Settings | None = None, *, where: st
     """:func:`read_sweep` of what the file would hold."""
     if isinstance(content, Mapping):
         changed = {key: value for key, value in (given or {}).items() if value is not None}
-        overrides = {**(content.get("overrides") or {}), **changed.pop("overrides", {})}
-        content = {**content, **changed, "overrides": overrides}
+        ours = changed.pop("overrides", {})
+        if "training.epochs" in ours:
+            if "epochs" in changed:
+                raise ParameterError("epochs and training.epochs are one parameter, and both are given")
+            changed["epochs"] = ours["training.epochs"]
+        validated(SweepFile, content, where)
+        content = {**content, **changed, "overrides": {**(content.get("overrides") or {}), **ours}}
+    else:
+        changed, ours = {}, {}
     file = validated(SweepFile, content, where)
+    for grid, one in file.grids.items():
+        for key in sorted((one.product.keys() | one.paired.keys()) & (changed.keys() | ours.keys())):
+            raise ParameterError(f"{where}: grid {grid} varies {key}, so it cannot be given from outside")
     return Sweep(name, tuple(_cells(file, where)))
 
 
@@ -314,6 +326,7 @@ def _cells(file: SweepFile, where: str) -> list[Cell]:
     ]
     found: dict[str, Cell] = {}
     sources: dict[str, str | None] = {}
+    places: set[str] = set()
     for number, (grid, row, axes, settings, seed) in enumerate(planned, start=1):
         head = f"{where}: cell {number} of {len(planned)} (grid {grid}{f', {row}' if row else ''}, seed {seed})"
         try:
@@ -326,6 +339,11 @@ def _cells(file: SweepFile, where: str) -> list[Cell]:
             check_run(parameters)
         except (ParameterError, DataError) as error:
             raise type(error)(f"{head}: {error}") from None
+        axes, settings = (_as_resolved(one, parameters) for one in (axes, settings))
+        here = json.dumps([grid, row, seed, axes], sort_keys=True)
+        if here in places:
+            raise ParameterError(f"{head}: a value stands twice: {', '.join(f'{k} = {v}' for k, v in axes.items())}")
+        places.add(here)
         if parameters.data not in sources:
             sources[parameters.data] = source_of(parameters)
         address = address_of(parameters, sources[parameters.data])
@@ -333,6 +351,15 @@ def _cells(file: SweepFile, where: str) -> list[Cell]:
         before = found[address].places if address in found else ()
         found[address] = Cell(address, parameters, (*before, place))
     return list(found.values())
+
+
+def _as_resolved(settings: Settings, parameters: Parameters) -> dict[str, Any]:
+    """YAML reads 1e-3 as a word: on an axis it stands as the number that the parameter became."""
+    flat = flatten(parameters.model_dump(mode="json"))
+    return {
+        key: flat[key] if isinstance(value, str) and not isinstance(flat.get(key, ""), str) else value
+        for key, value in settings.items()
+    }
 
 
 def _points(name: str, grid: Grid, where: str) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:

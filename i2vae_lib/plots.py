@@ -285,13 +285,12 @@ def curves(table: pd.DataFrame, x: str, colour: str, title: str) -> go.Figure:
                 **cell,
             )
         for place in dict.fromkeys(missing[x].dropna()):
-            figure.add_vline(
-                x=place,
-                line={"width": 1, "dash": "dot"},
-                annotation={"text": "missing", "textangle": -90, "font": {"size": 9}},
-                annotation_position="bottom right",
-                **cell,
-            )
+            # not add_vline, whose annotation cannot stand on an axis of words
+            line = {"x0": place, "x1": place, "y0": 0, "y1": 1, "yref": "y domain"}
+            figure.add_shape(type="line", line={"width": 1, "dash": "dot"}, **line, **cell)
+            word = {"x": place, "y": 0, "yref": "y domain", "yanchor": "bottom", "xanchor": "left"}
+            text = {"text": "missing", "textangle": -90, "font": {"size": 9}, "showarrow": False}
+            figure.add_annotation(**word, **text, **cell)
     figure.update_xaxes(title_text=x, row=rows)
     figure.update_yaxes(title_text="per cent", col=1)
     return _layout(figure, title, 140 + 260 * rows).update_layout(legend={"orientation": "h", "y": -0.14})

@@ -262,7 +262,10 @@ def write_sweep_figures(sweep: Sweep, table: pd.DataFrame, out: Path) -> list[Pa
         if axis is not None and part[axis].nunique() > 1:
             own = lift.in_per_cent(experiments.own_cells(part, *lift.METRICS))
             others = [key for key in axes if key != axis and part[key].nunique() > 1]
-            named = own[["row", *others]].astype(str).agg(", ".join, axis=1).str.strip(", ")
+            named = own["row"].astype(str)
+            for key in others:
+                named = named + ", " + own[key].astype(str)
+            named = named.str.strip(", ")
             colour = "line" if named.str.len().any() else "kind"  # rows and other axes are lines of their own
             own = own.assign(line=named)[own["kind"].eq("all") | (colour == "kind")]
             gaps = part[part["seeds"] == 0]

@@ -23,6 +23,7 @@ import pooch
 from filelock import FileLock
 
 from i2vae_lib.params import Parameters
+from i2vae_lib.progress import usable_cores
 
 RUN_LAYOUT = 2
 
@@ -86,7 +87,7 @@ def environment() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
-    found["threads"] = os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())
+    found["threads"] = os.environ.get("OMP_NUM_THREADS") or str(usable_cores())
     found["git"] = _revision()
     return found
 

@@ -6,7 +6,9 @@ the table too. Every number comes from the runs' ``ranks.parquet`` through :mod:
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,29 +133,38 @@ class Table:
             lines.append(line)
         return pd.DataFrame(lines)
 
+    def _tables(self) -> Iterator[tuple[str, str]]:
+        return itertools.product(("sampled", "full"), self.about.get("metrics", []))
+
+    def flat(self) -> pd.DataFrame:
+        """A line a cell and system for a spreadsheet: :attr:`cells` with what :attr:`systems` knows; a system without
+        any cell has one line."""
+        known = self.systems.drop(columns=["family", "seeds"])
+        return known.merge(self.cells, on="system", how="left")
+
     def text(self) -> str:
         """The whole table to be read in a terminal."""
         lines = [_head(self)]
-        for candidates in ("sampled", "full"):
-            for metric in self.about.get("metrics", []):
-                lines += ["", f"{metric} in per cent, {candidates} candidates"]
-                lines.append(self.wide(metric, candidates).to_string(index=False))
+        for candidates, metric in self._tables():
+            lines += ["", f"{metric} in per cent, {candidates} candidates"]
+            lines.append(self.wide(metric, candidates).to_string(index=False))
         return "\n".join([*lines, "", *_notes(self, "text")])
 
     def markdown(self) -> str:
-        """GitHub's tables, a metric each."""
+        """GitHub's tables, one a metric and kind of candidates."""
         parts = [_head(self)]
-        for metric in self.about.get("metrics", []):
-            wide = self.wide(metric, style="markdown")
-            parts.append(f"**{metric}**, per cent, sampled\n\n" + wide.to_markdown(index=False, disable_numparse=True))
+        for candidates, metric in self._tables():
+            written = self.wide(metric, candidates, style="markdown").to_markdown(index=False, disable_numparse=True)
+            parts.append(f"**{metric}**, per cent, {candidates}\n\n{written}")
         return "\n\n".join([*parts, *_notes(self, "markdown")]) + "\n"
 
     def latex(self) -> str:
-        """A tabular a metric; needs booktabs."""
+        """A tabular a metric and kind of candidates; needs booktabs."""
         parts = [f"% {line}" for line in [_head(self), *_notes(self, "latex")]]
-        for metric in self.about.get("metrics", []):
-            wide = self.wide(metric, style="latex").drop(columns=["seeds"])
-            parts.append(f"% {metric}, per cent, sampled")
+        for candidates, metric in self._tables():
+            wide = self.wide(metric, candidates, style="latex").drop(columns=["seeds"])
+            wide.columns = [_for_latex(name) for name in wide.columns]
+            parts.append(f"% {metric}, per cent, {candidates}")
             parts.append(wide.to_latex(index=False, escape=False, column_format="l" + "r" * (wide.shape[1] - 1)))
         return "\n".join(parts)
 
@@ -281,15 +292,25 @@ def _states(folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
             for name in study.points:
                 found, said = _progress(study, name)
                 done.setdefault(name, []).extend(found)
-                words[name] = said
+                words[name] = _furthest(words.get(name), said)
         elif (folder / "run.json").is_file():
             name = read_record(folder)["parameters"]["system"]
             done.setdefault(name, []).append(folder)
-            words.setdefault(name, {"status": "done"})
+            words[name] = _furthest(words.get(name), {"status": "done"})
         else:
             raise LayoutError(f"{folder} holds no comparison and no run; `i2vae table --out {folder}` makes one")
     for name, runs in done.items():
         yield _line(name, done=runs, **words[name], **(_finished(runs) if runs else {}))
+
+
+def _furthest(one: dict[str, Any] | None, other: dict[str, Any]) -> dict[str, Any]:
+    """What is said of a system that stands in two folders: by the one that is further, with both reasons."""
+    if one is None:
+        return other
+    order = ("done", "failed", "begun", "missing")
+    first, second = sorted((one, other), key=lambda said: order.index(said["status"]))
+    reasons = dict.fromkeys(said["reason"] for said in (first, second) if said.get("reason"))
+    return {**second, **first, "reason": "; ".join(reasons)}
 
 
 def _progress(study: Study, name: str) -> tuple[list[Path], dict[str, Any]]:
@@ -386,14 +407,18 @@ def _written(cell: Any, style: str) -> str:
     stars = "" if np.isnan(cell.p_holm) or cell.p_holm >= 0.05 else "*"
     if cell.by_rule:
         return {"latex": f"\\textit{{{number}}}"}.get(style, f"{number} =pop")
+    beside = "" if np.isnan(cell.paper_mean) or cell.candidates != "sampled" else f" ({cell.paper_mean:.2f})"
     if style == "text":
-        beside = "" if np.isnan(cell.paper_mean) or cell.candidates != "sampled" else f" ({cell.paper_mean:.2f})"
         return f"{number}{SUPERSCRIPT.get(cell.place, '')}{stars}{spread}{beside}"
     bold, underline = {"markdown": ("**{}**", "<u>{}</u>"), "latex": ("\\textbf{{{}}}", "\\underline{{{}}}")}[style]
     number = {1: bold, 2: underline}.get(cell.place, "{}").format(number)
     if style == "latex":
-        return number + ("$^*$" if stars else "") + spread.replace(" ± ", "$\\pm$")
-    return f"{number}{'&#42;' if stars else ''}{spread}"
+        return number + ("$^*$" if stars else "") + spread.replace(" ± ", "$\\pm$") + beside
+    return f"{number}{'&#42;' if stars else ''}{spread}{beside}"
+
+
+def _for_latex(name: str) -> str:
+    return re.sub(r"([&%$#_{}])", r"\\\1", name)
 
 
 def _head(table: Table) -> str:
@@ -422,11 +447,13 @@ def _notes(table: Table, style: str) -> list[str]:
             f"{places} of a column (the oracle left out); * differs from {table.about['base']}, p < 0.05 by the paired "
             f"bootstrap over users after Holm; {by_rule}: every rank is popularity's, by rule."
         )
-        if style == "text" and table.cells["paper_mean"].notna().any():
+        if table.cells["paper_mean"].notna().any():
             lines.append(
                 "In brackets: what the paper prints, on its split; its cold-start is cold and no-history rows together."
             )
         lines += table.notes
+        counts = table.cells.drop_duplicates(["domain", "kind"]).sort_values("domain", kind="stable")
+        lines.append("Rows: " + ", ".join(f"{one.domain} {one.kind} {one.n:,}" for one in _lines(counts)) + ".")
     for one in _lines(table.systems):
         words = [f"{one.point}; {one.epochs:.0f} epochs, the best {one.best_epoch:.0f}"] if one.point else []
         words += [one.status] if one.status != "done" else []

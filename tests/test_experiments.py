@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -22,10 +24,10 @@ import pandas as pd
 import psutil
 import pytest
 import yaml
-from distributed import Client
+from distributed import Client, LocalCluster
 from scipy import stats
 
-from i2vae_lib import cli, compare, experiments, stages
+from i2vae_lib import cli, compare, experiments, report, stages
 from i2vae_lib.experiments import (
     cell_folder,
     connect,
@@ -38,6 +40,7 @@ from i2vae_lib.experiments import (
     results,
     run,
     run_cell,
+    state_of,
 )
 from i2vae_lib.grids import Sweep, address_of, resolve
 from i2vae_lib.runs import LayoutError
@@ -249,6 +252,43 @@ def test_damaged_cell_is_run_again_and_said(
     assert (cell_folder(tmp_path, f"{cell.address}.damaged")).is_dir()
 
 
+@pytest.mark.parametrize("name", ["last.ckpt", "pseudo.parquet", "history.parquet", "model", "dataset"])
+def test_begun_cell_with_a_file_cut_short_is_damaged(name: str, sweep: Sweep, done: Path, tmp_path: Path) -> None:
+    cell = sweep.cells[0]
+    folder = cell_folder(tmp_path, cell.address)
+    shutil.copytree(cell_folder(done, cell.address), folder)
+    (folder / "metrics.json").unlink()
+    assert state_of(cell, tmp_path) == "begun"
+    path = folder / name
+    path = next(iter(sorted([*path.rglob("*.safetensors"), *path.rglob("*.parquet")]))) if path.is_dir() else path
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert state_of(cell, tmp_path) == "damaged"
+
+
+def test_finished_cell_without_its_systems_metrics_is_damaged(sweep: Sweep, done: Path, tmp_path: Path) -> None:
+    cell = sweep.cells[0]
+    shutil.copytree(cell_folder(done, cell.address), cell_folder(tmp_path, cell.address))
+    assert state_of(cell, tmp_path) == "done"
+    (cell_folder(tmp_path, cell.address) / "metrics.json").write_text("{}", encoding="utf-8")
+    assert state_of(cell, tmp_path) == "damaged"
+
+
+def test_results_say_what_validation_said(sweep: Sweep, done: Path) -> None:
+    table = results(sweep, done)
+    for cell in sweep.cells:
+        said = json.loads((cell_folder(done, cell.address) / "run.json").read_text())["best_validation_ndcg"]
+        assert set(table.loc[table["run"] == f"cells/{cell.address}", "validation"]) == {said}
+
+
+@pytest.mark.parametrize("axes", [["model.T"], ["model.T", "model.d"]])
+def test_figures_when_every_cell_of_an_axis_failed(axes: list[str], tmp_path: Path) -> None:
+    product = {"model.T": [5, 10], "model.d": [8, 16]}
+    sweep = resolve("s", CONTENT | {"grids": {"T": {"product": {key: product[key] for key in axes}}}})
+    written = report.write_sweep_figures(sweep, results(sweep, tmp_path), tmp_path)
+    assert [path.name for path in written][:2] == ["t.csv", "t.html"]
+    assert "nothing is done yet" in written[1].read_text(encoding="utf-8")
+
+
 def test_run_of_other_parameters_in_a_cells_place_is_damaged(sweep: Sweep, tmp_path: Path) -> None:
     made_here(sweep, tmp_path, 1)
     first, other = sweep.cells[0], sweep.cells[2]
@@ -415,6 +455,28 @@ def test_scheduler_that_does_not_answer(
     status = cli.main(["sweep", str(path), "--out", str(tmp_path / "out"), "--scheduler", "tcp://127.0.0.1:1"])
     assert status == 2 and time.perf_counter() - start < 20
     assert "the scheduler at tcp://127.0.0.1:1 did not answer within 1 s" in capsys.readouterr().err
+
+
+def test_scheduler_that_accepts_and_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiments, "PATIENCE", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        start = time.perf_counter()
+        with (
+            pytest.raises(experiments.SchedulerError, match=f"the scheduler at {address} did not answer within 1 s"),
+            connect(scheduler=address),
+        ):
+            pass
+    assert time.perf_counter() - start < 20
+
+
+def test_scheduler_with_workers_of_several_threads() -> None:
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster,
+        pytest.raises(experiments.SchedulerError, match=r"workers of several threads .*--nthreads 1"),
+        connect(scheduler=cluster.scheduler_address),
+    ):
+        pass
 
 
 def test_scheduler_file_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,6 +123,34 @@ def test_address_when_a_record_lacks_a_group_of_another_system() -> None:
     assert address_of_record(record, None) != address_of(p, None)
 
 
+def test_number_that_yaml_reads_as_a_word_is_a_number_on_its_axis() -> None:
+    found = resolve("s", yaml.safe_load("{preset: smoke, grids: {g: {product: {objective.lambda_a: [1e-2, 5.0e-3]}}}}"))
+    assert [cell.places[0].axes for cell in found.cells] == [
+        {"objective.lambda_a": 0.01},
+        {"objective.lambda_a": 0.005},
+    ]
+
+
+def test_given_epochs_by_their_dotted_key_come_before_the_files() -> None:
+    found = resolve("s", SMALL | {"epochs": 1}, {"overrides": {"training.epochs": 3}})
+    assert {cell.parameters.training.epochs for cell in found.cells} == {3}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"overrides": {"model.T": 7}}, "s: grid T varies model.T, so it cannot be given from outside"),
+        ({"data": "cloth_sport"}, "s: grid pairs varies data, so it cannot be given from outside"),
+        ({"epochs": 2, "overrides": {"training.epochs": 3}}, "epochs and training.epochs are one parameter"),
+    ],
+)
+def test_given_names_that_would_do_nothing_are_refused(given: dict[str, Any], words: str) -> None:
+    pairs = {"pairs": {"product": {"data": ["synthetic"]}}}
+    with pytest.raises(ParameterError) as caught:
+        resolve("s", SMALL | {"grids": SMALL["grids"] | pairs}, given, where="s")
+    assert words in str(caught.value)
+
+
 def refused(content: Any, words: str, kind: type[Exception] = ParameterError) -> None:
     with pytest.raises(kind) as caught:
         resolve("s", content, where="file.yaml")
@@ -146,6 +174,8 @@ def refused(content: Any, words: str, kind: type[Exception] = ParameterError) ->
         (grid(product={"references.ease_lambda": [[1.0], [10.0]]}), "a list is no point of an axis; name it as a row"),
         (grid(product={"model.T": [5]}, rows={"a": {"model.T": 7}}), "model.T stands under product and under rows"),
         (grid(product={"epochs": [1], "training.epochs": [2]}), "epochs and training.epochs are one parameter"),
+        (grid(product={"objective.lambda_a": ["1e-3", 0.001]}), "a value stands twice: objective.lambda_a = 0.001"),
+        (SMALL | {"overrides": ["model.d"]}, "overrides: Input should be a valid dictionary"),
         (SMALL | {"seeds": [0, 0]}, "seeds: [0, 0]: whole numbers, each once"),
         (SMALL | {"seeds": {"start": 0, "stop": 1, "number": 3}}, "whole numbers, each once"),
         (
@@ -180,7 +210,7 @@ def test_unknown_file_is_refused() -> None:
 @pytest.mark.parametrize("name", file_names("sweeps"))
 def test_committed_files_resolve(name: str) -> None:
     # on some data and protocol: what a grid sets, not where it is run
-    given_data = {} if name == "cold_users" else {"data": "cloth_sport", "protocol": "strict"}
+    given_data = {} if name in ("cold_users", "paper_table") else {"data": "cloth_sport", "protocol": "strict"}
     assert len(read_sweep(name, given_data).cells) >= 5
 
 
@@ -234,6 +264,7 @@ def test_notebook_of_a_study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     [
         ({"cell": 3}, "unknown parameter 'cell'; did you mean 'cells'?"),
         ({"seeds": 0}, "'seeds': 0: at least one"),
+        ({"cells": -1}, "'cells': -1: at least one, or None for all"),
         ({"sweep": "sensitivty"}, "did you mean 'sensitivity'?"),
         ({"overrides": {"model.dd": 1}}, "did you mean 'model.d'?"),
     ],

@@ -247,6 +247,13 @@ def test_curves_when_a_value_is_missing() -> None:
     assert {"North: HR@10", "South: HR@10"} <= set(texts)
 
 
+def test_curves_when_a_place_is_missing_on_an_axis_of_words() -> None:
+    words = CURVE.assign(**{"model.T": ["b", "a", "a", "b", "c"]})
+    drawn = plots.curves(words, "model.T", "kind", "A title")
+    assert {one.x0 for one in drawn.layout.shapes} == {"c"}
+    assert [one.x for one in drawn.layout.annotations if one.text == "missing"] == ["c", "c"]
+
+
 def test_curves_when_nothing_is_done() -> None:
     drawn = plots.curves(CURVE[CURVE["domain"].isna()], "model.T", "kind", "A title")
     assert not drawn.data and drawn.layout.annotations[0].text == "nothing is done yet"

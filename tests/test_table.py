@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock
 
-from i2vae_lib import comparison
+from i2vae_lib import cli, comparison
 from i2vae_lib.params import ParameterError, load
 from i2vae_lib.recommenders import SYSTEMS
 from i2vae_lib.runs import LayoutError, write_json
@@ -145,14 +146,45 @@ def test_wide_when_read_across(found: Table) -> None:
 def test_exports_when_written(found: Table) -> None:
     assert "HR@10 in per cent, full candidates" in found.text() and "SASRec-M" in found.text()
     markdown = found.markdown()
-    assert markdown.count("| SASRec-M") == 2 and "**" in markdown and "<u>" in markdown
+    assert markdown.count("| SASRec-M") == 4 and "**" in markdown and "<u>" in markdown
+    assert "**HR@10**, per cent, full" in markdown
     latex = found.latex()
-    assert latex.count("\\toprule") == 2 and "\\textbf{" in latex and "\\underline{" in latex and "nan" not in latex
+    assert latex.count("\\toprule") == 4 and "\\textbf{" in latex and "\\underline{" in latex and "nan" not in latex
     again = pd.read_csv(pd.io.common.StringIO(found.cells.to_csv(index=False)))
     np.testing.assert_allclose(again["mean"], found.cells["mean"], rtol=1e-12)
+    counts = {(one.domain, one.kind): one.n for one in found.cells.itertuples()}
+    for written in (found.text(), markdown, latex):  # how many rows a figure rests on
+        assert f"North cold {counts['North', 'cold']:,}" in written
     content = found.to_json()
     json.dumps(content, allow_nan=False)
     assert len(content["cells"]) == len(found.cells)
+
+
+def test_csv_has_every_system_and_why_one_is_not_there(tmp_path: Path) -> None:
+    study = opened(tmp_path / "study")
+    broken = study.run_folder("sasrec-m", study.points["sasrec-m"][0], 0)
+    write_json(broken / "failed.json", {"reason": "loss is nan"})
+    flat = tabled(study.folder, finished(tmp_path / "run", "i2vae", 12)).flat().set_index("system")
+    assert flat.loc["sasrec-m", ["status", "reason"]].tolist() == ["failed", "loss is nan"]
+    assert np.isnan(flat.loc["sasrec-m", "mean"]) and flat.loc["i2vae", "seconds"].tolist()[0] == 10.0
+    assert comparison.failures(study) == {broken.name: "loss is nan"}
+
+
+def test_latex_when_names_have_its_signs(tmp_path: Path) -> None:
+    run = finished(tmp_path / "run", "sasrec-m", 8, record={"names": {"x": "Home & Kitchen", "y": "Sport_out"}})
+    latex = tabled(run).latex()
+    assert "Home \\& Kitchen all" in latex and "Sport\\_out cold" in latex
+
+
+def test_status_when_a_system_stands_in_two_folders(tmp_path: Path) -> None:
+    failed, untouched = opened(tmp_path / "failed"), opened(tmp_path / "untouched")
+    broken = failed.run_folder("sasrec-m", failed.points["sasrec-m"][0], 0)
+    write_json(broken / "failed.json", {"reason": "loss is nan"})
+    run = finished(tmp_path / "run", "i2vae", 12)
+    for folders in ((run, failed.folder, untouched.folder), (untouched.folder, failed.folder, run)):
+        systems = tabled(*folders).systems.set_index("system")
+        assert systems.loc["sasrec-m", ["status", "reason"]].tolist() == ["failed", "loss is nan"]
+        assert systems.loc["i2vae", "status"] == "done"
 
 
 def test_table_when_saved_and_loaded(found: Table, tmp_path: Path) -> None:
@@ -337,7 +369,14 @@ def test_study_when_run_killed_and_run_again(tmp_path: Path, monkeypatch: pytest
     assert before == {one: one.stat().st_mtime_ns for one in before}
 
 
-def test_command_when_interrupted_alone(tmp_path: Path) -> None:
+def test_command_when_nobody_works(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["table", "--workers", "0"])
+    assert "--workers: 0: at least one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_command_when_interrupted_alone(by: signal.Signals, tmp_path: Path) -> None:
     """A signal that reaches the parent and not its children ends them too; nothing counts as failed."""
     words = [f"--set={key}={json.dumps(value)}" for key, value in TINY.items() if not key.startswith("references")]
     command = [sys.executable, "-m", "i2vae_lib.cli", "table", "--preset", "smoke", "--epochs", "100000", *words]
@@ -351,8 +390,10 @@ def test_command_when_interrupted_alone(tmp_path: Path) -> None:
         while not list(tmp_path.glob("study/sasrec-s-*/last.ckpt")):
             assert time.monotonic() < deadline and parent.poll() is None
             time.sleep(0.2)
-        parent.send_signal(signal.SIGINT)
+        parent.send_signal(by)
         said = parent.communicate(timeout=60)[1].decode()
     assert parent.returncode == 130 and "the same command goes on from here" in said
     assert not list(tmp_path.glob("study/*/failed.json")) and not list(tmp_path.glob("study/sasrec-m-*"))
-    assert len(list(tmp_path.glob("study/sasrec-s-*"))) == 1
+    [folder] = tmp_path.glob("study/sasrec-s-*")
+    with FileLock(folder / ".lock").acquire(timeout=10):  # its run has ended with it
+        pass
