@@ -32,7 +32,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from i2vae_lib.params import ParameterError, Parameters, known_keys, preset_folder, suggestion
+from i2vae_lib.params import ParameterError, Parameters, known_keys, load, preset_folder, suggestion
 from i2vae_lib.progress import bar, usable_cores
 from i2vae_lib.recommenders import SYSTEMS
 from i2vae_lib.runs import LayoutError, flatten, read_record, write_atomically, write_json
@@ -84,6 +84,11 @@ def read_tuning(path: Path | None = None) -> Tuning:
             if key.partition(".")[0] not in groups:
                 raise ParameterError(f"{path}: {name} cannot be tuned by '{key}', only by {', '.join(sorted(groups))}")
     for name, listed in points.items():
+        for number, point in enumerate(listed, start=1):
+            try:
+                load("paper", {**content["shared"], **point, "system": name})
+            except ParameterError as error:
+                raise ParameterError(f"{path}: {name}, point {number}: {error}") from None
         if len({digest_of(one) for one in listed}) < len(listed):
             raise ParameterError(f"{path}: {name}: a point stands twice")
     return Tuning(content["shared"], points)

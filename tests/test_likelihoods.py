@@ -14,7 +14,6 @@ from i2vae_lib.model.likelihoods import (
     categorical_mean,
     multinomial,
     multinomial_sum,
-    pairwise,
 )
 
 
@@ -52,23 +51,6 @@ def test_bernoulli_when_compared_with_labels() -> None:
 def test_bernoulli_when_scores_are_huge() -> None:
     cost = bernoulli(torch.tensor([200.0, -200.0]), torch.tensor([[-200.0], [200.0]]))
     assert cost.tolist() == pytest.approx([0.0, 400.0], abs=1e-6)
-
-
-# --- pairwise ---------------------------------------------------------------------------------------------------------
-
-
-def test_pairwise_when_scores_are_equal() -> None:
-    assert pairwise(torch.ones(2), torch.ones(2, 5)).tolist() == pytest.approx([math.log(2)] * 2, rel=1e-6)
-
-
-def test_pairwise_when_compared_with_a_loop() -> None:
-    positive, negatives = [1.5, -2.0], [[0.3, -1.0], [0.0, 4.0]]
-    expected = [-sum(log_sigmoid(p - n) for n in row) / 2 for p, row in zip(positive, negatives, strict=True)]
-    assert pairwise(torch.tensor(positive), torch.tensor(negatives)).tolist() == pytest.approx(expected, rel=1e-6)
-
-
-def test_pairwise_when_a_constant_is_added(logits: torch.Tensor) -> None:
-    torch.testing.assert_close(pairwise(logits[:, 0] + 3, logits[:, 1:] + 3), pairwise(logits[:, 0], logits[:, 1:]))
 
 
 # --- categorical ------------------------------------------------------------------------------------------------------

@@ -252,6 +252,7 @@ def test_tuning_when_the_kits_own_is_read() -> None:
         ("shared: {}\npoints: {i2vae: [{}]}", "no points for .*sasrec-s.*: every system is tuned alike"),
         ("ALL\n  i2vae: [{}, {}]", "budgets differ"),
         ("ALL\n  i2vae: [{model.e: 3}]", "i2vae: unknown key 'model.e'; did you mean 'model.d'"),
+        ("ALL\n  i2vae: [{training.learning_rate: -1.0}]", "i2vae, point 1: 'training.learning_rate'"),
         ("ALL\n  i2vae: [{split.data_seed: 3}]", "i2vae cannot be tuned by 'split.data_seed', only by model, obj"),
     ],
 )

@@ -13,11 +13,6 @@ def bernoulli(positive: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
     return F.softplus(-positive) + F.softplus(negatives).sum(dim=-1)
 
 
-def pairwise(positive: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
-    """BPR: mean over negatives of -log sigmoid(positive - negative): [...] and [..., k] -> [...]."""
-    return F.softplus(negatives - positive[..., None]).mean(dim=-1)
-
-
 def categorical(logits: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
     """-log softmax(logits) at one item: [B, n] and 0-based items [B] -> [B]."""
     return F.cross_entropy(logits, items, reduction="none")

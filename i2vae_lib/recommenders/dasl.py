@@ -20,7 +20,8 @@ Departs
       row would have next to no preference;
     - item tables start at N(0, 1 / d), the code's at Glorot's scale (no difference on cloth_sport);
     - no target in its own history (the code's windows hold it) and no future of the other domain (the code pairs
-      windows by index); steps that are padding have no weight; windows are of T items, not of 10;
+      windows by index); steps that are padding have no weight; windows are of T items (the code: 10, as in the first
+      point of the search);
     - a row's target is its one positive (of the items before it nobody knows what the other domain held by then), and
       negatives are sampled, where the original has labels;
     - Adam steps on a batch of one domain and the dual loss of its users together; the code takes plain SGD steps with
@@ -30,6 +31,7 @@ Departs
     - dropout has rate 0.1 and is off when scoring (the code keeps 10 %, always);
     - no batch normalisation: the code never trains its statistics, so that it is an affine layer before a linear
       one, which is the linear layer;
+    - batches of ``training.batch_size`` rows (the code: 32);
     - user vectors and the items' in the MLP have the model's width d, as the GRU has (the code: 64 against 128);
     - evaluation users are unknown: their vector in d is the mean of their items', through a matrix fitted by least
       squares on training users (:func:`i2vae_lib.recommenders.fold_in.mean_mapped`); without an own history it is
@@ -52,7 +54,7 @@ from torch.nn import functional as F
 from i2vae_lib import training
 from i2vae_lib.data.batches import bucketed, draw_negatives
 from i2vae_lib.data.dataset import DOMAINS, PAD, Catalogue, Int, Ragged, Rows, other
-from i2vae_lib.data.people import people
+from i2vae_lib.data.people import people, right_padded
 from i2vae_lib.graphs import binary
 from i2vae_lib.model.encoders import dropout, initialise
 from i2vae_lib.model.likelihoods import bernoulli
@@ -79,10 +81,8 @@ class Asked:
 
 
 def padded(histories: Ragged, width: int) -> torch.Tensor:
-    """The most recent ``width`` items, oldest first, padded with 0 on the right: int64 [n, L]."""
-    last = histories.last(width)
-    order = np.argsort(last == PAD, axis=1, kind="stable")
-    return torch.from_numpy(np.take_along_axis(last, order, axis=1).astype(np.int64))
+    """:func:`i2vae_lib.data.people.right_padded` as indices: int64 [n, L]."""
+    return torch.from_numpy(right_padded(histories, width).astype(np.int64))
 
 
 def shares(logits: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

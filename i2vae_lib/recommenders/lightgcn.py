@@ -22,7 +22,8 @@ Departs
       negatives have pushed about), and a row that shows nothing else is ranked by popularity;
     - merged: linked items are one node, and negatives are of the positive's domain (a linked item's are of X);
     - the epoch is selected by NDCG@10 on validation rows; the code has no validation and looks at the test set;
-    - d, learning rate and epochs are the kit's (``model.d``, ``training``).
+    - d, learning rate and epochs are the kit's (``model.d``, ``training``), and the two graphs of ``lightgcn-s`` share
+      one early stop, on both domains' mean.
 """
 
 from __future__ import annotations

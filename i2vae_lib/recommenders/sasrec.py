@@ -12,7 +12,7 @@ Made for the next item in one domain. Here it comes in both readings (:mod:`i2va
 
 Departs
     - residual connections go around the normalisation, as the paper writes them; the released code adds the normalised
-      query (Kang & McAuley's Eq. of 3.2 against their code);
+      query (Kang & McAuley's Eq. of 3.2 against their code), and takes keys and values from what is not normalised;
     - padding is masked as key, not only zeroed, and positions count from the most recent item backwards, so that the
       amount of padding changes nothing;
     - no dropout on the attention's weights, nor inside the feed-forward net: it is on what each of the two adds;
