@@ -37,7 +37,7 @@ Departs
     - transitions are weighted by their count, as in the code, where their de-duplication never fires; users with two
       training rows count in both;
     - no logit for padding, which is no target; embeddings and biases start as everywhere in this kit;
-    - d is 128 (the paper: 256) in the first point of the search: twice the width is far beyond ten minutes of two cores.
+    - d is 128 (the paper: 256) in the first point of the search: twice the width is far beyond ten minutes.
 """
 
 from __future__ import annotations
