@@ -690,7 +690,8 @@ def effects(sweep: Sweep, out: Path | str, *, resamples: int = 10_000, rng: np.r
     DataFrame
         ``grid, row, against``, axes, ``domain, kind, metric, n, seeds, base, mean, sd, difference``
         with ``interval_low, interval_high, p`` by the paired bootstrap over users, ``p_holm`` over the cells of a pair
-        of rows. Fractions. Rows without a finished seed in common, or that are their base, are left out.
+        of rows, ``p_t`` by the paired t-test over seeds (nan for one seed); ``runs``, in the folder. Fractions. Rows
+        without a finished seed in common, or that are their base, are left out.
     """
     out = Path(out)
     planned = plan(sweep, out).set_index("address")["state"]
@@ -708,13 +709,14 @@ def effects(sweep: Sweep, out: Path | str, *, resamples: int = 10_000, rng: np.r
         seeds = sorted(own.keys() & other.keys())
         if seeds and own != other:  # a row that sets what its base has anyway is the same runs
             part = effect([other[seed] for seed in seeds], [own[seed] for seed in seeds], resamples=resamples, rng=rng)
-            parts.append(part.assign(grid=grid, row=row, against=base, **json.loads(axes)))
-    columns = ["grid", "row", "against", *sweep.axes(), *EFFECT]
+            runs = " ".join(f"cells/{own[seed].name}" for seed in seeds)
+            parts.append(part.assign(grid=grid, row=row, against=base, runs=runs, **json.loads(axes)))
+    columns = ["grid", "row", "against", *sweep.axes(), *EFFECT, "runs"]
     return pd.concat(parts, ignore_index=True).reindex(columns=columns) if parts else pd.DataFrame(columns=columns)
 
 
 EFFECT = ["domain", "kind", "metric", "n", "seeds", "base", "mean", "sd"]
-EFFECT += ["difference", "interval_low", "interval_high", "p", "p_holm"]
+EFFECT += ["difference", "interval_low", "interval_high", "p", "p_holm", "p_t"]
 
 
 def effect(

@@ -211,7 +211,7 @@ def worth(table: pd.DataFrame, title: str) -> go.Figure:
 def differences(table: pd.DataFrame, title: str) -> go.Figure:
     """Differences with their intervals, a line a system, a colour a domain: columns as for :func:`intervals`.
 
-    For systems with long names, which stand on the left.
+    For systems with long names, which stand on the left; ``runs``, if it is there, is shown where the pointer is.
     """
     systems, domains = list(dict.fromkeys(table["system"])), list(dict.fromkeys(table["domain"]))
     figure = go.Figure()
@@ -227,11 +227,11 @@ def differences(table: pd.DataFrame, title: str) -> go.Figure:
                 "array": (part["interval_high"] - part["difference"]).clip(lower=0),
                 "arrayminus": (part["difference"] - part["interval_low"]).clip(lower=0),
             },
-            customdata=part["system"],
+            customdata=part[["system", "runs"]] if "runs" in part else part[["system"]],
             name=str(d),
             mode="markers",
             marker={"size": 8, "color": PALETTE[i % len(PALETTE)]},
-            hovertemplate="%{customdata}: %{x:.2f}<extra></extra>",
+            hovertemplate="%{customdata[0]}: %{x:.2f}" + "<br>%{customdata[1]}" * ("runs" in part) + "<extra></extra>",
         )
     figure.add_vline(x=0, line={"width": 1, "dash": "dot"})
     figure.update_yaxes(tickvals=list(range(len(systems))), ticktext=systems, range=[len(systems) - 0.5, -0.5])

@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import plotly.io as pio
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
@@ -237,45 +238,66 @@ def execute_notebooks(
     return written
 
 
-def write_sweep_figures(sweep: Sweep, table: pd.DataFrame, out: Path) -> list[Path]:
-    """A figure a grid of a sweep, each as CSV, offline page and (where there is a Chromium) image, in ``out/figures``.
+def sweep_figures(sweep: Sweep, table: pd.DataFrame, out: Path) -> dict[str, tuple[go.Figure, pd.DataFrame]]:
+    """What a sweep has to show so far: figures by name, each with its table.
 
-    A grid with an axis is drawn as curves over it (the key with most values; by row where there are rows, else by user
-    type), one of rows alone as differences to their bases.
+    A grid with an axis is drawn as curves over it (the key with most values), by user type; where rows or other axes
+    are lines of their own, each user type has a figure. A grid of rows alone is drawn as differences to their bases, a
+    figure a user type and metric. Names are the grid's for all rows and HR@10, with what differs after it otherwise.
 
     Parameters
     ----------
     table
         :func:`i2vae_lib.experiments.results`.
+    out
+        Folder of the cells.
+    """
+    axes, found = sweep.axes(), {}
+    over = experiments.over_seeds(table, axes)
+    effects = lift.in_per_cent(experiments.effects(sweep, out, rng=np.random.default_rng(0)))
+    for grid, part in over.groupby("grid", sort=False):
+        head = f"{sweep.name}: {grid}"
+        axis = max(axes, key=lambda key: part[key].nunique(), default=None)
+        if axis is not None and part[axis].nunique() > 1:
+            own = lift.in_per_cent(experiments.own_cells(part, *lift.METRICS))
+            gaps = part[part["seeds"] == 0]
+            named = own["row"].astype(str)
+            for key in axes:
+                if key != axis and part[key].nunique() > 1:
+                    named = named + ", " + own[key].astype(str)
+            own = own.assign(line=named.str.strip(", "))
+            if not own["line"].str.len().any():
+                shown = pd.concat([own, gaps]) if len(gaps) else own
+                found[_slug(grid)] = (plots.curves(shown, axis, "kind", head), shown)
+                continue
+            for kind in dict.fromkeys(own["kind"]):
+                lines = own[own["kind"] == kind]
+                shown = pd.concat([lines, gaps]) if len(gaps) else lines
+                drawn = plots.curves(shown, axis, "line", f"{head}, {kind} rows")
+                found[_slug(grid, "" if kind == "all" else kind)] = (drawn, shown)
+            continue
+        compared = effects[(effects["grid"] == grid) & effects["kind"].isin(experiments.KINDS)]
+        for (kind, metric), lines in compared.groupby(["kind", "metric"], sort=False):
+            shown = lines.assign(system=lines["row"])
+            drawn = plots.differences(shown, f"{head}, {metric} less the base's, {kind} rows")
+            name = _slug(grid, "" if kind == "all" else kind, "" if metric == "HR@10" else metric)
+            found[name] = (drawn, shown)
+    return found
+
+
+def write_sweep_figures(sweep: Sweep, table: pd.DataFrame, out: Path) -> list[Path]:
+    """:func:`sweep_figures`, each as CSV, offline page and (where there is a Chromium) image, in ``out/figures``.
 
     Returns
     -------
     list of Path
         What was written.
     """
-    axes, written = sweep.axes(), []
-    over = experiments.over_seeds(table, axes)
-    effects = experiments.effects(sweep, out, rng=np.random.default_rng(0))
-    for grid, part in over.groupby("grid", sort=False):
-        name = re.sub("[^a-z0-9]+", "-", str(grid).lower()).strip("-")
-        axis = max(axes, key=lambda key: part[key].nunique(), default=None)
-        if axis is not None and part[axis].nunique() > 1:
-            own = lift.in_per_cent(experiments.own_cells(part, *lift.METRICS))
-            others = [key for key in axes if key != axis and part[key].nunique() > 1]
-            named = own["row"].astype(str)
-            for key in others:
-                named = named + ", " + own[key].astype(str)
-            named = named.str.strip(", ")
-            colour = "line" if named.str.len().any() else "kind"  # rows and other axes are lines of their own
-            own = own.assign(line=named)[own["kind"].eq("all") | (colour == "kind")]
-            gaps = part[part["seeds"] == 0]
-            shown = pd.concat([own, gaps]) if len(gaps) else own
-            drawn = plots.curves(shown, axis, colour, f"{sweep.name}: {grid}")
-        else:
-            shown = lift.in_per_cent(effects[(effects["grid"] == grid) & (effects["kind"] == "all")])
-            shown = shown[shown["metric"] == "HR@10"].assign(system=lambda one: one["row"])
-            if shown.empty:
-                continue
-            drawn = plots.differences(shown, f"{sweep.name}: {grid}, HR@10 less the base's, all rows")
+    written = []
+    for name, (drawn, shown) in sweep_figures(sweep, table, out).items():
         written += plots.write_figure(drawn, shown, out / "figures", name)
     return written
+
+
+def _slug(*words: object) -> str:
+    return re.sub("[^a-z0-9]+", "-", " ".join(map(str, words)).lower()).strip("-")

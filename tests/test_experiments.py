@@ -204,7 +204,11 @@ def test_command_prints_the_plan_and_the_table(
     assert cli.main(["sweep", str(path), "--out", str(done)]) == 0
     printed = capsys.readouterr().out
     assert "HR@10 in per cent" in printed and "North cold" in printed
-    assert {path.name for path in (done / "figures").glob("*.html")} == {"claims.html", "t.html"}
+    claims = {f"claims{kind}{metric}" for kind in ("", "-tailed", "-cold") for metric in ("", "-ndcg-10")}
+    assert {path.stem for path in (done / "figures").glob("*.html")} == claims | {"t"}
+    tailed = pd.read_csv(done / "figures" / "claims-tailed-ndcg-10.csv")
+    assert set(tailed["kind"]) == {"tailed"} and set(tailed["metric"]) == {"NDCG@10"}
+    assert tailed["runs"].str.fullmatch(r"cells/[0-9a-f]{16} cells/[0-9a-f]{16}").all()  # two seeds
     drawn = pd.read_csv(done / "figures" / "t.csv")
     assert set(drawn["model.T"]) == {5, 10} and set(drawn["recommender"]) == {"i2vae"}
     assert set(pd.read_csv(done / "figures" / "claims.csv")["row"]) == {"none"}
