@@ -267,7 +267,8 @@ def estimate(found: pd.DataFrame, workers: int) -> str:
 def probe_cell(cell: Cell, rows: int = 1024) -> tuple[float, int]:
     """Seconds that a cell trains at most (all of its epochs), and peak memory in bytes, from some of its rows.
 
-    Two fits of one epoch on ``rows`` and on twice as many rows, all items: their difference is what rows cost. What
+    Two fits of one epoch on ``rows`` and on twice as many rows, all items: their difference is what rows cost (where it
+    is lost in the rest of a fit, the whole of the longer one is taken for it, which is too much). What
     cells share (the generator's fit, the reference rankers) and the ranking of held-out rows are not in it.
     """
     p = cell.parameters
@@ -292,7 +293,9 @@ def probe_cell(cell: Cell, rows: int = 1024) -> tuple[float, int]:
             callbacks=Callbacks(),
         )
         seconds.append(time.perf_counter() - start)
-    each = max(seconds[2] - seconds[1], 0.0) / max(counts[2] - counts[1], 1)
+    each = (seconds[2] - seconds[1]) / max(counts[2] - counts[1], 1)
+    if each * counts[2] < 0.1 * seconds[2]:  # lost in what a fit costs whatever its rows: all of it is the rows', then
+        each = seconds[2] / counts[2]
     return seconds[1] + p.training.epochs * each * len(train), peak_memory_bytes()
 
 

@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from distributed import Client, LocalCluster
 from scipy import stats
 
 from i2vae_lib import cli, compare, experiments, report, stages
+from i2vae_lib.data import load_dataset_once
 from i2vae_lib.experiments import (
     cell_folder,
     connect,
@@ -217,8 +219,8 @@ def test_command_prints_the_plan_and_the_table(
     printed = capsys.readouterr().out
     assert "6 cells, 0 done, 6 left: about" in printed and printed.count("s a cell at most") == 1  # one kind of cell
     assert not (tmp_path / "none").exists()  # a plan makes nothing
-    assert cli.main(["sweep", str(path), "--set", "model.T=-1"]) == 2
-    assert "cell 1 of 8 (grid claims, full, seed 0): 'model.T'" in capsys.readouterr().err
+    assert cli.main(["sweep", str(path), "--set", "model.d=-1"]) == 2
+    assert "cell 1 of 8 (grid claims, full, seed 0): 'model.d'" in capsys.readouterr().err
 
 
 # --- cells that are missing, damaged, failed --------------------------------------------------------------------------
@@ -443,6 +445,18 @@ def test_probe_measures_a_cell(sweep: Sweep) -> None:
     short, peak = experiments.probe_cell(cell)
     long, _ = experiments.probe_cell(longer)
     assert long > 20 * short > 0 and peak > 2**27
+
+
+def test_probe_when_rows_cost_next_to_nothing_takes_the_whole_fit_for_them(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 9.0, 10.0, 13.0, 20.0, 22.0])  # a fit of half the rows took 3 seconds, one of all of them 2
+    monkeypatch.setattr(experiments, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(experiments.SYSTEMS["i2vae"], "fit", lambda *words, **named: None)
+    cell = sweep.cells[0]
+    train = len(load_dataset_once(cell.parameters).splits["train"])
+    found, _ = experiments.probe_cell(cell)
+    assert found == pytest.approx(3.0 + cell.parameters.training.epochs * train * 2.0 / min(2048, train))
 
 
 # --- clusters ---------------------------------------------------------------------------------------------------------
