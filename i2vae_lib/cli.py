@@ -24,10 +24,9 @@ from i2vae_lib.data.dataset import DOMAINS, CrossDomainDataset, DataError
 from i2vae_lib.data.describe import describe_files
 from i2vae_lib.data.released import REGISTRY, locate
 from i2vae_lib.evaluation import NonFiniteScore
-from i2vae_lib.params import ParameterError, load, suggestion
-from i2vae_lib.progress import usable_cores
+from i2vae_lib.params import ParameterError, load, pair_name, suggestion
 from i2vae_lib.recommenders import SYSTEMS
-from i2vae_lib.runs import LayoutError, default_folder, read_record, write_atomically
+from i2vae_lib.runs import LayoutError, default_folder, read_record, usable_cores, write_atomically
 from i2vae_lib.training import NonFiniteLoss
 
 FOOD_KITCHEN = "amazon2014-food-kitchen"
@@ -329,7 +328,7 @@ def make_table(given: argparse.Namespace) -> int:
             raise ParameterError(f"--set {key}: the tuning file sets it (for {', '.join(names) or 'all systems'})")
     words = {"data": given.data, "protocol": given.protocol, "epochs": given.epochs}
     resolved = load(given.preset, chosen, seed=given.seeds[0], **words)
-    name = f"table-{Path(resolved.data).stem}-{resolved.protocol}-{resolved.preset}"
+    name = f"table-{pair_name(resolved.data)}-{resolved.protocol}-{resolved.preset}"
     folder = given.out or default_folder(resolved).with_name(name)
     study = comparison.open_study(
         folder,
@@ -342,7 +341,7 @@ def make_table(given: argparse.Namespace) -> int:
     # beside the table, which may be read by a program
     comparison.run_study(study, workers=given.workers, say=lambda line: print(line, file=sys.stderr, flush=True))
     print(_table_as([folder], given))
-    return 1 if comparison.failures(study) else 0
+    return 1 if any(comparison.failures(study, name) for name in study.systems) else 0
 
 
 def _table_as(folders: Sequence[Path], given: argparse.Namespace) -> str:

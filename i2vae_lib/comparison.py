@@ -32,10 +32,10 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from i2vae_lib.params import ParameterError, Parameters, known_keys, load, preset_folder, suggestion
-from i2vae_lib.progress import bar, usable_cores
+from i2vae_lib.params import ParameterError, Parameters, known_keys, load, pair_name, preset_folder, suggestion
+from i2vae_lib.progress import bar
 from i2vae_lib.recommenders import SYSTEMS
-from i2vae_lib.runs import LayoutError, flatten, read_record, write_atomically, write_json
+from i2vae_lib.runs import LayoutError, flatten, read_record, usable_cores, write_atomically, write_json
 from i2vae_lib.stages import check_system, irrelevant_groups
 
 COMPARISON_LAYOUT = 1
@@ -219,9 +219,8 @@ def read_study(folder: Path) -> Study:
 def _refuse_other_parameters(folder: Path, before: Point, now: Point, systems: Iterable[str]) -> None:
     """Parameters of systems that the folder does not hold are nobody's concern."""
     ignored = (*irrelevant_groups(systems), "preset")
+    before, now = ({**one, "data": pair_name(one["data"])} for one in (before, now))
     for key in sorted({*before, *now}):
-        if key == "data" and Path(str(before.get(key))).stem == Path(str(now.get(key))).stem:
-            continue  # where a pair file lies is nobody's concern
         if before.get(key) != now.get(key) and key.partition(".")[0] not in ignored:
             raise LayoutError(
                 f"{folder} was made with {key} = {before.get(key)!r}, now it is {now.get(key)!r}: choose another OUT, "
@@ -266,13 +265,10 @@ def run_study(study: Study, *, workers: int = 1, say: Callable[[str], None] = pr
         raise KeyboardInterrupt
 
 
-def failures(study: Study) -> dict[str, str]:
-    """Runs of the systems that a call asked for that failed, by folder, and why."""
-    found = {}
-    for path in sorted(study.folder.glob("*-????????-seed*/failed.json")):
-        if path.parent.name.rsplit("-", 2)[0] in study.systems:
-            found[path.parent.name] = str(json.loads(path.read_text(encoding="utf-8"))["reason"])
-    return found
+def failures(study: Study, system: str) -> dict[str, str]:
+    """Runs of a system that failed, by folder, and why."""
+    paths = sorted(study.folder.glob(f"{system}-????????-seed*/failed.json"))
+    return {path.parent.name: str(json.loads(path.read_text(encoding="utf-8"))["reason"]) for path in paths}
 
 
 @contextlib.contextmanager
@@ -359,8 +355,9 @@ class _Worker:
         if status == 0:
             return None
         said = (folder / "log.txt").read_bytes()[start:].decode(errors="replace").strip().splitlines()
-        reason = f"killed by signal {-status} (out of memory?)" if status < 0 else f"exit status {status}"
-        if said and status > 0:
-            reason = said[-1]
+        if status < 0:
+            reason = f"killed by signal {-status} (out of memory?)"
+        else:
+            reason = said[-1] if said else f"exit status {status}"
         write_json(failed, {"reason": reason, "status": status, "log": "log.txt"})
         return reason

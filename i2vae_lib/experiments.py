@@ -41,10 +41,10 @@ from scipy import stats
 from i2vae_lib import compare, evaluation, psg, significance, stages
 from i2vae_lib.data import load_dataset_once
 from i2vae_lib.grids import Cell, Sweep, address_of, address_of_record, labels, resolve
-from i2vae_lib.params import Parameters
-from i2vae_lib.progress import bar, usable_cores
+from i2vae_lib.params import Parameters, pair_name
+from i2vae_lib.progress import bar
 from i2vae_lib.recommenders import SYSTEMS
-from i2vae_lib.runs import RUN_LAYOUT, LayoutError, peak_memory_bytes, read_record
+from i2vae_lib.runs import RUN_LAYOUT, LayoutError, peak_memory_bytes, read_record, usable_cores
 from i2vae_lib.training import Callbacks, history_of
 
 INDEX_LAYOUT = 1
@@ -186,7 +186,7 @@ def plan(sweep: Sweep, out: Path | str) -> pd.DataFrame:
             reason = None
         label = "; ".join(", ".join([place.grid, *labels(place)]) for place in cell.places)
         p = cell.parameters
-        lines.append((cell.address, label, p.seed, Path(p.data).stem, p.system, state, reason, seconds, peak))
+        lines.append((cell.address, label, p.seed, pair_name(p.data), p.system, state, reason, seconds, peak))
     columns = ["address", "cell", "seed", "data", "system", "state", "reason", "seconds", "peak_memory_bytes"]
     return pd.DataFrame(lines, columns=columns).astype({"seconds": float, "peak_memory_bytes": float})
 

@@ -41,6 +41,7 @@ from i2vae_lib.params import (
     declared,
     known_keys,
     load,
+    pair_name,
     preset_folder,
     suggestion,
 )
@@ -292,17 +293,16 @@ def from_notebook(namespace: Mapping[str, Any]) -> tuple[Sweep, Sweep, Path]:
 
 def resolve(name: str, content: Any, given: Settings | None = None, *, where: str = "grid") -> Sweep:
     """:func:`read_sweep` of what the file would hold."""
+    changed = {key: value for key, value in (given or {}).items() if value is not None}
+    ours = changed.pop("overrides", {})
+    if "training.epochs" in ours:
+        if "epochs" in changed:
+            raise ParameterError("epochs and training.epochs are one parameter, and both are given")
+        changed["epochs"] = ours["training.epochs"]
     if isinstance(content, Mapping):
-        changed = {key: value for key, value in (given or {}).items() if value is not None}
-        ours = changed.pop("overrides", {})
-        if "training.epochs" in ours:
-            if "epochs" in changed:
-                raise ParameterError("epochs and training.epochs are one parameter, and both are given")
-            changed["epochs"] = ours["training.epochs"]
-        validated(SweepFile, content, where)
-        content = {**content, **changed, "overrides": {**(content.get("overrides") or {}), **ours}}
-    else:
-        changed, ours = {}, {}
+        before = content.get("overrides") or {}
+        together = {**before, **ours} if isinstance(before, Mapping) else before
+        content = {**content, **changed, "overrides": together}
     file = validated(SweepFile, content, where)
     for grid, one in file.grids.items():
         for key in sorted((one.product.keys() | one.paired.keys()) & (changed.keys() | ours.keys())):
@@ -425,7 +425,7 @@ def address_of_record(parameters: Mapping[str, Any], source: str | None) -> str:
     left_out = {*NOT_IN_ADDRESS, *irrelevant_groups([parameters["system"]])}
     content = {key: value for key, value in parameters.items() if key not in left_out}
     content["training"] = {key: value for key, value in content["training"].items() if key != "device"}
-    content["data"] = Path(content["data"]).stem  # where a pair file lies is nobody's concern: its source is here
+    content["data"] = pair_name(content["data"])  # its source is here
     text = json.dumps([content, source], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

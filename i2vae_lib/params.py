@@ -300,6 +300,11 @@ class Parameters(_Group):
     cdrib: CDRIBParameters
 
 
+def pair_name(data: str) -> str:
+    """What ``data`` is called: a registered name, or that of a pair's file, wherever it lies."""
+    return Path(data).stem
+
+
 def preset_folder() -> Path:
     """Folder of the preset files: inside an installed wheel, else beside the package in a checkout."""
     inside = Path(__file__).parent / "presets"

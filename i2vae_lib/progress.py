@@ -1,7 +1,4 @@
-"""Progress of long work: a bar in a terminal or a notebook, plain lines elsewhere, nothing with ``TQDM_DISABLE=1``.
-
-And how much of the machine it may use.
-"""
+"""Progress of long work: a bar in a terminal or a notebook, plain lines elsewhere, nothing with ``TQDM_DISABLE=1``."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import os
 import sys
 from typing import Any
 
-import psutil
 from tqdm import tqdm as plain
 from tqdm.auto import tqdm
 
@@ -46,8 +42,3 @@ def bar(description: str, total: int, unit: str, *, initial: int = 0, leave: boo
     if _in_notebook() or sys.stderr.isatty():
         return tqdm(**common, mininterval=0.5)
     return _Lines(**common, mininterval=10.0, bar_format=LINE)  # a log file: a line now and then
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count() or 1

@@ -252,37 +252,42 @@ def sweep_figures(sweep: Sweep, table: pd.DataFrame, out: Path) -> dict[str, tup
     out
         Folder of the cells.
     """
-    axes, found = sweep.axes(), {}
+    axes, found, rows_alone = sweep.axes(), {}, []
     over = experiments.over_seeds(table, axes)
-    effects = lift.in_per_cent(experiments.effects(sweep, out, rng=np.random.default_rng(0)))
     for grid, part in over.groupby("grid", sort=False):
-        head = f"{sweep.name}: {grid}"
-        axis = max(axes, key=lambda key: part[key].nunique(), default=None)
-        if axis is not None and part[axis].nunique() > 1:
-            own = lift.in_per_cent(experiments.own_cells(part, *lift.METRICS))
-            gaps = part[part["seeds"] == 0]
-            named = own["row"].astype(str)
-            for key in axes:
-                if key != axis and part[key].nunique() > 1:
-                    named = named + ", " + own[key].astype(str)
-            own = own.assign(line=named.str.strip(", "))
-            if not own["line"].str.len().any():
-                shown = pd.concat([own, gaps]) if len(gaps) else own
-                found[_slug(grid)] = (plots.curves(shown, axis, "kind", head), shown)
-                continue
-            for kind in dict.fromkeys(own["kind"]):
-                lines = own[own["kind"] == kind]
-                shown = pd.concat([lines, gaps]) if len(gaps) else lines
-                drawn = plots.curves(shown, axis, "line", f"{head}, {kind} rows")
-                found[_slug(grid, "" if kind == "all" else kind)] = (drawn, shown)
-            continue
-        compared = effects[(effects["grid"] == grid) & effects["kind"].isin(experiments.KINDS)]
-        for (kind, metric), lines in compared.groupby(["kind", "metric"], sort=False):
+        varied = sorted((key for key in axes if part[key].nunique() > 1), key=lambda key: -part[key].nunique())
+        if not varied:
+            rows_alone.append(grid)
+        for kind, drawn, shown in _curves(part, varied, f"{sweep.name}: {grid}") if varied else ():
+            found[_slug(grid, "" if kind == "all" else kind)] = (drawn, shown)
+    if rows_alone:
+        effects = lift.in_per_cent(experiments.effects(sweep, out, rng=np.random.default_rng(0)))
+        compared = effects[effects["grid"].isin(rows_alone) & effects["kind"].isin(experiments.KINDS)]
+        for key, lines in compared.groupby(["grid", "kind", "metric"], sort=False):
+            name, kind, metric = map(str, key)
             shown = lines.assign(system=lines["row"])
-            drawn = plots.differences(shown, f"{head}, {metric} less the base's, {kind} rows")
-            name = _slug(grid, "" if kind == "all" else kind, "" if metric == "HR@10" else metric)
-            found[name] = (drawn, shown)
+            drawn = plots.differences(shown, f"{sweep.name}: {name}, {metric} less the base's, {kind} rows")
+            at = _slug(name, "" if kind == "all" else kind, "" if metric == "HR@10" else metric)
+            found[at] = (drawn, shown)
     return found
+
+
+def _curves(part: pd.DataFrame, varied: list[str], head: str) -> Iterator[tuple[str, go.Figure, pd.DataFrame]]:
+    """The figures of one grid over the first of the keys that it varies: for which rows, figure and table."""
+    axis, *others = varied
+    own = lift.in_per_cent(experiments.own_cells(part, *lift.METRICS))
+    gaps = part[part["seeds"] == 0]
+    named = own["row"].astype(str)
+    for key in others:
+        named = named + ", " + own[key].astype(str)
+    own = own.assign(line=named.str.strip(", "))
+    if own["line"].str.len().any():
+        for kind in dict.fromkeys(own["kind"]):
+            shown = pd.concat([own[own["kind"] == kind], gaps])
+            yield kind, plots.curves(shown, axis, "line", f"{head}, {kind} rows"), shown
+    else:
+        shown = pd.concat([own, gaps])
+        yield "all", plots.curves(shown, axis, "kind", head), shown
 
 
 def write_sweep_figures(sweep: Sweep, table: pd.DataFrame, out: Path) -> list[Path]:

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import pooch
+import psutil
 from filelock import FileLock
 
-from i2vae_lib.params import Parameters
-from i2vae_lib.progress import usable_cores
+from i2vae_lib.params import Parameters, pair_name
 
 RUN_LAYOUT = 2
 
@@ -115,9 +115,14 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count() or 1
+
+
 def default_folder(p: Parameters) -> Path:
     """Where a run goes that was not told: ``I2VAE_RUNS_DIR`` (default ``runs``), named by what it is."""
-    data = Path(p.data).stem  # a registered name is its own stem
+    data = pair_name(p.data)
     system = "" if p.system == "i2vae" else f"-{p.system}"
     return Path(os.environ.get("I2VAE_RUNS_DIR", "runs")) / f"{data}-{p.protocol}-{p.preset}{system}-seed{p.seed}"
 
@@ -171,7 +176,7 @@ class Run:
         for one in (before, now):
             for ignored in ("out", "preset", "training.device"):  # where values come from and go to, not what they are
                 one.pop(ignored, None)
-            one["data"] = Path(one["data"]).stem  # a pair file may lie elsewhere: its source is checked by itself
+            one["data"] = pair_name(one["data"])  # its source is checked by itself
         differing = [
             key
             for key in sorted(before | now)

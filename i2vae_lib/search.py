@@ -32,8 +32,8 @@ from i2vae_lib.data import source_of
 from i2vae_lib.experiments import Say, at_work, cell_folder, connect, failure, outcome
 from i2vae_lib.grids import Settings, Strict, address_of, read_file, validated
 from i2vae_lib.params import ParameterError, Parameters, known_keys, load, suggestion
-from i2vae_lib.progress import bar, usable_cores
-from i2vae_lib.runs import LayoutError, flatten, read_record
+from i2vae_lib.progress import bar
+from i2vae_lib.runs import LayoutError, flatten, read_record, usable_cores
 
 START_UP = 5
 """Trials that finish unpruned, so that there is a median to be below."""

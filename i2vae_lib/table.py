@@ -19,7 +19,7 @@ import pandas as pd
 
 from i2vae_lib import paper
 from i2vae_lib.compare import NOT_THE_SYSTEM, compare
-from i2vae_lib.comparison import Study, read_study
+from i2vae_lib.comparison import Study, failures, read_study
 from i2vae_lib.data.dataset import DOMAINS
 from i2vae_lib.evaluation import kind_masks
 from i2vae_lib.params import ParameterError, suggestion
@@ -316,9 +316,7 @@ def _furthest(one: dict[str, Any] | None, other: dict[str, Any]) -> dict[str, An
 def _progress(study: Study, name: str) -> tuple[list[Path], dict[str, Any]]:
     """The finished runs of a system of a comparison, and how far it is."""
     runs = [study.run_folder(name, point, study.tuning_seed) for point in study.points[name]]
-    failed = [one / "failed.json" for one in study.folder.glob(f"{name}-????????-seed*")]
-    reasons = [json.loads(one.read_text(encoding="utf-8"))["reason"] for one in failed if one.is_file()]
-    reason = reasons[0] if reasons else ""
+    reason = next(iter(failures(study, name).values()), "")
     point = study.chosen(name)
     if point is None:
         begun = any((one / "run.json").is_file() for one in runs)

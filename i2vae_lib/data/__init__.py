@@ -12,7 +12,7 @@ from i2vae_lib.data import logs, protocols, synthetic
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, CrossDomainDataset, DataError, LogPair, Ragged, Rows
 from i2vae_lib.data.pair_file import read_pair_file
 from i2vae_lib.data.released import REGISTRY, load_released
-from i2vae_lib.params import Parameters, suggestion
+from i2vae_lib.params import Parameters, pair_name, suggestion
 from i2vae_lib.runs import LayoutError, cache_folder
 
 __all__ = [
@@ -58,7 +58,7 @@ def check_protocol(name: str, protocol: str) -> None:
         Says which protocols do.
     """
     if name != "synthetic":
-        protocols.check_served(protocol, Path(name).stem, timed=is_pair_file(name))
+        protocols.check_served(protocol, pair_name(name), timed=is_pair_file(name))
 
 
 def load_dataset(parameters: Parameters) -> CrossDomainDataset:
@@ -95,7 +95,7 @@ def load_dataset_once(parameters: Parameters, cache: Path | str | None = None) -
     check_protocol(parameters.data, parameters.protocol)
     relevant = parameters.model_dump(mode="json", include={"protocol", "split", "controls", "synthetic"})
     source = source_of(parameters)
-    name = parameters.data if source is None else Path(parameters.data).stem
+    name = parameters.data if source is None else pair_name(parameters.data)
     code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
     text = json.dumps([code.hexdigest(), name, source, relevant], sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()

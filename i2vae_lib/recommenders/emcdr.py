@@ -116,6 +116,7 @@ class EMCDR(Trained):
     def adopt(self, train: Rows, generator: Generator | None) -> None:
         self.users = np.array(list(dict.fromkeys(train.user)), dtype=object)
         self.taken = {d: graphs.domain_takers(train, d) for d in DOMAINS}
+        self.overlap = overlapping(self.taken, self.params.emcdr.active_share)
         self.mapping, self.scale = None, {}
 
     def build(self, weights: torch.Generator) -> nn.Module:
@@ -144,10 +145,9 @@ class EMCDR(Trained):
 
     def overlapping_pairs(self) -> dict[str, torch.Tensor]:
         """The scaled vectors of the users of both domains as they stand, [n, d] a domain; empty: nobody is."""
-        lines = overlapping(self.taken, self.params.emcdr.active_share)
-        if not len(lines):
+        if not len(self.overlap):
             return {}
-        vectors = {d: self.fold(self.taken[d][lines], d) for d in DOMAINS}
+        vectors = {d: self.fold(self.taken[d][self.overlap], d) for d in DOMAINS}
         self.scale = {d: vectors[d].square().mean().sqrt()[None].cpu() for d in DOMAINS}
         return {d: vectors[d] / self.scale[d].to(self.device) for d in DOMAINS}
 
