@@ -189,6 +189,11 @@ class Table:
             tuple(beside["notes"]),
         )
 
+    @classmethod
+    def committed(cls, name: str) -> Self:
+        """``docs/results/NAME.csv`` of this checkout; an installed wheel does not carry it."""
+        return cls.load(Path(__file__).parents[1] / "docs" / "results" / f"{name}.csv")
+
     def to_json(self) -> dict[str, Any]:
         """Everything, as strict JSON."""
         frames = {"cells": self.cells, "systems": self.systems}

@@ -11,11 +11,13 @@ import pandas as pd
 import pytest
 
 from i2vae_lib.grids import read_sweep
+from i2vae_lib.table import Table
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
 import recipe_study  # noqa: E402
+import record_table  # noqa: E402
 from record_run import fill  # noqa: E402
 
 RESULTS = sorted((ROOT / "docs" / "results").glob("*.csv"))
@@ -45,6 +47,17 @@ def test_readme_table_is_the_committed_result(name: str) -> None:
 def test_readme_shows_the_command_that_makes_the_table(name: str) -> None:
     command = json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text(encoding="utf-8"))["command"]
     assert command in README
+
+
+def test_pages_have_the_tables_of_systems() -> None:
+    found = {page.name: re.findall(r"<!-- systems: (\S+) -->", page.read_text("utf-8")) for page in record_table.PAGES}
+    assert found == {"README.md": ["systems_cloth_sport"], "reproduction.md": ["systems_food_kitchen"]}
+    for page in record_table.PAGES:
+        text = page.read_text(encoding="utf-8")
+        for name in found[page.name]:
+            table = Table.committed(name)
+            assert record_table.fill(text, name, table) == text
+            assert "| i2VAE" in text.split(f"<!-- systems: {name} -->")[1].split("\n\n")[0]
 
 
 def test_readme_has_the_recipe_of_the_committed_results() -> None:

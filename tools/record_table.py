@@ -1,14 +1,16 @@
-"""Keep the table of a comparison: docs/results/NAME.csv + NAME.json, and the table of that name in README.md.
+"""Keep the table of a comparison: docs/results/NAME.csv + NAME.json, and the table of that name in README and docs.
 
-    python tools/record_table.py FOLDER NAME "COMMAND"
+    python tools/record_table.py NAME "COMMAND" FOLDER...
 
-README's tables of systems stand between ``<!-- systems: NAME -->`` and the next blank line, as a test holds.
+Several folders are one comparison whose systems were trained in several calls. A page's tables of systems stand between
+``<!-- systems: NAME -->`` and the next blank line, as a test holds.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +19,13 @@ from i2vae_lib.runs import read_record, write_atomically
 from i2vae_lib.table import Table, paper_table
 
 ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "README.md", ROOT / "docs" / "reproduction.md")
 
 
-def record(folder: Path, name: str, command: str) -> Path:
+def record(folders: Sequence[Path], name: str, command: str) -> Path:
     """Store the table as far as it is done, with what made it."""
-    found = paper_table([folder], rng=np.random.default_rng(0))
-    records = [read_record(path.parent) for path in sorted(folder.glob("*-seed*/run.json"))]
-    seconds = sum(stage["seconds"] for one in records for stage in one["stages"].values())
+    found = paper_table(folders, rng=np.random.default_rng(0))
+    records = [read_record(path.parent) for folder in folders for path in sorted(folder.glob("*-seed*/run.json"))]
     path = ROOT / "docs" / "results" / f"{name}.csv"
     found.save(
         path,
@@ -33,29 +35,29 @@ def record(folder: Path, name: str, command: str) -> Path:
         dataset_sha256=records[0]["dataset_sha256"],
         protocol=records[0]["protocol"],
         seeds=sorted({one["parameters"]["seed"] for one in records}),
-        hours=round(seconds / 3600, 2),
+        hours=round(float(found.systems["seconds"].sum()) / 3600, 2),  # of training, one thread a system
         environment=records[0]["environment"],
     )
     return path
 
 
 def markdown(table: Table) -> str:
-    """README's form: HR@10, sampled."""
+    """The form of the pages: HR@10, sampled."""
     wide = table.wide(style="markdown").drop(columns=["seeds", "MiB"])
     return str(wide.to_markdown(index=False, disable_numparse=True))
 
 
-def fill(readme: str, name: str, table: Table) -> str:
-    """README with the table of that name written anew (unchanged if it has none)."""
+def fill(page: str, name: str, table: Table) -> str:
+    """A page with the table of that name written anew (unchanged if it has none)."""
     pattern = rf"(<!-- systems: {re.escape(name)} -->\n).*?(\n\n)"
-    return re.sub(pattern, lambda found: found[1] + markdown(table) + found[2], readme, flags=re.DOTALL)
+    return re.sub(pattern, lambda found: found[1] + markdown(table) + found[2], page, flags=re.DOTALL)
 
 
-def main(folder: str, name: str, command: str) -> None:
-    path = record(Path(folder), name, command)
-    readme = ROOT / "README.md"
-    text = fill(readme.read_text(encoding="utf-8"), name, Table.load(path))
-    write_atomically(readme, lambda part: part.write_text(text, encoding="utf-8"))
+def main(name: str, command: str, *folders: str) -> None:
+    path = record([Path(folder) for folder in folders], name, command)
+    for page in PAGES:
+        text = fill(page.read_text(encoding="utf-8"), name, Table.load(path))
+        write_atomically(page, lambda part, text=text: part.write_text(text, encoding="utf-8"))
     print(path)
 
 
