@@ -114,27 +114,27 @@ def build_parser() -> argparse.ArgumentParser:
 
     one = add("compare", compare_runs, "Runs side by side: differences, intervals, significance.")
     one.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    one.add_argument("--candidates", choices=("sampled", "full"), default="sampled")
+    one.add_argument("--candidates", choices=("sampled", "full"), help="default: sampled; --table has both")
     one.add_argument("--resamples", type=int, default=10_000, help="of the bootstrap (default: 10000)")
-    one.add_argument("--base", help="the system that others are compared with (default: the first run's)")
+    one.add_argument("--base", help="what others are compared with (default: the first run's; --table: i2vae)")
     one.add_argument("--table", choices=("paper",), help="the paper's table; RUN may be a folder of `i2vae table`")
-    one.add_argument("--format", choices=FORMATS, default="text", help="of --table (default: text)")
+    one.add_argument("--format", choices=FORMATS, help="of --table (default: text)")
     one.add_argument("--systems", nargs="+", metavar="SYSTEM", help="of --table: only these")
-    one.add_argument("--kinds", nargs="+", choices=table.KINDS, default=table.KINDS, help="of --table: only these")
+    one.add_argument("--kinds", nargs="+", choices=table.KINDS, help="of --table: only these")
     one.add_argument("--json", action="store_true")
 
     one = add("table", make_table, "All systems, tuned alike, trained and measured; then the paper's table.")
     parameters(one, preset="paper")
     one.add_argument("--epochs", type=int)
     one.add_argument("--systems", nargs="+", metavar="SYSTEM", help="default: all")
-    one.add_argument("--kinds", nargs="+", choices=table.KINDS, default=table.KINDS, help="user types to print")
+    one.add_argument("--kinds", nargs="+", choices=table.KINDS, help="user types to print (default: all)")
     one.add_argument("--seeds", nargs="+", type=int, default=[0], help="default: 0")
     one.add_argument("--trials", type=int, help="how many of each system's points are tried (default: all)")
     one.add_argument("--tuning", type=Path, help="another file of the form of params/tuning.yaml")
     one.add_argument("--workers", type=_positive, default=1, help="systems at a time (default: 1)")
     one.add_argument("--out", type=Path, help="folder of all runs (default: runs/table-DATA-PROTOCOL-PRESET)")
     one.add_argument("--resamples", type=int, default=10_000, help="of the bootstrap (default: 10000)")
-    one.add_argument("--format", choices=FORMATS, default="text")
+    one.add_argument("--format", choices=FORMATS, help="default: text")
     one.add_argument("--json", action="store_true")
 
     one = add("sweep", sweep, "Every cell of a grid that is not there yet; then the table of what is.")
@@ -347,7 +347,7 @@ def make_table(given: argparse.Namespace) -> int:
 def _table_as(folders: Sequence[Path], given: argparse.Namespace) -> str:
     found = table.paper_table(folders, resamples=given.resamples, rng=np.random.default_rng(0))
     # `table` names the systems to run: what the references and other calls have made stands in its table as well
-    found = found.filtered(given.systems if given.command == "compare" else None, given.kinds)
+    found = found.filtered(given.systems if given.command == "compare" else None, given.kinds or table.KINDS)
     if given.json:
         return json.dumps(found.to_json())
     written: dict[str, Callable[[], str]] = {
@@ -356,7 +356,7 @@ def _table_as(folders: Sequence[Path], given: argparse.Namespace) -> str:
         "latex": found.latex,
         "markdown": found.markdown,
     }
-    return written[given.format]()
+    return written[given.format or "text"]()
 
 
 def sweep(given: argparse.Namespace) -> int:
@@ -411,12 +411,16 @@ def _probe(cell: grids.Cell) -> tuple[float, int]:
 
 
 def compare_runs(given: argparse.Namespace) -> int:
+    of_the_other = ("candidates", "base") if given.table else ("format", "systems", "kinds")
+    for name in of_the_other:
+        if getattr(given, name) is not None:
+            raise ParameterError(f"--{name} is {'not for' if given.table else 'of'} --table: see i2vae compare --help")
     if given.table is not None:
         print(_table_as(given.runs, given))
         return 0
     found = compare.compare(
         given.runs,
-        candidates=given.candidates,
+        candidates=given.candidates or "sampled",
         base=given.base,
         resamples=given.resamples,
         rng=np.random.default_rng(0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -591,6 +592,33 @@ def test_compare_when_base_and_candidates_are_chosen_uses_them(
     assert "all items ranked" in out and "Differences from popularity in points" in out
     said = refused(capsys, "compare", seeds[0], "--base", "populrity")
     assert "unknown base 'populrity'; did you mean 'popularity'?" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--table", "paper", "--candidates", "full"], "--candidates is not for --table"),
+        (["--table", "paper", "--base", "popularity"], "--base is not for --table"),
+        (["--format", "latex"], "--format is of --table"),
+        (["--systems", "i2vae"], "--systems is of --table"),
+        (["--kinds", "cold"], "--kinds is of --table"),
+    ],
+)
+def test_compare_when_an_option_would_be_without_effect_is_refused(
+    words: list[str], expected: str, seeds: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in refused(capsys, "compare", seeds[0], *words)
+
+
+def test_compare_when_the_table_is_wanted_takes_its_options(
+    seeds: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    words = ["--format", "csv", "--systems", "i2vae", "popularity", "--kinds", "cold", "--resamples", "50"]
+    assert cli.main(["compare", seeds[0], "--table", "paper", *words]) == 0
+    found = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert set(found["system"]) == {"i2vae", "popularity"} and set(found["kind"]) == {"cold"}
+    assert set(found["candidates"]) == {"sampled", "full"}
 
 
 def test_compare_when_the_data_differ_is_refused_and_told_in_what(

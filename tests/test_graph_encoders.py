@@ -194,3 +194,17 @@ def test_interaction_batches_when_a_user_has_everything() -> None:
     assert isinstance(full.taken, Ragged)
     with pytest.raises(DataError, match="no negatives"):
         next(interaction_batches({"x": full}, 8, np.random.default_rng(0)))
+
+
+@torch.no_grad()
+def test_last_layer_when_log_variances_run_away(encoder: VBGE, graph: Bipartite) -> None:
+    """The released codes take any: sigma of 0 or infinity."""
+    last = encoder.users.layers[-1]
+    for bias, bound in ((-50.0, -10.0), (50.0, 4.0)):
+        last.union_log_variance.bias.fill_(bias)
+        users, _ = encoder(torch.zeros(3, D), torch.zeros(SIZE, D), graph, None)
+        q = users.posterior
+        assert (q.log_variance == bound).all()
+        # 0.5 (exp(s) + m^2 - 1 - s), summed over dimensions
+        expected = 0.5 * (np.exp(bound) + q.mean.square() - 1 - bound).sum(dim=1)
+        torch.testing.assert_close(kl(q, standard_like(q)), expected)

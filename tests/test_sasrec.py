@@ -188,6 +188,7 @@ def test_batches_when_read_for_an_epoch(kind: Any, dataset: CrossDomainDataset, 
         )
     found: dict[str, list[tuple[int, ...]]] = {s: [] for s in system.reading.streams}
     batches = list(stage.batches(np.random.default_rng(0)))
+    taken = {s: [set(one[i].tolist()) for i in range(len(one))] for s, one in system.reading.sequences(train).items()}
     for batch in batches:
         [(s, one)] = batch.items()
         assert one.inputs.shape == one.targets.shape and one.inputs.shape[1] <= 10
@@ -199,6 +200,13 @@ def test_batches_when_read_for_an_epoch(kind: Any, dataset: CrossDomainDataset, 
             shown = [i for i in inputs if i]
             assert [i for i in targets if i][:-1] == shown[1:]
             found[s].append((*shown, targets[-1]))
+        edge = system.reading.offset("y") if s == "xy" else 0  # of the merged numbers
+        for negatives, targets in zip(one.negatives[..., 0].tolist(), one.targets.tolist(), strict=True):
+            for negative, target in zip(negatives, targets, strict=True):
+                assert target == 0 or (negative > edge) == (target > edge)  # of the target's domain
+            windows = {i for i in targets if i}
+            holders = [items for items in taken[s] if windows <= items]
+            assert any(not items & {i for i in negatives if i} for items in holders)  # nothing of its own sequence
     assert {s: sorted(one) for s, one in found.items()} == expected
     assert len(batches) == stage.steps and sum(map(len, found.values())) == stage.rows
 

@@ -102,6 +102,20 @@ def test_loss_when_compared_with_a_slow_one(
     assert float(value) == pytest.approx(float(sum(alone)) / 2, rel=1e-5)
 
 
+@torch.no_grad()
+def test_loss_when_epochs_pass(dataset: CrossDomainDataset, tiny: Parameters, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The KL's weight grows over epochs of the whole training and then stays; the released code starts each at 0."""
+    p = tiny.model_copy(update={"svae": tiny.svae.model_copy(update={"annealing_epochs": 4, "beta": 100.0})})
+    model = built(SVAES, dataset, p)
+    monkeypatch.setattr("i2vae_lib.recommenders.svae.sample", lambda q, generator: q.mean)
+    batch = {"x": model.steps(Ragged.from_lists(SEQUENCES["x"]))}
+    values = [float(model.loss(batch, epoch, torch.Generator())[0]) for epoch in range(7)]
+    bare, whole = (np.mean([slow_loss(model, "x", one, beta) for one in SEQUENCES["x"]]) for beta in (0, p.svae.beta))
+    shares = [0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 1.0]
+    assert values == pytest.approx([bare + share * (whole - bare) for share in shares], rel=1e-4)
+    assert whole - bare > 1e-2 * bare  # so that the tolerance can tell a share from the next
+
+
 def test_loss_when_padded_further(dataset: CrossDomainDataset, tiny: Parameters) -> None:
     model = built(SVAES, dataset, tiny)
     batch = model.steps(Ragged.from_lists(SEQUENCES["x"]))
