@@ -256,10 +256,11 @@ def sweep_figures(sweep: Sweep, table: pd.DataFrame, out: Path) -> dict[str, tup
     over = experiments.over_seeds(table, axes)
     for grid, part in over.groupby("grid", sort=False):
         varied = sorted((key for key in axes if part[key].nunique() > 1), key=lambda key: -part[key].nunique())
-        if not varied:
+        if varied:
+            for kind, drawn, shown in _curves(part, varied, f"{sweep.name}: {grid}"):
+                found[_slug(grid, "" if kind == "all" else kind)] = (drawn, shown)
+        else:
             rows_alone.append(grid)
-        for kind, drawn, shown in _curves(part, varied, f"{sweep.name}: {grid}") if varied else ():
-            found[_slug(grid, "" if kind == "all" else kind)] = (drawn, shown)
     if rows_alone:
         effects = lift.in_per_cent(experiments.effects(sweep, out, rng=np.random.default_rng(0)))
         compared = effects[effects["grid"].isin(rows_alone) & effects["kind"].isin(experiments.KINDS)]

@@ -115,6 +115,11 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def committed_path(name: str) -> Path:
+    """``docs/results/NAME.csv`` of this checkout; an installed wheel does not carry it."""
+    return Path(__file__).parents[1] / "docs" / "results" / f"{name}.csv"
+
+
 def usable_cores() -> int:
     """Cores that this process may use."""
     return len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count() or 1

@@ -23,7 +23,7 @@ from i2vae_lib.comparison import Study, failures, read_study
 from i2vae_lib.data.dataset import DOMAINS
 from i2vae_lib.evaluation import kind_masks
 from i2vae_lib.params import ParameterError, suggestion
-from i2vae_lib.runs import LayoutError, flatten, read_record, write_atomically, write_json
+from i2vae_lib.runs import LayoutError, committed_path, flatten, read_record, write_atomically, write_json
 from i2vae_lib.significance import holm
 
 CELL = ["domain", "kind", "metric", "candidates"]
@@ -192,7 +192,7 @@ class Table:
     @classmethod
     def committed(cls, name: str) -> Self:
         """``docs/results/NAME.csv`` of this checkout; an installed wheel does not carry it."""
-        return cls.load(Path(__file__).parents[1] / "docs" / "results" / f"{name}.csv")
+        return cls.load(committed_path(name))
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as strict JSON."""

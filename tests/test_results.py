@@ -16,6 +16,7 @@ from i2vae_lib.table import Table
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
+import pages  # noqa: E402
 import recipe_study  # noqa: E402
 import record_table  # noqa: E402
 from record_run import fill  # noqa: E402
@@ -50,18 +51,20 @@ def test_readme_shows_the_command_that_makes_the_table(name: str) -> None:
 
 
 def test_pages_have_the_tables_of_systems() -> None:
-    found = {page.name: re.findall(r"<!-- systems: (\S+) -->", page.read_text("utf-8")) for page in record_table.PAGES}
+    found = {page.name: re.findall(r"<!-- systems: (\S+) -->", page.read_text("utf-8")) for page in pages.PAGES}
     assert found == {"README.md": ["systems_cloth_sport"], "reproduction.md": ["systems_food_kitchen"]}
-    for page in record_table.PAGES:
+    for page in pages.PAGES:
         text = page.read_text(encoding="utf-8")
         for name in found[page.name]:
             table = Table.committed(name)
+            about = json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+            assert about["command"] in text
             assert record_table.fill(text, name, table) == text
             assert "| i2VAE" in text.split(f"<!-- systems: {name} -->")[1].split("\n\n")[0]
 
 
 def test_readme_has_the_recipe_of_the_committed_results() -> None:
-    for page in recipe_study.PAGES:
+    for page in pages.PAGES:
         text = page.read_text(encoding="utf-8")
         assert recipe_study.fill(text) == text
     shown = README.split("<!-- recipe -->")[1].split("\n\n")[0]

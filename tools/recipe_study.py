@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pages
 import pandas as pd
 
 from i2vae_lib import evaluation, experiments, lift, paper
@@ -26,12 +26,11 @@ from i2vae_lib.compare import compare
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.grids import Sweep, read_sweep
 from i2vae_lib.inspection import CountsAlone
-from i2vae_lib.params import Parameters
+from i2vae_lib.params import Parameters, pair_name
 from i2vae_lib.runs import LayoutError, environment, read_record, write_atomically, write_json
 from i2vae_lib.stages import load_history
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
-PAGES = (RESULTS.parent.parent / "README.md", RESULTS.parent / "reproduction.md")
 RECIPE = "full"
 
 
@@ -124,8 +123,7 @@ def fill(text: str) -> str:
     paths = [path for path in sorted(RESULTS.glob("recipe_*.csv")) if not path.stem.endswith("_rows")]
     found = {path.stem.removeprefix("recipe_"): pd.read_csv(path) for path in paths}
     for name, table in (("recipe", markdown(found)), ("reproduction", beside_paper(found))):
-        pattern = rf"(<!-- {name} -->\n).*?(\n\n)"
-        text = re.sub(pattern, lambda part, table=table: part[1] + table + part[2], text, flags=re.DOTALL)
+        text = pages.fill(text, name, table)
     return text
 
 
@@ -139,7 +137,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("--finished", action="store_true")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args(words)
-    pair = Path(given.data).stem
+    pair = pair_name(given.data)
     out = given.out or Path("runs") / f"recipe-{pair}"
     sweep = read_sweep("recipe", {"data": given.data, "protocol": given.protocol, "seeds": given.seeds})
     if not given.finished:
@@ -172,9 +170,7 @@ def main(words: list[str]) -> None:
         path = RESULTS / f"{name}.csv"
         write_atomically(path, lambda part, table=table: table.round(6).to_csv(part, index=False))
         write_json(path.with_suffix(".json"), head | {"seeds": about["runs"][RECIPE]} | about)
-    for page in PAGES:
-        filled = fill(page.read_text(encoding="utf-8"))
-        write_atomically(page, lambda part, filled=filled: part.write_text(filled, encoding="utf-8"))
+    pages.rewrite(fill)
     print(against.round(4).to_string(index=False))
     print({key: about[key] for key in ("mean_lift", "mean_lift_full", "missing")})
 

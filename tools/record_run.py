@@ -7,16 +7,15 @@ README's tables stand between ``<!-- table: NAME -->`` and the next blank line; 
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 
+import pages
 import pandas as pd
 
 from i2vae_lib.evaluation import metrics, tidy
-from i2vae_lib.runs import read_record, write_atomically, write_json
+from i2vae_lib.runs import committed_path, read_record, write_atomically, write_json
 
-ROOT = Path(__file__).parent.parent
 README_KINDS = ("all", "tailed", "cold")
 
 
@@ -24,7 +23,7 @@ def record(run: Path, name: str, command: str) -> Path:
     """Recompute the table from ``ranks.parquet`` and store it with what it depends on."""
     about = read_record(run)
     table = tidy(metrics(pd.read_parquet(run / "ranks.parquet")), about["names"])
-    path = ROOT / "docs" / "results" / f"{name}.csv"
+    path = committed_path(name)
     write_atomically(path, lambda part: table.round({"value": 6}).to_csv(part, index=False))
     seconds = sum(stage["seconds"] for stage in about["stages"].values())
     content = {
@@ -60,19 +59,13 @@ def markdown(table: pd.DataFrame) -> str:
 
 def fill(text: str, name: str, table: pd.DataFrame) -> str:
     """Put the table into a text that has its marker."""
-    return re.sub(
-        rf"(<!-- table: {re.escape(name)} -->\n).*?(\n\n)",
-        lambda found: found.group(1) + markdown(table) + found.group(2),
-        text,
-        flags=re.DOTALL,
-    )
+    return pages.fill(text, f"table: {name}", markdown(table))
 
 
 def main(run: str, name: str, command: str) -> None:
     path = record(Path(run), name, command)
-    readme = ROOT / "README.md"
-    filled = fill(readme.read_text(encoding="utf-8"), name, pd.read_csv(path))
-    write_atomically(readme, lambda part: part.write_text(filled, encoding="utf-8"))
+    table = pd.read_csv(path)
+    pages.rewrite(lambda page: fill(page, name, table))
     print(path)
 
 

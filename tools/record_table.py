@@ -8,25 +8,22 @@ Several folders are one comparison whose systems were trained in several calls. 
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pages
 
-from i2vae_lib.runs import read_record, write_atomically
+from i2vae_lib.runs import committed_path, read_record
 from i2vae_lib.table import Table, paper_table
-
-ROOT = Path(__file__).parent.parent
-PAGES = (ROOT / "README.md", ROOT / "docs" / "reproduction.md")
 
 
 def record(folders: Sequence[Path], name: str, command: str) -> Path:
     """Store the table as far as it is done, with what made it."""
     found = paper_table(folders, rng=np.random.default_rng(0))
     records = [read_record(path.parent) for folder in folders for path in sorted(folder.glob("*-seed*/run.json"))]
-    path = ROOT / "docs" / "results" / f"{name}.csv"
+    path = committed_path(name)
     found.save(
         path,
         command=command,
@@ -49,15 +46,13 @@ def markdown(table: Table) -> str:
 
 def fill(page: str, name: str, table: Table) -> str:
     """A page with the table of that name written anew (unchanged if it has none)."""
-    pattern = rf"(<!-- systems: {re.escape(name)} -->\n).*?(\n\n)"
-    return re.sub(pattern, lambda found: found[1] + markdown(table) + found[2], page, flags=re.DOTALL)
+    return pages.fill(page, f"systems: {name}", markdown(table))
 
 
 def main(name: str, command: str, *folders: str) -> None:
     path = record([Path(folder) for folder in folders], name, command)
-    for page in PAGES:
-        text = fill(page.read_text(encoding="utf-8"), name, Table.load(path))
-        write_atomically(page, lambda part, text=text: part.write_text(text, encoding="utf-8"))
+    table = Table.load(path)
+    pages.rewrite(lambda page: fill(page, name, table))
     print(path)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
 from i2vae_lib.data.dataset import DOMAINS, CrossDomainDataset, Int, interactions
 from i2vae_lib.data.protocols import DAY
+from i2vae_lib.runs import committed_path
 
 
 def describe(dataset: CrossDomainDataset) -> pd.DataFrame:
@@ -106,7 +105,7 @@ def popularity_curve(counts: Int, points: int = 60) -> pd.DataFrame:
 
 def committed(name: str) -> pd.DataFrame:
     """``docs/results/NAME.csv`` of this checkout; empty for an installed wheel, which does not carry it."""
-    path = Path(__file__).parents[2] / "docs" / "results" / f"{name}.csv"
+    path = committed_path(name)
     return pd.read_csv(path) if path.is_file() else pd.DataFrame()
 
 
