@@ -454,6 +454,7 @@ def _notes(table: Table, style: str) -> list[str]:
             lines.append(
                 "In brackets: what the paper prints, on its split; its cold-start is cold and no-history rows together."
             )
+        lines += _under_the_floor(table)
         lines += table.notes
         counts = table.cells.drop_duplicates(["domain", "kind"]).sort_values("domain", kind="stable")
         lines.append("Rows: " + ", ".join(f"{one.domain} {one.kind} {one.n:,}" for one in _lines(counts)) + ".")
@@ -464,6 +465,19 @@ def _notes(table: Table, style: str) -> list[str]:
         if words:
             lines.append(f"{one.title}: {': '.join(words)}")
     return lines
+
+
+def _under_the_floor(table: Table) -> list[str]:
+    """Cold rows are what systems of two domains are for: whoever loses to popularity there is named."""
+    cells = table.cells
+    cold = cells[(cells["kind"] == "cold") & (cells["metric"] == METRICS[0]) & (cells["candidates"] == "sampled")]
+    under = []
+    for domain, column in cold.groupby("domain", sort=False):
+        means = column.set_index("system")["mean"].round(12)
+        if FLOOR in means and (means < means[FLOOR]).any():
+            names = set(means.index[means < means[FLOOR]])
+            under.append(f"{domain}: {', '.join(title for name, (_, title, _) in TITLES.items() if name in names)}")
+    return [f"Under popularity on cold rows ({METRICS[0]}, sampled): {'; '.join(under)}."] if under else []
 
 
 def _lines(table: pd.DataFrame) -> Any:

@@ -267,6 +267,19 @@ def test_score_when_the_order_changes(model: PiNet, dataset: CrossDomainDataset)
         assert (np.abs(turned - model.score(rows, everything(rows))).max(axis=1) > 1e-5).mean() > 0.95
 
 
+def test_score_when_other_items_are_cut_off(model: PiNet, dataset: CrossDomainDataset, tiny: Parameters) -> None:
+    # what lies before the last T of the other history has no way through filter and transfer; the T-th from the end has
+    rows, length = dataset.splits["test"].take(np.zeros(3, dtype=np.int64)), tiny.model.T
+    asked = DOMAINS[int(rows.domain[0])]
+    lists = [list(range(1, length + 4)) for _ in range(3)]
+    lists[1][:3] = [70, 80, 90]
+    lists[2][3] = 70
+    histories = {asked: Ragged.from_lists([[5, 6]] * 3), other(asked): Ragged.from_lists(lists)}
+    scores = model.score(replace(rows, history=histories), everything(rows))
+    np.testing.assert_array_equal(scores[1], scores[0])
+    assert np.abs(scores[2] - scores[0]).max() > 1e-5
+
+
 def test_fit_when_there_are_twenty_users(dataset: CrossDomainDataset) -> None:
     p = load("smoke", TINY | {"training.learning_rate": 1e-2, "training.batch_size": 10}, epochs=40)
     train = dataset.splits["train"]

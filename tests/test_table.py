@@ -126,6 +126,18 @@ def test_by_rule_when_cold_rows_are_popularity(tmp_path: Path) -> None:
     assert wide.loc["SASRec-S", "North cold"].endswith("=pop") and "=pop" not in wide.loc["SASRec-S", "North all"]
 
 
+def test_notes_when_a_system_is_under_popularity_on_cold_rows(tmp_path: Path) -> None:
+    good, bad = finished(tmp_path / "good", "sasrec-m", 12), finished(tmp_path / "bad", "i2vae", 6)
+    ranks = pd.read_parquet(bad / "ranks.parquet")
+    mine = (ranks["recommender"] == "i2vae") & ranks["cold"] & (ranks["domain"] == "y")
+    ranks.loc[mine, "greater_sampled"] = 998  # below everybody
+    ranks.to_parquet(bad / "ranks.parquet", index=False)
+    found = tabled(good, bad)
+    for written in (found.text(), found.markdown(), found.latex()):
+        assert "Under popularity on cold rows (HR@10, sampled): South: i2VAE." in written
+    assert "Under popularity" not in tabled(good).text()
+
+
 def test_wide_when_filtered(found: Table) -> None:
     part = found.filtered(["i2vae", "sasrec-m"], ["all"])
     wide = part.wide("NDCG@10")

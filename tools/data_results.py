@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import kept
 import pandas as pd
 
 from i2vae_lib.audit import audit
@@ -18,7 +19,7 @@ from i2vae_lib.data import CrossDomainDataset, DataError, load_dataset
 from i2vae_lib.data.released import REGISTRY
 from i2vae_lib.data.statistics import describe, describe_log
 from i2vae_lib.params import load
-from i2vae_lib.runs import environment, write_atomically, write_json
+from i2vae_lib.runs import environment
 
 ROOT = Path(__file__).parent.parent
 FOOD_KITCHEN = ROOT / "params" / "pairs" / "food_kitchen.yaml"
@@ -59,8 +60,6 @@ def main() -> None:
         start, missing = time.perf_counter(), list[str]()
         datasets = list(loaded(pairs, protocols, missing))
         table = make(datasets)
-        path = ROOT / "docs" / "results" / f"{name}.csv"
-        write_atomically(path, lambda part, table=table: table.to_csv(part, index=False))
         record = {
             "command": "python tools/data_results.py",
             "protocol": list(protocols),
@@ -70,7 +69,7 @@ def main() -> None:
             "seeds": [0],
             "hours": round((time.perf_counter() - start) / 3600, 4),
         }
-        write_json(path.with_suffix(".json"), record)
+        kept.keep(name, table, record)
         print(table.to_string(index=False))
 
 

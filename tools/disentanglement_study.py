@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import kept
 import numpy as np
 import pandas as pd
 import torch
@@ -23,9 +24,7 @@ from i2vae_lib.data import DOMAINS, CrossDomainDataset
 from i2vae_lib.graphs import Unified
 from i2vae_lib.grids import read_sweep
 from i2vae_lib.recommenders import I2VAERecommender
-from i2vae_lib.runs import read_record, write_atomically, write_json
-
-RESULTS = Path(__file__).parent.parent / "docs" / "results"
+from i2vae_lib.runs import read_record
 
 
 def measured(recommender: I2VAERecommender, dataset: CrossDomainDataset) -> dict[str, pd.DataFrame]:
@@ -91,10 +90,7 @@ def main(words: list[str]) -> None:
         "environment": records[0]["environment"],
     }
     for name, parts in tables.items():
-        path = RESULTS / f"{name}.csv"
-        whole = pd.concat(parts, ignore_index=True)
-        write_atomically(path, lambda part, whole=whole: whole.round(6).to_csv(part, index=False))
-        write_json(path.with_suffix(".json"), about)
+        kept.keep(name, pd.concat(parts, ignore_index=True), about)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import kept
 import numpy as np
 import pandas as pd
 
@@ -23,9 +24,8 @@ from i2vae_lib.data import DOMAINS, CrossDomainDataset
 from i2vae_lib.graphs import Unified
 from i2vae_lib.grids import read_sweep
 from i2vae_lib.recommenders import I2VAERecommender
-from i2vae_lib.runs import read_record, write_atomically, write_json
+from i2vae_lib.runs import read_record
 
-RESULTS = Path(__file__).parent.parent / "docs" / "results"
 ROWS = ("full", "no cross-domain and disentangling terms", "no denoising term")
 
 
@@ -56,9 +56,6 @@ def main(words: list[str]) -> None:
             print(name, seed, flush=True)
             found = disentanglement.observed_measures(model, dataset.splits["test"], vectors, seed=0)
             parts.append(found.assign(row=name, seed=seed))
-    path = RESULTS / f"latents_{Path(given.data).stem}.csv"
-    whole = pd.concat(parts, ignore_index=True)
-    write_atomically(path, lambda part: whole.round(6).to_csv(part, index=False))
     seeds = " ".join(map(str, given.seeds))
     about = {
         "command": f"python tools/latents_study.py runs/sweep-recipe {given.data} {given.protocol} --seeds {seeds}",
@@ -69,8 +66,7 @@ def main(words: list[str]) -> None:
         "hours": round(sum(one["seconds"] for record in records for one in record["stages"].values()) / 3600, 3),
         "environment": records[0]["environment"],
     }
-    write_json(path.with_suffix(".json"), about)
-    print(path)
+    kept.keep(f"latents_{Path(given.data).stem}", pd.concat(parts, ignore_index=True), about)
 
 
 if __name__ == "__main__":

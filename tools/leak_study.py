@@ -12,15 +12,14 @@ import shlex
 import sys
 from pathlib import Path
 
+import kept
 import numpy as np
 import pandas as pd
 
 from i2vae_lib import leaks
 from i2vae_lib.data.released import REGISTRY, load_released
 from i2vae_lib.params import load
-from i2vae_lib.runs import environment, write_atomically, write_json
-
-RESULTS = Path(__file__).parent.parent / "docs" / "results"
+from i2vae_lib.runs import environment
 
 
 def _hours(table: pd.DataFrame) -> float | None:
@@ -58,8 +57,6 @@ def main(words: list[str]) -> None:
     else:
         table = leaks.study(raw, p, given.systems, given.seeds, folder)
     worth = leaks.worth(table, dict(raw.catalogue.names), rng=np.random.default_rng(0))
-    path = RESULTS / f"leaks_{given.pair}.csv"
-    write_atomically(path, lambda part: worth.round(6).to_csv(part, index=False))
     record = {
         "command": shlex.join(["python", "tools/leak_study.py", *_without_places(words)]),
         "cells": sorted(f"{one.recommender}, {one.leaks}" for one in _cells(table).itertuples()),
@@ -70,7 +67,7 @@ def main(words: list[str]) -> None:
         "parameters": p.model_dump(mode="json"),
         "environment": environment(),
     }
-    write_json(path.with_suffix(".json"), record)
+    kept.keep(f"leaks_{given.pair}", worth, record)
     shown = worth[(worth["kind"] == "all") & (worth["candidates"] == "sampled")]
     print(shown.round(2).to_string(index=False))
 

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import kept
 import numpy as np
 import pages
 import pandas as pd
@@ -27,10 +28,9 @@ from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.grids import Sweep, read_sweep
 from i2vae_lib.inspection import CountsAlone
 from i2vae_lib.params import Parameters, pair_name
-from i2vae_lib.runs import LayoutError, environment, read_record, write_atomically, write_json
+from i2vae_lib.runs import LayoutError, committed_path, environment, read_record
 from i2vae_lib.stages import load_history
 
-RESULTS = Path(__file__).parent.parent / "docs" / "results"
 RECIPE = "full"
 
 
@@ -110,7 +110,7 @@ def beside_paper(found: Mapping[str, pd.DataFrame]) -> str:
     ]
     for pair, table in found.items():
         joined = table.assign(pair=pair).merge(printed[[*keys, "mean"]], on=keys)  # cold rows are others there
-        hours = json.loads((RESULTS / f"recipe_{pair}.json").read_text(encoding="utf-8"))["hours"]
+        hours = json.loads(committed_path(f"recipe_{pair}").with_suffix(".json").read_text(encoding="utf-8"))["hours"]
         for cell in joined.itertuples():
             ours = f"{100 * cell.system:.2f} ± {100 * cell.sd:.2f}"
             head = f"| {pair} | {cell.domain} | {cell.kind} | {cell.metric} | {ours} | {cell.seeds} |"
@@ -120,7 +120,8 @@ def beside_paper(found: Mapping[str, pd.DataFrame]) -> str:
 
 def fill(text: str) -> str:
     """README or docs/reproduction.md with the tables of the recipe written anew from the committed results."""
-    paths = [path for path in sorted(RESULTS.glob("recipe_*.csv")) if not path.stem.endswith("_rows")]
+    folder = committed_path("recipe").parent
+    paths = [path for path in sorted(folder.glob("recipe_*.csv")) if not path.stem.endswith("_rows")]
     found = {path.stem.removeprefix("recipe_"): pd.read_csv(path) for path in paths}
     for name, table in (("recipe", markdown(found)), ("reproduction", beside_paper(found))):
         text = pages.fill(text, name, table)
@@ -165,11 +166,8 @@ def main(words: list[str]) -> None:
         "environment": environment(),
     }
     for name, table in ((f"recipe_{pair}", against), (f"recipe_{pair}_rows", each)):
-        if table.empty:
-            continue
-        path = RESULTS / f"{name}.csv"
-        write_atomically(path, lambda part, table=table: table.round(6).to_csv(part, index=False))
-        write_json(path.with_suffix(".json"), head | {"seeds": about["runs"][RECIPE]} | about)
+        if len(table):
+            kept.keep(name, table, head | {"seeds": about["runs"][RECIPE]} | about)
     pages.rewrite(fill)
     print(against.round(4).to_string(index=False))
     print({key: about[key] for key in ("mean_lift", "mean_lift_full", "missing")})

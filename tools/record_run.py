@@ -10,11 +10,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import kept
 import pages
 import pandas as pd
 
 from i2vae_lib.evaluation import metrics, tidy
-from i2vae_lib.runs import committed_path, read_record, write_atomically, write_json
+from i2vae_lib.runs import read_record
 
 README_KINDS = ("all", "tailed", "cold")
 
@@ -23,8 +24,6 @@ def record(run: Path, name: str, command: str) -> Path:
     """Recompute the table from ``ranks.parquet`` and store it with what it depends on."""
     about = read_record(run)
     table = tidy(metrics(pd.read_parquet(run / "ranks.parquet")), about["names"])
-    path = committed_path(name)
-    write_atomically(path, lambda part: table.round({"value": 6}).to_csv(part, index=False))
     seconds = sum(stage["seconds"] for stage in about["stages"].values())
     content = {
         "command": command,
@@ -37,8 +36,7 @@ def record(run: Path, name: str, command: str) -> Path:
         "stages": about["stages"],
         "environment": about["environment"],
     }
-    write_json(path.with_suffix(".json"), content)
-    return path
+    return kept.keep(name, table, content)
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -66,7 +64,6 @@ def main(run: str, name: str, command: str) -> None:
     path = record(Path(run), name, command)
     table = pd.read_csv(path)
     pages.rewrite(lambda page: fill(page, name, table))
-    print(path)
 
 
 if __name__ == "__main__":

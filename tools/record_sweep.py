@@ -12,52 +12,55 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
+import kept
 import numpy as np
 
 from i2vae_lib import experiments
 from i2vae_lib.cli import build_parser, overrides
 from i2vae_lib.grids import read_sweep
 from i2vae_lib.lift import KINDS, METRICS
-from i2vae_lib.runs import read_record, write_atomically, write_json
+from i2vae_lib.runs import read_record
 
-RESULTS = Path(__file__).parent.parent / "docs" / "results"
+
+def _one_or_all(records: list[dict[str, Any]], key: str) -> Any:
+    """What the cells agree on; all of it where a sweep varies it."""
+    found = sorted({one[key] for one in records})
+    return found[0] if len(found) == 1 else found
 
 
 def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("name")
     parser.add_argument("folder", type=Path)
-    kept, sweep_words = parser.parse_known_args(words[:2])[0], words[2:]
+    asked, sweep_words = parser.parse_known_args(words[:2])[0], words[2:]
     given = build_parser().parse_args(["sweep", *sweep_words])
     names = {key: getattr(given, key) for key in ("preset", "data", "protocol", "epochs", "seeds")}
     sweep = read_sweep(given.file, names | {"overrides": overrides(given.set)})
-    table = experiments.results(sweep, kept.folder)
+    table = experiments.results(sweep, asked.folder)
     missing = table["value"].isna()
     chosen = (table["candidates"] == "sampled") & table["metric"].isin(METRICS) & table["kind"].isin(KINDS)
     table = table[missing | chosen]
-    planned = experiments.plan(sweep, kept.folder)
+    planned = experiments.plan(sweep, asked.folder)
     done = planned[planned["state"] == "done"]
-    records = [read_record(experiments.cell_folder(kept.folder, one)) for one in done["address"]]
+    records = [read_record(experiments.cell_folder(asked.folder, one)) for one in done["address"]]
     about = {
         "command": shlex.join(["i2vae", "sweep", *sweep_words]),
         "revision": sorted({one["environment"]["git"] for one in records}),
-        "data_sha256": records[0]["source_sha256"],
-        "protocol": records[0]["protocol"],
+        "data_sha256": _one_or_all(records, "source_sha256"),
+        "protocol": _one_or_all(records, "protocol"),
         "seeds": sorted({cell.parameters.seed for cell in sweep.cells}),
         "hours": round(float(done["seconds"].sum()) / 3600, 3),
         "cells": len(planned),
         "done": len(done),
         "environment": records[0]["environment"],
     }
-    effects = experiments.effects(sweep, kept.folder, rng=np.random.default_rng(0))
+    effects = experiments.effects(sweep, asked.folder, rng=np.random.default_rng(0))
     effects = effects[effects["kind"].isin(KINDS)]
-    for name, one in ((kept.name, table), (f"{kept.name}_effects", effects)):
+    for name, one in ((asked.name, table), (f"{asked.name}_effects", effects)):
         if len(one):
-            path = RESULTS / f"{name}.csv"
-            write_atomically(path, lambda part, one=one: one.round(6).to_csv(part, index=False))
-            write_json(path.with_suffix(".json"), about)
-            print(path)
+            kept.keep(name, one, about)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,104 @@
+"""What folding in costs the systems that learn a vector a user: docs/results/fold_in_PAIR.csv.
+
+    python tools/fold_in_study.py FOLDER
+
+FOLDER is that of ``i2vae table --protocol temporal``, under which training users have test rows. Those users' rows are
+ranked twice: as they are, by the vectors that training gave their users, and with every user under an id that
+training has not seen, so that the vectors are folded in, as an evaluation user's are under ``strict`` and
+``chronological``. Nothing else differs. (A folded-in vector knows a row's whole history; a trained one the part of it
+before the first cut.) Differences with intervals of the paired bootstrap over users.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import kept
+import numpy as np
+import pandas as pd
+
+from i2vae_lib import evaluation
+from i2vae_lib.compare import cutoff_of, row_values
+from i2vae_lib.comparison import read_study
+from i2vae_lib.data import DOMAINS, CrossDomainDataset
+from i2vae_lib.lift import METRICS
+from i2vae_lib.params import Parameters, pair_name
+from i2vae_lib.recommenders import SYSTEMS
+from i2vae_lib.runs import LayoutError, read_record
+from i2vae_lib.significance import paired_bootstrap
+
+KINDS = ("all", "tailed")  # a cold row's user has no vector in the target domain
+
+
+def measured(run: Path) -> pd.DataFrame:
+    """A run's known users by domain and user type: ranked as themselves, ranked as newcomers, and the difference."""
+    p = Parameters.model_validate(read_record(run)["parameters"])
+    if p.protocol != "temporal":
+        raise LayoutError(f"{run} is of {p.protocol}: only under temporal are evaluation users training users too")
+    dataset = CrossDomainDataset.load(run / "dataset")
+    system: Any = SYSTEMS[p.system].load(run / "model")
+    train, rows, tail = dataset.splits["train"], dataset.splits["test"], dataset.tail["test"]
+    # a vector is known where the user took anything in training in the domain that the row asks for
+    took = {d: (train.domain == i) | (train.history[d].lengths > 0) for i, d in enumerate(DOMAINS)}
+    users = {d: set(train.user[took[d]]) for d in DOMAINS}
+    known = np.array([user in users[DOMAINS[d]] for user, d in zip(rows.user, rows.domain)])
+    rows = rows.take(np.flatnonzero(known & (rows.lengths("own") > 0)))
+    newcomers = replace(rows, user=np.array([f"newcomer {user}" for user in rows.user], dtype=object))
+    negatives = evaluation.sample_negatives(rows, p.evaluation.negatives, p.split.data_seed)
+    seen = evaluation.seen_targets(rows, train)
+    values, table = [], None
+    for one in (rows, newcomers):
+        ranks = evaluation.rank(system, one, negatives, full=False, batch_size=p.evaluation.batch_size)
+        table = evaluation.rank_table(system.name, rows, tail, seen, ranks)
+        values.append(row_values(table, "sampled", [cutoff_of(name) for name in METRICS]))
+    masks = evaluation.kind_masks(table)
+    cells = [(d, kind) for d in DOMAINS for kind in KINDS]
+    chosen = np.stack([(rows.domain == DOMAINS.index(d)) & masks[kind].to_numpy(bool) for d, kind in cells], axis=1)
+    found = paired_bootstrap(values[1], values[0], chosen, rng=np.random.default_rng(0), cluster=rows.user)
+    lines = [
+        {
+            "system": system.name,
+            "domain": dataset.catalogue.names[d],
+            "kind": kind,
+            "metric": metric,
+            "n": int(found.n[i]),
+            "trained": values[0][chosen[:, i], k].mean(),
+            "folded_in": values[1][chosen[:, i], k].mean(),
+            "difference": found.difference[i, k],
+            "interval_low": found.low[i, k],
+            "interval_high": found.high[i, k],
+        }
+        for i, (d, kind) in enumerate(cells)
+        for k, metric in enumerate(METRICS)
+    ]
+    return pd.DataFrame(lines)
+
+
+def main(folder: str) -> None:
+    study = read_study(Path(folder))
+    chosen = {name: study.chosen(name) for name in study.systems}
+    runs = [study.run_folder(name, point, study.tuning_seed) for name, point in chosen.items() if point is not None]
+    records = [read_record(run) for run in runs]
+    found = pd.concat([measured(run) for run in runs], ignore_index=True)
+    data = records[0]["parameters"]["data"]
+    trials = len(next(iter(study.points.values())))
+    systems = " ".join(study.systems)
+    about = {
+        "command": f"i2vae table --data {data} --protocol temporal --preset paper --trials {trials} --systems "
+        f"{systems} --out runs/fold-in && python tools/fold_in_study.py runs/fold-in",
+        "revision": sorted({one["environment"]["git"] for one in records}),
+        "data_sha256": records[0]["source_sha256"],
+        "dataset_sha256": records[0]["dataset_sha256"],
+        "protocol": "temporal",
+        "seeds": [study.tuning_seed],
+        "hours": round(sum(one["seconds"] for record in records for one in record["stages"].values()) / 3600, 3),
+        "environment": records[0]["environment"],
+    }
+    kept.keep(f"fold_in_{pair_name(data)}", found, about)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
