@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -18,6 +19,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import pages  # noqa: E402
 import recipe_study  # noqa: E402
+import record_sweep  # noqa: E402
 import record_table  # noqa: E402
 from record_run import fill  # noqa: E402
 
@@ -82,6 +84,22 @@ def test_recipe_rows_are_other_models() -> None:
     for path in sorted((ROOT / "docs" / "results").glob("recipe_*_rows.csv")):
         table = pd.read_csv(path)
         assert set(table["row"]) | set(table["against"]) <= rows
+
+
+def test_sweep_goes_on_from_the_kept_table() -> None:
+    def lines(run: str, axis: float, *values: float) -> pd.DataFrame:
+        state = "missing" if np.isnan(values).all() else "done"
+        head = {"grid": "g", "row": "", "axis": axis, "seed": 0, "state": state}
+        return pd.DataFrame([head | {"value": value, "validation": 0.1, "run": run} for value in values])
+
+    folder = pd.concat([lines("a", 1.0, np.nan), lines("b", 2.0, 0.2, 0.3), lines("c", 3.0, np.nan)])
+    before = pd.concat([lines("a", 1.0, 0.5, 0.6), lines("b", 2.0, 0.7), lines("c", 3.0, np.nan)])
+    before = before.drop(columns="validation").assign(row=np.nan)  # as it is read from an older CSV
+    table, cells = record_sweep.joined(folder, before)
+    assert cells == 1
+    assert table["run"].tolist() == ["a", "a", "b", "b", "c"] and table["axis"].tolist() == [1.0, 1.0, 2.0, 2.0, 3.0]
+    assert table["value"].tolist()[:4] == [0.5, 0.6, 0.2, 0.3] and table["state"].tolist()[-1] == "missing"
+    assert list(table.columns) == list(folder.columns)
 
 
 def test_performance_page_has_the_cost_of_the_committed_probes() -> None:
