@@ -64,7 +64,7 @@ def measured(run: Path) -> pd.DataFrame:
             "domain": dataset.catalogue.names[d],
             "kind": kind,
             "metric": metric,
-            "n": int(found.n[i]),
+            "n": int(found.n[i, k]),
             "trained": values[0][chosen[:, i], k].mean(),
             "folded_in": values[1][chosen[:, i], k].mean(),
             "difference": found.difference[i, k],
