@@ -148,7 +148,7 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="in every cell; repeatable")
     one.add_argument("--seeds", type=int, nargs="+")
     one.add_argument("--out", type=Path, help="folder of the cells (default: runs/sweep-FILE); any sweep may share it")
-    one.add_argument("--workers", type=int, help="processes on this machine, a thread each (default: its cores)")
+    one.add_argument("--workers", type=_positive, help="processes on this machine, a thread each (default: its cores)")
     one.add_argument("--scheduler", help="tcp://HOST:PORT or the scheduler file of your own Dask cluster")
     one.add_argument("--dashboard", action="store_true", help="serve Dask's page, on the loopback interface")
     one.add_argument("--dry-run", action="store_true", help="only the plan: cells, hours, memory")
@@ -163,7 +163,7 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--epochs", type=int)
     one.add_argument("--trials", type=int, default=20, help="in all, those of earlier calls included (default: 20)")
     one.add_argument("--out", type=Path, help="folder of the trials (default: runs/search-FILE)")
-    one.add_argument("--workers", type=int, help="processes on this machine, a thread each (default: its cores)")
+    one.add_argument("--workers", type=_positive, help="processes on this machine, a thread each (default: its cores)")
     one.add_argument("--scheduler", help="tcp://HOST:PORT or the scheduler file of your own Dask cluster")
 
     one = add("fetch", fetch, "Download a released pair and check it, or build the Food and Kitchen logs anew.")

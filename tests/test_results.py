@@ -17,6 +17,7 @@ from i2vae_lib.table import Table
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
+import fold_in_study  # noqa: E402
 import pages  # noqa: E402
 import recipe_study  # noqa: E402
 import record_sweep  # noqa: E402
@@ -63,6 +64,15 @@ def test_pages_have_the_tables_of_systems() -> None:
             assert about["command"] in text
             assert record_table.fill(text, name, table) == text
             assert "| i2VAE" in text.split(f"<!-- systems: {name} -->")[1].split("\n\n")[0]
+
+
+def test_reproduction_page_has_what_folding_in_costs() -> None:
+    page = (ROOT / "docs" / "reproduction.md").read_text(encoding="utf-8")
+    [name] = re.findall(r"<!-- fold in: (\S+) -->", page)
+    table = pd.read_csv(ROOT / "docs" / "results" / f"{name}.csv")
+    assert fold_in_study.fill(page, name, table) == page
+    assert "| LightGCN-M |" in page.split(f"<!-- fold in: {name} -->")[1].split("\n\n")[0]
+    np.testing.assert_allclose(table["folded_in"] - table["trained"], table["difference"], atol=2e-6)
 
 
 def test_readme_has_the_recipe_of_the_committed_results() -> None:

@@ -1,16 +1,18 @@
 """What folding in costs the systems that learn a vector a user: docs/results/fold_in_PAIR.csv.
 
-    python tools/fold_in_study.py FOLDER
+    python tools/fold_in_study.py FOLDER...
 
-FOLDER is that of ``i2vae table --protocol temporal``, under which training users have test rows. Those users' rows are
+A FOLDER is one of ``i2vae table --protocol temporal``, under which training users have test rows. Those users' rows are
 ranked twice: as they are, by the vectors that training gave their users, and with every user under an id that
 training has not seen, so that the vectors are folded in, as an evaluation user's are under ``strict`` and
 ``chronological``. Nothing else differs. (A folded-in vector knows a row's whole history; a trained one the part of it
-before the first cut.) Differences with intervals of the paired bootstrap over users.
+before the first cut.) Differences with intervals of the paired bootstrap over users; docs/reproduction.md shows them
+after ``<!-- fold in: NAME -->``.
 """
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,19 +20,22 @@ from typing import Any
 
 import kept
 import numpy as np
+import pages
 import pandas as pd
 
 from i2vae_lib import evaluation
 from i2vae_lib.compare import cutoff_of, row_values
-from i2vae_lib.comparison import read_study
+from i2vae_lib.comparison import Study, read_study
 from i2vae_lib.data import DOMAINS, CrossDomainDataset
 from i2vae_lib.lift import METRICS
-from i2vae_lib.params import Parameters, pair_name
+from i2vae_lib.params import Parameters, load, pair_name
 from i2vae_lib.recommenders import SYSTEMS
 from i2vae_lib.runs import LayoutError, read_record
 from i2vae_lib.significance import paired_bootstrap
+from i2vae_lib.table import TITLES
 
 KINDS = ("all", "tailed")  # a cold row's user has no vector in the target domain
+FULL = load("paper").training.epochs
 
 
 def measured(run: Path) -> pd.DataFrame:
@@ -77,27 +82,58 @@ def measured(run: Path) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def main(folder: str) -> None:
-    study = read_study(Path(folder))
+def markdown(found: pd.DataFrame) -> str:
+    """The form of the pages: HR@10 of all rows, in per cent."""
+    part = found[(found["metric"] == "HR@10") & (found["kind"] == "all")]
+    lines = ["| system | domain | n | trained vector | folded in | difference |", "|---|---|---:|---:|---:|---|"]
+    for one in part.itertuples():
+        of = f"{100 * one.difference:+.2f} ({100 * one.interval_low:+.2f} to {100 * one.interval_high:+.2f})"
+        title = TITLES[one.system][1]
+        lines.append(
+            f"| {title} | {one.domain} | {one.n:,} | {100 * one.trained:.2f} | {100 * one.folded_in:.2f} | {of} |"
+        )
+    return "\n".join(lines)
+
+
+def fill(page: str, name: str, found: pd.DataFrame) -> str:
+    """A page with the table of that name written anew (unchanged if it has none)."""
+    return pages.fill(page, f"fold in: {name}", markdown(found))
+
+
+def runs_of(study: Study) -> list[Path]:
+    """Those whose point validation has chosen."""
     chosen = {name: study.chosen(name) for name in study.systems}
-    runs = [study.run_folder(name, point, study.tuning_seed) for name, point in chosen.items() if point is not None]
+    return [study.run_folder(name, point, study.tuning_seed) for name, point in chosen.items() if point is not None]
+
+
+def command_of(study: Study, folder: str) -> str:
+    """What makes the folder."""
+    p, trials = study.parameters, len(next(iter(study.points.values())))
+    words = ["i2vae", "table", "--data", p["data"], "--protocol", "temporal", "--preset", "paper", "--trials", trials]
+    words += [] if p["training.epochs"] == FULL else ["--epochs", p["training.epochs"]]
+    return shlex.join(map(str, [*words, "--systems", *study.systems, "--out", folder]))
+
+
+def main(*folders: str) -> None:
+    studies = [read_study(Path(folder)) for folder in folders]
+    runs = [run for study in studies for run in runs_of(study)]
     records = [read_record(run) for run in runs]
     found = pd.concat([measured(run) for run in runs], ignore_index=True)
-    data = records[0]["parameters"]["data"]
-    trials = len(next(iter(study.points.values())))
-    systems = " ".join(study.systems)
+    name = f"fold_in_{pair_name(records[0]['parameters']['data'])}"
+    places = [f"runs/fold-in-{number}" for number in range(1, len(studies) + 1)]
+    commands = [command_of(study, place) for study, place in zip(studies, places)]
     about = {
-        "command": f"i2vae table --data {data} --protocol temporal --preset paper --trials {trials} --systems "
-        f"{systems} --out runs/fold-in && python tools/fold_in_study.py runs/fold-in",
+        "command": " && ".join([*commands, f"python tools/fold_in_study.py {' '.join(places)}"]),
         "revision": sorted({one["environment"]["git"] for one in records}),
         "data_sha256": records[0]["source_sha256"],
         "dataset_sha256": records[0]["dataset_sha256"],
         "protocol": "temporal",
-        "seeds": [study.tuning_seed],
+        "seeds": sorted({study.tuning_seed for study in studies}),
         "hours": round(sum(one["seconds"] for record in records for one in record["stages"].values()) / 3600, 3),
         "environment": records[0]["environment"],
     }
-    kept.keep(f"fold_in_{pair_name(data)}", found, about)
+    kept.keep(name, found, about)
+    pages.rewrite(lambda page: fill(page, name, found))
 
 
 if __name__ == "__main__":
