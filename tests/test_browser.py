@@ -129,13 +129,16 @@ def serve(command: list[str], folder: Path, name: str, url: str, seconds: float 
 
 
 def stop(server: subprocess.Popen[bytes]) -> None:
-    """With the kernels that it started."""
+    """With the kernels that it started, which have sessions of their own and may outlive it."""
+    if server.poll() is not None:
+        return
+    running = psutil.Process(server.pid)
+    everybody = [running, *running.children(recursive=True)]
     server.terminate()
-    try:
-        server.wait(timeout=20)
-    except subprocess.TimeoutExpired:
-        os.killpg(server.pid, 9)
-        server.wait()
+    _, alive = psutil.wait_procs(everybody, timeout=20)
+    for one in alive:
+        one.kill()
+    psutil.wait_procs(alive)
 
 
 @pytest.fixture(scope="module")

@@ -383,9 +383,10 @@ def test_study_when_run_killed_and_run_again(tmp_path: Path, monkeypatch: pytest
     assert before == {one: one.stat().st_mtime_ns for one in before}
 
 
-def test_command_when_nobody_works(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("words", [["table"], ["sweep", "sensitivity"], ["search", "paper"]])
+def test_command_when_nobody_works(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.main(["table", "--workers", "0"])
+        cli.main([*words, "--workers", "0"])
     assert "--workers: 0: at least one" in capsys.readouterr().err
 
 
