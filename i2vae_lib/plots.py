@@ -340,7 +340,13 @@ def write_figure(figure: go.Figure, table: pd.DataFrame, folder: Path, name: str
     table.to_csv(csv, index=False)
     figure.write_html(page, include_plotlyjs=True)
     try:
-        figure.write_image(image, width=1000, scale=2)
-    except (ImportError, RuntimeError, ValueError):  # no kaleido, or no browser for it
+        import kaleido
+    except ImportError:  # an extra
+        return [csv, page]
+    size = {"format": "png", "width": 1000, "height": figure.layout.height or 500, "scale": 2}
+    try:
+        # Figure.write_image() would ask a content network for MathJax, which no figure here uses
+        kaleido.write_fig_sync(figure, image, opts=size, kopts={"mathjax": False})
+    except (RuntimeError, ValueError):  # no browser for it
         return [csv, page]
     return [csv, page, image]

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from choreographer.errors import ChromeNotFoundError
+from kaleido._page_generator import PageGenerator
 
 from i2vae_lib import plots, report, stages
 from i2vae_lib.params import Parameters
@@ -266,13 +267,23 @@ def test_figure_as_files(tmp_path: Path) -> None:
     page = written[1].read_text(encoding="utf-8")
     assert "A title" in page and not re.search(r'<script[^>]+src="https?:', page)  # opens without a network
     if shutil.which("chromium"):
-        assert written[2].read_bytes().startswith(b"\x89PNG")
+        image = written[2].read_bytes()
+        assert image.startswith(b"\x89PNG")
+        assert [int.from_bytes(image[at : at + 4], "big") for at in (16, 20)] == [2000, 800]
+
+
+def test_image_when_its_page_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, Any]] = []
+    monkeypatch.setattr("kaleido.write_fig_sync", lambda *words, **named: seen.append(named))
+    plots.write_figure(plots.curves(CURVE, "model.T", "kind", "A title"), CURVE, tmp_path, "curve")
+    page = PageGenerator(**seen[0]["kopts"]).generate_index()
+    assert "plotly.min.js" in page and not re.search(r'<script[^>]+src="https?:', page)  # made without a network
 
 
 def test_figure_as_files_when_there_is_no_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_browser(*words: Any, **named: Any) -> None:
         raise ChromeNotFoundError
 
-    monkeypatch.setattr("plotly.graph_objects.Figure.write_image", no_browser)
+    monkeypatch.setattr("kaleido.write_fig_sync", no_browser)
     written = plots.write_figure(plots.curves(CURVE, "model.T", "kind", "A title"), CURVE, tmp_path, "curve")
     assert [path.name for path in written] == ["curve.csv", "curve.html"]
