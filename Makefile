@@ -1,7 +1,7 @@
 # The verbs of the kit. Each makes the virtual environment .venv on first use.
 #   make run                 the whole main job on the planted pair (demo preset)
 #   make run DATA=cloth_sport PROTOCOL=strict PRESET=paper SEED=0 EPOCHS=20 OUT=runs/a
-#   make test                everything that CI runs: lint, types, unit and contract tests, notebooks
+#   make test                what CI runs, with test-browser: lint, types, unit and contract tests, notebooks
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

@@ -35,7 +35,7 @@ class _Group(BaseModel):
 
 
 class SplitParameters(_Group):
-    """How rows become train, validation and test (``evaluation.md``: Protocols)."""
+    """How rows become train, validation and test (``docs/evaluation.md``: Protocols)."""
 
     data_seed: NonNegative  # fixes splits, cold users and candidates; `seed` never does
     validation_share: Annotated[float, Field(gt=0.0, lt=1.0)]  # of the training users (chronological: of all users)
@@ -46,7 +46,7 @@ class SplitParameters(_Group):
 
 
 class ControlParameters(_Group):
-    """What robustness studies take away (``evaluation.md``: Controls; :mod:`i2vae_lib.data.controls`)."""
+    """What robustness studies take away (:mod:`i2vae_lib.data.controls`)."""
 
     overlap: Annotated[float, Field(gt=0.0, le=1.0)]  # K_o: share of the overlapping training users kept as such
     overlap_mode: Literal["drop", "detach"]  # the others leave, or stay as two unlinked one-domain users

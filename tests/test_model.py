@@ -105,7 +105,7 @@ def states(model: I2VAE, encoder: nn.Module, domain: str, items: list[int]) -> t
 
 @pytest.mark.parametrize("domain", ["x", "y"])
 def test_latents_when_rows_of_all_kinds_mix(domain: str) -> None:
-    """The table of evaluation.md, row by row."""
+    """Which latents a row gets by its histories, row by row."""
     model, theirs = model_of(), {"x": "y", "y": "x"}[domain]
     latents = model.infer(mixed(), domain)
     assert latents.has_own.tolist() == [True, True, False, False]

@@ -220,7 +220,7 @@ def test_term_mean_when_rows_are_masked() -> None:
 
 @pytest.mark.parametrize("domain", ["x", "y"])
 def test_terms_when_rows_of_all_kinds_mix(domain: str) -> None:
-    """Which rows a term concerns (the table of evaluation.md), and what it is made of."""
+    """Which rows a term concerns, and what it is made of."""
     model, side = model_of(shared_prior=False), mixed()
     latents = model.infer(side, domain)
     interest = model.decode(model.draw(latents, None), domain)

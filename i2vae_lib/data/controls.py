@@ -1,4 +1,4 @@
-"""Controls of the robustness studies: overlap ratio K_o and density D_s (``evaluation.md``).
+"""Controls of the robustness studies: overlap ratio K_o and density D_s (``docs/evaluation.md``).
 
 Both act before anything is learnt. Who and what stays follows from a hash, so that a smaller ratio keeps a subset of
 what a larger one keeps, and the input's order changes nothing.

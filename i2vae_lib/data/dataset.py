@@ -213,7 +213,7 @@ class Rows:
         return hit
 
     def kinds(self, tail: Mapping[str, float] | None = None) -> dict[str, Int]:
-        """Row kinds of ``evaluation.md`` as boolean arrays; ``tail`` is L80 by domain (None: no tailed kinds)."""
+        """Row kinds (``docs/evaluation.md``) as boolean arrays; ``tail`` is L80 by domain (None: no tailed kinds)."""
         own, opposite = self.lengths("own") > 0, self.lengths("other") > 0
         kinds = {
             "all": np.ones(len(self), dtype=bool),

@@ -1,6 +1,6 @@
 """Protocols: from a raw pair to the rows that training, selection and test may see.
 
-One name, one meaning (``evaluation.md``). Each protocol is a function of a pair and of parameters whose splits depend
+One name, one meaning (``docs/evaluation.md``). Each protocol is a function of a pair and of parameters whose splits depend
 on ``data_seed`` and on the rows' contents, never on their order in a file.
 
 ===============  ===================  ======================================================================

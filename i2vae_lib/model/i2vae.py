@@ -147,7 +147,7 @@ class I2VAE(nn.Module):
     def infer(self, side: Side, domain: str, generator: torch.Generator | None = None) -> Latents:
         """Posteriors of the rows of one target domain (Eq. 2). The generator drives dropout; None: no dropout.
 
-        Which latents a row gets follows from which histories it has, row by row (table in ``evaluation.md``).
+        Which latents a row gets follows from which histories it has, row by row (table in ``docs/notation.md``).
         """
         opposite = other(domain)
         rows = len(side.target)

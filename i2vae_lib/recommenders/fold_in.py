@@ -1,4 +1,4 @@
-"""Folding in: vectors for rows whose user no training saw (``evaluation.md``, "Id-based systems").
+"""Folding in: vectors for rows whose user no training saw.
 
 A system that learns a vector a user has none for an evaluation user. Its trained parameters are frozen, and the row
 becomes a new user whose edges are that row's histories:
