@@ -1,7 +1,7 @@
 """Protocols: from a raw pair to the rows that training, selection and test may see.
 
-One name, one meaning (``docs/evaluation.md``). Each protocol is a function of a pair and of parameters whose splits depend
-on ``data_seed`` and on the rows' contents, never on their order in a file.
+One name, one meaning (``docs/evaluation.md``). Each protocol is a function of a pair and of parameters whose splits
+depend on ``data_seed`` and on the rows' contents, never on their order in a file.
 
 ===============  ===================  ======================================================================
 ``released``     the paper's files    as they stand; not leak-free
