@@ -8,13 +8,17 @@ import re
 import subprocess
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+
+from i2vae_lib.data.dataset import KINDS
+from i2vae_lib.evaluation import METRICS
+from i2vae_lib.params import Parameters
 
 ROOT = Path(__file__).parent.parent
 CONDA_NAMES = {"torch": "pytorch-cpu", "kaleido": "python-kaleido", "duckdb": "python-duckdb"}
@@ -156,3 +160,11 @@ def test_files_when_read_for_paths_of_one_machine() -> None:
         if pattern.search(line)
     ]
     assert len(tracked()) > 40 and found == []
+
+
+def test_evaluation_page_when_words_are_those_of_the_code() -> None:
+    page = read("docs/evaluation.md")
+    for name in (*KINDS, *get_args(Parameters.model_fields["protocol"].annotation)):
+        assert f"\n| `{name}` |" in page, name
+    for measure in METRICS:
+        assert measure in page
