@@ -33,6 +33,7 @@ def record(folders: Sequence[Path], name: str, command: str) -> Path:
         protocol=records[0]["protocol"],
         seeds=sorted({one["parameters"]["seed"] for one in records}),
         hours=round(float(found.systems["seconds"].sum()) / 3600, 2),  # of training, one thread a system
+        references=records[0].get("references"),  # what validation chose for them
         environment=records[0]["environment"],
     )
     return path
