@@ -48,7 +48,7 @@ types: $(STAMP)
 
 # one thread a worker: two processes that each spin on two threads take ten times as long on two cores
 unit: $(STAMP)
-	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/pytest -n $(WORKERS) --dist loadscope -m "not notebook and not browser"
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/pytest -n $(WORKERS) --dist loadscope --durations 15 -m "not notebook and not browser"
 
 # strict nbval over the committed notebooks, in a runs folder of their own; then papermill with other parameters
 notebook-tests: $(STAMP)
