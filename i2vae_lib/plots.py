@@ -6,7 +6,7 @@ that figures are legible in JupyterLab's dark theme.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -327,8 +327,13 @@ def latent_map(table: pd.DataFrame, colour: str, title: str) -> go.Figure:
     return _layout(figure, title, 420)
 
 
-def write_figure(figure: go.Figure, table: pd.DataFrame, folder: Path, name: str) -> list[Path]:
-    """A figure as files: its table as CSV, a page that opens offline, and an image where a Chromium is installed.
+def write_figures(drawn: Mapping[str, tuple[go.Figure, pd.DataFrame]], folder: Path) -> list[Path]:
+    """Figures as files: each one's table as CSV, a page that opens offline, and an image where a Chromium is installed.
+
+    Parameters
+    ----------
+    drawn
+        Name -> figure and table.
 
     Returns
     -------
@@ -336,17 +341,21 @@ def write_figure(figure: go.Figure, table: pd.DataFrame, folder: Path, name: str
         What was written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    csv, page, image = (folder / f"{name}.{kind}" for kind in ("csv", "html", "png"))
-    table.to_csv(csv, index=False)
-    figure.write_html(page, include_plotlyjs=True)
+    written, images = [], []
+    for name, (figure, table) in drawn.items():
+        csv, page, image = (folder / f"{name}.{kind}" for kind in ("csv", "html", "png"))
+        table.to_csv(csv, index=False)
+        figure.write_html(page, include_plotlyjs=True)
+        written += [csv, page]
+        size = {"format": "png", "width": 1000, "height": figure.layout.height or 500, "scale": 2}
+        images.append({"fig": figure, "path": image, "opts": size})
     try:
         import kaleido
     except ImportError:  # an extra
-        return [csv, page]
-    size = {"format": "png", "width": 1000, "height": figure.layout.height or 500, "scale": 2}
+        return written
     try:
-        # Figure.write_image() would ask a content network for MathJax, which no figure here uses
-        kaleido.write_fig_sync(figure, image, opts=size, kopts={"mathjax": False})
+        # one browser for all of them; Figure.write_image() would start one each, and ask a network for MathJax
+        kaleido.write_fig_from_object_sync(images, kopts={"mathjax": False}, cancel_on_error=True)
     except (RuntimeError, ValueError):  # no browser for it
-        return [csv, page]
-    return [csv, page, image]
+        return written
+    return [*written, *(one["path"] for one in images)]

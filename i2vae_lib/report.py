@@ -299,10 +299,7 @@ def write_sweep_figures(sweep: Sweep, table: pd.DataFrame, out: Path) -> list[Pa
     list of Path
         What was written.
     """
-    written = []
-    for name, (drawn, shown) in sweep_figures(sweep, table, out).items():
-        written += plots.write_figure(drawn, shown, out / "figures", name)
-    return written
+    return plots.write_figures(sweep_figures(sweep, table, out), out / "figures")
 
 
 def _slug(*words: object) -> str:

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -203,30 +203,53 @@ def test_load_when_saved_before(recommender: Any, rows: Rows, candidates: Int, t
 ELSEWHERE = """
 import json, pathlib, sys
 import i2vae_lib.recommenders
-kind, folder, histories = sys.argv[1:]
-found = getattr(i2vae_lib.recommenders, kind).load(pathlib.Path(folder))
-print(json.dumps(found.recommend(json.loads(histories), "y", 5)))
+for line in sys.stdin:
+    kind, folder, histories = json.loads(line)
+    found = getattr(i2vae_lib.recommenders, kind).load(pathlib.Path(folder))
+    print(json.dumps(found.recommend(histories, "y", 5)), flush=True)
 """
 
 
-def test_load_when_only_the_folder_is_left(recommender: Any, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A process with nothing but the library and a model's folder at a time: (kind, folder, histories) -> lists."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("I2VAE_")}
+    environment |= {"PYTHONPATH": str(Path(psg.__file__).parent.parent), "I2VAE_CACHE_DIR": str(folder / "no cache")}
+    with (
+        (folder / "said").open("w+", encoding="utf-8") as said,
+        subprocess.Popen(
+            [sys.executable, "-c", ELSEWHERE],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+        ) as process,
+    ):
+
+        def ask(*line: Any) -> Any:
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.write(json.dumps(line) + "\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
+            assert answer, (folder / "said").read_text()
+            return json.loads(answer)
+
+        yield ask
+        process.kill()
+
+
+def test_load_when_only_the_folder_is_left(recommender: Any, elsewhere: Any, tmp_path: Path) -> None:
     recommender.save(tmp_path / "original")
     shutil.copytree(tmp_path / "original", tmp_path / "elsewhere" / "model")
     shutil.rmtree(tmp_path / "original")
     ids = recommender.catalogue.ids
     histories = {"x": [ids["x"][[4, 9]].tolist(), []], "y": [[ids["y"][7]], []]}
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("I2VAE_")}
-    library = str(Path(psg.__file__).parent.parent)
-    done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, type(recommender).__name__, "model", json.dumps(histories)],
-        cwd=tmp_path / "elsewhere",
-        env=environment | {"PYTHONPATH": library, "I2VAE_CACHE_DIR": str(tmp_path / "no cache")},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    found = elsewhere(type(recommender).__name__, str(tmp_path / "elsewhere" / "model"), histories)
     expected = recommender.recommend(histories, "y", 5)
-    for (ids_there, scores_there), (ids_here, scores_here) in zip(json.loads(done.stdout), expected, strict=True):
+    for (ids_there, scores_there), (ids_here, scores_here) in zip(found, expected, strict=True):
         assert ids_there == ids_here
         assert scores_there == pytest.approx(scores_here, rel=1e-5)
 

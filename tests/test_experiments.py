@@ -287,7 +287,10 @@ def test_results_say_what_validation_said(sweep: Sweep, done: Path) -> None:
 
 
 @pytest.mark.parametrize("axes", [["model.T"], ["model.T", "model.d"]])
-def test_figures_when_every_cell_of_an_axis_failed(axes: list[str], tmp_path: Path) -> None:
+def test_figures_when_every_cell_of_an_axis_failed(
+    axes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kaleido.write_fig_from_object_sync", lambda *words, **named: None)  # seconds of a browser
     product = {"model.T": [5, 10], "model.d": [8, 16]}
     sweep = resolve("s", CONTENT | {"grids": {"T": {"product": {key: product[key] for key in axes}}}})
     written = report.write_sweep_figures(sweep, results(sweep, tmp_path), tmp_path)

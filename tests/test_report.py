@@ -260,30 +260,34 @@ def test_curves_when_nothing_is_done() -> None:
     assert not drawn.data and drawn.layout.annotations[0].text == "nothing is done yet"
 
 
-def test_figure_as_files(tmp_path: Path) -> None:
-    written = plots.write_figure(plots.curves(CURVE, "model.T", "kind", "A title"), CURVE, tmp_path / "out", "curve")
-    assert [path.suffix for path in written][:2] == [".csv", ".html"]
+DRAWN = {name: (plots.curves(CURVE, "model.T", "kind", "A title"), CURVE) for name in ("curve", "again")}
+
+
+def test_figures_as_files(tmp_path: Path) -> None:
+    written = plots.write_figures(DRAWN, tmp_path / "out")
+    assert [path.name for path in written][:4] == ["curve.csv", "curve.html", "again.csv", "again.html"]
     pd.testing.assert_frame_equal(pd.read_csv(written[0]), CURVE, check_dtype=False)
     page = written[1].read_text(encoding="utf-8")
     assert "A title" in page and not re.search(r'<script[^>]+src="https?:', page)  # opens without a network
     if shutil.which("chromium"):
-        image = written[2].read_bytes()
-        assert image.startswith(b"\x89PNG")
-        assert [int.from_bytes(image[at : at + 4], "big") for at in (16, 20)] == [2000, 800]
+        assert [path.name for path in written][4:] == ["curve.png", "again.png"]
+        for image in (path.read_bytes() for path in written[4:]):
+            assert image.startswith(b"\x89PNG")
+            assert [int.from_bytes(image[at : at + 4], "big") for at in (16, 20)] == [2000, 800]
 
 
-def test_image_when_its_page_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_when_their_page_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, Any]] = []
-    monkeypatch.setattr("kaleido.write_fig_sync", lambda *words, **named: seen.append(named))
-    plots.write_figure(plots.curves(CURVE, "model.T", "kind", "A title"), CURVE, tmp_path, "curve")
+    monkeypatch.setattr("kaleido.write_fig_from_object_sync", lambda *words, **named: seen.append(named))
+    plots.write_figures(DRAWN, tmp_path)
     page = PageGenerator(**seen[0]["kopts"]).generate_index()
     assert "plotly.min.js" in page and not re.search(r'<script[^>]+src="https?:', page)  # made without a network
 
 
-def test_figure_as_files_when_there_is_no_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_as_files_when_there_is_no_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_browser(*words: Any, **named: Any) -> None:
         raise ChromeNotFoundError
 
-    monkeypatch.setattr("kaleido.write_fig_sync", no_browser)
-    written = plots.write_figure(plots.curves(CURVE, "model.T", "kind", "A title"), CURVE, tmp_path, "curve")
-    assert [path.name for path in written] == ["curve.csv", "curve.html"]
+    monkeypatch.setattr("kaleido.write_fig_from_object_sync", no_browser)
+    written = plots.write_figures(DRAWN, tmp_path)
+    assert [path.name for path in written] == ["curve.csv", "curve.html", "again.csv", "again.html"]
