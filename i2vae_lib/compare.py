@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy  # scipy.stats is imported where it is used: it takes most of a second
 
 from i2vae_lib import significance
 from i2vae_lib.data.dataset import DOMAINS
@@ -229,7 +229,7 @@ def sampled_against_full(results: pd.DataFrame) -> pd.DataFrame:
         # rounding must not tear equal means apart
         sampled, full = wide["sampled"].round(12).to_numpy(), wide["full"].round(12).to_numpy()
         ordered = len(wide) > 1 and np.ptp(sampled) > 0 and np.ptp(full) > 0
-        tau = float(stats.kendalltau(sampled, full).statistic) if ordered else np.nan
+        tau = float(scipy.stats.kendalltau(sampled, full).statistic) if ordered else np.nan
         swapped = []
         for i, j in itertools.permutations(range(len(wide)), 2):
             if sampled[i] > sampled[j] and full[i] < full[j]:

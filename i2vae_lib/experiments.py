@@ -31,12 +31,12 @@ from typing import Any, TextIO
 import dask
 import numpy as np
 import pandas as pd
+import scipy  # scipy.stats is imported where it is used: it takes most of a second
 from distributed import Client, LocalCluster, as_completed
 from distributed.comm import connect as open_comm
 from filelock import FileLock, Timeout
 from pyarrow import parquet
 from safetensors import SafetensorError, safe_open
-from scipy import stats
 
 from i2vae_lib import compare, evaluation, psg, significance, stages
 from i2vae_lib.data import load_dataset_once
@@ -656,7 +656,8 @@ def over_seeds(table: pd.DataFrame, axes: Sequence[str], confidence: float = 0.9
     )
     found = found.reset_index()
     several = found["seeds"] > 1
-    half = stats.t.ppf((1 + confidence) / 2, np.maximum(found["seeds"] - 1, 1)) * found["sd"] / np.sqrt(found["seeds"])
+    quantile = scipy.stats.t.ppf((1 + confidence) / 2, np.maximum(found["seeds"] - 1, 1))
+    half = quantile * found["sd"] / np.sqrt(found["seeds"])
     found = found.assign(low=(found["mean"] - half).where(several), high=(found["mean"] + half).where(several))
     every = table[place].drop_duplicates()  # in the order of the file
     return every.merge(found, on=place, how="left").fillna({"seeds": 0}).astype({"seeds": int})

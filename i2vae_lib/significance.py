@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
+import scipy  # scipy.stats is imported where it is used: it takes most of a second
 
 Array = np.ndarray
 
@@ -202,7 +202,7 @@ def paired_t_test(a: Array, b: Array, confidence: float = 0.95) -> SeedTest:
     # equal but for rounding: a t of 1e15 is no finding
     if n < 2 or np.ptp(difference) <= 1e-12 * max(np.abs(a).max(), np.abs(b).max()):
         return SeedTest(n, mean, np.nan, max(n - 1, 0), np.nan, np.nan, np.nan)
-    found: Any = stats.ttest_rel(a, b)
+    found: Any = scipy.stats.ttest_rel(a, b)
     interval = found.confidence_interval(confidence)
     return SeedTest(
         n, mean, float(found.statistic), int(found.df), float(found.pvalue), float(interval.low), float(interval.high)
