@@ -76,6 +76,7 @@ explore: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/bench.py --data $(PAIR)
 	$(BIN)/python benchmarks/bench_logs.py
+	$(BIN)/python benchmarks/bench_systems.py --data $(PAIR)
 	$(BIN)/python benchmarks/bench_sweep.py
 	$(BIN)/python benchmarks/bench_explorer.py --data $(PAIR)
 
