@@ -53,6 +53,14 @@ def test_readme_shows_the_command_that_makes_the_table(name: str) -> None:
     assert command in README
 
 
+def test_page_when_its_table_is_not_there_yet() -> None:
+    page = "a\n<!-- t -->\n\nb\nc\n\nd\n"
+    once = pages.fill(page, "t", "| 1 |\n| 2 |")
+    assert once == "a\n<!-- t -->\n| 1 |\n| 2 |\n\nb\nc\n\nd\n"  # the paragraph after it stays
+    assert pages.fill(once, "t", "| 3 |") == "a\n<!-- t -->\n| 3 |\n\nb\nc\n\nd\n"
+    assert pages.fill(once, "other", "| 3 |") == once
+
+
 def test_pages_have_the_tables_of_systems() -> None:
     found = {page.name: re.findall(r"<!-- systems: (\S+) -->", page.read_text("utf-8")) for page in pages.PAGES}
     assert found == {"README.md": ["systems_cloth_sport"], "reproduction.md": ["systems_food_kitchen"]}

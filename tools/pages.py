@@ -15,8 +15,8 @@ PAGES = (ROOT / "README.md", ROOT / "docs" / "reproduction.md")
 
 def fill(page: str, marker: str, table: str) -> str:
     """A page with what stands after ``<!-- MARKER -->`` written anew; unchanged where it has no such marker."""
-    pattern = rf"(<!-- {re.escape(marker)} -->\n).*?(\n\n)"
-    return re.sub(pattern, lambda found: found[1] + table + found[2], page, flags=re.DOTALL)
+    pattern = rf"(<!-- {re.escape(marker)} -->\n)(?:[^\n]+\n)*(\n)"
+    return re.sub(pattern, lambda found: f"{found[1]}{table}\n{found[2]}", page)
 
 
 def rewrite(filled: Callable[[str], str]) -> None:
