@@ -19,7 +19,7 @@ import torch
 
 from i2vae_lib import psg, stages
 from i2vae_lib.comparison import read_tuning
-from i2vae_lib.data import load_dataset
+from i2vae_lib.data import load_dataset_once
 from i2vae_lib.params import load
 from i2vae_lib.recommenders import SYSTEMS
 from i2vae_lib.training import Callbacks
@@ -40,7 +40,7 @@ def main() -> None:
     for name in given.systems:
         point = {**tuning.shared, **tuning.points[name][0], "system": name}
         params = load("paper", point, data=given.data, protocol="strict", epochs=2)
-        dataset = load_dataset(params)
+        dataset = load_dataset_once(params)
         train = dataset.splits["train"]
         hasty = params.psg.model_copy(update={"epochs": 1, "folds": 1})
         system = SYSTEMS[name](dataset.catalogue, params).fit(

@@ -474,8 +474,8 @@ def _under_the_floor(table: Table) -> list[str]:
     under = []
     for domain, column in cold.groupby("domain", sort=False):
         means = column.set_index("system")["mean"].round(12)
-        if FLOOR in means and (means < means[FLOOR]).any():
-            names = set(means.index[means < means[FLOOR]])
+        names = set(means.index[means < means.get(FLOOR, np.nan)])
+        if names:
             under.append(f"{domain}: {', '.join(title for name, (_, title, _) in TITLES.items() if name in names)}")
     return [f"Under popularity on cold rows ({METRICS[0]}, sampled): {'; '.join(under)}."] if under else []
 

@@ -55,17 +55,22 @@ def generator(dataset: CrossDomainDataset, tiny: Parameters) -> psg.Generator:
     return psg.fit(dataset.splits["train"], tiny.psg)
 
 
-@pytest.fixture(scope="session")
-def trained(dataset: CrossDomainDataset, tiny: Parameters, generator: psg.Generator) -> I2VAERecommender:
-    """i2VAE after two epochs on the tiny world. Do not change it."""
-    return I2VAERecommender(dataset.catalogue, tiny).fit(
+def fitted(system: Any, dataset: CrossDomainDataset, params: Parameters, generator: psg.Generator | None = None) -> Any:
+    """A system trained on a dataset's rows, seed 0."""
+    return system.fit(
         dataset.splits["train"],
         dataset.splits["validation"],
-        params=tiny,
+        params=params,
         generator=generator,
         rng=np.random.default_rng(0),
         callbacks=Callbacks(),
     )
+
+
+@pytest.fixture(scope="session")
+def trained(dataset: CrossDomainDataset, tiny: Parameters, generator: psg.Generator) -> I2VAERecommender:
+    """i2VAE after two epochs on the tiny world. Do not change it."""
+    return fitted(I2VAERecommender(dataset.catalogue, tiny), dataset, tiny, generator)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from i2vae_lib.data import CrossDomainDataset, load_dataset
 from i2vae_lib.data.dataset import Int
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import SYSTEMS, Popularity
-from i2vae_lib.training import Callbacks
+from tests.conftest import fitted
 
 SETTINGS = {
     "synthetic.users": 3000,
@@ -45,20 +45,12 @@ def hits(params: Parameters, world: CrossDomainDataset) -> dict[str, Int]:
     rows = world.splits["test"]
     negatives = evaluation.sample_negatives(rows, 99, 0)
     found: dict[str, Int] = {}
-    for kind in (Popularity, *(SYSTEMS[name] for name in ("sasrec-s", "savae", "ravae"))):
-        own = params.model_copy(update={"system": kind.name}) if kind is not Popularity else params
-        system = kind.unfitted(world.catalogue) if kind is Popularity else kind(world.catalogue, own)
-        system.fit(
-            world.splits["train"],
-            world.splits["validation"],
-            params=own,
-            generator=None,
-            rng=np.random.default_rng(0),
-            callbacks=Callbacks(),
-        )
+    trained = (SYSTEMS[name](world.catalogue, params) for name in ("sasrec-s", "savae", "ravae"))
+    for system in (Popularity.unfitted(world.catalogue), *trained):
+        fitted(system, world, params)
         ranks = evaluation.rank(system, rows, negatives, full=False, batch_size=512)
         greater, ties = (ranks[name].to_numpy() for name in ("greater_sampled", "ties_sampled"))
-        found[kind.name] = evaluation.hit_rate(greater, ties, 10)
+        found[system.name] = evaluation.hit_rate(greater, ties, 10)
     warm = rows.lengths("own") > 0
     return {name: one[warm] for name, one in found.items()}
 

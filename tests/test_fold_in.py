@@ -19,6 +19,7 @@ from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders import contract
 from i2vae_lib.recommenders.fold_in import item_tables, mean_mapped, propagated, solved, user_vectors
 from i2vae_lib.training import Callbacks
+from tests import conftest
 
 
 def matrix(dense: Any) -> sparse.csr_matrix:
@@ -415,14 +416,8 @@ class Factorisation:
 
 
 def fitted(dataset: CrossDomainDataset, params: Parameters, *, keep_known: bool = False) -> Factorisation:
-    return Factorisation(dataset.catalogue, keep_known=keep_known).fit(
-        dataset.splits["train"],
-        dataset.splits["validation"],
-        params=params,
-        generator=None,
-        rng=np.random.default_rng(0),
-        callbacks=Callbacks(),
-    )
+    found: Factorisation = conftest.fitted(Factorisation(dataset.catalogue, keep_known=keep_known), dataset, params)
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from i2vae_lib.recommenders.itemknn import nearest, places
 from i2vae_lib.recommenders.neighbours import NUDGE, FromHistories, fall_back, share
 from i2vae_lib.runs import LayoutError
 from i2vae_lib.training import Callbacks
-from tests.conftest import TINY
+from tests.conftest import TINY, fitted
 
 KINDS = (Popularity, Copy, ItemKNN, EASE)
 
@@ -32,14 +32,7 @@ def tiny_with(**references: Any) -> Parameters:
 
 
 def fit(kind: Any, dataset: CrossDomainDataset, params: Parameters) -> Any:
-    return kind.unfitted(dataset.catalogue).fit(
-        dataset.splits["train"],
-        dataset.splits["validation"],
-        params=params,
-        generator=None,
-        rng=np.random.default_rng(0),
-        callbacks=Callbacks(),
-    )
+    return fitted(kind.unfitted(dataset.catalogue), dataset, params)
 
 
 def everything(rows: Rows) -> Int:

@@ -16,6 +16,7 @@ from i2vae_lib.data.dataset import DOMAINS, Int, Ragged, Rows, other, popularity
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import SYSTEMS
 from i2vae_lib.training import Callbacks
+from tests.conftest import fitted
 
 # name -> whether the order of a history may change its scores (and does)
 ORDER_MATTERS = {
@@ -54,14 +55,7 @@ def system(
 ) -> Any:
     if request.param == "i2vae":
         return request.getfixturevalue("trained")
-    return SYSTEMS[request.param](dataset.catalogue, tiny).fit(
-        dataset.splits["train"],
-        dataset.splits["validation"],
-        params=tiny,
-        generator=generator,
-        rng=np.random.default_rng(0),
-        callbacks=Callbacks(),
-    )
+    return fitted(SYSTEMS[request.param](dataset.catalogue, tiny), dataset, tiny, generator)
 
 
 def everything(rows: Rows) -> Int:

@@ -80,14 +80,11 @@ def main(words: list[str]) -> None:
                 tables.setdefault(table, []).append(found.assign(row=name, seed=seed))
     about = {
         "command": "python tools/disentanglement_study.py runs/disentanglement",
-        "revision": sorted({one["environment"]["git"] for one in records}),
-        "data_sha256": records[0]["source_sha256"],
-        "protocol": records[0]["protocol"],
+        **kept.made_by(records),
         "seeds": given.seeds,
         "hours": round(
             sum(experiments.cost(experiments.cell_folder(given.folder, c.address))[0] for c in sweep.cells) / 3600, 3
         ),
-        "environment": records[0]["environment"],
     }
     for name, parts in tables.items():
         kept.keep(name, pd.concat(parts, ignore_index=True), about)

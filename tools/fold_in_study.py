@@ -45,7 +45,7 @@ def measured(run: Path) -> pd.DataFrame:
         raise LayoutError(f"{run} is of {p.protocol}: only under temporal are evaluation users training users too")
     dataset = CrossDomainDataset.load(run / "dataset")
     system: Any = SYSTEMS[p.system].load(run / "model")
-    train, rows, tail = dataset.splits["train"], dataset.splits["test"], dataset.tail["test"]
+    train, rows = dataset.splits["train"], dataset.splits["test"]
     # a vector is known where the user took anything in training in the domain that the row asks for
     took = {d: (train.domain == i) | (train.history[d].lengths > 0) for i, d in enumerate(DOMAINS)}
     users = {d: set(train.user[took[d]]) for d in DOMAINS}
@@ -53,15 +53,13 @@ def measured(run: Path) -> pd.DataFrame:
     rows = rows.take(np.flatnonzero(known & (rows.lengths("own") > 0)))
     newcomers = replace(rows, user=np.array([f"newcomer {user}" for user in rows.user], dtype=object))
     negatives = evaluation.sample_negatives(rows, p.evaluation.negatives, p.split.data_seed)
-    seen = evaluation.seen_targets(rows, train)
-    values, table = [], None
-    for one in (rows, newcomers):
-        ranks = evaluation.rank(system, one, negatives, full=False, batch_size=p.evaluation.batch_size)
-        table = evaluation.rank_table(system.name, rows, tail, seen, ranks)
-        values.append(row_values(table, "sampled", [cutoff_of(name) for name in METRICS]))
-    masks = evaluation.kind_masks(table)
+    cutoffs = [cutoff_of(name) for name in METRICS]
+    size = p.evaluation.batch_size
+    ranks = [evaluation.rank(system, one, negatives, full=False, batch_size=size) for one in (rows, newcomers)]
+    values = [row_values(one, "sampled", cutoffs) for one in ranks]
+    kinds = rows.kinds(dataset.tail["test"])
     cells = [(d, kind) for d in DOMAINS for kind in KINDS]
-    chosen = np.stack([(rows.domain == DOMAINS.index(d)) & masks[kind].to_numpy(bool) for d, kind in cells], axis=1)
+    chosen = np.stack([(rows.domain == DOMAINS.index(d)) & kinds[kind] for d, kind in cells], axis=1)
     found = paired_bootstrap(values[1], values[0], chosen, rng=np.random.default_rng(0), cluster=rows.user)
     lines = [
         {
@@ -124,13 +122,10 @@ def main(*folders: str) -> None:
     commands = [command_of(study, place) for study, place in zip(studies, places)]
     about = {
         "command": " && ".join([*commands, f"python tools/fold_in_study.py {' '.join(places)}"]),
-        "revision": sorted({one["environment"]["git"] for one in records}),
-        "data_sha256": records[0]["source_sha256"],
+        **kept.made_by(records),
         "dataset_sha256": records[0]["dataset_sha256"],
-        "protocol": "temporal",
         "seeds": sorted({study.tuning_seed for study in studies}),
         "hours": round(sum(one["seconds"] for record in records for one in record["stages"].values()) / 3600, 3),
-        "environment": records[0]["environment"],
     }
     kept.keep(name, found, about)
     pages.rewrite(lambda page: fill(page, name, found))

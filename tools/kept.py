@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from i2vae_lib.runs import committed_path, write_atomically, write_json
+
+
+def made_by(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the runs of a table depend on, from their ``run.json``: all revisions; data and protocol, a list where they
+    differ; the environment of the first."""
+
+    def one_or_all(key: str) -> Any:
+        found = sorted({one[key] for one in records})
+        return found[0] if len(found) == 1 else found
+
+    return {
+        "revision": sorted({one["environment"]["git"] for one in records}),
+        "data_sha256": one_or_all("source_sha256"),
+        "protocol": one_or_all("protocol"),
+        "environment": records[0]["environment"],
+    }
 
 
 def keep(name: str, table: pd.DataFrame, about: Mapping[str, Any]) -> Path:

@@ -59,12 +59,9 @@ def main(words: list[str]) -> None:
     seeds = " ".join(map(str, given.seeds))
     about = {
         "command": f"python tools/latents_study.py runs/sweep-recipe {given.data} {given.protocol} --seeds {seeds}",
-        "revision": sorted({one["environment"]["git"] for one in records}),
-        "data_sha256": records[0]["source_sha256"],
-        "protocol": records[0]["protocol"],
+        **kept.made_by(records),
         "seeds": given.seeds,
         "hours": round(sum(one["seconds"] for record in records for one in record["stages"].values()) / 3600, 3),
-        "environment": records[0]["environment"],
     }
     kept.keep(f"latents_{Path(given.data).stem}", pd.concat(parts, ignore_index=True), about)
 

@@ -28,12 +28,6 @@ from i2vae_lib.lift import KINDS, METRICS
 from i2vae_lib.runs import committed_path, read_record
 
 
-def _one_or_all(records: list[dict[str, Any]], key: str) -> Any:
-    """What the cells agree on; all of it where a sweep varies it."""
-    found = sorted({one[key] for one in records})
-    return found[0] if len(found) == 1 else found
-
-
 def joined(table: pd.DataFrame, before: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     """A table of :func:`experiments.results` with the finished cells of an earlier one where it has none, in its order.
 
@@ -87,14 +81,11 @@ def main(words: list[str]) -> None:
     records = [read_record(experiments.cell_folder(asked.folder, one)) for one in done["address"]]
     about = {
         "command": shlex.join(["i2vae", "sweep", *sweep_words]),
-        "revision": sorted({one["environment"]["git"] for one in records}),
-        "data_sha256": _one_or_all(records, "source_sha256"),
-        "protocol": _one_or_all(records, "protocol"),
+        **kept.made_by(records),
         "seeds": sorted({cell.parameters.seed for cell in sweep.cells}),
         "hours": round(float(done["seconds"].sum()) / 3600, 3),
         "cells": len(planned),
         "done": len(done),
-        "environment": records[0]["environment"],
     }
     effects = experiments.effects(sweep, asked.folder, rng=np.random.default_rng(0))
     effects = effects[effects["kind"].isin(KINDS)]

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import kept
 import numpy as np
 import pages
 
@@ -27,14 +28,11 @@ def record(folders: Sequence[Path], name: str, command: str) -> Path:
     found.save(
         path,
         command=command,
-        revision=sorted({one["environment"]["git"] for one in records}),
-        data_sha256=records[0]["source_sha256"],
+        **kept.made_by(records),
         dataset_sha256=records[0]["dataset_sha256"],
-        protocol=records[0]["protocol"],
         seeds=sorted({one["parameters"]["seed"] for one in records}),
         hours=round(float(found.systems["seconds"].sum()) / 3600, 2),  # of training, one thread a system
         references=records[0].get("references"),  # what validation chose for them
-        environment=records[0]["environment"],
     )
     return path
 
