@@ -15,7 +15,7 @@ import yaml
 from papermill.inspection import inspect_notebook  # type: ignore[import-untyped]
 
 from i2vae_lib.grids import STUDY_NAMES
-from i2vae_lib.params import PRESET_NAMES
+from i2vae_lib.params import PRESET_NAMES, ParameterError, from_notebook
 from i2vae_lib.report import kernel_settings
 
 ROOT = Path(__file__).parent.parent
@@ -186,7 +186,6 @@ def test_papermill_runs_a_notebook_from_a_preset_file(tmp_path: Path) -> None:
     assert done.metadata.papermill.exception is None
 
 
-@pytest.mark.notebook
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -196,10 +195,18 @@ def test_papermill_runs_a_notebook_from_a_preset_file(tmp_path: Path) -> None:
         ({"overrides": {"model.dd": 3}}, "did you mean 'model.d'"),
     ],
 )
-def test_unknown_or_mistyped_parameter_is_an_error(wrong: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_unknown_or_mistyped_parameter_is_an_error(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParameterError) as caught:
+        from_notebook(TINY | {"preset": "smoke", "overrides": {}} | wrong)
+    assert message in str(caught.value)
+
+
+@pytest.mark.notebook
+def test_papermill_says_an_unknown_parameter(tmp_path: Path) -> None:
+    """Papermill injects any name and only logs it; the notebook stops."""
     with pytest.raises(papermill.PapermillExecutionError) as caught:
-        execute(ROOT / "notebooks" / "01_data_preparation.ipynb", tmp_path, **wrong)
-    assert message in caught.value.evalue
+        execute(ROOT / "notebooks" / "01_data_preparation.ipynb", tmp_path, epoch=3)
+    assert "unknown parameter 'epoch'; did you mean 'epochs'" in caught.value.evalue
 
 
 @pytest.mark.notebook

@@ -16,15 +16,13 @@ with no layers (:mod:`i2vae_lib.recommenders.lightgcn`), trained by the same los
 
 Departs
     - evaluation users are no training users: a row's vector is the mean of its history's item vectors. BPR has no
-      closed form for a newcomer, and on validation rows of cloth_sport the mean ranks warm rows better than
-      ``fold_in.solved`` does with any of the regularisations tried (NDCG@10 0.031; ridge 0.025-0.028; ALS with
-      confidences 0.025-0.027; mapped, the 424 rows that can tell do not tell them apart). So that training and
-      evaluation are alike, the mapping is fitted to the means of training users on both sides, not to their trained
-      vectors. Only under ``temporal`` do training users keep their trained vectors, and only to be scored in their
-      own domain: the mapping knows means;
+      closed form for a newcomer; the mean was chosen over ``fold_in.solved`` on validation rows of cloth_sport, by a
+      trial of which no table is kept. So that training and evaluation are alike, the mapping is fitted to the means
+      of training users on both sides, not to their trained vectors. Only under ``temporal`` do training users keep
+      their trained vectors, and only to be scored in their own domain: the mapping knows means;
     - before mapping, vectors are divided by the root mean square of the numbers in those that it is fitted to, domain
       by domain, and multiplied by the target's after it: mapping_decay means the same however long BPR made its
-      vectors. (At mean length 1 the paper's 0.01 leaves the MLP 1 % of the variance on cloth_sport, so 18 %);
+      vectors, where at mean length 1 the paper's 0.01 would shrink nearly everything the MLP says to its mean;
     - the linear mapping is solved in closed form (the paper descends by SGD); the MLP's output is linear, as in most
       ports (the paper speaks of tan-sigmoid without saying where), and it is trained by Adam in batches of
       ``training.batch_size`` (the paper's hold 16 users);
