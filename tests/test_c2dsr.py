@@ -20,12 +20,13 @@ from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Ragged, Rows, other,
 from i2vae_lib.model.encoders import SequenceEncoder
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import C2DSR
-from i2vae_lib.recommenders.c2dsr import MERGED, View, corrupted, views
+from i2vae_lib.recommenders.c2dsr import MERGED, Shares, View, corrupted, views
 from i2vae_lib.recommenders.readings import Merged
 from i2vae_lib.training import Callbacks
 
 # toy world: items 1…5 are X's, 6…11 are Y's 1…6
 X1, X2, X3, X4, Y1, Y2, Y3, Y4 = 1, 2, 3, 4, 6, 7, 8, 9
+TERMS = [f"{term}/{d}" for term in ("shared", "specific", "infomax") for d in DOMAINS]
 
 
 def catalogue() -> Catalogue:
@@ -56,9 +57,7 @@ def built(world: Catalogue, train: Rows, p: Parameters) -> C2DSR:
 
 
 def batch_of(system: C2DSR, sequences: Ragged, seed: int = 0) -> dict[str, Any]:
-    rng = np.random.default_rng(seed)
-    shown = views(system.reading, sequences, system.params.model.T)
-    return shown | {f"corrupted {d}": corrupted(system.reading, shown, d, rng) for d in DOMAINS}
+    return system.batch(sequences, np.random.default_rng(seed)) | {"shares": Shares(dict.fromkeys(TERMS, 1.0))}
 
 
 @pytest.fixture(scope="module")
@@ -304,6 +303,29 @@ def test_loss_when_compared_with_a_slow_reference(toy: C2DSR) -> None:
         assert float(parts[name]) == pytest.approx(one, rel=1e-4), name
     weighted = sum((0.3 if name.startswith("infomax") else 0.7) * one for name, one in expected.items())
     assert float(value) == pytest.approx(weighted, rel=1e-4)
+
+
+def test_loss_when_a_batch_has_less_than_another(toy: C2DSR) -> None:
+    lists = [[X1, X2, Y1, Y2], [Y1, Y2, X1, X2, X3, X4, Y3, Y4]]
+    shown, shares = batch_of(toy, Ragged.from_lists(lists)), dict(zip(TERMS, (0.5, 2.0, 1.0, 3.0, 0.25, 4.0)))
+    with torch.no_grad():
+        value, parts = toy.loss(shown | {"shares": Shares(shares)}, 0, None)
+    weighted = sum((0.3 if name.startswith("infomax") else 0.7) * shares[name] * one for name, one in parts.items())
+    assert set(parts) == set(TERMS) and float(value) == pytest.approx(float(weighted), rel=1e-5)
+
+
+def test_every_step_weighs_the_same(dataset: CrossDomainDataset, tiny: Parameters) -> None:
+    """In batches of similar length, a mean over a batch's steps alone would give those of short sequences more."""
+    p = tiny.model_copy(update={"training": tiny.training.model_copy(update={"batch_size": 16})})
+    [stage] = built(dataset.catalogue, dataset.splits["train"], p).stages(dataset.splits["train"])
+    batches = [dict(one) for one in stage.batches(np.random.default_rng(0))]
+    assert len(batches) == stage.steps > 20
+    system = built(dataset.catalogue, dataset.splits["train"], p)
+    for term in TERMS:
+        counts = np.array([system.counts(one)[term] for one in batches])
+        shares = np.array([one["shares"].of[term] for one in batches])
+        assert counts.max() > 2 * counts.min() and shares.mean() == pytest.approx(1)
+        np.testing.assert_allclose(shares, counts / counts.mean())
 
 
 def test_loss_when_rows_are_of_one_domain(toy: C2DSR) -> None:

@@ -134,7 +134,7 @@ def test_loss_when_compared_with_a_loop(loss: str, dataset: CrossDomainDataset, 
     inputs = torch.tensor([[0, 0, 5], [8, 2, 6], [0, 0, 0]])
     targets = torch.tensor([[0, 0, 9], [2, 6, 1], [0, 0, 0]])
     negatives = torch.arange(1, 19).view(3, 3, 2) * (targets != 0)[:, :, None]
-    one = Windows(inputs, targets, negatives)
+    one = Windows(inputs, targets, negatives, share=0.5)
     value, parts = system.loss({"x": one}, 0, torch.Generator().manual_seed(0))
     table, states = system.module["x"].items.weight, system.module["x"](inputs, None)
     costs = []
@@ -147,8 +147,8 @@ def test_loss_when_compared_with_a_loop(loss: str, dataset: CrossDomainDataset, 
         else:
             cost = math.log(sum(math.exp(score) for score in scores[1:])) - scores[target]
         costs.append(cost)
-    assert value.item() == pytest.approx(sum(costs) / 4, rel=1e-5)
-    assert parts["reconstruction/x"].item() == value.item()
+    assert parts["reconstruction/x"].item() == pytest.approx(sum(costs) / 4, rel=1e-5)
+    assert value.item() == 0.5 * parts["reconstruction/x"].item()
 
 
 @pytest.mark.parametrize(("loss", "expected"), [("bce", 3 * math.log(2)), ("softmax", math.log(120))])
@@ -161,8 +161,23 @@ def test_loss_when_every_score_is_zero(
         system.module["x"].items.weight.zero_()
     targets = torch.tensor([[0, 0, 9], [2, 6, 1], [0, 0, 0]])
     negatives = torch.full((3, 3, 2), 4) * (targets != 0)[:, :, None]
-    value, _ = system.loss({"x": Windows(targets.clone(), targets, negatives)}, 0, torch.Generator().manual_seed(0))
+    one = Windows(targets.clone(), targets, negatives, share=1.0)
+    value, _ = system.loss({"x": one}, 0, torch.Generator().manual_seed(0))
     assert value.item() == pytest.approx(expected, rel=1e-5)
+
+
+@KINDS
+def test_every_step_weighs_the_same(kind: Any, dataset: CrossDomainDataset, tiny: Parameters) -> None:
+    """In batches of similar length, a mean over a batch's steps alone would give those of short sequences more."""
+    system = built(kind, dataset, changed(tiny, {"training": {"batch_size": 16}}))
+    [stage] = system.stages(dataset.splits["train"])
+    batches = [next(iter(one.items())) for one in stage.batches(np.random.default_rng(0))]
+    assert len(batches) == stage.steps > 20
+    for name in system.reading.streams:
+        steps = np.array([int((one.targets != 0).sum()) for stream, one in batches if stream == name])
+        shares = np.array([one.share for stream, one in batches if stream == name])
+        assert steps.max() > 2 * steps.min()
+        np.testing.assert_allclose(shares, steps / steps.mean())
 
 
 def test_softmax_when_the_sequence_is_merged(dataset: CrossDomainDataset, tiny: Parameters) -> None:

@@ -29,13 +29,16 @@ Departs
     - all views are views of the last T inputs (the code cuts nothing, a longer row breaks its evaluation);
     - F and F^d are added at the same step, as the code trains; it tests with the last merged step and the last own
       one, which under this order are one step;
-    - terms are means over the steps or rows that have them (the code divides by all steps, padding too);
+    - terms are means over the steps or rows that have them (the code divides by all steps, padding too). Batches are
+      of sequences of similar length (the code's of any), so a batch's mean counts by how much it has of what the mean
+      is over, against a mean batch: every step weighs the same, as in batches of any length;
     - encoders: padding masked as key, state 0 at padding (in the code, where padding is a key, the bias of the last
       normalisation, and so F^d of an empty view), positions backwards from the end, the rest as in ``sasrec``'s list;
     - tables of the views hold their domain's items alone; the code's others are never read;
     - corruption is drawn anew each epoch (in the code once);
     - transitions are weighted by their count, as in the code, where their de-duplication never fires; users with two
-      training rows count in both;
+      training rows count in both. As in the code, a training row's own transitions are in the graph, so that the vector
+      of its last item holds some of its target, which no evaluation row's does;
     - no logit for padding, which is no target; embeddings and biases start as everywhere in this kit;
     - d is 128 (the paper: 256) in the first point of the search: twice the width is far beyond ten minutes.
 """
@@ -90,6 +93,16 @@ class Corrupted:
 
     def to(self, device: torch.device) -> Self:
         return type(self)(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class Shares:
+    """By term: how many steps or rows a batch has of those that it is a mean over, against a mean batch."""
+
+    of: Mapping[str, float]
+
+    def to(self, device: torch.device) -> Self:
+        return self
 
 
 def views(reading: Merged, sequences: Ragged, length: int) -> dict[str, View]:
@@ -223,12 +236,30 @@ class C2DSR(Trained):
         sequences = self.reading.sequences(train)[MERGED]
         sequences = sequences.take(np.flatnonzero(sequences.lengths > 1))
 
-        def batches(rng: np.random.Generator) -> Iterator[dict[str, View | Corrupted]]:
-            for at in bucketed(sequences.lengths, size, rng):
-                shown = views(self.reading, sequences.take(at), self.params.model.T)
-                yield shown | {f"corrupted {d}": corrupted(self.reading, shown, d, rng) for d in DOMAINS}
+        steps = -(-len(sequences) // size)
+        total = self.counts(self.batch(sequences, np.random.default_rng(0)))  # whatever the corruption
 
-        yield Stage("c2dsr", self.module, self.loss, batches, len(sequences), -(-len(sequences) // size), beta2=0.98)
+        def batches(rng: np.random.Generator) -> Iterator[dict[str, Any]]:
+            for at in bucketed(sequences.lengths, size, rng):
+                found = self.batch(sequences.take(at), rng)
+                shares = {name: count * steps / max(1, total[name]) for name, count in self.counts(found).items()}
+                yield found | {"shares": Shares(shares)}
+
+        yield Stage("c2dsr", self.module, self.loss, batches, len(sequences), steps, beta2=0.98)
+
+    def batch(self, sequences: Ragged, rng: np.random.Generator) -> dict[str, View | Corrupted]:
+        """The views of merged training sequences, and their corruption."""
+        shown = views(self.reading, sequences, self.params.model.T)
+        return shown | {f"corrupted {d}": corrupted(self.reading, shown, d, rng) for d in DOMAINS}
+
+    def counts(self, batch: Mapping[str, Any]) -> dict[str, int]:
+        """By term: the steps or rows of a batch that have it."""
+        found = {}
+        for d in DOMAINS:
+            found[f"shared/{d}"] = int(self.asked(batch, d).sum())
+            found[f"specific/{d}"] = int(self.standing(batch, d)[2].sum())
+            found[f"infomax/{d}"] = len(batch[f"corrupted {d}"].rows)
+        return found
 
     def loss(
         self, batch: Mapping[str, Any], epoch: int, generator: torch.Generator | None
@@ -242,27 +273,42 @@ class C2DSR(Trained):
             if len(batch[name].rows)
         }
         parts = self.predictions(batch, states)
-        value = balance * torch.stack(list(parts.values())).sum()
+        weights = dict.fromkeys(parts, balance)
         if balance < 1:
             contrasts = self.contrasts(batch, states, vectors[MERGED], generator)
-            value = value + (1 - balance) * sum(contrasts.values())
             parts |= contrasts
+            weights |= dict.fromkeys(contrasts, 1 - balance)
+        shares = batch["shares"].of
+        value = torch.stack([weights[name] * shares[name] * one for name, one in parts.items()]).sum()
         return value, {name: one.detach() for name, one in parts.items()}
+
+    def recent(self, width: int, device: torch.device) -> torch.Tensor:
+        """Which slots of merged sequences count, bool [W]."""
+        return torch.arange(width, device=device) >= width - self.params.c2dsr.steps
+
+    def asked(self, batch: Mapping[str, Any], domain: str) -> torch.Tensor:
+        """Merged slots whose next item is of a domain, bool [B, W]."""
+        low, targets = self.reading.offset(domain), batch[MERGED].targets
+        recent = self.recent(targets.shape[1], targets.device)
+        return recent & (targets > low) & (targets <= low + self.catalogue.size(domain))
+
+    def standing(self, batch: Mapping[str, Any], domain: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The inputs of a domain's view, row after row: line of the view, merged slot, and whether it counts."""
+        line, slot = batch[domain].standing.nonzero(as_tuple=True)
+        return line, slot, self.recent(batch[domain].standing.shape[1], slot.device)[slot]
 
     def predictions(self, batch: Mapping[str, Any], states: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """shared_d and specific_d, over the last steps."""
         parts = {}
         merged, targets = states[MERGED], batch[MERGED].targets
-        width = targets.shape[1]
-        recent = torch.arange(width, device=targets.device) >= width - self.params.c2dsr.steps
         for d in DOMAINS:
-            low, head = self.reading.offset(d), self.module.heads[d]
-            asked = recent & (targets > low) & (targets <= low + self.catalogue.size(d))
-            parts[f"shared/{d}"] = categorical_mean(merged[asked], head.weight, head.bias, targets[asked] - low - 1)
+            head, asked = self.module.heads[d], self.asked(batch, d)
+            items = targets[asked] - self.reading.offset(d) - 1
+            parts[f"shared/{d}"] = categorical_mean(merged[asked], head.weight, head.bias, items)
             if d in states:
                 view = batch[d]
-                line, slot = view.standing.nonzero(as_tuple=True)  # as the view's inputs, row after row
-                counts, valid = recent[slot], view.inputs != 0
+                line, slot, counts = self.standing(batch, d)
+                valid = view.inputs != 0
                 both = states[d][valid][counts] + merged[view.rows[line[counts]], slot[counts]]
                 parts[f"specific/{d}"] = categorical_mean(both, head.weight, head.bias, view.targets[valid][counts] - 1)
         return parts

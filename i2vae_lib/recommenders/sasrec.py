@@ -20,6 +20,8 @@ Departs
       replacement). Merged, a sequence is a row's: a user of two rows is seen twice;
     - ``sasrec.loss`` = softmax puts cross-entropy over all items of the target's domain in place of the sampled loss:
       another model (Klenitskiy & Vasilev, RecSys 2023), which tuning may choose and the table then says so;
+    - batches are of sequences of similar length (the code's of any), so a batch's mean over steps counts by its number
+      of steps, against a mean batch's: every step weighs the same, as in batches of any length;
     - negatives are what the sequence does not hold; merged, they are of the positive's domain, and the same user's
       other row may hold them;
     - the two models of ``sasrec-s`` share one loop: one selected epoch and one early stop, on both domains' mean.
@@ -52,9 +54,10 @@ class Windows:
     inputs: torch.Tensor  # int64 [B, L]
     targets: torch.Tensor  # int64 [B, L]
     negatives: torch.Tensor  # int64 [B, L, k]
+    share: float  # its steps that have a next item, against a mean batch of the stream
 
     def to(self, device: torch.device) -> Self:
-        return type(self)(self.inputs.to(device), self.targets.to(device), self.negatives.to(device))
+        return type(self)(self.inputs.to(device), self.targets.to(device), self.negatives.to(device), self.share)
 
 
 class Stream(nn.Module):
@@ -98,6 +101,8 @@ class SASRec(Trained):
         p, size = self.params, self.params.training.batch_size
         every = self.reading.sequences(train)
         sequences = {s: one.take(np.flatnonzero(one.lengths > 1)) for s, one in every.items()}
+        steps = {s: -(-len(one) // size) for s, one in sequences.items()}
+        mean = {s: np.minimum(one.lengths - 1, p.model.T).sum() / max(1, steps[s]) for s, one in sequences.items()}
         drawn = p.sasrec.negatives if p.sasrec.loss == "bce" else 0
 
         def batches(rng: np.random.Generator) -> Iterator[dict[str, Windows]]:
@@ -108,16 +113,15 @@ class SASRec(Trained):
                 inputs, targets = windows(own, p.model.T)
                 negatives = draw_beside(self.reading, stream, own, targets, drawn, rng)
                 arrays = (torch.from_numpy(np.asarray(one, dtype=np.int64)) for one in (inputs, targets, negatives))
-                yield {stream: Windows(*arrays)}
+                yield {stream: Windows(*arrays, share=float((targets != 0).sum() / mean[stream]))}
 
         rows = sum(len(one) for one in sequences.values())
-        steps = sum(-(-len(one) // size) for one in sequences.values())
-        yield Stage("sasrec", self.module, self.loss, batches, rows, steps, beta2=0.98)
+        yield Stage("sasrec", self.module, self.loss, batches, rows, sum(steps.values()), beta2=0.98)
 
     def loss(
         self, batch: dict[str, Windows], epoch: int, generator: torch.Generator
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Mean over the steps that have a next item."""
+        """Mean over the steps that have a next item, by the batch's share of steps."""
         [(name, one)] = batch.items()
         stream, table = self.module[name], self.module[name].items.weight
         valid = one.targets != 0
@@ -128,7 +132,7 @@ class SASRec(Trained):
             value = bernoulli(positive, negatives).mean()
         else:
             value = self.softmax_cost(name, states, targets)
-        return value, {f"reconstruction/{name}": value.detach()}
+        return one.share * value, {f"reconstruction/{name}": value.detach()}
 
     def softmax_cost(self, name: str, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean over steps of -log softmax over the items of the target's domain: [m, d] and [m] -> scalar."""
