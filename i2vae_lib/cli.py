@@ -187,7 +187,10 @@ def overrides(pairs: Sequence[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals:
             raise ParameterError(f"--set {pair}: expected KEY=VALUE, e.g. --set model.d=64")
-        found[key] = yaml.safe_load(value)
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ParameterError(f"--set {pair}: not valid YAML: {getattr(error, 'problem', error)}") from None
     return found
 
 
@@ -322,6 +325,8 @@ def make_table(given: argparse.Namespace) -> int:
         raise ParameterError(f"--system is of `i2vae run`; here it is --systems {given.system}")
     tuning = comparison.read_tuning(given.tuning)
     chosen = overrides(given.set)
+    if "system" in chosen:
+        raise ParameterError(f"--set system: here it is --systems {chosen['system']}")
     for key in chosen:
         names = [name for name, listed in tuning.points.items() if any(key in point for point in listed)]
         if key in tuning.shared or names:
@@ -398,7 +403,8 @@ def search_for(given: argparse.Namespace) -> int:
     out = given.out or default_folder(found.parameters({})).with_name(f"search-{Path(given.file).stem}")
     words = {"workers": given.workers, "scheduler": given.scheduler}
     table = search.run(found, out, trials=given.trials, say=lambda line: print(line, flush=True), **words)
-    print(f"\n{table.round(4).to_string(index=False)}\n\ntrials: {out}")
+    shown = table.round({"value": 4, "seconds": 1})  # not the points, which somebody may want to copy
+    print(f"\n{shown.to_string(index=False)}\n\ntrials: {out}")
     return 0
 
 

@@ -21,7 +21,7 @@ import scipy  # scipy.stats is imported where it is used: it takes most of a sec
 from i2vae_lib import significance
 from i2vae_lib.data.dataset import DOMAINS
 from i2vae_lib.evaluation import METRICS, kind_masks
-from i2vae_lib.params import ParameterError, suggestion
+from i2vae_lib.params import ParameterError, pair_name, suggestion
 from i2vae_lib.runs import LayoutError, flatten, read_record
 from i2vae_lib.stages import irrelevant_groups
 
@@ -257,12 +257,18 @@ def open_alike(folders: Sequence[Path | str]) -> list[_Opened]:
     return opened
 
 
+def own_parameters(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a run, by dotted key, that tell its system from another: neither its seed nor where it lies,
+    none that only other systems read, and a pair's file by its name, wherever it lies."""
+    left_out = {*NOT_THE_SYSTEM, *irrelevant_groups([record["parameters"]["system"]])}
+    flat = flatten(record["parameters"])
+    flat["data"] = pair_name(flat["data"])
+    return {key: one for key, one in flat.items() if not {key, key.partition(".")[0]} & left_out}
+
+
 def _open(folder: Path) -> _Opened:
     record = read_record(folder)
-    irrelevant = irrelevant_groups([record["parameters"]["system"]])
-    parameters = {
-        key: one for key, one in flatten(record["parameters"]).items() if key.partition(".")[0] not in irrelevant
-    }
+    parameters = flatten(record["parameters"])
     path = folder / "ranks.parquet"
     if not path.is_file():
         named = " ".join(f"--{key} {parameters.get(key)}" for key in ("system", "data", "protocol", "preset", "seed"))
@@ -327,7 +333,7 @@ def systems_of(opened: Sequence[_Opened]) -> dict[str, _System]:
     """Columns by label: trained systems in the order of the folders, then the reference rankers."""
     groups: list[tuple[dict[str, Any], list[_Opened]]] = []
     for run in opened:
-        own = {key: value for key, value in run.parameters.items() if key not in NOT_THE_SYSTEM}
+        own = own_parameters(run.record)
         group = next((members for known, members in groups if known == own), None)
         if group is None:
             groups.append((own, [run]))

@@ -63,7 +63,10 @@ def read_tuning(path: Path | None = None) -> Tuning:
         An unknown system or key (the nearest is named), a system that is missing, or budgets that differ.
     """
     path = path or preset_folder() / "tuning.yaml"
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(content, dict) or content.keys() != {"shared", "points"}:
         raise ParameterError(f"{path}: expected the names shared and points")
     points = {name: tuple(listed) for name, listed in content["points"].items()}
@@ -304,7 +307,7 @@ class _Worker:
     def tune_and_measure(self, system: str) -> None:
         study = self.study
         reached: list[dict[str, Any]] = []
-        for point in study.points[system]:
+        for point in read_study(study.folder).points[system]:  # another call may have asked for more since
             folder = study.run_folder(system, point, study.tuning_seed)
             reason = self.run(system, point, study.tuning_seed, only_train=True)
             value = None if reason else read_record(folder)["best_validation_ndcg"]

@@ -694,8 +694,8 @@ def effects(sweep: Sweep, out: Path | str, *, resamples: int = 10_000, rng: np.r
     DataFrame
         ``grid, row, against``, axes, ``domain, kind, metric, n, seeds, base, mean, sd, difference``
         with ``interval_low, interval_high, p`` by the paired bootstrap over users, ``p_holm`` over the cells of a pair
-        of rows, ``p_t`` by the paired t-test over seeds (nan for one seed); ``runs``, in the folder. Fractions. Rows
-        without a finished seed in common, or that are their base, are left out.
+        of rows, ``p_t`` by the paired t-test over seeds (nan for one seed); ``runs``, in the folder. Fractions. Cells
+        are those of :data:`KINDS`. Rows without a finished seed in common, or that are their base, are left out.
     """
     out = Path(out)
     planned = plan(sweep, out).set_index("address")["state"]
@@ -733,10 +733,10 @@ def effect(
         raise LayoutError(f"two systems were to be compared; these runs are of {len(trained)}: {', '.join(trained)}")
     base_name, name = trained
     cell = ["domain", "kind", "metric"]
-    tests = found.tests[found.tests["system"] == name].set_index(cell)
+    tests = found.tests[(found.tests["system"] == name) & found.tests["kind"].isin(KINDS)].set_index(cell)
     values = found.results[found.results["candidates"] == "sampled"]
     means = values.pivot_table(index=cell, columns="system", values="mean", sort=False)
     spread = values[values["system"] == name].set_index(cell)["sd"]
-    tests["p_holm"] = significance.holm(tests["p"].to_numpy())  # of this pair's cells alone
+    tests["p_holm"] = significance.holm(tests["p"].to_numpy())  # over what is shown of this pair, no more
     tests = tests.assign(base=means[base_name], mean=means[name], sd=spread, seeds=len(other))
     return tests.reset_index()[EFFECT]

@@ -304,8 +304,10 @@ def resolve(name: str, content: Any, given: Settings | None = None, *, where: st
         together = {**before, **ours} if isinstance(before, Mapping) else before
         content = {**content, **changed, "overrides": together}
     file = validated(SweepFile, content, where)
+    outside = changed.keys() | ours.keys()
+    outside |= {"epochs", "training.epochs"} if "epochs" in changed else set()  # one parameter, two names
     for grid, one in file.grids.items():
-        for key in sorted((one.product.keys() | one.paired.keys()) & (changed.keys() | ours.keys())):
+        for key in sorted((one.product.keys() | one.paired.keys()) & outside):
             raise ParameterError(f"{where}: grid {grid} varies {key}, so it cannot be given from outside")
     return Sweep(name, tuple(_cells(file, where)))
 

@@ -263,7 +263,7 @@ def sweep_figures(sweep: Sweep, table: pd.DataFrame, out: Path) -> dict[str, tup
             rows_alone.append(grid)
     if rows_alone:
         effects = lift.in_per_cent(experiments.effects(sweep, out, rng=np.random.default_rng(0)))
-        compared = effects[effects["grid"].isin(rows_alone) & effects["kind"].isin(experiments.KINDS)]
+        compared = effects[effects["grid"].isin(rows_alone)]
         for key, lines in compared.groupby(["grid", "kind", "metric"], sort=False):
             name, kind, metric = map(str, key)
             shown = lines.assign(system=lines["row"])

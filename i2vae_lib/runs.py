@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -88,11 +89,14 @@ def environment() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     found["threads"] = os.environ.get("OMP_NUM_THREADS") or str(usable_cores())
-    found["git"] = _revision()
+    found["git"] = revision()
     return found
 
 
-def _revision() -> str:
+@cache
+def revision() -> str:
+    """The commit of this checkout, as the process found it, ``-dirty`` with changes; ``unknown`` without git."""
+
     def git(*words: str) -> str:
         folder = Path(__file__).parent
         done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
@@ -217,7 +221,7 @@ class Run:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage; seconds and peak memory go into ``run.json`` when it ends well."""
+        """Time a stage; seconds, peak memory and revision go into ``run.json`` when it ends well."""
         start = time.perf_counter()
         yield
         seconds = round(time.perf_counter() - start, 2)
@@ -225,7 +229,14 @@ class Run:
         self.record["stages"][name] = {
             "seconds": round(earlier["seconds"] + seconds, 2),
             "peak_memory_bytes": max(earlier["peak_memory_bytes"], peak_memory_bytes()),
+            "revision": revision(),  # a run may be begun at one and end at another
         }
+        self.note()
+
+    def took_at_least(self, name: str, seconds: float) -> None:
+        """What a stage's own result says that it took: killed and gone on with, it was timed from the last start."""
+        stage = self.record["stages"][name]
+        stage["seconds"] = max(stage["seconds"], round(seconds, 2))
         self.note()
 
 

@@ -116,6 +116,8 @@ def read_search(name: str | Path, given: Settings | None = None) -> Search:
     for key, values in search.file.space.items():
         if key not in known:
             raise ParameterError(f"{where}: space: unknown key '{key}'{suggestion(key, known)}")
+        if key == "training.epochs" and search.file.epochs is not None:
+            raise ParameterError(f"{where}: space: epochs and training.epochs are one parameter, and both are given")
         for value in values if isinstance(values, list) else (values.low, values.high):
             try:
                 search.parameters({key: value})
@@ -170,9 +172,10 @@ def run_trial(parameters: Mapping[str, Any], out: str, number: int, address: str
     folder = cell_folder(Path(out), address)
 
     def on_epoch(record: Mapping[str, float]) -> None:
-        step = int(record["epoch"])
-        if step not in reported:
-            trial.report(record["ndcg@10"], step)
+        # a later stage of a system's training counts its epochs from one again
+        step = max(int(record["epoch"]), max(reported, default=0) + 1)
+        reported.add(step)
+        trial.report(record["ndcg@10"], step)
         if trial.should_prune():
             raise opt.TrialPruned
 
@@ -329,14 +332,15 @@ def table(out: Path | str) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``trial, state`` (complete, pruned, fail, running), a column for each key of the space, ``value`` (best
-        validation NDCG@10), ``epochs`` that it reported, ``seconds``, ``reason``.
+        ``trial, state`` (complete, pruned, fail, running), a column for each key of the space, ``value`` (validation
+        NDCG@10: what a complete trial was told, of the others the best so far), ``epochs`` that it reported,
+        ``seconds``, ``reason``.
     """
     lines = []
     for one in open_study(Path(out)).get_trials(deepcopy=False):
         seconds = one.duration.total_seconds() if one.duration else None
         values = one.intermediate_values
-        best = max(values.values(), default=one.value)
+        best = max(values.values(), default=None) if one.value is None else one.value
         head = {"trial": one.number, "state": one.state.name.lower(), **one.params}
         tail = {"value": best, "epochs": len(values), "seconds": seconds, "reason": one.user_attrs.get("reason")}
         lines.append(head | tail)

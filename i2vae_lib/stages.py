@@ -231,6 +231,7 @@ def train(run: Run, dataset: CrossDomainDataset | None = None, on_epoch: Callabl
             callbacks=Callbacks(run.folder / "last.ckpt", on_epoch),
         )
     history = _stamped(pd.DataFrame(recommender.state.history), dataset)
+    run.took_at_least("train", float(history[["seconds", "validation seconds"]].to_numpy().sum()))
     write_atomically(run.folder / "history.parquet", lambda part: history.to_parquet(part, index=False))
     # what the model falls back to must be the training rows' own counts
     found = audit.audit_counts(dataset, recommender.popularity)

@@ -18,12 +18,12 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib import paper
-from i2vae_lib.compare import NOT_THE_SYSTEM, compare
+from i2vae_lib.compare import compare, own_parameters
 from i2vae_lib.comparison import Study, failures, read_study
 from i2vae_lib.data.dataset import DOMAINS
 from i2vae_lib.evaluation import kind_masks
 from i2vae_lib.params import ParameterError, suggestion
-from i2vae_lib.runs import LayoutError, committed_path, flatten, read_record, write_atomically, write_json
+from i2vae_lib.runs import LayoutError, committed_path, read_record, write_atomically, write_json
 from i2vae_lib.significance import holm
 
 CELL = ["domain", "kind", "metric", "candidates"]
@@ -263,13 +263,12 @@ def _one_variant_each(runs: Sequence[Path]) -> list[str]:
     """The systems of runs, in their order; two variants of one are refused, for a table has one line for it."""
     variants: dict[str, dict[str, Any]] = {}
     for run in runs:
-        flat = flatten(read_record(run)["parameters"])
-        own = {key: value for key, value in flat.items() if key not in NOT_THE_SYSTEM}
-        known = variants.setdefault(flat["system"], own)
+        own = own_parameters(read_record(run))
+        known = variants.setdefault(own["system"], own)
         differing = [key for key in sorted(own | known) if own.get(key) != known.get(key)]
         if differing:
             raise LayoutError(
-                f"{run}: another variant of {flat['system']} ({differing[0]} = {own.get(differing[0])!r}, not "
+                f"{run}: another variant of {own['system']} ({differing[0]} = {own.get(differing[0])!r}, not "
                 f"{known.get(differing[0])!r}): the table has one line a system; `i2vae compare` alone has them all"
             )
     return list(variants)

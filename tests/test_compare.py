@@ -17,6 +17,7 @@ from i2vae_lib.data import DOMAINS, Catalogue, Ragged
 from i2vae_lib.data.dataset import Rows
 from i2vae_lib.data.protocols import raw_rows
 from i2vae_lib.evaluation import metrics, rank_table
+from i2vae_lib.lift import mean_lift
 from i2vae_lib.params import ParameterError, load
 from i2vae_lib.runs import RUN_LAYOUT, LayoutError, write_json
 
@@ -148,6 +149,17 @@ def test_systems_when_only_the_device_differs(tmp_path: Path) -> None:
     ]
     assert compared(folders[::-1]).systems["seeds"].tolist()[0] == [0, 1]
     assert compared(folders[:1]).systems["system"].tolist() == ["i2vae", "popularity", "oracle"]
+
+
+def test_systems_when_a_pairs_file_is_spelled_two_ways(tmp_path: Path) -> None:
+    folders = []
+    for seed, data in enumerate(("pairs/mine.yaml", "/elsewhere/pairs/mine.yaml")):
+        parameters = load("smoke", seed=seed, out=str(tmp_path)).model_dump() | {"data": data}
+        folders.append(
+            write_run(tmp_path / f"{seed}", ranks_of(skill(seed, 9)), record={"parameters": parameters, "data": "mine"})
+        )
+    assert compared(folders).systems["seeds"].tolist()[0] == [0, 1]
+    assert mean_lift(folders, resamples=20, rng=np.random.default_rng(0))[0] > 0
 
 
 @pytest.mark.parametrize(

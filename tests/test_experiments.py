@@ -31,6 +31,7 @@ from scipy import stats
 from i2vae_lib import cli, compare, experiments, report, stages
 from i2vae_lib.data import load_dataset_once
 from i2vae_lib.experiments import (
+    KINDS,
     cell_folder,
     connect,
     costs,
@@ -46,6 +47,7 @@ from i2vae_lib.experiments import (
 )
 from i2vae_lib.grids import Sweep, address_of, resolve
 from i2vae_lib.runs import LayoutError
+from i2vae_lib.significance import holm
 from i2vae_lib.training import history_of
 from tests.conftest import in_this_process
 
@@ -185,6 +187,9 @@ def test_effects_are_those_of_compare(sweep: Sweep, done: Path) -> None:
     folders = [cell_folder(done, cell.address) for cell in sweep.cells[:4]]
     other = compare.compare(folders, resamples=200, rng=np.random.default_rng(0))
     tests = other.tests[other.tests["system"] == other.systems["system"][1]].reset_index()
+    tests = tests[tests["kind"].isin(KINDS)]
+    assert len(found) == 2 * 3 * 2  # domains, user types, metrics
+    np.testing.assert_allclose(found["p_holm"], holm(tests["p"].to_numpy()))  # over the cells that are shown
     np.testing.assert_array_equal(found["difference"], tests["difference"])
     np.testing.assert_allclose(found["difference"], found["mean"] - found["base"], atol=1e-12)
 

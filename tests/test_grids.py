@@ -236,6 +236,14 @@ def test_changed_log_is_another_cell(tmp_path: Path) -> None:
     assert resolve("s", content).cells[0].address != before
 
 
+@pytest.mark.parametrize(("varied", "given"), [("training.epochs", "epochs"), ("epochs", "training.epochs")])
+def test_epochs_by_either_name_are_one_parameter(varied: str, given: str) -> None:
+    content = {"preset": "smoke", "grids": {"g": {"product": {varied: [2, 4]}}}}
+    asked = {"epochs": 1} if given == "epochs" else {"overrides": {given: 1}}
+    with pytest.raises(ParameterError, match=f"grid g varies {varied}, so it cannot be given from outside"):
+        resolve("g", content, asked)
+
+
 NOTEBOOK: dict[str, Any] = {
     "preset": "smoke",
     "data": "synthetic",

@@ -6,18 +6,23 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from i2vae_lib.data import DataError
 from i2vae_lib.grids import read_sweep
+from i2vae_lib.runs import LayoutError
 from i2vae_lib.table import Table
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
+import data_results  # noqa: E402
 import fold_in_study  # noqa: E402
+import kept  # noqa: E402
 import pages  # noqa: E402
 import recipe_study  # noqa: E402
 import record_sweep  # noqa: E402
@@ -118,6 +123,48 @@ def test_sweep_goes_on_from_the_kept_table() -> None:
     assert table["run"].tolist() == ["a", "a", "b", "b", "c"] and table["axis"].tolist() == [1.0, 1.0, 2.0, 2.0, 3.0]
     assert table["value"].tolist()[:4] == [0.5, 0.6, 0.2, 0.3] and table["state"].tolist()[-1] == "missing"
     assert list(table.columns) == list(folder.columns)
+
+
+def test_sweep_keeps_missing_cells_and_no_empty_user_type() -> None:
+    head = {"state": "done", "candidates": "sampled", "metric": "HR@10"}
+    lines = [
+        head | {"kind": "all", "value": 0.5},
+        head | {"kind": "no_history", "value": np.nan},  # nobody is of it
+        head | {"kind": "all", "value": 0.1, "candidates": "full"},
+        {"state": "missing", "value": np.nan},
+    ]
+    assert record_sweep.shown(pd.DataFrame(lines)).index.tolist() == [0, 3]
+
+
+def test_kept_table_names_every_revision(tmp_path: Path) -> None:
+    """A run may be begun at one and go on at another."""
+    record = {"source_sha256": "ab", "protocol": "strict", "environment": {"git": "a"}}
+    about = kept.made_by([record | {"stages": {"train": {"revision": "b"}, "prepare": {"revision": "a"}}}])
+    assert about["revision"] == ["a", "b"] and about["data_sha256"] == "ab"
+    assert kept.made_by([record | {"stages": {"train": {}}}])["revision"] == ["a"]  # of an older run
+    with pytest.raises(LayoutError, match="no run is finished there yet"):
+        kept.made_by([])
+
+
+def test_recipe_rows_when_one_is_misspelt() -> None:
+    with pytest.raises(SystemExit, match="did you mean 'no denoising term'"):
+        recipe_study.main(["cloth_sport", "strict", "--finished", "--rows", "full", "no denoising"])
+
+
+def test_recipe_of_one_seed_has_no_spread() -> None:
+    table = pd.read_csv(ROOT / "docs" / "results" / "recipe_cloth_sport.csv").assign(sd=np.nan, seeds=1)
+    pages_of = [recipe_study.markdown({"cloth_sport": table}), recipe_study.beside_paper({"cloth_sport": table})]
+    assert all("| cloth_sport | Cloth |" in page and "nan" not in page and "±" not in page for page in pages_of)
+
+
+def test_data_results_when_no_pair_is_at_hand(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def nowhere(*_: Any) -> Any:
+        raise DataError("no such file")
+
+    monkeypatch.setattr(data_results, "load_dataset", nowhere)
+    monkeypatch.setattr(kept, "keep", nowhere)  # and nothing is overwritten
+    data_results.main()
+    assert capsys.readouterr().out.count("none of its pairs is at hand, so what is kept stays") == 3
 
 
 def test_performance_page_has_the_cost_of_the_committed_probes() -> None:

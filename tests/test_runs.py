@@ -163,6 +163,10 @@ def test_stage_when_it_ends_adds_its_seconds_and_peak_memory(run):
         stored = read_record(run.folder)["stages"]["sleep"]
         assert total - 0.01 <= stored["seconds"] < total + 1
     assert 2**24 < stored["peak_memory_bytes"] < 2**40  # bytes, not kilobytes: an interpreter with torch
+    assert stored["revision"] == run.record["environment"]["git"]
+    for said, expected in ((7.0, 7.0), (3.0, 7.0)):  # an earlier process was killed after some of it
+        run.took_at_least("sleep", said)
+        assert read_record(run.folder)["stages"]["sleep"]["seconds"] == expected
 
 
 def test_stage_when_it_fails_is_not_recorded(run):
@@ -233,4 +237,5 @@ def test_prepare_when_the_disk_fills_up_can_be_called_again(run, dataset, monkey
 
 def test_revision_when_git_is_not_there_is_unknown(monkeypatch):
     monkeypatch.setattr(runs.subprocess, "run", failing(FileNotFoundError("git")))
+    monkeypatch.setattr(runs, "revision", runs.revision.__wrapped__)  # asked anew
     assert runs.environment()["git"] == "unknown"

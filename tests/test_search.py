@@ -111,6 +111,35 @@ def test_search_goes_on_where_it_stopped(finished: tuple[Search, Path]) -> None:
     assert run(search, out, trials=4, workers=1).shape == after.reset_index().shape
 
 
+def test_table_when_a_later_stage_ends_lower(tmp_path: Path) -> None:
+    """A stage before the last may report more than what the system ends with, by which trials are compared."""
+    study = open_study(tmp_path)
+    for reports, value in (([0.06, 0.01], 0.02), ([0.03, 0.03], 0.08)):
+        trial = study.ask()
+        for step, one in enumerate(reports, start=1):
+            trial.report(one, step)
+        study.tell(trial, value)
+    trial = study.ask()
+    trial.report(0.05, 1)
+    study.tell(trial, state=optuna().trial.TrialState.PRUNED)
+    assert table(tmp_path)[["trial", "value"]].to_numpy().tolist() == [[1, 0.08], [2, 0.05], [0, 0.02]]
+
+
+def test_stages_report_one_after_the_other(write: Any, tmp_path: Path) -> None:
+    """Each counts its epochs from one; the pruner sees them all."""
+    path = write({"model.d": [8]}, epochs=2, overrides=CONTENT["overrides"] | {"system": "savae"})
+    found = run(read_search(path), tmp_path / "out", trials=1, workers=1)
+    stages = pd.read_parquet(next((tmp_path / "out").glob("cells/*/history.parquet")))
+    assert found["epochs"].tolist() == [len(stages)] == [4] and stages["stage"].nunique() == 2
+    last = stages.loc[stages["stage"] == 2, "ndcg@10"].max()
+    assert found["value"].tolist() == [pytest.approx(last)]
+
+
+def test_space_when_epochs_are_given_twice(write: Any) -> None:
+    with pytest.raises(ParameterError, match=r"epochs and training\.epochs are one parameter"):
+        read_search(write({"training.epochs": [2, 4]}))
+
+
 def test_folder_of_another_space(finished: tuple[Search, Path], write: Any) -> None:
     with pytest.raises(LayoutError, match="holds a search with another space"):
         run(read_search(write(RATES, epochs=2)), finished[1], trials=3, workers=1)

@@ -19,7 +19,7 @@ from filelock import FileLock
 from i2vae_lib import cli, comparison
 from i2vae_lib.params import ParameterError, load
 from i2vae_lib.recommenders import SYSTEMS
-from i2vae_lib.runs import LayoutError, write_json
+from i2vae_lib.runs import RUN_LAYOUT, LayoutError, read_record, write_json
 from i2vae_lib.table import TITLES, Table, paper_table
 from tests.test_compare import REFERENCES, ROWS, cell, ranks_of, skill, write_run
 
@@ -226,6 +226,17 @@ def test_table_when_runs_are_variants_of_one_system(runs: list[Path], tmp_path: 
         tabled(runs[0], other)
 
 
+def test_table_when_a_pairs_file_is_spelled_two_ways(runs: list[Path], tmp_path: Path) -> None:
+    folders = []
+    for seed, data in enumerate(("pairs/mine.yaml", "/elsewhere/pairs/mine.yaml")):
+        one = finished(tmp_path / f"{seed}", "i2vae", 12, seed)
+        record = read_record(one)
+        record["parameters"] |= {"data": data, "cdrib": {"layers": seed + 1}}  # nobody here reads the latter
+        write_json(one / "run.json", record | {"data": "mine"})
+        folders.append(one)
+    assert cell(tabled(*folders).systems, system="i2vae").seeds == 2
+
+
 def test_table_when_a_folder_holds_nothing(tmp_path: Path) -> None:
     with pytest.raises(LayoutError, match=r"holds no comparison and no run; `i2vae table --out"):
         tabled(tmp_path)
@@ -381,6 +392,36 @@ def test_study_when_run_killed_and_run_again(tmp_path: Path, monkeypatch: pytest
     before = {one: one.stat().st_mtime_ns for run in runs for one in run.iterdir() if one.suffix != ".lock"}
     comparison.run_study(study, say=said.append)
     assert before == {one: one.stat().st_mtime_ns for one in before}
+
+
+def test_study_when_another_call_asked_for_more_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The point is chosen among all that the folder was asked for, not among those of the call that chooses."""
+    fewer = opened(tmp_path, systems=["i2vae"], trials=1)
+    more = opened(tmp_path, systems=["i2vae"])
+    measured: list[str] = []
+
+    def trained(worker: Any, system: str, point: comparison.Point, seed: int, *, only_train: bool) -> None:
+        folder = worker.study.run_folder(system, point, seed)
+        record = {"layout": RUN_LAYOUT, "best_validation_ndcg": 0.1 + more.points["i2vae"].index(point)}
+        write_json(folder / "run.json", record)
+        if not only_train:
+            measured.append(folder.name)
+
+    monkeypatch.setattr(comparison._Worker, "run", trained)
+    for study in (more, fewer):
+        comparison.run_study(study, say=lambda line: None)
+        assert comparison.read_study(tmp_path).chosen("i2vae") == more.points["i2vae"][1]
+    assert measured == [more.run_folder("i2vae", more.points["i2vae"][1], 0).name] * 2
+
+
+def test_command_when_the_system_is_set_and_not_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["table", "--set", "system=sasrec-m"]) == 2
+    assert "here it is --systems sasrec-m" in capsys.readouterr().err
+
+
+def test_command_when_a_value_is_no_yaml(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["table", "--set", "references.neighbours=[50,100"]) == 2
+    assert "--set references.neighbours=[50,100: not valid YAML" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["table"], ["sweep", "sensitivity"], ["search", "paper"]])

@@ -59,6 +59,9 @@ def main() -> None:
     for name, (make, pairs, protocols) in TABLES.items():
         start, missing = time.perf_counter(), list[str]()
         datasets = list(loaded(pairs, protocols, missing))
+        if not datasets:
+            print(f"{name}: none of its pairs is at hand, so what is kept stays")
+            continue
         table = make(datasets)
         record = {
             "command": "python tools/data_results.py",

@@ -61,7 +61,8 @@ def main(words: list[str]) -> None:
     experiments.run(sweep, given.folder, workers=given.workers, say=print)
     tables: dict[str, list[pd.DataFrame]] = {}
     records: list[dict[str, Any]] = []
-    for cell in sweep.cells:
+    done = [cell for cell in sweep.cells if experiments.state_of(cell, given.folder) == "done"]
+    for cell in done:
         folder, row, seed = (
             experiments.cell_folder(given.folder, cell.address),
             cell.places[0].row,
@@ -78,13 +79,13 @@ def main(words: list[str]) -> None:
             print(name, seed, flush=True)
             for table, found in measured(model, dataset).items():
                 tables.setdefault(table, []).append(found.assign(row=name, seed=seed))
+    seconds = [experiments.cost(experiments.cell_folder(given.folder, one.address))[0] for one in done]
+    seeds = "" if given.seeds == [0, 1, 2] else f" --seeds {' '.join(map(str, given.seeds))}"
     about = {
-        "command": "python tools/disentanglement_study.py runs/disentanglement",
+        "command": f"python tools/disentanglement_study.py runs/disentanglement{seeds}",
         **kept.made_by(records),
         "seeds": given.seeds,
-        "hours": round(
-            sum(experiments.cost(experiments.cell_folder(given.folder, c.address))[0] for c in sweep.cells) / 3600, 3
-        ),
+        "hours": round(sum(seconds) / 3600, 3),
     }
     for name, parts in tables.items():
         kept.keep(name, pd.concat(parts, ignore_index=True), about)

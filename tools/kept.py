@@ -8,19 +8,29 @@ from typing import Any
 
 import pandas as pd
 
-from i2vae_lib.runs import committed_path, write_atomically, write_json
+from i2vae_lib.runs import LayoutError, committed_path, write_atomically, write_json
 
 
 def made_by(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the runs of a table depend on, from their ``run.json``: all revisions; data and protocol, a list where they
-    differ; the environment of the first."""
+    differ; the environment of the first.
+
+    Raises
+    ------
+    LayoutError
+        No run.
+    """
+    if not records:
+        raise LayoutError("no run is finished there yet: nothing to keep")
 
     def one_or_all(key: str) -> Any:
         found = sorted({one[key] for one in records})
         return found[0] if len(found) == 1 else found
 
+    begun = {one["environment"]["git"] for one in records}
+    ended = {stage["revision"] for one in records for stage in one["stages"].values() if "revision" in stage}
     return {
-        "revision": sorted({one["environment"]["git"] for one in records}),
+        "revision": sorted(begun | ended),
         "data_sha256": one_or_all("source_sha256"),
         "protocol": one_or_all("protocol"),
         "environment": records[0]["environment"],

@@ -27,7 +27,7 @@ from i2vae_lib.compare import compare
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.grids import Sweep, read_sweep
 from i2vae_lib.inspection import CountsAlone
-from i2vae_lib.params import Parameters, pair_name
+from i2vae_lib.params import Parameters, pair_name, suggestion
 from i2vae_lib.runs import LayoutError, committed_path, environment, read_record
 from i2vae_lib.stages import load_history
 
@@ -54,7 +54,7 @@ def tables(sweep: Sweep, out: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[st
         "missing": [row for row, folders in done.items() if not folders],
     }
     each = experiments.effects(sweep, out, rng=rng).drop_duplicates(["row", "domain", "kind", "metric"])
-    each = each[each["kind"].isin(lift.KINDS)].drop(columns="grid")
+    each = each.drop(columns="grid")
     each = each.set_index("row").loc[[row for row in rows if row in set(each["row"])]].reset_index()
     return against, each, about
 
@@ -82,6 +82,11 @@ def _counts_alone(run: Path) -> pd.DataFrame:
     return found[["domain", "kind", "metric", "counts_alone"]]
 
 
+def _over_seeds(cell: Any) -> str:
+    """In per cent, with the standard deviation where there are several seeds."""
+    return f"{100 * cell.system:.2f}" + ("" if np.isnan(cell.sd) else f" ± {100 * cell.sd:.2f}")
+
+
 def markdown(found: Mapping[str, pd.DataFrame]) -> str:
     """README's form: HR@10 of each pair's cells, sampled, in per cent."""
     lines = [
@@ -90,9 +95,8 @@ def markdown(found: Mapping[str, pd.DataFrame]) -> str:
     ]
     for pair, table in found.items():
         for cell in table[table["metric"] == "HR@10"].itertuples():
-            spread = "" if np.isnan(cell.sd) else f" ± {100 * cell.sd:.2f}"
             lines.append(
-                f"| {pair} | {cell.domain} | {cell.kind} | {cell.n:,} | {100 * cell.system:.2f}{spread} | "
+                f"| {pair} | {cell.domain} | {cell.kind} | {cell.n:,} | {_over_seeds(cell)} | "
                 f"{100 * cell.counts_alone:.2f} | "
                 f"{100 * cell.reference:.2f} ({cell.best}) | {100 * cell.lift:+.0f} % |"
             )
@@ -112,8 +116,7 @@ def beside_paper(found: Mapping[str, pd.DataFrame]) -> str:
         joined = table.assign(pair=pair).merge(printed[[*keys, "mean"]], on=keys)  # cold rows are others there
         hours = json.loads(committed_path(f"recipe_{pair}").with_suffix(".json").read_text(encoding="utf-8"))["hours"]
         for cell in joined.itertuples():
-            ours = f"{100 * cell.system:.2f} ± {100 * cell.sd:.2f}"
-            head = f"| {pair} | {cell.domain} | {cell.kind} | {cell.metric} | {ours} | {cell.seeds} |"
+            head = f"| {pair} | {cell.domain} | {cell.kind} | {cell.metric} | {_over_seeds(cell)} | {cell.seeds} |"
             lines.append(f"{head} {cell.mean:.2f} | {hours:.2f} |")
     return "\n".join(lines)
 
@@ -141,6 +144,9 @@ def main(words: list[str]) -> None:
     pair = pair_name(given.data)
     out = given.out or Path("runs") / f"recipe-{pair}"
     sweep = read_sweep("recipe", {"data": given.data, "protocol": given.protocol, "seeds": given.seeds})
+    known = [place.row for cell in sweep.cells for place in cell.places]
+    for row in set(given.rows) - set(known):
+        raise SystemExit(f"--rows {row!r}: no row of params/sweeps/recipe.yaml{suggestion(row, known)}")
     if not given.finished:
         asked = tuple(cell for cell in sweep.cells if {place.row for place in cell.places} & set(given.rows))
         experiments.run(Sweep("recipe", asked), out, workers=given.workers, say=print)

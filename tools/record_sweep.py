@@ -28,6 +28,13 @@ from i2vae_lib.lift import KINDS, METRICS
 from i2vae_lib.runs import committed_path, read_record
 
 
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """The lines that are kept: sampled, the metrics and user types of the pages, and one for each missing cell."""
+    missing = table["state"] != "done"  # a finished cell has no value either for a user type that has no rows
+    chosen = (table["candidates"] == "sampled") & table["metric"].isin(METRICS) & table["kind"].isin(KINDS)
+    return table[missing | chosen]
+
+
 def joined(table: pd.DataFrame, before: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     """A table of :func:`experiments.results` with the finished cells of an earlier one where it has none, in its order.
 
@@ -73,9 +80,7 @@ def main(words: list[str]) -> None:
     names = {key: getattr(given, key) for key in ("preset", "data", "protocol", "epochs", "seeds")}
     sweep = read_sweep(given.file, names | {"overrides": overrides(given.set)})
     table = experiments.results(sweep, asked.folder)
-    missing = table["value"].isna()
-    chosen = (table["candidates"] == "sampled") & table["metric"].isin(METRICS) & table["kind"].isin(KINDS)
-    table = table[missing | chosen]
+    table = shown(table)
     planned = experiments.plan(sweep, asked.folder)
     done = planned[planned["state"] == "done"]
     records = [read_record(experiments.cell_folder(asked.folder, one)) for one in done["address"]]
@@ -88,7 +93,6 @@ def main(words: list[str]) -> None:
         "done": len(done),
     }
     effects = experiments.effects(sweep, asked.folder, rng=np.random.default_rng(0))
-    effects = effects[effects["kind"].isin(KINDS)]
     if asked.go_on:
         if len(effects):
             raise SystemExit("--go-on: differences from a base need the ranks of every run, which no table keeps")

@@ -23,7 +23,7 @@ from i2vae_lib.table import Table, paper_table
 def record(folders: Sequence[Path], name: str, command: str) -> Path:
     """Store the table as far as it is done, with what made it."""
     found = paper_table(folders, rng=np.random.default_rng(0))
-    records = [read_record(path.parent) for folder in folders for path in sorted(folder.glob("*-seed*/run.json"))]
+    records = [read_record(path.parent) for folder in folders for path in sorted(folder.glob("*-seed*/metrics.json"))]
     path = committed_path(name)
     found.save(
         path,
@@ -31,7 +31,7 @@ def record(folders: Sequence[Path], name: str, command: str) -> Path:
         **kept.made_by(records),
         dataset_sha256=records[0]["dataset_sha256"],
         seeds=sorted({one["parameters"]["seed"] for one in records}),
-        hours=round(float(found.systems["seconds"].sum()) / 3600, 2),  # of training, one thread a system
+        hours=round(float((found.systems["seconds"] * found.systems["seeds"]).sum()) / 3600, 2),  # of training
         references=records[0].get("references"),  # what validation chose for them
     )
     return path

@@ -112,8 +112,9 @@ class SASRec(Trained):
                 own = sequences[stream].take(at)
                 inputs, targets = windows(own, p.model.T)
                 negatives = draw_beside(self.reading, stream, own, targets, drawn, rng)
-                arrays = (torch.from_numpy(np.asarray(one, dtype=np.int64)) for one in (inputs, targets, negatives))
-                yield {stream: Windows(*arrays, share=float((targets != 0).sum() / mean[stream]))}
+                whole = [torch.from_numpy(np.asarray(one, dtype=np.int64)) for one in (inputs, targets, negatives)]
+                share = float((targets != 0).sum() / mean[stream])
+                yield {stream: Windows(whole[0], whole[1], whole[2], share)}
 
         rows = sum(len(one) for one in sequences.values())
         yield Stage("sasrec", self.module, self.loss, batches, rows, sum(steps.values()), beta2=0.98)
