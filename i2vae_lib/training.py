@@ -2,7 +2,7 @@
 
 It knows no test rows and no model in particular: a recommender hands in its module, its loss, its batches and its
 validation. Random numbers come from the two generators that are handed in; their states are in every checkpoint, so a
-run that was killed and started again ends with the same weights, to the bit on CPU.
+run that was killed and started again ends with the same weights, to the bit on CPU with as many threads.
 """
 
 from __future__ import annotations

@@ -132,8 +132,10 @@ def collate(
 def cut_short(rows: Rows, cut_share: float, blank_share: float, rng: np.random.Generator) -> Rows:
     """Rows at a random moment of their own history: what came next is the target, what came before is shown.
 
-    A history of L items is cut to 1…L of them, all equally likely; one of none stays. The other history stays whole
-    (rows do not tell what of it was earlier) but for the target's twin: as in evaluation, no row shows what it asks.
+    A history of L items is cut to 1…L of them, all equally likely; one of none stays. The other history stays whole,
+    since rows do not tell what of it was earlier: a cut training row of timestamped logs may show, and recall from,
+    items of the other domain that are later than its new target, which no evaluation row does. Only the target's twin
+    goes: as in evaluation, no row shows what it asks.
 
     Parameters
     ----------

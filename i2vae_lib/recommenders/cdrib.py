@@ -32,8 +32,9 @@ Departs
       sigma = exp(0.1 + 0.9 softplus(min(s, 0.4))) >= 1.1 and the prior N(0, 2.5^2): hence ``cdrib.kl_weight``;
     - tables start at N(0, 1 / d), as everywhere in this kit; the code's at N(0, 1);
     - beta weighs the users' KL alone, as in the code; in the paper that of users and items;
-    - batches of 16,384 interactions (the code: 1024), since each step sends the full graph through; the learning rate
-      of ``params/tuning.yaml`` goes up with the square root of that. One rate throughout, one best epoch for both;
+    - batches of 16,384 interactions (the code: 1024), since each step sends the full graph through: a sixteenth of the
+      steps an epoch, seven on cloth_sport, so that 100 epochs may not be enough; the learning rate of
+      ``params/tuning.yaml`` goes up with the square root of sixteen. One rate throughout, one best epoch for both;
     - an evaluation row is a new user: zero vectors, edges to its histories, one pass with the items' messages frozen,
       the posterior mean. Under ``temporal`` known users keep their trained vectors where they had interactions, but not
       in validation rows made cold.

@@ -18,10 +18,10 @@ negatives. Rows of one domain may have no other history (attention then has the 
 Departs
     - both segments are pooled, as the equation has it; the released code adds up the own steps alone, so that a cold
       row would have next to no preference;
-    - item tables start at N(0, 1 / d), the code's at Glorot's scale (no difference on cloth_sport);
-    - no target in its own history (the code's windows hold it) and no future of the other domain (the code pairs
-      windows by index); steps that are padding have no weight; windows are of T items (the code: 10, as in the first
-      point of the search);
+    - item tables start at N(0, 1 / d), the code's at Glorot's scale;
+    - no target in its own history (the code's windows hold it) and, of timestamped logs, no future of the other domain
+      (the code pairs windows by index; the released files do not tell); steps that are padding have no weight; windows
+      are of T items (the code: 10, as in the first point of the search);
     - a row's target is its one positive (of the items before it nobody knows what the other domain held by then), and
       negatives are sampled, where the original has labels;
     - Adam steps on a batch of one domain and the dual loss of its users together; the code takes plain SGD steps with

@@ -31,8 +31,9 @@ Departs
     - batches are interactions; in the code each holds a pair of both domains of one user;
     - dropout before every layer; the code has none before the last layer of the shared paths;
     - the warm-up is a stage of its own: validated by the specific latents alone, its best epoch is gone on from;
-    - batches of 16,384 interactions (the code: 1024), since each step sends the full graph through; the learning rate
-      of ``params/tuning.yaml`` goes up with the square root of that;
+    - batches of 16,384 interactions (the code: 1024), since each step sends the full graph through: a sixteenth of the
+      steps an epoch, seven on cloth_sport, so that 100 epochs may not be enough; the learning rate of
+      ``params/tuning.yaml`` goes up with the square root of sixteen;
     - an evaluation row is a new user: zero vectors, edges to its histories, one pass with the items' messages frozen,
       the posterior mean. Under ``temporal`` known users keep their trained means (the specific one where they had
       interactions in that domain), but not in validation rows made cold.

@@ -10,10 +10,12 @@ Departs (from the paper; each docstring says why)
     - padding is masked; real and pseudo sequences have their own encoders (the released code shares one);
     - log-variances, clamped; the adaptive weight's length is capped at T;
     - a row without any history is ranked by training popularity, as from every recommender here;
-    - further ones by choice, each with the paper's value in ``params/paper.yaml``: ``model.start`` (item vectors begin
-      at a factorisation of counts), ``model.path`` (averages with corrections), ``model.scores`` (the generator's
-      scores enter the item scores), ``objective.cut_share`` and ``blank_share`` (rows at other moments, rows as if
-      cold), ``objective.reconstruction`` (softmax over the domain). ``params/tuned.yaml`` takes them all.
+    - recall in two rounds, with 5 pseudo-edges a user and domain in the first (the paper gives no number);
+    - further ones by choice, each with the paper's value in ``params/paper.yaml``: ``psg.kind`` (leave_one_out: counts
+      in place of LightGCN), ``model.start`` (item vectors begin at a factorisation of counts), ``model.path`` (averages
+      with corrections), ``model.scores`` (the generator's scores enter the item scores), ``objective.cut_share`` and
+      ``blank_share`` (rows at other moments, rows as if cold), ``objective.reconstruction`` (softmax over the domain),
+      ``objective.kl_weight``. ``params/tuned.yaml`` takes them all, and has sizes, rate and epochs of its own.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ Departs
       vectors;
     - an item that no training user took scores 0 (an isolated node has its layer-0 vector alone, which is noise that
       negatives have pushed about), and a row that shows nothing else is ranked by popularity;
-    - merged: linked items are one node, and negatives are of the positive's domain (a linked item's are of X);
+    - merged: linked items are one node, and negatives are of the positive's domain (a linked item's are of X). Under
+      ``temporal`` a known user's vector may so be trained on an item linked to the target, which no row shows;
     - the epoch is selected by NDCG@10 on validation rows; the code has no validation and looks at the test set;
     - d, learning rate and epochs are the kit's (``model.d``, ``training``), and the two graphs of ``lightgcn-s`` share
       one early stop, on both domains' mean.

@@ -29,8 +29,8 @@ Departs
     - dropout is on the inputs and the carried state of each cell, and on [t; a_m]. The code's third one, on the
       outputs, comes on top of the one on the state, which in a GRU is the same vector;
     - histories are cut to the last T; the epoch is selected on validation, where the code takes the fiftieth;
-    - item vectors start at N(0, 1 / d), the code's smaller, Xavier-normal (no gain from that on cloth_sport); the
-      GRUs' gate biases start at 0, the code's at 1;
+    - item vectors start at N(0, 1 / d), the code's smaller, Xavier-normal; the GRUs' gate biases start at 0, the
+      code's at 1;
     - training rows are blanked (``pinet.blank_share``), see above.
 """
 

@@ -27,7 +27,8 @@ Departs
     - log-variances of the source posterior are clamped to [-6, 2], for the KL divides by the variance; it is the
       posterior of the clean bag, without dropout;
     - a row without other history has no evidence for RA-VAE, own history or not, and is ranked by popularity;
-    - q_s sees the whole source bag of a training user: in rows, what came after the target is unknown.
+    - q_s sees the whole source bag of a training user, a bag having no moment; of the released files nobody knows what
+      of it came after the target, of logs it is not asked.
 """
 
 from __future__ import annotations

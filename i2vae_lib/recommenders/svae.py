@@ -25,13 +25,13 @@ Departs
       the 0.2 that it names;
     - batches of sequences; the code takes one user a batch. A batch's loss is the mean of its sequences' losses
       (merged, a sequence is a row's: a user of two rows counts twice);
-    - item vectors start at N(0, 1 / d), the code's at N(0, 1) (on cloth_sport no difference beyond chance);
+    - item vectors start at N(0, 1 / d), the code's at N(0, 1);
     - the two models of ``svae-s`` share one selected epoch and one early stop, on both domains' mean;
     - training sequences are cut to the last T + k items, histories to the last T. A step needs one later item, so a
       sequence of one item trains nothing;
     - the mean is scored and the whole history shown; the code samples at evaluation and withholds the last item;
     - beside a mean over steps, ``svae.beta`` and ``svae.weight_decay`` press harder than beside the code's sum over
-      some hundred: with the code's numbers (0.2 and 5e-3) the KL falls to nothing and the latents tell little;
+      some hundred, hence smaller values than the code's (0.2 and 5e-3);
     - merged: a softmax a domain, over which -log p of the items of that domain is taken. One over both vocabularies
       would, beside this, learn which domain comes next: in a row always the other's items first, and candidates are
       never compared across domains.
