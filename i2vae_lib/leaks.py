@@ -34,7 +34,7 @@ from i2vae_lib.data.protocols import RawPair
 from i2vae_lib.params import Parameters
 from i2vae_lib.progress import bar
 from i2vae_lib.recommenders import EASE, Copy, I2VAERecommender, ItemKNN, Popularity
-from i2vae_lib.runs import LayoutError, write_atomically, write_json
+from i2vae_lib.runs import LayoutError, revision, write_atomically, write_json
 from i2vae_lib.training import Callbacks
 
 LEAKS = ("users", "histories", "pseudo", "selection")
@@ -129,7 +129,7 @@ def study(raw: RawPair, p: Parameters, systems: Sequence[str], seeds: Sequence[i
     Returns
     -------
     DataFrame
-        All cells' rank tables, with columns ``leaks``, ``seed`` and ``seconds`` (of the cell).
+        All cells' rank tables, with columns ``leaks``, ``seed``, ``seconds`` and ``revision`` (of the cell).
     """
     digests = [raw.catalogue.digest(), rows_digest(raw.train), rows_digest(raw.test)]
     identity = {"data": digests, "parameters": p.model_dump(mode="json", exclude={"seed", "out"})}
@@ -160,6 +160,7 @@ def _measured_once(raw: RawPair, p: Parameters, cell: Cell, folder: Path) -> Non
     start = time.perf_counter()
     table = measure(raw, p, cell, folder / f"{cell.name}.ckpt").assign(leaks=label(cell.leaks), seed=cell.seed)
     table["seconds"] = round(time.perf_counter() - start, 1)  # since the last start of an interrupted one
+    table["revision"] = revision()
     write_atomically(path, lambda part: table.to_parquet(part, index=False))
     (folder / f"{cell.name}.ckpt").unlink(missing_ok=True)
 

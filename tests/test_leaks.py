@@ -19,7 +19,7 @@ from i2vae_lib.data.released import load_released
 from i2vae_lib.evaluation import sample_negatives
 from i2vae_lib.leaks import CLOSED, CONDITIONS, LEAKS, Cell
 from i2vae_lib.params import load
-from i2vae_lib.runs import LayoutError
+from i2vae_lib.runs import LayoutError, revision
 from tests.conftest import TINY
 
 USER = "user also in training"
@@ -318,6 +318,7 @@ def test_study_when_cells_are_on_disk_measures_none_again(measured, p, tmp_path)
     calls, _ = measured
     first = leaks.study(RAW, p, *SMALL, tmp_path / "new")
     assert calls == CELLS and len(first) == 3 * len(CELLS) == 3 * (4 + 5 + 12)
+    assert first["revision"].unique().tolist() == [revision()]
     again = leaks.study(RAW, p, *SMALL, tmp_path / "new")
     assert calls == CELLS
     pd.testing.assert_frame_equal(first, again)

@@ -29,6 +29,12 @@ def _hours(table: pd.DataFrame) -> float | None:
     return round(table.groupby(["recommender", "leaks", "seed"])["seconds"].first().sum() / 3600, 4)
 
 
+def _revisions(table: pd.DataFrame) -> list[str]:
+    """Of all cells; ``unknown`` where one does not say."""
+    found = table["revision"] if "revision" in table else pd.Series([None])
+    return sorted(found.fillna("unknown").unique())
+
+
 def _without_places(words: list[str]) -> list[str]:
     """What the numbers depend on: neither the folder nor that its cells were there."""
     at = words.index("--out") if "--out" in words else len(words)
@@ -60,7 +66,7 @@ def main(words: list[str]) -> None:
     record = {
         "command": shlex.join(["python", "tools/leak_study.py", *_without_places(words)]),
         "cells": sorted(f"{one.recommender}, {one.leaks}" for one in _cells(table).itertuples()),
-        "revision": environment()["git"],
+        "revision": _revisions(table),
         "data_sha256": raw.source_sha256,
         "seeds": given.seeds,
         "hours": _hours(table),

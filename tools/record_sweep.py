@@ -44,7 +44,8 @@ def joined(table: pd.DataFrame, before: pd.DataFrame) -> tuple[pd.DataFrame, int
         And how many cells (runs) came from the earlier one.
     """
     place = ["grid", "row", "run"]  # the address of a run says everything else
-    earlier = before[before["value"].notna()].fillna({"row": ""}).groupby(place, sort=False)
+    before = before.assign(row=before["row"].astype(object).fillna(""))  # as it is read, an empty column is of numbers
+    earlier = before[before["value"].notna()].groupby(place, sort=False)
     found = {key: part.reindex(columns=table.columns) for key, part in earlier}
     parts, taken = [], set()
     for key, part in table.groupby(place, sort=False):
