@@ -147,7 +147,7 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--epochs", type=int)
     one.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="in every cell; repeatable")
     one.add_argument("--seeds", type=int, nargs="+")
-    one.add_argument("--out", type=Path, help="folder of the cells (default: runs/sweep-FILE); any sweep may share it")
+    one.add_argument("--out", type=Path, help="folder of the cells (default: runs/sweep-FILE-DATA-PROTOCOL)")
     one.add_argument("--workers", type=_positive, help="processes on this machine, a thread each (default: its cores)")
     one.add_argument("--scheduler", help="tcp://HOST:PORT or the scheduler file of your own Dask cluster")
     one.add_argument("--dashboard", action="store_true", help="serve Dask's page, on the loopback interface")
@@ -367,7 +367,7 @@ def _table_as(folders: Sequence[Path], given: argparse.Namespace) -> str:
 def sweep(given: argparse.Namespace) -> int:
     names = {key: getattr(given, key) for key in ("preset", "data", "protocol", "epochs", "seeds")}
     found = grids.read_sweep(given.file, names | {"overrides": overrides(given.set)})
-    out = given.out or default_folder(found.cells[0].parameters).with_name(f"sweep-{found.name}")
+    out = given.out or grids.cells_folder(found)
     planned = experiments.plan(found, out)
     # of a cluster nobody knows yet how many workers it has: what one of them would take
     workers = given.workers or (1 if given.scheduler else usable_cores())

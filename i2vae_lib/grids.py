@@ -287,8 +287,14 @@ def from_notebook(namespace: Mapping[str, Any]) -> tuple[Sweep, Sweep, Path]:
         raise ParameterError(f"'cells': {given['cells']}: at least one, or None for all")
     sweep = read_sweep(given["sweep"], words | {"seeds": list(range(first, first + count))})
     here = sweep.cells if given["cells"] is None else sweep.cells[: int(given["cells"])]
-    folder = default_folder(sweep.cells[0].parameters).with_name(f"sweep-{sweep.name}")
-    return sweep, Sweep(sweep.name, here), Path(given["out"] or folder)
+    return sweep, Sweep(sweep.name, here), Path(given["out"] or cells_folder(sweep))
+
+
+def cells_folder(sweep: Sweep) -> Path:
+    """Where cells go that were not told: ``sweep-FILE-PAIR-PROTOCOL`` beside runs; ``sweep-FILE`` for several pairs."""
+    pairs = {(pair_name(cell.parameters.data), cell.parameters.protocol) for cell in sweep.cells}
+    words = ["sweep", sweep.name, *(pairs.pop() if len(pairs) == 1 else ())]
+    return default_folder(sweep.cells[0].parameters).with_name("-".join(words))
 
 
 def resolve(name: str, content: Any, given: Settings | None = None, *, where: str = "grid") -> Sweep:

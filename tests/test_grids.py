@@ -16,6 +16,7 @@ from i2vae_lib.grids import (
     Range,
     address_of,
     address_of_record,
+    cells_folder,
     file_names,
     from_notebook,
     labels,
@@ -258,11 +259,20 @@ NOTEBOOK: dict[str, Any] = {
 }
 
 
+def test_cells_of_two_pairs_do_not_meet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("I2VAE_RUNS_DIR", str(tmp_path))
+    content = {"preset": "smoke", "grids": {"g": {"product": {"model.T": [5]}}}}
+    both = {"preset": "smoke", "grids": {"g": {"product": {"data": ["synthetic", "cloth_sport"]}}}}
+    named = [resolve("s", content, {"data": data}) for data in ("synthetic", "cloth_sport")]
+    folders = [cells_folder(one).name for one in (*named, resolve("s", both))]
+    assert folders == ["sweep-s-synthetic-strict", "sweep-s-cloth_sport-strict", "sweep-s"]
+
+
 def test_notebook_of_a_study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("I2VAE_RUNS_DIR", str(tmp_path))
     study, here, folder = from_notebook(NOTEBOOK | {"__name__": "__main__", "In": [], "load": load})
     assert {cell.parameters.seed for cell in study.cells} == {3, 4}
-    assert here.cells == study.cells[:4] and folder == tmp_path / "sweep-sensitivity"
+    assert here.cells == study.cells[:4] and folder == tmp_path / "sweep-sensitivity-synthetic-strict"
     _, everything, elsewhere = from_notebook(NOTEBOOK | {"cells": None, "out": "there"})
     assert everything.cells == study.cells and elsewhere == Path("there")
 

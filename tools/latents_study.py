@@ -22,7 +22,7 @@ from i2vae_lib import disentanglement, experiments
 from i2vae_lib.cooccurrence import item_vectors
 from i2vae_lib.data import DOMAINS, CrossDomainDataset
 from i2vae_lib.graphs import Unified
-from i2vae_lib.grids import read_sweep
+from i2vae_lib.grids import cells_folder, read_sweep
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.runs import read_record
 
@@ -57,8 +57,9 @@ def main(words: list[str]) -> None:
             found = disentanglement.observed_measures(model, dataset.splits["test"], vectors, seed=0)
             parts.append(found.assign(row=name, seed=seed))
     seeds = " ".join(map(str, given.seeds))
+    folder = f"runs/{cells_folder(sweep).name}"  # where `i2vae sweep` puts them
     about = {
-        "command": f"python tools/latents_study.py runs/sweep-recipe {given.data} {given.protocol} --seeds {seeds}",
+        "command": f"python tools/latents_study.py {folder} {given.data} {given.protocol} --seeds {seeds}",
         **kept.made_by(records),
         "seeds": given.seeds,
         "hours": round(sum(one["seconds"] for record in records for one in record["stages"].values()) / 3600, 3),
