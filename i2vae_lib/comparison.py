@@ -32,7 +32,16 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from i2vae_lib.params import ParameterError, Parameters, known_keys, load, pair_name, preset_folder, suggestion
+from i2vae_lib.params import (
+    ParameterError,
+    Parameters,
+    known_keys,
+    load,
+    pair_name,
+    preset_folder,
+    read_yaml,
+    suggestion,
+)
 from i2vae_lib.progress import bar
 from i2vae_lib.recommenders import SYSTEMS
 from i2vae_lib.runs import LayoutError, flatten, read_record, usable_cores, write_atomically, write_json
@@ -63,10 +72,7 @@ def read_tuning(path: Path | None = None) -> Tuning:
         An unknown system or key (the nearest is named), a system that is missing, or budgets that differ.
     """
     path = path or preset_folder() / "tuning.yaml"
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ParameterError(f"{path}: not valid YAML: {error}") from None
+    content = read_yaml(path)
     if not isinstance(content, dict) or content.keys() != {"shared", "points"}:
         raise ParameterError(f"{path}: expected the names shared and points")
     points = {name: tuple(listed) for name, listed in content["points"].items()}

@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from i2vae_lib.data import DataError, source_of
@@ -43,6 +42,7 @@ from i2vae_lib.params import (
     load,
     pair_name,
     preset_folder,
+    read_yaml,
     suggestion,
 )
 from i2vae_lib.runs import default_folder, flatten
@@ -213,10 +213,7 @@ def read_file(name: str | Path, folder: str) -> tuple[str, Any]:
     path = Path(name) if str(name).endswith((".yaml", ".yml")) else preset_folder() / folder / f"{name}.yaml"
     if not path.is_file():
         raise ParameterError(f"unknown file '{name}' (no file {path}){suggestion(str(name), file_names(folder))}")
-    try:
-        return str(path), yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ParameterError(f"{path}: not valid YAML: {error}") from None
+    return str(path), read_yaml(path)
 
 
 def validated(kind: type[Model], content: Any, where: str) -> Model:

@@ -338,6 +338,20 @@ def _parsed(text: str) -> Any:
     return yaml.safe_load(text)
 
 
+def read_yaml(path: Path) -> Any:
+    """What a file of ``params/`` holds.
+
+    Raises
+    ------
+    ParameterError
+        Malformed YAML.
+    """
+    try:
+        return copy.deepcopy(_parsed(path.read_text(encoding="utf-8")))
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{path}: not valid YAML: {error}") from None
+
+
 def read_preset(preset: str) -> dict[str, Any]:
     """Read a preset by name or by path of a YAML file.
 
@@ -352,10 +366,7 @@ def read_preset(preset: str) -> dict[str, Any]:
     if not path.is_file():
         known = preset_names()
         raise ParameterError(f"unknown preset '{preset}' (no file {path}){suggestion(preset, known)}")
-    try:
-        content = copy.deepcopy(_parsed(path.read_text(encoding="utf-8")))
-    except yaml.YAMLError as error:
-        raise ParameterError(f"{path}: not valid YAML: {error}") from None
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise ParameterError(f"{path}: expected the names {', '.join(PRESET_NAMES)}, found {type(content).__name__}")
     for name in content:

@@ -136,7 +136,7 @@ def test_sweep_keeps_missing_cells_and_no_empty_user_type() -> None:
     assert record_sweep.shown(pd.DataFrame(lines)).index.tolist() == [0, 3]
 
 
-def test_kept_table_names_every_revision(tmp_path: Path) -> None:
+def test_kept_table_names_every_revision() -> None:
     """A run may be begun at one and go on at another."""
     record = {"source_sha256": "ab", "protocol": "strict", "environment": {"git": "a"}}
     about = kept.made_by([record | {"stages": {"train": {"revision": "b"}, "prepare": {"revision": "a"}}}])
@@ -144,6 +144,11 @@ def test_kept_table_names_every_revision(tmp_path: Path) -> None:
     assert kept.made_by([record | {"stages": {"train": {}}}])["revision"] == ["a"]  # of an older run
     with pytest.raises(LayoutError, match="no run is finished there yet"):
         kept.made_by([])
+
+
+def test_kept_hours_are_those_of_every_stage() -> None:
+    records = [{"stages": {"train": {"seconds": 3600.0}, "test": {"seconds": 1800.0}}}, {"stages": {}}]
+    assert kept.hours(records) == 1.5
 
 
 def test_recipe_rows_when_one_is_misspelt() -> None:

@@ -226,7 +226,7 @@ def test_table_when_runs_are_variants_of_one_system(runs: list[Path], tmp_path: 
         tabled(runs[0], other)
 
 
-def test_table_when_a_pairs_file_is_spelled_two_ways(runs: list[Path], tmp_path: Path) -> None:
+def test_table_when_a_pairs_file_is_spelled_two_ways(tmp_path: Path) -> None:
     folders = []
     for seed, data in enumerate(("pairs/mine.yaml", "/elsewhere/pairs/mine.yaml")):
         one = finished(tmp_path / f"{seed}", "i2vae", 12, seed)
@@ -271,6 +271,7 @@ def test_tuning_when_the_kits_own_is_read() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("points: [", r"t\.yaml: not valid YAML"),
         ("points: {}", "expected the names shared and points"),
         ("shared: {}\npoints: {i2vaa: [{}]}", "unknown 'i2vaa'; did you mean 'i2vae'"),
         ("shared: {}\npoints: {i2vae: [{}]}", "no points for .*sasrec-s.*: every system is tuned alike"),

@@ -61,8 +61,9 @@ def main(words: list[str]) -> None:
     experiments.run(sweep, given.folder, workers=given.workers, say=print)
     tables: dict[str, list[pd.DataFrame]] = {}
     records: list[dict[str, Any]] = []
-    done = [cell for cell in sweep.cells if experiments.state_of(cell, given.folder) == "done"]
-    for cell in done:
+    for cell in sweep.cells:
+        if experiments.state_of(cell, given.folder) != "done":
+            continue
         folder, row, seed = (
             experiments.cell_folder(given.folder, cell.address),
             cell.places[0].row,
@@ -79,13 +80,12 @@ def main(words: list[str]) -> None:
             print(name, seed, flush=True)
             for table, found in measured(model, dataset).items():
                 tables.setdefault(table, []).append(found.assign(row=name, seed=seed))
-    seconds = [experiments.cost(experiments.cell_folder(given.folder, one.address))[0] for one in done]
     seeds = "" if given.seeds == [0, 1, 2] else f" --seeds {' '.join(map(str, given.seeds))}"
     about = {
         "command": f"python tools/disentanglement_study.py runs/disentanglement{seeds}",
         **kept.made_by(records),
         "seeds": given.seeds,
-        "hours": round(sum(seconds) / 3600, 3),
+        "hours": round(kept.hours(records), 3),
     }
     for name, parts in tables.items():
         kept.keep(name, pd.concat(parts, ignore_index=True), about)

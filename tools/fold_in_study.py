@@ -125,7 +125,7 @@ def main(*folders: str) -> None:
         **kept.made_by(records),
         "dataset_sha256": records[0]["dataset_sha256"],
         "seeds": sorted({study.tuning_seed for study in studies}),
-        "hours": round(sum(one["seconds"] for record in records for one in record["stages"].values()) / 3600, 3),
+        "hours": round(kept.hours(records), 3),
     }
     kept.keep(name, found, about)
     pages.rewrite(lambda page: fill(page, name, found))

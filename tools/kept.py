@@ -37,6 +37,11 @@ def made_by(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def hours(records: Sequence[Mapping[str, Any]]) -> float:
+    """Of all stages of runs, from their ``run.json``."""
+    return sum(float(stage["seconds"]) for one in records for stage in one["stages"].values()) / 3600
+
+
 def keep(name: str, table: pd.DataFrame, about: Mapping[str, Any]) -> Path:
     """Store a table, rounded to six places, and what it depends on; the path is printed."""
     path = committed_path(name)

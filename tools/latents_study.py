@@ -62,7 +62,7 @@ def main(words: list[str]) -> None:
         "command": f"python tools/latents_study.py {folder} {given.data} {given.protocol} --seeds {seeds}",
         **kept.made_by(records),
         "seeds": given.seeds,
-        "hours": round(sum(one["seconds"] for record in records for one in record["stages"].values()) / 3600, 3),
+        "hours": round(kept.hours(records), 3),
     }
     kept.keep(f"latents_{Path(given.data).stem}", pd.concat(parts, ignore_index=True), about)
 

@@ -28,7 +28,7 @@ from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.grids import Sweep, read_sweep
 from i2vae_lib.inspection import CountsAlone
 from i2vae_lib.params import Parameters, pair_name, suggestion
-from i2vae_lib.runs import LayoutError, committed_path, environment, read_record
+from i2vae_lib.runs import LayoutError, committed_path, read_record
 from i2vae_lib.stages import load_history
 
 RECIPE = "full"
@@ -161,15 +161,12 @@ def main(words: list[str]) -> None:
     words += ["--rows", RECIPE, *others] if others else []
     head = {
         "command": shlex.join(words),
-        "revision": sorted({one["environment"]["git"] for one in records}),
-        "data_sha256": first["source_sha256"],
+        **kept.made_by(records),
         "dataset_sha256": first["dataset_sha256"],
-        "protocol": first["protocol"],
-        "hours": round(sum(stage["seconds"] for one in records for stage in one["stages"].values()) / 3600, 3),
+        "hours": round(kept.hours(records), 3),
         "epochs": [len(one) for one in histories],
         "seconds_of_training": [round(float(one[["seconds", "validation seconds"]].sum().sum())) for one in histories],
         "references": first["references"],
-        "environment": environment(),
     }
     for name, table in ((f"recipe_{pair}", against), (f"recipe_{pair}_rows", each)):
         if len(table):

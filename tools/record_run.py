@@ -24,17 +24,13 @@ def record(run: Path, name: str, command: str) -> Path:
     """Recompute the table from ``ranks.parquet`` and store it with what it depends on."""
     about = read_record(run)
     table = tidy(metrics(pd.read_parquet(run / "ranks.parquet")), about["names"])
-    seconds = sum(stage["seconds"] for stage in about["stages"].values())
     content = {
         "command": command,
-        "revision": about["environment"]["git"],
-        "data_sha256": about["source_sha256"],
+        **kept.made_by([about]),
         "dataset_sha256": about["dataset_sha256"],
-        "protocol": about["protocol"],
         "seeds": [about["parameters"]["seed"]],
-        "hours": round(seconds / 3600, 4),
+        "hours": round(kept.hours([about]), 4),
         "stages": about["stages"],
-        "environment": about["environment"],
     }
     return kept.keep(name, table, content)
 

@@ -89,7 +89,7 @@ def main(words: list[str]) -> None:
         "command": shlex.join(["i2vae", "sweep", *sweep_words]),
         **kept.made_by(records),
         "seeds": sorted({cell.parameters.seed for cell in sweep.cells}),
-        "hours": round(float(done["seconds"].sum()) / 3600, 3),
+        "hours": round(kept.hours(records), 3),
         "cells": len(planned),
         "done": len(done),
     }
