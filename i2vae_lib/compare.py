@@ -21,7 +21,7 @@ import scipy  # scipy.stats is imported where it is used: it takes most of a sec
 from i2vae_lib import significance
 from i2vae_lib.data.dataset import DOMAINS
 from i2vae_lib.evaluation import METRICS, kind_masks
-from i2vae_lib.params import ParameterError, pair_name, suggestion
+from i2vae_lib.params import ParameterError, of_result, suggestion
 from i2vae_lib.runs import LayoutError, flatten, read_record
 from i2vae_lib.stages import irrelevant_groups
 
@@ -32,13 +32,6 @@ CEILING = "oracle"
 
 KINDS = ("all", "seen", "tailed", "tailed_warm", "cold", "overlapping", "no_history")
 CANDIDATES = ("sampled", "full")
-NOT_THE_SYSTEM = (
-    "seed",
-    "out",
-    "preset",
-    "training.device",
-    "evaluation.batch_size",
-)  # nothing that a result depends on
 IDENTITY = ["domain", "row", "user"]
 FLAGS = ["tailed", "cold", "no_history", "overlapping"]
 ROUNDING = 0.01
@@ -258,12 +251,10 @@ def open_alike(folders: Sequence[Path | str]) -> list[_Opened]:
 
 
 def own_parameters(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a run, by dotted key, that tell its system from another: neither its seed nor where it lies,
-    none that only other systems read, and a pair's file by its name, wherever it lies."""
-    left_out = {*NOT_THE_SYSTEM, *irrelevant_groups([record["parameters"]["system"]])}
-    flat = flatten(record["parameters"])
-    flat["data"] = pair_name(flat["data"])
-    return {key: one for key, one in flat.items() if not {key, key.partition(".")[0]} & left_out}
+    """The parameters of a run, by dotted key, that tell its system from another: what its result depends on, but for
+    the seed and for how many rows were scored at a time."""
+    flat = flatten(of_result(record["parameters"], irrelevant_groups([record["parameters"]["system"]])))
+    return {key: one for key, one in flat.items() if key not in ("seed", "evaluation.batch_size")}
 
 
 def _open(folder: Path) -> _Opened:
@@ -376,7 +367,7 @@ def _labels(name: str, parts: Sequence[Mapping[str, Any]]) -> list[str]:
     """
     if len(parts) == 1:
         return [name]
-    keys = sorted(parts[0], key=lambda key: key != "preset")  # a preset's name says most, if it says it alone
+    keys = list(parts[0])
     sets = [*itertools.combinations(keys, 1), *itertools.combinations(keys, 2)]
 
     def label(part: Mapping[str, Any], shown: Sequence[str]) -> str:

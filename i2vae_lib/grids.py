@@ -40,6 +40,7 @@ from i2vae_lib.params import (
     declared,
     known_keys,
     load,
+    of_result,
     pair_name,
     preset_folder,
     read_yaml,
@@ -53,9 +54,6 @@ TOP = ("data", "protocol", "epochs")
 
 OTHER_ROWS = ("data", "protocol", "split", "controls", "synthetic", "references")
 """What two runs that are compared row by row must agree on, beside ``evaluation.negatives``."""
-
-NOT_IN_ADDRESS = ("preset", "out")
-"""Where a value comes from and where its result goes: nothing that a result depends on."""
 
 STUDY_NAMES = (*PRESET_NAMES, "sweep", "seeds", "cells")
 """What the notebook of a study declares."""
@@ -427,10 +425,7 @@ def address_of(parameters: Parameters, source: str | None) -> str:
 
 def address_of_record(parameters: Mapping[str, Any], source: str | None) -> str:
     """:func:`address_of` of the parameters in a ``run.json``, where other systems' groups may be of another version."""
-    left_out = {*NOT_IN_ADDRESS, *irrelevant_groups([parameters["system"]])}
-    content = {key: value for key, value in parameters.items() if key not in left_out}
-    content["training"] = {key: value for key, value in content["training"].items() if key != "device"}
-    content["data"] = pair_name(content["data"])  # its source is here
+    content = of_result(parameters, irrelevant_groups([parameters["system"]]))
     text = json.dumps([content, source], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

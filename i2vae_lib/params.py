@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import difflib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -303,6 +303,17 @@ class Parameters(_Group):
 def pair_name(data: str) -> str:
     """What ``data`` is called: a registered name, or that of a pair's file, wherever it lies."""
     return Path(data).stem
+
+
+def of_result(parameters: Mapping[str, Any], unread: Collection[str] = ()) -> dict[str, Any]:
+    """What a run's result depends on, of parameters as ``run.json`` has them (nested).
+
+    Not where values come from (``preset``; a pair's file counts by its name, its logs are checked by themselves), not
+    where the result goes (``out``), not the device, and none of the groups ``unread``, which only other systems read.
+    """
+    kept = {key: one for key, one in parameters.items() if key not in {"preset", "out", *unread}}
+    kept["training"] = {key: one for key, one in kept["training"].items() if key != "device"}
+    return kept | {"data": pair_name(kept["data"])}
 
 
 def preset_folder() -> Path:

@@ -24,7 +24,7 @@ import pooch
 import psutil
 from filelock import FileLock
 
-from i2vae_lib.params import Parameters, pair_name
+from i2vae_lib.params import Parameters, of_result, pair_name
 
 RUN_LAYOUT = 2
 
@@ -181,16 +181,9 @@ class Run:
             self.note()
 
     def _refuse_other_parameters(self) -> None:
-        before, now = flatten(self.record["parameters"]), flatten(self.parameters.model_dump(mode="json"))
-        for one in (before, now):
-            for ignored in ("out", "preset", "training.device"):  # where values come from and go to, not what they are
-                one.pop(ignored, None)
-            one["data"] = pair_name(one["data"])  # its source is checked by itself
-        differing = [
-            key
-            for key in sorted(before | now)
-            if before.get(key) != now.get(key) and key.partition(".")[0] not in self.ignored
-        ]
+        both = (self.record["parameters"], self.parameters.model_dump(mode="json"))
+        before, now = (flatten(of_result(one, self.ignored)) for one in both)
+        differing = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
         if differing:
             key = differing[0]
             more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""

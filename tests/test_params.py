@@ -9,7 +9,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from i2vae_lib.params import ParameterError, known_keys, load, preset_names, read_preset
+from i2vae_lib.params import ParameterError, known_keys, load, of_result, preset_names, read_preset
+from i2vae_lib.runs import flatten
 
 PAPER = {  # the paper's D.1, 3.4.3, 4.1, 4.2 and F.2
     "split.validation_share": 0.1,
@@ -212,3 +213,13 @@ def test_parameters_when_assigned_to_stay_as_they_were():
     with pytest.raises(ValidationError, match="frozen"):
         parameters.model.d = 1
     assert parameters == load("smoke")
+
+
+def test_of_result_when_nothing_is_changed_that_a_result_depends_on():
+    one = load("smoke", {"training.device": "cpu"}, data="one/pair.yaml", out="there").model_dump(mode="json")
+    other = load("smoke", {"training.device": "cuda"}, data="two/pair.yaml").model_dump(mode="json")
+    assert of_result(one) == of_result({**other, "preset": "renamed"})
+    assert of_result(one, ["dasl"]).keys() == one.keys() - {"preset", "out", "dasl"}
+    changed = load("smoke", {"training.learning_rate": 0.5}, data="pair").model_dump(mode="json")
+    before, after = flatten(of_result(one)), flatten(of_result(changed))
+    assert [key for key in before | after if before.get(key) != after.get(key)] == ["training.learning_rate"]

@@ -34,7 +34,7 @@ from i2vae_lib.data.dataset import (
     save_catalogue,
 )
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
-from i2vae_lib.params import Parameters, pair_name
+from i2vae_lib.params import Parameters, of_result
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders import contract
 from i2vae_lib.runs import LayoutError, write_atomically, write_json
@@ -329,8 +329,6 @@ def _digest(module: nn.Module) -> str:
 def _identity(system: Trained, train: Rows, validation: Rows) -> str:
     """What the weights depend on: a checkpoint of anything else is refused."""
     groups = {"split", "controls", "synthetic", "training", "evaluation", *system.groups}
-    relevant = system.params.model_dump(mode="json", include={"data", "protocol", "seed", *groups})
-    relevant["training"].pop("device")
-    relevant["data"] = pair_name(relevant["data"])
+    relevant = of_result(system.params.model_dump(mode="json", include={"data", "protocol", "seed", *groups}))
     text = system.name + json.dumps(relevant, sort_keys=True) + rows_digest(train) + rows_digest(validation)
     return hashlib.sha256(text.encode()).hexdigest()
