@@ -6,7 +6,7 @@
 ``runs``              the run directory: atomic writes, records, refusals
 ``data``              rows, vocabularies, protocols, controls; released pairs, logs, the planted world, batches
 ``evaluation``        candidates, greater and ties, metrics by row kind
-``significance``      paired bootstrap over rows, t-test over seeds, Holm
+``significance``      paired bootstrap over users, t-test over seeds, Holm
 ``information``       how much two sets of vectors know of each other, by independent estimators
 ``paper``             the paper's tables, with their slips flagged
 ``graphs``            users and items as a graph: adjacency, propagation, folding in

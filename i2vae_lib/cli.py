@@ -374,9 +374,9 @@ def sweep(given: argparse.Namespace) -> int:
     print(experiments.plan_by_seeds(planned).to_string(index=False))
     costs = experiments.costs(found, planned, _probe if given.dry_run else None)
     if given.dry_run:
-        costs = costs.assign(GB=costs.pop("peak_memory_bytes") / 2**30).round({"seconds": 1, "GB": 1})
+        costs = costs.assign(GiB=costs.pop("peak_memory_bytes") / 2**30).round({"seconds": 1, "GiB": 1})
         print(f"\na cell of each kind:\n{costs.to_string(index=False)}\n")
-        costs = costs.assign(peak_memory_bytes=costs["GB"] * 2**30)
+        costs = costs.assign(peak_memory_bytes=costs["GiB"] * 2**30)
     print(f"{experiments.estimate(costs, workers)}; cells: {out}", flush=True)
     if given.dry_run:
         return 0

@@ -86,7 +86,7 @@ class Comparison:
         one): sampled and full.
     tests
         Each system against the base, a cell a line: ``domain, kind, metric, candidates, base, system, n``;
-        ``difference`` (system - base), ``interval_low, interval_high, p, p_holm`` by the bootstrap over rows; ``t, df,
+        ``difference`` (system - base), ``interval_low, interval_high, p, p_holm`` by the bootstrap over users; ``t, df,
         p_t, p_t_holm, t_low, t_high`` by the t-test over seeds, nan unless both have the same two or more seeds. Holm
         is over all cells of the table.
     notes

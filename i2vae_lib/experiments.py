@@ -261,7 +261,7 @@ def estimate(found: pd.DataFrame, workers: int) -> str:
     hours = max(shared, float(open_ones["seconds"].max())) / 3600  # no cell is divided
     memory = float(open_ones["peak_memory_bytes"].max()) * busy / 2**30
     time_left = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
-    return f"{head}: about {time_left} with {busy} workers, {memory:.1f} GB"
+    return f"{head}: about {time_left} with {busy} workers, {memory:.1f} GiB"
 
 
 def probe_cell(cell: Cell, rows: int = 1024) -> tuple[float, int]:

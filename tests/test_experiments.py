@@ -424,8 +424,8 @@ def test_costs_from_done_cells(sweep: Sweep, tmp_path: Path) -> None:
     planned.loc[:1, "peak_memory_bytes"] = [2.0**30, 2.0**31]
     found = costs(sweep, planned, None)
     assert found.to_numpy().tolist() == [["synthetic", "i2vae", 6, 4, 5400.0, 2.0**31, "done cells"]]
-    assert estimate(found, workers=2) == "6 cells, 2 done, 4 left: about 3.0 hours with 2 workers, 4.0 GB"
-    assert estimate(found, workers=64) == "6 cells, 2 done, 4 left: about 1.5 hours with 4 workers, 8.0 GB"
+    assert estimate(found, workers=2) == "6 cells, 2 done, 4 left: about 3.0 hours with 2 workers, 4.0 GiB"
+    assert estimate(found, workers=64) == "6 cells, 2 done, 4 left: about 1.5 hours with 4 workers, 8.0 GiB"
     longest = found.assign(system="savae", left=1, seconds=36000.0)  # no worker can help with one long cell
     found = pd.concat([found, longest], ignore_index=True)
     assert "5 left: about 10.0 hours with 5 workers" in estimate(found, workers=64)
@@ -443,7 +443,7 @@ def test_costs_when_nothing_is_done(sweep: Sweep, tmp_path: Path) -> None:
 
     found = costs(sweep, planned, probe)
     assert asked == [sweep.cells[0].address]  # one cell of each data and system
-    assert estimate(found, workers=4) == "6 cells, 0 done, 6 left: about 1.5 minutes with 4 workers, 4.0 GB"
+    assert estimate(found, workers=4) == "6 cells, 0 done, 6 left: about 1.5 minutes with 4 workers, 4.0 GiB"
 
 
 def test_probe_measures_a_cell(sweep: Sweep) -> None:

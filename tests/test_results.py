@@ -176,7 +176,7 @@ def test_performance_page_has_the_cost_of_the_committed_probes() -> None:
     page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     cost = pd.read_csv(ROOT / "docs" / "results" / "paper_table_cost.csv")
     seconds = cost.pivot(index="system", columns="data", values="seconds_at_most")
-    memory = cost.groupby("system")["peak_gb"].max()
+    memory = cost.groupby("system")["peak_gib"].max()
     for system, one in seconds.iterrows():
         assert f"| {system} | {one['cloth_sport']:,.0f} | {one['phone_elec']:,.0f} | {memory[system]} |" in page
     hours = seconds.sum() / 3600

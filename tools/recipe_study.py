@@ -13,7 +13,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,18 +88,31 @@ def _over_seeds(cell: Any) -> str:
 
 
 def markdown(found: Mapping[str, pd.DataFrame]) -> str:
-    """README's form: HR@10 of each pair's cells, sampled, in per cent."""
+    """README's form: HR@10 of each pair's cells, sampled, in per cent; a star is a Holm-adjusted p below 0.05."""
     lines = [
-        "| pair | domain | rows | n | i2vae, tuned | its counts alone | best reference | lift |",
-        "|---|---|---|---:|---:|---:|---|---:|",
+        "| pair | domain | rows | n | i2vae, tuned | its counts alone | best reference | lift | points (95 %) |",
+        "|---|---|---|---:|---:|---:|---|---:|---|",
     ]
     for pair, table in found.items():
         for cell in table[table["metric"] == "HR@10"].itertuples():
             lines.append(
                 f"| {pair} | {cell.domain} | {cell.kind} | {cell.n:,} | {_over_seeds(cell)} | "
                 f"{100 * cell.counts_alone:.2f} | "
-                f"{100 * cell.reference:.2f} ({cell.best}) | {100 * cell.lift:+.0f} % |"
+                f"{100 * cell.reference:.2f} ({cell.best}) | {100 * cell.lift:+.0f} % | "
+                f"{100 * cell.difference:+.2f} ({100 * cell.interval_low:+.2f} to {100 * cell.interval_high:+.2f})"
+                f"{'&#42;' if cell.p_holm < 0.05 else ''} |"
             )
+    return "\n".join(lines)
+
+
+def mean_lifts(pairs: Iterable[str]) -> str:
+    """README's form: how far the mean over a pair's cells stands above that of the best references."""
+    lines = ["| pair | sampled candidates | full ranking |", "|---|---|---|"]
+    for pair in pairs:
+        about = json.loads(committed_path(f"recipe_{pair}").with_suffix(".json").read_text(encoding="utf-8"))
+        both = (about[name] for name in ("mean_lift", "mean_lift_full"))
+        shown = (f"{one['mean']:+.0%} ({one['low']:+.0%} to {one['high']:+.0%})".replace("%", " %") for one in both)
+        lines.append(f"| {pair} | {' | '.join(shown)} |")
     return "\n".join(lines)
 
 
@@ -126,7 +139,8 @@ def fill(text: str) -> str:
     folder = committed_path("recipe").parent
     paths = [path for path in sorted(folder.glob("recipe_*.csv")) if not path.stem.endswith("_rows")]
     found = {path.stem.removeprefix("recipe_"): pd.read_csv(path) for path in paths}
-    for name, table in (("recipe", markdown(found)), ("reproduction", beside_paper(found))):
+    tables = {"recipe": markdown(found), "mean lift": mean_lifts(found), "reproduction": beside_paper(found)}
+    for name, table in tables.items():
         text = pages.fill(text, name, table)
     return text
 
