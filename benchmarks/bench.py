@@ -1,6 +1,6 @@
 """Speed and memory of the main job on one pair, printed beside the matrix-multiply peak of the same run.
 
-    python benchmarks/bench.py --data cloth_sport [--json FILE]
+    python benchmarks/bench.py [--data cloth_sport] [--preset paper] [--json FILE]
 
 Settings are the paper's (d 128, T 20, T' 40, 20 recalled, batch 512). The released code, patched to CPU, needs 108 s a
 training epoch and 38 s to score 4,635 x 1,000 candidates of cloth_sport on two CPU cores; the ratios below are against
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import os
 import time
@@ -25,13 +26,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from i2vae_lib import psg
 from i2vae_lib.data import load_dataset
-from i2vae_lib.data.batches import collate, epoch_order
-from i2vae_lib.data.dataset import DOMAINS, Rows
+from i2vae_lib.data.dataset import Rows, popularity
 from i2vae_lib.evaluation import rank, sample_negatives
-from i2vae_lib.model.i2vae import build
-from i2vae_lib.model.objective import build_objective
-from i2vae_lib.params import Parameters, load
-from i2vae_lib.recommenders import I2VAERecommender
+from i2vae_lib.params import load
+from i2vae_lib.recommenders.i2vae import I2VAERecommender, Remembering
 from i2vae_lib.runs import environment, peak_memory_bytes
 from i2vae_lib.training import choose_device
 
@@ -59,43 +57,44 @@ class OperatorCounter(TorchDispatchMode):
 
 
 def matmul_peak(device: torch.device) -> float:
-    """Best of 5: float32 products of 2,048 x 2,048 matrices, in FLOP/s."""
+    """Best of 3: float32 products of 2,048 x 2,048 matrices, in FLOP/s."""
     a = torch.randn(2048, 2048, device=device)
     (a @ a).sum().item()
-    return max(4 * 2 * 2048**3 / timed(lambda: [a @ a for _ in range(4)])[0] for _ in range(5))
+    return max(4 * 2 * 2048**3 / timed(lambda: [a @ a for _ in range(4)])[0] for _ in range(3))
 
 
-def training_epoch(train: Rows, recalled: np.ndarray, p: Parameters, device: torch.device) -> dict[str, float]:
-    sizes = {d: train.catalogue.size(d) for d in DOMAINS}
-    model = build(p.model, sizes, torch.Generator().manual_seed(0)).to(device)
-    objective = build_objective(p.objective, p.model.T)
+def training_epoch(recommender: I2VAERecommender, train: Rows) -> dict[str, float]:
+    """The run's own batches and loss, without validation and checkpoints."""
+    [stage] = recommender.stages(train)
+    model, p = recommender.model, recommender.params
     optimizer = torch.optim.Adam(model.parameters(), lr=p.training.learning_rate, fused=True)
-    generator = torch.Generator(device).manual_seed(0)
+    generator = torch.Generator(recommender.device).manual_seed(0)
     rng = np.random.default_rng(0)
 
-    def step(at: np.ndarray) -> None:
-        batch = collate(train, recalled, at, p.model, p.psg.arrangement, p.objective.negatives, rng)
-        loss, _ = objective(model, {d: side.to(device) for d, side in batch.items()}, 0, generator)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+    def steps(count: int | None) -> int:
+        """Rows of that many batches; None: of all."""
+        rows = 0
+        for batch in itertools.islice(stage.batches(rng), count):
+            loss, _ = stage.loss({d: side.to(recommender.device) for d, side in batch.items()}, 0, generator)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            rows += sum(len(side.target) for side in batch.values())
+        return rows
 
-    batches = list(epoch_order(train, p.training.batch_size, rng))
-    for at in batches[:2]:
-        step(at)
-    seconds = min(timed(lambda: [step(at) for at in batches])[0] for _ in range(2))
+    steps(2)
+    seconds = min(timed(lambda: steps(None))[0] for _ in range(2))
     with FlopCounterMode(display=False) as counter:
-        for at in batches[:3]:
-            step(at)
-    flops = counter.get_total_flops() / sum(map(len, batches[:3])) * len(train)
+        counted = steps(3)
+    flops = counter.get_total_flops() / counted * len(train)
     with OperatorCounter() as operators:
-        step(batches[0])
+        steps(1)
     return {
         "seconds": seconds,
         "rows/s": len(train) / seconds,
         "flop/s": flops / seconds,
-        "steps": len(batches),
-        "flop a step": flops / len(batches),
+        "steps": stage.steps,
+        "flop a step": flops / stage.steps,
         "operators a step": operators.count,
     }
 
@@ -103,10 +102,11 @@ def training_epoch(train: Rows, recalled: np.ndarray, p: Parameters, device: tor
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="cloth_sport")
+    parser.add_argument("--preset", default="paper")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     os.environ["TQDM_DISABLE"] = "1"
-    p = load("paper", {"psg.epochs": 2, "psg.folds": 1}, data=given.data, protocol="strict")
+    p = load(given.preset, {"psg.epochs": 2, "psg.folds": 1}, data=given.data, protocol="strict")
     device = choose_device(p.training.device)
     peak = matmul_peak(device)
     lines: list[tuple[str, float, str]] = []
@@ -124,10 +124,14 @@ def main() -> None:
 
     seconds, generator = timed(lambda: psg.fit(train, p.psg))
     report("LightGCN: an epoch (of 2, 1 fold)", seconds / 2, "with its share of set-up and validation")
-    seconds, (recalled, _) = timed(lambda: generator.recall(train, psg.fold_of(train, p.psg)))
+    seconds, _ = timed(lambda: generator.recall(train, psg.fold_of(train, p.psg)))
     report("recall, training rows", seconds, f"{len(train) / seconds:,.0f} rows/s")
 
-    found = training_epoch(train, recalled, p, device)
+    recommender = I2VAERecommender(dataset.catalogue, p)
+    recommender.popularity = popularity(train)
+    recommender.adopt(train, generator)
+    recommender.module = recommender.build(torch.Generator().manual_seed(0)).to(device)
+    found = training_epoch(recommender, train)
     report(
         "training: an epoch (best of 2)",
         found["seconds"],
@@ -138,24 +142,12 @@ def main() -> None:
         f"  {found['steps']} steps of {found['flop a step'] / 1e9:.1f} GFLOP in {found['operators a step']:,} operators"
     )
 
-    recommender = I2VAERecommender(dataset.catalogue, p)
-    sizes = {d: dataset.catalogue.size(d) for d in DOMAINS}
-    recommender.model = build(p.model, sizes, torch.Generator().manual_seed(0)).to(device)
-    recommender.generator, recommender.popularity = generator, {d: np.zeros(sizes[d] + 1) for d in DOMAINS}
     seconds, negatives = timed(lambda: sample_negatives(test, p.evaluation.negatives, 0))
     report("candidates: 999 a test row", seconds, f"{len(test) / seconds:,.0f} rows/s")
-    pseudo = generator.recall(test, psg.fold_of(test, p.psg))[0]
-    where = {int(source): i for i, source in enumerate(test.source)}
-
-    class Recalled:
-        name = "i2vae"
-
-        def score(self, rows: Rows, candidates: np.ndarray) -> np.ndarray:
-            return recommender.score(rows, candidates, pseudo[[where[int(s)] for s in rows.source]])
-
+    scorer = Remembering(recommender, test, recommender.recall(test))
     for full in (False, True):
         size = p.evaluation.batch_size
-        seconds, _ = timed(functools.partial(rank, Recalled(), test, negatives, full=full, batch_size=size))
+        seconds, _ = timed(functools.partial(rank, scorer, test, negatives, full=full, batch_size=size))
         what = "evaluation: sampled and full" if full else "evaluation: 1 + 999 sampled"
         report(
             what, seconds, f"{len(test) / seconds:,.0f} rows/s, {RELEASED_SCORING / seconds:.0f} x the released code"

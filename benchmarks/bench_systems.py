@@ -1,8 +1,8 @@
 """What an epoch of each system costs at its own paper's settings, and how many of them ten minutes hold.
 
-    python benchmarks/bench_systems.py [--data cloth_sport] [--systems NAME …] [--json FILE]
+    python benchmarks/bench_systems.py [--data cloth_sport] [--preset paper] [--systems NAME …] [--json FILE]
 
-The first points of ``params/tuning.yaml`` over the preset ``paper``, protocol ``strict``; two epochs a stage, of which
+The first points of ``params/tuning.yaml`` over a preset, protocol ``strict``; two epochs a stage, of which
 the second is printed, with its validation. i2VAE's pseudo-sequences and the reference rankers are not in it.
 """
 
@@ -30,6 +30,7 @@ LIMIT = 600.0  # seconds of a whole training that are aimed at
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", default="cloth_sport")
+    parser.add_argument("--preset", default="paper")
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS))
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -39,7 +40,7 @@ def main() -> None:
     print(f"{given.data}, {torch.get_num_threads()} threads\n{'':<12} {'stage':<10} epoch, s  validation, s  in 10 min")
     for name in given.systems:
         point = {**tuning.shared, **tuning.points[name][0], "system": name}
-        params = load("paper", point, data=given.data, protocol="strict", epochs=2)
+        params = load(given.preset, point, data=given.data, protocol="strict", epochs=2)
         dataset = load_dataset_once(params)
         train = dataset.splits["train"]
         hasty = params.psg.model_copy(update={"epochs": 1, "folds": 1})

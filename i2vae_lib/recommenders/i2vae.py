@@ -99,7 +99,7 @@ class I2VAERecommender(Trained):
         recalled = self.recall(validation)
 
         def validate() -> dict[str, float]:
-            scorer = _Remembering(self, validation, recalled)
+            scorer = Remembering(self, validation, recalled)
             ranks = rank(scorer, validation, negatives, full=False, batch_size=p.evaluation.batch_size)
             return selection_metric(ranks, validation) | scorer.active_units()
 
@@ -181,8 +181,8 @@ def begin_at(model: I2VAE, vectors: Int, unified: Unified, popularity: Mapping[s
                 scorer.bias.copy_(torch.from_numpy(0.5 * np.log1p(popularity[d][1:])))
 
 
-class _Remembering:
-    """Scores validation rows with pseudo-items recalled once, and keeps the posterior means for the active units."""
+class Remembering:
+    """Scores rows with pseudo-items recalled once, and keeps the posterior means for the active units."""
 
     name = I2VAERecommender.name
 
