@@ -295,14 +295,16 @@ def cells_folder(sweep: Sweep) -> Path:
 def resolve(name: str, content: Any, given: Settings | None = None, *, where: str = "grid") -> Sweep:
     """:func:`read_sweep` of what the file would hold."""
     changed = {key: value for key, value in (given or {}).items() if value is not None}
-    ours = changed.pop("overrides", {})
+    ours = dict(changed.pop("overrides", {}))
     if "training.epochs" in ours:
         if "epochs" in changed:
             raise ParameterError("epochs and training.epochs are one parameter, and both are given")
-        changed["epochs"] = ours["training.epochs"]
+        changed["epochs"] = ours.pop("training.epochs")
     if isinstance(content, Mapping):
         before = content.get("overrides") or {}
         together = {**before, **ours} if isinstance(before, Mapping) else before
+        if "epochs" in changed and isinstance(together, Mapping):  # from outside it counts, whatever the file calls it
+            together = {key: value for key, value in together.items() if key != "training.epochs"}
         content = {**content, **changed, "overrides": together}
     file = validated(SweepFile, content, where)
     outside = changed.keys() | ours.keys()

@@ -425,7 +425,8 @@ def load(
     Raises
     ------
     ParameterError
-        Unknown preset or key (the nearest one is suggested), wrong type, or value out of range.
+        Unknown preset or key (the nearest one is suggested), wrong type, value out of range, or both ``epochs`` and
+        ``training.epochs``.
 
     Examples
     --------
@@ -438,9 +439,14 @@ def load(
     missing = [key for key in known_keys() if key not in flat]
     if missing:
         raise ParameterError(f"params/paper.yaml must give every value; missing {', '.join(missing)}")
-    flat |= _flat(chosen["overrides"], f"preset '{preset}'")
-    flat["training.epochs"] = chosen["epochs"]
-    flat |= _flat(overrides, "overrides")
+    theirs, ours = _flat(chosen["overrides"], f"preset '{preset}'"), _flat(overrides, "overrides")
+    if "training.epochs" in theirs:
+        raise ParameterError(f"preset '{preset}': overrides: training.epochs is called epochs there, beside overrides")
+    if epochs is not None and "training.epochs" in ours:
+        raise ParameterError(
+            f"epochs ({epochs}) and training.epochs ({ours['training.epochs']}) are one parameter, and both are given"
+        )
+    flat |= theirs | {"training.epochs": chosen["epochs"]} | ours
     if epochs is not None:
         flat["training.epochs"] = epochs
 

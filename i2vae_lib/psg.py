@@ -372,7 +372,7 @@ def fit(train: Rows, p: PsgParameters) -> Generator:
 
 
 def fit_once(train: Rows, p: PsgParameters, cache: Path | str | None = None) -> Generator:
-    """:func:`fit`, or read the same fit back: content-addressed by training rows, items, ``p`` and this file's code.
+    """:func:`fit`, or read the same fit back: content-addressed by :func:`fit_key`.
 
     Parameters
     ----------
@@ -407,6 +407,14 @@ def fit_key(train: Rows, p: PsgParameters) -> str:
 
 def _fit_folder(train: Rows, p: PsgParameters, cache: Path | str | None) -> Path:
     return (Path(cache) if cache else cache_folder()) / "generators" / fit_key(train, p)
+
+
+def digest(generator: Generator) -> str:
+    """SHA-256 of what was fitted: a fit that was made again need not be the same to the bit."""
+    found = hashlib.sha256(generator.p.model_dump_json().encode())
+    for name, array in sorted(generator.arrays().items()):
+        found.update(name.encode() + np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
 
 
 def save(generator: Generator, folder: Path, catalogue: Catalogue) -> None:

@@ -147,14 +147,24 @@ def recall(run: Run, dataset: CrossDomainDataset | None = None) -> psg.Generator
     ------
     audit.Leak
         As in :func:`prepare`.
+    LayoutError
+        The fit is not the one whose recalled items the run holds: it had to be made again, and came out otherwise.
     """
     dataset = dataset or prepare(run)
     train, p, path = dataset.splits["train"], effective_psg(run.parameters), run.folder / "pseudo.parquet"
     if path.is_file():  # reading the fit back is no work of the stage
-        return psg.fit_once(train, p)
+        generator = psg.fit_once(train, p)
+        if psg.digest(generator) != run.record.get("generator_sha256"):
+            raise LayoutError(
+                f"{run.folder}: the generator had to be fitted again (the cache was emptied, or its code is another) "
+                f"and came out otherwise than the one whose pseudo-sequences are there: choose another OUT, or delete "
+                f"the folder"
+            )
+        return generator
     with run.stage("generator"):
         generator = psg.fit_once(train, p)
-    run.note(generator_seconds=psg.seconds_of_fit(train, p))  # the fit may be an earlier run's
+    # the fit may be an earlier run's
+    run.note(generator_seconds=psg.seconds_of_fit(train, p), generator_sha256=psg.digest(generator))
     with run.stage("recall"):
         table, found = _recalled_once(dataset, generator)
         run.note(audit=found)
@@ -236,8 +246,9 @@ def train(run: Run, dataset: CrossDomainDataset | None = None, on_epoch: Callabl
     # what the model falls back to must be the training rows' own counts
     found = audit.audit_counts(dataset, recommender.popularity)
     audit.refuse_leaks(found, dataset.protocol)
+    before = [line for line in run.record["audit"] if line["check"] not in set(found["check"])]  # of a killed call too
     run.note(
-        audit=run.record["audit"] + found.to_dict(orient="records"),
+        audit=before + found.to_dict(orient="records"),
         device=str(recommender.device),
         best_epoch=recommender.state.best_epoch + 1,
         best_validation_ndcg=recommender.state.best_metric,
@@ -319,7 +330,7 @@ def reference_ranks(dataset: CrossDomainDataset, p: Parameters) -> tuple[pd.Data
         evaluation,
         contract,
         neighbours,
-        *(inspect.getmodule(one) for one in REFERENCES),
+        *(inspect.getmodule(one) for one in (*REFERENCES, Oracle)),
     )
     code = hashlib.sha256(b"".join(Path(str(one.__file__)).read_bytes() for one in modules if one is not None))
     relevant = p.model_dump(mode="json", include={"split", "evaluation", "references"})

@@ -135,6 +135,10 @@ def test_number_that_yaml_reads_as_a_word_is_a_number_on_its_axis() -> None:
 def test_given_epochs_by_their_dotted_key_come_before_the_files() -> None:
     found = resolve("s", SMALL | {"epochs": 1}, {"overrides": {"training.epochs": 3}})
     assert {cell.parameters.training.epochs for cell in found.cells} == {3}
+    found = resolve("s", SMALL | {"overrides": {"training.epochs": 1}}, {"epochs": 3})
+    assert {cell.parameters.training.epochs for cell in found.cells} == {3}
+    with pytest.raises(ParameterError, match="are one parameter, and both are given"):
+        resolve("s", SMALL | {"epochs": 1, "overrides": {"training.epochs": 2}})
 
 
 @pytest.mark.parametrize(

@@ -223,3 +223,11 @@ def test_of_result_when_nothing_is_changed_that_a_result_depends_on():
     changed = load("smoke", {"training.learning_rate": 0.5}, data="pair").model_dump(mode="json")
     before, after = flatten(of_result(one)), flatten(of_result(changed))
     assert [key for key in before | after if before.get(key) != after.get(key)] == ["training.learning_rate"]
+
+
+def test_epochs_when_given_by_both_names_are_refused(tmp_path):
+    assert load("smoke", {"training.epochs": 3}).training.epochs == load("smoke", epochs=3).training.epochs == 3
+    with pytest.raises(ParameterError, match=r"epochs \(5\) and training.epochs \(10\) are one parameter"):
+        load("smoke", {"training.epochs": 10}, epochs=5)
+    with pytest.raises(ParameterError, match=r"overrides: training\.epochs is called epochs there"):
+        load(written(tmp_path, overrides={"training.epochs": 7}, epochs=7))

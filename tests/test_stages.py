@@ -16,6 +16,7 @@ from i2vae_lib.data.dataset import KINDS, SPLITS, Rows
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import EASE, I2VAERecommender, ItemKNN, Popularity
 from i2vae_lib.runs import LayoutError, Run
+from i2vae_lib.training import Callbacks
 
 FILES = ["run.json", "pseudo.parquet", "last.ckpt", "history.parquet", "ranks.parquet", "metrics.json"]
 NAMES = ["i2vae", "popularity", "copy", "itemknn", "ease", "oracle"]
@@ -320,6 +321,34 @@ def test_recall_when_the_generator_is_fitted(
         stages.recall(opened(tiny, tmp_path))
 
 
+def test_recall_when_the_fit_was_made_again(tiny: Parameters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = opened(tiny, tmp_path)
+    first = stages.recall(run)
+    assert psg.digest(stages.recall(run)) == psg.digest(first) == run.record["generator_sha256"]
+    train = stages.prepare(run).splits["train"]
+    other = psg.fit(train.take(np.arange(len(train) - 1)), tiny.psg)
+    monkeypatch.setattr(psg, "fit_once", lambda train, p: other)
+    with pytest.raises(LayoutError, match="came out otherwise than the one whose pseudo-sequences are there"):
+        stages.recall(run)
+
+
+def test_train_when_it_was_killed_before_the_model_was_saved(
+    tiny: Parameters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = opened(tiny, tmp_path)
+
+    def killed(self: I2VAERecommender, folder: Path) -> None:
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(I2VAERecommender, "save", killed)
+        with pytest.raises(Stop):
+            stages.train(run)
+    stages.train(run)
+    checks = [(line["check"], line["split"]) for line in run.record["audit"]]
+    assert len(set(checks)) == len(checks) == 29
+
+
 def test_recall_when_the_protocol_is_released(tiny: Parameters, tmp_path: Path) -> None:
     run = opened(tiny, tmp_path, protocol="released")
     generator = stages.recall(run)
@@ -342,3 +371,25 @@ def test_prepare_when_the_audit_finds_a_leak(
     with pytest.raises(audit.Leak, match=r"target in own history \(test\): 3 rows, e.g. row 7, user u7"):
         stages.prepare(run)
     assert not (tmp_path / "dataset" / "dataset.json").exists()
+
+
+def test_checkpoint_when_the_generator_is_another(
+    tiny: Parameters, tmp_path: Path, dataset: CrossDomainDataset
+) -> None:
+    train, validation = dataset.splits["train"], dataset.splits["validation"]
+    p = tiny.model_copy(update={"training": tiny.training.model_copy(update={"epochs": 1})})
+
+    def fit(generator: psg.Generator) -> None:
+        I2VAERecommender(dataset.catalogue, p).fit(
+            train,
+            validation,
+            params=p,
+            generator=generator,
+            rng=np.random.default_rng(0),
+            callbacks=Callbacks(tmp_path / "last.ckpt"),
+        )
+
+    fit(psg.fit(train, p.psg))
+    fit(psg.fit(train, p.psg))
+    with pytest.raises(LayoutError, match="is a checkpoint of other data, parameters or layout"):
+        fit(psg.fit(train.take(np.arange(len(train) - 1)), p.psg))

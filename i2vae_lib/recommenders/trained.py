@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from i2vae_lib import training
+from i2vae_lib import psg, training
 from i2vae_lib.data import dataset
 from i2vae_lib.data.dataset import (
     DOMAINS,
@@ -169,7 +169,7 @@ class Trained(ABC):
         self.module = self.build(torch.Generator().manual_seed(int(rng.integers(2**62)))).to(self.device)
         noise = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
         validate = self.validator(validation)
-        identity = _identity(self, train, validation)
+        identity = _identity(self, train, validation, generator)
         histories: list[list[dict[str, float]]] = []
         for number, stage in enumerate(self.stages(train)):
             checkpoint = callbacks.checkpoint
@@ -326,9 +326,10 @@ def _digest(module: nn.Module) -> str:
     return found.hexdigest()
 
 
-def _identity(system: Trained, train: Rows, validation: Rows) -> str:
+def _identity(system: Trained, train: Rows, validation: Rows, generator: Generator | None) -> str:
     """What the weights depend on: a checkpoint of anything else is refused."""
     groups = {"split", "controls", "synthetic", "training", "evaluation", *system.groups}
     relevant = of_result(system.params.model_dump(mode="json", include={"data", "protocol", "seed", *groups}))
-    text = system.name + json.dumps(relevant, sort_keys=True) + rows_digest(train) + rows_digest(validation)
-    return hashlib.sha256(text.encode()).hexdigest()
+    parts = [system.name, json.dumps(relevant, sort_keys=True), rows_digest(train), rows_digest(validation)]
+    parts += [psg.digest(generator)] if generator is not None else []
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
