@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from i2vae_lib import audit, compare, comparison, experiments, grids, report, search, stages, table
+from i2vae_lib import audit, compare, comparison, experiments, grids, lift, report, search, stages, table
 from i2vae_lib.data import amazon, load_dataset
 from i2vae_lib.data.dataset import DOMAINS, CrossDomainDataset, DataError
 from i2vae_lib.data.describe import describe_files
@@ -40,11 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         return int(given.call(given))
+    except audit.Leak as error:
+        print(f"i2vae {given.command}: {error}", file=sys.stderr)
+        return 1
     except (
         ParameterError,
         DataError,
         LayoutError,
-        audit.Leak,
         NonFiniteLoss,
         NonFiniteScore,
         OSError,
@@ -120,14 +122,14 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--table", choices=("paper",), help="the paper's table; RUN may be a folder of `i2vae table`")
     one.add_argument("--format", choices=FORMATS, help="of --table (default: text)")
     one.add_argument("--systems", nargs="+", metavar="SYSTEM", help="of --table: only these")
-    one.add_argument("--kinds", nargs="+", choices=table.KINDS, help="of --table: only these")
+    one.add_argument("--kinds", nargs="+", choices=lift.KINDS, help="of --table: only these")
     one.add_argument("--json", action="store_true")
 
     one = add("table", make_table, "All systems, tuned alike, trained and measured; then the paper's table.")
     parameters(one, preset="paper")
     one.add_argument("--epochs", type=int)
     one.add_argument("--systems", nargs="+", metavar="SYSTEM", help="default: all")
-    one.add_argument("--kinds", nargs="+", choices=table.KINDS, help="user types to print (default: all)")
+    one.add_argument("--kinds", nargs="+", choices=lift.KINDS, help="user types to print (default: all)")
     one.add_argument("--seeds", nargs="+", type=int, default=[0], help="default: 0")
     one.add_argument("--trials", type=int, help="how many of each system's points are tried (default: all)")
     one.add_argument("--tuning", type=Path, help="another file of the form of params/tuning.yaml")
@@ -230,7 +232,7 @@ def run(given: argparse.Namespace) -> int:
             "seed": resolved.seed,
             "epochs": resolved.training.epochs,
             "out": str(here.folder.resolve()),
-            "overrides": chosen,
+            "overrides": {key: value for key, value in chosen.items() if key != "training.epochs"},  # stands above
         }
         report.execute_notebooks(here.folder, names, RUN_NOTEBOOKS)
     path = None if given.no_report else report.write_report(here.folder)
@@ -264,6 +266,8 @@ def trained_of(folder: Path) -> Any:
 
 def _histories(given: argparse.Namespace) -> dict[str, list[list[str]]]:
     if given.histories is not None:
+        if given.history:
+            raise ParameterError("--history and --histories: one or the other")
         table = pd.read_parquet(given.histories)
         missing = [d for d in DOMAINS if d not in table.columns]
         if missing:
@@ -280,6 +284,10 @@ def _histories(given: argparse.Namespace) -> dict[str, list[list[str]]]:
 
 def audit_data(given: argparse.Namespace) -> int:
     if given.run is not None:
+        if given.data or given.protocol or given.system or given.set:
+            raise ParameterError(
+                "--run audits what the run holds: --data, --protocol, --system, --set say nothing of it"
+            )
         name, protocol, found = _audit_run(given.run)
     else:
         resolved = load(given.preset, chosen_of(given), data=given.data, protocol=given.protocol)
@@ -352,7 +360,7 @@ def make_table(given: argparse.Namespace) -> int:
 def _table_as(folders: Sequence[Path], given: argparse.Namespace) -> str:
     found = table.paper_table(folders, resamples=given.resamples, rng=np.random.default_rng(0))
     # `table` names the systems to run: what the references and other calls have made stands in its table as well
-    found = found.filtered(given.systems if given.command == "compare" else None, given.kinds or table.KINDS)
+    found = found.filtered(given.systems if given.command == "compare" else None, given.kinds or lift.KINDS)
     if given.json:
         return json.dumps(found.to_json())
     written: dict[str, Callable[[], str]] = {
@@ -460,6 +468,8 @@ def fetch(given: argparse.Namespace) -> int:
         return 0
     if given.name not in REGISTRY:
         raise DataError(f"unknown pair '{given.name}'{suggestion(given.name, [*REGISTRY, FOOD_KITCHEN])}")
+    if given.out is not None:
+        raise ParameterError(f"--out is of {FOOD_KITCHEN}; a released pair goes where I2VAE_DATA_DIR or the cache says")
     for file in (REGISTRY[given.name].train, REGISTRY[given.name].test):
         print(locate(file))
     return 0

@@ -20,7 +20,7 @@ import scipy  # scipy.stats is imported where it is used: it takes most of a sec
 
 from i2vae_lib import significance
 from i2vae_lib.data.dataset import DOMAINS
-from i2vae_lib.evaluation import METRICS, kind_masks
+from i2vae_lib.evaluation import cutoff_of, kind_masks, row_values
 from i2vae_lib.params import ParameterError, of_result, suggestion
 from i2vae_lib.runs import LayoutError, flatten, read_record
 from i2vae_lib.stages import irrelevant_groups
@@ -405,23 +405,6 @@ def _check_references(opened: Sequence[_Opened]) -> list[str]:
 
 
 # --- computing --------------------------------------------------------------------------------------------------------
-
-
-def cutoff_of(name: str) -> tuple[str, int]:
-    measure, _, cutoff = name.partition("@")
-    if measure not in METRICS:
-        raise ParameterError(f"unknown metric '{name}'{suggestion(name, [f'{one}@10' for one in METRICS])}")
-    if not cutoff.isdecimal() or int(cutoff) < 1:
-        raise ParameterError(f"metric '{name}': expected a cutoff of at least 1, as in {measure}@10")
-    return measure, int(cutoff)
-
-
-def row_values(table: pd.DataFrame, candidates: str, cutoffs: Sequence[tuple[str, int]]) -> Array:
-    """Metrics of each row, [rows, metrics]; nan where these candidates were not ranked."""
-    greater, ties = (table[f"{what}_{candidates}"].to_numpy() for what in ("greater", "ties"))
-    ranked = greater >= 0
-    columns = [METRICS[name](greater.clip(0), ties.clip(0), k) for name, k in cutoffs]
-    return np.where(ranked[:, None], np.stack(columns, axis=1), np.nan)
 
 
 def cells_of(opened: Sequence[_Opened]) -> tuple[list[tuple[str, str]], Array]:

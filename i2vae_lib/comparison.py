@@ -186,7 +186,7 @@ def open_study(
                 raise LayoutError(f"{folder}: {name} was tuned by other points: choose another OUT, or delete it")
             points[name] = max(asked, before, key=len)
         if known:
-            _refuse_other_parameters(folder, known.parameters, flat, points)
+            _refuse_other_parameters(folder, known.parameters, flat, known.points)
         every = sorted({*(known.seeds if known else ()), *seeds})
         study = Study(
             folder=folder,

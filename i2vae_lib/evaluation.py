@@ -7,13 +7,14 @@ not counted). A metric is its expectation over a random order of the ties, so a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
 from i2vae_lib.data.dataset import DOMAINS, KINDS, DataError, Int, Rows, hashed, popularity
+from i2vae_lib.params import ParameterError, suggestion
 
 CUTOFFS = (5, 10, 20)
 
@@ -178,6 +179,30 @@ def _mean_gain(greater: Int, ties: Int, gains: Int) -> Int:
 
 
 METRICS = {"HR": hit_rate, "NDCG": ndcg, "MRR": mrr}
+
+
+def cutoff_of(name: str) -> tuple[str, int]:
+    """``HR@10`` as its measure and cutoff.
+
+    Raises
+    ------
+    ParameterError
+        No such measure (the nearest is named), or no whole cutoff above 0.
+    """
+    measure, _, cutoff = name.partition("@")
+    if measure not in METRICS:
+        raise ParameterError(f"unknown metric '{name}'{suggestion(name, [f'{one}@10' for one in METRICS])}")
+    if not cutoff.isdecimal() or int(cutoff) < 1:
+        raise ParameterError(f"metric '{name}': expected a cutoff of at least 1, as in {measure}@10")
+    return measure, int(cutoff)
+
+
+def row_values(table: pd.DataFrame, candidates: str, cutoffs: Sequence[tuple[str, int]]) -> Int:
+    """Metrics of each row, [rows, metrics]; nan where these candidates were not ranked."""
+    greater, ties = (table[f"{what}_{candidates}"].to_numpy() for what in ("greater", "ties"))
+    ranked = greater >= 0
+    columns = [METRICS[name](greater.clip(0), ties.clip(0), k) for name, k in cutoffs]
+    return np.where(ranked[:, None], np.stack(columns, axis=1), np.nan)
 
 
 def seen_targets(rows: Rows, train: Rows) -> Int:

@@ -44,7 +44,14 @@ from i2vae_lib.grids import Cell, Sweep, address_of, address_of_record, labels, 
 from i2vae_lib.params import Parameters, pair_name
 from i2vae_lib.progress import bar
 from i2vae_lib.recommenders import SYSTEMS
-from i2vae_lib.runs import RUN_LAYOUT, LayoutError, peak_memory_bytes, read_record, usable_cores
+from i2vae_lib.runs import (
+    RUN_LAYOUT,
+    LayoutError,
+    forget_peak_memory,
+    peak_memory_bytes,
+    read_record,
+    usable_cores,
+)
 from i2vae_lib.training import Callbacks, history_of
 
 INDEX_LAYOUT = 1
@@ -355,6 +362,7 @@ def run_cell(parameters: Mapping[str, Any], folder: str) -> dict[str, Any]:
         with at_work(path) as log:
             if (path / "metrics.json").is_file():  # another sweep made it since this one was planned
                 return {"state": "done", **dict(zip(("seconds", "peak_memory_bytes"), cost(path)))}
+            forget_peak_memory()  # of the cells that this worker had before
             start = time.perf_counter()
 
             def say(line: str) -> None:

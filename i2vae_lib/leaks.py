@@ -178,8 +178,8 @@ def worth(
 ) -> pd.DataFrame:
     """What each leak adds to a metric, in points of per cent, by system, domain and row kind.
 
-    Rows' values are averaged over seeds; intervals and p values are a paired bootstrap over rows (users drawn whole),
-    Holm over the cells of one row kind and one kind of candidates: the table that a reader looks at.
+    Rows' values are averaged over the seeds that both conditions have; intervals and p values are a paired bootstrap
+    over users, Holm over the cells of one row kind and one kind of candidates: the table that a reader looks at.
 
     Parameters
     ----------
@@ -187,6 +187,11 @@ def worth(
         Of :func:`study`.
     names
         Domain names by key.
+
+    Raises
+    ------
+    ValueError
+        Nothing to compare: no closed condition, or none with a leak, or no seed that both have.
 
     Returns
     -------
@@ -200,6 +205,10 @@ def worth(
     lines: list[dict[str, Any]] = []
     for (system, leak), part in _pairs(table):
         closed = table[(table["recommender"] == system) & (table["leaks"] == "none")]
+        seeds = set(closed["seed"]) & set(part["seed"])
+        if not seeds:
+            raise ValueError(f"{system}: {leak} has no seed in common with none, against which it is measured")
+        part, closed = (one[one["seed"].isin(seeds)] for one in (part, closed))
         for candidates in ("sampled", "full"):
             lines += _compared(str(system), str(leak), closed, part, candidates, metric, names, rng)
     found = pd.DataFrame(lines)
@@ -222,11 +231,10 @@ def _compared(
     names: dict[str, str],
     rng: np.random.Generator,
 ) -> list[dict[str, Any]]:
-    name, _, k = metric.partition("@")
+    cutoffs = [evaluation.cutoff_of(metric)]
 
     def of_rows(part: pd.DataFrame) -> pd.Series:
-        greater, ties = (part[f"{one}_{candidates}"].to_numpy() for one in ("greater", "ties"))
-        values = part.assign(value=evaluation.METRICS[name](greater, ties, int(k)))
+        values = part.assign(value=evaluation.row_values(part, candidates, cutoffs)[:, 0])
         return values.groupby("row", sort=True)["value"].mean()
 
     before, after = of_rows(closed), of_rows(opened)

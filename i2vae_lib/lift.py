@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from i2vae_lib import compare, significance
+from i2vae_lib import compare, evaluation, significance
 from i2vae_lib.runs import LayoutError
 
 KINDS = ("tailed", "cold", "all")
@@ -56,11 +56,12 @@ def cells(found: compare.Comparison) -> pd.DataFrame:
         ``domain, kind, metric, n``; ``system, sd, seeds`` (mean and standard deviation over seeds); ``best`` (name) and
         ``reference`` (its value); ``lift`` (system / reference - 1); ``difference`` (system - reference) with its
         interval and p by the bootstrap over users, p after Holm over these cells; ``met``: at or above, or, in a cell
-        of fewer than :data:`FEW` rows, not significantly below.
+        of fewer than :data:`FEW` rows, not significantly below. A cell without rows is left out.
     """
     base = found.about["base"]
     candidates = found.about["candidates"]
     results = found.results[(found.results["candidates"] == candidates) & found.results["kind"].isin(KINDS)]
+    results = results[results["n"] > 0]
     tests: Any = found.tests.set_index(["domain", "kind", "metric", "system"])
     lines = []
     for (domain, kind, metric), part in results.groupby(["domain", "kind", "metric"], sort=False):
@@ -96,7 +97,7 @@ def mean_lift(
         Finished runs of one system, its seeds; a row counts with its mean over them.
     resamples, rng
         Of a percentile bootstrap over users (the rows of one are drawn together); the best reference of each cell stays
-        the one of all rows.
+        the one of all rows. A cell without rows, or without any in a resample, is left out there.
 
     Returns
     -------
@@ -113,14 +114,15 @@ def mean_lift(
     trained = [label for label, one in systems.items() if None not in one.runs]
     if len(trained) != 1:
         raise LayoutError(f"the mean lift is of one system; these runs are of {', '.join(trained)}")
-    cutoffs = [compare.cutoff_of(name) for name in METRICS]
+    cutoffs = [evaluation.cutoff_of(name) for name in METRICS]
     values = {
-        label: np.mean([compare.row_values(table, candidates, cutoffs) for table in one.runs.values()], axis=0)
+        label: np.mean([evaluation.row_values(table, candidates, cutoffs) for table in one.runs.values()], axis=0)
         for label, one in systems.items()
         if label != compare.CEILING
     }
     named, masks = compare.cells_of(opened)
     masks = masks[:, [kind in KINDS for _, kind in named]]
+    masks = masks[:, masks.any(axis=0)]
     users, owner = np.unique(opened[0].rows["user"].to_numpy(), return_inverse=True)
     totals = {label: sums_by_user(owner, masks, value) for label, value in values.items()}  # [users, cells, metrics]
     counts = sums_by_user(owner, masks, np.ones((len(owner), 1)))
@@ -131,8 +133,9 @@ def mean_lift(
     def ratio(weight: compare.Array) -> compare.Array:
         """weight [resamples, users] -> [resamples]."""
         n = np.einsum("ru,ucm->rcm", weight, counts)
-        means = [np.einsum("ru,ucm->rcm", weight, one) / n for one in (own, best)]
-        found: compare.Array = means[0].mean(axis=(1, 2)) / means[1].mean(axis=(1, 2)) - 1
+        with np.errstate(invalid="ignore"):  # a resample without a row of a cell has no mean there
+            means = [np.einsum("ru,ucm->rcm", weight, one) / n for one in (own, best)]
+        found: compare.Array = np.nanmean(means[0], axis=(1, 2)) / np.nanmean(means[1], axis=(1, 2)) - 1
         return found
 
     parts = [

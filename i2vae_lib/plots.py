@@ -114,8 +114,16 @@ def surface(table: pd.DataFrame, x: str, y: str, title: str) -> go.Figure:
 
 
 def training_curves(history: pd.DataFrame) -> go.Figure:
-    """Panels over epochs: reconstruction, the KLs, active units, validation metrics; of what the history has."""
+    """Panels over epochs: reconstruction, the KLs, active units, validation metrics; of what the history has.
+
+    A system that is trained in stages, each of which counts its epochs from one, has a line for each.
+    """
     names = [str(c) for c in history.columns]
+    parts = (
+        {f", stage {stage:.0f}": part for stage, part in history.groupby("stage")}
+        if "stage" in names
+        else {"": history}
+    )
     panels = {
         "reconstruction (nats a row)": [c for c in names if c.startswith("reconstruction/")],
         "KL of each latent (nats a row)": [c for c in names if c.startswith("kl/")],
@@ -125,10 +133,13 @@ def training_curves(history: pd.DataFrame) -> go.Figure:
     panels = {panel: columns for panel, columns in panels.items() if columns}
     figure = make_subplots(rows=2, cols=2, subplot_titles=list(panels), vertical_spacing=0.16)
     for number, (panel, columns) in enumerate(panels.items()):
-        for i, name in enumerate(columns):
+        lines = [
+            (f"{name}{which}", part[["epoch", name]].dropna()) for name in columns for which, part in parts.items()
+        ]
+        for i, (name, line) in enumerate(one for one in lines if len(one[1])):
             figure.add_scatter(
-                x=history["epoch"],
-                y=history[name],
+                x=line["epoch"],
+                y=line.iloc[:, 1],
                 name=name,
                 legendgroup=panel,
                 line={"color": PALETTE[i % len(PALETTE)]},

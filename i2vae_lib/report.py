@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +24,9 @@ from plotly.offline import get_plotlyjs
 from i2vae_lib import audit, experiments, lift, plots, stages
 from i2vae_lib.data.dataset import DOMAINS
 from i2vae_lib.grids import Sweep
-from i2vae_lib.runs import read_record, write_atomically
+from i2vae_lib.params import ParameterError, load, of_result
+from i2vae_lib.runs import flatten, read_record, write_atomically
+from i2vae_lib.stages import irrelevant_groups
 
 METRIC = "validation NDCG@10"
 TEMPLATE = """<!doctype html>
@@ -101,11 +105,10 @@ def _content(folder: Path, record: dict[str, Any], metrics: dict[str, Any], hist
     leaks = len(audit.fired(found))
     spent = pd.DataFrame(
         [(stage, one["seconds"], round(one["peak_memory_bytes"] / 2**20)) for stage, one in record["stages"].items()],
-        columns=["stage", "seconds", "peak memory (MiB)"],
+        columns=["stage", "seconds", "peak memory so far (MiB)"],
     )
     flat = pd.json_normalize({"parameters": p, "environment": record["environment"]}, sep=".").T.reset_index()
     flat.columns = pd.Index(["key", "value"])
-    last = history.iloc[-1]
     pair = f"{names['x']} and {names['y']}"
     rows = ", ".join(f"{n:,} {split}" for split, n in record["rows"].items())
     return {
@@ -118,9 +121,7 @@ def _content(folder: Path, record: dict[str, Any], metrics: dict[str, Any], hist
         "tail": " and ".join(f"{record['L80']['test'][d]:.2f} ({names[d]})" for d in DOMAINS),
         "tables": [(heading, html(table)) for heading, table in tables],
         "results_figure": figure(plots.results(tables[0][1], "HR@10, sampled")),
-        "training": f"{len(history)} epochs on {record['device']}, {record['weights']:,} weights; epoch "
-        f"{record['best_epoch']} was selected by validation NDCG@10 ({record['best_validation_ndcg']:.4f}). "
-        f"Last epoch: {last['seconds']:.1f} s, {last['rows/s']:,.0f} rows/s.",
+        "training": _training(record, history),
         "training_figure": figure(plots.training_curves(history)),
         "history": html(history.round(4)),
         "verdict": "No check fired as a leak." if not leaks else f"{leaks} checks found leaks.",
@@ -146,11 +147,34 @@ def _chosen(references: dict[str, Any]) -> pd.DataFrame:
 
 
 def command_of(p: dict[str, Any]) -> str:
-    """The command that makes this run, without what ``--set`` added (``run.json`` has every value)."""
-    system = "" if p["system"] == "i2vae" else f" --system {p['system']}"
+    """The command that makes this run, of parameters as ``run.json`` has them: what the preset lacks by ``--set``."""
+    try:
+        preset = load(p["preset"])
+    except ParameterError:  # a file that is not here
+        preset = load("paper")
+    without = ("seed", *irrelevant_groups([p["system"]]))
+    before, now = (flatten(of_result(one, without)) for one in (preset.model_dump(mode="json"), p))
+    own = ("data", "protocol", "system", "training.epochs")  # have options of their own
+    sets = [f"{key}={_word(value)}" for key, value in now.items() if key not in own and before.get(key) != value]
+    words = ["i2vae", "run", *([] if p["system"] == "i2vae" else ["--system", p["system"]])]
+    words += ["--data", p["data"], "--protocol", p["protocol"], "--preset", preset.preset, "--seed", str(p["seed"])]
+    words += ["--epochs", str(p["training"]["epochs"])]
+    return shlex.join([*words, *(word for one in sets for word in ("--set", one))])
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)  # JSON is YAML
+
+
+def _training(record: dict[str, Any], history: pd.DataFrame) -> str:
+    """What the training took; of a system that is trained in stages the last is selected from."""
+    last = history.iloc[-1]
+    own = history[history["stage"] == last["stage"]] if "stage" in history else history
+    earlier = f" of the last stage (after {len(history) - len(own)} of those before)" if len(own) < len(history) else ""
     return (
-        f"i2vae run{system} --data {p['data']} --protocol {p['protocol']} --preset {p['preset']} --seed {p['seed']} "
-        f"--epochs {p['training']['epochs']}"
+        f"{len(own)} epochs{earlier} on {record['device']}, {record['weights']:,} weights; epoch "
+        f"{record['best_epoch']} was selected by validation NDCG@10 ({record['best_validation_ndcg']:.4f}). "
+        f"Last epoch: {last['seconds']:.1f} s, {last['rows/s']:,.0f} rows/s."
     )
 
 

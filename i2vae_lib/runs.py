@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
+import secrets
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -40,14 +41,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    part = Path(name)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    part.touch(exist_ok=False)  # with the rights that the user's umask leaves, which mkstemp does not ask for
     try:
         write(part)
         with part.open("rb+") as stream:
             os.fsync(stream.fileno())
-        os.chmod(part, 0o644)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -110,13 +109,19 @@ def revision() -> str:
 
 
 def peak_memory_bytes() -> int:
-    """Highest resident size of this process so far, in bytes (0 where the platform does not tell)."""
+    """Highest resident size of this process so far, or since :func:`forget_peak_memory`, in bytes (0: not known)."""
     try:
         import resource
     except ImportError:  # Windows
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def forget_peak_memory() -> None:
+    """Let :func:`peak_memory_bytes` begin anew from what the process holds now (on Linux; elsewhere it goes on)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def committed_path(name: str) -> Path:

@@ -18,20 +18,18 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib import paper
-from i2vae_lib.compare import compare, own_parameters
+from i2vae_lib.compare import CEILING, compare, own_parameters
 from i2vae_lib.comparison import Study, failures, read_study
 from i2vae_lib.data.dataset import DOMAINS
 from i2vae_lib.evaluation import kind_masks
+from i2vae_lib.lift import KINDS, METRICS
 from i2vae_lib.params import ParameterError, suggestion
 from i2vae_lib.runs import LayoutError, committed_path, read_record, write_atomically, write_json
 from i2vae_lib.significance import holm
 
 CELL = ["domain", "kind", "metric", "candidates"]
-KINDS = ("tailed", "cold", "all")
-METRICS = ("HR@10", "NDCG@10")
 BASE = "i2vae"
 FLOOR = "popularity"
-CEILING = "oracle"
 PAPER_KIND = {"tailed": "tailed", "cold": "cold_released", "all": "all"}
 """The paper's "cold-start" are cold and no-history rows together."""
 

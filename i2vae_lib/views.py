@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 
 from i2vae_lib import disentanglement, inspection, stages
+from i2vae_lib.data import statistics
 from i2vae_lib.data.batches import Side
 from i2vae_lib.data.dataset import DOMAINS, PAD, SPLITS, CrossDomainDataset, Int, Rows, popularity
 from i2vae_lib.model.i2vae import ROLES, Draws, Latents, latent_name
@@ -251,12 +252,9 @@ def popularity_curve(dataset: CrossDomainDataset, points: int = 60) -> pd.DataFr
 
     Ranks are spaced evenly on a logarithmic scale.
     """
-    parts = []
-    for d, counts in popularity(dataset.splits["train"]).items():
-        ordered = np.sort(counts[1:])[::-1]
-        at = np.unique(np.geomspace(1, len(ordered), points).astype(np.int64))
-        parts.append(pd.DataFrame({"domain": dataset.catalogue.names[d], "rank": at, "users": ordered[at - 1]}))
-    return pd.concat(parts, ignore_index=True)
+    counts = popularity(dataset.splits["train"])
+    curves = {dataset.catalogue.names[d]: statistics.popularity_curve(counts[d], points) for d in DOMAINS}
+    return pd.concat(curves, names=["domain"]).reset_index("domain").reset_index(drop=True)
 
 
 def overlap(dataset: CrossDomainDataset) -> pd.DataFrame:
@@ -346,8 +344,8 @@ def progress(runs: Mapping[str, Path]) -> pd.DataFrame:
     -------
     DataFrame
         ``run``; ``state``: done, training (it has a checkpoint; it may also have been stopped) or not begun; ``epoch``;
-        ``of``: at most; ``best`` (epoch) and its ``ndcg@10`` on validation rows; ``minutes left`` at most (patience may
-        end a stage earlier).
+        ``of``: at most; ``best`` (epoch) and its ``ndcg@10`` on validation rows; ``minutes left`` of this stage at
+        most (patience, or a warm-up's own number of epochs, may end it earlier).
     """
     lines = []
     for name, folder in runs.items():

@@ -25,7 +25,7 @@ from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.synthetic import generate_log, write_logs
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import I2VAERecommender
-from i2vae_lib.runs import LayoutError
+from i2vae_lib.runs import LayoutError, Run
 from tests.conftest import TINY
 
 SMALL = [word for key, value in TINY.items() for word in ("--set", f"{key}={value}")]
@@ -159,6 +159,33 @@ def test_run_when_killed_while_training(finished: Path, tmp_path: Path) -> None:
     assert pd.read_parquet(folder / "history.parquet")["epoch"].tolist() == list(range(1, EPOCHS + 1))
 
 
+def test_run_when_a_leak_stops_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def leaking(*words: Any) -> None:
+        raise cli.audit.Leak("target in own history (test): 3 rows")
+
+    monkeypatch.setattr(cli.stages, "run_all", leaking)
+    monkeypatch.setattr(cli.stages, "open_run", lambda resolved: None)
+    assert cli.main(["run"]) == 1
+    assert capsys.readouterr().err == "i2vae run: target in own history (test): 3 rows\n"
+
+
+def test_run_when_epochs_are_set_by_their_dotted_key(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(cli.stages, "run_all", lambda run, say: None)
+    monkeypatch.setattr(cli.stages, "open_run", lambda resolved: Run(resolved, tmp_path))
+    metrics = stages.load_metrics(finished)
+    monkeypatch.setattr(cli.stages, "load_metrics", lambda folder: metrics)
+    monkeypatch.setattr(cli.report, "execute_notebooks", lambda folder, names, which: told.append(names))
+    Run(load("smoke", {"training.epochs": 3}), tmp_path).note(names={"x": "X", "y": "Y"})
+    words = ["--set", "training.epochs=3", "--set", "model.d=16"]
+    assert cli.main(["run", "--preset", "smoke", "--no-report", *words]) == 0
+    names = {key: value for key, value in told[0].items() if key != "out"}
+    assert (names["epochs"], names["overrides"]) == (3, {"model.d": 16})
+    assert load(names.pop("preset"), names.pop("overrides"), **names).training.epochs == 3
+
+
 # --- recommend --------------------------------------------------------------------------------------------------------
 
 
@@ -195,6 +222,8 @@ def test_recommend_when_input_is_wrong(finished: Path, tmp_path: Path, capsys: p
     assert "'nobody' is not in the vocabulary of domain x (North" in refused(capsys, *words, "--history", "x=nobody")
     assert "--history z=1: expected x=ID,ID or y=ID,ID" in refused(capsys, *words, "--history", "z=1")
     assert "k is 0" in refused(capsys, *words, "--k", "0")
+    both = [*words, "--history", "x=x20", "--histories", "people.parquet"]
+    assert "--history and --histories: one or the other" in refused(capsys, *both)
     pd.DataFrame({"x": [["x20"]]}).to_parquet(tmp_path / "half.parquet")
     assert "missing column y" in refused(capsys, *words, "--histories", str(tmp_path / "half.parquet"))
     nowhere = refused(capsys, "recommend", str(tmp_path), "--domain", "y")

@@ -178,6 +178,14 @@ def test_catalogue_when_saved_beside_a_model_is_read_back_equal(dataset, tmp_pat
     assert found.titles["y"].tolist() == dataset.catalogue.titles["y"].tolist()
 
 
+def test_catalogue_when_one_title_is_long_is_no_larger_than_its_text(dataset, tmp_path):
+    titles = {d: np.array([f"title {i}" for i in range(len(dataset.catalogue.ids[d]))], dtype=object) for d in DOMAINS}
+    titles["x"][3] = "".join(map(chr, np.random.default_rng(0).integers(97, 123, size=100_000)))
+    save_catalogue(replace(dataset.catalogue, titles=titles), tmp_path)
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 150_000
+    assert read_catalogue(tmp_path).titles["x"].tolist() == titles["x"].tolist()
+
+
 def test_links_when_looked_up_from_both_sides_agree(dataset):
     there, back = dataset.catalogue.linked("x"), dataset.catalogue.linked("y")
     linked = np.flatnonzero(there)

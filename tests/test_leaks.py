@@ -515,6 +515,17 @@ def test_worth_when_seeds_cancel_out_is_their_mean():
     assert (one.seeds, one.n, one.closed, one.open) == (2, 30, 0.0, pytest.approx(25.0))
 
 
+def test_worth_when_a_seed_is_not_done_compares_the_others():
+    closed = [ranks("i2vae", "none", seed, 49 * seed) for seed in (0, 1)]
+    table = pd.concat([*closed, ranks("i2vae", "pseudo", 0, 0)])
+    one = cell_of(
+        leaks.worth(table, NAMES, rng=np.random.default_rng(0)), domain="South", kind="all", candidates="full"
+    )
+    assert (one.seeds, one.closed, one.open, one.worth) == (1, 100.0, 100.0, 0.0)
+    with pytest.raises(ValueError, match="i2vae: pseudo has no seed in common with none"):
+        leaks.worth(pd.concat([closed[1], table[table["leaks"] == "pseudo"]]), NAMES, rng=np.random.default_rng(0))
+
+
 # --- planted leaks ----------------------------------------------------------------------------------------------------
 
 

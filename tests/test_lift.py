@@ -105,3 +105,28 @@ def test_verdicts_when_rows_help_hurt_and_are_missing() -> None:
 def test_in_per_cent_when_columns_are_missing() -> None:
     found = lift.in_per_cent(pd.DataFrame({"lift": [0.25], "n": [7]}))
     assert found["lift"].tolist() == [25.0] and found["n"].tolist() == [7]
+
+
+def test_lift_when_a_cell_has_no_rows_or_a_resample_has_none_of_it(tmp_path: Path) -> None:
+    cold = np.flatnonzero(
+        kind_masks(
+            pd.read_parquet(
+                write_run(tmp_path / "all", ranks_of(skill(7, 10)), references=REFERENCES) / "ranks.parquet"
+            ).query("recommender == 'i2vae'")
+        )["cold"].to_numpy()
+    )
+    assert len(cold) > 2
+
+    def run(name: str, left: int) -> Path:
+        folder = write_run(tmp_path / name, ranks_of(skill(7, 10)), references=REFERENCES)
+        table = pd.read_parquet(folder / "ranks.parquet")
+        table["cold"] = table["cold"] & table["row"].isin(table["row"].unique()[cold[:left]])
+        table.to_parquet(folder / "ranks.parquet", index=False)
+        return folder
+
+    none, one = run("none", 0), run("one", 1)
+    table = lift.cells(compare([none], rng=np.random.default_rng(0), resamples=200))
+    assert len(table) == 2 * 2 * 2 and "cold" not in set(table["kind"])
+    for folder in (none, one):
+        mean, low, high = lift.mean_lift([folder], resamples=200, rng=np.random.default_rng(0))
+        assert low < mean < high

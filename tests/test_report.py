@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from choreographer.errors import ChromeNotFoundError
 from kaleido._page_generator import PageGenerator
 
-from i2vae_lib import plots, report, stages
-from i2vae_lib.params import Parameters
+from i2vae_lib import cli, plots, report, stages
+from i2vae_lib.params import Parameters, load, of_result
 from i2vae_lib.runs import LayoutError
+from i2vae_lib.stages import irrelevant_groups
 
 NASTY = "<script>alert(1)</script>"
 # elements that a browser fetches, with the attribute that says from where
@@ -115,7 +118,7 @@ def test_report_when_its_sections_are_read(page: Page, folder: Path) -> None:
     record = json.loads((folder / "run.json").read_text())
     headings = [table[0] for table in page.tables]
     assert ["check", "split", "severity", "count", "per cent", "example"] in headings
-    assert ["stage", "seconds", "peak memory (MiB)"] in headings
+    assert ["stage", "seconds", "peak memory so far (MiB)"] in headings
     assert record["dataset_sha256"][:16] in page.text and "No check fired as a leak." in page.text
     assert "i2vae run --data synthetic --protocol strict --preset smoke --seed 0 --epochs 2" in page.text
     keys = {line[0]: line[1] for table in page.tables if table[0] == ["key", "value"] for line in table[1:]}
@@ -194,6 +197,47 @@ def test_training_curves_when_drawn(folder: Path) -> None:
     for trace in drawn.data:
         assert list(trace.x) == [1, 2] and list(trace.y) == history[trace.name].tolist()
     assert len(drawn.layout.annotations) == 4
+
+
+def test_training_curves_when_there_are_stages() -> None:
+    lines = {"stage": [1.0, 1.0, 2.0], "epoch": [1.0, 2.0, 1.0], "ndcg@10": [0.1, 0.2, 0.3], "kl/x": [5.0, 4.0, np.nan]}
+    drawn = plots.training_curves(pd.DataFrame(lines))
+    assert [(trace.name, list(trace.x), list(trace.y)) for trace in drawn.data] == [
+        ("kl/x, stage 1", [1, 2], [5.0, 4.0]),
+        ("ndcg@10, stage 1", [1, 2], [0.1, 0.2]),
+        ("ndcg@10, stage 2", [1], [0.3]),
+    ]
+
+
+def test_command_when_it_is_given_back_makes_the_same_parameters() -> None:
+    given = {"system": "savae", "model.d": 24, "references.neighbours": [5, 7], "psg.kind": "random"}
+    made = load("smoke", given, protocol="strict", seed=4, epochs=3).model_dump(mode="json")
+    words = shlex.split(report.command_of(made))
+    assert words[:2] == ["i2vae", "run"] and "psg.kind=random" not in words  # nothing that savae reads
+    parsed = cli.build_parser().parse_args(words[1:])
+    again = load(
+        parsed.preset,
+        cli.chosen_of(parsed),
+        data=parsed.data,
+        protocol=parsed.protocol,
+        seed=parsed.seed,
+        epochs=parsed.epochs,
+    )
+    without = irrelevant_groups(["savae"])
+    assert of_result(again.model_dump(mode="json"), without) == of_result(made, without)
+    elsewhere = shlex.split(report.command_of(made | {"preset": "mine"}))
+    assert "--preset paper" in " ".join(elsewhere) and {"savae.hidden=32", "model.d=24"} < set(elsewhere)
+
+
+def test_training_when_it_has_stages_tells_of_the_last() -> None:
+    record = {"device": "cpu", "weights": 1234, "best_epoch": 2, "best_validation_ndcg": 0.25}
+    one = {"seconds": 2.0, "rows/s": 50.0}
+    history = pd.DataFrame(
+        [{"stage": stage, "epoch": epoch} | one for stage, n in ((1, 3), (2, 2)) for epoch in range(n)]
+    )
+    said = report._training(record, history)
+    assert said.startswith("2 epochs of the last stage (after 3 of those before) on cpu, 1,234 weights; epoch 2 was")
+    assert report._training(record, history.drop(columns="stage")).startswith("5 epochs on cpu")
 
 
 def test_lines_when_drawn() -> None:

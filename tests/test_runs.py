@@ -6,15 +6,27 @@ import json
 import os
 import re
 import shutil
+import stat
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 from filelock import Timeout
 
 from i2vae_lib import runs, stages
 from i2vae_lib.data import load_dataset
 from i2vae_lib.params import load
-from i2vae_lib.runs import LayoutError, Run, default_folder, read_record, write_atomically, write_json
+from i2vae_lib.runs import (
+    LayoutError,
+    Run,
+    default_folder,
+    forget_peak_memory,
+    peak_memory_bytes,
+    read_record,
+    write_atomically,
+    write_json,
+)
 from tests.conftest import TINY
 
 FULL = OSError(28, "No space left on device")
@@ -66,7 +78,25 @@ def test_write_when_it_breaks_off_leaves_the_previous_state(tmp_path, error):
     assert content(tmp_path) == {"file.txt": "before"}
 
 
-@pytest.mark.parametrize("step", ["fsync", "replace", "chmod"])
+def test_write_when_the_user_keeps_files_to_himself(tmp_path):
+    before = os.umask(0o077)
+    try:
+        write_atomically(tmp_path / "file.txt", lambda part: part.write_text("mine"))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file.txt").stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux lets a process forget its peak")
+def test_peak_memory_when_it_is_forgotten():
+    held = np.ones(30_000_000)  # 240 MB, touched
+    peak = peak_memory_bytes()
+    del held
+    forget_peak_memory()
+    assert peak - peak_memory_bytes() > 150 * 2**20
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_write_when_the_disk_is_full_leaves_the_previous_state(tmp_path, monkeypatch, step):
     (tmp_path / "file.txt").write_text("before")
     monkeypatch.setattr(os, step, failing(FULL))

@@ -10,7 +10,7 @@ from i2vae_lib import plots
 from i2vae_lib.data import DOMAINS, load_dataset, synthetic
 from i2vae_lib.data.logs import load_logs
 from i2vae_lib.data.pair_file import Columns, PairFile, Side
-from i2vae_lib.data.statistics import committed, describe_log
+from i2vae_lib.data.statistics import committed, describe_log, length_shares
 from i2vae_lib.params import load
 
 SMALL = {"synthetic.users": 400}
@@ -79,6 +79,14 @@ def test_interval_figures_when_drawn_have_a_marker_a_line():
         assert sorted(trace.y[0] for trace in figure.data) == [1.0, 2.0, 3.0, 4.0]
         assert all(trace.error_y.array[0] == 2.0 and trace.error_y.arrayminus[0] == 1.0 for trace in figure.data)
         assert {trace.name for trace in figure.data} == {"s", "t"}
+
+
+@pytest.mark.parametrize(("protocol", "first"), [("strict", "1"), ("temporal", "0")])
+def test_length_shares_when_some_rows_have_no_own_history_sum_to_one(protocol, first):
+    dataset = load_dataset(load("smoke", SMALL, protocol=protocol))
+    train, shares = dataset.splits["train"], length_shares(dataset).set_index("length")
+    assert shares.index[0] == first and (train.lengths("own") == 0).any() == (first == "0")
+    assert shares.sum().tolist() == pytest.approx([1.0, 1.0], abs=1e-3)
 
 
 def test_differences_when_drawn_stand_a_line_a_system() -> None:

@@ -288,6 +288,13 @@ def test_tuning_when_it_is_wrong(tmp_path: Path, text: str, message: str) -> Non
         comparison.read_tuning(tmp_path / "t.yaml")
 
 
+def test_study_when_a_new_system_comes_with_settings_of_its_own(tmp_path: Path) -> None:
+    opened(tmp_path)
+    opened(tmp_path, systems=["cdrib"], overrides={"cdrib.layers": 4})  # nobody here had read it
+    with pytest.raises(LayoutError, match=r"was made with cdrib\.layers = 4, now it is 5"):
+        opened(tmp_path, overrides={"cdrib.layers": 5})
+
+
 def test_study_when_opened_again_with_others(tmp_path: Path) -> None:
     opened(tmp_path)
     opened(tmp_path, systems=["sasrec-s"], seeds=[3])

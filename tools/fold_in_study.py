@@ -24,9 +24,9 @@ import pages
 import pandas as pd
 
 from i2vae_lib import evaluation
-from i2vae_lib.compare import cutoff_of, row_values
 from i2vae_lib.comparison import Study, read_study
 from i2vae_lib.data import DOMAINS, CrossDomainDataset
+from i2vae_lib.evaluation import cutoff_of, row_values
 from i2vae_lib.lift import METRICS
 from i2vae_lib.params import Parameters, load, pair_name
 from i2vae_lib.recommenders import SYSTEMS

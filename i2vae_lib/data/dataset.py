@@ -26,6 +26,7 @@ DOMAINS = ("x", "y")
 SPLITS = ("train", "validation", "test")
 KINDS = ("all", "tailed", "tailed_warm", "cold", "no_history", "overlapping", "seen", "cold_released")
 LAYOUT = 2
+CATALOGUE_LAYOUT = 3
 PAD = 0
 
 Int = np.ndarray
@@ -420,13 +421,7 @@ class CrossDomainDataset:
         """Write the dataset as Parquet, file by file beside its name and renamed (rows, items, links, truth)."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for d in DOMAINS:
-            columns: dict[str, Any] = {"id": pa.array(self.catalogue.ids[d], pa.string())}
-            if self.catalogue.titles[d] is not None:
-                columns["title"] = pa.array(self.catalogue.titles[d], pa.string())
-            _write_parquet(pa.table(columns), folder / f"items_{d}.parquet")
-        links = {d: pa.array(self.catalogue.links[:, i], pa.int32()) for i, d in enumerate(DOMAINS)}
-        _write_parquet(pa.table(links), folder / "links.parquet")
+        _write_items(self.catalogue, folder)
         for split, rows in self.splits.items():
             _write_parquet(_rows_to_table(rows), folder / f"{split}.parquet")
         if self.log is not None:
@@ -480,7 +475,7 @@ class CrossDomainDataset:
 
     @classmethod
     def _read(cls, folder: Path, header: Mapping[str, Any]) -> CrossDomainDataset:
-        catalogue = load_catalogue(folder, header["names"])
+        catalogue = _read_items(folder, header["names"])
         splits = {s: _rows_from_table(pq.read_table(folder / f"{s}.parquet"), catalogue) for s in SPLITS}
         log = None
         if (folder / "users.parquet").is_file():
@@ -524,28 +519,30 @@ def rows_digest(rows: Rows) -> str:
 
 def save_catalogue(catalogue: Catalogue, folder: Path) -> None:
     """Vocabularies, titles, names and links beside a saved model, so that its folder alone suffices."""
-    arrays: dict[str, Int] = {"links": catalogue.links}
-    for d in DOMAINS:
-        arrays[f"ids_{d}"] = np.asarray(catalogue.ids[d], dtype=np.str_)
-        titles = catalogue.titles[d]
-        if titles is not None:
-            arrays[f"titles_{d}"] = np.asarray(titles, dtype=np.str_)
-    write_atomically(folder / "catalogue.npz", lambda part: _savez(part, arrays))
-    write_json(folder / "catalogue.json", {"layout": LAYOUT, "names": dict(catalogue.names)})
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_items(catalogue, folder)
+    write_json(folder / "catalogue.json", {"layout": CATALOGUE_LAYOUT, "names": dict(catalogue.names)})
 
 
 def read_catalogue(folder: Path) -> Catalogue:
     """Read what :func:`save_catalogue` wrote."""
     header = json.loads((folder / "catalogue.json").read_text(encoding="utf-8"))
-    if header.get("layout") != LAYOUT:
-        raise LayoutError(f"{folder}: catalogue layout {header.get('layout')}, this version reads {LAYOUT}")
-    with np.load(folder / "catalogue.npz", allow_pickle=False) as stored:
-        titles = {d: stored[f"titles_{d}"].astype(object) if f"titles_{d}" in stored else None for d in DOMAINS}
-        ids = {d: stored[f"ids_{d}"].astype(object) for d in DOMAINS}
-        return Catalogue(header["names"], ids, stored["links"], titles)
+    if header.get("layout") != CATALOGUE_LAYOUT:
+        raise LayoutError(f"{folder}: catalogue layout {header.get('layout')}, this version reads {CATALOGUE_LAYOUT}")
+    return _read_items(folder, header["names"])
 
 
-def load_catalogue(folder: Path, names: Mapping[str, str]) -> Catalogue:
+def _write_items(catalogue: Catalogue, folder: Path) -> None:
+    for d in DOMAINS:
+        columns: dict[str, Any] = {"id": pa.array(catalogue.ids[d], pa.string())}
+        if catalogue.titles[d] is not None:
+            columns["title"] = pa.array(catalogue.titles[d], pa.string())
+        _write_parquet(pa.table(columns), folder / f"items_{d}.parquet")
+    links = {d: pa.array(catalogue.links[:, i], pa.int32()) for i, d in enumerate(DOMAINS)}
+    _write_parquet(pa.table(links), folder / "links.parquet")
+
+
+def _read_items(folder: Path, names: Mapping[str, str]) -> Catalogue:
     ids: dict[str, Int] = {}
     titles: dict[str, Int | None] = {}
     for d in DOMAINS:

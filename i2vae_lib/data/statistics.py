@@ -86,12 +86,16 @@ def _same_day(user: Int, days: Int) -> float:
 
 
 def length_shares(dataset: CrossDomainDataset, longest: int = 12) -> pd.DataFrame:
-    """Share of training rows by own length (``longest`` and above together): columns ``length`` and domain names."""
+    """Share of training rows by own length (``longest`` and above together): columns ``length`` and domain names.
+
+    Length 0 has a line where a row has no own history (under ``temporal`` some have none).
+    """
     train = dataset.splits["train"]
-    table = {"length": [*map(str, range(1, longest)), f"{longest}+"]}
+    shortest = min(1, int(train.lengths("own").min()))
+    table = {"length": [*map(str, range(shortest, longest)), f"{longest}+"]}
     for d in DOMAINS:
         lengths = np.minimum(train.lengths("own")[train.of(d)], longest)
-        shares = np.bincount(lengths, minlength=longest + 1)[1:] / len(lengths)
+        shares = np.bincount(lengths, minlength=longest + 1)[shortest:] / len(lengths)
         table[dataset.catalogue.names[d]] = shares.round(4).tolist()
     return pd.DataFrame(table)
 
