@@ -51,7 +51,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from i2vae_lib import training
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Rows, other
 from i2vae_lib.data.people import people
 from i2vae_lib.model.graph_encoders import (
@@ -73,7 +72,7 @@ from i2vae_lib.model.likelihoods import bernoulli
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders.fold_in import user_vectors
-from i2vae_lib.recommenders.trained import Stage, Trained, dot, packed, unpacked
+from i2vae_lib.recommenders.trained import Stage, Trained, bundled, dot, unbundled
 
 CRITIC = 100  # units of the discriminator's second layer
 
@@ -232,25 +231,12 @@ class CDRIB(Trained):
                 self.frozen |= {f"known {d}": concatenated(users, None), f"line {d}": graph.index}
 
     def arrays(self) -> dict[str, torch.Tensor]:
-        found = {f"paths/{name}": weight for name, weight in training.parameters_of(self.paths).items()}
-        found |= {f"frozen/{name}": table for name, table in self.frozen.items()}
-        if self.params.protocol == "temporal":
-            found["people"] = packed(np.array(self.people, dtype=object))
-        return found
+        return bundled(self.paths, self.frozen, self.people if self.params.protocol == "temporal" else [])
 
     def restore(self, arrays: dict[str, torch.Tensor]) -> None:
         own = self.params.cdrib
         self.paths = nn.ModuleDict({d: Path(self.params.model.d, own.layers, own.dropout) for d in DOMAINS})
-        if "people" in arrays:
-            self.people = unpacked(arrays["people"])
-        self.frozen = {
-            name.removeprefix("frozen/"): table.to(self.device)
-            for name, table in arrays.items()
-            if name.startswith("frozen/")
-        }
-        weights = {name.removeprefix("paths/"): one for name, one in arrays.items() if name.startswith("paths/")}
-        training.load_parameters(self.paths, weights)
-        self.paths.to(self.device)
+        self.frozen, self.people = unbundled(arrays, self.paths, self.device)
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
         warm = torch.from_numpy(rows.history[domain].lengths > 0).to(self.device)

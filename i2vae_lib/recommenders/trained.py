@@ -318,6 +318,27 @@ def unpacked(tensor: torch.Tensor) -> list[str]:
     return dataset.unpacked(tensor.numpy())
 
 
+def bundled(module: nn.Module, frozen: Mapping[str, torch.Tensor], people: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Trained weights, tables that were computed from them, and users' ids (where it matters who they are) in one."""
+    found = {f"paths/{name}": weight for name, weight in training.parameters_of(module).items()}
+    found |= {f"frozen/{name}": table for name, table in frozen.items()}
+    return found | ({"people": packed(np.array(people, dtype=object))} if len(people) else {})
+
+
+def unbundled(
+    arrays: Mapping[str, torch.Tensor], module: nn.Module, device: torch.device
+) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Load a module with what :func:`bundled` took of one like it; the tables, and the users' ids."""
+    parts = {
+        kind: {n.removeprefix(kind): one for n, one in arrays.items() if n.startswith(kind)}
+        for kind in ("paths/", "frozen/")
+    }
+    training.load_parameters(module, parts["paths/"])
+    module.to(device)
+    frozen = {name: table.to(device) for name, table in parts["frozen/"].items()}
+    return frozen, unpacked(arrays["people"]) if "people" in arrays else []
+
+
 def _digest(module: nn.Module) -> str:
     """SHA-256 of a module's weights: a later stage goes on only from what the earlier ones left."""
     found = hashlib.sha256()
