@@ -54,13 +54,13 @@ unit: $(STAMP)
 notebook-tests: $(STAMP)
 	runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && \
 	OMP_NUM_THREADS=1 TQDM_DISABLE=1 I2VAE_RUNS_DIR=$$runs PLOTLY_RENDERER=plotly_mimetype $(BIN)/python -m pytest \
-	    -p tests.kernels_over_files -n $(WORKERS) --dist loadscope --nbval --nbval-current-env --nbval-cell-timeout 120 \
+	    -p tests.kernels_over_files -n $(WORKERS) --dist loadscope --durations 15 --nbval --nbval-current-env --nbval-cell-timeout 120 \
 	    --nbval-kernel-startup-timeout 60 --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks
-	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/pytest -n $(WORKERS) --dist load -m notebook
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/pytest -n $(WORKERS) --dist load --durations 0 -m notebook
 
 # a real JupyterLab and the served page in a real Chromium; screenshots go into build/screenshots
 test-browser: $(STAMP)
-	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/pytest -n $(WORKERS) --dist load -m browser tests/test_browser.py
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/pytest -n $(WORKERS) --dist load --durations 0 -m browser tests/test_browser.py
 
 # executes the committed notebooks at the smoke preset and stores their outputs (PNGs need Chromium)
 notebooks: $(STAMP)
