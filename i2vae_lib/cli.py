@@ -170,7 +170,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     one = add("fetch", fetch, "Download a released pair and check it, or build the Food and Kitchen logs anew.")
     one.add_argument("name", help=", ".join([*REGISTRY, FOOD_KITCHEN]))
-    one.add_argument("--out", type=Path, default=Path("data"), help=f"where {FOOD_KITCHEN} is built (default: data)")
+    one.add_argument("--out", type=Path, help=f"where {FOOD_KITCHEN} is built (default: data)")
 
     one = add("report", make_report, "Write report.html of a finished run anew.")
     one.add_argument("run", type=Path)
@@ -464,7 +464,7 @@ def explore(given: argparse.Namespace) -> int:
 
 def fetch(given: argparse.Namespace) -> int:
     if given.name == FOOD_KITCHEN:
-        print(amazon.fetch_amazon2014(given.out))
+        print(amazon.fetch_amazon2014(given.out or Path("data")))
         return 0
     if given.name not in REGISTRY:
         raise DataError(f"unknown pair '{given.name}'{suggestion(given.name, [*REGISTRY, FOOD_KITCHEN])}")

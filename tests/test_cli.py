@@ -286,6 +286,11 @@ def test_fetch_when_the_files_are_there(released_folder: Path, capsys: pytest.Ca
     assert all(path.is_file() for path in paths)
 
 
+def test_fetch_when_a_released_pair_is_given_a_place(capsys: pytest.CaptureFixture[str]) -> None:
+    message = "--out is of amazon2014-food-kitchen; a released pair goes where I2VAE_DATA_DIR or the cache says"
+    assert message in refused(capsys, "fetch", "cloth_sport", "--out", "there")
+
+
 def test_fetch_when_the_pair_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:
     assert "unknown pair 'game_vidoe'; did you mean 'game_video'?" in refused(capsys, "fetch", "game_vidoe")
 
