@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from i2vae_lib import psg
 from i2vae_lib.data import load_dataset
-from i2vae_lib.data.dataset import Rows, popularity
+from i2vae_lib.data.dataset import Rows
 from i2vae_lib.evaluation import rank, sample_negatives
 from i2vae_lib.params import load
 from i2vae_lib.recommenders.i2vae import I2VAERecommender, Remembering
@@ -128,9 +128,7 @@ def main() -> None:
     report("recall, training rows", seconds, f"{len(train) / seconds:,.0f} rows/s")
 
     recommender = I2VAERecommender(dataset.catalogue, p)
-    recommender.popularity = popularity(train)
-    recommender.adopt(train, generator)
-    recommender.module = recommender.build(torch.Generator().manual_seed(0)).to(device)
+    recommender.begin(train, generator, np.random.default_rng(0))
     found = training_epoch(recommender, train)
     report(
         "training: an epoch (best of 2)",

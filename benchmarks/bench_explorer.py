@@ -13,11 +13,9 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-import torch
 
 from i2vae_lib import psg
 from i2vae_lib.data import load_dataset
-from i2vae_lib.data.dataset import popularity
 from i2vae_lib.explorers import UserExplorer
 from i2vae_lib.params import load
 from i2vae_lib.recommenders import I2VAERecommender
@@ -43,9 +41,7 @@ def main() -> None:
     dataset = load_dataset(p)
     train, test = dataset.splits["train"], dataset.splits["test"]
     recommender = I2VAERecommender(dataset.catalogue, p)
-    recommender.popularity = popularity(train)
-    recommender.adopt(train, psg.fit_once(train, p.psg))
-    recommender.module = recommender.build(torch.Generator().manual_seed(0)).to(recommender.device)
+    recommender.begin(train, psg.fit_once(train, p.psg), np.random.default_rng(0))
     start = time.perf_counter()
     user = UserExplorer(recommender, test, dataset.tail["test"])
     print(f"{dataset}\nopening the explorer: {time.perf_counter() - start:.2f} s")

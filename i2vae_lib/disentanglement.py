@@ -203,9 +203,7 @@ def with_both(rows: Rows) -> Rows:
 def untrained(recommender: I2VAERecommender, train: Rows, rng: np.random.Generator) -> I2VAERecommender:
     """The same model with the weights that training starts from: the baseline of every measure."""
     fresh = I2VAERecommender(recommender.catalogue, recommender.params)
-    fresh.popularity = recommender.popularity
-    fresh.adopt(train, recommender.generator)
-    fresh.module = fresh.build(torch.Generator().manual_seed(int(rng.integers(2**62)))).to(fresh.device)
+    fresh.begin(train, recommender.generator, rng)
     return fresh
 
 

@@ -164,9 +164,7 @@ class Trained(ABC):
             Names the term, the epoch and the batch.
         """
         self.params = params
-        self.popularity = popularity(train)
-        self.adopt(train, generator)
-        self.module = self.build(torch.Generator().manual_seed(int(rng.integers(2**62)))).to(self.device)
+        self.begin(train, generator, rng)
         noise = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
         validate = self.validator(validation)
         identity = _identity(self, train, validation, generator)
@@ -202,6 +200,12 @@ class Trained(ABC):
                 {"stage": float(number)} | one for number, part in enumerate(histories, start=1) for one in part
             ]
         return self
+
+    def begin(self, train: Rows, generator: Generator | None, rng: np.random.Generator) -> None:
+        """Everything that training starts from: what it takes from the rows, and weights drawn from ``rng``."""
+        self.popularity = popularity(train)
+        self.adopt(train, generator)
+        self.module = self.build(torch.Generator().manual_seed(int(rng.integers(2**62)))).to(self.device)
 
     def adopt(self, train: Rows, generator: Generator | None) -> None:  # noqa: B027
         """Take from training rows what the module's shapes and constants depend on (a graph, the number of users)."""
