@@ -114,7 +114,7 @@ def prepare(run: Run) -> CrossDomainDataset:
     with run.stage("prepare"):
         dataset = load_dataset_once(run.parameters)
         held_out = [dataset.splits[split] for split in ("validation", "test")]
-        evaluation.check_negatives(*held_out, count=run.parameters.evaluation.negatives)  # not after an hour of fitting
+        evaluation.check_negatives(*held_out)  # not after an hour of fitting
         run.check_dataset(dataset.fingerprint())
         found = audit.audit(dataset)
         audit.refuse_leaks(found, dataset.protocol)

@@ -20,7 +20,7 @@ from i2vae_lib.training import Callbacks
 
 FILES = ["run.json", "pseudo.parquet", "last.ckpt", "history.parquet", "ranks.parquet", "metrics.json"]
 NAMES = ["i2vae", "popularity", "copy", "itemknn", "ease", "oracle"]
-COUNTS = ["greater_sampled", "ties_sampled", "greater_full", "ties_full"]
+COUNTS = ["greater_sampled", "ties_sampled", "candidates_sampled", "greater_full", "ties_full", "candidates_full"]
 
 
 def opened(tiny: Parameters, folder: Path, **changes: Any) -> Run:
@@ -138,8 +138,10 @@ def test_ranks_when_finished(ranks: pd.DataFrame, dataset: CrossDomainDataset) -
         np.testing.assert_array_equal(part["user"], rows.user)
         for kind in kinds:
             np.testing.assert_array_equal(part[kind], flags[kind])
-    candidates = ranks["greater_sampled"] + ranks["ties_sampled"]
-    assert candidates.min() >= 0 and candidates.max() <= 49 and (ranks[COUNTS] >= 0).all(axis=None)
+    assert (ranks["candidates_sampled"] == 49).all() and (ranks["candidates_full"] > 49).all()
+    for which in ("sampled", "full"):
+        assert (ranks[f"greater_{which}"] + ranks[f"ties_{which}"] <= ranks[f"candidates_{which}"]).all()
+    assert (ranks[COUNTS] >= 0).all(axis=None)
 
 
 def test_metrics_when_recomputed_from_ranks(finished: Run, ranks: pd.DataFrame) -> None:
