@@ -192,7 +192,7 @@ def _recalled_once(dataset: CrossDomainDataset, generator: psg.Generator) -> tup
         parts, recalled = [], {}
         for split in SPLITS:
             rows = dataset.splits[split]
-            items, scores = generator.recall(rows, psg.fold_of(rows, generator.p))
+            items, scores = psg.recalled(generator, rows)
             recalled[split] = items
             columns = {"split": split, "row": rows.source, "domain": [DOMAINS[i] for i in rows.domain]}
             parts.append(pd.DataFrame(columns | {"items": list(items), "scores": list(scores)}))
@@ -210,10 +210,8 @@ def uses_generator(parameters: Parameters) -> bool:
 
 
 def effective_psg(parameters: Parameters) -> Any:
-    """``released`` has pseudo-sequences the paper's way (one fold); every other protocol as the parameters say."""
-    if parameters.protocol == "released":
-        return parameters.psg.model_copy(update={"folds": 1})
-    return parameters.psg
+    """``released`` has pseudo-sequences the paper's way; every other protocol as the parameters say."""
+    return psg.as_published(parameters.psg) if parameters.protocol == "released" else parameters.psg
 
 
 @_alone

@@ -80,7 +80,7 @@ def test_pseudo_when_compared_with_the_saved_generator(finished: Run, dataset: C
     generator = I2VAERecommender.load(finished.folder / "model").generator
     for split in SPLITS:
         rows, part = dataset.splits[split], table[table["split"] == split]
-        items, scores = generator.recall(rows, psg.fold_of(rows, generator.p))
+        items, scores = psg.recalled(generator, rows)
         np.testing.assert_array_equal(np.stack(part["items"].to_list()), items)
         np.testing.assert_array_equal(np.stack(part["scores"].to_list()), scores)
         np.testing.assert_array_equal(part["row"], rows.source)
@@ -354,9 +354,14 @@ def test_train_when_it_was_killed_before_the_model_was_saved(
 def test_recall_when_the_protocol_is_released(tiny: Parameters, tmp_path: Path) -> None:
     run = opened(tiny, tmp_path, protocol="released")
     generator = stages.recall(run)
-    assert generator.p.folds == 1 and generator.p == tiny.psg.model_copy(update={"folds": 1})
+    assert generator.p == tiny.psg.model_copy(update={"folds": 1, "recall_from": "history_and_target"})
     assert generator.arrays()["final"].shape[0] == 1
-    assert stages.prepare(run).protocol == run.record["protocol"] == "released"
+    dataset = stages.prepare(run)
+    assert dataset.protocol == run.record["protocol"] == "released"
+    pseudo = stages.load_pseudo(run.folder)
+    for split, rows in dataset.splits.items():
+        np.testing.assert_array_equal(pseudo[split], psg.recalled(generator, rows)[0])
+        assert (pseudo[split] > 0).any() and not (pseudo[split] == rows.target[:, None]).any()
 
 
 @pytest.mark.parametrize("protocol", ["strict", "released"])
