@@ -186,9 +186,7 @@ def test_whole_lists_when_a_user_has_several_rows_are_the_longest():
     assert lists["x"].time.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
 
 
-@pytest.mark.parametrize(
-    ("name", "observations"), [("cloth_sport", (7_623, 43_663)), ("phone_elec", (37_651, 93_230))]
-)
+@pytest.mark.parametrize(("name", "observations"), [("cloth_sport", (7_623, 43_663)), ("phone_elec", (37_651, 93_230))])
 def test_released_pair_when_counted_holds_one_order(released_folder: Path, name: str, observations: tuple[int, int]):
     p = load("paper")
     dataset = protocols.apply("released", load_released(name, released_folder), p.split, p.controls)
@@ -214,8 +212,10 @@ def test_detached_users_when_counted_are_one_user():
     """A user whose halves have names of their own still has one list a domain."""
     p = load("smoke", {"synthetic.users": 1500, "controls.overlap_mode": "detach"}, protocol="chronological")
     whole, detached = (
-        replace(load_dataset(p.model_copy(update={"controls": p.controls.model_copy(update={"overlap": overlap})})),
-                log=None)
+        replace(
+            load_dataset(p.model_copy(update={"controls": p.controls.model_copy(update={"overlap": overlap})})),
+            log=None,
+        )
         for overlap in (1.0, 0.05)
     )
     for d in DOMAINS:
