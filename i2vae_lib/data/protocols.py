@@ -186,23 +186,27 @@ def order_free(rows: Rows, data_seed: int) -> Rows:
 def contents(rows: Rows) -> tuple[Int, Int]:
     """What each row holds of both domains, in no order: targets, and own items that making it cold took away, counted.
 
+    A product of both domains is one item, so that scrubbing a target's twin changes nothing here.
+
     Returns
     -------
     keys, sizes
         uint64 [rows], equal for rows with the same items (others collide by chance in one of 2^64), and the number of
         different items, int64 [rows].
     """
-    keys, sizes = np.zeros(len(rows), dtype=np.uint64), np.zeros(len(rows), dtype=np.int64)
+    size, before = rows.catalogue.size("x"), rows.excluded
+    twins = rows.catalogue.linked("y")
+    product = {"x": np.arange(size + 1), "y": np.where(twins > 0, twins, size + np.arange(len(twins)))}
+    owner, items = [], []
     for i, d in enumerate(DOMAINS):
-        history, at = rows.history[d], rows.of(d)
-        before = rows.excluded.keep(rows.domain[rows.excluded.owner] == i)
-        owner = np.concatenate([history.owner, before.owner, at])
-        items = np.concatenate([history.values, before.values, rows.target[at]])
-        wide = rows.catalogue.size(d) + 1
-        owner, items = np.divmod(np.unique(owner * wide + items), wide)
-        np.add.at(keys, owner, mixed(items.astype(np.uint64), np.full(len(items), i + 1, dtype=np.uint64)))
-        sizes += np.bincount(owner, minlength=len(rows))
-    return keys, sizes
+        history, at, own = rows.history[d], rows.of(d), rows.domain[before.owner] == i
+        owner += [history.owner, before.owner[own], at]
+        items += [product[d][one] for one in (history.values, before.values[own], rows.target[at])]
+    wide = size + len(twins)
+    row, item = np.divmod(np.unique(np.concatenate(owner) * wide + np.concatenate(items)), wide)
+    keys = np.zeros(len(rows), dtype=np.uint64)
+    np.add.at(keys, row, mixed(item.astype(np.uint64), np.zeros(1, dtype=np.uint64)))
+    return keys, np.bincount(row, minlength=len(rows))
 
 
 def copied(rows: Rows, others: Rows) -> Int:
