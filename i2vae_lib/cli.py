@@ -315,8 +315,10 @@ def _audit_run(folder: Path) -> tuple[str, str, pd.DataFrame]:
         found = audit.audit(dataset, pseudo=stages.load_pseudo(folder), generator=trained.generator)
     else:
         found = audit.audit(dataset)
-    counted = audit.audit_counts(dataset, trained.popularity)
-    return str(folder), dataset.protocol, pd.concat([found, counted], ignore_index=True)
+    found = pd.concat([found, audit.audit_counts(dataset, trained.popularity)], ignore_index=True)
+    # what training began with and the reference rankers are not kept: what the run itself saw of them
+    seen = pd.DataFrame(read_record(folder)["audit"])
+    return str(folder), dataset.protocol, pd.concat([found, seen[~seen["check"].isin(found["check"])]])
 
 
 def describe(given: argparse.Namespace) -> int:

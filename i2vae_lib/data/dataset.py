@@ -300,6 +300,7 @@ class LogPair:
     log: EventLog
     filters: pd.DataFrame  # step, domain (name), and what the step left: events, users, items; removed: events gone
     truth: Mapping[str, Int] = field(default_factory=dict)
+    one_order: bool = False  # of the pair file: everybody follows one order of items, and that is no artefact
 
 
 def interactions(rows: Rows) -> dict[str, tuple[Int, Int]]:
@@ -413,6 +414,7 @@ class CrossDomainDataset:
     filters: pd.DataFrame = field(default_factory=pd.DataFrame)  # of a log: what each step of cleaning left
     log: EventLog | None = None  # of a log: when everything happened, for the audit
     truth: Mapping[str, Int] = field(default_factory=dict)
+    one_order: bool = False  # see LogPair
 
     def __repr__(self) -> str:
         size = ", ".join(f"{self.catalogue.names[d]} {self.catalogue.size(d):,} items" for d in DOMAINS)
@@ -429,9 +431,14 @@ class CrossDomainDataset:
         return digest.hexdigest()
 
     def _account(self) -> dict[str, Any]:
-        """What was removed, and by which control."""
+        """What was removed, and by which control; what the pair file says of the order."""
         filters = json.loads(self.filters.to_json(orient="records"))
-        return {"removed": dict(self.removed), "controls": dict(self.controls), "filters": filters}
+        return {
+            "removed": dict(self.removed),
+            "controls": dict(self.controls),
+            "filters": filters,
+            "one_order": self.one_order,
+        }
 
     def _tail(self) -> dict[str, dict[str, float]]:
         return {split: dict(limits) for split, limits in self.tail.items()}
@@ -517,6 +524,7 @@ class CrossDomainDataset:
             pd.DataFrame(header["filters"]),
             log,
             truth,
+            header["one_order"],
         )
 
 

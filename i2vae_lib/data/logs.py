@@ -87,7 +87,8 @@ def load_logs(pair: PairFile | Path | str, *, memory_limit: str = "2GB") -> LogP
                 _refuse_twice(pair, log, ids)
             with stage(progress, "titles"):
                 titles = {d: _titles(db, d, pair, ids[d]) for d in DOMAINS}
-    return LogPair(pair.name, source_sha256, Catalogue(names, ids, _links(pair, ids), titles), log, pd.DataFrame(steps))
+    catalogue = Catalogue(names, ids, _links(pair, ids), titles)
+    return LogPair(pair.name, source_sha256, catalogue, log, pd.DataFrame(steps), one_order=pair.one_order)
 
 
 def _refuse_twice(pair: PairFile, log: EventLog, ids: Mapping[str, Int]) -> None:

@@ -82,7 +82,7 @@ def apply(
             raise DataError(f"{pair.name} under {protocol}: no {name} rows are left; {_account(cut.removed)}")
     dataset = assembled(protocol, pair, cut, split, controls)
     if isinstance(pair, LogPair):
-        dataset = replace(dataset, log=pair.log, filters=pair.filters)
+        dataset = replace(dataset, log=pair.log, filters=pair.filters, one_order=pair.one_order)
     # the planted interests are those of a user's last events
     return replace(dataset, truth={}) if protocol == "temporal" else dataset
 
