@@ -276,15 +276,14 @@ class EventLog:
 
     users: Int  # object array of str, ascending: a user's number depends on no row order
     events: Mapping[str, Events]  # domain key -> events, in any order
+    # seconds within which the order of events of two domains is unknown; of a part of a log that of the whole
+    resolution: int
 
-    @property
-    def resolution(self) -> int:
-        """Seconds within which the order of two events of different domains is unknown.
 
-        A day where all stamps of either file stand at one time of day (midnight, or any other), else one second.
-        """
-        of_day = (one.time % DAY for one in self.events.values() if len(one))
-        return DAY if any((one == one[0]).all() for one in of_day) else 1
+def resolution_of(events: Mapping[str, Events]) -> int:
+    """A day where all stamps of either file stand at one time of day (midnight, or any other), else one second."""
+    of_day = (one.time % DAY for one in events.values() if len(one))
+    return DAY if any((one == one[0]).all() for one in of_day) else 1
 
 
 @dataclass(frozen=True)
@@ -516,7 +515,8 @@ class CrossDomainDataset:
         log = None
         if (folder / "users.parquet").is_file():
             users = np.asarray(pq.read_table(folder / "users.parquet")["user"].to_pylist(), dtype=object)
-            log = EventLog(users, {d: _read_events(folder / f"events_{d}.parquet") for d in DOMAINS})
+            events = {d: _read_events(folder / f"events_{d}.parquet") for d in DOMAINS}
+            log = EventLog(users, events, header["resolution"])
         truth: dict[str, Int] = {}
         if (folder / "truth.npz").is_file():
             with np.load(folder / "truth.npz", allow_pickle=False) as stored:

@@ -17,7 +17,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, EventLog, Events, Int, LogPair
+from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, EventLog, Events, Int, LogPair, resolution_of
 from i2vae_lib.data.filters import line_of
 from i2vae_lib.data.log_files import (
     FLOAT_IDS,
@@ -300,7 +300,7 @@ def _fetch(db: duckdb.DuckDBPyConnection) -> tuple[EventLog, dict[str, Int]]:
         found = db.execute(f"SELECT u, i + 1 AS i, t FROM events_{d} ORDER BY u, t, i").fetchnumpy()
         kinds = (np.int32, np.int32, np.int64)
         events[d] = Events(*(np.asarray(found[name], dtype=kind) for name, kind in zip("uit", kinds, strict=True)))
-    return EventLog(_ids(db, "users"), events), ids
+    return EventLog(_ids(db, "users"), events, resolution_of(events)), ids
 
 
 def _ids(db: duckdb.DuckDBPyConnection, table: str) -> Int:
