@@ -39,6 +39,7 @@ TITLES = {
     "copy": ("reference", "Copy", ""),
     "itemknn": ("reference", "ItemKNN", ""),
     "ease": ("reference", "EASE", ""),
+    "ordered_counts": ("reference", "Ordered counts", ""),
     "multivae-s": ("one domain", "Multi-VAE-S", "Multi-VAE"),
     "multivae-m": ("one domain", "Multi-VAE-M", "Multi-VAE"),
     "svae-s": ("one domain", "SVAE-S", "SVAE"),
