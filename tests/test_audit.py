@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -344,8 +345,9 @@ def asked_otherwise(rows):
 def test_audit_when_a_row_stands_in_another_split_under_another_name_finds_that_only(clean, split, earlier, changed):
     rows = clean.splits[split]
     sizes = protocols.contents(rows)[1]
+    alone = ~np.isin(rows.user, [user for user, n in Counter(rows.user).items() if n > 1])  # whose other row is alike
     for size, check in ((8, COPIED), (7, COPIED_SHORT)):
-        one = rows.take(np.flatnonzero((sizes == size) & rows.kinds()["overlapping"])[:1])
+        one = rows.take(np.flatnonzero((sizes == size) & rows.kinds()["overlapping"] & alone)[:1])
         before, dataset = audit(clean), renamed_into(clean, changed(one), earlier)
         found = audit(dataset)
         more = found["count"].to_numpy() - before["count"].to_numpy()
@@ -402,9 +404,8 @@ def test_audit_when_everybody_follows_one_order_finds_that_only(rank, per_day):
     found = counts(dataset)
     assert set(found) == {(ORDER + name, "catalogue") for name in ("North", "South")}
     line = audit(dataset).set_index("check").loc[ORDER + "North"]
-    assert (
-        line["share"] == 0 and line["count"] >= 1000 and line["example"].startswith(f"{line['count']:,} observations")
-    )
+    assert line["share"] == 0 and line["count"] >= 1000
+    assert line["example"].startswith(f"{line['count']:,} observations of ")
     with pytest.raises(Leak, match="one order of items in North"):
         refuse_leaks(audit(dataset), "chronological")
     # a pair file may say that it is real: then it is told, and stops nothing
@@ -598,10 +599,10 @@ def test_audit_when_lightgcn_has_a_vector_of_an_item_that_nobody_took_finds_that
     dataset = planted(clean, "train", train.take(~holds))
     generator = psg.fit(dataset.splits["train"], p)
     number = generator.unified.of["y"][rare]
-    assert counts(dataset, generator=generator) == {} and not generator.tables["final"][0, :, number].any()
+    base = counts(dataset, generator=generator)
+    assert (TABLES, "train") not in base and not generator.tables["final"][0, :, number].any()
     generator.tables["final"][0, 0, number] = 0.1
-    found = counts(dataset, generator=generator)
-    assert found == {(TABLES, "train"): 1}
+    assert counts(dataset, generator=generator) == base | {(TABLES, "train"): 1}
 
 
 def test_audit_start_when_vectors_know_a_test_row_finds_it(clean):
