@@ -129,6 +129,7 @@ def prepare(run: Run) -> CrossDomainDataset:
             removed=dict(dataset.removed),
             controls=dict(dataset.controls),
             filters=json.loads(dataset.filters.to_json(orient="records")),
+            outside=[dict(one) for one in dataset.outside],
             rows={split: len(rows) for split, rows in dataset.splits.items()},
             audit=found.to_dict(orient="records"),
         )
