@@ -18,10 +18,11 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from i2vae_lib import audit, compare, comparison, experiments, grids, lift, report, search, stages, table
+from i2vae_lib import audit, compare, comparison, evaluation, experiments, grids, lift, report, search, stages, table
 from i2vae_lib.data import amazon, load_dataset
 from i2vae_lib.data.dataset import DOMAINS, CrossDomainDataset, DataError
 from i2vae_lib.data.describe import describe_files
+from i2vae_lib.data.protocols import outside_note
 from i2vae_lib.data.released import REGISTRY, locate
 from i2vae_lib.evaluation import NonFiniteScore
 from i2vae_lib.params import ParameterError, load, pair_name, suggestion
@@ -222,7 +223,7 @@ def run(given: argparse.Namespace) -> int:
         stages.train(here)
         print(f"trained: {here.folder}, validation NDCG@10 {here.record['best_validation_ndcg']:.4f}")
         return 0
-    stages.run_all(here, say)
+    ranks = stages.run_all(here, say)
     if not given.no_notebooks and resolved.system == "i2vae":  # what the notebooks tell of
         say("executing the notebooks on this run")
         names = {
@@ -240,6 +241,10 @@ def run(given: argparse.Namespace) -> int:
     stamp = " (NOT leak-free: protocol released)" if resolved.protocol == "released" else ""
     print(f"\nHR@10 in per cent, 1 + {resolved.evaluation.negatives} sampled candidates{stamp}")
     print(stages.result_table(stages.load_metrics(here.folder), names).to_string(index=False))
+    for line in evaluation.fewer_candidates(ranks, resolved.evaluation.negatives, names):
+        print(line)
+    if note := outside_note(here.record["outside"], names):
+        print(note)
     print(f"\nreport: {path}" if path else f"\nrun: {here.folder}")
     return 0
 
@@ -313,8 +318,10 @@ def _audit_run(folder: Path) -> tuple[str, str, pd.DataFrame]:
         found = audit.audit(dataset, pseudo=stages.load_pseudo(folder), generator=trained.generator)
     else:
         found = audit.audit(dataset)
-    counted = audit.audit_counts(dataset, trained.popularity)
-    return str(folder), dataset.protocol, pd.concat([found, counted], ignore_index=True)
+    found = pd.concat([found, audit.audit_counts(dataset, trained.popularity)], ignore_index=True)
+    # what training began with and the reference rankers are not kept: what the run itself saw of them
+    seen = pd.DataFrame(read_record(folder)["audit"])
+    return str(folder), dataset.protocol, pd.concat([found, seen[~seen["check"].isin(found["check"])]])
 
 
 def describe(given: argparse.Namespace) -> int:

@@ -21,10 +21,12 @@ import plotly.io as pio
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from i2vae_lib import audit, experiments, lift, plots, stages
+from i2vae_lib import audit, evaluation, experiments, lift, plots, stages
 from i2vae_lib.data.dataset import DOMAINS
+from i2vae_lib.data.protocols import outside_note
 from i2vae_lib.grids import Sweep
 from i2vae_lib.params import ParameterError, load, of_result
+from i2vae_lib.recommenders import neighbours
 from i2vae_lib.runs import flatten, read_record, write_atomically
 from i2vae_lib.stages import irrelevant_groups
 
@@ -53,6 +55,7 @@ stands; its numbers may only stand beside the paper's.</p>{% endif %}
 catalogue. Row kinds: tailed = own history shorter than {{ tail }}; cold = only the other domain; no_history = neither
 (every ranker falls back to popularity there); seen = the target occurs in training. <code>i2vae compare</code> gives
 intervals and significance.</p>
+{% for line in fewer %}<p>{{ line }}.</p>{% endfor %}
 <div class="grid">
 {% for heading, table in tables %}
 <section><h3>{{ heading }}</h3><div class="wide">{{ table }}</div></section>
@@ -66,7 +69,8 @@ intervals and significance.</p>
 <h2>Audit</h2>
 <p>{{ verdict }}</p><div class="wide">{{ audit }}</div>
 {% if filters %}<h2>What cleaning the logs left</h2><div class="wide">{{ filters }}</div>{% endif %}
-<h2>What the reference rankers chose on validation</h2><div class="wide">{{ references }}</div>
+<h2>What the reference rankers chose on validation</h2>
+{% for line in extensions %}<p>{{ line }}.</p>{% endfor %}<div class="wide">{{ references }}</div>
 <h2>Where time and memory went</h2>
 <div class="wide">{{ stages }}</div>
 {% if notebooks %}<h2>Notebooks, executed on this run</h2>
@@ -115,9 +119,12 @@ def _content(folder: Path, record: dict[str, Any], metrics: dict[str, Any], hist
         "title": f"{p['system']} on {record['data']} ({pair}), {record['protocol']}",
         "stamp": record["protocol"] == "released",
         "summary": f"Rows: {rows}. Dataset SHA-256 {record['dataset_sha256'][:16]}…, data seed {record['data_seed']}, "
-        f"seed {p['seed']}. Kept out: {_removed(record['removed'])}.",
+        f"seed {p['seed']}. Kept out: {_removed(record['removed'])}. {outside_note(record['outside'], names)}",
         "command": command_of(p),
         "negatives": p["evaluation"]["negatives"],
+        "fewer": evaluation.fewer_candidates(
+            pd.read_parquet(folder / "ranks.parquet"), p["evaluation"]["negatives"], names
+        ),
         "tail": " and ".join(f"{record['L80']['test'][d]:.2f} ({names[d]})" for d in DOMAINS),
         "tables": [(heading, html(table)) for heading, table in tables],
         "results_figure": figure(plots.results(tables[0][1], "HR@10, sampled")),
@@ -127,6 +134,7 @@ def _content(folder: Path, record: dict[str, Any], metrics: dict[str, Any], hist
         "verdict": "No check fired as a leak." if not leaks else f"{leaks} checks found leaks.",
         "audit": html(found.assign(share=(found["share"] * 100).round(2)).rename(columns={"share": "per cent"})),
         "filters": html(pd.DataFrame(record["filters"])) if record["filters"] else "",
+        "extensions": neighbours.extensions(record["references"]),
         "references": html(_chosen(record["references"])),
         "stages": html(spent),
         "notebooks": sorted(one.name for one in (folder / "notebooks").glob("*.html")),

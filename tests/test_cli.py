@@ -64,7 +64,18 @@ def test_run_when_done_already(finished: Path, capsys: pytest.CaptureFixture[str
     out = capsys.readouterr().out
     assert (finished / "ranks.parquet").stat().st_mtime_ns == before
     header = next(line for line in out.splitlines() if "kind" in line).split()
-    assert header == ["domain", "kind", "n", "i2vae", "popularity", "copy", "itemknn", "ease", "oracle"]
+    assert header == [
+        "domain",
+        "kind",
+        "n",
+        "i2vae",
+        "popularity",
+        "copy",
+        "itemknn",
+        "ease",
+        "ordered_counts",
+        "oracle",
+    ]
     assert "1 + 49 sampled candidates\n" in out and "NOT leak-free" not in out
     assert out.splitlines()[-1] == f"report: {finished / 'report.html'}"
 
@@ -516,7 +527,17 @@ def test_run_when_the_data_are_logs_finishes_with_a_report(
     assert cli.main(log_words(pair, protocol, folder)) == 0
     out = capsys.readouterr().out
     header = next(line for line in out.splitlines() if "kind" in line).split()
-    assert header == ["domain", "kind", "n", "i2vae", "popularity", "copy", "itemknn", "ease"]  # logs have no oracle
+    assert header == [
+        "domain",
+        "kind",
+        "n",
+        "i2vae",
+        "popularity",
+        "copy",
+        "itemknn",
+        "ease",
+        "ordered_counts",
+    ]  # logs have no oracle
     assert "NOT leak-free" not in out and out.endswith(f"report: {folder / 'report.html'}\n")
     assert cli.main(["audit", "--run", str(folder)]) == 0
     assert capsys.readouterr().out.count("event not before its target") == 3
@@ -552,13 +573,17 @@ def test_run_when_the_pair_file_is_not_there_is_refused(tmp_path: Path, capsys: 
     assert not (tmp_path / "run").exists()
 
 
-def test_run_when_more_negatives_are_asked_for_than_there_are_items_is_refused(
+def test_run_when_more_negatives_are_asked_for_than_there_are_items_ranks_them_all_and_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = refused(capsys, *run_words(tmp_path / "run", "--epochs", "1", "--set", "evaluation.negatives=999"))
-    found = re.search(r"999 negatives asked for, .* set evaluation.negatives to at most (\d+)$", said.strip())
-    assert found is not None and 80 < int(found[1]) < 120
-    assert not (tmp_path / "run" / "model").exists()
+    assert cli.main(run_words(tmp_path / "run", "--epochs", "1", "--set", "evaluation.negatives=999")) == 0
+    printed = capsys.readouterr().out
+    said = re.findall(r"rows have fewer than 999 items left beside target and history \((\d+) to (\d+)\)", printed)
+    assert len(said) == 2 and all(80 < int(few) <= int(most) < 120 for few, most in said)
+    assert (tmp_path / "run" / "report.html").read_text(encoding="utf-8").count("rows have fewer than 999 items") == 2
+    ranks = pd.read_parquet(tmp_path / "run" / "ranks.parquet")
+    for what in ("greater", "ties", "candidates"):
+        assert ranks[f"{what}_sampled"].equals(ranks[f"{what}_full"])
 
 
 # --- compare ----------------------------------------------------------------------------------------------------------

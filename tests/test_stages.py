@@ -14,13 +14,13 @@ from i2vae_lib import audit, evaluation, psg, stages
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.dataset import KINDS, SPLITS, Rows
 from i2vae_lib.params import Parameters
-from i2vae_lib.recommenders import EASE, I2VAERecommender, ItemKNN, Popularity
+from i2vae_lib.recommenders import EASE, I2VAERecommender, ItemKNN, OrderedCounts, Popularity
 from i2vae_lib.runs import LayoutError, Run
 from i2vae_lib.training import Callbacks
 
 FILES = ["run.json", "pseudo.parquet", "last.ckpt", "history.parquet", "ranks.parquet", "metrics.json"]
-NAMES = ["i2vae", "popularity", "copy", "itemknn", "ease", "oracle"]
-COUNTS = ["greater_sampled", "ties_sampled", "greater_full", "ties_full"]
+NAMES = ["i2vae", "popularity", "copy", "itemknn", "ease", "ordered_counts", "oracle"]
+COUNTS = ["greater_sampled", "ties_sampled", "candidates_sampled", "greater_full", "ties_full", "candidates_full"]
 
 
 def opened(tiny: Parameters, folder: Path, **changes: Any) -> Run:
@@ -138,8 +138,10 @@ def test_ranks_when_finished(ranks: pd.DataFrame, dataset: CrossDomainDataset) -
         np.testing.assert_array_equal(part["user"], rows.user)
         for kind in kinds:
             np.testing.assert_array_equal(part[kind], flags[kind])
-    candidates = ranks["greater_sampled"] + ranks["ties_sampled"]
-    assert candidates.min() >= 0 and candidates.max() <= 49 and (ranks[COUNTS] >= 0).all(axis=None)
+    assert (ranks["candidates_sampled"] == 49).all() and (ranks["candidates_full"] > 49).all()
+    for which in ("sampled", "full"):
+        assert (ranks[f"greater_{which}"] + ranks[f"ties_{which}"] <= ranks[f"candidates_{which}"]).all()
+    assert (ranks[COUNTS] >= 0).all(axis=None)
 
 
 def test_metrics_when_recomputed_from_ranks(finished: Run, ranks: pd.DataFrame) -> None:
@@ -158,7 +160,7 @@ def test_ranks_when_there_is_no_history(ranks: pd.DataFrame) -> None:
     # nobody wins by a fallback: the same popularity for everybody
     bare = ranks[ranks["no_history"]]
     popular, *others = (part[COUNTS].to_numpy() for _, part in bare.groupby("recommender", sort=False))
-    assert len(popular) >= 5 and len(others) == 5
+    assert len(popular) >= 5 and len(others) == 6
     for other in others:
         np.testing.assert_array_equal(other, popular)
 
@@ -271,7 +273,7 @@ class Stop(Exception):
     """Ends a fit before it begins."""
 
 
-@pytest.mark.parametrize("kind", [I2VAERecommender, Popularity, ItemKNN, EASE])
+@pytest.mark.parametrize("kind", [I2VAERecommender, Popularity, ItemKNN, EASE, OrderedCounts])
 def test_fit_when_experiments_call_it(
     kind: Any, tiny: Parameters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: CrossDomainDataset
 ) -> None:
@@ -296,14 +298,16 @@ def test_reference_ranks_when_asked_again_are_read_back(
     tiny: Parameters, dataset: CrossDomainDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("I2VAE_CACHE_DIR", str(tmp_path))
-    table, chosen = stages.reference_ranks(dataset, tiny)
-    assert list(chosen) == ["itemknn", "ease"] and chosen["itemknn"]["shrinkage"] in tiny.references.shrinkage
+    table, chosen, found = stages.reference_ranks(dataset, tiny)
+    assert [(one["count"], one["severity"]) for one in found] == 7 * [(0, "leak")]  # five counts, two tables
+    assert list(chosen) == ["itemknn", "ease", "ordered_counts"]
+    assert chosen["itemknn"]["shrinkage"] in tiny.references.shrinkage
     with monkeypatch.context() as patch:
         patch.setattr(stages, "references", lambda dataset, p: pytest.fail("fitted again"))
         other_model = tiny.model_copy(update={"seed": 9, "model": tiny.model.model_copy(update={"d": 8})})
-        again, same = stages.reference_ranks(dataset, other_model)
+        again, same, audited = stages.reference_ranks(dataset, other_model)
         pd.testing.assert_frame_equal(again, table)
-        assert same == chosen
+        assert same == chosen and audited == found
         with pytest.raises(pytest.fail.Exception, match="fitted again"):
             grid = tiny.references.model_copy(update={"neighbours": (5,)})
             stages.reference_ranks(dataset, tiny.model_copy(update={"references": grid}))
@@ -373,7 +377,7 @@ def test_prepare_when_the_audit_finds_a_leak(
         stages.prepare(run)
         assert run.record["audit"] == found.to_dict(orient="records")
         return
-    with pytest.raises(audit.Leak, match=r"target in own history \(test\): 3 rows, e.g. row 7, user u7"):
+    with pytest.raises(audit.Leak, match=r"target in own history \(test\): 3, e.g. row 7, user u7"):
         stages.prepare(run)
     assert not (tmp_path / "dataset" / "dataset.json").exists()
 
