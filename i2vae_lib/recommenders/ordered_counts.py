@@ -26,6 +26,7 @@ import numpy as np
 
 from i2vae_lib import cooccurrence
 from i2vae_lib.data.dataset import Int, Rows, popularity
+from i2vae_lib.graphs import entries_apart
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.neighbours import Axis, FromHistories, Setting
 
@@ -82,6 +83,10 @@ class OrderedCounts(FromHistories):
         told: Int = self.left_out.scores(rows)[:, self.unified.of[domain][1:]].toarray()
         told += (self.weight * np.log1p(self.counts[domain][1:])).astype(np.float32)
         return told
+
+    def apart(self, train: Rows) -> Int:
+        fresh = cooccurrence.LeftOut.fit(train, self.left_out.p)
+        return entries_apart(self.left_out.together, fresh.together) + np.abs(self.left_out.taken - fresh.taken)
 
     def arrays(self) -> dict[str, Int]:
         p = self.left_out.p
