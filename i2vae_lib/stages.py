@@ -20,16 +20,16 @@ import pandas as pd
 import pooch
 from filelock import FileLock
 
-from i2vae_lib import audit, evaluation, graphs, psg
-from i2vae_lib.data import check_name, check_protocol, load_dataset_once, source_of, synthetic
+from i2vae_lib import audit, cooccurrence, evaluation, graphs, psg
+from i2vae_lib.data import check_name, check_protocol, load_dataset_once, people, source_of, synthetic
 from i2vae_lib.data import dataset as dataset_module
 from i2vae_lib.data.dataset import DOMAINS, KINDS, SPLITS, CrossDomainDataset
 from i2vae_lib.params import ParameterError, Parameters, suggestion
-from i2vae_lib.recommenders import EASE, SYSTEMS, Copy, ItemKNN, Oracle, Popularity, contract, neighbours
+from i2vae_lib.recommenders import EASE, SYSTEMS, Copy, ItemKNN, Oracle, OrderedCounts, Popularity, contract, neighbours
 from i2vae_lib.runs import LayoutError, Run, cache_folder, link_or_copy, read_record, write_atomically, write_json
 from i2vae_lib.training import Callbacks, history_of
 
-REFERENCES: tuple[Any, ...] = (Popularity, Copy, ItemKNN, EASE)
+REFERENCES: tuple[Any, ...] = (Popularity, Copy, ItemKNN, EASE, OrderedCounts)
 """The rankers that stand in every table; on synthetic data the oracle too."""
 
 Say = Callable[[str], None]
@@ -337,7 +337,9 @@ def reference_ranks(
         audit,
         dataset_module,
         synthetic,
+        people,
         graphs,
+        cooccurrence,
         evaluation,
         contract,
         neighbours,
