@@ -26,7 +26,6 @@ import numpy as np
 
 from i2vae_lib import cooccurrence
 from i2vae_lib.data.dataset import Int, Rows, popularity
-from i2vae_lib.graphs import entries_apart
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.neighbours import Axis, FromHistories, Setting
 
@@ -85,8 +84,7 @@ class OrderedCounts(FromHistories):
         return told
 
     def apart(self, train: Rows) -> Int:
-        fresh = cooccurrence.LeftOut.fit(train, self.left_out.p)
-        return entries_apart(self.left_out.together, fresh.together) + np.abs(self.left_out.taken - fresh.taken)
+        return self.left_out.apart(train)
 
     def arrays(self) -> dict[str, Int]:
         p = self.left_out.p
