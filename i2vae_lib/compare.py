@@ -18,17 +18,16 @@ import numpy as np
 import pandas as pd
 import scipy  # scipy.stats is imported where it is used: it takes most of a second
 
-from i2vae_lib import significance
+from i2vae_lib import significance, stages
 from i2vae_lib.data.dataset import DOMAINS
 from i2vae_lib.evaluation import cutoff_of, kind_masks, row_values
 from i2vae_lib.params import ParameterError, of_result, suggestion
 from i2vae_lib.runs import LayoutError, flatten, read_record
-from i2vae_lib.stages import irrelevant_groups
 
 Array = np.ndarray
 
-CEILING = "oracle"
-"""Ranks by the true probabilities; never marked as the best."""
+CEILINGS = tuple(one.name for one in stages.CEILINGS)
+"""Rankers that read the planted truth; never marked as the best."""
 
 KINDS = ("all", "seen", "tailed", "tailed_warm", "cold", "overlapping", "no_history")
 CANDIDATES = ("sampled", "full")
@@ -253,7 +252,7 @@ def open_alike(folders: Sequence[Path | str]) -> list[_Opened]:
 def own_parameters(record: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of a run, by dotted key, that tell its system from another: what its result depends on, but for
     the seed and for how many rows were scored at a time."""
-    flat = flatten(of_result(record["parameters"], irrelevant_groups([record["parameters"]["system"]])))
+    flat = flatten(of_result(record["parameters"], stages.irrelevant_groups([record["parameters"]["system"]])))
     return {key: one for key, one in flat.items() if key not in ("seed", "evaluation.batch_size")}
 
 
@@ -519,15 +518,16 @@ def _tables(found: Comparison) -> list[str]:
         table = part[part["metric"] == metric]
         shown = []
         for (domain, kind, n), cell in table.groupby(["domain", "kind", "n"], sort=False):
-            ranked = cell[cell["system"] != CEILING]["mean"]
+            ranked = cell[~cell["system"].isin(CEILINGS)]["mean"]
             best = ranked.max() if len(ranked) > 1 else np.nan
             written = {
-                one.system: _written(one.mean, one.sd, one.mean == best and one.system != CEILING)
+                one.system: _written(one.mean, one.sd, one.mean == best and one.system not in CEILINGS)
                 for one in _lines(cell)
             }
             shown.append({"domain": domain, "kind": kind, "n": n} | written)
         spread = ", mean ± sd over seeds" if (table["seeds"] > 1).any() else ""
-        ceiling = f" (the {CEILING} is a ceiling and left out)" if (table["system"] == CEILING).any() else ""
+        known = [name for name in CEILINGS if (table["system"] == name).any()]
+        ceiling = f" (left out, for they read the planted truth: {', '.join(known)})" if known else ""
         lines += ["", f"{metric} in per cent{spread}; > best{ceiling}", pd.DataFrame(shown).to_string(index=False)]
     return lines
 

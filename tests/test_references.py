@@ -16,7 +16,7 @@ from i2vae_lib.data import CrossDomainDataset, load_dataset
 from i2vae_lib.data.dataset import DOMAINS, DataError, Int, Rows, interactions, other, popularity
 from i2vae_lib.graphs import user_items
 from i2vae_lib.params import Parameters, load
-from i2vae_lib.recommenders import EASE, Copy, ItemKNN, Oracle, Popularity
+from i2vae_lib.recommenders import EASE, Copy, Informed, ItemKNN, Oracle, Popularity
 from i2vae_lib.recommenders import ease as ease_module
 from i2vae_lib.recommenders.itemknn import nearest, places
 from i2vae_lib.recommenders.neighbours import NUDGE, FromHistories, fall_back, share
@@ -358,11 +358,11 @@ def hits_at_10(dial: float) -> dict[str, Int]:
     dataset = load_dataset(parameters)
     rows = dataset.splits["test"]
     negatives = evaluation.sample_negatives(rows, 99, 0)
-    oracle = Oracle(dataset, popularity(dataset.splits["train"]))
+    ceilings = (kind(dataset, popularity(dataset.splits["train"])) for kind in (Oracle, Informed))
     found = {}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for scorer in (oracle, *(fit(kind, dataset, parameters) for kind in KINDS)):
+        for scorer in (*ceilings, *(fit(kind, dataset, parameters) for kind in KINDS)):
             ranks = evaluation.rank(scorer, rows, negatives, full=False, batch_size=512)
             found[scorer.name] = evaluation.hit_rate(
                 ranks["greater_sampled"].to_numpy(), ranks["ties_sampled"].to_numpy(), 10
@@ -377,12 +377,19 @@ def standard_error(values: Int) -> float:
 def test_rankers_when_the_world_is_predictable_stand_between_popularity_and_the_oracle() -> None:
     hits = hits_at_10(2.0)
     assert hits["oracle"].mean() > 2 * hits["popularity"].mean()
-    for kind in KINDS:
-        lead = hits[kind.name] - hits["oracle"]  # paired by row
-        assert lead.mean() < 3 * standard_error(lead), kind.name
+    for name in ("informed", *(kind.name for kind in KINDS)):
+        lead = hits[name] - hits["oracle"]  # paired by row
+        assert lead.mean() < 3 * standard_error(lead), name
     for name in ("itemknn", "ease"):
         gain = hits[name] - hits["popularity"]
         assert gain.mean() > 4 * standard_error(gain), name
+
+
+def test_informed_when_the_world_is_as_planted_stands_between_the_counts_and_the_oracle() -> None:
+    hits = hits_at_10(1.0)
+    for below, above in (("itemknn", "informed"), ("ease", "informed"), ("informed", "oracle")):
+        gain = hits[above] - hits[below]
+        assert gain.mean() > 4 * standard_error(gain), (below, above)
 
 
 def test_rankers_when_the_world_is_random_are_at_chance() -> None:

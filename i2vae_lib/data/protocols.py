@@ -14,7 +14,7 @@ depend on ``data_seed`` and on the rows' contents, never on their order in a fil
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,7 +48,6 @@ class RawPair:
     catalogue: Catalogue
     train: Rows
     test: Rows
-    truth: Mapping[str, Int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,9 +79,10 @@ def apply(
             raise DataError(f"{pair.name} under {protocol}: no {name} rows are left; {_account(cut.removed)}")
     dataset = assembled(protocol, pair, cut, split, controls)
     if isinstance(pair, LogPair):
-        dataset = replace(dataset, log=pair.log, filters=pair.filters)
-    # the planted interests are those of a user's last events
-    return replace(dataset, truth={}) if protocol == "temporal" else dataset
+        # the planted interests are those of a user's last events
+        truth = pair.truth if protocol == "chronological" else {}
+        dataset = replace(dataset, log=pair.log, filters=pair.filters, truth=truth)
+    return dataset
 
 
 def check_served(protocol: str, name: str, *, timed: bool) -> None:
@@ -121,7 +121,6 @@ def assembled(
         {name: tail_limits(rows) for name, rows in cut.splits.items()},
         dict(cut.removed) | removed,
         controls.model_dump(),
-        truth=pair.truth,
     )
 
 
