@@ -22,7 +22,8 @@ from i2vae_lib.training import Callbacks
 TINY = {
     "synthetic.users": 600,
     "synthetic.items": 120,
-    "synthetic.cold_rows": 0.3,  # so that there are some test rows without history
+    "synthetic.linked_items": 20,
+    "synthetic.cold_rows": 0.3,  # test rows without any history
     "evaluation.negatives": 49,
     "psg.epochs": 3,
     "psg.recalled": 8,
