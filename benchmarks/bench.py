@@ -124,7 +124,7 @@ def main() -> None:
 
     seconds, generator = timed(lambda: psg.fit(train, p.psg))
     report("LightGCN: an epoch (of 2, 1 fold)", seconds / 2, "with its share of set-up and validation")
-    seconds, _ = timed(lambda: generator.recall(train, psg.fold_of(train, p.psg)))
+    seconds, _ = timed(lambda: psg.recalled(generator, train))
     report("recall, training rows", seconds, f"{len(train) / seconds:,.0f} rows/s")
 
     recommender = I2VAERecommender(dataset.catalogue, p)

@@ -20,8 +20,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.data.dataset import DOMAINS, PAD, SPLITS, CrossDomainDataset, EventLog, Int, Rows, origins, popularity
-from i2vae_lib.data.protocols import DAY
+from i2vae_lib.data.dataset import (
+    DOMAINS,
+    PAD,
+    SPLITS,
+    CrossDomainDataset,
+    EventLog,
+    Int,
+    Rows,
+    origins,
+    popularity,
+)
 from i2vae_lib.graphs import Unified, user_items, users_of_items
 from i2vae_lib.psg import Generator, learning_folds
 
@@ -219,18 +228,18 @@ def _not_before_target(book: Book, split: str, earlier: Sequence[str]) -> Int:
     """Rows with an event that the log does not put before the target: at or after it, or not in the log at all.
 
     In the own domain an event at the target's very time may stand before it (ties are broken by a hash); in the other
-    domain an event of the target's day may not.
+    domain an event of the target's stamp (or day: ``EventLog.resolution``) may not.
     """
     log, rows = book.dataset.log, book.dataset.splits[split]
     assert log is not None and book.in_log is not None
     user = book.in_log[book.users[split]]
     hit = np.zeros(len(rows), dtype=bool)
-    at_target = _target_times(book, split)
+    at_target, resolution = _target_times(book, split), log.resolution
     for i, d in enumerate(DOMAINS):
         history = rows.history[d]
         time = _times(log, book, d, user[history.owner], history.values)
         own, limit = rows.domain[history.owner] == i, at_target[history.owner]
-        late = np.where(own, time > limit, time // DAY >= limit // DAY)
+        late = np.where(own, time > limit, time // resolution >= limit // resolution)
         hit[history.owner[(late | (time < 0)) & (user[history.owner] >= 0)]] = True
     return hit | ((at_target < 0) & (user >= 0))
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from i2vae_lib import audit, compare, comparison, experiments, grids, lift, report, search, stages, table
+from i2vae_lib import audit, compare, comparison, evaluation, experiments, grids, lift, report, search, stages, table
 from i2vae_lib.data import amazon, load_dataset
 from i2vae_lib.data.dataset import DOMAINS, CrossDomainDataset, DataError
 from i2vae_lib.data.describe import describe_files
@@ -222,7 +222,7 @@ def run(given: argparse.Namespace) -> int:
         stages.train(here)
         print(f"trained: {here.folder}, validation NDCG@10 {here.record['best_validation_ndcg']:.4f}")
         return 0
-    stages.run_all(here, say)
+    ranks = stages.run_all(here, say)
     if not given.no_notebooks and resolved.system == "i2vae":  # what the notebooks tell of
         say("executing the notebooks on this run")
         names = {
@@ -240,6 +240,8 @@ def run(given: argparse.Namespace) -> int:
     stamp = " (NOT leak-free: protocol released)" if resolved.protocol == "released" else ""
     print(f"\nHR@10 in per cent, 1 + {resolved.evaluation.negatives} sampled candidates{stamp}")
     print(stages.result_table(stages.load_metrics(here.folder), names).to_string(index=False))
+    for line in evaluation.fewer_candidates(ranks, resolved.evaluation.negatives, names):
+        print(line)
     print(f"\nreport: {path}" if path else f"\nrun: {here.folder}")
     return 0
 

@@ -20,7 +20,7 @@ import scipy  # scipy.stats is imported where it is used: it takes most of a sec
 
 from i2vae_lib import significance, stages
 from i2vae_lib.data.dataset import DOMAINS
-from i2vae_lib.evaluation import cutoff_of, kind_masks, row_values
+from i2vae_lib.evaluation import COUNTS, cutoff_of, fewer_candidates, kind_masks, row_values
 from i2vae_lib.params import ParameterError, of_result, suggestion
 from i2vae_lib.runs import LayoutError, flatten, read_record
 
@@ -162,6 +162,7 @@ def compare(
     if base not in systems:
         raise ParameterError(f"unknown base '{base}'{suggestion(base, list(systems))}")
 
+    notes += fewer_candidates(first.rows, _identity(first)["negatives"], first.record.get("names", {}))
     cells, masks = cells_of(opened)
     if not all("seen" in one.rows for one in opened):
         notes.append("no kind 'seen': not every run has stored which targets occur in training")
@@ -267,6 +268,11 @@ def _open(folder: Path) -> _Opened:
             f"(and --epochs, --set as it was started)"
         )
     table = pd.read_parquet(path)
+    if not set(COUNTS) <= set(table):
+        raise LayoutError(
+            f"{path} does not say how many candidates each row had: an earlier version made it, which drew other ones; "
+            f"make the run again, in a new folder"
+        )
     ranks = {
         str(name): part.sort_values(IDENTITY, kind="stable").reset_index(drop=True)
         for name, part in table.groupby("recommender", sort=False)
@@ -383,7 +389,7 @@ def _labels(name: str, parts: Sequence[Mapping[str, Any]]) -> list[str]:
 def _check_references(opened: Sequence[_Opened]) -> list[str]:
     """Notes on reference rankers that are missing somewhere or differ a little; more than a little is refused."""
     first, notes = opened[0], []
-    counts = [f"{what}_{kind}" for what in ("greater", "ties") for kind in CANDIDATES]
+    counts = list(COUNTS)
     for other in opened[1:]:
         for name in [name for name in other.ranks if name not in first.ranks and name != other.trained]:
             notes.append(f"{name} is left out: {other.folder} has it, {first.folder} has not")

@@ -13,10 +13,13 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.data.dataset import DOMAINS, KINDS, DataError, Int, Rows, hashed, popularity
+from i2vae_lib.data.dataset import DOMAINS, KINDS, PAD, DataError, Int, Ragged, Rows, hashed, mixed, popularity
 from i2vae_lib.params import ParameterError, suggestion
 
 CUTOFFS = (5, 10, 20)
+COUNTS = tuple(f"{what}_{which}" for which in ("sampled", "full") for what in ("greater", "ties", "candidates"))
+"""What :func:`rank` counts of each row; the columns of ``ranks.parquet`` from which everything is computed."""
+DRAWN_AT_ONCE = 1_000_000
 
 
 class Scorer(Protocol):
@@ -32,61 +35,133 @@ class NonFiniteScore(ArithmeticError):
 
 
 def sample_negatives(rows: Rows, count: int, data_seed: int) -> Int:
-    """Frozen sampled candidates: ``count`` negatives a row, uniform without replacement.
+    """Frozen sampled candidates: ``count`` negatives a row, uniform without replacement, or all items that are left.
 
     Drawn from the catalogue of the row's domain less the target and the own history *before* any cold-start removal
-    (``rows.excluded``). The draw depends on (catalogue, user, domain, target, data_seed) and on nothing else, so it is
-    the same under every protocol and for every model. (Items of the domain get a random key each from Philox, whose
-    raw stream NumPy guarantees; the ``count`` smallest keys win.)
+    (``rows.excluded``). The draw depends on (catalogue, the excluded items, user, domain, target, data_seed) and on
+    nothing else: not on the model, the order of the rows or what other rows there are.
+
+    A row has an endless stream of items (:func:`_stream`), and its negatives are the first ``count`` that are new and
+    not barred: that costs O(count), whatever the catalogue. Where ``count`` is more than half of what is left, most of
+    a stream would be repetition: there each item gets a key, and the smallest keys win.
 
     Returns
     -------
-    int32 [rows, count], each row ascending
+    int32 [rows, count], each row ascending, then 0 where it has fewer than ``count`` items left
 
     Raises
     ------
     DataError
-        The domain has fewer items than asked for.
+        A row has nothing left at all.
     """
     who = [f"{u}|{d}|{rows.catalogue.ids[DOMAINS[d]][t - 1]}" for u, d, t in zip(rows.user, rows.domain, rows.target)]
     keys = hashed(who, "candidates", rows.catalogue.digest(), data_seed)
-    check_negatives(rows, count=count)
+    check_negatives(rows)
+    barred = _barred(rows)
     found = np.zeros((len(rows), count), dtype=np.int32)
-    for row in range(len(rows)):
-        d = DOMAINS[rows.domain[row]]
-        barred = np.append(rows.excluded[row], rows.target[row])
-        order = np.random.Philox(key=int(keys[row])).random_raw(rows.catalogue.size(d) + 1)
-        order[barred] = order[0] = np.iinfo(np.uint64).max
-        found[row] = np.sort(np.argpartition(order, count)[:count])
+    for d in DOMAINS:
+        size, at = rows.catalogue.size(d), rows.of(d)
+        few = size - barred.lengths[at] < 2 * count
+        for draw, part, width in ((_by_key, at[few], size), (_by_stream, at[~few], 2 * count)):
+            for some in np.array_split(part, max(1, len(part) * width // DRAWN_AT_ONCE)):
+                found[some] = draw(keys[some], barred.take(some), size, count)
     return found
 
 
-def check_negatives(*splits: Rows, count: int) -> None:
-    """Refuse more negatives than a row of these splits has items left, beside its target and its history.
+def check_negatives(*splits: Rows) -> None:
+    """Refuse rows whose target and excluded history are the whole domain: nothing is left to rank them against.
 
     Raises
     ------
     DataError
-        Names the row that has fewest left, and how many that is.
+        Names the first such row.
     """
-    worst = None
     for rows in splits:
-        # distinct barred items of each row: its excluded ones, and the target if it is not among them
-        owner = np.concatenate([rows.excluded.owner, np.arange(len(rows))])
-        items = np.concatenate([rows.excluded.values, rows.target])
-        barred = np.bincount(np.unique(np.stack([owner, items]), axis=1)[0], minlength=len(rows))
-        sizes = np.array([rows.catalogue.size(d) for d in DOMAINS])[rows.domain]
-        left = sizes - barred
-        if len(rows) and (worst is None or left.min() < worst[0]):
-            worst = (int(left.min()), rows, int(left.argmin()))
-    if worst is not None and worst[0] < count:
-        left_, rows, row = worst
-        d = DOMAINS[rows.domain[row]]
-        raise DataError(
-            f"row {row} (user {rows.user[row]}): {count} negatives asked for, but domain {d} "
-            f"({rows.catalogue.names[d]}) has {left_} items left beside the target and the history; "
-            f"set evaluation.negatives to at most {left_}"
-        )
+        nothing = np.flatnonzero(items_left(rows) == 0)
+        if len(nothing):
+            row, d = nothing[0], DOMAINS[rows.domain[nothing[0]]]
+            raise DataError(
+                f"row {row} (user {rows.user[row]}): its target and history are all {rows.catalogue.size(d)} items of "
+                f"domain {d} ({rows.catalogue.names[d]}), so no candidate is left beside the target; a domain needs "
+                f"more items than any of its histories"
+            )
+
+
+def items_left(rows: Rows) -> Int:
+    """How many items of its domain each row has left beside its target and the excluded own history, int64 [rows]."""
+    sizes = np.array([rows.catalogue.size(d) for d in DOMAINS])[rows.domain]
+    return sizes - _barred(rows).lengths
+
+
+def _barred(rows: Rows) -> Ragged:
+    """What is never a wrong answer for each row: its target and ``rows.excluded``, each item once, ascending."""
+    owner = np.concatenate([rows.excluded.owner, np.arange(len(rows))])
+    items = np.concatenate([rows.excluded.values, rows.target])
+    owner, items = np.divmod(np.unique((owner << 32) + items), 2**32)
+    return Ragged.from_lengths(items, np.bincount(owner, minlength=len(rows)))
+
+
+def _stream(keys: Int, length: int, size: int) -> Int:
+    """The first items of each row's stream, int64 [rows, length]: independent and uniform on 1…size.
+
+    A splitmix64 of (key, place) as a fraction of 2^64, times ``size`` (the high half of the 128-bit product): no item
+    is more likely than another by more than size / 2^64, relative, which is below 2^-40 up to 16 million items.
+    """
+    drawn = mixed(keys[:, None], np.arange(length, dtype=np.uint64))
+    half, size_ = np.uint64(32), np.uint64(size)
+    low = ((drawn & np.uint64(2**32 - 1)) * size_) >> half
+    return (((drawn >> half) * size_ + low) >> half).astype(np.int64) + 1
+
+
+def _by_stream(keys: Int, barred: Ragged, size: int, count: int) -> Int:
+    """The first ``count`` items of each row's stream that are new and not barred, ascending."""
+    found = np.zeros((len(keys), count), dtype=np.int32)
+    if not len(keys) or not count:
+        return found
+    # the stream's expected length where most are barred, and four deviations more
+    left = size - int(barred.lengths.max())
+    hit = (left - count) / size
+    length = int(size * np.log(left / (left - count)) + 4 * np.sqrt(count * (1 - hit)) / hit) + 2
+    todo = np.arange(len(keys))
+    while len(todo):
+        items, place, fresh = _fresh(_stream(keys[todo], length, size), barred.take(todo), size)
+        in_order = np.zeros(items.shape, dtype=bool)
+        np.put_along_axis(in_order, place, fresh, axis=1)
+        so_far = in_order.cumsum(axis=1)
+        last = (so_far < count).sum(axis=1)  # the place of the draw that makes the row whole
+        whole = last < length
+        chosen = fresh & (place <= last[:, None]) & whole[:, None]
+        found[todo[whole]] = items[chosen].reshape(-1, count)
+        todo, length = todo[~whole], 2 * length
+    return found
+
+
+def _fresh(stream: Int, barred: Ragged, size: int) -> tuple[Int, Int, Int]:
+    """A stream sorted by item: (items, their places, whether an item stands there first and is not barred)."""
+    rows, length = stream.shape
+    bits = int(length).bit_length()
+    lines = np.arange(rows)[:, None] * (size + 1)
+    coded = np.sort(((lines + stream) << bits) | np.arange(length), axis=1)
+    place, coded = coded & (2**bits - 1), coded >> bits
+    fresh = np.diff(coded, axis=1, prepend=-1) != 0
+    # ascending over all rows: each barred item is looked up where it would stand first
+    flat, wanted = coded.ravel(), barred.owner * (size + 1) + barred.values
+    at = np.searchsorted(flat, wanted)
+    there = at < len(flat)
+    at, wanted = at[there], wanted[there]
+    fresh.ravel()[at[flat[at] == wanted]] = False
+    return coded - lines, place, fresh
+
+
+def _by_key(keys: Int, barred: Ragged, size: int, count: int) -> Int:
+    """The ``count`` items of smallest key that are not barred (or all of them), ascending, then 0."""
+    drawn = mixed(keys[:, None], np.arange(size + 1, dtype=np.uint64)) >> np.uint64(1)
+    drawn[:, 0] = drawn[barred.owner, barred.values] = np.iinfo(np.uint64).max  # above every other
+    order = np.argpartition(drawn, min(count, size), axis=1)[:, :count]
+    order[np.take_along_axis(drawn, order, axis=1) == np.iinfo(np.uint64).max] = size + 1
+    order.sort(axis=1)
+    order[order == size + 1] = 0
+    return np.pad(order, ((0, 0), (0, count - order.shape[1]))).astype(np.int32)
 
 
 def rank(scorer: Scorer, rows: Rows, negatives: Int | None, *, full: bool, batch_size: int) -> pd.DataFrame:
@@ -97,23 +172,29 @@ def rank(scorer: Scorer, rows: Rows, negatives: Int | None, *, full: bool, batch
     scorer
         Anything with ``score(rows, candidates)``.
     negatives
-        int32 [rows, k] of :func:`sample_negatives`, or None to leave sampled ranking out.
+        int32 [rows, k] of :func:`sample_negatives` (0: no candidate), or None to leave sampled ranking out.
     full
-        Also rank the whole catalogue of the row's domain, less the row's own history.
+        Also rank the whole catalogue of the row's domain, less what sampled candidates exclude too.
     batch_size
         Rows scored at once; changes nothing but speed and memory.
 
     Returns
     -------
     DataFrame
-        One line a row: ``greater_sampled, ties_sampled, greater_full, ties_full`` (int64; -1 where not asked for).
+        One line a row, the columns :data:`COUNTS` (int64; -1 where not asked for): how many candidates stand above the
+        target, how many beside it, and how many there are, the target not counted.
 
     Raises
     ------
     NonFiniteScore
         Names the scorer and the row.
     """
-    out = {key: np.full(len(rows), -1) for key in ("greater_sampled", "ties_sampled", "greater_full", "ties_full")}
+    out = {key: np.full(len(rows), -1) for key in COUNTS}
+    barred = _barred(rows)
+    if full:
+        out["candidates_full"] = items_left(rows)
+    if negatives is not None:
+        out["candidates_sampled"] = (negatives != PAD).sum(axis=1)
     for d in DOMAINS:
         positions = rows.of(d)
         # rows of like length together: a batch is padded to its longest
@@ -129,20 +210,21 @@ def rank(scorer: Scorer, rows: Rows, negatives: Int | None, *, full: bool, batch
                 _refuse_non_finite(scorer, scores, batch)
                 aim = np.take_along_axis(scores, target - 1, axis=1)
                 above, equal = scores > aim, scores == aim
-                history = batch.history[d]
-                above[history.owner, history.values - 1] = False
-                equal[history.owner, history.values - 1] = False
-                equal[np.arange(len(at)), batch.target - 1] = False
+                left_out = barred.take(at)
+                above[left_out.owner, left_out.values - 1] = equal[left_out.owner, left_out.values - 1] = False
                 out["greater_full"][at], out["ties_full"][at] = above.sum(axis=1), equal.sum(axis=1)
                 if negatives is not None:
-                    chosen = negatives[at] - 1
+                    # of no candidate, the target's own place, which counts neither way
+                    chosen = np.where(negatives[at] != PAD, negatives[at], target) - 1
                     out["greater_sampled"][at] = np.take_along_axis(above, chosen, axis=1).sum(axis=1)
                     out["ties_sampled"][at] = np.take_along_axis(equal, chosen, axis=1).sum(axis=1)
             elif negatives is not None:
-                scores = scorer.score(batch, np.concatenate([target, negatives[at]], axis=1))
+                there = negatives[at] != PAD
+                candidates = np.where(there, negatives[at], target)
+                scores = scorer.score(batch, np.concatenate([target, candidates], axis=1))
                 _refuse_non_finite(scorer, scores, batch)
-                out["greater_sampled"][at] = (scores[:, 1:] > scores[:, :1]).sum(axis=1)
-                out["ties_sampled"][at] = (scores[:, 1:] == scores[:, :1]).sum(axis=1)
+                out["greater_sampled"][at] = ((scores[:, 1:] > scores[:, :1]) & there).sum(axis=1)
+                out["ties_sampled"][at] = ((scores[:, 1:] == scores[:, :1]) & there).sum(axis=1)
     return pd.DataFrame(out)
 
 
@@ -229,6 +311,24 @@ def rank_table(name: str, rows: Rows, tail: Mapping[str, float], seen: Int, rank
     }
     flags = {kind: kinds[kind] for kind in ("tailed", "cold", "no_history", "overlapping", "seen")}
     return pd.concat([pd.DataFrame(lead | flags), ranks], axis=1)
+
+
+def fewer_candidates(table: pd.DataFrame, asked: int, names: Mapping[str, str]) -> list[str]:
+    """What stands beside tables in whose rows ``asked`` sampled candidates could not be had: a sentence a domain.
+
+    ``table`` is ``ranks.parquet``, or one recommender's part of it.
+    """
+    found = []
+    one = table[table["recommender"] == table["recommender"].iloc[0]]
+    for d, part in one.groupby("domain"):
+        few = part.loc[part["candidates_sampled"] < asked, "candidates_sampled"]
+        if len(few):
+            found.append(
+                f"{names.get(str(d), d)}: {len(few):,} of {len(part):,} rows have fewer than {asked} items left beside "
+                f"target and history ({few.min()} to {few.max()}); there sampled is full ranking, and the HR@10 of "
+                f"chance, 10 / (candidates + 1), is {100 * (10 / (few + 1)).clip(upper=1).mean():.2f} % on average"
+            )
+    return found
 
 
 def kind_masks(table: pd.DataFrame) -> dict[str, pd.Series]:

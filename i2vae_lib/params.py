@@ -81,6 +81,7 @@ class PsgParameters(_Group):
     copied: NonNegative  # items, best first, whose scores go into the copy path (model.scores = copying)
     arrangement: Literal["append", "interleave"]
     folds: Positive  # 4: cross-fitted; 1: the paper's way
+    recall_from: Literal["history", "history_and_target"]  # the latter is the paper's way, under `released` alone
     d: Positive
     layers: NonNegative
     learning_rate: Rate
@@ -540,6 +541,11 @@ def _check_together(p: Parameters) -> None:
     if p.psg.kind != "none" and p.psg.recalled >= p.model.T_pseudo:
         raise ParameterError(
             f"'psg.recalled': {p.psg.recalled} leaves no room for real items under model.T_pseudo = {p.model.T_pseudo}"
+        )
+    if p.psg.recall_from != "history" and p.protocol != "released":
+        raise ParameterError(
+            f"'psg.recall_from': {p.psg.recall_from} shows evaluation rows' targets to the generator; only protocol "
+            f"released does so, and there it is always set"
         )
     if p.split.first_cut >= p.split.second_cut:
         raise ParameterError(

@@ -8,6 +8,10 @@ training or evaluation, is folded in to that table. With K = 1 (the paper's way)
 a training row's own target included, and that leaks (``tests/test_psg.py`` holds both). Counts need no folds: there a
 user's own contribution is taken away exactly (``leave_one_out``, :mod:`i2vae_lib.cooccurrence`).
 
+**The exception.** Protocol ``released`` has the paper's pseudo-sequences (:func:`as_published`): one table, and every
+row, of training and evaluation alike, is recalled from its histories *and target*. So the target is never among the
+recalled, in no row: the defect of the released files.
+
 **Folding in to LightGCN.** A new user u with history H is a node with a zero layer-0 vector whose edges are H. One
 propagation through the learnt graph gives its vector, the mean over layers 0…L,
 
@@ -19,7 +23,8 @@ with e_i^l the item vectors of layer l; its own effect on the items is left out,
 pseudo-edges and propagates the learnt vectors again, without retraining; a row takes the same rounds with its own
 pseudo-edges and is recalled for good in the last. One round is plain recall.
 
-A generator is ``recall(rows, fold) -> (items [rows, n], scores [rows, n])`` in the rows' target domains.
+A generator is ``recall(rows, fold) -> (items [rows, n], scores [rows, n])`` in the rows' target domains; everybody asks
+:func:`recalled`, which knows the rows' folds and what they are recalled from.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -66,7 +72,7 @@ from i2vae_lib.lightgcn import train_lightgcn
 from i2vae_lib.params import PsgParameters
 from i2vae_lib.runs import LayoutError, cache_folder, write_atomically, write_json
 
-GENERATOR_LAYOUT = 2
+GENERATOR_LAYOUT = 3
 
 
 class Generator(Protocol):
@@ -101,6 +107,24 @@ class Generator(Protocol):
 def recalled_width(p: PsgParameters) -> int:
     """Items that a row gets: ``recalled`` of them into its pseudo-sequence, ``copied`` of them into the copy path."""
     return max(p.recalled, p.copied)
+
+
+def as_published(p: PsgParameters) -> PsgParameters:
+    """The paper's way, whatever the parameters say: one table, rows recalled from their histories and targets."""
+    return p.model_copy(update={"folds": 1, "recall_from": "history_and_target"})
+
+
+def recalled(generator: Generator, rows: Rows) -> tuple[Int, Int]:
+    """Pseudo-items of the rows' target domains, best first: what :meth:`Generator.recall` gives rows in their folds.
+
+    With ``recall_from`` = history_and_target a row's target stands at the end of its own history first (the one that it
+    has now, of rows cut short), and so is never recalled. A row whose target is padding asks for somebody whose next
+    item nobody knows: it has its histories alone.
+    """
+    fold = fold_of(rows, generator.p)
+    if generator.p.recall_from == "history_and_target":
+        rows = replace(rows, history={d: people.with_targets(rows, d) for d in DOMAINS})
+    return generator.recall(rows, fold)
 
 
 def fold_of(rows: Rows, p: PsgParameters) -> Int:

@@ -21,7 +21,7 @@ import plotly.io as pio
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from i2vae_lib import audit, experiments, lift, plots, stages
+from i2vae_lib import audit, evaluation, experiments, lift, plots, stages
 from i2vae_lib.data.dataset import DOMAINS
 from i2vae_lib.grids import Sweep
 from i2vae_lib.params import ParameterError, load, of_result
@@ -53,6 +53,7 @@ stands; its numbers may only stand beside the paper's.</p>{% endif %}
 catalogue. Row kinds: tailed = own history shorter than {{ tail }}; cold = only the other domain; no_history = neither
 (every ranker falls back to popularity there); seen = the target occurs in training. <code>i2vae compare</code> gives
 intervals and significance.</p>
+{% for line in fewer %}<p>{{ line }}.</p>{% endfor %}
 <div class="grid">
 {% for heading, table in tables %}
 <section><h3>{{ heading }}</h3><div class="wide">{{ table }}</div></section>
@@ -118,6 +119,9 @@ def _content(folder: Path, record: dict[str, Any], metrics: dict[str, Any], hist
         f"seed {p['seed']}. Kept out: {_removed(record['removed'])}.",
         "command": command_of(p),
         "negatives": p["evaluation"]["negatives"],
+        "fewer": evaluation.fewer_candidates(
+            pd.read_parquet(folder / "ranks.parquet"), p["evaluation"]["negatives"], names
+        ),
         "tail": " and ".join(f"{record['L80']['test'][d]:.2f} ({names[d]})" for d in DOMAINS),
         "tables": [(heading, html(table)) for heading, table in tables],
         "results_figure": figure(plots.results(tables[0][1], "HR@10, sampled")),

@@ -117,7 +117,7 @@ def prepare(run: Run) -> CrossDomainDataset:
     with run.stage("prepare"):
         dataset = load_dataset_once(run.parameters)
         held_out = [dataset.splits[split] for split in ("validation", "test")]
-        evaluation.check_negatives(*held_out, count=run.parameters.evaluation.negatives)  # not after an hour of fitting
+        evaluation.check_negatives(*held_out)  # not after an hour of fitting
         run.check_dataset(dataset.fingerprint())
         found = audit.audit(dataset)
         audit.refuse_leaks(found, dataset.protocol)
@@ -195,7 +195,7 @@ def _recalled_once(dataset: CrossDomainDataset, generator: psg.Generator) -> tup
         parts, recalled = [], {}
         for split in SPLITS:
             rows = dataset.splits[split]
-            items, scores = generator.recall(rows, psg.fold_of(rows, generator.p))
+            items, scores = psg.recalled(generator, rows)
             recalled[split] = items
             columns = {"split": split, "row": rows.source, "domain": [DOMAINS[i] for i in rows.domain]}
             parts.append(pd.DataFrame(columns | {"items": list(items), "scores": list(scores)}))
@@ -213,10 +213,8 @@ def uses_generator(parameters: Parameters) -> bool:
 
 
 def effective_psg(parameters: Parameters) -> Any:
-    """``released`` has pseudo-sequences the paper's way (one fold); every other protocol as the parameters say."""
-    if parameters.protocol == "released":
-        return parameters.psg.model_copy(update={"folds": 1})
-    return parameters.psg
+    """``released`` has pseudo-sequences the paper's way; every other protocol as the parameters say."""
+    return psg.as_published(parameters.psg) if parameters.protocol == "released" else parameters.psg
 
 
 @_alone

@@ -21,7 +21,7 @@ from i2vae_lib import paper
 from i2vae_lib.compare import CEILINGS, compare, own_parameters
 from i2vae_lib.comparison import Study, failures, read_study
 from i2vae_lib.data.dataset import DOMAINS
-from i2vae_lib.evaluation import kind_masks
+from i2vae_lib.evaluation import COUNTS, kind_masks
 from i2vae_lib.lift import KINDS, METRICS
 from i2vae_lib.params import ParameterError, suggestion
 from i2vae_lib.runs import LayoutError, committed_path, read_record, write_atomically, write_json
@@ -361,7 +361,7 @@ def _finished(runs: Sequence[Path]) -> dict[str, Any]:
 def _by_rule(runs: Sequence[Path]) -> pd.DataFrame:
     """Where every rank of a system is popularity's: it had nothing to say and took the fall-back."""
     lines = []
-    counts = ["greater_sampled", "ties_sampled", "greater_full", "ties_full"]
+    counts = list(COUNTS)
     for run in runs:
         record, table = read_record(run), pd.read_parquet(run / "ranks.parquet")
         floor = table[table["recommender"] == FLOOR].set_index(["domain", "row", "user"])[counts]

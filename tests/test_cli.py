@@ -552,13 +552,17 @@ def test_run_when_the_pair_file_is_not_there_is_refused(tmp_path: Path, capsys: 
     assert not (tmp_path / "run").exists()
 
 
-def test_run_when_more_negatives_are_asked_for_than_there_are_items_is_refused(
+def test_run_when_more_negatives_are_asked_for_than_there_are_items_ranks_them_all_and_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = refused(capsys, *run_words(tmp_path / "run", "--epochs", "1", "--set", "evaluation.negatives=999"))
-    found = re.search(r"999 negatives asked for, .* set evaluation.negatives to at most (\d+)$", said.strip())
-    assert found is not None and 80 < int(found[1]) < 120
-    assert not (tmp_path / "run" / "model").exists()
+    assert cli.main(run_words(tmp_path / "run", "--epochs", "1", "--set", "evaluation.negatives=999")) == 0
+    printed = capsys.readouterr().out
+    said = re.findall(r"rows have fewer than 999 items left beside target and history \((\d+) to (\d+)\)", printed)
+    assert len(said) == 2 and all(80 < int(few) <= int(most) < 120 for few, most in said)
+    assert (tmp_path / "run" / "report.html").read_text(encoding="utf-8").count("rows have fewer than 999 items") == 2
+    ranks = pd.read_parquet(tmp_path / "run" / "ranks.parquet")
+    for what in ("greater", "ties", "candidates"):
+        assert ranks[f"{what}_sampled"].equals(ranks[f"{what}_full"])
 
 
 # --- compare ----------------------------------------------------------------------------------------------------------

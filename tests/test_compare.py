@@ -51,7 +51,10 @@ def ranks_of(greater: Any, full: Any = None, rows: Rows = ROWS) -> pd.DataFrame:
     sampled = np.broadcast_to(np.asarray(greater), len(rows))
     whole = 3 * sampled if full is None else np.broadcast_to(np.asarray(full), len(rows))
     none = np.zeros(len(rows), dtype=int)
-    return pd.DataFrame({"greater_sampled": sampled, "ties_sampled": none, "greater_full": whole, "ties_full": none})
+    return pd.DataFrame(
+        {"greater_sampled": sampled, "ties_sampled": none, "candidates_sampled": none + 99}
+        | {"greater_full": whole, "ties_full": none, "candidates_full": none + 2999}
+    )
 
 
 def skill(seed: int, place: float, rows: Rows = ROWS) -> np.ndarray:
@@ -426,6 +429,19 @@ def test_ranks_when_they_are_damaged(tmp_path: Path) -> None:
     assert compared([one]).results.query("candidates == 'full'")["mean"].isna().all()
     with pytest.raises(LayoutError, match="hold no full ranking"):
         compared([one], candidates="full")
+    table.drop(columns=["candidates_sampled", "candidates_full"]).to_parquet(one / "ranks.parquet")
+    with pytest.raises(LayoutError, match=r"how many candidates.*make the run again"):
+        compared([one])
+
+
+def test_rows_when_they_have_fewer_candidates_than_asked_for_are_named(tmp_path: Path) -> None:
+    few = ranks_of(1)
+    few["candidates_sampled"] = np.where(ROWS.domain == 1, 39, 99)
+    ranked = {name: table.assign(candidates_sampled=few["candidates_sampled"]) for name, table in REFERENCES.items()}
+    result = compared([write_run(tmp_path / "one", few, references=ranked)])
+    said = "South: 120 of 120 rows have fewer than 99 items left beside target and history (39 to 39)"
+    assert [said in one and "25.00 %" in one for one in result.notes] == [True] and said in result.text()
+    assert not compared([write_run(tmp_path / "two", ranks_of(1))]).notes
 
 
 def test_names_when_unknown(runs: list[Path]) -> None:

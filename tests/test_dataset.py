@@ -138,7 +138,7 @@ def test_dataset_when_a_file_is_gone_is_refused_by_name(saved):
 def test_dataset_when_it_has_another_layout_is_refused(saved):
     header = json.loads((saved / "dataset.json").read_text())
     (saved / "dataset.json").write_text(json.dumps(header | {"layout": 99}))
-    with pytest.raises(LayoutError, match="dataset layout 99, this version reads 2"):
+    with pytest.raises(LayoutError, match="dataset layout 99, this version reads 3"):
         CrossDomainDataset.load(saved)
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from i2vae_lib.audit import audit, fired
 from i2vae_lib.data import DOMAINS, Catalogue, DataError, load_dataset, protocols, synthetic
+from i2vae_lib.data.batches import cut_short
 from i2vae_lib.data.dataset import SPLITS, EventLog, Events, LogPair, interactions, other, popularity
 from i2vae_lib.evaluation import sample_negatives
 from i2vae_lib.params import load
@@ -68,6 +69,12 @@ def times(pair: LogPair) -> dict[tuple[str, str, int], int]:
     }
 
 
+def resolution(pair: LogPair) -> int:
+    """A day where the stamps of either file all stand at one time of day, else a second."""
+    one_time = any(len({int(t) % DAY for t in e.time}) == 1 for e in pair.log.events.values())
+    return DAY if one_time else 1
+
+
 def contents(rows) -> list[tuple]:
     return sorted(
         (
@@ -86,16 +93,76 @@ def contents(rows) -> list[tuple]:
 @given(log_pairs())
 @REPEATED
 def test_history_when_cut_holds_nothing_at_or_after_the_target(name, pair):
-    when = times(pair)
+    when, stamp = times(pair), resolution(pair)
     for rows in cut(name, pair).splits.values():
         for i in range(len(rows)):
             user, own = str(rows.user[i]), DOMAINS[rows.domain[i]]
             target = when[user, own, int(rows.target[i])]
-            # ties inside the own domain are broken by a hash; another day is another day in the other domain
+            # ties inside the own domain are broken by a hash; in the other domain a tie is not before
             assert all(when[user, own, item] <= target for item in rows.history[own][i].tolist())
             for item in rows.history[other(own)][i].tolist():
-                assert when[user, other(own), item] // DAY < target // DAY
+                assert when[user, other(own), item] // stamp < target // stamp
             assert rows.target[i] not in rows.history[own][i]
+
+
+@PROTOCOLS
+@given(log_pairs(), st.integers(0, 2**32 - 1))
+@REPEATED
+def test_training_rows_when_drawn_for_an_epoch_show_nothing_later_than_their_target(name, pair, seed):
+    when, stamp = times(pair), resolution(pair)
+    train = cut(name, pair).splits["train"]
+    drawn = cut_short(train, 1.0, 0.3, np.random.default_rng(seed))
+    for i in range(len(drawn)):
+        user, own = str(drawn.user[i]), DOMAINS[drawn.domain[i]]
+        target = when[user, own, int(drawn.target[i])]
+        assert drawn.moment[i] == target // stamp
+        assert all(when[user, own, item] <= target for item in drawn.history[own][i].tolist())
+        shown = set(drawn.history[other(own)][i].tolist())
+        assert all(when[user, other(own), item] // stamp < target // stamp for item in shown)
+        # and all of it, but for the target's twin
+        before = {
+            it for it in train.history[other(own)][i].tolist() if when[user, other(own), it] // stamp < target // stamp
+        }
+        assert before - shown <= {int(drawn.target_in(other(own))[i])}
+
+
+@given(log_pairs())
+@REPEATED
+def test_moments_when_rows_are_cut_are_those_of_the_events(pair):
+    when, stamp = times(pair), resolution(pair)
+    for rows in cut("chronological", pair).splits.values():
+        for i, (user, domain, target) in enumerate(zip(rows.user, rows.domain, rows.target)):
+            assert rows.moment[i] == when[str(user), DOMAINS[domain], int(target)] // stamp
+        for d in DOMAINS:
+            history = rows.history[d]
+            expected = [when[str(rows.user[u]), d, int(i)] // stamp for u, i in zip(history.owner, history.values)]
+            assert history.moments.tolist() == expected
+
+
+def test_resolution_when_stamps_all_stand_at_seven_in_the_morning_is_a_day():
+    """Day resolution is not midnight; one file of days is enough."""
+
+    def log(*stamps):
+        events = {d: Events(np.array([0, 0]), np.array([1, 2]), np.array(of_d)) for d, of_d in zip(DOMAINS, stamps)}
+        return EventLog(np.array(["u"], dtype=object), events)
+
+    seven, seconds = [7 * 3600, 7 * 3600 + 3 * DAY], [5, 10**9]
+    assert log(seven, seconds).resolution == log(seconds, seven).resolution == log(seven, seven).resolution == DAY
+    assert log(seconds, seconds).resolution == 1
+
+
+def test_before_1970_when_events_stand_there_they_are_before():
+    """Negative times are times."""
+    stamps = {"x": [-3 * DAY - 5, -DAY, 7], "y": [-2 * DAY, 9]}
+    users = np.array(["u"], dtype=object)
+    events = {d: Events(np.zeros(len(t), np.int32), np.arange(1, len(t) + 1), np.array(t)) for d, t in stamps.items()}
+    ids = {d: np.array([f"{d}{i}" for i in range(3)], dtype=object) for d in DOMAINS}
+    catalogue = Catalogue({"x": "X", "y": "Y"}, ids, np.zeros((0, 2), np.int32), {d: None for d in DOMAINS})
+    pair = LogPair("old", "0" * 64, catalogue, EventLog(users, events), pd.DataFrame())
+    found = protocols.ordered(pair, 0)
+    rows = protocols.rows_at(pair, found, {d: found[d].last_of_user() for d in DOMAINS})
+    assert [rows.history[d][0].tolist() for d in DOMAINS] == [[1, 2], [1]]
+    assert [rows.history[d][1].tolist() for d in DOMAINS] == [[1, 2, 3], [1]]
 
 
 @PROTOCOLS
@@ -103,7 +170,7 @@ def test_history_when_cut_holds_nothing_at_or_after_the_target(name, pair):
 @REPEATED
 def test_rows_when_cut_are_those_of_a_slow_loop(name, pair):
     """Targets and whole histories from the definitions, for every row that was not made cold."""
-    dataset = cut(name, pair)
+    dataset, stamp = cut(name, pair), resolution(pair)
     of_user = defaultdict(lambda: {d: [] for d in DOMAINS})
     for (user, d, item), time in times(pair).items():
         of_user[user][d].append((time, item))
@@ -127,7 +194,7 @@ def test_rows_when_cut_are_those_of_a_slow_loop(name, pair):
             ties = {item for t, item in timeline if t == target} - {int(rows.target[i])}
             history = set(rows.excluded[i].tolist())
             assert before <= history <= before | ties
-            across = {item for t, item in of_user[user][other(own)] if t // DAY < target // DAY}
+            across = {item for t, item in of_user[user][other(own)] if t // stamp < target // stamp}
             across.discard(twins.get((own, int(rows.target[i]))))
             assert set(rows.history[other(own)][i].tolist()) == across
             found += 1

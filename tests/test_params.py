@@ -171,6 +171,7 @@ def test_load_when_a_top_level_value_is_wrong_names_it(name, given):
         ({"model.d": 18}, "model.cross_heads"),  # 4 heads
         ({"psg.recalled": 40}, "psg.recalled"),  # T' = 40 leaves no room
         ({"synthetic.items": 5}, "synthetic.linked_items"),
+        ({"psg.recall_from": "history_and_target"}, "psg.recall_from"),  # under strict evaluation rows' targets leak
     ],
 )
 def test_load_when_two_values_contradict_each_other_names_one(overrides, named):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from i2vae_lib.data import DOMAINS, Catalogue, DataError, Ragged, protocols, synthetic
-from i2vae_lib.data.dataset import SPLITS, hashed
+from i2vae_lib.data import DOMAINS, Catalogue, DataError, Ragged, people, protocols, synthetic
+from i2vae_lib.data.dataset import SPLITS, hashed, joined
 from i2vae_lib.data.protocols import RawPair, raw_rows
+from i2vae_lib.data.released import read_pair
 from i2vae_lib.params import load
 
 REPEATED = settings(max_examples=40, deadline=None, derandomize=True, database=None)
@@ -92,19 +95,146 @@ def test_strict_when_applied_leaves_no_target_in_either_history(raw):
             assert target not in rows.excluded[i]
 
 
+def whole(rows, i: int, d: str) -> set[int]:
+    """Everything that a row holds of a domain."""
+    return {*rows.history[d][i].tolist(), *([int(rows.target[i])] if DOMAINS[rows.domain[i]] == d else [])}
+
+
 @given(raw_pairs())
 @REPEATED
-def test_strict_when_applied_takes_nothing_but_targets_from_test_histories(raw):
-    test = protocols.strict(raw, SPLIT).splits["test"]
+def test_strict_when_applied_takes_nothing_but_targets_from_the_sets_of_test_rows(raw):
+    cut = protocols.strict(raw, SPLIT)
+    test = cut.splits["test"]
     assert len(test) == len(raw.test)
     left = 0
     for i in range(len(test)):
-        for j, d in enumerate(DOMAINS):
-            barred = test.target[i] if test.domain[i] == j else raw.catalogue.linked(DOMAINS[1 - j])[test.target[i]]
-            expected = [item for item in raw.test.history[d][i].tolist() if item != barred]
-            left += len(raw.test.history[d][i]) - len(expected)
-            assert test.history[d][i].tolist() == expected
-    assert protocols.strict(raw, SPLIT).removed["targets scrubbed from test histories"] == left
+        for d in DOMAINS:
+            barred = {int(test.target_in(d)[i])} if DOMAINS[test.domain[i]] != d else set()
+            assert whole(test, i, d) == whole(raw.test, i, d) - barred
+            left += len(whole(raw.test, i, d) & barred)
+            assert len(set(test.history[d][i].tolist())) == test.history[d].lengths[i]  # a set: each item once
+    assert cut.removed["targets scrubbed from test histories"] == left
+
+
+def permuted(rows, seed: int):
+    """The rows as a file with its cells in another order would have them."""
+    rng = np.random.default_rng(seed)
+    sequences = {d: people.with_targets(rows, d) for d in DOMAINS}
+    mixed_up = {
+        d: Ragged.from_lists([rng.permutation(one[i]) for i in range(len(one))]) for d, one in sequences.items()
+    }
+    return raw_rows(rows.catalogue, rows.user, rows.domain, mixed_up, rows.source)
+
+
+@given(raw_pairs(), st.integers(0, 2**32 - 1))
+@REPEATED
+def test_strict_when_the_items_of_a_cell_come_in_another_order_gives_the_same_bytes(raw, seed):
+    other = replace(raw, train=permuted(raw.train, seed), test=permuted(raw.test, seed + 1))
+    one, two = (protocols.apply("strict", each, SPLIT, CONTROLS) for each in (raw, other))
+    assert one.fingerprint() == two.fingerprint()
+
+
+def test_released_when_the_items_of_a_cell_come_in_another_order_asks_for_others(tiny):
+    raw = synthetic.generate(tiny.synthetic)
+    other = replace(raw, test=permuted(raw.test, 0))
+    one, two = (protocols.apply("released", each, SPLIT, CONTROLS).splits["test"] for each in (raw, other))
+    assert (one.target != two.target).mean() > 0.5
+
+
+def test_files_when_their_cells_are_permuted_give_the_same_parquet_under_strict(tmp_path):
+    """From the published layout to the stored dataset: only the checksum of the source differs."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for user in range(60):
+        x, y = (rng.choice(30, rng.integers(2, 12), replace=False).tolist() for _ in DOMAINS)
+        lines.append((user, x, y, user % 2))
+    stored = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        for table, part in (("train", lines[:45]), ("test", lines[45:])):
+            cells = [
+                (u, json.dumps(rng.permutation(x).tolist()), json.dumps(rng.permutation(y).tolist()), d)
+                for u, x, y, d in part
+            ]
+            frame = pd.DataFrame(cells, columns=["user_id", "seq_d1", "seq_d2", "domain_id"])
+            frame.to_csv(tmp_path / name / f"{table}.csv", index=False)
+        raw = read_pair("pair", {"x": "X", "y": "Y"}, *(tmp_path / name / f"{t}.csv" for t in ("train", "test")), name)
+        protocols.apply("strict", raw, SPLIT, CONTROLS).save(tmp_path / f"dataset-{name}")
+        stored.append({p.name: p.read_bytes() for p in (tmp_path / f"dataset-{name}").glob("*.parquet")})
+    assert stored[0] == stored[1] and len(stored[0]) >= 5
+    assert raw.source_sha256 == "two"
+
+
+def test_order_of_items_when_data_seed_changes_is_another_and_seed_plays_no_part(tiny):
+    raw = synthetic.generate(tiny.synthetic)
+    one, again, other = (protocols.order_free(raw.train, seed) for seed in (0, 0, 1))
+    assert (one.target == again.target).all()
+    warm = one.lengths("own") > 0
+    assert (one.target[warm] != other.target[warm]).mean() > 0.3
+    assert (one.target[~warm] == other.target[~warm]).all()  # a single item stays what is asked for
+
+
+def test_order_of_items_when_a_user_has_two_rows_is_the_same_in_both():
+    ids = {d: np.array(list("abcdefgh"), dtype=object) for d in DOMAINS}
+    catalogue = Catalogue(
+        {"x": "X", "y": "Y"}, ids, np.array([[i, i] for i in range(1, 9)], np.int32), {d: None for d in DOMAINS}
+    )
+    full = {"x": Ragged.from_lists([[1, 2, 3, 4, 5], [5, 3, 1, 4]]), "y": Ragged.from_lists([[5, 4, 3, 2, 1], [2, 4]])}
+    rows = protocols.order_free(
+        raw_rows(catalogue, np.array(["a", "a"], dtype=object), np.array([0, 1]), full, np.arange(2)), 0
+    )
+    orders = [people.with_targets(rows, d)[i].tolist() for i in range(2) for d in DOMAINS]
+    place = {item: at for at, item in enumerate(orders[0])}  # the longest: it holds all five
+    for order in orders:
+        assert [place[item] for item in order] == sorted(place[item] for item in order)
+
+
+def twice(raw: RawPair, items: int) -> RawPair:
+    """The first test row once more in training, under another name, cut to ``items`` items of both domains."""
+    x, y = list(range(1, items // 2 + 1)), list(range(51, 51 + items - items // 2))  # none of them linked
+    full = {"x": Ragged.from_lists([x]), "y": Ragged.from_lists([y])}
+    [one, two] = (
+        raw_rows(raw.catalogue, np.array([name], dtype=object), np.array([0]), full, np.array([10**6 + i]))
+        for i, name in enumerate(("alias", "person"))
+    )
+    return replace(raw, train=joined([raw.train, one]), test=joined([raw.test, two]))
+
+
+@pytest.mark.parametrize("items", [7, 8])
+def test_rows_when_they_equal_a_test_row_under_another_name_leave_from_eight_items_on(tiny, items):
+    raw = twice(synthetic.generate(tiny.synthetic), items)
+    cut = protocols.strict(raw, SPLIT)
+    learnt = {*cut.splits["train"].user, *cut.splits["validation"].user}
+    assert ("alias" in learnt) == (items < 8)
+    assert cut.removed["training rows that equal a test row under another name"] == (items >= 8)
+    assert "alias" in {
+        *protocols.released(raw, SPLIT).splits["train"].user,
+        *protocols.released(raw, SPLIT).splits["validation"].user,
+    }
+
+
+def test_copies_when_compared_slowly_are_the_same():
+    rng = np.random.default_rng(0)
+    ids = {d: np.array([f"{d}{i}" for i in range(6)], dtype=object) for d in DOMAINS}
+    catalogue = Catalogue({"x": "X", "y": "Y"}, ids, np.zeros((0, 2), np.int32), {d: None for d in DOMAINS})
+
+    def drawn(count, names):
+        full = {
+            d: Ragged.from_lists([rng.choice(6, rng.integers(4, 7), replace=False) + 1 for _ in range(count)])
+            for d in DOMAINS
+        }
+        user = np.array([f"u{i}" for i in rng.integers(0, names, count)], dtype=object)
+        return raw_rows(catalogue, user, rng.integers(0, 2, count), full, np.arange(count))
+
+    rows, others = drawn(300, 20), drawn(60, 20)
+    expected = [
+        any(
+            all(whole(rows, i, d) == whole(others, j, d) for d in DOMAINS) and rows.user[i] != others.user[j]
+            for j in range(len(others))
+        )
+        for i in range(len(rows))
+    ]
+    assert protocols.copied(rows, others).tolist() == expected and 0 < sum(expected) < len(rows)
 
 
 @given(raw_pairs(), st.integers(0, 2**32 - 1), st.sampled_from(["strict", "released"]))
@@ -140,7 +270,8 @@ def test_cold_rows_when_made_are_the_share_asked_for(raw, share):
 @given(raw_pairs())
 @REPEATED
 def test_cold_rows_when_made_lose_their_own_history_and_nothing_else(raw):
-    known = {(line[0], line[1]): line for line in contents(protocols.scrub(raw.train)[0])}
+    train = protocols.scrub(protocols.order_free(raw.train, SPLIT.data_seed))[0]
+    known = {(line[0], line[1]): line for line in contents(train)}
     for line in contents(protocols.strict(raw, SPLIT).splits["validation"]):
         before, own = known[line[:2]], 3 + line[1]
         assert line[5] == before[own]  # excluded: the own history before any removal

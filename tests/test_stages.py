@@ -20,7 +20,7 @@ from i2vae_lib.training import Callbacks
 
 FILES = ["run.json", "pseudo.parquet", "last.ckpt", "history.parquet", "ranks.parquet", "metrics.json"]
 NAMES = ["i2vae", "popularity", "copy", "itemknn", "ease", "oracle"]
-COUNTS = ["greater_sampled", "ties_sampled", "greater_full", "ties_full"]
+COUNTS = ["greater_sampled", "ties_sampled", "candidates_sampled", "greater_full", "ties_full", "candidates_full"]
 
 
 def opened(tiny: Parameters, folder: Path, **changes: Any) -> Run:
@@ -80,7 +80,7 @@ def test_pseudo_when_compared_with_the_saved_generator(finished: Run, dataset: C
     generator = I2VAERecommender.load(finished.folder / "model").generator
     for split in SPLITS:
         rows, part = dataset.splits[split], table[table["split"] == split]
-        items, scores = generator.recall(rows, psg.fold_of(rows, generator.p))
+        items, scores = psg.recalled(generator, rows)
         np.testing.assert_array_equal(np.stack(part["items"].to_list()), items)
         np.testing.assert_array_equal(np.stack(part["scores"].to_list()), scores)
         np.testing.assert_array_equal(part["row"], rows.source)
@@ -138,8 +138,10 @@ def test_ranks_when_finished(ranks: pd.DataFrame, dataset: CrossDomainDataset) -
         np.testing.assert_array_equal(part["user"], rows.user)
         for kind in kinds:
             np.testing.assert_array_equal(part[kind], flags[kind])
-    candidates = ranks["greater_sampled"] + ranks["ties_sampled"]
-    assert candidates.min() >= 0 and candidates.max() <= 49 and (ranks[COUNTS] >= 0).all(axis=None)
+    assert (ranks["candidates_sampled"] == 49).all() and (ranks["candidates_full"] > 49).all()
+    for which in ("sampled", "full"):
+        assert (ranks[f"greater_{which}"] + ranks[f"ties_{which}"] <= ranks[f"candidates_{which}"]).all()
+    assert (ranks[COUNTS] >= 0).all(axis=None)
 
 
 def test_metrics_when_recomputed_from_ranks(finished: Run, ranks: pd.DataFrame) -> None:
@@ -352,9 +354,14 @@ def test_train_when_it_was_killed_before_the_model_was_saved(
 def test_recall_when_the_protocol_is_released(tiny: Parameters, tmp_path: Path) -> None:
     run = opened(tiny, tmp_path, protocol="released")
     generator = stages.recall(run)
-    assert generator.p.folds == 1 and generator.p == tiny.psg.model_copy(update={"folds": 1})
+    assert generator.p == tiny.psg.model_copy(update={"folds": 1, "recall_from": "history_and_target"})
     assert generator.arrays()["final"].shape[0] == 1
-    assert stages.prepare(run).protocol == run.record["protocol"] == "released"
+    dataset = stages.prepare(run)
+    assert dataset.protocol == run.record["protocol"] == "released"
+    pseudo = stages.load_pseudo(run.folder)
+    for split, rows in dataset.splits.items():
+        np.testing.assert_array_equal(pseudo[split], psg.recalled(generator, rows)[0])
+        assert (pseudo[split] > 0).any() and not (pseudo[split] == rows.target[:, None]).any()
 
 
 @pytest.mark.parametrize("protocol", ["strict", "released"])

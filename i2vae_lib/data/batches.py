@@ -132,10 +132,10 @@ def collate(
 def cut_short(rows: Rows, cut_share: float, blank_share: float, rng: np.random.Generator) -> Rows:
     """Rows at a random moment of their own history: what came next is the target, what came before is shown.
 
-    A history of L items is cut to 1…L of them, all equally likely; one of none stays. The other history stays whole,
-    since rows do not tell what of it was earlier: a cut training row of timestamped logs may show, and recall from,
-    items of the other domain that are later than its new target, which no evaluation row does. Only the target's twin
-    goes: as in evaluation, no row shows what it asks.
+    A history of L items is cut to 1…L of them, all equally likely; one of none stays. The other history is cut at the
+    moment of the new target, as the protocol cuts it at the last one: nothing of its moment or later is shown. Where
+    data have no common time (the released files, whose rows are sets) the other history stays whole: no item of it is
+    later than another. The target's twin goes: as in evaluation, no row shows what it asks.
 
     Parameters
     ----------
@@ -145,20 +145,35 @@ def cut_short(rows: Rows, cut_share: float, blank_share: float, rng: np.random.G
         Probability that a row with another history is shown without its own: the form of a cold-start row.
     """
     length = rows.lengths("own")
-    shown = np.where(length > 0, 1 + (rng.random(len(rows)) * length).astype(np.int64), 0)
-    shown = np.where(rng.random(len(rows)) < cut_share, shown, length)
-    blank = (rng.random(len(rows)) < blank_share) & (rows.lengths("other") > 0)
-    history, target = dict(rows.history), rows.target.copy()
-    earlier = shown < length  # a new target
+    cut_at = np.where(length > 0, 1 + (rng.random(len(rows)) * length).astype(np.int64), 0)
+    kept = np.where(rng.random(len(rows)) < cut_share, cut_at, length)
+    blanked = rng.random(len(rows)) < blank_share
+    new = kept < length  # the first item that was cut off is the target
+    target, moment = rows.target.copy(), None if rows.moment is None else rows.moment.copy()
+    for d in DOMAINS:
+        whole, at = rows.history[d], rows.of(d)
+        at = at[new[at]]
+        first_cut = whole.offsets[at] + kept[at]
+        target[at] = whole.values[first_cut]
+        if moment is not None and whole.moments is not None:
+            moment[at] = whole.moments[first_cut]
+    history = {}
     for i, d in enumerate(DOMAINS):
-        whole, mine = rows.history[d], rows.domain == i
-        starts, ends = whole.offsets[:-1], np.where(mine, whole.offsets[:-1] + shown, whole.offsets[1:])
-        at = mine & earlier
-        target[at] = whole.values[ends[at]]
-        history[d] = whole.slices(starts, np.where(mine & blank, starts, ends))
-    drawn = replace(rows, history=history, target=target)
-    shows = {d: drawn.holds_target(d) & earlier[drawn.history[d].owner] for d in DOMAINS}
-    return replace(drawn, history={d: drawn.history[d].keep(~shows[d]) for d in DOMAINS})
+        whole = rows.history[d]
+        owner = whole.owner
+        place = np.arange(len(owner)) - whole.offsets[owner]
+        earlier = np.ones(len(owner), dtype=bool)
+        if moment is not None and whole.moments is not None:
+            earlier = whole.moments < moment[owner]
+        own = rows.domain[owner] == i
+        history[d] = whole.keep(np.where(own, place < kept[owner], ~new[owner] | earlier))
+    drawn = replace(rows, history=history, target=target, moment=moment)
+    shows = {d: drawn.holds_target(d) & new[drawn.history[d].owner] for d in DOMAINS}
+    drawn = replace(drawn, history={d: drawn.history[d].keep(~shows[d]) for d in DOMAINS})
+    blanked &= drawn.lengths("other") > 0
+    for i, d in enumerate(DOMAINS):
+        history[d] = drawn.history[d].keep(~(blanked & (rows.domain == i))[drawn.history[d].owner])
+    return replace(drawn, history=history)
 
 
 def draw_negatives(own: Ragged, target: Int, size: int, count: int, rng: np.random.Generator) -> Int:

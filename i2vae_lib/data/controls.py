@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from i2vae_lib.data.dataset import DOMAINS, ONLY, Int, Ragged, Rows, belongs, hashed, joined, mixed, other
+from i2vae_lib.data.dataset import DOMAINS, ONLY, Int, Rows, belongs, hashed, joined, mixed, other
 from i2vae_lib.params import ControlParameters
 
 
@@ -86,15 +86,17 @@ def detach(train: Rows, at: Int) -> Rows:
         part = train.take(candidates[order][first])
         full = part.history[d]
         before = full.slices(full.offsets[:-1], full.offsets[1:] - 1)
-        empty = Ragged.from_lengths(np.zeros(0), np.zeros(len(part), dtype=np.int64))
+        last = full.offsets[1:] - 1
+        nothing = np.zeros(len(part), dtype=np.int64)
         extra.append(
             replace(
                 part,
                 user=_named(part, d),
                 domain=np.full(len(part), i, dtype=np.int8),
-                target=full.values[full.offsets[1:] - 1],
-                history={d: before, other(d): empty},
-                excluded=before,
+                target=full.values[last],
+                history={d: before, other(d): full.slices(nothing, nothing)},
+                excluded=replace(before, moments=None),
+                moment=None if full.moments is None else full.moments[last],
             )
         )
     histories, names = dict(train.history), train.user.copy()

@@ -25,9 +25,10 @@ from i2vae_lib.runs import LayoutError, write_atomically, write_json
 DOMAINS = ("x", "y")
 SPLITS = ("train", "validation", "test")
 KINDS = ("all", "tailed", "tailed_warm", "cold", "no_history", "overlapping", "seen", "cold_released")
-LAYOUT = 2
+LAYOUT = 3
 CATALOGUE_LAYOUT = 3
 PAD = 0
+DAY = 86_400  # seconds
 
 Int = np.ndarray
 
@@ -47,6 +48,7 @@ class Ragged:
 
     values: Int  # int32 [total]
     offsets: Int  # int64 [n + 1]
+    moments: Int | None = None  # int64 [total]: when each event happened, in units of EventLog.resolution
 
     @classmethod
     def from_lists(cls, lists: Iterable[Sequence[int] | Int]) -> Ragged:
@@ -56,8 +58,8 @@ class Ragged:
         return cls(np.concatenate(arrays) if arrays else np.zeros(0, dtype=np.int32), offsets)
 
     @classmethod
-    def from_lengths(cls, values: Int, lengths: Int) -> Ragged:
-        return cls(values.astype(np.int32), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+    def from_lengths(cls, values: Int, lengths: Int, moments: Int | None = None) -> Ragged:
+        return cls(values.astype(np.int32), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), moments)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -84,12 +86,12 @@ class Ragged:
         """``values[starts[i]:ends[i]]`` as sequence ``i``; empty where an end does not lie above its start."""
         out = Ragged.from_lengths(np.zeros(0), np.maximum(ends - starts, 0))
         positions = np.repeat(starts - out.offsets[:-1], out.lengths) + np.arange(out.offsets[-1])
-        return Ragged(self.values[positions], out.offsets)
+        return Ragged(self.values[positions], out.offsets, None if self.moments is None else self.moments[positions])
 
     def keep(self, mask: Int) -> Ragged:
         """Drop the values where ``mask`` (bool [total]) is false; the order stays."""
         lengths = np.bincount(self.owner[mask], minlength=len(self))
-        return Ragged.from_lengths(self.values[mask], lengths)
+        return Ragged.from_lengths(self.values[mask], lengths, None if self.moments is None else self.moments[mask])
 
     def last(self, width: int) -> Int:
         """The most recent ``width`` items, left-padded with 0: int32 [n, min(width, longest)] (at least one column)."""
@@ -171,6 +173,7 @@ class Rows:
     history: Mapping[str, Ragged]  # domain key -> what the row may use
     excluded: Ragged  # own history before a cold-start removal: never among the sampled candidates
     source: Int  # int64 [n]: row of the source table (for messages, and for the planted truth)
+    moment: Int | None = None  # int64 [n]: when the target happened, in the units of the histories' moments
 
     def __len__(self) -> int:
         return len(self.user)
@@ -189,6 +192,7 @@ class Rows:
             {d: self.history[d].take(index) for d in DOMAINS},
             self.excluded.take(index),
             self.source[index],
+            None if self.moment is None else self.moment[index],
         )
 
     def of(self, domain: str) -> Int:
@@ -233,9 +237,14 @@ class Rows:
 def joined(parts: list[Rows]) -> Rows:
     """Rows of one catalogue, one after another."""
 
+    def moments(pieces: Sequence[Int | None]) -> Int | None:
+        found = [one for one in pieces if one is not None]
+        return np.concatenate(found) if found else None
+
     def ragged(pieces: list[Ragged]) -> Ragged:
         lengths = np.concatenate([one.lengths for one in pieces])
-        return Ragged.from_lengths(np.concatenate([one.values for one in pieces]), lengths)
+        values = np.concatenate([one.values for one in pieces])
+        return Ragged.from_lengths(values, lengths, moments([one.moments for one in pieces]))
 
     return Rows(
         parts[0].catalogue,
@@ -245,6 +254,7 @@ def joined(parts: list[Rows]) -> Rows:
         {d: ragged([one.history[d] for one in parts]) for d in DOMAINS},
         ragged([one.excluded for one in parts]),
         np.concatenate([one.source for one in parts]),
+        moments([one.moment for one in parts]),
     )
 
 
@@ -266,6 +276,15 @@ class EventLog:
 
     users: Int  # object array of str, ascending: a user's number depends on no row order
     events: Mapping[str, Events]  # domain key -> events, in any order
+
+    @property
+    def resolution(self) -> int:
+        """Seconds within which the order of two events of different domains is unknown.
+
+        A day where all stamps of either file stand at one time of day (midnight, or any other), else one second.
+        """
+        of_day = (one.time % DAY for one in self.events.values() if len(one))
+        return DAY if any((one == one[0]).all() for one in of_day) else 1
 
 
 @dataclass(frozen=True)
@@ -511,9 +530,12 @@ def rows_digest(rows: Rows) -> str:
     digest = hashlib.sha256("\n".join(rows.user).encode())
     for array in (rows.domain, rows.target, rows.source, rows.excluded.values, rows.excluded.offsets):
         digest.update(np.ascontiguousarray(array).tobytes())
-    for d in DOMAINS:
-        digest.update(rows.history[d].values.tobytes())
-        digest.update(rows.history[d].offsets.tobytes())
+    for one in rows.history.values():
+        digest.update(one.values.tobytes())
+        digest.update(one.offsets.tobytes())
+    for moments in (rows.moment, *(one.moments for one in rows.history.values())):
+        if moments is not None:
+            digest.update(np.ascontiguousarray(moments).tobytes())
     return digest.hexdigest()
 
 
@@ -563,30 +585,39 @@ def _write_parquet(table: pa.Table, path: Path) -> None:
     write_atomically(path, lambda part: pq.write_table(table, part, compression="zstd"))
 
 
-def _list_array(ragged: Ragged) -> pa.Array:
-    return pa.ListArray.from_arrays(pa.array(ragged.offsets.astype(np.int32)), pa.array(ragged.values, pa.int32()))
+def _list_array(values: Int, offsets: Int) -> pa.Array:
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(values))
 
 
-def _ragged(column: pa.ChunkedArray) -> Ragged:
+def _lists(column: pa.ChunkedArray) -> tuple[Int, Int]:
+    """Values and lengths of a column of lists."""
     array = column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks)
-    lengths = np.diff(array.offsets.to_numpy())
-    return Ragged.from_lengths(array.flatten().to_numpy(zero_copy_only=False), lengths)
+    return array.flatten().to_numpy(zero_copy_only=False), np.diff(array.offsets.to_numpy())
+
+
+def _history(table: pa.Table, domain: str) -> Ragged:
+    moments = f"moments_{domain}"
+    timed = moments in table.column_names
+    return Ragged.from_lengths(*_lists(table[f"history_{domain}"]), _lists(table[moments])[0] if timed else None)
 
 
 def _rows_to_table(rows: Rows) -> pa.Table:
-    return pa.table(
-        {
-            "user": pa.array(rows.user, pa.string()),
-            "domain": pa.array(rows.domain, pa.int8()),
-            "target": pa.array(rows.target, pa.int32()),
-            "history_x": _list_array(rows.history["x"]),
-            "history_y": _list_array(rows.history["y"]),
-            "excluded": _list_array(rows.excluded),
-            "source": pa.array(rows.source, pa.int64()),
-        }
-    )
+    columns = {
+        "user": pa.array(rows.user, pa.string()),
+        "domain": pa.array(rows.domain, pa.int8()),
+        "target": pa.array(rows.target, pa.int32()),
+        **{f"history_{d}": _list_array(one.values, one.offsets) for d, one in rows.history.items()},
+        "excluded": _list_array(rows.excluded.values, rows.excluded.offsets),
+        "source": pa.array(rows.source, pa.int64()),
+    }
+    for d, one in rows.history.items():
+        if one.moments is not None:
+            columns[f"moments_{d}"] = _list_array(one.moments, one.offsets)
+    if rows.moment is not None:
+        columns["moment"] = pa.array(rows.moment, pa.int64())
+    return pa.table(columns)
 
 
 def _rows_from_table(table: pa.Table, catalogue: Catalogue) -> Rows:
@@ -595,7 +626,8 @@ def _rows_from_table(table: pa.Table, catalogue: Catalogue) -> Rows:
         np.asarray(table["user"].to_pylist(), dtype=object),
         table["domain"].to_numpy().astype(np.int8),
         table["target"].to_numpy().astype(np.int32),
-        {d: _ragged(table[f"history_{d}"]) for d in DOMAINS},
-        _ragged(table["excluded"]),
+        {d: _history(table, d) for d in DOMAINS},
+        Ragged.from_lengths(*_lists(table["excluded"])),
         table["source"].to_numpy().astype(np.int64),
+        table["moment"].to_numpy() if "moment" in table.column_names else None,
     )

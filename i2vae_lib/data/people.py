@@ -35,8 +35,8 @@ def chained(*parts: Ragged) -> Ragged:
 
 
 def with_targets(rows: Rows, domain: str) -> Ragged:
-    """Each row's history in ``domain``, and its target after it where the row asks for one of that domain."""
-    asked = rows.domain == DOMAINS.index(domain)
+    """Each row's history in ``domain``, and its target, if it has one, after it where it asks for that domain."""
+    asked = (rows.domain == DOMAINS.index(domain)) & (rows.target != PAD)
     target = Ragged.from_lengths(rows.target[asked], asked.astype(np.int64))
     return chained(rows.history[domain], target)
 

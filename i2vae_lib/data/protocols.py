@@ -5,7 +5,7 @@ depend on ``data_seed`` and on the rows' contents, never on their order in a fil
 
 ===============  ===================  ======================================================================
 ``released``     the paper's files    as they stand; not leak-free
-``strict``       the paper's files    users disjoint, targets scrubbed
+``strict``       the paper's files    users disjoint, targets scrubbed, sequences are sets (the files hold no time)
 ``chronological``  a timestamped log  users disjoint; a row sees only what lies before its target
 ``temporal``     a timestamped log    two global cuts; training ends before the first
 ===============  ===================  ======================================================================
@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 
 from i2vae_lib.data.controls import control
 from i2vae_lib.data.dataset import (
@@ -34,9 +35,10 @@ from i2vae_lib.data.dataset import (
     mixed,
     other,
 )
+from i2vae_lib.data.people import with_targets
 from i2vae_lib.params import ControlParameters, SplitParameters
 
-DAY = 86_400  # seconds
+COPY_LENGTH = 8  # items from which on two people with the same ones are one person under two names
 
 
 @dataclass(frozen=True)
@@ -140,18 +142,94 @@ def released(raw: RawPair, split: SplitParameters) -> Cut:
 def strict(raw: RawPair, split: SplitParameters) -> Cut:
     """``released`` with its leaks closed.
 
-    Rows of a test user leave train and validation; a row's target leaves both of its histories, through the link
-    table too; a user's two rows stay on one side of every split.
+    A row's items of a domain are a set (:func:`order_free`): the files hold one order of items and no time, so their
+    last item is an accident of the file. Rows of a test user leave train and validation, and so do rows that equal
+    one of a later split under another name (:func:`without_copies`); a row's target leaves both of its histories,
+    through the link table too; a user's two rows stay on one side of every split.
     """
     strangers = without_users(raw.train, raw.test)
-    train, scrubbed_train = scrub(strangers)
-    test, scrubbed_test = scrub(raw.test)
+    train, scrubbed_train = scrub(order_free(strangers, split.data_seed))
+    test, scrubbed_test = scrub(order_free(raw.test, split.data_seed))
+    train, copies = without_copies(train, test)
     removed = {
         "training rows of test users": len(raw.train) - len(strangers),
         "targets scrubbed from training histories": scrubbed_train,
         "targets scrubbed from test histories": scrubbed_test,
+        "training rows that equal a test row under another name": copies,
     }
-    return held_out(train, test, split, removed)
+    cut = held_out(train, test, split, removed)
+    train, copies = without_copies(cut.splits["train"], cut.splits["validation"])
+    removed = {"training rows that equal a validation row under another name": copies}
+    return Cut({**cut.splits, "train": train}, {**cut.removed, **removed})
+
+
+def order_free(rows: Rows, data_seed: int) -> Rows:
+    """Rows whose items of a domain are a set, in an order by a seeded hash of (user, item); the last own one is asked.
+
+    The rows of a user agree in the order, an item has one place in both domains, and which item stood where in the
+    file changes nothing. A row that has only one item of its own domain keeps it as its target.
+    """
+    users, number = np.unique(rows.user.astype(str), return_inverse=True)
+    user_keys = hashed(users, "order of items", data_seed)[number]
+    sequences = {}
+    for d in DOMAINS:
+        whole = with_targets(rows, d)
+        keys = mixed(user_keys[whole.owner], hashed(rows.catalogue.ids[d], "order of items")[whole.values - 1])
+        at = np.lexsort((whole.values, keys, whole.owner))
+        owner, values = whole.owner[at], whole.values[at]
+        first = np.append(True, (owner[1:] != owner[:-1]) | (values[1:] != values[:-1]))[: len(at)]
+        sequences[d] = Ragged.from_lengths(values[first], np.bincount(owner[first], minlength=len(rows)))
+    return raw_rows(rows.catalogue, rows.user, rows.domain, sequences, rows.source)
+
+
+def contents(rows: Rows) -> tuple[Int, Int]:
+    """What each row holds of both domains, in no order: targets, and own items that making it cold took away, counted.
+
+    A product of both domains is one item, so that scrubbing a target's twin changes nothing here.
+
+    Returns
+    -------
+    keys, sizes
+        uint64 [rows], equal for rows with the same items (others collide by chance in one of 2^64), and the number of
+        different items, int64 [rows].
+    """
+    size, before = rows.catalogue.size("x"), rows.excluded
+    twins = rows.catalogue.linked("y")
+    product = {"x": np.arange(size + 1), "y": np.where(twins > 0, twins, size + np.arange(len(twins)))}
+    owner, items = [], []
+    for i, d in enumerate(DOMAINS):
+        history, at, own = rows.history[d], rows.of(d), rows.domain[before.owner] == i
+        owner += [history.owner, before.owner[own], at]
+        items += [product[d][one] for one in (history.values, before.values[own], rows.target[at])]
+    wide = size + len(twins)
+    row, item = np.divmod(np.unique(np.concatenate(owner) * wide + np.concatenate(items)), wide)
+    keys = np.zeros(len(rows), dtype=np.uint64)
+    np.add.at(keys, row, mixed(item.astype(np.uint64), np.zeros(1, dtype=np.uint64)))
+    return keys, np.bincount(row, minlength=len(rows))
+
+
+def copied(rows: Rows, others: Rows) -> Int:
+    """Rows that hold just what a row of ``others`` holds, :data:`COPY_LENGTH` items or more, under another user name.
+
+    Returns
+    -------
+    bool [rows]
+    """
+    (keys, sizes), (their_keys, _) = contents(rows), contents(others)
+    known = pd.DataFrame({"key": their_keys, "theirs": others.user}).drop_duplicates()
+    found = pd.DataFrame({"key": keys, "user": rows.user, "row": np.arange(len(rows))})
+    found = found[sizes >= COPY_LENGTH].merge(known, on="key")
+    hit = np.zeros(len(rows), dtype=bool)
+    hit[found.loc[found["user"] != found["theirs"], "row"]] = True
+    return hit
+
+
+def without_copies(rows: Rows, *others: Rows) -> tuple[Rows, int]:
+    """The rows less those that :func:`copied` finds in any of the others, and how many these are."""
+    hit = np.zeros(len(rows), dtype=bool)
+    for one in others:
+        hit |= copied(rows, one)
+    return rows.take(~hit), int(hit.sum())
 
 
 def without_users(train: Rows, test: Rows) -> Rows:
@@ -163,8 +241,9 @@ def chronological(pair: LogPair, split: SplitParameters) -> Cut:
     """Users split by a hash; a row's target is a user's last event in a domain.
 
     Its histories hold only what lies before: in its own domain earlier events (events at the same time are put in
-    order by a seeded hash), in the other domain events of earlier days. Validation and test get cold rows by
-    :func:`make_cold`. Should a target's linked twin stand in the other history, it is scrubbed, as under ``strict``.
+    order by a seeded hash), in the other domain events of earlier stamps (days, where those of either file all stand
+    at one time of day). Validation and test get cold rows by :func:`make_cold`. Should a target's linked twin stand in
+    the other history, it is scrubbed, and rows that equal one of a later split leave, as under ``strict``.
     """
     events = ordered(pair, split.data_seed)
     rows, scrubbed = scrub(rows_at(pair, events, {d: events[d].last_of_user() for d in DOMAINS}))
@@ -175,11 +254,23 @@ def chronological(pair: LogPair, split: SplitParameters) -> Cut:
     group[order[:test]], group[order[test : test + validation]] = 2, 1
     of_row = group[rows.source // 2]
     removed = {"targets scrubbed from histories": scrubbed}
-    splits = {"train": rows.take(of_row == 0)}
-    for number, name in ((1, "validation"), (2, "test")):
-        splits[name], dropped = make_cold(rows.take(of_row == number), split.cold_share, split.data_seed)
+    splits = {name: rows.take(of_row == number) for number, name in enumerate(("train", "validation", "test"))}
+    splits, copies = without_later_copies(splits)
+    for name in ("validation", "test"):
+        splits[name], dropped = make_cold(splits[name], split.cold_share, split.data_seed)
         removed[f"{name} rows of users made cold"] = dropped
-    return Cut(splits, removed)
+    return Cut(splits, removed | copies)
+
+
+def without_later_copies(splits: Mapping[str, Rows]) -> tuple[dict[str, Rows], dict[str, int]]:
+    """Splits less the rows that equal one of a later split under another user name, and how many left each."""
+    validation, of_test = without_copies(splits["validation"], splits["test"])
+    train, of_later = without_copies(splits["train"], splits["validation"], splits["test"])
+    copies = {
+        "validation rows that equal a test row under another name": of_test,
+        "training rows that equal a later row under another name": of_later,
+    }
+    return {"train": train, "validation": validation, "test": splits["test"]}, copies
 
 
 def temporal(pair: LogPair, split: SplitParameters) -> Cut:
@@ -187,7 +278,7 @@ def temporal(pair: LogPair, split: SplitParameters) -> Cut:
 
     A training row's target is a user's last event of a domain up to the first cut. A held-out row is the first event
     of a user and domain inside a window (validation between the cuts, test after the second), with all earlier events
-    as history, in the other domain those of earlier days. Users stand in several splits, as in life.
+    as history, in the other domain those of earlier stamps. Users stand in several splits, as in life.
     """
     events = ordered(pair, split.data_seed)
     times = np.sort(np.concatenate([events[d].time for d in DOMAINS]))
@@ -202,15 +293,16 @@ def temporal(pair: LogPair, split: SplitParameters) -> Cut:
         "validation": {d: events[d].first_of_user((first < e.time) & (e.time <= second)) for d, e in events.items()},
         "test": {d: events[d].first_of_user(events[d].time > second) for d in DOMAINS},
     }
-    splits, scrubbed = {}, 0
+    splits, scrubbed = dict[str, Rows](), 0
     for name, targets in windows.items():
         splits[name], count = scrub(rows_at(pair, events, targets))
         scrubbed += count
+    splits, copies = without_later_copies(splits)
     late = sum(int((events[d].time > second).sum()) for d in DOMAINS) - len(splits["test"])
     removed = {"targets scrubbed from histories": scrubbed, "later events of test users, beyond their row": late}
     validation, dropped = make_cold(splits["validation"], split.cold_share, split.data_seed)
     removed["validation rows of users made cold"] = dropped
-    return Cut(splits | {"validation": validation}, removed)
+    return Cut(splits | {"validation": validation}, removed | copies)
 
 
 @dataclass(frozen=True)
@@ -219,7 +311,8 @@ class OrderedEvents:
 
     user: Int
     item: Int
-    time: Int
+    time: Int  # seconds
+    moment: Int  # time // the log's resolution
 
     def __len__(self) -> int:
         return len(self.user)
@@ -234,22 +327,23 @@ class OrderedEvents:
         at = np.flatnonzero(among)
         return at[np.append(True, self.user[at][1:] != self.user[at][:-1])] if len(at) else at
 
-    def before(self, user: Int, day: Int) -> tuple[Int, Int]:
-        """Where the events of each ``user`` on days before ``day`` start and end."""
-        keys = self.user.astype(np.int64) << 32 | self.time // DAY
-        wanted = user.astype(np.int64) << 32
-        return np.searchsorted(keys, wanted), np.searchsorted(keys, wanted | day)
+    def before(self, user: Int, moment: Int) -> tuple[Int, Int]:
+        """Where the events of each ``user`` at moments before ``moment`` start and end."""
+        wide = 2**34  # moments lie within 2^33 of zero, those before 1970 below it
+        keys = self.user.astype(np.int64) * wide + self.moment
+        wanted = user.astype(np.int64) * wide
+        return np.searchsorted(keys, wanted - wide // 2), np.searchsorted(keys, wanted + moment)
 
 
 def ordered(pair: LogPair, data_seed: int) -> dict[str, OrderedEvents]:
     """Both domains' events in order; ties of time are broken by a hash of (user, item), never by ids or file order."""
-    found = {}
+    found, resolution = {}, pair.log.resolution
     user_keys = hashed(pair.log.users, "ties", data_seed)
     for d in DOMAINS:
         events = pair.log.events[d]
         ties = mixed(user_keys[events.user], hashed(pair.catalogue.ids[d], "ties", d)[events.item - 1])
         at = np.lexsort((ties, events.time, events.user))
-        found[d] = OrderedEvents(events.user[at], events.item[at], events.time[at])
+        found[d] = OrderedEvents(events.user[at], events.item[at], events.time[at], events.time[at] // resolution)
     return found
 
 
@@ -260,14 +354,17 @@ def rows_at(pair: LogPair, events: Mapping[str, OrderedEvents], targets: Mapping
         own, opposite, at = events[d], events[other(d)], targets[d]
         user = own.user[at]
         starts = np.searchsorted(own.user, user)
-        flat = {one: Ragged(events[one].item, np.zeros(1, dtype=np.int64)) for one in DOMAINS}
+        flat = {one: Ragged(events[one].item, np.zeros(1, dtype=np.int64), events[one].moment) for one in DOMAINS}
+        moment = own.moment[at]
         history = {
             d: flat[d].slices(starts, at),
-            other(d): flat[other(d)].slices(*opposite.before(user, own.time[at] // DAY)),
+            other(d): flat[other(d)].slices(*opposite.before(user, moment)),
         }
         domain = np.full(len(at), i, dtype=np.int8)
         source = 2 * user.astype(np.int64) + i
-        parts.append(Rows(pair.catalogue, pair.log.users[user], domain, own.item[at], history, history[d], source))
+        names = pair.log.users[user]
+        excluded = replace(history[d], moments=None)
+        parts.append(Rows(pair.catalogue, names, domain, own.item[at], history, excluded, source, moment))
     rows = joined(parts)
     return rows.take(np.argsort(rows.source, kind="stable"))
 

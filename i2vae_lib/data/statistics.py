@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.data.dataset import DOMAINS, CrossDomainDataset, Int, interactions
-from i2vae_lib.data.protocols import DAY
+from i2vae_lib.data.dataset import DAY, DOMAINS, CrossDomainDataset, Int, interactions
 from i2vae_lib.runs import committed_path
 
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Int, Ragged, Rows, history_keys
+from i2vae_lib.data.dataset import DOMAINS, PAD, Catalogue, DataError, Int, Ragged, Rows, history_keys
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.training import Callbacks
@@ -91,7 +91,7 @@ class Recommender(Protocol):
 
 
 def rows_from_histories(catalogue: Catalogue, histories: Mapping[str, Sequence[Sequence[Any]]], domain: str) -> Rows:
-    """Rows that ask for an item of ``domain``; the target is a placeholder that nobody may look at.
+    """Rows that ask for an item of ``domain``; their target is padding, for nobody knows what comes next.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def rows_from_histories(catalogue: Catalogue, histories: Mapping[str, Sequence[S
     # named by what they took: the fold, and so the answer, depends on nobody else in the call
     users = np.array([f"new user {key:016x}" for key in history_keys(ragged, "new user")], dtype=object)
     which = np.full(count, DOMAINS.index(domain), dtype=np.int8)
-    return Rows(catalogue, users, which, np.ones(count, dtype=np.int32), ragged, ragged[domain], np.arange(count))
+    return Rows(catalogue, users, which, np.full(count, PAD, dtype=np.int32), ragged, ragged[domain], np.arange(count))
 
 
 def recommend(

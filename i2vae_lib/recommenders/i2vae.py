@@ -3,8 +3,8 @@
 Made for: the next item in either of two domains, for warm, one-domain, cold-start and long-tailed users.
 
 Departs (from the paper; each docstring says why)
-    - pseudo-sequences are recalled from what the row shows, cross-fitted by user folds (``psg.folds`` = 1 is the
-      paper's way), not once from full histories;
+    - pseudo-sequences are recalled from what the row shows, cross-fitted by user folds; the paper's way, once from
+      full histories with the target in them, is protocol ``released``'s (``psg.as_published``);
     - scores are dot products as in the paper (the released code has an MLP on user and item), unless
       ``model.scores`` says otherwise;
     - padding is masked; real and pseudo sequences have their own encoders (the released code shares one);
@@ -107,7 +107,7 @@ class I2VAERecommender(Trained):
 
     def recall(self, rows: Rows) -> tuple[Int, Int]:
         """Pseudo-items of rows and their scores, int32 and float32 [rows, n]."""
-        return self.generator.recall(rows, psg.fold_of(rows, self.generator.p))
+        return psg.recalled(self.generator, rows)
 
     def collated(
         self,
