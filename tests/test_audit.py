@@ -65,7 +65,7 @@ def released(released_folder):
 @pytest.fixture(scope="module")
 def clean():
     """A planted world with more than a thousand test rows, under strict."""
-    return load_dataset(load("smoke", {"synthetic.users": 6000}))
+    return load_dataset(load("smoke", {"synthetic.users": 6000}, protocol="strict"))
 
 
 def counts(dataset, **learnt) -> dict[tuple[str, str], int]:

@@ -105,7 +105,7 @@ def test_share_when_counts_ascend_ascends_below_1() -> None:
 def test_rankers_when_there_is_no_history_are_popularity(ranker: Any, dataset: CrossDomainDataset, rows: Rows) -> None:
     counts = popularity(dataset.splits["train"])
     blank = rows.take(rows.kinds()["no_history"])
-    assert len(blank) > 10
+    assert len(blank) > 3
     for line, d in zip(ranker.score(blank, everything(blank)), blank.domain, strict=True):
         np.testing.assert_array_equal(line, counts[DOMAINS[d]][1:].astype(np.float32))
 
