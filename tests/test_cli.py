@@ -64,7 +64,8 @@ def test_run_when_done_already(finished: Path, capsys: pytest.CaptureFixture[str
     out = capsys.readouterr().out
     assert (finished / "ranks.parquet").stat().st_mtime_ns == before
     header = next(line for line in out.splitlines() if "kind" in line).split()
-    assert header == ["domain", "kind", "n", "i2vae", "popularity", "copy", "itemknn", "ease", "oracle", "informed"]
+    known = ["i2vae", "popularity", "copy", "itemknn", "ease", "ordered_counts", "oracle", "informed"]
+    assert header == ["domain", "kind", "n", *known]
     assert "1 + 49 sampled candidates\n" in out and "NOT leak-free" not in out
     assert out.splitlines()[-1] == f"report: {finished / 'report.html'}"
 
@@ -516,7 +517,17 @@ def test_run_when_the_data_are_logs_finishes_with_a_report(
     assert cli.main(log_words(pair, protocol, folder)) == 0
     out = capsys.readouterr().out
     header = next(line for line in out.splitlines() if "kind" in line).split()
-    assert header == ["domain", "kind", "n", "i2vae", "popularity", "copy", "itemknn", "ease"]  # logs have no oracle
+    assert header == [
+        "domain",
+        "kind",
+        "n",
+        "i2vae",
+        "popularity",
+        "copy",
+        "itemknn",
+        "ease",
+        "ordered_counts",
+    ]  # logs have no oracle
     assert "NOT leak-free" not in out and out.endswith(f"report: {folder / 'report.html'}\n")
     assert cli.main(["audit", "--run", str(folder)]) == 0
     assert capsys.readouterr().out.count("event not before its target") == 3
@@ -664,7 +675,10 @@ def test_compare_when_the_data_differ_is_refused_and_told_in_what(
 ) -> None:
     said = refused(capsys, "compare", seeds[0], str(log_runs["temporal"]))
     assert f"{log_runs['temporal']} cannot be compared with {seeds[0]}: they differ in " in said
-    assert "data (synthetic there, north_south here), protocol (chronological there, temporal here), dataset_sha256" in said
+    assert (
+        "data (synthetic there, north_south here), protocol (chronological there, temporal here), dataset_sha256"
+        in said
+    )
     said = refused(capsys, "compare", *(str(log_runs[one]) for one in ("chronological", "temporal")))
     assert "they differ in protocol (chronological there, temporal here)" in said
 

@@ -1,4 +1,4 @@
-"""The ceiling that a model can reach: posterior interests of hand-made rows, and a slow loop over a planted test split."""
+"""The ceiling that a model can reach: posterior interests of hand-made rows, and a slow loop over planted test rows."""
 
 from __future__ import annotations
 

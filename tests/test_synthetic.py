@@ -13,9 +13,8 @@ from i2vae_lib.params import load
 from i2vae_lib.recommenders import Informed, Oracle, Popularity
 from i2vae_lib.training import Callbacks
 
-
 LARGE = {"users": 30000, "shared_topics": 3, "specific_topics": 2, "linked_items": 0, "overlap": 0.7, "cold_rows": 0.4}
-"""Many users over few topics, no links (rows whose target is linked to the history are left out of published splits)."""
+"""Many users over few topics, no links (published splits leave out rows whose target is linked to the history)."""
 
 
 def settings(**changes):

@@ -14,6 +14,7 @@ from i2vae_lib.recommenders.itemknn import ItemKNN
 from i2vae_lib.recommenders.lightgcn import LightGCNM, LightGCNS
 from i2vae_lib.recommenders.multivae import MultiVAEM, MultiVAES
 from i2vae_lib.recommenders.oracle import Oracle
+from i2vae_lib.recommenders.ordered_counts import OrderedCounts
 from i2vae_lib.recommenders.pinet import PiNet
 from i2vae_lib.recommenders.popularity import Popularity
 from i2vae_lib.recommenders.sasrec import SASRecM, SASRecS
@@ -65,6 +66,7 @@ __all__ = [
     "MultiVAEM",
     "MultiVAES",
     "Oracle",
+    "OrderedCounts",
     "PiNet",
     "Popularity",
     "Recommender",

@@ -1,9 +1,9 @@
 """The ceiling of the planted world that a model can reach: true items, interests inferred from the histories.
 
-Topics and popularities of the items are the true ones. A row's interests are the mean of the Dirichlet posterior, given
-its histories and the prior that the world was drawn with: of the shared topics from both histories, of the specific ones
-from its own. Exact where interests do not drift and ``synthetic.dial`` is 1, and nearly so elsewhere. A row without any
-history is ranked by popularity, as by everybody.
+Topics and popularities of the items are the true ones. A row's interests are the mean of the Dirichlet posterior,
+given its histories and the prior that the world was drawn with: of the shared topics from both histories, of the
+specific ones from its own. Exact where interests do not drift and ``synthetic.dial`` is 1, and nearly so elsewhere. A
+row without any history is ranked by popularity, as by everybody.
 """
 
 from __future__ import annotations

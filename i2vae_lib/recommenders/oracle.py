@@ -1,8 +1,9 @@
 """The oracle of the planted world: ranks by the true probability of every next item. A ceiling, not a model.
 
 No history tells the interests that it knows, so nobody can reach it; :mod:`~i2vae_lib.recommenders.informed` is the
-ceiling that can be reached. It reads the truth, so it has no ``fit``, ``save`` or ``recommend``; it meets only what evaluation needs. A row without
-any history is ranked by popularity as from everybody, which keeps the ceiling comparable row by row.
+ceiling that can be reached. It reads the truth, so it has no ``fit``, ``save`` or ``recommend``; it meets only what
+evaluation needs. A row without any history is ranked by popularity as from everybody, which keeps the ceiling
+comparable row by row.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ class Oracle:
 
     def __init__(self, dataset: CrossDomainDataset, popularity: Mapping[str, Int]):
         if not dataset.truth:
-            raise DataError(f"{dataset.name} has no planted truth: the {self.name} ranker exists only for data = synthetic under "
-                f"chronological")
+            raise DataError(
+                f"{dataset.name} has no planted truth: the {self.name} ranker exists only for data = synthetic under "
+                f"chronological"
+            )
         self.truth = dataset.truth
         self.popularity = popularity
 
