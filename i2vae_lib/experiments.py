@@ -689,7 +689,7 @@ def by_place(table: pd.DataFrame, axes: Sequence[str], metric: str = "HR@10") ->
 
 def own_cells(over: pd.DataFrame, *metrics: str, candidates: str = "sampled") -> pd.DataFrame:
     """The trained systems' lines of :func:`over_seeds`, of :data:`KINDS`; without places that have no value."""
-    rankers = [*(one.name for one in stages.REFERENCES), compare.CEILING]
+    rankers = [one.name for one in (*stages.REFERENCES, *stages.CEILINGS)]
     chosen = over["metric"].isin(metrics) & (over["candidates"] == candidates) & over["kind"].isin(KINDS)
     return over[chosen & ~over["recommender"].isin(rankers)]
 

@@ -9,6 +9,7 @@ from i2vae_lib.recommenders.disencdr import DisenCDR
 from i2vae_lib.recommenders.ease import EASE
 from i2vae_lib.recommenders.emcdr import EMCDR
 from i2vae_lib.recommenders.i2vae import I2VAERecommender
+from i2vae_lib.recommenders.informed import Informed
 from i2vae_lib.recommenders.itemknn import ItemKNN
 from i2vae_lib.recommenders.lightgcn import LightGCNM, LightGCNS
 from i2vae_lib.recommenders.multivae import MultiVAEM, MultiVAES
@@ -58,6 +59,7 @@ __all__ = [
     "Copy",
     "DisenCDR",
     "I2VAERecommender",
+    "Informed",
     "ItemKNN",
     "LightGCNM",
     "LightGCNS",
