@@ -299,7 +299,7 @@ def test_reference_ranks_when_asked_again_are_read_back(
 ) -> None:
     monkeypatch.setenv("I2VAE_CACHE_DIR", str(tmp_path))
     table, chosen, found = stages.reference_ranks(dataset, tiny)
-    assert [(one["count"], one["severity"]) for one in found] == 7 * [(0, "leak")]  # five counts, two tables
+    assert [(one["count"], one["severity"]) for one in found] == 8 * [(0, "leak")]  # five counts, three tables
     assert list(chosen) == ["itemknn", "ease", "ordered_counts"]
     assert chosen["itemknn"]["shrinkage"] in tiny.references.shrinkage
     with monkeypatch.context() as patch:
