@@ -245,7 +245,7 @@ def test_prepare_when_killed_right_after_saving(
     run = opened(tiny, tmp_path)
     stages.prepare(run)
     # the finished run was audited again, with what was learnt
-    assert len(run.record["audit"]) == len(finished.record["audit"]) - 11
+    assert len(run.record["audit"]) == len(finished.record["audit"]) - 13
     for name in ("names", "rows", "L80", "removed", "source_sha256", "dataset_sha256"):
         assert run.record[name] == finished.record[name]
 
