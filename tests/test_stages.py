@@ -35,8 +35,8 @@ def finished(tiny: Parameters, tmp_path_factory: pytest.TempPathFactory) -> Run:
     stages.run_all(run, said.append)
     assert len(said) == 7 and said[0] == "preparing synthetic under chronological"
     assert [line for line in said if line.startswith("audit: ")] == [
-        "audit: 12 checks for leaks, 24 notes: no leak",
-        "audit: 16 checks for leaks, 24 notes: no leak",
+        "audit: 16 checks for leaks, 19 notes: no leak",
+        "audit: 20 checks for leaks, 19 notes: no leak",
     ]
     return run
 
@@ -350,7 +350,7 @@ def test_train_when_it_was_killed_before_the_model_was_saved(
             stages.train(run)
     stages.train(run)
     checks = [(line["check"], line["split"]) for line in run.record["audit"]]
-    assert len(set(checks)) == len(checks) == 41
+    assert len(set(checks)) == len(checks) == 40
 
 
 def test_recall_when_the_protocol_is_released(tiny: Parameters, tmp_path: Path) -> None:
