@@ -49,7 +49,8 @@ def tables(sweep: Sweep, out: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[st
     about = {
         "mean_lift": {"mean": mean, "low": low, "high": high},
         "mean_lift_full": {"mean": full, "low": full_low, "high": full_high},
-        "mean_of_lifts": float(against["lift"].mean()),
+        # of a cell where no reference has a hit there is none
+        "mean_of_lifts": float(against["lift"].replace(np.inf, np.nan).mean()),
         "runs": {row: list(folders) for row, folders in done.items()},
         "missing": [row for row, folders in done.items() if not folders],
     }
