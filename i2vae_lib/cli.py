@@ -24,7 +24,8 @@ from i2vae_lib.data.dataset import DOMAINS, CrossDomainDataset, DataError
 from i2vae_lib.data.describe import describe_files
 from i2vae_lib.data.released import REGISTRY, locate
 from i2vae_lib.evaluation import NonFiniteScore
-from i2vae_lib.params import ParameterError, load, pair_name, suggestion
+from i2vae_lib.params import ParameterError, load, pair_name
+from i2vae_lib.places import suggestion
 from i2vae_lib.recommenders import SYSTEMS
 from i2vae_lib.runs import LayoutError, default_folder, read_record, usable_cores, write_atomically
 from i2vae_lib.training import NonFiniteLoss

@@ -21,7 +21,8 @@ import scipy  # scipy.stats is imported where it is used: it takes most of a sec
 from i2vae_lib import significance
 from i2vae_lib.data.dataset import DOMAINS
 from i2vae_lib.evaluation import COUNTS, cutoff_of, fewer_candidates, kind_masks, row_values
-from i2vae_lib.params import ParameterError, of_result, suggestion
+from i2vae_lib.params import ParameterError, of_result
+from i2vae_lib.places import suggestion
 from i2vae_lib.runs import LayoutError, flatten, read_record
 from i2vae_lib.stages import irrelevant_groups
 

@@ -21,16 +21,15 @@ import pooch
 from filelock import FileLock
 
 from i2vae_lib import audit, evaluation, graphs, psg
-from i2vae_lib.data import check_name, check_protocol, load_dataset_once, source_of, synthetic
 from i2vae_lib.data import dataset as dataset_module
+from i2vae_lib.data import synthetic
 from i2vae_lib.data.dataset import DOMAINS, KINDS, SPLITS, CrossDomainDataset
-from i2vae_lib.params import ParameterError, Parameters, suggestion
-from i2vae_lib.recommenders import EASE, SYSTEMS, Copy, ItemKNN, Oracle, Popularity, contract, neighbours
+from i2vae_lib.data.loading import check_name, check_protocol, load_dataset_once, source_of
+from i2vae_lib.params import ParameterError, Parameters
+from i2vae_lib.places import suggestion
+from i2vae_lib.recommenders import CEILINGS, REFERENCES, REGISTRY, SYSTEMS, contract, neighbours
 from i2vae_lib.runs import LayoutError, Run, cache_folder, link_or_copy, read_record, write_atomically, write_json
 from i2vae_lib.training import Callbacks, history_of
-
-REFERENCES: tuple[Any, ...] = (Popularity, Copy, ItemKNN, EASE)
-"""The rankers that stand in every table; on synthetic data the oracle too."""
 
 Say = Callable[[str], None]
 Arguments = ParamSpec("Arguments")
@@ -62,8 +61,8 @@ def check_run(parameters: Parameters) -> None:
 
 def irrelevant_groups(systems: Iterable[str]) -> tuple[str, ...]:
     """The groups of parameters that only other systems read."""
-    own = {group for name in systems for group in SYSTEMS[name].groups}
-    return tuple(sorted({group for kind in SYSTEMS.values() for group in kind.groups} - own))
+    own = {group for name in systems for group in REGISTRY[name].groups}
+    return tuple(sorted({group for entry in REGISTRY.values() for group in entry.groups} - own))
 
 
 def check_system(name: str) -> None:
@@ -206,7 +205,7 @@ def _recalled_once(dataset: CrossDomainDataset, generator: psg.Generator) -> tup
 
 def uses_generator(parameters: Parameters) -> bool:
     """Whether the run's system learns from pseudo-sequences."""
-    return "psg" in SYSTEMS[parameters.system].groups
+    return "psg" in REGISTRY[parameters.system].groups
 
 
 def effective_psg(parameters: Parameters) -> Any:
@@ -300,7 +299,7 @@ def _ranked(scorers: Sequence[Any], dataset: CrossDomainDataset, p: Parameters) 
 
 
 def references(dataset: CrossDomainDataset, p: Parameters) -> list[Any]:
-    """The rankers that stand in every table, fitted; on synthetic data the oracle too."""
+    """The rankers that stand in every table, fitted; on data with a planted truth those that read it too."""
     fitted: list[Any] = [
         kind.unfitted(dataset.catalogue).fit(
             dataset.splits["train"],
@@ -310,9 +309,9 @@ def references(dataset: CrossDomainDataset, p: Parameters) -> list[Any]:
             rng=np.random.default_rng(p.seed),
             callbacks=Callbacks(),
         )
-        for kind in REFERENCES
+        for kind in REFERENCES.values()
     ]
-    return [*fitted, *([Oracle(dataset, fitted[0].counts)] if dataset.truth else [])]
+    return [*fitted, *(kind(dataset, fitted[0].counts) for kind in CEILINGS.values() if dataset.truth)]
 
 
 def reference_ranks(dataset: CrossDomainDataset, p: Parameters) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -328,7 +327,7 @@ def reference_ranks(dataset: CrossDomainDataset, p: Parameters) -> tuple[pd.Data
         evaluation,
         contract,
         neighbours,
-        *(inspect.getmodule(one) for one in (*REFERENCES, Oracle)),
+        *(inspect.getmodule(one) for one in (*REFERENCES.values(), *CEILINGS.values())),
     )
     code = hashlib.sha256(b"".join(Path(str(one.__file__)).read_bytes() for one in modules if one is not None))
     relevant = p.model_dump(mode="json", include={"split", "evaluation", "references"})

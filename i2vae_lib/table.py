@@ -23,7 +23,9 @@ from i2vae_lib.comparison import Study, failures, read_study
 from i2vae_lib.data.dataset import DOMAINS
 from i2vae_lib.evaluation import COUNTS, kind_masks
 from i2vae_lib.lift import KINDS, METRICS
-from i2vae_lib.params import ParameterError, suggestion
+from i2vae_lib.params import ParameterError
+from i2vae_lib.places import suggestion
+from i2vae_lib.recommenders import REGISTRY
 from i2vae_lib.runs import LayoutError, committed_path, read_record, write_atomically, write_json
 from i2vae_lib.significance import holm
 
@@ -33,31 +35,6 @@ FLOOR = "popularity"
 PAPER_KIND = {"tailed": "tailed", "cold": "cold_released", "all": "all"}
 """The paper's "cold-start" are cold and no-history rows together."""
 
-# name -> (what it stands under in the paper, title, name in the paper's tables)
-TITLES = {
-    "popularity": ("reference", "Popularity", ""),
-    "copy": ("reference", "Copy", ""),
-    "itemknn": ("reference", "ItemKNN", ""),
-    "ease": ("reference", "EASE", ""),
-    "multivae-s": ("one domain", "Multi-VAE-S", "Multi-VAE"),
-    "multivae-m": ("one domain", "Multi-VAE-M", "Multi-VAE"),
-    "svae-s": ("one domain", "SVAE-S", "SVAE"),
-    "svae-m": ("one domain", "SVAE-M", "SVAE"),
-    "sasrec-s": ("one domain", "SASRec-S", "SASRec"),
-    "sasrec-m": ("one domain", "SASRec-M", "SASRec"),
-    "lightgcn-s": ("one domain", "LightGCN-S", ""),
-    "lightgcn-m": ("one domain", "LightGCN-M", ""),
-    "pinet": ("CDSR", "Pi-Net", "Pi-Net"),
-    "dasl": ("CDSR", "DASL", "DASL"),
-    "c2dsr": ("CDSR", "C2DSR", "C2DSR"),
-    "disencdr": ("CDR", "DisenCDR", "DisenCDR"),
-    "savae": ("CDR", "SA-VAE", "SA-VAE"),
-    "ravae": ("CDR", "RA-VAE", ""),
-    "cdrib": ("CDR", "CDRIB", "CDRIB"),
-    "emcdr": ("CDR", "EMCDR", ""),
-    "i2vae": ("", "i2VAE", "i2VAE"),
-    "oracle": ("ceiling", "Oracle", ""),
-}
 SUPERSCRIPT = {1: "¹", 2: "²"}
 
 
@@ -273,15 +250,15 @@ def _one_variant_each(runs: Sequence[Path]) -> list[str]:
 
 
 def _in_order(systems: pd.DataFrame) -> pd.DataFrame:
-    order = list(TITLES)
+    order = list(REGISTRY)
     return systems.sort_values("system", key=lambda names: names.map(order.index)).reset_index(drop=True)
 
 
 def _line(name: str, **known: Any) -> dict[str, Any]:
-    family, title, _ = TITLES[name]
+    entry = REGISTRY[name]
     blank = {"status": "missing", "reason": "", "seeds": 0, "seconds": np.nan, "memory": np.nan, "epochs": np.nan}
     blank |= {"best_epoch": np.nan, "point": "", "validation": np.nan}
-    return {"system": name, "title": title, "family": family} | blank | known
+    return {"system": name, "title": entry.title, "family": entry.family} | blank | known
 
 
 def _states(folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
@@ -390,7 +367,7 @@ def _printed(pair: str) -> pd.DataFrame:
     table = paper.tables()
     table = table[(table["table"] == "5") & (table["pair"] == pair)]
     named = pd.DataFrame(
-        [(name, printed) for name, (_, _, printed) in TITLES.items() if printed], columns=["own", "system"]
+        [(name, entry.printed) for name, entry in REGISTRY.items() if entry.printed], columns=["own", "system"]
     )
     kinds = pd.DataFrame(list(PAPER_KIND.items()), columns=["own_kind", "kind"])
     joined = table.merge(named, on="system").merge(kinds, on="kind")
@@ -473,7 +450,7 @@ def _under_the_floor(table: Table) -> list[str]:
         means = column.set_index("system")["mean"].round(12)
         names = set(means.index[means < means.get(FLOOR, np.nan)])
         if names:
-            under.append(f"{domain}: {', '.join(title for name, (_, title, _) in TITLES.items() if name in names)}")
+            under.append(f"{domain}: {', '.join(entry.title for name, entry in REGISTRY.items() if name in names)}")
     return [f"Under popularity on cold rows ({METRICS[0]}, sampled): {'; '.join(under)}."] if under else []
 
 
