@@ -20,6 +20,7 @@ import scipy  # scipy.stats is imported where it is used: it takes most of a sec
 
 from i2vae_lib import significance
 from i2vae_lib.data.dataset import DOMAINS
+from i2vae_lib.data.protocols import outside_note
 from i2vae_lib.evaluation import COUNTS, cutoff_of, fewer_candidates, kind_masks, row_values
 from i2vae_lib.params import ParameterError, of_result
 from i2vae_lib.places import suggestion
@@ -168,6 +169,8 @@ def compare(
     cells, masks = cells_of(opened)
     if not all("seen" in one.rows for one in opened):
         notes.append("no kind 'seen': not every run has stored which targets occur in training")
+    if outside := outside_note(first.record.get("outside", ()), first.record.get("names", {})):
+        notes.append(outside)
     values = {
         (label, kind): np.stack([row_values(table, kind, cutoffs) for table in system.runs.values()])
         for label, system in systems.items()

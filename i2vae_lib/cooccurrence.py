@@ -252,3 +252,24 @@ def item_vectors(train: Rows, d: int, shrinkage: float) -> Int:
     scaled /= max(np.sqrt(np.square(scaled).sum(axis=1).mean()), np.finfo(np.float64).tiny)
     found[:, : scaled.shape[1]] = scaled
     return found
+
+
+def start_apart(train: Rows, vectors: Int, shrinkage: float) -> Int:
+    """Items whose vectors are not those that :func:`item_vectors` makes of these rows: bool [unified items].
+
+    No eigenvector is computed: each column v must solve T v = w v for the table T of these rows, with w its Rayleigh
+    quotient, and the columns' squared norms must be in the proportion of their w. An item is named where its line of
+    T v - w v is larger than float32 explains. Not seen: columns that are others of T's eigenvectors.
+    """
+    table = cosine(user_items(train, Unified(train.catalogue)), shrinkage).astype(np.float64)
+    v = vectors.astype(np.float64)
+    norms = np.square(v).sum(axis=0)
+    image = table @ v
+    values = np.divide((v * image).sum(axis=0), norms, out=np.zeros(len(norms)), where=norms > 0)
+    # a column of zeros: an eigenvalue that is not positive, or no more of them
+    scale = values.sum() / max(norms.sum(), np.finfo(np.float64).tiny)
+    wrong = np.abs(values - scale * norms) > 1e-4 * values.max(initial=0)
+    residual = np.abs(image - v * values)
+    limit = 1e-5 * max(values.max(initial=0), np.finfo(np.float32).tiny) * np.abs(v).max(axis=0)
+    apart: Int = (residual > limit).any(axis=1) | (np.abs(v[:, wrong]) > 0).any(axis=1)
+    return apart

@@ -23,6 +23,7 @@ from plotly.offline import get_plotlyjs
 
 from i2vae_lib import audit, evaluation, experiments, lift, plots, stages
 from i2vae_lib.data.dataset import DOMAINS
+from i2vae_lib.data.protocols import outside_note
 from i2vae_lib.grids import Sweep
 from i2vae_lib.params import ParameterError, load, of_result
 from i2vae_lib.runs import flatten, read_record, write_atomically
@@ -116,7 +117,7 @@ def _content(folder: Path, record: dict[str, Any], metrics: dict[str, Any], hist
         "title": f"{p['system']} on {record['data']} ({pair}), {record['protocol']}",
         "stamp": record["protocol"] == "released",
         "summary": f"Rows: {rows}. Dataset SHA-256 {record['dataset_sha256'][:16]}…, data seed {record['data_seed']}, "
-        f"seed {p['seed']}. Kept out: {_removed(record['removed'])}.",
+        f"seed {p['seed']}. Kept out: {_removed(record['removed'])}. {outside_note(record['outside'], names)}",
         "command": command_of(p),
         "negatives": p["evaluation"]["negatives"],
         "fewer": evaluation.fewer_candidates(

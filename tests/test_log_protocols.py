@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from i2vae_lib.audit import audit, fired
 from i2vae_lib.data import DOMAINS, Catalogue, DataError, load_dataset, protocols, synthetic
 from i2vae_lib.data.batches import cut_short
-from i2vae_lib.data.dataset import SPLITS, EventLog, Events, LogPair, interactions, other, popularity
+from i2vae_lib.data.dataset import SPLITS, EventLog, Events, LogPair, interactions, other, popularity, resolution_of
 from i2vae_lib.evaluation import sample_negatives
 from i2vae_lib.params import load
 
@@ -50,7 +50,7 @@ def log_pairs(draw) -> LogPair:
         order = rng.permutation(len(pairs))
         events[d] = Events(user[order].astype(np.int32), item[order].astype(np.int32), time[order])
     catalogue = Catalogue({"x": "X", "y": "Y"}, ids, LINKS, {d: None for d in DOMAINS})
-    return LogPair("generated", "0" * 64, catalogue, EventLog(users, events), pd.DataFrame())
+    return LogPair("generated", "0" * 64, catalogue, EventLog(users, events, resolution_of(events)), pd.DataFrame())
 
 
 def cut(name: str, pair: LogPair):
@@ -144,11 +144,11 @@ def test_resolution_when_stamps_all_stand_at_seven_in_the_morning_is_a_day():
 
     def log(*stamps):
         events = {d: Events(np.array([0, 0]), np.array([1, 2]), np.array(of_d)) for d, of_d in zip(DOMAINS, stamps)}
-        return EventLog(np.array(["u"], dtype=object), events)
+        return resolution_of(events)
 
     seven, seconds = [7 * 3600, 7 * 3600 + 3 * DAY], [5, 10**9]
-    assert log(seven, seconds).resolution == log(seconds, seven).resolution == log(seven, seven).resolution == DAY
-    assert log(seconds, seconds).resolution == 1
+    assert log(seven, seconds) == log(seconds, seven) == log(seven, seven) == DAY
+    assert log(seconds, seconds) == 1
 
 
 def test_before_1970_when_events_stand_there_they_are_before():
@@ -158,7 +158,7 @@ def test_before_1970_when_events_stand_there_they_are_before():
     events = {d: Events(np.zeros(len(t), np.int32), np.arange(1, len(t) + 1), np.array(t)) for d, t in stamps.items()}
     ids = {d: np.array([f"{d}{i}" for i in range(3)], dtype=object) for d in DOMAINS}
     catalogue = Catalogue({"x": "X", "y": "Y"}, ids, np.zeros((0, 2), np.int32), {d: None for d in DOMAINS})
-    pair = LogPair("old", "0" * 64, catalogue, EventLog(users, events), pd.DataFrame())
+    pair = LogPair("old", "0" * 64, catalogue, EventLog(users, events, resolution_of(events)), pd.DataFrame())
     found = protocols.ordered(pair, 0)
     rows = protocols.rows_at(pair, found, {d: found[d].last_of_user() for d in DOMAINS})
     assert [rows.history[d][0].tolist() for d in DOMAINS] == [[1, 2], [1]]

@@ -298,14 +298,15 @@ def test_reference_ranks_when_asked_again_are_read_back(
     tiny: Parameters, dataset: CrossDomainDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("I2VAE_CACHE_DIR", str(tmp_path))
-    table, chosen = stages.reference_ranks(dataset, tiny)
+    table, chosen, found = stages.reference_ranks(dataset, tiny)
+    assert [(one["count"], one["severity"]) for one in found] == 6 * [(0, "leak")]  # four counts and two tables
     assert list(chosen) == ["itemknn", "ease"] and chosen["itemknn"]["shrinkage"] in tiny.references.shrinkage
     with monkeypatch.context() as patch:
         patch.setattr(stages, "references", lambda dataset, p: pytest.fail("fitted again"))
         other_model = tiny.model_copy(update={"seed": 9, "model": tiny.model.model_copy(update={"d": 8})})
-        again, same = stages.reference_ranks(dataset, other_model)
+        again, same, audited = stages.reference_ranks(dataset, other_model)
         pd.testing.assert_frame_equal(again, table)
-        assert same == chosen
+        assert same == chosen and audited == found
         with pytest.raises(pytest.fail.Exception, match="fitted again"):
             grid = tiny.references.model_copy(update={"neighbours": (5,)})
             stages.reference_ranks(dataset, tiny.model_copy(update={"references": grid}))
@@ -375,7 +376,7 @@ def test_prepare_when_the_audit_finds_a_leak(
         stages.prepare(run)
         assert run.record["audit"] == found.to_dict(orient="records")
         return
-    with pytest.raises(audit.Leak, match=r"target in own history \(test\): 3 rows, e.g. row 7, user u7"):
+    with pytest.raises(audit.Leak, match=r"target in own history \(test\): 3, e.g. row 7, user u7"):
         stages.prepare(run)
     assert not (tmp_path / "dataset" / "dataset.json").exists()
 

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, EventLog, Events, Int, LogPair, Ragged, Rows
+from i2vae_lib.data.dataset import DOMAINS, Catalogue, EventLog, Events, Int, LogPair, Ragged, Rows, resolution_of
 from i2vae_lib.data.protocols import RawPair, raw_rows
 from i2vae_lib.params import SyntheticParameters
 from i2vae_lib.runs import write_atomically
@@ -86,7 +86,7 @@ def generate_log(p: SyntheticParameters) -> LogPair:
         for d in DOMAINS
     ]
     filters = pd.DataFrame(counts, columns=["step", "domain", "events", "users", "items", "removed"])
-    return LogPair("synthetic", _source(p), catalogue, EventLog(users, events), filters, truth)
+    return LogPair("synthetic", _source(p), catalogue, EventLog(users, events, resolution_of(events)), filters, truth)
 
 
 def write_logs(pair: LogPair, folder: Path) -> tuple[Path, Path]:

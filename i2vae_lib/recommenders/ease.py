@@ -34,10 +34,14 @@ import numpy as np
 from scipy import sparse
 from scipy.linalg import lapack
 
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Int
+from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Int, Rows
+from i2vae_lib.graphs import entries_apart, user_items, users_of_items
 from i2vae_lib.params import Parameters
 from i2vae_lib.progress import bar
 from i2vae_lib.recommenders.neighbours import FromHistories, arrays_of, matrix_of
+
+PROBES = 8
+TOLERANCE = 5e-5  # of a probe in float32: rounding leaves 3e-6, one row too many at lambda = 30,000 leaves 2e-4
 
 
 class EASE(FromHistories):
@@ -100,6 +104,24 @@ class EASE(FromHistories):
             product = own - (takers @ ((learnt @ self.users.T) @ self.inverse).T).T
         found = np.zeros((histories.shape[0], len(self.unified.of[domain]) - 1), dtype=np.float32)
         found[:, self.columns[domain]] = own - product / self.diagonal[at]
+        return found
+
+    def apart(self, train: Rows) -> Int:
+        """No inverse is made again: P (X^T X + lambda I) z = z for the X of these rows and random z of -1 and 1, and M
+        alike; there X itself and the diagonal are compared too."""
+        x, users = user_items(train, self.unified)[:, self.kept], self.users
+        strength, found = np.float32(self.chosen["lambda"]), np.zeros(self.unified.size, dtype=np.int64)
+        if users is not None and users.shape != x.shape:
+            found[self.kept] = entries_apart(users, x)
+            return found
+        signs = np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.float32), (len(self.inverse), PROBES))
+        image = x.T @ (x @ signs) if users is None else x @ (x.T @ signs)
+        wrong = (np.abs(self.inverse @ (image + strength * signs) - signs) > TOLERANCE).any(axis=1)
+        if users is None:
+            found[self.kept] = wrong | (self.diagonal != self.inverse.diagonal())
+        else:
+            different = np.abs(diagonal_by_users(x, self.inverse) - self.diagonal) > TOLERANCE
+            found[self.kept] = entries_apart(users, x) + users_of_items(x[wrong]) + different
         return found
 
     def arrays(self) -> dict[str, Int]:

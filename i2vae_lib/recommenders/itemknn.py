@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int
-from i2vae_lib.graphs import cosine
+from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Rows
+from i2vae_lib.graphs import cosine, entries_apart, user_items
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.neighbours import FromHistories, arrays_of, matrix_of
 
@@ -58,6 +58,12 @@ class ItemKNN(FromHistories):
     def evidence(self, histories: sparse.csr_matrix, domain: str) -> Int:
         found: Int = (histories @ self.columns[domain]).toarray()
         return found
+
+    def apart(self, train: Rows) -> Int:
+        matrix = user_items(train, self.unified)
+        table = cosine(matrix, self.chosen["shrinkage"])
+        place = places(table, np.asarray(matrix.sum(axis=0)).ravel())
+        return entries_apart(self.table, nearest(table, place, self.chosen["neighbours"]))
 
     def arrays(self) -> dict[str, Int]:
         return arrays_of("table", self.table)

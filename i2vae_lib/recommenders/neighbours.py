@@ -124,6 +124,10 @@ class FromHistories(ABC):
         """What rows x unified items say of each item of ``domain``: float32 [rows, n]; 0 says nothing."""
 
     @abstractmethod
+    def apart(self, train: Rows) -> Int:
+        """What was learnt and is not what these training rows give, counted by unified item: int64 [n] (the audit)."""
+
+    @abstractmethod
     def arrays(self) -> dict[str, Int]:
         """Everything learnt, without copying it; a later setting must not write into it."""
 
