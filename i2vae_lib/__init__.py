@@ -1,6 +1,7 @@
 """i2vae_lib: Figure 2 of the i2VAE paper (UAI 2025) as a list of files.
 
 ====================  =================================================================================
+``lazy``, ``places``  names imported when used; files and folders that the kit knows by name
 ``params``            frozen parameters, presets, one loader
 ``progress``          a bar, or plain lines
 ``runs``              the run directory: atomic writes, records, refusals
@@ -32,16 +33,34 @@
 ``views``             what the explorers show, as tables
 ``report``            ``report.html`` of a run
 ``explorers``         widgets over views and plots, for JupyterLab and for a page without it
-``cli``               ``i2vae``
+``listing``           ``i2vae list``: presets, pairs, systems, parameters with origins, runs
+``commands``          what each command does
+``cli``               ``i2vae``: the table of commands
 ====================  =================================================================================
 
-Imports point one way: each line only to what stands above it.
+Imports point one way: each line only to what stands above it. The names below and the modules are imported when they
+are first used.
 """
 
-from i2vae_lib.data import load_dataset
-from i2vae_lib.params import Parameters, from_notebook, load
-from i2vae_lib.recommenders import I2VAERecommender
-from i2vae_lib.stages import evaluate, open_run, prepare, recall, train
+from typing import TYPE_CHECKING
+
+from i2vae_lib.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from i2vae_lib.data.loading import load_dataset
+    from i2vae_lib.params import Parameters, from_notebook, load
+    from i2vae_lib.recommenders.i2vae import I2VAERecommender
+    from i2vae_lib.stages import evaluate, open_run, prepare, recall, train
+else:
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "I2VAERecommender": "i2vae_lib.recommenders.i2vae",
+            "load_dataset": "i2vae_lib.data.loading",
+            **dict.fromkeys(("Parameters", "from_notebook", "load"), "i2vae_lib.params"),
+            **dict.fromkeys(("evaluate", "open_run", "prepare", "recall", "train"), "i2vae_lib.stages"),
+        },
+    )
 
 __all__ = [
     "I2VAERecommender",

@@ -16,7 +16,7 @@ import pandas as pd
 
 from i2vae_lib.audit import audit
 from i2vae_lib.data import CrossDomainDataset, DataError, load_dataset
-from i2vae_lib.data.released import REGISTRY
+from i2vae_lib.data.registry import REGISTRY
 from i2vae_lib.data.statistics import describe, describe_log
 from i2vae_lib.params import load
 from i2vae_lib.runs import environment
