@@ -11,6 +11,8 @@
 ``information``       how much two sets of vectors know of each other, by independent estimators
 ``paper``             the paper's tables, with their slips flagged
 ``graphs``            users and items as a graph: adjacency, propagation, folding in
+``item_order``        does one order of items run through everybody's list?
+``fewest_takers``     does the catalogue tell which items will be taken?
 ``lightgcn``          LightGCN's training
 ``cooccurrence``      counts with the asker left out; item vectors of them
 ``psg``               pseudo-sequence generators: LightGCN, co-occurrence, random; cross-fitting

@@ -46,6 +46,7 @@ from i2vae_lib.data.dataset import (
     popularity,
 )
 from i2vae_lib.data.protocols import COPY_LENGTH, contents
+from i2vae_lib.fewest_takers import fewest_takers
 from i2vae_lib.graphs import Unified, entries_apart, user_items, users_of_items
 from i2vae_lib.item_order import item_orders
 from i2vae_lib.psg import Generator, fit, learning_folds
@@ -84,6 +85,7 @@ def audit(
     book = Book.of(dataset)
     lines = [line for split in SPLITS for line in _of_rows(book, split)]
     lines += _of_order(dataset)
+    lines += _of_few_takers(dataset)
     lines += _of_catalogue(dataset)
     if generator is not None and generator.taken is not None:
         lines += [_of_graph(dataset, generator), _of_tables(dataset, generator)]
@@ -427,6 +429,22 @@ def _of_order(dataset: CrossDomainDataset) -> Iterator[Line]:
             yield name, "catalogue", "leak", found.observations if found.one else 0, share, told
 
 
+def _of_few_takers(dataset: CrossDomainDataset) -> Iterator[Line]:
+    """Does the catalogue tell which items test rows ask for? A domain's line; the share is the control's hit rate."""
+    severity = "leak" if dataset.protocol == "temporal" else "note"
+    for found in fewest_takers(dataset).to_dict(orient="records"):
+        name = f"fewest training takers ahead of chance in {found['domain']}"
+        if not found["rows"]:
+            yield name, "test", severity, 0, 0.0, "no rows"
+            continue
+        example = (
+            f"{found['hit_rate']:.2%} of {found['rows']:,} rows, chance {found['chance']:.0%} ± {found['error']:.2%}"
+        )
+        example += "" if severity == "leak" else "; the catalogue comes from all rows, so an item is there for some row"
+        count = round(found["hit_rate"] * found["rows"]) if found["above"] else 0
+        yield name, "test", severity, count, found["hit_rate"], example
+
+
 def _of_catalogue(dataset: CrossDomainDataset) -> Iterator[Line]:
     catalogue, splits = dataset.catalogue, dataset.splits
     shared = len(catalogue.links)
@@ -451,10 +469,9 @@ def _of_catalogue(dataset: CrossDomainDataset) -> Iterator[Line]:
         count += int(hit.sum())
     yield "row with an item whose own id is 0", "catalogue", "note", count, count / max(total, 1), ""
     if dataset.log is None:
-        example = {
-            "released": "the order is the file's, and nothing says that it is time's",
-            "strict": "rows are sets: nothing in them is later than a target, and a row cut short keeps its other one",
-        }[dataset.protocol]
+        example = "the order is the file's, and nothing says that it is time's"
+        if dataset.protocol == "strict":
+            example = "rows are sets: nothing in them is later than a target, and a row cut short keeps its other one"
         yield "row without timestamps", "catalogue", "note", total, 1.0, example
         # released and strict: the published splits have no validation file
         count = len(splits["validation"])

@@ -11,6 +11,7 @@ from typing import Any
 
 from i2vae_lib import commands
 from i2vae_lib.data.registry import FOOD_KITCHEN, REGISTRY
+from i2vae_lib.listing import LISTS
 from i2vae_lib.places import suggestion
 from i2vae_lib.recommenders.registry import SYSTEMS
 
@@ -73,7 +74,7 @@ COMMANDS: dict[str, Command] = {
     "list": Command(
         "What there is: presets, pairs, systems, parameters with defaults and origins, runs.",
         commands.list_known,
-        (("what", {"nargs": "*", "help": f"only these of {', '.join(commands.listing.LISTS)} (default: all)"}), JSON),
+        (("what", {"nargs": "*", "help": f"only these of {', '.join(LISTS)} (default: all)"}), JSON),
         ("i2vae list systems", "i2vae list parameters --json"),
     ),
     "run": Command(

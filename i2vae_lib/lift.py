@@ -16,7 +16,7 @@ import pandas as pd
 from i2vae_lib import compare, evaluation, significance
 from i2vae_lib.runs import LayoutError
 
-KINDS = ("tailed", "cold", "all")
+KINDS = compare.HEADLINE
 METRICS = ("HR@10", "NDCG@10")
 FEW = 200
 """A cell of fewer rows is met unless the system is significantly below."""

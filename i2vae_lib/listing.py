@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import yaml
@@ -16,7 +16,7 @@ from i2vae_lib.data import registry as pair_registry
 from i2vae_lib.places import preset_folder, preset_names, runs_folder
 from i2vae_lib.recommenders.registry import REGISTRY
 
-Line = Mapping[str, str]
+Line = dict[str, str]
 VALUE = re.compile(r"^ *([\w.]+): +(.*?) *(?:# *(.*))?$")
 
 

@@ -20,9 +20,9 @@ import pandas as pd
 import pooch
 from filelock import FileLock
 
-from i2vae_lib import audit, evaluation, graphs, psg
+from i2vae_lib import audit, cooccurrence, evaluation, graphs, psg
 from i2vae_lib.data import dataset as dataset_module
-from i2vae_lib.data import synthetic
+from i2vae_lib.data import people, synthetic
 from i2vae_lib.data.dataset import DOMAINS, KINDS, SPLITS, CrossDomainDataset
 from i2vae_lib.data.loading import check_name, check_protocol, load_dataset_once, source_of
 from i2vae_lib.params import ParameterError, Parameters
@@ -336,7 +336,9 @@ def reference_ranks(
         audit,
         dataset_module,
         synthetic,
+        people,
         graphs,
+        cooccurrence,
         evaluation,
         contract,
         neighbours,

@@ -27,7 +27,6 @@ from i2vae_lib.params import ParameterError
 from i2vae_lib.places import suggestion
 from i2vae_lib.recommenders import REGISTRY
 from i2vae_lib.runs import LayoutError, committed_path, read_record, write_atomically, write_json
-from i2vae_lib.significance import holm
 
 CELL = ["domain", "kind", "metric", "candidates"]
 BASE = "i2vae"
@@ -49,8 +48,8 @@ class Table:
     cells
         A line a system, ``domain`` (name), ``kind``, ``metric`` and ``candidates``: ``n, seeds, mean, sd`` (fractions);
         ``place`` (1 best, 2 second, 0; the oracle has none); ``by_rule`` (every rank is popularity's); ``difference,
-        interval_low, interval_high, p_holm, p_t_holm`` (against i2VAE, sampled; Holm over this table); ``paper_mean,
-        paper_sd, flag`` (per cent, as printed; of its cold-start rows, which are cold and no-history ones together).
+        interval_low, interval_high`` (against i2VAE, sampled, each cell by itself); ``paper_mean, paper_sd, flag``
+        (per cent, as printed; of its cold-start rows, which are cold and no-history ones together).
     systems
         A line a system: ``system, title, family, status`` (done, failed, begun, missing), ``reason, seeds, seconds``
         (of training with its validations, and of fitting the generator where there is one; mean), ``memory`` (MiB, peak
@@ -213,25 +212,30 @@ def paper_table(
     cells = found.results[found.results["kind"].isin(KINDS)]
     cells = cells.merge(_by_rule(done), on=["system", "domain", "kind"], how="left")
     cells = cells.assign(place=_places(cells))
-    # over the cells of this table, not of the larger one that it comes from; the ceiling and what is popularity by
-    # rule ask no question of their own
-    tests = found.tests[found.tests["kind"].isin(KINDS)]
-    tests = tests.merge(cells[["system", *CELL, "by_rule"]], on=["system", *CELL], how="left")
-    asked = ((tests["system"] != CEILING) & ~tests["by_rule"].astype(bool)).to_numpy()
-    for p in ("p", "p_t"):
-        tests[f"{p}_holm"] = holm(np.where(asked, tests[p], np.nan))
-    family = int((asked & tests["p"].notna()).sum())
-    least = min(1.0, family / (resamples + 1))
-    notes = (
-        *found.notes,
-        f"Holm over {family} cells: with {resamples:,} resamples no adjusted p is below {least:.2g}.",
-    )
-    tests = tests[["system", *CELL, "difference", "interval_low", "interval_high", "p_holm", "p_t_holm"]]
+    notes = (*found.notes, *_overall(found.overall))
+    tests = found.tests[["system", *CELL, "difference", "interval_low", "interval_high"]]
     cells = cells.merge(tests, on=["system", *CELL], how="left")
     cells = cells.merge(_printed(found.about["data"]), on=["system", "domain", "kind", "metric"], how="left")
     names = [name for name in cells["system"].unique() if name not in set(listed["system"])]
     listed = pd.concat([listed, pd.DataFrame([_line(name, status="done") for name in names])], ignore_index=True)
     return Table(found.about, cells.reset_index(drop=True), _in_order(listed), notes)
+
+
+def _overall(overall: pd.DataFrame) -> list[str]:
+    """The claims of the table: each system against the base on the mean over cells."""
+    asked = overall[overall["p_holm"].notna()]
+    if asked.empty:
+        return []
+    said = [
+        f"{REGISTRY[one.system].title} {100 * one.difference:+.2f} ({100 * one.interval_low:+.2f} to "
+        f"{100 * one.interval_high:+.2f}){' *' if one.p_holm < 0.05 else ''}"
+        for one in _lines(asked)
+    ]
+    return [
+        f"Mean over the {asked['cells'].iloc[0]} cells of {', '.join(KINDS)} rows (sampled), less that of "
+        f"{REGISTRY[asked['base'].iloc[0]].title}, in points with the 95 % interval of a paired bootstrap over users; "
+        f"* p < 0.05 after Holm over these {len(asked)} systems: {'; '.join(said)}."
+    ]
 
 
 def _one_variant_each(runs: Sequence[Path]) -> list[str]:
@@ -381,17 +385,16 @@ def _written(cell: Any, style: str) -> str:
         return "-"
     number = f"{100 * cell.mean:.2f}"
     spread = "" if np.isnan(cell.sd) else f" ± {100 * cell.sd:.2f}"
-    stars = "" if np.isnan(cell.p_holm) or cell.p_holm >= 0.05 else "*"
     if cell.by_rule:
         return {"latex": f"\\textit{{{number}}}"}.get(style, f"{number} =pop")
     beside = "" if np.isnan(cell.paper_mean) or cell.candidates != "sampled" else f" ({cell.paper_mean:.2f})"
     if style == "text":
-        return f"{number}{SUPERSCRIPT.get(cell.place, '')}{stars}{spread}{beside}"
+        return f"{number}{SUPERSCRIPT.get(cell.place, '')}{spread}{beside}"
     bold, underline = {"markdown": ("**{}**", "<u>{}</u>"), "latex": ("\\textbf{{{}}}", "\\underline{{{}}}")}[style]
     number = {1: bold, 2: underline}.get(cell.place, "{}").format(number)
     if style == "latex":
-        return number + ("$^*$" if stars else "") + spread.replace(" ± ", "$\\pm$") + beside
-    return f"{number}{'&#42;' if stars else ''}{spread}{beside}"
+        return number + spread.replace(" ± ", "$\\pm$") + beside
+    return f"{number}{spread}{beside}"
 
 
 def _for_latex(name: str) -> str:
@@ -420,10 +423,7 @@ def _notes(table: Table, style: str) -> list[str]:
     lines = []
     if table.about:
         places, by_rule = MARKS[style]
-        lines.append(
-            f"{places} of a column (the oracle left out); * differs from {table.about['base']}, p < 0.05 by the paired "
-            f"bootstrap over users after Holm; {by_rule}: every rank is popularity's, by rule."
-        )
+        lines.append(f"{places} of a column (the oracle left out); {by_rule}: every rank is popularity's, by rule.")
         if table.cells["paper_mean"].notna().any():
             lines.append(
                 "In brackets: what the paper prints, on its split; its cold-start is cold and no-history rows together."

@@ -186,7 +186,7 @@ def test_whole_lists_when_a_user_has_several_rows_are_the_longest():
     assert lists["x"].time.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
 
 
-@pytest.mark.parametrize(("name", "observations"), [("cloth_sport", (7_623, 43_663)), ("phone_elec", (37_651, 93_230))])
+@pytest.mark.parametrize(("name", "observations"), [("cloth_sport", (7_653, 43_748)), ("phone_elec", (37_937, 94_380))])
 def test_released_pair_when_counted_holds_one_order(released_folder: Path, name: str, observations: tuple[int, int]):
     p = load("paper")
     dataset = protocols.apply("released", load_released(name, released_folder), p.split, p.controls)

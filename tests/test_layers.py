@@ -18,7 +18,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("runs",),
     ("data",),
     ("evaluation", "significance", "paper", "information"),
-    ("graphs", "item_order"),
+    ("graphs", "item_order", "fewest_takers"),
     ("lightgcn", "cooccurrence"),
     ("psg",),
     ("model",),

@@ -101,7 +101,7 @@ def test_report_when_its_tables_are_read(page: Page, folder: Path) -> None:
     results = [table for table in page.tables if table[0][:3] == ["domain", "kind", "n"]]
     assert len(results) == 4  # HR and NDCG, sampled and full
     for table in results:
-        assert table[0][3:] == ["i2vae", "popularity", "copy", "itemknn", "ease", "oracle"]
+        assert table[0][3:] == ["i2vae", "popularity", "copy", "itemknn", "ease", "ordered_counts", "oracle"]
         cells = {(line[0], line[1]): line[2:] for line in table[1:]}
         for d, name in (("x", "North"), ("y", "South")):
             for kind in ("all", "tailed", "cold", "no_history", "overlapping"):
@@ -109,7 +109,7 @@ def test_report_when_its_tables_are_read(page: Page, folder: Path) -> None:
     first = {(line[0], line[1]): line for line in results[0][1:]}["North", "all"]
     expected = [
         100 * stored[name]["x"]["all"]["sampled"]["HR@10"]
-        for name in ["i2vae", "popularity", "copy", "itemknn", "ease", "oracle"]
+        for name in ["i2vae", "popularity", "copy", "itemknn", "ease", "ordered_counts", "oracle"]
     ]
     assert [float(cell) for cell in first[3:]] == pytest.approx(expected, abs=0.006)
 

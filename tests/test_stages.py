@@ -14,12 +14,12 @@ from i2vae_lib import audit, evaluation, psg, stages
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.dataset import KINDS, SPLITS, Rows
 from i2vae_lib.params import Parameters
-from i2vae_lib.recommenders import EASE, I2VAERecommender, ItemKNN, Popularity
+from i2vae_lib.recommenders import EASE, I2VAERecommender, ItemKNN, OrderedCounts, Popularity
 from i2vae_lib.runs import LayoutError, Run
 from i2vae_lib.training import Callbacks
 
 FILES = ["run.json", "pseudo.parquet", "last.ckpt", "history.parquet", "ranks.parquet", "metrics.json"]
-NAMES = ["i2vae", "popularity", "copy", "itemknn", "ease", "oracle"]
+NAMES = ["i2vae", "popularity", "copy", "itemknn", "ease", "ordered_counts", "oracle"]
 COUNTS = ["greater_sampled", "ties_sampled", "candidates_sampled", "greater_full", "ties_full", "candidates_full"]
 
 
@@ -160,7 +160,7 @@ def test_ranks_when_there_is_no_history(ranks: pd.DataFrame) -> None:
     # nobody wins by a fallback: the same popularity for everybody
     bare = ranks[ranks["no_history"]]
     popular, *others = (part[COUNTS].to_numpy() for _, part in bare.groupby("recommender", sort=False))
-    assert len(popular) >= 5 and len(others) == 5
+    assert len(popular) >= 5 and len(others) == 6
     for other in others:
         np.testing.assert_array_equal(other, popular)
 
@@ -273,7 +273,7 @@ class Stop(Exception):
     """Ends a fit before it begins."""
 
 
-@pytest.mark.parametrize("kind", [I2VAERecommender, Popularity, ItemKNN, EASE])
+@pytest.mark.parametrize("kind", [I2VAERecommender, Popularity, ItemKNN, EASE, OrderedCounts])
 def test_fit_when_experiments_call_it(
     kind: Any, tiny: Parameters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: CrossDomainDataset
 ) -> None:
@@ -299,8 +299,9 @@ def test_reference_ranks_when_asked_again_are_read_back(
 ) -> None:
     monkeypatch.setenv("I2VAE_CACHE_DIR", str(tmp_path))
     table, chosen, found = stages.reference_ranks(dataset, tiny)
-    assert [(one["count"], one["severity"]) for one in found] == 6 * [(0, "leak")]  # four counts and two tables
-    assert list(chosen) == ["itemknn", "ease"] and chosen["itemknn"]["shrinkage"] in tiny.references.shrinkage
+    assert [(one["count"], one["severity"]) for one in found] == 7 * [(0, "leak")]  # five counts, two tables
+    assert list(chosen) == ["itemknn", "ease", "ordered_counts"]
+    assert chosen["itemknn"]["shrinkage"] in tiny.references.shrinkage
     with monkeypatch.context() as patch:
         patch.setattr(stages, "references", lambda dataset, p: pytest.fail("fitted again"))
         other_model = tiny.model_copy(update={"seed": 9, "model": tiny.model.model_copy(update={"d": 8})})

@@ -48,6 +48,7 @@ REGISTRY: dict[str, Entry] = {
     "copy": Entry("Copy", "reference", "copy.Copy"),
     "itemknn": Entry("ItemKNN", "reference", "itemknn.ItemKNN"),
     "ease": Entry("EASE", "reference", "ease.EASE"),
+    "ordered_counts": Entry("Ordered counts", "reference", "ordered_counts.OrderedCounts"),
     "multivae-s": Entry("Multi-VAE-S", "one domain", "multivae.MultiVAES", ("model", "multivae"), "Multi-VAE"),
     "multivae-m": Entry("Multi-VAE-M", "one domain", "multivae.MultiVAEM", ("model", "multivae"), "Multi-VAE"),
     "svae-s": Entry("SVAE-S", "one domain", "svae.SVAES", ("model", "svae"), "SVAE"),
