@@ -5,6 +5,7 @@
 ``params``            frozen parameters, presets, one loader
 ``progress``          a bar, or plain lines
 ``runs``              the run directory: atomic writes, records, refusals
+``cache``             work that is done once, named by what it depends on
 ``data``              rows, vocabularies, protocols, controls; released pairs, logs, the planted world, batches
 ``evaluation``        candidates, greater and ties, metrics by row kind
 ``significance``      paired bootstrap over users, t-test over seeds, Holm
@@ -22,6 +23,7 @@
 ``audit``             the leak audit
 ``inspection``        what a generator recalls, measured
 ``disentanglement``   probes, factor-wise scores, interventions on latents
+``shared``            what runs on the same data share: recalled pseudo-sequences, ranks of the reference rankers
 ``stages``            the main job in four stages: prepare, recall, train, evaluate
 ``leaks``             what each leak is worth
 ``compare``           runs side by side

@@ -16,6 +16,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("lazy", "places"),
     ("params", "progress"),
     ("runs",),
+    ("cache",),
     ("data",),
     ("evaluation", "significance", "paper", "information"),
     ("graphs", "item_order", "fewest_takers"),
@@ -25,6 +26,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("training",),
     ("recommenders",),
     ("audit", "inspection", "disentanglement"),
+    ("shared",),
     ("stages", "leaks"),
     ("compare", "comparison", "grids"),
     ("lift", "experiments"),
@@ -93,7 +95,7 @@ def test_imports_when_the_lowest_layers_are_read() -> None:
     found = {name: layers_imported(LIBRARY / f"{name}.py") for name in ("progress", "params", "runs", "plots")}
     assert found == {"progress": set(), "params": {"places"}, "runs": {"params", "places"}, "plots": set()}
     data = set().union(*(layers_imported(path) for path in (LIBRARY / "data").glob("*.py")))
-    assert data <= {"data", "params", "runs", "progress", "places", "lazy"}
+    assert data <= {"data", "params", "runs", "progress", "places", "lazy", "cache"}
 
 
 def test_imports_when_they_point_the_wrong_way(tmp_path: Path) -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 
-from filelock import FileLock
-
+from i2vae_lib.cache import once
 from i2vae_lib.data import logs, protocols, synthetic
 from i2vae_lib.data.dataset import CrossDomainDataset, DataError, LogPair
 from i2vae_lib.data.pair_file import read_pair_file
@@ -15,7 +12,6 @@ from i2vae_lib.data.registry import REGISTRY
 from i2vae_lib.data.released import load_released
 from i2vae_lib.params import Parameters, pair_name
 from i2vae_lib.places import suggestion
-from i2vae_lib.runs import LayoutError, cache_folder
 
 
 def is_pair_file(name: str) -> bool:
@@ -68,8 +64,7 @@ def load_dataset(parameters: Parameters) -> CrossDomainDataset:
 def load_dataset_once(parameters: Parameters, cache: Path | str | None = None) -> CrossDomainDataset:
     """:func:`load_dataset`, or read back what an earlier call made of the same source in the same way.
 
-    Content-addressed by the source, the protocol, its settings and the code that reads them; two processes that want
-    the same dataset at once build it once. What lies there damaged is built anew.
+    Made once (:mod:`i2vae_lib.cache`) for a source, a protocol and its settings.
 
     Parameters
     ----------
@@ -86,20 +81,8 @@ def load_dataset_once(parameters: Parameters, cache: Path | str | None = None) -
     relevant = parameters.model_dump(mode="json", include={"protocol", "split", "controls", "synthetic"})
     source = source_of(parameters)
     name = parameters.data if source is None else pair_name(parameters.data)
-    code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
-    text = json.dumps([code.hexdigest(), name, source, relevant], sort_keys=True)
-    key = hashlib.sha256(text.encode()).hexdigest()
-    folder = (Path(cache) if cache else cache_folder()) / "datasets" / key
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
-        if (folder / "dataset.json").is_file():
-            try:
-                return CrossDomainDataset.load(folder)
-            except LayoutError:
-                pass
-        dataset = load_dataset(parameters)
-        dataset.save(folder)
-    return dataset
+    made = once("datasets", [name, source, relevant], (__name__,), lambda at: load_dataset(parameters).save(at), cache)
+    return CrossDomainDataset.load(made)
 
 
 def source_of(parameters: Parameters) -> str | None:
