@@ -30,7 +30,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from i2vae_lib.cooccurrence import start_apart
 from i2vae_lib.data.batches import cut_short
@@ -49,7 +48,7 @@ from i2vae_lib.data.protocols import COPY_LENGTH, contents
 from i2vae_lib.fewest_takers import fewest_takers
 from i2vae_lib.graphs import Unified, entries_apart, user_items, users_of_items
 from i2vae_lib.item_order import item_orders
-from i2vae_lib.psg import Generator, fit, learning_folds
+from i2vae_lib.psg import CooccurrenceGenerator, Generator, LeaveOneOutGenerator, learning_folds
 
 COLUMNS = ["check", "split", "severity", "count", "share", "example"]
 RECALL_SIGMAS = 4.0
@@ -501,16 +500,13 @@ def _of_tables(dataset: CrossDomainDataset, generator: Generator) -> Line:
         tables = generator.arrays()
         there = np.stack([(tables[name] != 0).any(axis=-1) for name in ("fold_in", "final")])  # [2, folds, rounds, n]
         apart = (there != np.stack(taken)[None, :, None, :]).sum(axis=(0, 1, 2))
+    elif isinstance(generator, LeaveOneOutGenerator):
+        apart = generator.counts.apart(train)
     else:
-        pairs = zip(_matrices(generator), _matrices(fit(train, p)), strict=True)
-        apart = sum(entries_apart(found, expected) for found, expected in pairs)
+        assert isinstance(generator, CooccurrenceGenerator)
+        again = CooccurrenceGenerator.fit(train, p)
+        apart = np.sum([entries_apart(*both) for both in zip(generator.tables, again.tables, strict=True)], axis=0)
     return _apart("entries beside the training rows in the generator's tables", dataset, apart)
-
-
-def _matrices(generator: Any) -> list[sparse.csr_matrix]:
-    """The tables of a generator that counts, by column of unified items."""
-    counts = getattr(generator, "counts", None)
-    return generator.tables if counts is None else [counts.graph, counts.together]
 
 
 def _apart(name: str, dataset: CrossDomainDataset, apart: Int) -> Line:

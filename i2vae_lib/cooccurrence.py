@@ -34,7 +34,7 @@ from scipy.sparse.linalg import eigsh
 
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Rows, origins, packed, rejoined, unpacked
 from i2vae_lib.data.people import people
-from i2vae_lib.graphs import Unified, cosine, user_items, users_of_items
+from i2vae_lib.graphs import Unified, cosine, entries_apart, user_items, users_of_items
 
 NOWHERE = -1  # an item that a user's whole sequence does not hold (a shorter row's did)
 
@@ -133,6 +133,12 @@ class LeftOut:
             place = np.arange(len(at)) - sequences.offsets[sequences.owner]
             steps[number, at[::-1]] = place[::-1]  # of an item that stands there twice, the first counts
         return cls(train.catalogue, found.users, graph, steps, np.array([user in halves for user in found.users]), p)
+
+    def apart(self, train: Rows) -> Int:
+        """What of the interactions and the counts is not these rows', counted by unified item: int64 [n]."""
+        again = type(self).fit(train, self.p)
+        apart: Int = entries_apart(self.graph, again.graph) + entries_apart(self.together, again.together)
+        return apart
 
     def _entry_keys(self, line: Int, item: Int) -> Int:
         return line.astype(np.int64) * self.unified.size + item

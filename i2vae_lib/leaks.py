@@ -47,6 +47,7 @@ from i2vae_lib.recommenders.copy import Copy
 from i2vae_lib.recommenders.ease import EASE
 from i2vae_lib.recommenders.i2vae import I2VAERecommender
 from i2vae_lib.recommenders.itemknn import ItemKNN
+from i2vae_lib.recommenders.ordered_counts import OrderedCounts
 from i2vae_lib.recommenders.popularity import Popularity
 from i2vae_lib.runs import LayoutError, revision, write_atomically, write_json
 from i2vae_lib.training import Callbacks
@@ -60,6 +61,7 @@ SYSTEMS: dict[str, Callable[[CrossDomainDataset, Parameters], Any]] = {
     "copy": lambda dataset, p: Copy.unfitted(dataset.catalogue),
     "itemknn": lambda dataset, p: ItemKNN.unfitted(dataset.catalogue),
     "ease": lambda dataset, p: EASE.unfitted(dataset.catalogue),
+    "ordered_counts": lambda dataset, p: OrderedCounts.unfitted(dataset.catalogue),
     "popularity_after": lambda dataset, p: AfterTheLast(Popularity.unfitted(dataset.catalogue)),
     "itemknn_after": lambda dataset, p: AfterTheLast(ItemKNN.unfitted(dataset.catalogue)),
     "i2vae": lambda dataset, p: I2VAERecommender(dataset.catalogue, p),
@@ -130,7 +132,8 @@ def measure(raw: RawPair, p: Parameters, cell: Cell, checkpoint: Path | None = N
     recommender = SYSTEMS[cell.system](dataset, p).fit(
         train,
         test if "selection" in cell.leaks else dataset.splits["validation"],
-        params=p,
+        # what learns order is told whether there is any
+        params=p.model_copy(update={"protocol": "released"}) if "order" in cell.leaks else p,
         generator=generator,
         rng=np.random.default_rng(cell.seed),
         callbacks=Callbacks(checkpoint),

@@ -25,7 +25,7 @@ from i2vae_lib.data.dataset import interactions, joined, popularity
 from i2vae_lib.data.released import load_released
 from i2vae_lib.leaks import planted as planted_leaks
 from i2vae_lib.params import load
-from i2vae_lib.recommenders import EASE, ItemKNN, Popularity
+from i2vae_lib.recommenders import EASE, ItemKNN, OrderedCounts, Popularity
 from tests.conftest import fitted
 
 USER = "user also in training"
@@ -655,10 +655,17 @@ def test_audit_start_when_vectors_know_a_test_row_finds_it(clean):
     assert audit_start(clean, np.zeros((len(one), 4), dtype=np.float32), 10.0)["count"].iloc[0] == 0
 
 
-@pytest.mark.parametrize("kind", [ItemKNN, EASE])
+@pytest.mark.parametrize("kind", [ItemKNN, EASE, OrderedCounts])
 @pytest.mark.parametrize("users", [None, 50], ids=["all users", "fewer users than items"])
 def test_audit_references_when_a_table_knows_a_test_row_finds_that_only(clean, kind, users):
-    p = load("smoke", {"synthetic.users": 6000, "references.ease_lambda": [30_000.0 if users is None else 100.0]})
+    settings = {
+        "ease_lambda": 30_000.0 if users is None else 100.0,
+        "shrinkage": 10.0,
+        "popularity": 0.0,
+        "across": 0.3,
+    }
+    grids = {f"references.{name}": [one] for name, one in settings.items()}
+    p = load("smoke", {"synthetic.users": 6000} | grids)
     train, test = clean.splits["train"].take(np.arange(users or len(clean.splits["train"]))), clean.splits["test"]
     dataset = planted(clean, "train", train)
     one = test.take(np.flatnonzero(test.kinds()["overlapping"] & (test.lengths("own") > 3))[:1])

@@ -333,6 +333,7 @@ def test_run_when_notebooks_are_wanted(
 # --- audit of a run ---------------------------------------------------------------------------------------------------
 
 GRAPH = "interactions beside the training rows in the generator's graph"
+TABLES = "entries beside the training rows in the generator's tables"
 COUNTS = "interactions beside the training rows in the popularity counts"
 RECALLED = "target recalled in training and here alike"
 
@@ -373,17 +374,20 @@ def test_audit_when_a_run_is_clean_looks_at_what_was_learnt_too(
     assert cli.main(["audit", "--run", str(finished)]) == 0
     out = capsys.readouterr().out
     assert out.endswith(f"{finished} under strict: no leak\n")
-    for check, times in ((GRAPH, 1), (COUNTS, 1), (RECALLED, 2)):
+    for check, times in ((GRAPH, 1), (TABLES, 1), (COUNTS, 5), (RECALLED, 2)):
         assert out.count(check) == times
     assert cli.main(["audit", "--run", str(finished), "--json"]) == 0
     checks = strict_json(capsys.readouterr().out)["checks"]
-    learnt = [(one["check"], one["split"], one["severity"], one["count"]) for one in checks[-4:]]
-    assert learnt == [
+    learnt = [(one["check"], one["split"], one["severity"], one["count"]) for one in checks[-11:]]
+    assert learnt[:5] == [
         (GRAPH, "train", "leak", 0),
+        (TABLES, "train", "leak", 0),
         (RECALLED, "validation", "leak", 0),
         (RECALLED, "test", "leak", 0),
         (COUNTS, "train", "leak", 0),
     ]
+    # what the run itself saw of the reference rankers: counts of four, tables of two
+    assert [one[1:] for one in learnt[5:]] == 6 * [("train", "leak", 0)]
     assert [one["check"] for one in json.loads((finished / "run.json").read_text())["audit"]] == [
         one["check"] for one in checks
     ]

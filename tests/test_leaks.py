@@ -26,6 +26,8 @@ from tests.conftest import TINY
 USER = "user also in training"
 TARGET = "target in the user's training rows"
 OTHER = "target in other history"
+ORDERS = {(f"one order of items in {name}", "catalogue") for name in ("North", "South")}
+COPIES = "row of 8 items or more under another name"
 OPEN = {leak: frozenset([leak]) for leak in LEAKS}
 ALL = frozenset(LEAKS)
 NAMES = {"x": "North", "y": "South"}
@@ -147,12 +149,28 @@ def test_leaky_when_users_are_open_fires_both_user_checks_only(raw, clean, p):
         assert kept + one.removed["validation rows of users made cold"] == len(train)
 
 
+def test_leaky_when_the_order_is_open_shows_the_files_and_fires_that_check_only(raw, p):
+    dataset, closed = leaks.leaky(raw, p, OPEN["order"]), leaks.leaky(raw, p, CLOSED)
+    assert set(counts(dataset)) == ORDERS and counts(closed) == {}
+    test, seeded = dataset.splits["test"], closed.splits["test"]
+    assert (test.user == seeded.user).all() and (test.source == seeded.source).all()
+    assert (test.target == raw.test.target).all() and (test.target != seeded.target).mean() > 0.3
+    for d in DOMAINS:  # the sets are the same, but for twins of the targets
+        assert (np.abs(test.history[d].lengths - seeded.history[d].lengths) <= 2).all()
+    # another draw asks other targets, and the file's stay
+    other_draw = p.model_copy(update={"split": p.split.model_copy(update={"data_seed": 1})})
+    again = leaks.leaky(raw, other_draw, CLOSED).splits["test"]
+    assert (again.target != seeded.target).any()
+    assert (leaks.leaky(raw, other_draw, OPEN["order"]).splits["test"].target == raw.test.target).all()
+
+
 def test_leaky_when_histories_are_open_fires_the_other_history_only(raw, p):
     twins = sum(int(raw.catalogue.linked(d)[raw.test.target[raw.test.of(d)]].astype(bool).sum()) for d in DOMAINS)
     for world in (OPEN["order"], CLOSED):
         dataset, closed = leaks.leaky(raw, p, OPEN["histories"] | world), leaks.leaky(raw, p, world)
         found = counts(dataset)
-        assert set(found) - {(OTHER, "validation")} == {(OTHER, "test")}  # few came by a twin of their own
+        # few came by a twin of their own
+        assert set(found) - {(OTHER, "validation")} == {(OTHER, "test")} | (ORDERS if world else set())
         test, scrubbed = dataset.splits["test"], closed.splits["test"]
         shorter = sum(test.history[d].lengths - scrubbed.history[d].lengths for d in DOMAINS) > 0
         assert shorter.sum() == found[OTHER, "test"]
@@ -167,9 +185,10 @@ def test_leaky_when_the_pair_is_published_opens_one_leak_at_a_time(published):
     users = leaks.leaky(pair, paper, OPEN["users"])
     found = counts(users)
     # some of the 609 targets stand in the training row as the twin of *its* target, and left by its scrubbing
-    assert (
-        set(found) == {(USER, "test"), (TARGET, "test")} and found[USER, "test"] == 609 >= found[TARGET, "test"] > 550
-    )
+    assert set(found) == {(USER, "test"), (TARGET, "test"), (COPIES, "test")}
+    assert found[USER, "test"] == 609 >= found[TARGET, "test"] > 550
+    ordered = counts(leaks.leaky(pair, paper, OPEN["order"]))
+    assert set(ordered) == {(f"one order of items in {name}", "catalogue") for name in pair.catalogue.names.values()}
     histories = counts(leaks.leaky(pair, paper, OPEN["histories"]))
     assert counts(leaks.leaky(pair, paper, OPEN["histories"] | OPEN["order"]))[OTHER, "test"] == 245
     assert abs(histories.pop((OTHER, "test")) - 245) < 30  # of other targets
@@ -240,7 +259,9 @@ def test_measure_when_a_leak_is_open_trains_and_selects_on_what_it_says(raw, p, 
     assert rows_digest(spy.validation) == digests(data)["test" if "selection" in opened else "validation"]
     assert asked == [(digests(data)["train"], psg.as_published(p.psg) if "pseudo" in opened else p.psg)]
     assert spy.named["rng"].random() == np.random.default_rng(3).random()
-    assert spy.named["params"] is p
+    # under released systems learn the order of the files, under strict nobody looks for one
+    world = p.model_copy(update={"protocol": "released" if "order" in opened else "strict"})
+    assert spy.named["params"] == world and p.protocol == "strict"
 
 
 def test_measure_when_scores_are_constant_gives_chance(spied, raw):
@@ -300,11 +321,11 @@ def test_cells_when_systems_differ_leave_out_what_they_cannot_see():
     blind = [(label, 0) for label in ("none", "order", "users", "histories", "all")]
     chooses = [(label, 0) for label in ("none", "order", "users", "histories", "selection", "all")]
     assert by_system["popularity"] == by_system["copy"] == blind
-    assert by_system["itemknn"] == by_system["ease"] == chooses
+    assert by_system["itemknn"] == by_system["ease"] == by_system["ordered_counts"] == chooses
     assert by_system["i2vae"] == list(itertools.product(["none", *LEAKS, "all"], [0, 1, 2]))
     by_order = [(label, 0) for label in ("none", "order", "all")]
     assert by_system["popularity_after"] == by_system["itemknn_after"] == by_order
-    assert len(found) == len({one.name for one in found}) == 5 + 5 + 6 + 6 + 3 + 3 + 21
+    assert len(found) == len({one.name for one in found}) == 5 + 5 + 6 + 6 + 6 + 3 + 3 + 21
 
 
 RAW = synthetic.generate(load("smoke", TINY).synthetic)

@@ -367,7 +367,7 @@ def hand_made(early: dict[str, str], late: dict[str, str], **least: int) -> LogP
     events = {d: Events(user.astype(np.int32), item.astype(np.int32), time) for d in DOMAINS}
     named = {d: np.array([f"{d}{one}" for one in letters], dtype=object) for d in DOMAINS}
     catalogue = Catalogue({"x": "X", "y": "Y"}, named, np.zeros((0, 2), dtype=np.int32), {d: None for d in DOMAINS})
-    return LogPair("made", "0" * 64, catalogue, EventLog(users, events), pd.DataFrame(), **least)
+    return LogPair("made", "0" * 64, catalogue, EventLog(users, events, resolution_of(events)), pd.DataFrame(), **least)
 
 
 EARLY = {"u1": "abc", "u2": "abc", "u3": "abcn", "brief": "ab"}

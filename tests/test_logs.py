@@ -303,7 +303,7 @@ def reference_core(events, min_user: int, min_item: int) -> dict[tuple[int, int]
 def test_logs_when_shuffled_give_the_reference_core(tmp_path, x, y, least, seed):
     rng = np.random.default_rng(seed)
     expected = {d: reference_core(events, *least) for d, events in zip(DOMAINS, (x, y), strict=True)}
-    assume(not expected["x"] or expected["x"] != expected["y"])  # one log given twice is refused, elsewhere
+    assume(reference_core(x, 1, 1) != reference_core(y, 1, 1))  # one log given twice is refused, elsewhere
     both = {u for u, _ in expected["x"]} & {u for u, _ in expected["y"]}
     found = []
     for _ in range(2):

@@ -475,6 +475,7 @@ class CrossDomainDataset:
             "tail": self._tail(),
             **self._account(),
             "outside": [dict(one) for one in self.outside],
+            "resolution": None if self.log is None else self.log.resolution,
             "fingerprint": self.fingerprint(),
         }
         write_json(folder / "dataset.json", header)

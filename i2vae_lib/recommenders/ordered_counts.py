@@ -83,6 +83,9 @@ class OrderedCounts(FromHistories):
         told += (self.weight * np.log1p(self.counts[domain][1:])).astype(np.float32)
         return told
 
+    def apart(self, train: Rows) -> Int:
+        return self.left_out.apart(train)
+
     def arrays(self) -> dict[str, Int]:
         p = self.left_out.p
         settings = [getattr(p, one.name) for one in fields(Settings)]
