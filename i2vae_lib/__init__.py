@@ -19,7 +19,7 @@
 ``psg``               pseudo-sequence generators: LightGCN, co-occurrence, random; cross-fitting
 ``model``             latents, encoders, i2VAE (infer, decode, score), objective
 ``training``          a plain loop with checkpoints
-``recommenders``      the contract; i2VAE, the paper's baselines, reference rankers, the oracle; folding in
+``recommenders``      the contract; i2VAE, the paper's baselines, reference rankers, two ceilings; folding in
 ``audit``             the leak audit
 ``inspection``        what a generator recalls, measured
 ``disentanglement``   probes, factor-wise scores, interventions on latents

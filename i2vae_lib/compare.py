@@ -18,19 +18,16 @@ import numpy as np
 import pandas as pd
 import scipy  # scipy.stats is imported where it is used: it takes most of a second
 
-from i2vae_lib import significance
+from i2vae_lib import significance, stages
 from i2vae_lib.data.dataset import DOMAINS
 from i2vae_lib.data.protocols import outside_note
 from i2vae_lib.evaluation import COUNTS, cutoff_of, fewer_candidates, kind_masks, row_values
 from i2vae_lib.params import ParameterError, of_result
 from i2vae_lib.places import suggestion
+from i2vae_lib.recommenders import CEILINGS
 from i2vae_lib.runs import LayoutError, flatten, read_record
-from i2vae_lib.stages import irrelevant_groups
 
 Array = np.ndarray
-
-CEILING = "oracle"
-"""Ranks by the true probabilities; never marked as the best."""
 
 HEADLINE = ("tailed", "cold", "all")
 """The row kinds of the mean over a pair's cells: with the domains and metrics they are its cells, none of which stands
@@ -274,7 +271,7 @@ def open_alike(folders: Sequence[Path | str]) -> list[_Opened]:
 def own_parameters(record: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of a run, by dotted key, that tell its system from another: what its result depends on, but for
     the seed and for how many rows were scored at a time."""
-    flat = flatten(of_result(record["parameters"], irrelevant_groups([record["parameters"]["system"]])))
+    flat = flatten(of_result(record["parameters"], stages.irrelevant_groups([record["parameters"]["system"]])))
     return {key: one for key, one in flat.items() if key not in ("seed", "evaluation.batch_size")}
 
 
@@ -541,7 +538,7 @@ def _overall(
         lines.append((*head, *_over_seeds(systems[label], systems[base], of_seeds[label], of_seeds[base])))
     overall = pd.DataFrame(lines, columns=[name for name in OVERALL if not name.endswith("_holm")])
     for p in ("p", "p_t"):
-        overall[f"{p}_holm"] = significance.holm(overall[p].where(overall["system"] != CEILING).to_numpy())
+        overall[f"{p}_holm"] = significance.holm(overall[p].where(~overall["system"].isin(CEILINGS)).to_numpy())
     return overall[list(OVERALL)]
 
 
@@ -586,15 +583,16 @@ def _tables(found: Comparison) -> list[str]:
         table = part[part["metric"] == metric]
         shown = []
         for (domain, kind, n), cell in table.groupby(["domain", "kind", "n"], sort=False):
-            ranked = cell[cell["system"] != CEILING]["mean"]
+            ranked = cell[~cell["system"].isin(CEILINGS)]["mean"]
             best = ranked.max() if len(ranked) > 1 else np.nan
             written = {
-                one.system: _written(one.mean, one.sd, one.mean == best and one.system != CEILING)
+                one.system: _written(one.mean, one.sd, one.mean == best and one.system not in CEILINGS)
                 for one in _lines(cell)
             }
             shown.append({"domain": domain, "kind": kind, "n": n} | written)
         spread = ", mean ± sd over seeds" if (table["seeds"] > 1).any() else ""
-        ceiling = f" (the {CEILING} is a ceiling and left out)" if (table["system"] == CEILING).any() else ""
+        known = [name for name in CEILINGS if (table["system"] == name).any()]
+        ceiling = f" (left out, for they read the planted truth: {', '.join(known)})" if known else ""
         lines += ["", f"{metric} in per cent{spread}; > best{ceiling}", pd.DataFrame(shown).to_string(index=False)]
     return lines
 

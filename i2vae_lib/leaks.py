@@ -389,8 +389,7 @@ def _lifts(sums: Int, base: int) -> Int:
 def in_one_order(raw: RawPair, data_seed: int) -> RawPair:
     """A clean pair whose sequences all stand in one random order of items, as the released files have them.
 
-    What a row holds of a domain stays; its target is the last of that order, so nothing is kept of the planted truth.
-    To be called before :func:`planted`, whose leaks are made of the targets.
+    What a row holds of a domain stays; its target is the last of that order. To be called before :func:`planted`, whose leaks are made of the targets.
     """
     key = {d: hashed(raw.catalogue.ids[d], "planted order", d, data_seed) for d in DOMAINS}
 
@@ -402,7 +401,7 @@ def in_one_order(raw: RawPair, data_seed: int) -> RawPair:
             sequences[d] = replace(whole, values=whole.values[at])
         return protocols.raw_rows(rows.catalogue, rows.user, rows.domain, sequences, rows.source)
 
-    return replace(raw, train=of(raw.train), test=of(raw.test), truth={})
+    return replace(raw, train=of(raw.train), test=of(raw.test))
 
 
 def planted(raw: RawPair, share: float, data_seed: int) -> RawPair:

@@ -18,14 +18,14 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib import paper
-from i2vae_lib.compare import CEILING, compare, own_parameters
+from i2vae_lib.compare import compare, own_parameters
 from i2vae_lib.comparison import Study, failures, read_study
 from i2vae_lib.data.dataset import DOMAINS
 from i2vae_lib.evaluation import COUNTS, kind_masks
 from i2vae_lib.lift import KINDS, METRICS
 from i2vae_lib.params import ParameterError
 from i2vae_lib.places import suggestion
-from i2vae_lib.recommenders import REGISTRY
+from i2vae_lib.recommenders import CEILINGS, REGISTRY
 from i2vae_lib.runs import LayoutError, committed_path, read_record, write_atomically, write_json
 
 CELL = ["domain", "kind", "metric", "candidates"]
@@ -47,9 +47,9 @@ class Table:
         As :attr:`compare.Comparison.about`; empty while no run is done.
     cells
         A line a system, ``domain`` (name), ``kind``, ``metric`` and ``candidates``: ``n, seeds, mean, sd`` (fractions);
-        ``place`` (1 best, 2 second, 0; the oracle has none); ``by_rule`` (every rank is popularity's); ``difference,
-        interval_low, interval_high`` (against i2VAE, sampled, each cell by itself); ``paper_mean, paper_sd, flag``
-        (per cent, as printed; of its cold-start rows, which are cold and no-history ones together).
+        ``place`` (1 best, 2 second, 0; those that read the truth have none); ``by_rule`` (every rank is popularity's);
+        ``difference, interval_low, interval_high`` (against i2VAE, sampled, each cell by itself); ``paper_mean,
+        paper_sd, flag`` (per cent, as printed; of its cold-start rows, which are cold and no-history ones together).
     systems
         A line a system: ``system, title, family, status`` (done, failed, begun, missing), ``reason, seeds, seconds``
         (of training with its validations, and of fitting the generator where there is one; mean), ``memory`` (MiB, peak
@@ -360,7 +360,7 @@ def _by_rule(runs: Sequence[Path]) -> pd.DataFrame:
 
 def _places(cells: pd.DataFrame) -> pd.Series:
     """1 for the best mean of a cell, 2 for the second, 0 else; equal means share a place."""
-    ranked = cells["mean"].where(cells["system"] != CEILING).round(12)
+    ranked = cells["mean"].where(~cells["system"].isin(CEILINGS)).round(12)
     keys = [cells[name] for name in CELL]
     place = ranked.groupby(keys).rank(method="dense", ascending=False)
     return place.where(place <= 2, 0).fillna(0).astype(int)
@@ -423,7 +423,10 @@ def _notes(table: Table, style: str) -> list[str]:
     lines = []
     if table.about:
         places, by_rule = MARKS[style]
-        lines.append(f"{places} of a column (the oracle left out); {by_rule}: every rank is popularity's, by rule.")
+        lines.append(
+            f"{places} of a column (those that read the planted truth left out); {by_rule}: every rank is "
+            f"popularity's, by rule."
+        )
         if table.cells["paper_mean"].notna().any():
             lines.append(
                 "In brackets: what the paper prints, on its split; its cold-start is cold and no-history rows together."

@@ -336,11 +336,11 @@ def test_sampled_against_full_when_systems_swap(tmp_path: Path) -> None:
 
 def test_text_when_read(found: Comparison) -> None:
     text = found.text()
-    assert text.startswith("synthetic, protocol strict, data_seed 0: 240 test rows of 120 users, 1 + ")
+    assert text.startswith("synthetic, protocol chronological, data_seed 0: 240 test rows of 120 users, 1 + ")
     assert f"{NARROW}: seeds 0, 1, 2: " in text and "NOT leak-free" not in text
     one = cell(found.results, system=WIDE, domain="North", kind="all", metric="HR@10", candidates="sampled")
     assert f"> {100 * one.mean:.2f} ± {100 * one.sd:.2f}" in text  # best; the oracle is not marked
-    assert "> best (the oracle is a ceiling and left out)" in text
+    assert "> best (left out, for they read the planted truth: oracle)" in text
     assert "paired bootstrap over users, 400 resamples" in text and "*other rows*" in text
     assert "2 degrees of freedom" in text and "*other seeds*" in text
     assert (
@@ -393,7 +393,7 @@ def test_json_when_strict(found: Comparison) -> None:
     ("overrides", "named", "expected"),
     [
         ({}, {"data": "cloth_sport"}, "data (synthetic there, cloth_sport here)"),
-        ({}, {"protocol": "released"}, "protocol (strict there, released here)"),
+        ({}, {"protocol": "released"}, "protocol (chronological there, released here)"),
         ({"split.data_seed": 7}, {}, "data_seed (0 there, 7 here)"),
         ({"evaluation.negatives": 9}, {}, "negatives ("),
         ({}, {"record": {"dataset_sha256": "cd" * 32}}, "dataset_sha256 (abab"),
@@ -440,7 +440,10 @@ def test_runs_when_one_is_not_finished(tmp_path: Path) -> None:
         compared([one])
     said = str(refused.value)
     assert "not finished (no ranks.parquet)" in said
-    assert f"`i2vae run --system i2vae --data synthetic --protocol strict --preset smoke --seed 3 --out {one}`" in said
+    assert (
+        f"`i2vae run --system i2vae --data synthetic --protocol chronological --preset smoke --seed 3 --out {one}`"
+        in said
+    )
     with pytest.raises(LayoutError, match="not a run directory"):
         compared([tmp_path / "nowhere"])
     with pytest.raises(LayoutError, match="at least one run"):

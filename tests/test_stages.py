@@ -19,7 +19,7 @@ from i2vae_lib.runs import LayoutError, Run
 from i2vae_lib.training import Callbacks
 
 FILES = ["run.json", "pseudo.parquet", "last.ckpt", "history.parquet", "ranks.parquet", "metrics.json"]
-NAMES = ["i2vae", "popularity", "copy", "itemknn", "ease", "ordered_counts", "oracle"]
+NAMES = ["i2vae", "popularity", "copy", "itemknn", "ease", "ordered_counts", "oracle", "informed"]
 COUNTS = ["greater_sampled", "ties_sampled", "candidates_sampled", "greater_full", "ties_full", "candidates_full"]
 
 
@@ -33,7 +33,7 @@ def finished(tiny: Parameters, tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = opened(tiny, tmp_path_factory.mktemp("run") / "a")
     said: list[str] = []
     stages.run_all(run, said.append)
-    assert len(said) == 7 and said[0] == "preparing synthetic under strict"
+    assert len(said) == 7 and said[0] == "preparing synthetic under chronological"
     assert [line for line in said if line.startswith("audit: ")] == [
         "audit: 12 checks for leaks, 24 notes: no leak",
         "audit: 16 checks for leaks, 24 notes: no leak",
@@ -61,7 +61,7 @@ def test_run_all_when_finished(finished: Run, tiny: Parameters, dataset: CrossDo
     record = json.loads((finished.folder / "run.json").read_text())
     assert record["parameters"] == tiny.model_dump(mode="json")
     assert record["dataset_sha256"] == dataset.fingerprint()
-    assert (record["protocol"], record["data_seed"], record["parameters"]["seed"]) == ("strict", 0, 0)
+    assert (record["protocol"], record["data_seed"], record["parameters"]["seed"]) == ("chronological", 0, 0)
     assert record["rows"] == {split: len(rows) for split, rows in dataset.splits.items()}
     assert record["L80"] == {split: dict(limits) for split, limits in dataset.tail.items()}
     assert record["removed"] == dict(dataset.removed)
@@ -89,7 +89,7 @@ def test_pseudo_when_compared_with_the_saved_generator(finished: Run, dataset: C
 @pytest.mark.parametrize("name", ["pseudo.parquet", "history.parquet", "ranks.parquet"])
 def test_tables_when_their_files_are_elsewhere(finished: Run, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes((finished.folder / name).read_bytes())
-    assert pd.read_parquet(tmp_path / name).attrs == {"data": "synthetic", "protocol": "strict", "data_seed": 0}
+    assert pd.read_parquet(tmp_path / name).attrs == {"data": "synthetic", "protocol": "chronological", "data_seed": 0}
 
 
 def test_recalled_when_another_run_agrees(finished: Run, tiny: Parameters, tmp_path: Path) -> None:

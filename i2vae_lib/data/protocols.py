@@ -14,7 +14,7 @@ depend on ``data_seed`` and on the rows' contents, never on their order in a fil
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,6 @@ class RawPair:
     catalogue: Catalogue
     train: Rows
     test: Rows
-    truth: Mapping[str, Int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,9 +88,12 @@ def apply(
             raise DataError(f"{pair.name} under {protocol}: no {name} rows are left; {_account(cut.removed)}")
     dataset = assembled(protocol, pair, cut, split, controls)
     if isinstance(pair, LogPair):
-        dataset = replace(dataset, log=pair.log, filters=pair.filters, one_order=pair.one_order, outside=cut.outside)
-    # the planted interests are those of a user's last events
-    return replace(dataset, truth={}) if protocol == "temporal" else dataset
+        # the planted interests are those of a user's last events
+        truth = pair.truth if protocol == "chronological" else {}
+        dataset = replace(
+            dataset, log=pair.log, filters=pair.filters, one_order=pair.one_order, outside=cut.outside, truth=truth
+        )
+    return dataset
 
 
 def check_served(protocol: str, name: str, *, timed: bool) -> None:
@@ -130,7 +132,6 @@ def assembled(
         {name: tail_limits(rows) for name, rows in cut.splits.items()},
         dict(cut.removed) | removed,
         controls.model_dump(),
-        truth=pair.truth,
     )
 
 

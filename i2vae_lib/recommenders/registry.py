@@ -67,6 +67,7 @@ REGISTRY: dict[str, Entry] = {
     "emcdr": Entry("EMCDR", "CDR", "emcdr.EMCDR", ("model", "emcdr")),
     "i2vae": Entry("i2VAE", "", "i2vae.I2VAERecommender", ("psg", "model", "objective"), "i2VAE"),
     "oracle": Entry("Oracle", "ceiling", "oracle.Oracle"),
+    "informed": Entry("Informed", "ceiling", "informed.Informed"),
 }
 """In the order of the tables."""
 
