@@ -23,14 +23,15 @@
 ``audit``             the leak audit
 ``inspection``        what a generator recalls, measured
 ``disentanglement``   probes, factor-wise scores, interventions on latents
+``after_the_last``    rankers that go by the one order of a file: what that gives away
 ``shared``            what runs on the same data share: recalled pseudo-sequences, ranks of the reference rankers
 ``stages``            the main job in four stages: prepare, recall, train, evaluate
-``leaks``             what each leak is worth
 ``compare``           runs side by side
 ``comparison``        all systems, tuned alike
 ``grids``             sweep files, resolved into cells
 ``experiments``       a grid -> runs -> one tidy table; local processes or a Dask cluster
 ``lift``              a system beside the best reference ranker of each cell; the mean over a pair
+``leaks``             what each leak is worth
 ``search``            a hyper-parameter search over the same engine
 ``table``             the paper's table of them
 ``plots``             figures

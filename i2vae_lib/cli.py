@@ -101,10 +101,7 @@ COMMANDS: dict[str, Command] = {
         commands.recommend,
         (
             ("run", {"type": Path, "help": "the run's directory"}),
-            (
-                "--history",
-                {"nargs": "*", "default": [], "metavar": "DOMAIN=ID,ID", "help": "x=ID,ID y=ID,ID; oldest first"},
-            ),
+            ("--history", {"nargs": "*", "default": [], "metavar": "DOMAIN=ID,ID", "help": "oldest first: x=ID,ID"}),
             ("--histories", {"type": Path, "help": "Parquet with columns x and y: a list of ids a user"}),
             ("--domain", {"required": True, "choices": ("x", "y"), "help": "where to recommend"}),
             ("--k", {"type": int, "default": 10, "help": "how many items (default: 10)"}),
@@ -136,13 +133,7 @@ COMMANDS: dict[str, Command] = {
         (
             ("x", {"type": Path, "help": "log of one domain: CSV, JSON lines or Parquet"}),
             ("y", {"type": Path, "help": "log of the other"}),
-            (
-                "--out",
-                {
-                    "type": Path,
-                    "help": "where to write the proposed pair file (beside the logs, or where they are found)",
-                },
-            ),
+            ("--out", {"type": Path, "help": "where the proposed pair file goes: beside the logs, say"}),
         ),
         ("i2vae describe Food.csv.gz Kitchen.csv.gz --out food_kitchen.yaml",),
     ),
@@ -247,10 +238,7 @@ COMMANDS: dict[str, Command] = {
         "A page of explorers on this machine: runs and sweeps taken apart, without Jupyter.",
         commands.explore,
         (
-            (
-                "folders",
-                {"type": Path, "nargs": "+", "metavar": "FOLDER", "help": "run directories, folders of sweeps"},
-            ),
+            ("folders", {"type": Path, "nargs": "+", "metavar": "FOLDER", "help": "runs, folders of sweeps"}),
             ("--port", {"type": int, "default": 8866, "help": "where it is served (default: 8866)"}),
             ("--no-browser", {"action": "store_true", "help": "open none"}),
         ),

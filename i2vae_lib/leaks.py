@@ -389,7 +389,8 @@ def _lifts(sums: Int, base: int) -> Int:
 def in_one_order(raw: RawPair, data_seed: int) -> RawPair:
     """A clean pair whose sequences all stand in one random order of items, as the released files have them.
 
-    What a row holds of a domain stays; its target is the last of that order. To be called before :func:`planted`, whose leaks are made of the targets.
+    What a row holds of a domain stays; its target is the last of that order.
+    To be called before :func:`planted`, whose leaks are made of the targets.
     """
     key = {d: hashed(raw.catalogue.ids[d], "planted order", d, data_seed) for d in DOMAINS}
 

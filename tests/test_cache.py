@@ -163,7 +163,7 @@ PRODUCERS = {
 }
 
 
-@pytest.mark.parametrize("kind", list(PRODUCERS))
+@pytest.mark.parametrize("kind", ["datasets", "references"])  # the latter holds the other two
 def test_code_of_a_producer_has_everything_that_python_imports_for_it(kind: str) -> None:
     """Read from the source; held against what a process has imported in the end."""
     script = "import importlib, json, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\n"

@@ -273,9 +273,11 @@ def test_audit_when_a_leak_is_found(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 def test_audit_when_the_data_are_released(released_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["audit", "--data", "cloth_sport", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
-    assert found["protocol"] == "released" and found["leaks"] == 4
+    assert found["protocol"] == "released" and found["leaks"] == 7
     fired = {(one["check"], one["split"]): one["count"] for one in found["checks"] if one["severity"] == "leak"}
     assert fired["user also in training", "test"] == 609 and fired["target in other history", "test"] == 245
+    assert fired["row of 8 items or more under another name", "test"] == 3
+    assert all(fired[f"one order of items in {name}", "catalogue"] > 7_000 for name in ("Cloth", "Sport"))
     assert cli.main(["audit", "--data", "cloth_sport", "--protocol", "strict"]) == 0
     assert "cloth_sport under strict: no leak" in capsys.readouterr().out
 
@@ -364,11 +366,11 @@ def test_audit_when_a_run_is_clean_looks_at_what_was_learnt_too(
     assert cli.main(["audit", "--run", str(finished)]) == 0
     out = capsys.readouterr().out
     assert out.endswith(f"{finished} under chronological: no leak\n")
-    for check, times in ((GRAPH, 1), (TABLES, 1), (COUNTS, 5), (RECALLED, 2)):
+    for check, times in ((GRAPH, 1), (TABLES, 1), (COUNTS, 6), (RECALLED, 2)):
         assert out.count(check) == times
     assert cli.main(["audit", "--run", str(finished), "--json"]) == 0
     checks = strict_json(capsys.readouterr().out)["checks"]
-    learnt = [(one["check"], one["split"], one["severity"], one["count"]) for one in checks[-11:]]
+    learnt = [(one["check"], one["split"], one["severity"], one["count"]) for one in checks[-13:]]
     assert learnt[:5] == [
         (GRAPH, "train", "leak", 0),
         (TABLES, "train", "leak", 0),
@@ -376,8 +378,8 @@ def test_audit_when_a_run_is_clean_looks_at_what_was_learnt_too(
         (RECALLED, "test", "leak", 0),
         (COUNTS, "train", "leak", 0),
     ]
-    # what the run itself saw of the reference rankers: counts of four, tables of two
-    assert [one[1:] for one in learnt[5:]] == 6 * [("train", "leak", 0)]
+    # what the run itself saw of the reference rankers: counts of five, tables of three
+    assert [one[1:] for one in learnt[5:]] == 8 * [("train", "leak", 0)]
     assert [one["check"] for one in json.loads((finished / "run.json").read_text())["audit"]] == [
         one["check"] for one in checks
     ]
