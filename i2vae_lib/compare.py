@@ -22,13 +22,12 @@ from i2vae_lib import significance, stages
 from i2vae_lib.data.dataset import DOMAINS
 from i2vae_lib.data.protocols import outside_note
 from i2vae_lib.evaluation import COUNTS, cutoff_of, fewer_candidates, kind_masks, row_values
-from i2vae_lib.params import ParameterError, of_result, suggestion
+from i2vae_lib.params import ParameterError, of_result
+from i2vae_lib.places import suggestion
+from i2vae_lib.recommenders import CEILINGS
 from i2vae_lib.runs import LayoutError, flatten, read_record
 
 Array = np.ndarray
-
-CEILINGS = tuple(one.name for one in stages.CEILINGS)
-"""Rankers that read the planted truth; never marked as the best."""
 
 HEADLINE = ("tailed", "cold", "all")
 """The row kinds of the mean over a pair's cells: with the domains and metrics they are its cells, none of which stands

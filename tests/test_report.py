@@ -16,7 +16,7 @@ import pytest
 from choreographer.errors import ChromeNotFoundError
 from kaleido._page_generator import PageGenerator
 
-from i2vae_lib import cli, plots, report, stages
+from i2vae_lib import cli, commands, plots, report, stages
 from i2vae_lib.params import Parameters, load, of_result
 from i2vae_lib.runs import LayoutError
 from i2vae_lib.stages import irrelevant_groups
@@ -216,7 +216,7 @@ def test_command_when_it_is_given_back_makes_the_same_parameters() -> None:
     parsed = cli.build_parser().parse_args(words[1:])
     again = load(
         parsed.preset,
-        cli.chosen_of(parsed),
+        commands.chosen_of(parsed),
         data=parsed.data,
         protocol=parsed.protocol,
         seed=parsed.seed,

@@ -26,7 +26,8 @@ from i2vae_lib import evaluation, experiments, lift, paper
 from i2vae_lib.compare import compare
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.grids import Sweep, read_sweep
-from i2vae_lib.params import Parameters, pair_name, suggestion
+from i2vae_lib.params import Parameters, pair_name
+from i2vae_lib.places import suggestion
 from i2vae_lib.recommenders import OrderedCounts
 from i2vae_lib.runs import LayoutError, committed_path, read_record
 from i2vae_lib.stages import load_history
