@@ -22,7 +22,7 @@ import numpy as np
 import pages
 import pandas as pd
 
-from i2vae_lib import evaluation, experiments, lift, paper
+from i2vae_lib import evaluation, experiments, lift
 from i2vae_lib.compare import compare
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.grids import Sweep, read_sweep
@@ -118,30 +118,12 @@ def mean_lifts(pairs: Iterable[str]) -> str:
     return "\n".join(lines)
 
 
-def beside_paper(found: Mapping[str, pd.DataFrame]) -> str:
-    """The reproduction table: data, rows, metric, ours, the paper's figure for i2VAE (Table 5), hours."""
-    printed = paper.tables()
-    printed = printed[(printed["table"] == "5") & (printed["system"] == "i2VAE")]
-    keys = ["pair", "domain", "kind", "metric"]
-    lines = [
-        "| data | domain | rows | metric | ours, strict | seeds | paper | hours |",
-        "|---|---|---|---|---:|---:|---:|---:|",
-    ]
-    for pair, table in found.items():
-        joined = table.assign(pair=pair).merge(printed[[*keys, "mean"]], on=keys)  # cold rows are others there
-        hours = json.loads(committed_path(f"recipe_{pair}").with_suffix(".json").read_text(encoding="utf-8"))["hours"]
-        for cell in joined.itertuples():
-            head = f"| {pair} | {cell.domain} | {cell.kind} | {cell.metric} | {_over_seeds(cell)} | {cell.seeds} |"
-            lines.append(f"{head} {cell.mean:.2f} | {hours:.2f} |")
-    return "\n".join(lines)
-
-
 def fill(text: str) -> str:
-    """README or docs/reproduction.md with the tables of the recipe written anew from the committed results."""
+    """A page with the tables of the recipe written anew from the committed results."""
     folder = committed_path("recipe").parent
     paths = [path for path in sorted(folder.glob("recipe_*.csv")) if not path.stem.endswith("_rows")]
     found = {path.stem.removeprefix("recipe_"): pd.read_csv(path) for path in paths}
-    tables = {"recipe": markdown(found), "mean lift": mean_lifts(found), "reproduction": beside_paper(found)}
+    tables = {"recipe": markdown(found), "mean lift": mean_lifts(found)}
     for name, table in tables.items():
         text = pages.fill(text, name, table)
     return text
