@@ -64,6 +64,7 @@ def run(given: argparse.Namespace) -> int:
     from i2vae_lib import evaluation, report, stages
     from i2vae_lib.data.protocols import outside_note
     from i2vae_lib.params import load
+    from i2vae_lib.runs import stamp
 
     start = time.perf_counter()
 
@@ -100,8 +101,9 @@ def run(given: argparse.Namespace) -> int:
         report.execute_notebooks(here.folder, names, RUN_NOTEBOOKS)
     path = None if given.no_report else report.write_report(here.folder)
     names = here.record["names"]
-    stamp = " (NOT leak-free: protocol released)" if resolved.protocol == "released" else ""
-    print(f"\nHR@10 in per cent, 1 + {resolved.evaluation.negatives} sampled candidates{stamp}")
+    print(f"\nHR@10 in per cent, 1 + {resolved.evaluation.negatives} sampled candidates")
+    if said := stamp(here.record):
+        print(said)
     print(stages.result_table(stages.load_metrics(here.folder), names).to_string(index=False))
     for line in evaluation.fewer_candidates(ranks, resolved.evaluation.negatives, names):
         print(line)

@@ -239,6 +239,15 @@ class Run:
         self.note()
 
 
+def stamp(record: Mapping[str, Any]) -> str:
+    """What stands beside every table of a run whose data are not what a reader takes them for; "" for all others."""
+    if record.get("protocol") == "released":
+        return "NOT leak-free: protocol released keeps what the published splits leak"
+    if record.get("one_order"):
+        return "One order of items: everybody follows it, as the pair file says, so the next item is where it goes on"
+    return ""
+
+
 def read_record(folder: Path | str) -> dict[str, Any]:
     """``run.json`` of a run directory.
 

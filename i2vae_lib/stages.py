@@ -124,6 +124,7 @@ def prepare(run: Run) -> CrossDomainDataset:
             controls=dict(dataset.controls),
             filters=json.loads(dataset.filters.to_json(orient="records")),
             outside=[dict(one) for one in dataset.outside],
+            one_order=dataset.one_order,
             rows={split: len(rows) for split, rows in dataset.splits.items()},
             audit=found.to_dict(orient="records"),
         )

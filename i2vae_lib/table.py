@@ -405,10 +405,9 @@ def _head(table: Table) -> str:
     about = table.about
     if not about:
         return "nothing is done yet"
-    stamp = "" if about["leak_free"] else "; NOT leak-free"
     return (
-        f"{about['data']}, protocol {about['protocol']}{stamp}: {about['rows']} test rows, sampled: 1 + "
-        f"{about['negatives']} candidates"
+        f"{about['data']}, protocol {about['protocol']}: {about['rows']} test rows, sampled: 1 + {about['negatives']} "
+        f"candidates{'. ' if about['stamp'] else ''}{about['stamp']}"
     )
 
 

@@ -81,7 +81,7 @@ def test_run_when_values_are_set(finished: Path) -> None:
 def test_run_when_the_protocol_is_released(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--protocol", "released", "--epochs", "1", "--set", "psg.kind=none", "--set", "synthetic.users=300"]
     assert cli.main(run_words(tmp_path / "run", *words)) == 0
-    assert "(NOT leak-free: protocol released)" in capsys.readouterr().out
+    assert "NOT leak-free: protocol released" in capsys.readouterr().out
 
 
 def test_run_when_other_parameters_are_given(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

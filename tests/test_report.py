@@ -125,13 +125,13 @@ def test_report_when_its_sections_are_read(page: Page, folder: Path) -> None:
 
 
 def test_report_when_the_protocol_is_strict(page: Page) -> None:
-    assert "Not leak-free" not in page.text
+    assert "NOT leak-free" not in page.text
     assert [found for _, found in page.tags if found.get("class") == "stamp"] == []
 
 
 def test_report_when_the_protocol_is_released(folder: Path, tmp_path: Path) -> None:
     page = Page(reported(folder, tmp_path / "copy", protocol="released"))
-    assert "Not leak-free. Protocol released keeps the published split" in page.text.replace("\n", " ")
+    assert "NOT leak-free: protocol released keeps what the published splits leak" in page.text.replace("\n", " ")
     assert len([found for _, found in page.tags if found.get("class") == "stamp"]) == 1
 
 
