@@ -79,7 +79,6 @@ class Stream(nn.Module):
 class SASRec(Trained):
     """Both readings; a class of its own for each below."""
 
-    groups = ("model", "sasrec")
     reading_of: ClassVar[type[PerDomain]]
 
     def __init__(self, catalogue: Catalogue, params: Parameters):
