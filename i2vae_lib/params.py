@@ -178,14 +178,13 @@ class SVAEParameters(_Group):
     weight_decay: Weight
 
 
-class SASRecParameters(_Group):
-    """SASRec (Kang & McAuley 2018)."""
+class SASRecBCEParameters(_Group):
+    """SASRec with its own loss (Kang & McAuley 2018)."""
 
     blocks: Positive
     heads: Positive
     dropout: Share
-    loss: Literal["bce", "softmax"]
-    negatives: Positive  # a step (bce only)
+    negatives: Positive  # a step
 
 
 class LightGCNParameters(_Group):
@@ -290,7 +289,7 @@ class Parameters(_Group):
     references: ReferenceParameters
     multivae: MultiVAEParameters
     svae: SVAEParameters
-    sasrec: SASRecParameters
+    sasrec_bce: SASRecBCEParameters
     lightgcn: LightGCNParameters
     emcdr: EMCDRParameters
     pinet: PiNetParameters
@@ -521,10 +520,10 @@ def _check_together(p: Parameters) -> None:
     """Rules that tie two values."""
     attending = {
         "i2vae": {"model.heads": p.model.heads, "model.cross_heads": p.model.cross_heads},
-        "sasrec": {"sasrec.heads": p.sasrec.heads},
+        "sasrec-bce": {"sasrec_bce.heads": p.sasrec_bce.heads},
         "c2dsr": {"c2dsr.heads": p.c2dsr.heads},
     }
-    for key, heads in attending.get(p.system.partition("-")[0], {}).items():
+    for key, heads in attending.get(p.system.removesuffix("-s").removesuffix("-m"), {}).items():
         if p.model.d % heads:
             raise ParameterError(f"'{key}': {heads} heads do not divide model.d = {p.model.d}")
     copies = p.model.scores == "copying"

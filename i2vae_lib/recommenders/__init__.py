@@ -15,7 +15,7 @@ from i2vae_lib.recommenders.multivae import MultiVAEM, MultiVAES
 from i2vae_lib.recommenders.oracle import Oracle
 from i2vae_lib.recommenders.pinet import PiNet
 from i2vae_lib.recommenders.popularity import Popularity
-from i2vae_lib.recommenders.sasrec import SASRecM, SASRecS
+from i2vae_lib.recommenders.sasrec_bce import SASRecBCEM, SASRecBCES
 from i2vae_lib.recommenders.savae import RAVAE, SAVAE
 from i2vae_lib.recommenders.svae import SVAEM, SVAES
 
@@ -25,8 +25,8 @@ SYSTEMS = {
         I2VAERecommender,
         MultiVAES,
         MultiVAEM,
-        SASRecS,
-        SASRecM,
+        SASRecBCES,
+        SASRecBCEM,
         SVAES,
         SVAEM,
         LightGCNS,
@@ -66,6 +66,6 @@ __all__ = [
     "PiNet",
     "Popularity",
     "Recommender",
-    "SASRecM",
-    "SASRecS",
+    "SASRecBCEM",
+    "SASRecBCES",
 ]
