@@ -187,6 +187,26 @@ class SASRecBCEParameters(_Group):
     negatives: Positive  # a step
 
 
+class EveryPositionParameters(_Group):
+    """What is trained at every position of a sequence (:mod:`i2vae_lib.recommenders.every_position`)."""
+
+    blocks: Positive
+    heads: Positive
+    dropout: Share
+    hidden_share: Share  # of the sequences: once more with the domain of the last event hidden (merged only)
+    start: Literal["random", "cooccurrence"]  # of the item vectors
+
+
+class SASRecCEParameters(EveryPositionParameters):
+    """SASRec with cross-entropy (Klenitskiy & Vasilev 2023)."""
+
+
+class ESASRecParameters(EveryPositionParameters):
+    """eSASRec (Tikhonovich et al. 2025)."""
+
+    multiplier: Positive  # m: width of the feed-forward net, in d
+
+
 class LightGCNParameters(_Group):
     """LightGCN (He et al. 2020) as a recommender; the generator's own settings are in ``psg``."""
 
@@ -290,6 +310,8 @@ class Parameters(_Group):
     multivae: MultiVAEParameters
     svae: SVAEParameters
     sasrec_bce: SASRecBCEParameters
+    sasrec_ce: SASRecCEParameters
+    esasrec: ESASRecParameters
     lightgcn: LightGCNParameters
     emcdr: EMCDRParameters
     pinet: PiNetParameters
@@ -521,6 +543,8 @@ def _check_together(p: Parameters) -> None:
     attending = {
         "i2vae": {"model.heads": p.model.heads, "model.cross_heads": p.model.cross_heads},
         "sasrec-bce": {"sasrec_bce.heads": p.sasrec_bce.heads},
+        "sasrec-ce": {"sasrec_ce.heads": p.sasrec_ce.heads},
+        "esasrec": {"esasrec.heads": p.esasrec.heads},
         "c2dsr": {"c2dsr.heads": p.c2dsr.heads},
     }
     for key, heads in attending.get(p.system.removesuffix("-s").removesuffix("-m"), {}).items():

@@ -8,6 +8,7 @@ from i2vae_lib.recommenders.dasl import DASL
 from i2vae_lib.recommenders.disencdr import DisenCDR
 from i2vae_lib.recommenders.ease import EASE
 from i2vae_lib.recommenders.emcdr import EMCDR
+from i2vae_lib.recommenders.esasrec import ESASRecM, ESASRecS
 from i2vae_lib.recommenders.i2vae import I2VAERecommender
 from i2vae_lib.recommenders.itemknn import ItemKNN
 from i2vae_lib.recommenders.lightgcn import LightGCNM, LightGCNS
@@ -16,6 +17,7 @@ from i2vae_lib.recommenders.oracle import Oracle
 from i2vae_lib.recommenders.pinet import PiNet
 from i2vae_lib.recommenders.popularity import Popularity
 from i2vae_lib.recommenders.sasrec_bce import SASRecBCEM, SASRecBCES
+from i2vae_lib.recommenders.sasrec_ce import SASRecCEM, SASRecCES
 from i2vae_lib.recommenders.savae import RAVAE, SAVAE
 from i2vae_lib.recommenders.svae import SVAEM, SVAES
 
@@ -27,6 +29,10 @@ SYSTEMS = {
         MultiVAEM,
         SASRecBCES,
         SASRecBCEM,
+        SASRecCES,
+        SASRecCEM,
+        ESASRecS,
+        ESASRecM,
         SVAES,
         SVAEM,
         LightGCNS,
@@ -56,6 +62,8 @@ __all__ = [
     "SYSTEMS",
     "Copy",
     "DisenCDR",
+    "ESASRecM",
+    "ESASRecS",
     "I2VAERecommender",
     "ItemKNN",
     "LightGCNM",
@@ -68,4 +76,6 @@ __all__ = [
     "Recommender",
     "SASRecBCEM",
     "SASRecBCES",
+    "SASRecCEM",
+    "SASRecCES",
 ]
