@@ -141,7 +141,7 @@ class Orders:
 
 
 class Stream(nn.Module):
-    """One vocabulary and its transformer."""
+    """One vocabulary, its transformer."""
 
     def __init__(self, size: int, d: int, transformer: CausalTransformer):
         super().__init__()
@@ -178,9 +178,8 @@ class EveryPosition(Trained):
             self.start = item_vectors(train, self.params.model.d, SHRINKAGE)
 
     def build(self, weights: torch.Generator) -> nn.Module:
-        streams = {
-            s: Stream(self.reading.size(s), self.params.model.d, self.transformer()) for s in self.reading.streams
-        }
+        d, r = self.params.model.d, self.reading
+        streams = {s: Stream(r.size(s), d, self.transformer()) for s in r.streams}
         module = nn.ModuleDict(streams)
         with torch.no_grad():
             for name, weight in module.named_parameters():
@@ -250,6 +249,7 @@ class EveryPosition(Trained):
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
         name, offset = self.reading.stream(domain), self.reading.offset(domain)
         history = self.reading.histories(rows, domain).last(self.params.model.T)
-        states = self.module[name](torch.from_numpy(history.astype(np.int64)).to(self.device), None)
-        table = self.module[name].items.weight[offset + 1 : offset + 1 + self.sizes[domain]]
+        stream = self.module[name]
+        states = stream(torch.from_numpy(history.astype(np.int64)).to(self.device), None)
+        table = stream.items.weight[offset + 1 : offset + 1 + self.sizes[domain]]
         return dot(states[:, -1], table, items)
