@@ -10,12 +10,14 @@
 ``information``       how much two sets of vectors know of each other, by independent estimators
 ``paper``             the paper's tables, with their slips flagged
 ``graphs``            users and items as a graph: adjacency, propagation, folding in
+``item_order``        does one order of items run through everybody's list?
+``fewest_takers``     does the catalogue tell which items will be taken?
 ``lightgcn``          LightGCN's training
 ``cooccurrence``      counts with the asker left out; item vectors of them
 ``psg``               pseudo-sequence generators: LightGCN, co-occurrence, random; cross-fitting
 ``model``             latents, encoders, i2VAE (infer, decode, score), objective
 ``training``          a plain loop with checkpoints
-``recommenders``      the contract; i2VAE, the paper's baselines, reference rankers, the oracle; folding in
+``recommenders``      the contract; i2VAE, the paper's baselines, reference rankers, two ceilings; folding in
 ``audit``             the leak audit
 ``inspection``        what a generator recalls, measured
 ``disentanglement``   probes, factor-wise scores, interventions on latents

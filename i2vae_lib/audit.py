@@ -7,8 +7,19 @@ A split is compared to everything before it that training or selection touches: 
 to training *and* validation rows. What making rows cold or scrubbing took out of those rows counts as held by them,
 so that the counts describe the pair, not the share that happened to be held out.
 
-Some checks need more than the rows: the log (when everything happened), the fitted generator (what its graph holds),
-the recalled pseudo-items, the popularity counts of a model. They run where that is handed in.
+Some checks need more than the rows: the log (when everything happened), the fitted generator (what its graph and its
+tables hold), the recalled pseudo-items, what a model begins with and falls back to, the tables of the reference
+rankers. They run where that is handed in.
+
+Out of reach
+    - LightGCN's tables, beyond which items have a vector: they are propagated from layer-0 vectors of users and items
+      that are not kept, and as long as the graph has no fewer users than items, whatever vectors there are come out of
+      *some* layer-0 vectors and the right graph. What is left is that a fit is stored under the digest of the training
+      rows that it was made from, and what it recalls (*target recalled in training and here alike*).
+    - The weights of a trained model. Layers below the stages cannot name the test split (``tests/test_layers.py``).
+    - An order that everybody follows in part only: 1 % on the rarer side is a limit, not a proof.
+    - A person under two names with other items, or with fewer than :data:`COPY_LENGTH` (counted: by chance many are
+      alike).
 """
 
 from __future__ import annotations
@@ -20,6 +31,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from i2vae_lib.cooccurrence import start_apart
+from i2vae_lib.data.batches import cut_short
 from i2vae_lib.data.dataset import (
     DOMAINS,
     PAD,
@@ -31,8 +44,11 @@ from i2vae_lib.data.dataset import (
     origins,
     popularity,
 )
-from i2vae_lib.graphs import Unified, user_items, users_of_items
-from i2vae_lib.psg import Generator, learning_folds
+from i2vae_lib.data.protocols import COPY_LENGTH, contents
+from i2vae_lib.fewest_takers import fewest_takers
+from i2vae_lib.graphs import Unified, entries_apart, user_items, users_of_items
+from i2vae_lib.item_order import item_orders
+from i2vae_lib.psg import CooccurrenceGenerator, Generator, LeaveOneOutGenerator, learning_folds
 
 COLUMNS = ["check", "split", "severity", "count", "share", "example"]
 RECALL_SIGMAS = 4.0
@@ -67,9 +83,11 @@ def audit(
     """
     book = Book.of(dataset)
     lines = [line for split in SPLITS for line in _of_rows(book, split)]
+    lines += _of_order(dataset)
+    lines += _of_few_takers(dataset)
     lines += _of_catalogue(dataset)
     if generator is not None and generator.taken is not None:
-        lines.append(_of_graph(dataset, generator))
+        lines += [_of_graph(dataset, generator), _of_tables(dataset, generator)]
     if pseudo is not None:
         lines += _of_recall(dataset, pseudo)
     return pd.DataFrame(lines, columns=COLUMNS)
@@ -83,6 +101,39 @@ def audit_counts(dataset: CrossDomainDataset, counts: Mapping[str, Int]) -> pd.D
     expected, found = (np.concatenate([one[d] for d in DOMAINS])[None] for one in (known, counts))
     line = _difference("popularity counts", dataset, expected, found, of)
     return pd.DataFrame([line], columns=COLUMNS)
+
+
+def audit_start(dataset: CrossDomainDataset, start: Int, shrinkage: float) -> pd.DataFrame:
+    """One more line: are the item vectors that a model begins with those of the training rows?
+
+    Parameters
+    ----------
+    start
+        float32 [unified items, d], as :func:`i2vae_lib.cooccurrence.item_vectors` makes them.
+    """
+    apart = start_apart(dataset.splits["train"], start, shrinkage)
+    line = _apart("vectors beside the training rows among the item vectors at the start", dataset, apart)
+    return pd.DataFrame([line], columns=COLUMNS)
+
+
+def audit_references(dataset: CrossDomainDataset, fitted: Sequence[Any]) -> pd.DataFrame:
+    """A line a table that reference rankers learnt: is it that of the training rows?
+
+    Parameters
+    ----------
+    fitted
+        Rankers; those that have ``apart(train)`` (:class:`i2vae_lib.recommenders.neighbours.FromHistories`) are asked,
+        and of those that have ``counts`` by domain these are compared.
+    """
+    train, lines = dataset.splits["train"], []
+    for one in fitted:
+        if getattr(one, "counts", None):
+            line = audit_counts(dataset, one.counts).iloc[0]
+            lines.append((f"{line['check']} of {one.name}", *line.iloc[1:]))
+        if hasattr(one, "apart"):
+            name = f"entries beside the training rows in the table of {one.name}"
+            lines.append(_apart(name, dataset, one.apart(train)))
+    return pd.DataFrame(lines, columns=COLUMNS)
 
 
 def fired(found: pd.DataFrame) -> pd.DataFrame:
@@ -110,7 +161,7 @@ def refuse_leaks(found: pd.DataFrame, protocol: str) -> None:
     if len(leaks) and protocol != "released":
         first = leaks.iloc[0]
         raise Leak(
-            f"{first['check']} ({first['split']}): {first['count']} rows, e.g. {first['example']}; "
+            f"{first['check']} ({first['split']}): {first['count']}, e.g. {first['example']}; "
             f"{len(leaks)} checks fired under protocol {protocol}, which promises none"
         )
 
@@ -192,6 +243,36 @@ def _duplicated(book: Book, split: str, earlier: Sequence[str]) -> Int:
     return table.duplicated().to_numpy()
 
 
+def _copy(book: Book, split: str, earlier: Sequence[str]) -> Int:
+    return _same_items(book, split, earlier) & (contents(book.dataset.splits[split])[1] >= COPY_LENGTH)
+
+
+def _short_copy(book: Book, split: str, earlier: Sequence[str]) -> Int:
+    return _same_items(book, split, earlier) & (contents(book.dataset.splits[split])[1] < COPY_LENGTH)
+
+
+def _same_items(book: Book, split: str, earlier: Sequence[str]) -> Int:
+    """Rows that hold just what a row of somebody else holds in an earlier split: items of both domains, targets too."""
+    keys = np.concatenate([contents(book.dataset.splits[one])[0] for one in earlier])
+    theirs = np.concatenate([book.users[one] for one in earlier])
+    order = np.lexsort((theirs, keys))
+    keys, theirs = keys[order], theirs[order]
+    mine, user = contents(book.dataset.splits[split])[0], book.users[split]
+    begin, end = np.searchsorted(keys, mine), np.searchsorted(keys, mine, side="right")
+    found = np.flatnonzero(begin < end)
+    hit = np.zeros(len(mine), dtype=bool)
+    # users are sorted within a key: if neither the first nor the last is another, all are the row's own
+    first, last = theirs[begin[found]], theirs[end[found] - 1]
+    hit[found] = (first != user[found]) | (last != user[found])
+    return hit
+
+
+def _only_item(book: Book, split: str, earlier: Sequence[str]) -> Int:
+    """Rows that never had an own history: of one item the order by hash cannot choose another."""
+    rows = book.dataset.splits[split]
+    return (rows.lengths("own") == 0) & (rows.excluded.lengths == 0)
+
+
 def _target_unseen(book: Book, split: str, earlier: Sequence[str]) -> Int:
     rows = book.dataset.splits[split]
     hit = np.zeros(len(rows), dtype=bool)
@@ -230,11 +311,24 @@ def _not_before_target(book: Book, split: str, earlier: Sequence[str]) -> Int:
     In the own domain an event at the target's very time may stand before it (ties are broken by a hash); in the other
     domain an event of the target's stamp (or day: ``EventLog.resolution``) may not.
     """
-    log, rows = book.dataset.log, book.dataset.splits[split]
+    return _late(book, split, book.dataset.splits[split])
+
+
+def _late_in_an_epoch(book: Book, split: str, earlier: Sequence[str]) -> Int:
+    """:func:`_not_before_target` of the rows as an epoch draws them that cuts every row (``objective.cut_share`` = 1).
+
+    What any smaller share draws is among the moments that this may draw, and the whole rows are looked at anyway.
+    """
+    return _late(book, split, cut_short(book.dataset.splits[split], 1.0, 0.0, np.random.default_rng(0)))
+
+
+def _late(book: Book, split: str, rows: Rows) -> Int:
+    """Of rows in the places of a split's: those that hold an event not before their target, bool [rows]."""
+    log = book.dataset.log
     assert log is not None and book.in_log is not None
     user = book.in_log[book.users[split]]
     hit = np.zeros(len(rows), dtype=bool)
-    at_target, resolution = _target_times(book, split), log.resolution
+    at_target, resolution = _target_times(book, split, rows), log.resolution
     for i, d in enumerate(DOMAINS):
         history = rows.history[d]
         time = _times(log, book, d, user[history.owner], history.values)
@@ -246,8 +340,9 @@ def _not_before_target(book: Book, split: str, earlier: Sequence[str]) -> Int:
 
 def _before_training_ends(book: Book, split: str, earlier: Sequence[str]) -> Int:
     """Rows whose target lies no later than a target of an earlier split (``temporal``: cuts are global)."""
-    latest = max(int(_target_times(book, one).max(initial=-1)) for one in earlier)
-    times = _target_times(book, split)
+    splits = book.dataset.splits
+    latest = max(int(_target_times(book, one, splits[one]).max(initial=-1)) for one in earlier)
+    times = _target_times(book, split, splits[split])
     return (times >= 0) & (times <= latest)
 
 
@@ -262,9 +357,9 @@ def _times(log: EventLog, book: Book, domain: str, user: Int, items: Int) -> Int
     return found
 
 
-def _target_times(book: Book, split: str) -> Int:
-    """When each row's target happened, int64 [rows]; -1 where the log does not have it."""
-    log, rows = book.dataset.log, book.dataset.splits[split]
+def _target_times(book: Book, split: str, rows: Rows) -> Int:
+    """When the target of each row in the places of a split's happened, int64 [rows]; -1: the log does not have it."""
+    log = book.dataset.log
     assert log is not None and book.in_log is not None
     user, time = book.in_log[book.users[split]], np.full(len(rows), -1)
     for d in DOMAINS:
@@ -286,14 +381,20 @@ def _checks(dataset: CrossDomainDataset, split: str) -> Iterator[tuple[str, str,
         yield "target in own history", "leak", _target_in_own_history
         yield "target in other history", "leak", _target_in_other_history
         yield "duplicated row", "note", _duplicated
+        yield f"row of {COPY_LENGTH} items or more under another name", "leak", _copy
+        yield f"row of fewer than {COPY_LENGTH} items under another name", "note", _short_copy
         yield "target seen in no earlier split", "note", _target_unseen
     if dataset.log is not None:
         yield "event not before its target", "leak", _not_before_target
+        if split == "train":
+            yield "event not before its target, as an epoch draws the rows", "leak", _late_in_an_epoch
         if split != "train" and dataset.protocol == "temporal":
             yield "target no later than training's", "leak", _before_training_ends
     yield "cold row", "note", _cold
     yield "row without any history", "note", _no_history
     yield "history in order of item ids", "note", _in_item_order
+    if dataset.protocol == "strict":
+        yield "the only own item, and so the target, is the file's last", "note", _only_item
 
 
 def _of_rows(book: Book, split: str) -> Iterator[Line]:
@@ -303,7 +404,44 @@ def _of_rows(book: Book, split: str) -> Iterator[Line]:
         first = np.flatnonzero(hit)[:1]
         of = ", ".join(f"{book.dataset.catalogue.names[d]} {int(hit[rows.of(d)].sum())}" for d in DOMAINS)
         example = f"row {rows.source[first[0]]}, user {rows.user[first[0]]} ({of})" if len(first) else ""
+        if len(first) and check in (_copy, _short_copy):
+            lengths, counts = np.unique(contents(rows)[1][hit], return_counts=True)
+            example += "; rows by items: " + ", ".join(f"{n} of {length}" for length, n in zip(lengths, counts))
         yield name, split, severity, int(hit.sum()), float(hit.mean()) if len(hit) else 0.0, example
+
+
+def _of_order(dataset: CrossDomainDataset) -> Iterator[Line]:
+    """Does one order of items run through everybody's list? A domain's line; the share is that of the rarer side."""
+    for d, found in item_orders(dataset).items():
+        name = f"one order of items in {dataset.catalogue.names[d]}"
+        first, second, ahead, users = found.example
+        told = f"{found.observations:,} observations of {found.users:,} users"
+        if users:
+            one, another = dataset.catalogue.decode(d, np.array([first, second]))
+            told += f", e.g. item {one} before {another} in {ahead:,} of {users:,} lists"
+        share = found.share if found.observations else 0.0
+        if not found.told:
+            yield name, "catalogue", "note", found.observations, share, f"too few to tell: {told}"
+        elif dataset.one_order:
+            yield name, "catalogue", "note", found.observations, share, f"the pair file says so: {told}"
+        else:
+            yield name, "catalogue", "leak", found.observations if found.one else 0, share, told
+
+
+def _of_few_takers(dataset: CrossDomainDataset) -> Iterator[Line]:
+    """Does the catalogue tell which items test rows ask for? A domain's line; the share is the control's hit rate."""
+    severity = "leak" if dataset.protocol == "temporal" else "note"
+    for found in fewest_takers(dataset).to_dict(orient="records"):
+        name = f"fewest training takers ahead of chance in {found['domain']}"
+        if not found["rows"]:
+            yield name, "test", severity, 0, 0.0, "no rows"
+            continue
+        example = (
+            f"{found['hit_rate']:.2%} of {found['rows']:,} rows, chance {found['chance']:.0%} ± {found['error']:.2%}"
+        )
+        example += "" if severity == "leak" else "; the catalogue comes from all rows, so an item is there for some row"
+        count = round(found["hit_rate"] * found["rows"]) if found["above"] else 0
+        yield name, "test", severity, count, found["hit_rate"], example
 
 
 def _of_catalogue(dataset: CrossDomainDataset) -> Iterator[Line]:
@@ -330,7 +468,9 @@ def _of_catalogue(dataset: CrossDomainDataset) -> Iterator[Line]:
         count += int(hit.sum())
     yield "row with an item whose own id is 0", "catalogue", "note", count, count / max(total, 1), ""
     if dataset.log is None:
-        example = "order is the file's; nothing says that it is time's"
+        example = "the order is the file's, and nothing says that it is time's"
+        if dataset.protocol == "strict":
+            example = "rows are sets: nothing in them is later than a target, and a row cut short keeps its other one"
         yield "row without timestamps", "catalogue", "note", total, 1.0, example
         # released and strict: the published splits have no validation file
         count = len(splits["validation"])
@@ -347,6 +487,38 @@ def _of_graph(dataset: CrossDomainDataset, generator: Generator) -> Line:
     expected = [users_of_items(user_items(part, unified)) for part in learning_folds(train, generator.p)]
     assert generator.taken is not None
     return _difference("generator's graph", dataset, np.stack(expected), generator.taken, unified.of)
+
+
+def _of_tables(dataset: CrossDomainDataset, generator: Generator) -> Line:
+    """Entries of the generator's tables that are not those of the training rows of their folds.
+
+    Counts are made again and compared. Of LightGCN's tables only which items have a vector follows from the graph.
+    """
+    train, p = dataset.splits["train"], generator.p
+    if p.kind == "lightgcn":
+        taken = [users_of_items(user_items(part, Unified(dataset.catalogue))) > 0 for part in learning_folds(train, p)]
+        tables = generator.arrays()
+        there = np.stack([(tables[name] != 0).any(axis=-1) for name in ("fold_in", "final")])  # [2, folds, rounds, n]
+        apart = (there != np.stack(taken)[None, :, None, :]).sum(axis=(0, 1, 2))
+    elif isinstance(generator, LeaveOneOutGenerator):
+        apart = generator.counts.apart(train)
+    else:
+        assert isinstance(generator, CooccurrenceGenerator)
+        again = CooccurrenceGenerator.fit(train, p)
+        apart = np.sum([entries_apart(*both) for both in zip(generator.tables, again.tables, strict=True)], axis=0)
+    return _apart("entries beside the training rows in the generator's tables", dataset, apart)
+
+
+def _apart(name: str, dataset: CrossDomainDataset, apart: Int) -> Line:
+    """The line of a check that counts, for each unified item, what should not be there."""
+    apart = np.asarray(apart)
+    example = ""
+    if apart.any():
+        column, of = int(apart.argmax()), Unified(dataset.catalogue).of
+        d = next(d for d in DOMAINS if (of[d] == column).any())
+        item = dataset.catalogue.decode(d, np.flatnonzero(of[d] == column)[:1])[0]
+        example = f"item {item} of {dataset.catalogue.names[d]}: {int(apart[column])}; {int((apart > 0).sum())} items"
+    return name, "train", "leak", int(apart.sum()), float((apart > 0).mean()), example
 
 
 def _difference(what: str, dataset: CrossDomainDataset, expected: Int, found: Int, of: Mapping[str, Int]) -> Line:
@@ -368,6 +540,16 @@ def _difference(what: str, dataset: CrossDomainDataset, expected: Int, found: In
 
 def _of_recall(dataset: CrossDomainDataset, pseudo: Mapping[str, Int]) -> Iterator[Line]:
     """Is the target among a row's pseudo-items as often in training as in evaluation? Warm rows, by own length."""
+    if dataset.protocol == "released":
+        # the published way: a row is recalled from its history and target, so that the target is never among them
+        for split in SPLITS:
+            rows = dataset.splits[split]
+            hit = _recalled(rows, pseudo[split])
+            first = np.flatnonzero(hit)[:1]
+            example = (
+                f"row {rows.source[first[0]]}, user {rows.user[first[0]]}" if len(first) else "never, as published"
+            )
+            yield "target recalled", split, "note", int(hit.sum()), float(hit.mean()), example
     compared = recalled_shares(dataset, pseudo)
     # under temporal the world itself moves: what comes after a cut is recalled less often, with no leak in it
     severity = "note" if dataset.protocol == "temporal" else "leak"
@@ -380,6 +562,12 @@ def _of_recall(dataset: CrossDomainDataset, pseudo: Mapping[str, Int]) -> Iterat
             f"(standard error {one['error']:.2%})"
         )
         yield "target recalled in training and here alike", split, severity, count, abs(one["difference"]), example
+
+
+def _recalled(rows: Rows, pseudo: Int) -> Int:
+    """Rows whose target is among their pseudo-items, bool [rows]."""
+    hit: Int = (np.asarray(pseudo) == np.where(rows.target == PAD, -1, rows.target)[:, None]).any(axis=1)
+    return hit
 
 
 def recalled_shares(dataset: CrossDomainDataset, pseudo: Mapping[str, Int]) -> pd.DataFrame:
@@ -397,8 +585,7 @@ def recalled_shares(dataset: CrossDomainDataset, pseudo: Mapping[str, Int]) -> p
     def warm(split: str) -> tuple[Int, Int]:
         rows = dataset.splits[split]
         own = rows.lengths("own")
-        hit = (np.asarray(pseudo[split]) == np.where(rows.target == PAD, -1, rows.target)[:, None]).any(axis=1)
-        return np.minimum(own[own > 0], 10), hit[own > 0]
+        return np.minimum(own[own > 0], 10), _recalled(rows, pseudo[split])[own > 0]
 
     def by_length(length: Int, hit: Int) -> tuple[Int, Int]:
         n = np.bincount(length, minlength=11)

@@ -22,6 +22,7 @@ from i2vae_lib import audit, compare, comparison, evaluation, experiments, grids
 from i2vae_lib.data import amazon, load_dataset
 from i2vae_lib.data.dataset import DOMAINS, CrossDomainDataset, DataError
 from i2vae_lib.data.describe import describe_files
+from i2vae_lib.data.protocols import outside_note
 from i2vae_lib.data.released import REGISTRY, locate
 from i2vae_lib.evaluation import NonFiniteScore
 from i2vae_lib.params import ParameterError, load, pair_name, suggestion
@@ -242,6 +243,8 @@ def run(given: argparse.Namespace) -> int:
     print(stages.result_table(stages.load_metrics(here.folder), names).to_string(index=False))
     for line in evaluation.fewer_candidates(ranks, resolved.evaluation.negatives, names):
         print(line)
+    if note := outside_note(here.record["outside"], names):
+        print(note)
     print(f"\nreport: {path}" if path else f"\nrun: {here.folder}")
     return 0
 
@@ -315,8 +318,10 @@ def _audit_run(folder: Path) -> tuple[str, str, pd.DataFrame]:
         found = audit.audit(dataset, pseudo=stages.load_pseudo(folder), generator=trained.generator)
     else:
         found = audit.audit(dataset)
-    counted = audit.audit_counts(dataset, trained.popularity)
-    return str(folder), dataset.protocol, pd.concat([found, counted], ignore_index=True)
+    found = pd.concat([found, audit.audit_counts(dataset, trained.popularity)], ignore_index=True)
+    # what training began with and the reference rankers are not kept: what the run itself saw of them
+    seen = pd.DataFrame(read_record(folder)["audit"])
+    return str(folder), dataset.protocol, pd.concat([found, seen[~seen["check"].isin(found["check"])]])
 
 
 def describe(given: argparse.Namespace) -> int:

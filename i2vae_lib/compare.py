@@ -18,18 +18,21 @@ import numpy as np
 import pandas as pd
 import scipy  # scipy.stats is imported where it is used: it takes most of a second
 
-from i2vae_lib import significance
+from i2vae_lib import significance, stages
 from i2vae_lib.data.dataset import DOMAINS
+from i2vae_lib.data.protocols import outside_note
 from i2vae_lib.evaluation import COUNTS, cutoff_of, fewer_candidates, kind_masks, row_values
 from i2vae_lib.params import ParameterError, of_result, suggestion
 from i2vae_lib.runs import LayoutError, flatten, read_record
-from i2vae_lib.stages import irrelevant_groups
 
 Array = np.ndarray
 
-CEILING = "oracle"
-"""Ranks by the true probabilities; never marked as the best."""
+CEILINGS = tuple(one.name for one in stages.CEILINGS)
+"""Rankers that read the planted truth; never marked as the best."""
 
+HEADLINE = ("tailed", "cold", "all")
+"""The row kinds of the mean over a pair's cells: with the domains and metrics they are its cells, none of which stands
+twice (as ``seen`` would, where it equals ``all``) or is fixed by rule (``no_history``)."""
 KINDS = ("all", "seen", "tailed", "tailed_warm", "cold", "overlapping", "no_history")
 CANDIDATES = ("sampled", "full")
 IDENTITY = ["domain", "row", "user"]
@@ -40,7 +43,11 @@ ROUNDING = 0.01
 CELL = ["domain", "kind", "metric"]
 TESTS = (
     *("domain", "kind", "metric", "candidates", "base", "system", "n", "difference", "interval_low", "interval_high"),
-    *("p", "p_holm", "t", "df", "p_t", "p_t_holm", "t_low", "t_high"),
+    *("p", "t", "df", "p_t", "t_low", "t_high"),
+)
+OVERALL = (
+    *("base", "system", "cells", "difference", "interval_low", "interval_high", "p", "p_holm"),
+    *("t", "df", "p_t", "p_t_holm", "t_low", "t_high"),
 )
 
 
@@ -86,9 +93,13 @@ class Comparison:
         one): sampled and full.
     tests
         Each system against the base, a cell a line: ``domain, kind, metric, candidates, base, system, n``;
-        ``difference`` (system - base), ``interval_low, interval_high, p, p_holm`` by the bootstrap over users; ``t, df,
-        p_t, p_t_holm, t_low, t_high`` by the t-test over seeds, nan unless both have the same two or more seeds. Holm
-        is over all cells of the table.
+        ``difference`` (system - base), ``interval_low, interval_high, p`` by the bootstrap over users; ``t, df, p_t,
+        t_low, t_high`` by the t-test over seeds, nan unless both have the same two or more seeds. Each cell by itself:
+        of many, some differ by chance.
+    overall
+        Each system against the base on the mean over the cells of :data:`HEADLINE` (how many: ``cells``), a system a
+        line: the same columns, and ``p_holm, p_t_holm`` with Holm over the systems, the ceiling left out. These are the
+        claims of a comparison.
     notes
         What a reader should know beside the tables.
     """
@@ -97,6 +108,7 @@ class Comparison:
     systems: pd.DataFrame
     results: pd.DataFrame
     tests: pd.DataFrame
+    overall: pd.DataFrame
     notes: tuple[str, ...]
 
     def text(self) -> str:
@@ -109,6 +121,7 @@ class Comparison:
             "systems": self.systems,
             "results": self.results,
             "tests": self.tests,
+            "overall": self.overall,
             "sampled_against_full": sampled_against_full(self.results),
         }
         records = {name: frame.to_dict(orient="records") for name, frame in frames.items()}
@@ -167,6 +180,8 @@ def compare(
     cells, masks = cells_of(opened)
     if not all("seen" in one.rows for one in opened):
         notes.append("no kind 'seen': not every run has stored which targets occur in training")
+    if outside := outside_note(first.record.get("outside", ()), first.record.get("names", {})):
+        notes.append(outside)
     values = {
         (label, kind): np.stack([row_values(table, kind, cutoffs) for table in system.runs.values()])
         for label, system in systems.items()
@@ -197,9 +212,12 @@ def compare(
     )
     results = _results(means, cells, masks.sum(axis=0), metric_names)
     chosen = {label: values[label, candidates] for label in systems}
-    tests = _tests(systems, chosen, cells, masks, metric_names, base, first.rows["user"].to_numpy(), resamples, rng)
+    users = first.rows["user"].to_numpy()
+    tests = _tests(systems, chosen, cells, masks, metric_names, base, users, resamples, rng)
     tests["candidates"] = candidates
-    return Comparison(about, listed, results, tests[list(TESTS)], tuple(notes))
+    headline = masks[:, [kind in HEADLINE for _, kind in cells]]
+    overall = _overall(systems, chosen, headline[:, headline.any(axis=0)], base, users, resamples, rng)
+    return Comparison(about, listed, results, tests[list(TESTS)], overall, tuple(notes))
 
 
 def sampled_against_full(results: pd.DataFrame) -> pd.DataFrame:
@@ -254,7 +272,7 @@ def open_alike(folders: Sequence[Path | str]) -> list[_Opened]:
 def own_parameters(record: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of a run, by dotted key, that tell its system from another: what its result depends on, but for
     the seed and for how many rows were scored at a time."""
-    flat = flatten(of_result(record["parameters"], irrelevant_groups([record["parameters"]["system"]])))
+    flat = flatten(of_result(record["parameters"], stages.irrelevant_groups([record["parameters"]["system"]])))
     return {key: one for key, one in flat.items() if key not in ("seed", "evaluation.batch_size")}
 
 
@@ -476,25 +494,66 @@ def _tests(
             # no difference of two metrics leaves [-1, 1]
             low, high = (float(np.clip(side[cell], -1.0, 1.0)) for side in (found.low, found.high))
             head = (domain, kind, metric, base, label, int(found.n[cell]), float(found.difference[cell]), low, high)
-            over_seeds = _over_seeds(systems, values, label, base, masks[:, at], j)
-            lines.append((*head, float(found.p[cell]), *over_seeds))
-    columns = [name for name in TESTS if name not in ("candidates", "p_holm", "p_t_holm")]
-    table = pd.DataFrame(lines, columns=columns)
+            mask = masks[:, at]
+            seeds = [values[one][:, mask, j].mean(axis=1) if mask.any() else None for one in (label, base)]
+            lines.append((*head, float(found.p[cell]), *_over_seeds(systems[label], systems[base], *seeds)))
+    return pd.DataFrame(lines, columns=[name for name in TESTS if name != "candidates"])
+
+
+def _overall(
+    systems: Mapping[str, _System],
+    values: Mapping[str, Array],
+    masks: Array,
+    base: str,
+    users: Array,
+    resamples: int,
+    rng: np.random.Generator,
+) -> pd.DataFrame:
+    """Each system less the base on the mean over these cells (none empty) and all metrics.
+
+    A cell's mean is a ratio, so the bootstrap gets what each row moves the mean over cells by: with N rows and n_c of
+    them in cell c, the mean over cells plus N times the mean over c of (d - mean_c) / n_c.
+    """
+    others = [label for label in systems if label != base]
+    if not others or not masks.shape[1]:
+        return pd.DataFrame(columns=list(OVERALL))
+    against, n = values[base].mean(axis=0), masks.sum(axis=0)
+    moved = []
+    for label in others:
+        difference = values[label].mean(axis=0) - against  # [rows, metrics]
+        means = masks.T @ difference / n[:, None]
+        beside = difference[:, None, :] - means
+        part = np.einsum("rc,rcm->r", masks / n, beside) * len(masks) / means.size
+        moved.append(means.mean() + part)
+    table = np.stack(moved, axis=1)
+    everyone = np.ones((len(masks), 1), dtype=bool)
+    found = significance.paired_bootstrap(
+        table, np.zeros_like(table), everyone, rng=rng, resamples=resamples, cluster=users
+    )
+    of_seeds = {label: _cell_means(value, masks).mean(axis=(1, 2)) for label, value in values.items()}
+    cells = masks.shape[1] * against.shape[1]
+    lines = []
+    for i, label in enumerate(others):
+        low, high = (float(np.clip(side[0, i], -1.0, 1.0)) for side in (found.low, found.high))
+        head = (base, label, cells, float(found.difference[0, i]), low, high, float(found.p[0, i]))
+        lines.append((*head, *_over_seeds(systems[label], systems[base], of_seeds[label], of_seeds[base])))
+    overall = pd.DataFrame(lines, columns=[name for name in OVERALL if not name.endswith("_holm")])
     for p in ("p", "p_t"):
-        table[f"{p}_holm"] = significance.holm(table[p].to_numpy())
-    return table
+        overall[f"{p}_holm"] = significance.holm(overall[p].where(~overall["system"].isin(CEILINGS)).to_numpy())
+    return overall[list(OVERALL)]
 
 
 def _over_seeds(
-    systems: Mapping[str, _System], values: Mapping[str, Array], label: str, base: str, mask: Array, metric: int
+    system: _System, base: _System, a: Array | None, b: Array | None
 ) -> tuple[float, float, float, float, float]:
-    """t, degrees of freedom, p, and the interval of the difference; nan unless both have the same seeds, two or more.
+    """t, degrees of freedom, p, and the interval of a - b, a value a seed (None: there is none); nan unless both have
+    the same seeds, two or more.
 
     Systems keep their runs in the order of the seeds.
     """
-    if list(systems[label].runs) != list(systems[base].runs) or len(systems[base].runs) < 2 or not mask.any():
+    if list(system.runs) != list(base.runs) or len(base.runs) < 2 or a is None or b is None:
         return (np.nan,) * 5
-    found = significance.paired_t_test(*(values[one][:, mask, metric].mean(axis=1) for one in (label, base)))
+    found = significance.paired_t_test(a, b)
     return found.t, float(found.df), found.p, found.low, found.high
 
 
@@ -525,15 +584,16 @@ def _tables(found: Comparison) -> list[str]:
         table = part[part["metric"] == metric]
         shown = []
         for (domain, kind, n), cell in table.groupby(["domain", "kind", "n"], sort=False):
-            ranked = cell[cell["system"] != CEILING]["mean"]
+            ranked = cell[~cell["system"].isin(CEILINGS)]["mean"]
             best = ranked.max() if len(ranked) > 1 else np.nan
             written = {
-                one.system: _written(one.mean, one.sd, one.mean == best and one.system != CEILING)
+                one.system: _written(one.mean, one.sd, one.mean == best and one.system not in CEILINGS)
                 for one in _lines(cell)
             }
             shown.append({"domain": domain, "kind": kind, "n": n} | written)
         spread = ", mean ± sd over seeds" if (table["seeds"] > 1).any() else ""
-        ceiling = f" (the {CEILING} is a ceiling and left out)" if (table["system"] == CEILING).any() else ""
+        known = [name for name in CEILINGS if (table["system"] == name).any()]
+        ceiling = f" (left out, for they read the planted truth: {', '.join(known)})" if known else ""
         lines += ["", f"{metric} in per cent{spread}; > best{ceiling}", pd.DataFrame(shown).to_string(index=False)]
     return lines
 
@@ -553,31 +613,26 @@ def _differences(found: Comparison) -> list[str]:
     tests, about = found.tests, found.about
     if not len(tests):
         return ["", "one system: nothing to test it against"]
-    shown = pd.DataFrame(
-        {
-            **{name: tests[name] for name in ("system", *CELL, "n")},
-            "difference": [f"{100 * one.difference:+.2f}{_stars(one.p_holm)}" for one in _lines(tests)],
-            "95 % interval": [
-                "-"
-                if math.isnan(one.interval_low)
-                else f"{100 * one.interval_low:+.2f} … {100 * one.interval_high:+.2f}"
-                for one in _lines(tests)
-            ],
-            **{name: tests[name].map(_p) for name in ("p", "p_holm")},
-        }
-    )
     over_seeds = tests["t"].notna()
-    if over_seeds.any():
-        shown["t"] = ["-" if math.isnan(t) else f"{t:+.2f}" for t in tests["t"]]
-        shown["p_t"], shown["p_t_holm"] = tests["p_t"].map(_p), tests["p_t_holm"].map(_p)
-    shown.loc[tests["n"] == 0, "difference"] = "-"
-    family = int(tests["p"].notna().sum())
-    least = min(1.0, family / (about["resamples"] + 1))
-    lines = [
+    overall = found.overall
+    lines = []
+    if len(overall):
+        family = int(overall["p_holm"].notna().sum())
+        least = min(1.0, family / (about["resamples"] + 1))
+        head = {"system": overall["system"]}
+        marks = [_stars(one.p_holm) for one in _lines(overall)]
+        lines += [
+            "",
+            f"Differences from {about['base']} on the mean over {overall['cells'].iloc[0]} cells (domains, "
+            f"{', '.join(HEADLINE)}, metrics), in points; stars by p_holm: * < 0.05, ** < 0.01, *** < 0.001 (Holm over "
+            f"these {family} systems; with {about['resamples']} resamples none is below {least:.2g})",
+            _shown(overall, head, marks, bool(over_seeds.any())).to_string(index=False),
+        ]
+    head = {name: tests[name] for name in ("system", *CELL, "n")}
+    lines += [
         "",
-        f"Differences from {about['base']} in points; stars by p_holm: * < 0.05, ** < 0.01, *** < 0.001 "
-        f"(Holm over the {family} cells of this table; with {about['resamples']} resamples none is below {least:.2g})",
-        shown.to_string(index=False),
+        f"Differences from {about['base']} cell by cell, in points; each interval and p is of one cell by itself",
+        _shown(tests, head, [""] * len(tests), bool(over_seeds.any())).to_string(index=False),
         f"Interval and p: paired bootstrap over users, {about['resamples']} resamples. They answer whether the "
         f"difference would stand on *other rows*, with these trained models.",
     ]
@@ -590,6 +645,26 @@ def _differences(found: Comparison) -> list[str]:
     else:
         lines.append("No t-test over seeds: it needs two or more seeds, the same for both systems.")
     return lines
+
+
+def _shown(table: pd.DataFrame, head: Mapping[str, pd.Series], marks: Sequence[str], over_seeds: bool) -> pd.DataFrame:
+    """Differences and what the tests say of them, to be read; with the t-test over seeds where there is one."""
+    shown = {
+        **head,
+        "difference": [
+            "-" if math.isnan(one.difference) else f"{100 * one.difference:+.2f}{mark}"
+            for one, mark in zip(_lines(table), marks, strict=True)
+        ],
+        "95 % interval": [
+            "-" if math.isnan(one.interval_low) else f"{100 * one.interval_low:+.2f} … {100 * one.interval_high:+.2f}"
+            for one in _lines(table)
+        ],
+    }
+    shown |= {name: table[name].map(_p) for name in ("p", "p_holm") if name in table}
+    if over_seeds:
+        shown["t"] = ["-" if math.isnan(t) else f"{t:+.2f}" for t in table["t"]]
+        shown |= {name: table[name].map(_p) for name in ("p_t", "p_t_holm") if name in table}
+    return pd.DataFrame(shown)
 
 
 def _p(value: float) -> str:

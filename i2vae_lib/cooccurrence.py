@@ -22,9 +22,10 @@ the few j that it took itself are put right one by one. A user of no training ro
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 import pandas as pd
@@ -33,10 +34,24 @@ from scipy.sparse.linalg import eigsh
 
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Rows, origins, packed, rejoined, unpacked
 from i2vae_lib.data.people import people
-from i2vae_lib.graphs import Unified, cosine, user_items, users_of_items
-from i2vae_lib.params import PsgParameters
+from i2vae_lib.graphs import Unified, cosine, entries_apart, user_items, users_of_items
 
 NOWHERE = -1  # an item that a user's whole sequence does not hold (a shorter row's did)
+
+
+class Settings(Protocol):
+    """What the counts are weighed by (module docstring)."""
+
+    @property
+    def shrinkage(self) -> float: ...
+    @property
+    def proximity(self) -> float: ...
+    @property
+    def backward(self) -> float: ...
+    @property
+    def across(self) -> float: ...
+    @property
+    def recency(self) -> float: ...
 
 
 class LeftOut:
@@ -58,26 +73,50 @@ class LeftOut:
     """
 
     def __init__(
-        self, catalogue: Catalogue, users: Int, graph: sparse.csr_matrix, steps: Int, parted: Int, p: PsgParameters
+        self, catalogue: Catalogue, users: Int, graph: sparse.csr_matrix, steps: Int, parted: Int, p: Settings
     ):
-        self.unified, self.p = Unified(catalogue), p
+        self.unified = Unified(catalogue)
         self.users, self.graph, self.steps, self.parted = users, graph, steps, parted
         self.taken = users_of_items(graph)
-        owner = np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr))
-        self._across = np.where(parted, 0.0, p.across)[owner]
-        self.together = self._pattern()
-        row = np.repeat(np.arange(self.unified.size), np.diff(self.together.indptr))
-        self._keys = row * self.unified.size + self.together.indices
-        for shown, candidate in _pairs_by_part(graph):
-            at = self._pair(graph.indices[shown], graph.indices[candidate])
-            self.together.data += np.bincount(at, self._weight(shown, candidate), len(self._keys))
-        self._plain = self._table(row, 0)
-        self._without = self._table(row, 1)
+        self._owner = np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr))
         self._line = pd.Index(users, dtype=object)
-        self._entries = self._entry_keys(owner, graph.indices)
+        self._entries = self._entry_keys(self._owner, graph.indices)
+        self.together = self._pattern()
+        self._rows = np.repeat(np.arange(self.unified.size), np.diff(self.together.indptr))
+        self._keys = self._rows * self.unified.size + self.together.indices
+        self._weigh(p)
+        self._divide()
+
+    def _weigh(self, p: Settings) -> None:
+        """The sums C over pairs, under these settings."""
+        self.p = p
+        self._across = np.where(self.parted, 0.0, p.across)[self._owner]
+        sums = np.zeros(len(self._keys))
+        for shown, candidate in _pairs_by_part(self.graph):
+            at = self._pair(self.graph.indices[shown], self.graph.indices[candidate])
+            sums += np.bincount(at, self._weight(shown, candidate), len(self._keys))
+        self.together = self._like(sums)
+
+    def _divide(self) -> None:
+        self._plain, self._without = self._table(0), self._table(1)
+
+    def reweighted(self, p: Settings) -> Self:
+        """The same users and interactions under other settings; what these do not touch is shared, not made again."""
+        found, before = copy.copy(self), self.p
+        found.p = p
+        if (p.proximity, p.backward, p.across) != (before.proximity, before.backward, before.across):
+            found._weigh(p)
+            found._divide()
+        elif p.shrinkage != before.shrinkage:
+            found._divide()
+        return found
+
+    def _like(self, values: Int) -> sparse.csr_matrix:
+        """Values in the places of the table."""
+        return sparse.csr_matrix((values, self.together.indices, self.together.indptr), shape=self.together.shape)
 
     @classmethod
-    def fit(cls, train: Rows, p: PsgParameters) -> Self:
+    def fit(cls, train: Rows, p: Settings) -> Self:
         """Counts of the training interactions, targets included."""
         halves = set(origins(train)[origins(train) != train.user])
         train = rejoined(train)
@@ -94,6 +133,12 @@ class LeftOut:
             place = np.arange(len(at)) - sequences.offsets[sequences.owner]
             steps[number, at[::-1]] = place[::-1]  # of an item that stands there twice, the first counts
         return cls(train.catalogue, found.users, graph, steps, np.array([user in halves for user in found.users]), p)
+
+    def apart(self, train: Rows) -> Int:
+        """What of the interactions and the counts is not these rows', counted by unified item: int64 [n]."""
+        again = type(self).fit(train, self.p)
+        apart: Int = entries_apart(self.graph, again.graph) + entries_apart(self.together, again.together)
+        return apart
 
     def _entry_keys(self, line: Int, item: Int) -> Int:
         return line.astype(np.int64) * self.unified.size + item
@@ -114,17 +159,16 @@ class LeftOut:
         found.setdiag(0)
         found.eliminate_zeros()
         found.sort_indices()
-        found.data[:] = 0.0
         return found
 
     def _pair(self, shown: Int, candidate: Int) -> Int:
         """Where the table holds a pair that somebody took."""
         return np.searchsorted(self._keys, shown.astype(np.int64) * self.unified.size + candidate)
 
-    def _table(self, row: Int, less: int) -> sparse.csr_matrix:
+    def _table(self, less: int) -> sparse.csr_matrix:
         """C_ij / (sqrt((c_i - less) c_j) + s)."""
-        values = self._term(self.together.data, self.taken[row] - less, self.taken[self.together.indices])
-        return sparse.csr_matrix((values, self.together.indices, self.together.indptr), shape=self.together.shape)
+        taken = self.taken[self._rows] - less, self.taken[self.together.indices]
+        return self._like(self._term(self.together.data, *taken))
 
     def _term(self, both: Int, one: Int, another: Int) -> Int:
         below = np.sqrt(one * another) + self.p.shrinkage
@@ -182,7 +226,7 @@ class LeftOut:
         return {"users": packed(self.users), "steps": self.steps, "parted": self.parted} | graph
 
     @classmethod
-    def restore(cls, catalogue: Catalogue, arrays: Mapping[str, Int], p: PsgParameters) -> Self:
+    def restore(cls, catalogue: Catalogue, arrays: Mapping[str, Int], p: Settings) -> Self:
         """What :meth:`arrays` gave."""
         users = np.array(unpacked(arrays["users"]), dtype=object)
         indices = arrays["indices"]
@@ -252,3 +296,24 @@ def item_vectors(train: Rows, d: int, shrinkage: float) -> Int:
     scaled /= max(np.sqrt(np.square(scaled).sum(axis=1).mean()), np.finfo(np.float64).tiny)
     found[:, : scaled.shape[1]] = scaled
     return found
+
+
+def start_apart(train: Rows, vectors: Int, shrinkage: float) -> Int:
+    """Items whose vectors are not those that :func:`item_vectors` makes of these rows: bool [unified items].
+
+    No eigenvector is computed: each column v must solve T v = w v for the table T of these rows, with w its Rayleigh
+    quotient, and the columns' squared norms must be in the proportion of their w. An item is named where its line of
+    T v - w v is larger than float32 explains. Not seen: columns that are others of T's eigenvectors.
+    """
+    table = cosine(user_items(train, Unified(train.catalogue)), shrinkage).astype(np.float64)
+    v = vectors.astype(np.float64)
+    norms = np.square(v).sum(axis=0)
+    image = table @ v
+    values = np.divide((v * image).sum(axis=0), norms, out=np.zeros(len(norms)), where=norms > 0)
+    # a column of zeros: an eigenvalue that is not positive, or no more of them
+    scale = values.sum() / max(norms.sum(), np.finfo(np.float64).tiny)
+    wrong = np.abs(values - scale * norms) > 1e-4 * values.max(initial=0)
+    residual = np.abs(image - v * values)
+    limit = 1e-5 * max(values.max(initial=0), np.finfo(np.float32).tiny) * np.abs(v).max(axis=0)
+    apart: Int = (residual > limit).any(axis=1) | (np.abs(v[:, wrong]) > 0).any(axis=1)
+    return apart

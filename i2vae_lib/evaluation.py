@@ -238,8 +238,8 @@ def _refuse_non_finite(scorer: Scorer, scores: Int, batch: Rows) -> None:
         )
 
 
-def hit_rate(greater: Int, ties: Int, k: int) -> Int:
-    """HR@k of each row in expectation over the ties: clip((k - greater) / (ties + 1), 0, 1)."""
+def hit_rate(greater: Int, ties: Int, k: int | Int) -> Int:
+    """HR@k of each row in expectation over the ties: clip((k - greater) / (ties + 1), 0, 1); k may be a row's own."""
     return np.clip((k - greater) / (ties + 1), 0.0, 1.0)
 
 

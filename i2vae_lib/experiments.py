@@ -689,7 +689,7 @@ def by_place(table: pd.DataFrame, axes: Sequence[str], metric: str = "HR@10") ->
 
 def own_cells(over: pd.DataFrame, *metrics: str, candidates: str = "sampled") -> pd.DataFrame:
     """The trained systems' lines of :func:`over_seeds`, of :data:`KINDS`; without places that have no value."""
-    rankers = [*(one.name for one in stages.REFERENCES), compare.CEILING]
+    rankers = [one.name for one in (*stages.REFERENCES, *stages.CEILINGS)]
     chosen = over["metric"].isin(metrics) & (over["candidates"] == candidates) & over["kind"].isin(KINDS)
     return over[chosen & ~over["recommender"].isin(rankers)]
 
@@ -701,9 +701,10 @@ def effects(sweep: Sweep, out: Path | str, *, resamples: int = 10_000, rng: np.r
     -------
     DataFrame
         ``grid, row, against``, axes, ``domain, kind, metric, n, seeds, base, mean, sd, difference``
-        with ``interval_low, interval_high, p`` by the paired bootstrap over users, ``p_holm`` over the cells of a pair
-        of rows, ``p_t`` by the paired t-test over seeds (nan for one seed); ``runs``, in the folder. Fractions. Cells
-        are those of :data:`KINDS`. Rows without a finished seed in common, or that are their base, are left out.
+        with ``interval_low, interval_high, p`` by the paired bootstrap over users, ``p_holm`` over the whole table (the
+        same two sets of runs, which may stand in several grids, count once), ``p_t`` by the paired t-test over seeds
+        (nan for one seed); ``runs``, in the folder. Fractions. Cells are those of :data:`KINDS`. Rows without a
+        finished seed in common, or that are their base, are left out.
     """
     out = Path(out)
     planned = plan(sweep, out).set_index("address")["state"]
@@ -715,16 +716,24 @@ def effects(sweep: Sweep, out: Path | str, *, resamples: int = 10_000, rng: np.r
         grouped.setdefault(key, {})[cell.parameters.seed] = cell_folder(out, cell.address)
         if place.against is not None:
             against[key] = place.against
-    parts = []
+    parts, made = [], dict[tuple[tuple[Path, ...], ...], pd.DataFrame]()
     for (grid, row, axes), base in against.items():
         own, other = grouped[grid, row, axes], grouped.get((grid, base, axes), {})
         seeds = sorted(own.keys() & other.keys())
         if seeds and own != other:  # a row that sets what its base has anyway is the same runs
-            part = effect([other[seed] for seed in seeds], [own[seed] for seed in seeds], resamples=resamples, rng=rng)
+            pair = tuple(tuple(one[seed] for seed in seeds) for one in (other, own))
+            if pair not in made:
+                made[pair] = effect(*pair, resamples=resamples, rng=rng).assign(pair=len(made))
+            part = made[pair]
             runs = " ".join(f"cells/{own[seed].name}" for seed in seeds)
             parts.append(part.assign(grid=grid, row=row, against=base, runs=runs, **json.loads(axes)))
     columns = ["grid", "row", "against", *sweep.axes(), *EFFECT, "runs"]
-    return pd.concat(parts, ignore_index=True).reindex(columns=columns) if parts else pd.DataFrame(columns=columns)
+    if not parts:
+        return pd.DataFrame(columns=columns)
+    found, asked = pd.concat(parts, ignore_index=True), ["pair", "domain", "kind", "metric"]
+    once = found.drop_duplicates(asked)
+    adjusted = once[asked].assign(p_holm=significance.holm(once["p"].to_numpy()))
+    return found.merge(adjusted, on=asked, how="left", validate="many_to_one").reindex(columns=columns)
 
 
 EFFECT = ["domain", "kind", "metric", "n", "seeds", "base", "mean", "sd"]
@@ -734,7 +743,8 @@ EFFECT += ["difference", "interval_low", "interval_high", "p", "p_holm", "p_t"]
 def effect(
     base: Sequence[Path], other: Sequence[Path], *, resamples: int = 10_000, rng: np.random.Generator
 ) -> pd.DataFrame:
-    """Runs of one system, its seeds, against those of another: a line a cell (:data:`EFFECT`), sampled candidates."""
+    """Runs of one system, its seeds, against those of another: a line a cell (:data:`EFFECT` without ``p_holm``),
+    sampled candidates."""
     found = compare.compare([*base, *other], resamples=resamples, rng=rng)
     trained = [name for name, part in zip(found.systems["system"], found.systems["seeds"]) if part]
     if len(trained) != 2:
@@ -745,6 +755,5 @@ def effect(
     values = found.results[found.results["candidates"] == "sampled"]
     means = values.pivot_table(index=cell, columns="system", values="mean", sort=False)
     spread = values[values["system"] == name].set_index(cell)["sd"]
-    tests["p_holm"] = significance.holm(tests["p"].to_numpy())  # over what is shown of this pair, no more
     tests = tests.assign(base=means[base_name], mean=means[name], sd=spread, seeds=len(other))
-    return tests.reset_index()[EFFECT]
+    return tests.reset_index()[[name for name in EFFECT if name != "p_holm"]]

@@ -87,6 +87,20 @@ def cosine(matrix: sparse.csr_matrix, shrinkage: float) -> sparse.csr_matrix:
     return sparse.csr_matrix((values.astype(np.float32), (row, column)), shape=together.shape)
 
 
+def entries_apart(found: sparse.csr_matrix, expected: sparse.csr_matrix) -> Int:
+    """How many entries of each column of two sparse matrices differ by more than rounding, int64 [columns].
+
+    Where one has more lines, they are compared with zeros.
+    """
+    lines = max(found.shape[0], expected.shape[0])
+    one, another = (matrix.copy() for matrix in (found, expected))
+    for matrix in (one, another):
+        matrix.resize(lines, matrix.shape[1])
+    rest = (one - another).tocsr()
+    apart = np.abs(rest.data) > 1e-5 * max(1e-30, np.abs(expected.data).max(initial=0))
+    return np.bincount(rest.indices[apart], minlength=rest.shape[1])
+
+
 def successors(sequences: Ragged, size: int) -> sparse.csr_matrix:
     """What comes right after an item, row-normalised: share of the times that j follows i, in line i and column j.
 

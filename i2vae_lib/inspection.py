@@ -10,12 +10,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.cooccurrence import LeftOut
-from i2vae_lib.data.dataset import DOMAINS, PAD, CrossDomainDataset, Int, Rows, popularity
+from i2vae_lib.data.dataset import DOMAINS, PAD, CrossDomainDataset, Int, Rows
 from i2vae_lib.data.synthetic import next_item_probabilities
-from i2vae_lib.params import PsgParameters
-from i2vae_lib.recommenders import contract
-from i2vae_lib.recommenders.neighbours import fall_back, share
 
 
 def target_share(rows: Rows, items: Int) -> Int:
@@ -85,26 +81,3 @@ def side_by_side(rows: Rows, items: Int, scores: Int, row: int, count: int = 8) 
     }
     longest = max(len(one) for one in columns.values())
     return pd.DataFrame({name: [*one, *[""] * (longest - len(one))] for name, one in columns.items()})
-
-
-class CountsAlone:
-    """The counts of :class:`i2vae_lib.cooccurrence.LeftOut` as a ranker: what a copy path copies, without a model.
-
-    Where they say nothing, popularity, as for the reference rankers.
-    """
-
-    name = "counts alone"
-
-    def __init__(self, train: Rows, p: PsgParameters):
-        self.counts = LeftOut.fit(train, p)
-        self.popularity = popularity(train)
-
-    def score(self, rows: Rows, candidates: Int) -> Int:
-        scores = contract.gather(self.popularity, rows, candidates)
-        popular, told = share(self.popularity), ~contract.without_evidence(rows)
-        for d in DOMAINS:
-            at = np.flatnonzero(told & (rows.domain == DOMAINS.index(d)))
-            wanted = candidates[at].astype(np.int64)
-            found = self.counts.scores(rows.take(at))[:, self.counts.unified.of[d][1:]].toarray()
-            scores[at] = fall_back(np.take_along_axis(found, wanted - 1, axis=1), popular[d][wanted])
-        return scores

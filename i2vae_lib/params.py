@@ -149,10 +149,19 @@ class EvaluationParameters(_Group):
 
 
 class ReferenceParameters(_Group):
-    """What the reference rankers choose from, on validation (:mod:`i2vae_lib.recommenders`)."""
+    """What the reference rankers choose from, on validation (:mod:`i2vae_lib.recommenders.neighbours`).
+
+    A grid whose best value lies at its edge extends itself; a grid of one value stays.
+    """
 
     neighbours: Annotated[tuple[NonNegative, ...], Field(min_length=1)]  # ItemKNN, kept an item; 0: all
-    shrinkage: Annotated[tuple[Weight, ...], Field(min_length=1)]  # ItemKNN
+    shrinkage: Annotated[tuple[Weight, ...], Field(min_length=1)]  # ItemKNN and ordered counts
+    # ordered counts, as the next four: the settings of `psg` that have these names
+    proximity: Annotated[tuple[Weight, ...], Field(min_length=1)]
+    backward: Annotated[tuple[Weight, ...], Field(min_length=1)]
+    recency: Annotated[tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...], Field(min_length=1)]
+    across: Annotated[tuple[Weight, ...], Field(min_length=1)]
+    popularity: Annotated[tuple[Weight, ...], Field(min_length=1)]  # weight of log(1 + takers)
     ease_lambda: Annotated[tuple[Rate, ...], Field(min_length=1)]  # EASE: L2
     ease_limit: Positive  # EASE: largest matrix that is factorised, a side (items or users, whichever are fewer)
 

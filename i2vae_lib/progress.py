@@ -24,7 +24,7 @@ def _in_notebook() -> bool:
     return shell is not None and "IPKernelApp" in shell.config
 
 
-def bar(description: str, total: int, unit: str, *, initial: int = 0, leave: bool = True) -> Any:
+def bar(description: str, total: int | None, unit: str, *, initial: int = 0, leave: bool = True) -> Any:
     """A tqdm bar with rate and time left.
 
     Parameters

@@ -23,8 +23,10 @@ from plotly.offline import get_plotlyjs
 
 from i2vae_lib import audit, evaluation, experiments, lift, plots, stages
 from i2vae_lib.data.dataset import DOMAINS
+from i2vae_lib.data.protocols import outside_note
 from i2vae_lib.grids import Sweep
 from i2vae_lib.params import ParameterError, load, of_result
+from i2vae_lib.recommenders import neighbours
 from i2vae_lib.runs import flatten, read_record, write_atomically
 from i2vae_lib.stages import irrelevant_groups
 
@@ -67,7 +69,8 @@ intervals and significance.</p>
 <h2>Audit</h2>
 <p>{{ verdict }}</p><div class="wide">{{ audit }}</div>
 {% if filters %}<h2>What cleaning the logs left</h2><div class="wide">{{ filters }}</div>{% endif %}
-<h2>What the reference rankers chose on validation</h2><div class="wide">{{ references }}</div>
+<h2>What the reference rankers chose on validation</h2>
+{% for line in extensions %}<p>{{ line }}.</p>{% endfor %}<div class="wide">{{ references }}</div>
 <h2>Where time and memory went</h2>
 <div class="wide">{{ stages }}</div>
 {% if notebooks %}<h2>Notebooks, executed on this run</h2>
@@ -116,7 +119,7 @@ def _content(folder: Path, record: dict[str, Any], metrics: dict[str, Any], hist
         "title": f"{p['system']} on {record['data']} ({pair}), {record['protocol']}",
         "stamp": record["protocol"] == "released",
         "summary": f"Rows: {rows}. Dataset SHA-256 {record['dataset_sha256'][:16]}…, data seed {record['data_seed']}, "
-        f"seed {p['seed']}. Kept out: {_removed(record['removed'])}.",
+        f"seed {p['seed']}. Kept out: {_removed(record['removed'])}. {outside_note(record['outside'], names)}",
         "command": command_of(p),
         "negatives": p["evaluation"]["negatives"],
         "fewer": evaluation.fewer_candidates(
@@ -131,6 +134,7 @@ def _content(folder: Path, record: dict[str, Any], metrics: dict[str, Any], hist
         "verdict": "No check fired as a leak." if not leaks else f"{leaks} checks found leaks.",
         "audit": html(found.assign(share=(found["share"] * 100).round(2)).rename(columns={"share": "per cent"})),
         "filters": html(pd.DataFrame(record["filters"])) if record["filters"] else "",
+        "extensions": neighbours.extensions(record["references"]),
         "references": html(_chosen(record["references"])),
         "stages": html(spent),
         "notebooks": sorted(one.name for one in (folder / "notebooks").glob("*.html")),

@@ -20,17 +20,31 @@ import pandas as pd
 import pooch
 from filelock import FileLock
 
-from i2vae_lib import audit, evaluation, graphs, psg
-from i2vae_lib.data import check_name, check_protocol, load_dataset_once, source_of, synthetic
+from i2vae_lib import audit, cooccurrence, evaluation, graphs, psg
+from i2vae_lib.data import check_name, check_protocol, load_dataset_once, people, source_of, synthetic
 from i2vae_lib.data import dataset as dataset_module
 from i2vae_lib.data.dataset import DOMAINS, KINDS, SPLITS, CrossDomainDataset
 from i2vae_lib.params import ParameterError, Parameters, suggestion
-from i2vae_lib.recommenders import EASE, SYSTEMS, Copy, ItemKNN, Oracle, Popularity, contract, neighbours
+from i2vae_lib.recommenders import (
+    EASE,
+    SYSTEMS,
+    Copy,
+    Informed,
+    ItemKNN,
+    Oracle,
+    OrderedCounts,
+    Popularity,
+    contract,
+    neighbours,
+)
 from i2vae_lib.runs import LayoutError, Run, cache_folder, link_or_copy, read_record, write_atomically, write_json
 from i2vae_lib.training import Callbacks, history_of
 
-REFERENCES: tuple[Any, ...] = (Popularity, Copy, ItemKNN, EASE)
-"""The rankers that stand in every table; on synthetic data the oracle too."""
+REFERENCES: tuple[Any, ...] = (Popularity, Copy, ItemKNN, EASE, OrderedCounts)
+"""The rankers that stand in every table; on data with a planted truth those that read it too."""
+
+CEILINGS: tuple[Any, ...] = (Oracle, Informed)
+"""They read the truth, and are never marked as the best."""
 
 Say = Callable[[str], None]
 Arguments = ParamSpec("Arguments")
@@ -129,6 +143,7 @@ def prepare(run: Run) -> CrossDomainDataset:
             removed=dict(dataset.removed),
             controls=dict(dataset.controls),
             filters=json.loads(dataset.filters.to_json(orient="records")),
+            outside=[dict(one) for one in dataset.outside],
             rows={split: len(rows) for split, rows in dataset.splits.items()},
             audit=found.to_dict(orient="records"),
         )
@@ -241,12 +256,14 @@ def train(run: Run, dataset: CrossDomainDataset | None = None, on_epoch: Callabl
     history = _stamped(pd.DataFrame(recommender.state.history), dataset)
     run.took_at_least("train", float(history[["seconds", "validation seconds"]].to_numpy().sum()))
     write_atomically(run.folder / "history.parquet", lambda part: history.to_parquet(part, index=False))
-    # what the model falls back to must be the training rows' own counts
+    # what the model begins with and falls back to must be the training rows' own
     found = audit.audit_counts(dataset, recommender.popularity)
+    if (start := getattr(recommender, "start", None)) is not None:
+        started = audit.audit_start(dataset, start, run.parameters.psg.shrinkage)
+        found = pd.concat([found, started], ignore_index=True)
     audit.refuse_leaks(found, dataset.protocol)
-    before = [line for line in run.record["audit"] if line["check"] not in set(found["check"])]  # of a killed call too
     run.note(
-        audit=before + found.to_dict(orient="records"),
+        audit=_with(run.record["audit"], found.to_dict(orient="records")),
         device=str(recommender.device),
         best_epoch=recommender.state.best_epoch + 1,
         best_validation_ndcg=recommender.state.best_metric,
@@ -272,13 +289,20 @@ def evaluate(run: Run, dataset: CrossDomainDataset | None = None) -> pd.DataFram
     trained = train(run, dataset)
     p = run.parameters
     with run.stage("references"):
-        others, chosen = reference_ranks(dataset, p)
-    run.note(references=chosen)
+        others, chosen, found = reference_ranks(dataset, p)
+    run.note(references=chosen, audit=_with(run.record["audit"], found))
+    audit.refuse_leaks(pd.DataFrame(found), dataset.protocol)
     with run.stage("evaluate"):
         table = _stamped(pd.concat([_ranked([trained], dataset, p), others], ignore_index=True), dataset)
     write_atomically(path, lambda part: table.to_parquet(part, index=False))
     write_json(run.folder / "metrics.json", evaluation.metrics(table))
     return table
+
+
+def _with(lines: list[dict[Any, Any]], more: list[dict[Any, Any]]) -> list[dict[Any, Any]]:
+    """The audit's lines with more of them, which a killed call may have left there before."""
+    checks = {line["check"] for line in more}
+    return [line for line in lines if line["check"] not in checks] + more
 
 
 def _stamped(table: pd.DataFrame, dataset: CrossDomainDataset) -> pd.DataFrame:
@@ -300,7 +324,7 @@ def _ranked(scorers: Sequence[Any], dataset: CrossDomainDataset, p: Parameters) 
 
 
 def references(dataset: CrossDomainDataset, p: Parameters) -> list[Any]:
-    """The rankers that stand in every table, fitted; on synthetic data the oracle too."""
+    """The rankers that stand in every table, fitted; on data with a planted truth those that read it too."""
     fitted: list[Any] = [
         kind.unfitted(dataset.catalogue).fit(
             dataset.splits["train"],
@@ -312,23 +336,28 @@ def references(dataset: CrossDomainDataset, p: Parameters) -> list[Any]:
         )
         for kind in REFERENCES
     ]
-    return [*fitted, *([Oracle(dataset, fitted[0].counts)] if dataset.truth else [])]
+    return [*fitted, *(kind(dataset, fitted[0].counts) for kind in CEILINGS if dataset.truth)]
 
 
-def reference_ranks(dataset: CrossDomainDataset, p: Parameters) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Ranks of the test rows by :func:`references`, and what each chose on validation.
+def reference_ranks(
+    dataset: CrossDomainDataset, p: Parameters
+) -> tuple[pd.DataFrame, dict[str, Any], list[dict[Any, Any]]]:
+    """Ranks of the test rows by :func:`references`, what each chose on validation, and what the audit says of them.
 
     Content-addressed by dataset, candidates, grids and the code that they come from: runs that differ in the model or
     in the seed share one fit (none of these rankers draws anything).
     """
     modules = (
+        audit,
         dataset_module,
         synthetic,
+        people,
         graphs,
+        cooccurrence,
         evaluation,
         contract,
         neighbours,
-        *(inspect.getmodule(one) for one in (*REFERENCES, Oracle)),
+        *(inspect.getmodule(one) for one in (*REFERENCES, *CEILINGS)),
     )
     code = hashlib.sha256(b"".join(Path(str(one.__file__)).read_bytes() for one in modules if one is not None))
     relevant = p.model_dump(mode="json", include={"split", "evaluation", "references"})
@@ -340,9 +369,12 @@ def reference_ranks(dataset: CrossDomainDataset, p: Parameters) -> tuple[pd.Data
             fitted = references(dataset, p)
             table = _ranked(fitted, dataset, p)
             write_atomically(folder / "ranks.parquet", lambda part: table.to_parquet(part, index=False))
+            found = audit.audit_references(dataset, fitted).to_dict(orient="records")
+            chosen = {one.name: one.chosen for one in fitted if hasattr(one, "chosen")}
             # written last: its presence means that the rest is whole
-            write_json(folder / "chosen.json", {one.name: one.chosen for one in fitted if hasattr(one, "chosen")})
-    return pd.read_parquet(folder / "ranks.parquet"), json.loads((folder / "chosen.json").read_text(encoding="utf-8"))
+            write_json(folder / "chosen.json", {"chosen": chosen, "audit": found})
+    about = json.loads((folder / "chosen.json").read_text(encoding="utf-8"))
+    return pd.read_parquet(folder / "ranks.parquet"), about["chosen"], about["audit"]
 
 
 def run_all(run: Run, say: Say = quiet) -> pd.DataFrame:

@@ -18,14 +18,13 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib import paper
-from i2vae_lib.compare import CEILING, compare, own_parameters
+from i2vae_lib.compare import CEILINGS, compare, own_parameters
 from i2vae_lib.comparison import Study, failures, read_study
 from i2vae_lib.data.dataset import DOMAINS
 from i2vae_lib.evaluation import COUNTS, kind_masks
 from i2vae_lib.lift import KINDS, METRICS
 from i2vae_lib.params import ParameterError, suggestion
 from i2vae_lib.runs import LayoutError, committed_path, read_record, write_atomically, write_json
-from i2vae_lib.significance import holm
 
 CELL = ["domain", "kind", "metric", "candidates"]
 BASE = "i2vae"
@@ -39,6 +38,7 @@ TITLES = {
     "copy": ("reference", "Copy", ""),
     "itemknn": ("reference", "ItemKNN", ""),
     "ease": ("reference", "EASE", ""),
+    "ordered_counts": ("reference", "Ordered counts", ""),
     "multivae-s": ("one domain", "Multi-VAE-S", "Multi-VAE"),
     "multivae-m": ("one domain", "Multi-VAE-M", "Multi-VAE"),
     "svae-s": ("one domain", "SVAE-S", "SVAE"),
@@ -61,6 +61,7 @@ TITLES = {
     "emcdr": ("CDR", "EMCDR", ""),
     "i2vae": ("", "i2VAE", "i2VAE"),
     "oracle": ("ceiling", "Oracle", ""),
+    "informed": ("ceiling", "Informed", ""),
 }
 SUPERSCRIPT = {1: "¹", 2: "²"}
 
@@ -75,8 +76,8 @@ class Table:
         As :attr:`compare.Comparison.about`; empty while no run is done.
     cells
         A line a system, ``domain`` (name), ``kind``, ``metric`` and ``candidates``: ``n, seeds, mean, sd`` (fractions);
-        ``place`` (1 best, 2 second, 0; the oracle has none); ``by_rule`` (every rank is popularity's); ``difference,
-        interval_low, interval_high, p_holm, p_t_holm`` (against i2VAE, sampled; Holm over this table); ``paper_mean,
+        ``place`` (1 best, 2 second, 0; those that read the truth have none); ``by_rule`` (every rank is popularity's);
+        ``difference, interval_low, interval_high`` (against i2VAE, sampled, each cell by itself); ``paper_mean,
         paper_sd, flag`` (per cent, as printed; of its cold-start rows, which are cold and no-history ones together).
     systems
         A line a system: ``system, title, family, status`` (done, failed, begun, missing), ``reason, seeds, seconds``
@@ -240,25 +241,30 @@ def paper_table(
     cells = found.results[found.results["kind"].isin(KINDS)]
     cells = cells.merge(_by_rule(done), on=["system", "domain", "kind"], how="left")
     cells = cells.assign(place=_places(cells))
-    # over the cells of this table, not of the larger one that it comes from; the ceiling and what is popularity by
-    # rule ask no question of their own
-    tests = found.tests[found.tests["kind"].isin(KINDS)]
-    tests = tests.merge(cells[["system", *CELL, "by_rule"]], on=["system", *CELL], how="left")
-    asked = ((tests["system"] != CEILING) & ~tests["by_rule"].astype(bool)).to_numpy()
-    for p in ("p", "p_t"):
-        tests[f"{p}_holm"] = holm(np.where(asked, tests[p], np.nan))
-    family = int((asked & tests["p"].notna()).sum())
-    least = min(1.0, family / (resamples + 1))
-    notes = (
-        *found.notes,
-        f"Holm over {family} cells: with {resamples:,} resamples no adjusted p is below {least:.2g}.",
-    )
-    tests = tests[["system", *CELL, "difference", "interval_low", "interval_high", "p_holm", "p_t_holm"]]
+    notes = (*found.notes, *_overall(found.overall))
+    tests = found.tests[["system", *CELL, "difference", "interval_low", "interval_high"]]
     cells = cells.merge(tests, on=["system", *CELL], how="left")
     cells = cells.merge(_printed(found.about["data"]), on=["system", "domain", "kind", "metric"], how="left")
     names = [name for name in cells["system"].unique() if name not in set(listed["system"])]
     listed = pd.concat([listed, pd.DataFrame([_line(name, status="done") for name in names])], ignore_index=True)
     return Table(found.about, cells.reset_index(drop=True), _in_order(listed), notes)
+
+
+def _overall(overall: pd.DataFrame) -> list[str]:
+    """The claims of the table: each system against the base on the mean over cells."""
+    asked = overall[overall["p_holm"].notna()]
+    if asked.empty:
+        return []
+    said = [
+        f"{TITLES[one.system][1]} {100 * one.difference:+.2f} ({100 * one.interval_low:+.2f} to "
+        f"{100 * one.interval_high:+.2f}){' *' if one.p_holm < 0.05 else ''}"
+        for one in _lines(asked)
+    ]
+    return [
+        f"Mean over the {asked['cells'].iloc[0]} cells of {', '.join(KINDS)} rows (sampled), less that of "
+        f"{TITLES[asked['base'].iloc[0]][1]}, in points with the 95 % interval of a paired bootstrap over users; "
+        f"* p < 0.05 after Holm over these {len(asked)} systems: {'; '.join(said)}."
+    ]
 
 
 def _one_variant_each(runs: Sequence[Path]) -> list[str]:
@@ -383,7 +389,7 @@ def _by_rule(runs: Sequence[Path]) -> pd.DataFrame:
 
 def _places(cells: pd.DataFrame) -> pd.Series:
     """1 for the best mean of a cell, 2 for the second, 0 else; equal means share a place."""
-    ranked = cells["mean"].where(cells["system"] != CEILING).round(12)
+    ranked = cells["mean"].where(~cells["system"].isin(CEILINGS)).round(12)
     keys = [cells[name] for name in CELL]
     place = ranked.groupby(keys).rank(method="dense", ascending=False)
     return place.where(place <= 2, 0).fillna(0).astype(int)
@@ -408,17 +414,16 @@ def _written(cell: Any, style: str) -> str:
         return "-"
     number = f"{100 * cell.mean:.2f}"
     spread = "" if np.isnan(cell.sd) else f" ± {100 * cell.sd:.2f}"
-    stars = "" if np.isnan(cell.p_holm) or cell.p_holm >= 0.05 else "*"
     if cell.by_rule:
         return {"latex": f"\\textit{{{number}}}"}.get(style, f"{number} =pop")
     beside = "" if np.isnan(cell.paper_mean) or cell.candidates != "sampled" else f" ({cell.paper_mean:.2f})"
     if style == "text":
-        return f"{number}{SUPERSCRIPT.get(cell.place, '')}{stars}{spread}{beside}"
+        return f"{number}{SUPERSCRIPT.get(cell.place, '')}{spread}{beside}"
     bold, underline = {"markdown": ("**{}**", "<u>{}</u>"), "latex": ("\\textbf{{{}}}", "\\underline{{{}}}")}[style]
     number = {1: bold, 2: underline}.get(cell.place, "{}").format(number)
     if style == "latex":
-        return number + ("$^*$" if stars else "") + spread.replace(" ± ", "$\\pm$") + beside
-    return f"{number}{'&#42;' if stars else ''}{spread}{beside}"
+        return number + spread.replace(" ± ", "$\\pm$") + beside
+    return f"{number}{spread}{beside}"
 
 
 def _for_latex(name: str) -> str:
@@ -448,8 +453,8 @@ def _notes(table: Table, style: str) -> list[str]:
     if table.about:
         places, by_rule = MARKS[style]
         lines.append(
-            f"{places} of a column (the oracle left out); * differs from {table.about['base']}, p < 0.05 by the paired "
-            f"bootstrap over users after Holm; {by_rule}: every rank is popularity's, by rule."
+            f"{places} of a column (those that read the planted truth left out); {by_rule}: every rank is "
+            f"popularity's, by rule."
         )
         if table.cells["paper_mean"].notna().any():
             lines.append(

@@ -15,6 +15,7 @@ from distributed import Client
 
 from i2vae_lib import psg
 from i2vae_lib.data import CrossDomainDataset, load_dataset
+from i2vae_lib.data.dataset import Rows
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.training import Callbacks
@@ -22,6 +23,7 @@ from i2vae_lib.training import Callbacks
 TINY = {
     "synthetic.users": 600,
     "synthetic.items": 120,
+    "synthetic.linked_items": 20,
     "evaluation.negatives": 49,
     "psg.epochs": 3,
     "psg.recalled": 8,
@@ -48,6 +50,19 @@ def tiny() -> Parameters:
 @pytest.fixture(scope="session")
 def dataset(tiny: Parameters) -> CrossDomainDataset:
     return load_dataset(tiny)
+
+
+@pytest.fixture(scope="session")
+def published(tiny: Parameters) -> CrossDomainDataset:
+    """The tiny world in its older form: published splits without times, under ``strict``."""
+    return load_dataset(tiny.model_copy(update={"protocol": "strict"}))
+
+
+def one_a_user(rows: Rows, count: int) -> Rows:
+    """Rows of ``count`` users, one of each, of either domain (a log's rows stand user by user)."""
+    shuffled = rows.take(np.random.default_rng(0).permutation(len(rows)))
+    first = np.unique(shuffled.user.astype(str), return_index=True)[1]
+    return shuffled.take(np.sort(first)[:count])
 
 
 @pytest.fixture(scope="session")

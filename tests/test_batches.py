@@ -243,9 +243,9 @@ def test_epoch_order_when_lengths_differ(dataset: CrossDomainDataset) -> None:
     assert all(before[1] <= after[0] for before, after in pairwise(ordered))
 
 
-def test_cut_short_when_compared_with_the_whole_rows(dataset: CrossDomainDataset) -> None:
+def test_cut_short_when_compared_with_the_whole_rows(published: CrossDomainDataset) -> None:
     """What is shown is a beginning of the history, the target what came next; the other history stays whole."""
-    train = dataset.splits["train"]
+    train = published.splits["train"]
     rng = np.random.default_rng(0)
     cut = cut_short(train, 1.0, 0.0, rng)
     whole = {d: with_targets(train, d) for d in DOMAINS}
@@ -286,8 +286,8 @@ def test_cut_short_when_only_some_rows_are_cut(dataset: CrossDomainDataset) -> N
     assert abs((drawn == 5).mean() - expected) < 5 * np.sqrt(expected * (1 - expected) / len(drawn))
 
 
-def test_cut_short_when_rows_are_blanked(dataset: CrossDomainDataset) -> None:
-    train = dataset.splits["train"]
+def test_cut_short_when_rows_are_blanked(published: CrossDomainDataset) -> None:
+    train = published.splits["train"]
     every = cut_short(train, 1.0, 0.999999, np.random.default_rng(0))
     helped = train.lengths("other") > 0
     assert (every.lengths("own")[helped] == 0).all() and (every.lengths("own")[~helped] > 0).all()

@@ -18,7 +18,7 @@ from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import CDRIB, Popularity
 from i2vae_lib.recommenders.cdrib import concatenated, counterparts, draw_contrast, hinge, reconstruction
 from i2vae_lib.training import Callbacks
-from tests.conftest import TINY
+from tests.conftest import TINY, one_a_user
 
 CPU = torch.device("cpu")
 D, LAYERS = 16, 3
@@ -294,7 +294,7 @@ def test_stage_when_there_is_weight_decay(train: Rows) -> None:
 
 def test_fit_when_there_are_twenty_users(dataset: CrossDomainDataset) -> None:
     rows = dataset.splits["train"]
-    rows = rows.take(np.flatnonzero(rows.lengths("own") > 0)[:20])
+    rows = one_a_user(rows.take(rows.lengths("own") > 0), 20)
     p = parameters(
         epochs=80,
         training__learning_rate=0.02,
@@ -306,6 +306,7 @@ def test_fit_when_there_are_twenty_users(dataset: CrossDomainDataset) -> None:
     for kind in (CDRIB(rows.catalogue, p), Popularity.unfitted(rows.catalogue)):
         kind.fit(rows, rows, params=p, generator=None, rng=np.random.default_rng(0), callbacks=Callbacks())
         scores = kind.score(rows, everything(rows))
-        better = (scores > scores[np.arange(20), rows.target - 1][:, None]).sum(axis=1)
+        target = scores[np.arange(20), rows.target - 1][:, None]
+        better = (scores > target).sum(axis=1) + ((scores == target).sum(axis=1) - 1) / 2  # ties: the mean place
         hits.append((better < 10).mean())
-    assert hits[0] > 0.65 and hits[0] > hits[1] + 0.3
+    assert hits[0] > 0.65 and hits[0] > hits[1] + 0.2

@@ -64,7 +64,8 @@ def test_run_when_done_already(finished: Path, capsys: pytest.CaptureFixture[str
     out = capsys.readouterr().out
     assert (finished / "ranks.parquet").stat().st_mtime_ns == before
     header = next(line for line in out.splitlines() if "kind" in line).split()
-    assert header == ["domain", "kind", "n", "i2vae", "popularity", "copy", "itemknn", "ease", "oracle"]
+    known = ["i2vae", "popularity", "copy", "itemknn", "ease", "ordered_counts", "oracle", "informed"]
+    assert header == ["domain", "kind", "n", *known]
     assert "1 + 49 sampled candidates\n" in out and "NOT leak-free" not in out
     assert out.splitlines()[-1] == f"report: {finished / 'report.html'}"
 
@@ -248,7 +249,7 @@ def test_audit_when_the_data_are_planted(more: list[str], capsys: pytest.Capture
     assert cli.main(["audit", "--preset", "smoke", *SMALL, "--json", *more]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["leaks"] == 0 and len(found["checks"]) > 6
-    assert found["protocol"] == (more[1] if more else "strict")  # the preset's: released is for registered pairs
+    assert found["protocol"] == (more[1] if more else "chronological")  # the preset's: released is for registered pairs
     assert cli.main(["audit", "--preset", "smoke", *SMALL, *more]) == 0
     assert capsys.readouterr().out.endswith("no leak\n")
 
@@ -264,7 +265,7 @@ def test_audit_when_a_leak_is_found(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert json.loads(capsys.readouterr().out)["leaks"] == 1
     assert cli.main(["audit", "--preset", "smoke", *SMALL]) == 1
     out = capsys.readouterr().out
-    assert out.endswith("synthetic under strict: 1 checks found leaks\n") and "1.5" in out
+    assert out.endswith("synthetic under chronological: 1 checks found leaks\n") and "1.5" in out
     monkeypatch.setattr(cli.audit, "audit", lambda dataset: found.iloc[1:])  # a note is no leak
     assert cli.main(["audit", "--preset", "smoke", *SMALL]) == 0
 
@@ -272,9 +273,11 @@ def test_audit_when_a_leak_is_found(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 def test_audit_when_the_data_are_released(released_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["audit", "--data", "cloth_sport", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
-    assert found["protocol"] == "released" and found["leaks"] == 4
+    assert found["protocol"] == "released" and found["leaks"] == 7
     fired = {(one["check"], one["split"]): one["count"] for one in found["checks"] if one["severity"] == "leak"}
     assert fired["user also in training", "test"] == 609 and fired["target in other history", "test"] == 245
+    assert fired["row of 8 items or more under another name", "test"] == 3
+    assert all(fired[f"one order of items in {name}", "catalogue"] > 7_000 for name in ("Cloth", "Sport"))
     assert cli.main(["audit", "--data", "cloth_sport", "--protocol", "strict"]) == 0
     assert "cloth_sport under strict: no leak" in capsys.readouterr().out
 
@@ -322,6 +325,7 @@ def test_run_when_notebooks_are_wanted(
 # --- audit of a run ---------------------------------------------------------------------------------------------------
 
 GRAPH = "interactions beside the training rows in the generator's graph"
+TABLES = "entries beside the training rows in the generator's tables"
 COUNTS = "interactions beside the training rows in the popularity counts"
 RECALLED = "target recalled in training and here alike"
 
@@ -351,7 +355,7 @@ def fired_in(capsys: pytest.CaptureFixture[str], folder: Path) -> dict[tuple[str
         for one in found["checks"]
         if one["severity"] == "leak" and one["count"]
     }
-    assert status == (1 if leaks else 0) and found["leaks"] == len(leaks) and found["protocol"] == "strict"
+    assert status == (1 if leaks else 0) and found["leaks"] == len(leaks) and found["protocol"] == "chronological"
     return leaks
 
 
@@ -361,18 +365,21 @@ def test_audit_when_a_run_is_clean_looks_at_what_was_learnt_too(
     capsys.readouterr()
     assert cli.main(["audit", "--run", str(finished)]) == 0
     out = capsys.readouterr().out
-    assert out.endswith(f"{finished} under strict: no leak\n")
-    for check, times in ((GRAPH, 1), (COUNTS, 1), (RECALLED, 2)):
+    assert out.endswith(f"{finished} under chronological: no leak\n")
+    for check, times in ((GRAPH, 1), (TABLES, 1), (COUNTS, 6), (RECALLED, 2)):
         assert out.count(check) == times
     assert cli.main(["audit", "--run", str(finished), "--json"]) == 0
     checks = strict_json(capsys.readouterr().out)["checks"]
-    learnt = [(one["check"], one["split"], one["severity"], one["count"]) for one in checks[-4:]]
-    assert learnt == [
+    learnt = [(one["check"], one["split"], one["severity"], one["count"]) for one in checks[-13:]]
+    assert learnt[:5] == [
         (GRAPH, "train", "leak", 0),
+        (TABLES, "train", "leak", 0),
         (RECALLED, "validation", "leak", 0),
         (RECALLED, "test", "leak", 0),
         (COUNTS, "train", "leak", 0),
     ]
+    # what the run itself saw of the reference rankers: counts of five, tables of three
+    assert [one[1:] for one in learnt[5:]] == 8 * [("train", "leak", 0)]
     assert [one["check"] for one in json.loads((finished / "run.json").read_text())["audit"]] == [
         one["check"] for one in checks
     ]
@@ -388,7 +395,7 @@ def test_audit_when_the_models_popularity_was_changed_finds_it(
     save_file(weights, path)
     assert fired_in(capsys, copied) == {(COUNTS, "train"): 3}
     assert cli.main(["audit", "--run", str(copied)]) == 1
-    assert capsys.readouterr().out.endswith(f"{copied} under strict: 1 checks found leaks\n")
+    assert capsys.readouterr().out.endswith(f"{copied} under chronological: 1 checks found leaks\n")
 
 
 def test_audit_when_pseudo_items_were_changed_finds_it(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -516,7 +523,17 @@ def test_run_when_the_data_are_logs_finishes_with_a_report(
     assert cli.main(log_words(pair, protocol, folder)) == 0
     out = capsys.readouterr().out
     header = next(line for line in out.splitlines() if "kind" in line).split()
-    assert header == ["domain", "kind", "n", "i2vae", "popularity", "copy", "itemknn", "ease"]  # logs have no oracle
+    assert header == [
+        "domain",
+        "kind",
+        "n",
+        "i2vae",
+        "popularity",
+        "copy",
+        "itemknn",
+        "ease",
+        "ordered_counts",
+    ]  # logs have no oracle
     assert "NOT leak-free" not in out and out.endswith(f"report: {folder / 'report.html'}\n")
     assert cli.main(["audit", "--run", str(folder)]) == 0
     assert capsys.readouterr().out.count("event not before its target") == 3
@@ -584,7 +601,7 @@ def test_compare_when_two_seeds_are_given_shows_them_as_one_system(
     capsys.readouterr()
     assert cli.main(["compare", *seeds[:2]]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("synthetic, protocol strict, data_seed 0: ") and "1 + 49 sampled candidates\n" in out
+    assert out.startswith("synthetic, protocol chronological, data_seed 0: ") and "1 + 49 sampled candidates\n" in out
     assert f"  i2vae: seeds 0, 1: {seeds[0]}, {seeds[1]}\n" in out
     assert "HR@10 in per cent, mean ± sd over seeds" in out and "NDCG@10 in per cent" in out
     assert "Interval and p: paired bootstrap over users, 10000 resamples." in out
@@ -664,7 +681,10 @@ def test_compare_when_the_data_differ_is_refused_and_told_in_what(
 ) -> None:
     said = refused(capsys, "compare", seeds[0], str(log_runs["temporal"]))
     assert f"{log_runs['temporal']} cannot be compared with {seeds[0]}: they differ in " in said
-    assert "data (synthetic there, north_south here), protocol (strict there, temporal here), dataset_sha256" in said
+    assert (
+        "data (synthetic there, north_south here), protocol (chronological there, temporal here), dataset_sha256"
+        in said
+    )
     said = refused(capsys, "compare", *(str(log_runs[one]) for one in ("chronological", "temporal")))
     assert "they differ in protocol (chronological there, temporal here)" in said
 

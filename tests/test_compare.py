@@ -12,14 +12,15 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from i2vae_lib.compare import Comparison, compare, sampled_against_full
+from i2vae_lib.compare import HEADLINE, Comparison, compare, sampled_against_full
 from i2vae_lib.data import DOMAINS, Catalogue, Ragged
 from i2vae_lib.data.dataset import Rows
 from i2vae_lib.data.protocols import raw_rows
-from i2vae_lib.evaluation import metrics, rank_table
+from i2vae_lib.evaluation import kind_masks, metrics, rank_table, row_values
 from i2vae_lib.lift import mean_lift
 from i2vae_lib.params import ParameterError, load
 from i2vae_lib.runs import RUN_LAYOUT, LayoutError, write_json
+from i2vae_lib.significance import holm
 
 USERS = 120
 TAIL = {"x": 3.0, "y": 3.0}
@@ -213,14 +214,57 @@ def test_tests_when_a_difference_is_known(found: Comparison, runs: list[Path]) -
         assert one.difference == pytest.approx(means[0] - means[1], abs=1e-14)
         assert one.interval_low <= one.difference <= one.interval_high
         assert one.interval_low >= -1 and one.interval_high <= 1
-    assert (found.tests["p_holm"] >= found.tests["p"]).all()
     assert found.tests["p"].min() == pytest.approx(1 / (RESAMPLES + 1))
-    # 84 cells at 400 resamples: no adjusted p is below 84 / 401
-    better = compared(runs, resamples=4000)
-    wide = cell(better.tests, system=WIDE, domain="North", kind="all", metric="HR@10")
-    assert wide.difference == pytest.approx(0.7 - 0.34, abs=0.1) and wide.p_holm < 0.05 and wide.interval_low > 0.2
-    worse = cell(better.tests, system="popularity", domain="North", kind="all", metric="HR@10")
+    wide = cell(found.tests, system=WIDE, domain="North", kind="all", metric="HR@10")
+    assert wide.difference == pytest.approx(0.7 - 0.34, abs=0.1) and wide.interval_low > 0.2
+    worse = cell(found.tests, system="popularity", domain="North", kind="all", metric="HR@10")
     assert worse.difference < 0
+
+
+def test_overall_when_systems_are_compared_is_the_mean_over_cells(found: Comparison) -> None:
+    """One question a system: what no cell of the family says twice, and the oracle asks nothing."""
+    assert found.overall["system"].tolist() == [WIDE, "popularity", "oracle"] and found.overall["base"].eq(NARROW).all()
+    part = found.results[(found.results["candidates"] == "sampled") & found.results["kind"].isin(HEADLINE)]
+    means = part.groupby("system")["mean"].mean()
+    assert found.overall["cells"].eq(2 * 3 * 2).all()
+    for one in found.overall.itertuples():
+        assert one.difference == pytest.approx(means[one.system] - means[NARROW], abs=1e-14)
+        assert one.interval_low < one.difference < one.interval_high
+    asked = found.overall[found.overall["system"] != "oracle"]
+    np.testing.assert_allclose(asked["p_holm"], holm(asked["p"].to_numpy()))
+    assert found.overall.set_index("system")["p_holm"].isna().to_dict() == {
+        WIDE: False,
+        "popularity": False,
+        "oracle": True,
+    }
+    one = cell(found.overall, system=WIDE)
+    assert one.df == 2 and one.t_low < one.difference < one.t_high and one.p_t_holm == one.p_t
+    assert found.overall.set_index("system")["t"].isna().to_dict() == {WIDE: False, "popularity": True, "oracle": True}
+    # three runs apart: the wide system in one seed only
+    assert compared([*runs_of(found)[:1], *runs_of(found)[3:]]).overall["t"].isna().all()
+
+
+def runs_of(found: Comparison) -> list[Path]:
+    return [Path(folder) for folders in found.systems["folders"][:2] for folder in folders]
+
+
+def test_overall_when_cells_overlap_has_the_spread_of_a_slow_bootstrap(runs: list[Path]) -> None:
+    """The interval against users drawn anew, with the cells' means taken over the drawn rows."""
+    one = cell(compared(runs, resamples=4000).overall, system=WIDE)
+    tables = [pd.read_parquet(run / "ranks.parquet") for run in runs]
+    tables = [table[table["recommender"] == "i2vae"].reset_index(drop=True) for table in tables]
+    cutoffs = [("HR", 10), ("NDCG", 10)]
+    narrow, wide = (
+        np.mean([row_values(t, "sampled", cutoffs) for t in part], axis=0) for part in (tables[:3], tables[3:])
+    )
+    kinds = kind_masks(tables[0])
+    masks = [(tables[0]["domain"] == d).to_numpy() & kinds[kind].to_numpy() for d in "xy" for kind in HEADLINE]
+    rng, drawn = np.random.default_rng(1), []
+    rows_of = [part.to_numpy() for _, part in tables[0].reset_index().groupby("user")["index"]]
+    for _ in range(600):
+        at = np.concatenate([rows_of[user] for user in rng.integers(0, len(rows_of), len(rows_of))])
+        drawn.append(np.mean([(wide - narrow)[at[mask[at]]].mean(axis=0) for mask in masks]))
+    assert (one.interval_high - one.interval_low) / 3.92 == pytest.approx(np.std(drawn), rel=0.12)
 
 
 def test_tests_when_seeds_pair(found: Comparison, runs: list[Path]) -> None:
@@ -232,7 +276,7 @@ def test_tests_when_seeds_pair(found: Comparison, runs: list[Path]) -> None:
     assert (one.t, one.df, one.p_t) == (pytest.approx(known.statistic), 2, pytest.approx(known.pvalue))
     assert (one.t_low, one.t_high) == pytest.approx(tuple(known.confidence_interval(0.95)))
     references = found.tests[found.tests["system"].isin(["popularity", "oracle"])]
-    assert references[["t", "df", "p_t", "p_t_holm"]].isna().all(axis=None)
+    assert references[["t", "df", "p_t"]].isna().all(axis=None)
     other_seeds = compared([*runs[:2], *runs[4:]])
     assert other_seeds.tests["t"].isna().all() and "No t-test over seeds" in other_seeds.text()
 
@@ -240,8 +284,10 @@ def test_tests_when_seeds_pair(found: Comparison, runs: list[Path]) -> None:
 def test_tests_when_systems_agree(tmp_path: Path) -> None:
     same = ranks_of(skill(1, 9))
     folders = [write_run(tmp_path / str(d), same, {"model.d": d}, references={}) for d in (16, 32)]
-    tests = compared(folders).tests
-    assert (tests["difference"] == 0).all() and (tests["p_holm"] == 1).all()
+    result = compared(folders)
+    tests = result.tests
+    assert (tests["difference"] == 0).all() and (tests["p"] == 1).all()
+    assert result.overall[["difference", "p_holm"]].to_numpy().tolist() == [[0, 1]]
     assert (tests[["interval_low", "interval_high"]] == 0).all(axis=None)
 
 
@@ -290,20 +336,24 @@ def test_sampled_against_full_when_systems_swap(tmp_path: Path) -> None:
 
 def test_text_when_read(found: Comparison) -> None:
     text = found.text()
-    assert text.startswith("synthetic, protocol strict, data_seed 0: 240 test rows of 120 users, 1 + ")
+    assert text.startswith("synthetic, protocol chronological, data_seed 0: 240 test rows of 120 users, 1 + ")
     assert f"{NARROW}: seeds 0, 1, 2: " in text and "NOT leak-free" not in text
     one = cell(found.results, system=WIDE, domain="North", kind="all", metric="HR@10", candidates="sampled")
     assert f"> {100 * one.mean:.2f} ± {100 * one.sd:.2f}" in text  # best; the oracle is not marked
-    assert "> best (the oracle is a ceiling and left out)" in text
+    assert "> best (left out, for they read the planted truth: oracle)" in text
     assert "paired bootstrap over users, 400 resamples" in text and "*other rows*" in text
     assert "2 degrees of freedom" in text and "*other seeds*" in text
-    assert "Holm over the 84 cells of this table; with 400 resamples none is below 0.21" in text
+    assert (
+        "on the mean over 12 cells" in text and "over these 2 systems; with 400 resamples none is below 0.005" in text
+    )
+    assert "each interval and p is of one cell by itself" in text
     assert "nan" not in text.lower()
 
 
 def test_text_when_a_difference_is_certain(runs: list[Path]) -> None:
-    differences = compared(runs, resamples=4000, metric_names=["HR@10"]).text().split("** < 0.01, *** < 0.001")[1]
-    assert "* " in differences and "***" not in differences  # 42 cells: no adjusted p is below 42 / 4001
+    told = compared(runs, resamples=4000, metric_names=["HR@10"]).text().split("** < 0.01, *** < 0.001")[1]
+    overall, cells = told.split("cell by cell")
+    assert "*** " in overall and "***" not in cells
 
 
 def test_text_when_the_protocol_is_released(tmp_path: Path) -> None:
@@ -314,7 +364,7 @@ def test_text_when_the_protocol_is_released(tmp_path: Path) -> None:
 
 def test_text_when_one_system_stands_alone(tmp_path: Path) -> None:
     result = compared([write_run(tmp_path / "run", ranks_of(4), references={})])
-    assert len(result.tests) == 0 and "one system: nothing to test it against" in result.text()
+    assert len(result.tests) == len(result.overall) == 0 and "one system: nothing to test it against" in result.text()
     assert json.dumps(result.to_json(), allow_nan=False)
 
 
@@ -329,7 +379,7 @@ def test_text_when_a_cell_is_empty(tmp_path: Path) -> None:
 
 def test_json_when_strict(found: Comparison) -> None:
     plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
-    assert set(plain) == {"about", "systems", "results", "tests", "sampled_against_full", "notes"}
+    assert set(plain) == {"about", "systems", "results", "tests", "overall", "sampled_against_full", "notes"}
     assert plain["tests"][0].keys() == set(found.tests.columns)
     popularity = [one for one in plain["tests"] if one["system"] == "popularity"]
     assert all(one["t"] is None and isinstance(one["p"], float) for one in popularity)
@@ -343,7 +393,7 @@ def test_json_when_strict(found: Comparison) -> None:
     ("overrides", "named", "expected"),
     [
         ({}, {"data": "cloth_sport"}, "data (synthetic there, cloth_sport here)"),
-        ({}, {"protocol": "released"}, "protocol (strict there, released here)"),
+        ({}, {"protocol": "released"}, "protocol (chronological there, released here)"),
         ({"split.data_seed": 7}, {}, "data_seed (0 there, 7 here)"),
         ({"evaluation.negatives": 9}, {}, "negatives ("),
         ({}, {"record": {"dataset_sha256": "cd" * 32}}, "dataset_sha256 (abab"),
@@ -390,7 +440,10 @@ def test_runs_when_one_is_not_finished(tmp_path: Path) -> None:
         compared([one])
     said = str(refused.value)
     assert "not finished (no ranks.parquet)" in said
-    assert f"`i2vae run --system i2vae --data synthetic --protocol strict --preset smoke --seed 3 --out {one}`" in said
+    assert (
+        f"`i2vae run --system i2vae --data synthetic --protocol chronological --preset smoke --seed 3 --out {one}`"
+        in said
+    )
     with pytest.raises(LayoutError, match="not a run directory"):
         compared([tmp_path / "nowhere"])
     with pytest.raises(LayoutError, match="at least one run"):

@@ -22,6 +22,7 @@ from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import DASL, Popularity
 from i2vae_lib.recommenders.dasl import orthogonality, padded, shares
 from i2vae_lib.training import Callbacks
+from tests.conftest import one_a_user
 
 
 def changed(params: Parameters, values: Mapping[str, Mapping[str, Any]]) -> Parameters:
@@ -327,7 +328,7 @@ def test_score_when_a_history_is_taken_away(system: Any, rows: Rows, side: str) 
         whose = d if side == "own" else other(d)
         emptied[whose] = emptied[whose].keep((both.domain != i)[emptied[whose].owner])
     after = system.score(replace(both, history=emptied), everything(both))
-    assert (np.abs(after - system.score(both, everything(both))).max(axis=1) > 1e-3).all()
+    assert (np.abs(after - system.score(both, everything(both))).max(axis=1) > 1e-4).all()
 
 
 # --- newcomers --------------------------------------------------------------------------------------------------------
@@ -369,7 +370,7 @@ def test_user_vectors_when_users_are_known(dataset: CrossDomainDataset, tiny: Pa
     for d in DOMAINS:
         lines = {str(user): i for i, user in enumerate(temporal.users[d])}
         opposite = {str(user): i for i, user in enumerate(temporal.users[other(d)])}
-        part = train.take(np.array([str(user) in lines for user in train.user]))
+        part = train.take(np.array([str(user) in lines for user in train.user]) & (train.history[d].lengths > 0))
         with torch.no_grad():
             expected = module.side(d).users.weight[[lines[str(user)] for user in part.user]]
             torch.testing.assert_close(temporal.user_vectors(part, d), expected)
@@ -403,12 +404,12 @@ def test_save_when_known_users_matter_or_not(
 
 def test_fit_when_there_are_twenty_users(dataset: CrossDomainDataset, tiny: Parameters) -> None:
     values = {
-        "training": {"epochs": 60, "learning_rate": 0.015, "batch_size": 4},
+        "training": {"epochs": 100, "learning_rate": 0.015, "batch_size": 4},
         "dasl": {"dropout": 0.0, "negatives": 20},
     }
     params = changed(tiny, values).model_copy(update={"protocol": "temporal"})
     train = dataset.splits["train"]
-    rows = train.take(np.flatnonzero(train.kinds()["overlapping"])[:20])
+    rows = one_a_user(train.take(train.kinds()["overlapping"]), 20)
     negatives = sample_negatives(rows, 49, 0)
 
     def ndcg(system: Any) -> float:

@@ -85,7 +85,7 @@ def test_rows_when_saved_and_loaded_are_equal_array_by_array(dataset, saved):
 
 
 def test_dataset_folder_when_written_is_parquet_without_padding(dataset, saved):
-    expected = {"items_x", "items_y", "links", "train", "validation", "test"}
+    expected = {"items_x", "items_y", "links", "train", "validation", "test", "users", "events_x", "events_y"}
     assert {path.stem for path in saved.glob("*.parquet")} == expected
     table = pq.read_table(saved / "train.parquet")
     for d in DOMAINS:
@@ -189,7 +189,7 @@ def test_catalogue_when_one_title_is_long_is_no_larger_than_its_text(dataset, tm
 def test_links_when_looked_up_from_both_sides_agree(dataset):
     there, back = dataset.catalogue.linked("x"), dataset.catalogue.linked("y")
     linked = np.flatnonzero(there)
-    assert len(linked) == len(dataset.catalogue.links) == 10
+    assert len(linked) == len(dataset.catalogue.links) == 20
     assert back[there[linked]].tolist() == linked.tolist()
     assert dataset.catalogue.decode("x", linked).tolist() == dataset.catalogue.decode("y", there[linked]).tolist()
 

@@ -19,7 +19,7 @@ from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import DisenCDR, Popularity
 from i2vae_lib.recommenders.disencdr import mixed, shared_mean, shared_posterior, shares
 from i2vae_lib.training import Callbacks
-from tests.conftest import TINY
+from tests.conftest import TINY, one_a_user
 
 CPU = torch.device("cpu")
 
@@ -274,7 +274,7 @@ def test_fit_when_users_are_renamed(train: Rows) -> None:
 
 def test_fit_when_there_are_twenty_users(dataset: CrossDomainDataset) -> None:
     rows = dataset.splits["train"]
-    rows = rows.take(np.flatnonzero(rows.lengths("own") > 0)[:20])
+    rows = one_a_user(rows.take(rows.lengths("own") > 0), 20)
     p = parameters(
         epochs=80, training__learning_rate=0.02, disencdr__dropout=0.0, disencdr__kl_weight=1e-4, disencdr__warm_up=5
     )
@@ -282,6 +282,7 @@ def test_fit_when_there_are_twenty_users(dataset: CrossDomainDataset) -> None:
     for kind in (DisenCDR(rows.catalogue, p), Popularity.unfitted(rows.catalogue)):
         kind.fit(rows, rows, params=p, generator=None, rng=np.random.default_rng(0), callbacks=Callbacks())
         scores = kind.score(rows, everything(rows))
-        better = (scores > scores[np.arange(20), rows.target - 1][:, None]).sum(axis=1)
+        target = scores[np.arange(20), rows.target - 1][:, None]
+        better = (scores > target).sum(axis=1) + ((scores == target).sum(axis=1) - 1) / 2  # ties: the mean place
         hits.append((better < 10).mean())
-    assert hits[0] > 0.65 and hits[0] > hits[1] + 0.3
+    assert hits[0] > 0.65 and hits[0] > hits[1] + 0.2

@@ -194,6 +194,26 @@ def test_effects_are_those_of_compare(sweep: Sweep, done: Path) -> None:
     np.testing.assert_allclose(found["difference"], found["mean"] - found["base"], atol=1e-12)
 
 
+def test_effects_when_a_question_stands_in_two_grids_ask_it_once(sweep: Sweep, done: Path) -> None:
+    rows = {"full": {}, "none": {"psg.kind": "none"}}
+    grids = {
+        "claims": {"rows": rows | {"short": {"model.T": 5}}, "base": "full"},
+        "again": {"rows": rows, "base": "full"},
+    }
+    found = effects(resolve("twice", CONTENT | {"grids": grids}), done, resamples=200, rng=np.random.default_rng(0))
+    assert found.groupby(["grid", "row"]).size().to_dict() == {
+        ("again", "none"): 12,
+        ("claims", "none"): 12,
+        ("claims", "short"): 12,
+    }
+    first = found[found["grid"] == "claims"]
+    np.testing.assert_allclose(first["p_holm"], holm(first["p"].to_numpy()))  # one family of 24 cells
+    again = found[found["grid"] == "again"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(
+        again.drop(columns="grid"), first[first["row"] == "none"].reset_index(drop=True).drop(columns="grid")
+    )
+
+
 def test_row_that_is_its_base(sweep: Sweep, done: Path) -> None:
     content = CONTENT | {"grids": {"g": {"rows": {"full": {}, "same": {"psg.kind": "random"}}, "base": "full"}}}
     assert effects(resolve("same", content), done, rng=np.random.default_rng(0)).empty

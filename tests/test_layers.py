@@ -17,7 +17,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("runs",),
     ("data",),
     ("evaluation", "significance", "paper", "information"),
-    ("graphs",),
+    ("graphs", "item_order", "fewest_takers"),
     ("lightgcn", "cooccurrence"),
     ("psg",),
     ("model",),

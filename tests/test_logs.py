@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from i2vae_lib.data import DOMAINS, DataError, amazon
 from i2vae_lib.data.amazon import build_amazon2014, fetch_amazon2014
 from i2vae_lib.data.describe import describe_files
+from i2vae_lib.data.filters import whole_core
 from i2vae_lib.data.logs import load_logs
 from i2vae_lib.data.pair_file import Columns, PairFile, Side, read_pair_file
 from i2vae_lib.data.released import sha256_of
@@ -97,7 +98,7 @@ def triples(pair, d: str) -> list[tuple[str, str, int]]:
 
 @pytest.mark.parametrize("k", COUNTS)
 def test_real_logs_when_filtered_have_the_counts_of_their_cores(food_kitchen, k):
-    pair = load_logs(food_kitchen.model_copy(update={"min_item": k}))
+    pair = whole_core(load_logs(food_kitchen.model_copy(update={"min_item": k})))
     last = pair.filters.groupby("domain").last()
     both = set(pair.log.events["x"].user.tolist()) & set(pair.log.events["y"].user.tolist())
     assert len(both) == COUNTS[k][2]
@@ -144,13 +145,15 @@ def test_duplicates_when_read_leave_the_first_in_time(tmp_path):
     found = {(u, i): t for u, i, t in triples(pair, "x")}
     assert len(pair.log.events["x"]) == len(found) == 9
     assert found["01", "a"] == T - 5 and found["02", "b"] == T + DAY
-    assert pair.filters["removed"].tolist()[:2] == [0, 6]
+    assert pair.filters["removed"].tolist() == [0, 6, 0, 0]
+    # the times of the others still count where the cuts of protocol temporal lie
+    assert sorted(pair.repeats.tolist()) == [T - 5, T, T + 9, T + 9, T + 10 * DAY, T + 10 * DAY]
 
 
 def test_filters_when_listed_have_a_line_a_step_and_domain(tmp_path):
     # user 04 has one event; without it item z has one; without z user 05 has one; without 05 item y has one …
     chain = f"04,z,{T}\n05,z,{T}\n05,y,{T}\n06,y,{T}\n06,a,{T}\n06,b,{T}\n"
-    table = load_logs(put(tmp_path, HEADER + X + chain)).filters
+    table = whole_core(load_logs(put(tmp_path, HEADER + X + chain))).filters
     assert table.columns.tolist() == ["step", "domain", "events", "users", "items", "removed"]
     assert table[table["domain"] == "First"].drop(columns="domain").values.tolist() == [
         ["read", 15, 6, 5, 0],
@@ -300,17 +303,17 @@ def reference_core(events, min_user: int, min_item: int) -> dict[tuple[int, int]
 def test_logs_when_shuffled_give_the_reference_core(tmp_path, x, y, least, seed):
     rng = np.random.default_rng(seed)
     expected = {d: reference_core(events, *least) for d, events in zip(DOMAINS, (x, y), strict=True)}
-    assume(not expected["x"] or expected["x"] != expected["y"])  # one log given twice is refused, elsewhere
+    assume(reference_core(x, 1, 1) != reference_core(y, 1, 1))  # one log given twice is refused, elsewhere
     both = {u for u, _ in expected["x"]} & {u for u, _ in expected["y"]}
     found = []
     for _ in range(2):
         texts = [HEADER + "".join(f"u{u},i{i},{T + t}\n" for u, i, t in rng.permutation(one)) for one in (x, y)]
         path = put(tmp_path, texts[0], texts[1] + "\n", min_user=least[0], min_item=least[1])  # never the same content
         if both:
-            found.append(load_logs(path))
+            found.append(whole_core(load_logs(path)))
         else:
             with pytest.raises(DataError, match=r"no overlapping user|nothing is left|no user is in both"):
-                load_logs(path)
+                whole_core(load_logs(path))
     for pair in found:
         for d in DOMAINS:
             assert triples(pair, d) == sorted(
@@ -610,9 +613,9 @@ def test_filters_when_they_leave_nothing_say_which_and_what_was_there(tmp_path):
         match=r"x\.csv: nothing is left of First after 'k-core round 1 \(users\)', which keeps users with 4 or more "
         r"events; before it there were 9 events, 3 users, 3 items: lower min_user \(4\) or min_item \(2\)",
     ):
-        load_logs(put(tmp_path, min_user=4))
+        whole_core(load_logs(put(tmp_path, min_user=4)))
     with pytest.raises(DataError, match=r"after 'k-core round 1 \(items\)', which keeps items with 4 or more"):
-        load_logs(put(tmp_path, min_item=4))
+        whole_core(load_logs(put(tmp_path, min_item=4)))
 
 
 def test_filters_when_they_leave_no_common_user_say_so(tmp_path):
@@ -621,7 +624,7 @@ def test_filters_when_they_leave_no_common_user_say_so(tmp_path):
     with pytest.raises(
         DataError, match=r"no overlapping user is left by the filters, only 3 users of First and \d others"
     ):
-        load_logs(put(tmp_path, HEADER + X, y))
+        whole_core(load_logs(put(tmp_path, HEADER + X, y)))
 
 
 @pytest.mark.parametrize("limit", ["much", "1KB"])

@@ -28,7 +28,7 @@ STUDIES = ("05_sensitivity", "07_ablation", "08_robustness")
 TINY = {
     "preset": "tiny",
     "data": "synthetic",
-    "protocol": "strict",
+    "protocol": "chronological",
     "seed": 3,
     "epochs": 1,
     "out": None,

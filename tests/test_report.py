@@ -21,6 +21,8 @@ from i2vae_lib.params import Parameters, load, of_result
 from i2vae_lib.runs import LayoutError
 from i2vae_lib.stages import irrelevant_groups
 
+NAMES = ["i2vae", "popularity", "copy", "itemknn", "ease", "ordered_counts", "oracle", "informed"]
+
 NASTY = "<script>alert(1)</script>"
 # elements that a browser fetches, with the attribute that says from where
 FETCHED = {
@@ -101,16 +103,13 @@ def test_report_when_its_tables_are_read(page: Page, folder: Path) -> None:
     results = [table for table in page.tables if table[0][:3] == ["domain", "kind", "n"]]
     assert len(results) == 4  # HR and NDCG, sampled and full
     for table in results:
-        assert table[0][3:] == ["i2vae", "popularity", "copy", "itemknn", "ease", "oracle"]
+        assert table[0][3:] == NAMES
         cells = {(line[0], line[1]): line[2:] for line in table[1:]}
         for d, name in (("x", "North"), ("y", "South")):
             for kind in ("all", "tailed", "cold", "no_history", "overlapping"):
                 assert cells[name, kind][0] == str(stored["i2vae"][d][kind]["n"])
     first = {(line[0], line[1]): line for line in results[0][1:]}["North", "all"]
-    expected = [
-        100 * stored[name]["x"]["all"]["sampled"]["HR@10"]
-        for name in ["i2vae", "popularity", "copy", "itemknn", "ease", "oracle"]
-    ]
+    expected = [100 * stored[name]["x"]["all"]["sampled"]["HR@10"] for name in NAMES]
     assert [float(cell) for cell in first[3:]] == pytest.approx(expected, abs=0.006)
 
 
@@ -120,7 +119,7 @@ def test_report_when_its_sections_are_read(page: Page, folder: Path) -> None:
     assert ["check", "split", "severity", "count", "per cent", "example"] in headings
     assert ["stage", "seconds", "peak memory so far (MiB)"] in headings
     assert record["dataset_sha256"][:16] in page.text and "No check fired as a leak." in page.text
-    assert "i2vae run --data synthetic --protocol strict --preset smoke --seed 0 --epochs 2" in page.text
+    assert "i2vae run --data synthetic --protocol chronological --preset smoke --seed 0 --epochs 2" in page.text
     keys = {line[0]: line[1] for table in page.tables if table[0] == ["key", "value"] for line in table[1:]}
     assert keys["parameters.model.d"] == "16" and "environment.torch" in keys
 

@@ -14,12 +14,12 @@ from i2vae_lib import audit, evaluation, psg, stages
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.dataset import KINDS, SPLITS, Rows
 from i2vae_lib.params import Parameters
-from i2vae_lib.recommenders import EASE, I2VAERecommender, ItemKNN, Popularity
+from i2vae_lib.recommenders import EASE, I2VAERecommender, ItemKNN, OrderedCounts, Popularity
 from i2vae_lib.runs import LayoutError, Run
 from i2vae_lib.training import Callbacks
 
 FILES = ["run.json", "pseudo.parquet", "last.ckpt", "history.parquet", "ranks.parquet", "metrics.json"]
-NAMES = ["i2vae", "popularity", "copy", "itemknn", "ease", "oracle"]
+NAMES = ["i2vae", "popularity", "copy", "itemknn", "ease", "ordered_counts", "oracle", "informed"]
 COUNTS = ["greater_sampled", "ties_sampled", "candidates_sampled", "greater_full", "ties_full", "candidates_full"]
 
 
@@ -33,10 +33,10 @@ def finished(tiny: Parameters, tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = opened(tiny, tmp_path_factory.mktemp("run") / "a")
     said: list[str] = []
     stages.run_all(run, said.append)
-    assert len(said) == 7 and said[0] == "preparing synthetic under strict"
+    assert len(said) == 7 and said[0] == "preparing synthetic under chronological"
     assert [line for line in said if line.startswith("audit: ")] == [
-        "audit: 8 checks for leaks, 17 notes: no leak",
-        "audit: 11 checks for leaks, 17 notes: no leak",
+        "audit: 16 checks for leaks, 19 notes: no leak",
+        "audit: 20 checks for leaks, 19 notes: no leak",
     ]
     return run
 
@@ -61,7 +61,7 @@ def test_run_all_when_finished(finished: Run, tiny: Parameters, dataset: CrossDo
     record = json.loads((finished.folder / "run.json").read_text())
     assert record["parameters"] == tiny.model_dump(mode="json")
     assert record["dataset_sha256"] == dataset.fingerprint()
-    assert (record["protocol"], record["data_seed"], record["parameters"]["seed"]) == ("strict", 0, 0)
+    assert (record["protocol"], record["data_seed"], record["parameters"]["seed"]) == ("chronological", 0, 0)
     assert record["rows"] == {split: len(rows) for split, rows in dataset.splits.items()}
     assert record["L80"] == {split: dict(limits) for split, limits in dataset.tail.items()}
     assert record["removed"] == dict(dataset.removed)
@@ -89,7 +89,7 @@ def test_pseudo_when_compared_with_the_saved_generator(finished: Run, dataset: C
 @pytest.mark.parametrize("name", ["pseudo.parquet", "history.parquet", "ranks.parquet"])
 def test_tables_when_their_files_are_elsewhere(finished: Run, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes((finished.folder / name).read_bytes())
-    assert pd.read_parquet(tmp_path / name).attrs == {"data": "synthetic", "protocol": "strict", "data_seed": 0}
+    assert pd.read_parquet(tmp_path / name).attrs == {"data": "synthetic", "protocol": "chronological", "data_seed": 0}
 
 
 def test_recalled_when_another_run_agrees(finished: Run, tiny: Parameters, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_ranks_when_there_is_no_history(ranks: pd.DataFrame) -> None:
     # nobody wins by a fallback: the same popularity for everybody
     bare = ranks[ranks["no_history"]]
     popular, *others = (part[COUNTS].to_numpy() for _, part in bare.groupby("recommender", sort=False))
-    assert len(popular) >= 5 and len(others) == 5
+    assert len(popular) >= 5 and len(others) == 6
     for other in others:
         np.testing.assert_array_equal(other, popular)
 
@@ -245,7 +245,7 @@ def test_prepare_when_killed_right_after_saving(
     run = opened(tiny, tmp_path)
     stages.prepare(run)
     # the finished run was audited again, with what was learnt
-    assert len(run.record["audit"]) == len(finished.record["audit"]) - 4
+    assert len(run.record["audit"]) == len(finished.record["audit"]) - 13
     for name in ("names", "rows", "L80", "removed", "source_sha256", "dataset_sha256"):
         assert run.record[name] == finished.record[name]
 
@@ -273,7 +273,7 @@ class Stop(Exception):
     """Ends a fit before it begins."""
 
 
-@pytest.mark.parametrize("kind", [I2VAERecommender, Popularity, ItemKNN, EASE])
+@pytest.mark.parametrize("kind", [I2VAERecommender, Popularity, ItemKNN, EASE, OrderedCounts])
 def test_fit_when_experiments_call_it(
     kind: Any, tiny: Parameters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: CrossDomainDataset
 ) -> None:
@@ -298,14 +298,16 @@ def test_reference_ranks_when_asked_again_are_read_back(
     tiny: Parameters, dataset: CrossDomainDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("I2VAE_CACHE_DIR", str(tmp_path))
-    table, chosen = stages.reference_ranks(dataset, tiny)
-    assert list(chosen) == ["itemknn", "ease"] and chosen["itemknn"]["shrinkage"] in tiny.references.shrinkage
+    table, chosen, found = stages.reference_ranks(dataset, tiny)
+    assert [(one["count"], one["severity"]) for one in found] == 8 * [(0, "leak")]  # five counts, three tables
+    assert list(chosen) == ["itemknn", "ease", "ordered_counts"]
+    assert chosen["itemknn"]["shrinkage"] in tiny.references.shrinkage
     with monkeypatch.context() as patch:
         patch.setattr(stages, "references", lambda dataset, p: pytest.fail("fitted again"))
         other_model = tiny.model_copy(update={"seed": 9, "model": tiny.model.model_copy(update={"d": 8})})
-        again, same = stages.reference_ranks(dataset, other_model)
+        again, same, audited = stages.reference_ranks(dataset, other_model)
         pd.testing.assert_frame_equal(again, table)
-        assert same == chosen
+        assert same == chosen and audited == found
         with pytest.raises(pytest.fail.Exception, match="fitted again"):
             grid = tiny.references.model_copy(update={"neighbours": (5,)})
             stages.reference_ranks(dataset, tiny.model_copy(update={"references": grid}))
@@ -348,7 +350,7 @@ def test_train_when_it_was_killed_before_the_model_was_saved(
             stages.train(run)
     stages.train(run)
     checks = [(line["check"], line["split"]) for line in run.record["audit"]]
-    assert len(set(checks)) == len(checks) == 29
+    assert len(set(checks)) == len(checks) == 40
 
 
 def test_recall_when_the_protocol_is_released(tiny: Parameters, tmp_path: Path) -> None:
@@ -375,7 +377,7 @@ def test_prepare_when_the_audit_finds_a_leak(
         stages.prepare(run)
         assert run.record["audit"] == found.to_dict(orient="records")
         return
-    with pytest.raises(audit.Leak, match=r"target in own history \(test\): 3 rows, e.g. row 7, user u7"):
+    with pytest.raises(audit.Leak, match=r"target in own history \(test\): 3, e.g. row 7, user u7"):
         stages.prepare(run)
     assert not (tmp_path / "dataset" / "dataset.json").exists()
 

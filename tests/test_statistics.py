@@ -22,7 +22,7 @@ def planted():
 
 
 def test_describe_log_when_recounted_is_right(planted):
-    found = describe_log(load_dataset(load("smoke", SMALL, protocol="temporal"))).set_index("statistic")
+    found = describe_log(load_dataset(load("smoke", SMALL, protocol="chronological"))).set_index("statistic")
     users = {d: set(planted.log.events[d].user.tolist()) for d in DOMAINS}
     for d, name in planted.catalogue.names.items():
         events = planted.log.events[d]

@@ -1,4 +1,5 @@
-"""What the data hold, for docs/results: statistics of the released pairs, their audit, and the Food and Kitchen logs.
+"""What the data hold, for docs/results: statistics of the pairs, the released ones' audit and order of items, and what
+the filters of the Food and Kitchen logs left.
 
     I2VAE_DATA_DIR=… python tools/data_results.py
 
@@ -18,11 +19,13 @@ from i2vae_lib.audit import audit
 from i2vae_lib.data import CrossDomainDataset, DataError, load_dataset
 from i2vae_lib.data.released import REGISTRY
 from i2vae_lib.data.statistics import describe, describe_log
-from i2vae_lib.params import load
+from i2vae_lib.item_order import item_orders
+from i2vae_lib.params import load, pair_name
 from i2vae_lib.runs import environment
 
 ROOT = Path(__file__).parent.parent
-FOOD_KITCHEN = ROOT / "params" / "pairs" / "food_kitchen.yaml"
+PAIRS = ROOT / "params" / "pairs"
+LOGS = tuple(str(PAIRS / f"{name}.yaml") for name in ("food_kitchen", "films", "beautyelec", "newsapart"))
 
 
 def pair_statistics(datasets: list[CrossDomainDataset]) -> pd.DataFrame:
@@ -37,35 +40,57 @@ def food_kitchen(datasets: list[CrossDomainDataset]) -> pd.DataFrame:
     return describe_log(datasets[0])
 
 
+def item_order_shares(datasets: list[CrossDomainDataset]) -> pd.DataFrame:
+    """Of the observations of pairs of items that two or more people took, the share in the order that fewer had."""
+    return pd.DataFrame(
+        {
+            "pair": one.name,
+            "domain": one.catalogue.names[d],
+            "source": "released" if one.log is None else "log",
+            "observations": order.observations,
+            "rarer": order.rarer,
+            "share": order.share,
+            "users": order.users,
+        }
+        for one in datasets
+        for d, order in item_orders(one).items()
+    )
+
+
 RELEASED = tuple(REGISTRY)
-TABLES: dict[str, tuple[Callable[[list[CrossDomainDataset]], pd.DataFrame], tuple[str, ...], tuple[str, ...]]] = {
-    "pair_statistics": (pair_statistics, RELEASED, ("strict",)),
-    "audit": (audits, RELEASED, ("released", "strict")),
-    "food_kitchen_log": (food_kitchen, (str(FOOD_KITCHEN),), ("chronological",)),
+OF_LOGS = dict.fromkeys(LOGS, ("chronological",))
+TABLES: dict[str, tuple[Callable[[list[CrossDomainDataset]], pd.DataFrame], dict[str, tuple[str, ...]]]] = {
+    "pair_statistics": (
+        pair_statistics,
+        dict.fromkeys(RELEASED, ("strict",)) | dict.fromkeys(LOGS, ("chronological",)),
+    ),
+    "audit": (audits, dict.fromkeys(RELEASED, ("released", "strict"))),
+    "item_order": (item_order_shares, dict.fromkeys(RELEASED, ("released",)) | OF_LOGS),
+    "food_kitchen_log": (food_kitchen, {LOGS[0]: ("chronological",)}),
 }
 
 
-def loaded(pairs: tuple[str, ...], protocols: tuple[str, ...], missing: list[str]) -> Iterator[CrossDomainDataset]:
-    for name in pairs:
+def loaded(pairs: dict[str, tuple[str, ...]], missing: list[str]) -> Iterator[CrossDomainDataset]:
+    for name, protocols in pairs.items():
         try:
             for protocol in protocols:
                 yield load_dataset(load("paper", data=name, protocol=protocol))
         except DataError as error:
             print(f"{name} left out: {error}")
-            missing.append(name)
+            missing.append(pair_name(name))
 
 
 def main() -> None:
-    for name, (make, pairs, protocols) in TABLES.items():
+    for name, (make, pairs) in TABLES.items():
         start, missing = time.perf_counter(), list[str]()
-        datasets = list(loaded(pairs, protocols, missing))
+        datasets = list(loaded(pairs, missing))
         if not datasets:
             print(f"{name}: none of its pairs is at hand, so what is kept stays")
             continue
         table = make(datasets)
         record = {
             "command": "python tools/data_results.py",
-            "protocol": list(protocols),
+            "protocol": sorted({one.protocol for one in datasets}),
             "revision": environment()["git"],
             "data_sha256": {one.name: one.source_sha256 for one in datasets},
             "missing": missing,

@@ -26,8 +26,8 @@ from i2vae_lib import evaluation, experiments, lift, paper
 from i2vae_lib.compare import compare
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.grids import Sweep, read_sweep
-from i2vae_lib.inspection import CountsAlone
 from i2vae_lib.params import Parameters, pair_name, suggestion
+from i2vae_lib.recommenders import OrderedCounts
 from i2vae_lib.runs import LayoutError, committed_path, read_record
 from i2vae_lib.stages import load_history
 
@@ -73,7 +73,7 @@ def _counts_alone(run: Path) -> pd.DataFrame:
     p = Parameters.model_validate(read_record(run)["parameters"])
     rows = dataset.splits["test"]
     negatives = evaluation.sample_negatives(rows, p.evaluation.negatives, p.split.data_seed)
-    scorer = CountsAlone(dataset.splits["train"], p.psg)
+    scorer = OrderedCounts.of(dataset.splits["train"], p.psg)
     ranks = evaluation.rank(scorer, rows, negatives, full=True, batch_size=p.evaluation.batch_size)
     seen = evaluation.seen_targets(rows, dataset.splits["train"])
     table = evaluation.rank_table(scorer.name, rows, dataset.tail["test"], seen, ranks)

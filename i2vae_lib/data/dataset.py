@@ -276,22 +276,23 @@ class EventLog:
 
     users: Int  # object array of str, ascending: a user's number depends on no row order
     events: Mapping[str, Events]  # domain key -> events, in any order
+    # seconds within which the order of events of two domains is unknown; of a part of a log that of the whole
+    resolution: int
 
-    @property
-    def resolution(self) -> int:
-        """Seconds within which the order of two events of different domains is unknown.
 
-        A day where all stamps of either file stand at one time of day (midnight, or any other), else one second.
-        """
-        of_day = (one.time % DAY for one in self.events.values() if len(one))
-        return DAY if any((one == one[0]).all() for one in of_day) else 1
+def resolution_of(events: Mapping[str, Events]) -> int:
+    """A day where all stamps of either file stand at one time of day (midnight, or any other), else one second."""
+    of_day = (one.time % DAY for one in events.values() if len(one))
+    return DAY if any((one == one[0]).all() for one in of_day) else 1
 
 
 @dataclass(frozen=True)
 class LogPair:
-    """A pair of timestamped logs, cleaned and filtered; protocols ``chronological`` and ``temporal`` cut rows from it.
+    """A pair of timestamped logs, the first event of each (user, item).
 
-    ``truth`` is only there for the planted world: arrays with one line a user and domain, ``2 * user + domain``.
+    As it is read, nothing is filtered: which events the k-core is of is for the protocol to say
+    (:mod:`i2vae_lib.data.filters`), and ``chronological`` and ``temporal`` say it differently. ``truth`` is only there
+    for the planted world: arrays with one line a user and domain, ``2 * user + domain``.
     """
 
     name: str
@@ -300,6 +301,12 @@ class LogPair:
     log: EventLog
     filters: pd.DataFrame  # step, domain (name), and what the step left: events, users, items; removed: events gone
     truth: Mapping[str, Int] = field(default_factory=dict)
+    one_order: bool = False  # of the pair file: everybody follows one order of items, and that is no artefact
+    min_user: int = 1  # events a user has at least in a domain, of the k-core
+    min_item: int = 1
+    # int64: times of the events that repeat a (user, item), which the log no longer has
+    repeats: Int = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    files: Mapping[str, str] = field(default_factory=dict)  # domain key -> where the events stand, for messages
 
 
 def interactions(rows: Rows) -> dict[str, tuple[Int, Int]]:
@@ -413,6 +420,9 @@ class CrossDomainDataset:
     filters: pd.DataFrame = field(default_factory=pd.DataFrame)  # of a log: what each step of cleaning left
     log: EventLog | None = None  # of a log: when everything happened, for the audit
     truth: Mapping[str, Int] = field(default_factory=dict)
+    one_order: bool = False  # see LogPair
+    # under ``temporal``: of the first events in a window, those of items outside the catalogue (protocols.outside)
+    outside: Sequence[Mapping[str, Any]] = ()
 
     def __repr__(self) -> str:
         size = ", ".join(f"{self.catalogue.names[d]} {self.catalogue.size(d):,} items" for d in DOMAINS)
@@ -429,9 +439,14 @@ class CrossDomainDataset:
         return digest.hexdigest()
 
     def _account(self) -> dict[str, Any]:
-        """What was removed, and by which control."""
+        """What was removed, and by which control; what the pair file says of the order."""
         filters = json.loads(self.filters.to_json(orient="records"))
-        return {"removed": dict(self.removed), "controls": dict(self.controls), "filters": filters}
+        return {
+            "removed": dict(self.removed),
+            "controls": dict(self.controls),
+            "filters": filters,
+            "one_order": self.one_order,
+        }
 
     def _tail(self) -> dict[str, dict[str, float]]:
         return {split: dict(limits) for split, limits in self.tail.items()}
@@ -459,6 +474,8 @@ class CrossDomainDataset:
             "names": dict(self.catalogue.names),
             "tail": self._tail(),
             **self._account(),
+            "outside": [dict(one) for one in self.outside],
+            "resolution": None if self.log is None else self.log.resolution,
             "fingerprint": self.fingerprint(),
         }
         write_json(folder / "dataset.json", header)
@@ -499,7 +516,8 @@ class CrossDomainDataset:
         log = None
         if (folder / "users.parquet").is_file():
             users = np.asarray(pq.read_table(folder / "users.parquet")["user"].to_pylist(), dtype=object)
-            log = EventLog(users, {d: _read_events(folder / f"events_{d}.parquet") for d in DOMAINS})
+            events = {d: _read_events(folder / f"events_{d}.parquet") for d in DOMAINS}
+            log = EventLog(users, events, header["resolution"])
         truth: dict[str, Int] = {}
         if (folder / "truth.npz").is_file():
             with np.load(folder / "truth.npz", allow_pickle=False) as stored:
@@ -517,6 +535,8 @@ class CrossDomainDataset:
             pd.DataFrame(header["filters"]),
             log,
             truth,
+            header["one_order"],
+            header["outside"],
         )
 
 

@@ -1,7 +1,7 @@
-"""Two timestamped logs to one filtered :class:`LogPair`: ids to numbers, the first of each event, the k-core.
+"""Two timestamped logs to one :class:`LogPair`: rows checked, ids to numbers, the first of each event.
 
-All of it is SQL, so a log larger than memory goes through the same code (:func:`i2vae_lib.data.log_files.database`);
-only what the filters leave becomes numpy arrays.
+All of it is SQL, so files larger than memory go through the same code (:func:`i2vae_lib.data.log_files.database`); what
+comes out are numpy arrays, which the protocols filter (:mod:`i2vae_lib.data.filters`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import duckdb
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, EventLog, Events, Int, LogPair
+from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, EventLog, Events, Int, LogPair, resolution_of
+from i2vae_lib.data.filters import line_of
 from i2vae_lib.data.log_files import (
     FLOAT_IDS,
     NUMBER,
@@ -44,26 +45,25 @@ _AMAZON_LOOKS = {"user": "A[0-9A-Z]{9,20}", "item": "B0[0-9A-Z]{8}"}
 
 
 def load_logs(pair: PairFile | Path | str, *, memory_limit: str = "2GB") -> LogPair:
-    """Read, check and filter both logs of a pair.
+    """Read and check both logs of a pair.
 
-    Of several events of one (user, item) the first in time stays. Then, within each domain, users with fewer than
-    ``min_user`` events and items with fewer than ``min_item`` leave in turn until nothing changes; a user may so lose
-    one domain. Users (over both domains) and items (a domain, from 1) are numbered in the order of their ids. Nothing
-    depends on the files' row order.
+    Of several events of one (user, item) the first in time stays. Users (over both domains) and items (a domain, from
+    1) are numbered in the order of their ids. Nothing depends on the files' row order. The k-core is the protocol's
+    (:mod:`i2vae_lib.data.filters`).
 
     Parameters
     ----------
     pair
         A pair file's content, or its path.
     memory_limit
-        Memory that the engine may take before it spills to disk, e.g. ``"2GB"``; the arrays of what is left (16 bytes
-        an event, and the ids) come on top.
+        Memory that the engine may take before it spills to disk, e.g. ``"2GB"``; the arrays (16 bytes an event, and the
+        ids) come on top.
 
     Returns
     -------
     LogPair
-        ``filters`` has a line for each step and domain: ``step``, ``domain``, the ``events``, ``users`` and ``items``
-        that it left, and the events ``removed``.
+        ``filters`` has two lines a domain: ``step``, ``domain``, the ``events``, ``users`` and ``items`` that were
+        read and that the first of each event leaves, and the events ``removed``.
 
     Raises
     ------
@@ -74,20 +74,31 @@ def load_logs(pair: PairFile | Path | str, *, memory_limit: str = "2GB") -> LogP
         pair = read_pair_file(pair)
     names = {d: pair.side(d).name for d in DOMAINS}
     steps: list[dict[str, Any]] = []
+    repeats = {}
     with bar(f"loading {pair.name}", _LOADING_STAGES, "stage") as progress:
         with stage(progress, "checksums"):
             source_sha256 = fingerprint(pair)
         with checked(pair, memory_limit, progress) as db:
             for d in DOMAINS:
-                with stage(progress, f"filters of {names[d]}"):
-                    _keep_first(db, d, pair, steps)
-                    _keep_core(db, d, pair, steps)
+                with stage(progress, f"first events of {names[d]}"):
+                    repeats[d] = _keep_first(db, d, pair, steps)
             with stage(progress, "what is left"):
-                log, ids = _fetch(db, pair, steps)
+                log, ids = _fetch(db)
                 _refuse_twice(pair, log, ids)
             with stage(progress, "titles"):
                 titles = {d: _titles(db, d, pair, ids[d]) for d in DOMAINS}
-    return LogPair(pair.name, source_sha256, Catalogue(names, ids, _links(pair, ids), titles), log, pd.DataFrame(steps))
+    return LogPair(
+        pair.name,
+        source_sha256,
+        Catalogue(names, ids, _links(pair, ids), titles),
+        log,
+        pd.DataFrame(steps),
+        one_order=pair.one_order,
+        min_user=pair.min_user,
+        min_item=pair.min_item,
+        repeats=np.concatenate([repeats[d] for d in DOMAINS]),
+        files={d: str(pair.side(d).path) for d in DOMAINS},
+    )
 
 
 def _refuse_twice(pair: PairFile, log: EventLog, ids: Mapping[str, Int]) -> None:
@@ -120,7 +131,7 @@ def checked(pair: PairFile, memory_limit: str, progress: Any) -> Iterator[duckdb
     Raises
     ------
     DataError
-        As :func:`load_logs`, short of what its filters may leave.
+        As :func:`load_logs`.
     """
     with stage(progress, "opening"):
         sources = {d: open_log(pair.side(d).path, pair.layout, pair.format) for d in DOMAINS}
@@ -259,95 +270,41 @@ def _check_pair(db: duckdb.DuckDBPyConnection, pair: PairFile) -> None:
     raise DataError(f"{names}; a pair needs common user ids: does each file number its users by itself?")
 
 
-def _line_of(steps: list[dict[str, Any]], step: str, name: str, events: int, users: int, items: int) -> None:
-    before = events if step == "read" else steps[-1]["events"]
-    counts = {"events": events, "users": users, "items": items, "removed": before - events}
-    steps.append({"step": step, "domain": name, **counts})
+def _keep_first(db: duckdb.DuckDBPyConnection, d: str, pair: PairFile, steps: list[dict[str, Any]]) -> Int:
+    """Table ``events_d``: u, i as numbers, t in seconds, the first event of each (user, item).
 
-
-def _keep_first(db: duckdb.DuckDBPyConnection, d: str, pair: PairFile, steps: list[dict[str, Any]]) -> None:
-    """Table ``events_d``: u, i as numbers, t in seconds, the first event of each (user, item)."""
-    name = pair.side(d).name
-    users, items, events = first_row(
-        db,
-        f"SELECT (SELECT count(*) FROM users WHERE {d}), (SELECT count(*) FROM items_{d}), "
-        f"(SELECT count(*) FROM raw_{d})",
-    )
-    _line_of(steps, "read", name, events, users, items)
-    scale = UNITS[pair.layout.unit][1]
+    Returns the times of the others in seconds, int64.
+    """
+    name, scale = pair.side(d).name, UNITS[pair.layout.unit][1]
+    sql = f"SELECT count(*), (SELECT count(*) FROM users WHERE {d}), (SELECT count(*) FROM items_{d}) FROM raw_{d}"
+    read = dict(zip(("events", "users", "items"), first_row(db, sql), strict=True))
     db.execute(
         f"CREATE TABLE events_{d} AS SELECT users.n AS u, items_{d}.n AS i, min(t) // {scale} AS t FROM raw_{d} "
         f"JOIN users ON raw_{d}.u = users.id JOIN items_{d} ON raw_{d}.i = items_{d}.id GROUP BY ALL"
     )
+    [left] = first_row(db, f"SELECT count(*) FROM events_{d}")
+    steps.append(line_of("read", name, read, read["events"]))
+    steps.append(line_of("first of each (user, item)", name, read | {"events": left}, read["events"]))
+    several = f"SELECT u, i FROM raw_{d} GROUP BY u, i HAVING count(*) > 1"
+    later = f"SELECT unnest(list_sort(list(t))[2:]) AS t FROM raw_{d} SEMI JOIN ({several}) USING (u, i) GROUP BY u, i"
+    repeats = db.execute(f"SELECT t // {scale} AS t FROM ({later})").fetchnumpy()["t"]
     db.execute(f"DROP TABLE raw_{d}")
-    [events] = first_row(db, f"SELECT count(*) FROM events_{d}")
-    _line_of(steps, "first of each (user, item)", name, events, users, items)
+    return np.asarray(repeats, dtype=np.int64)
 
 
-def _keep_core(db: duckdb.DuckDBPyConnection, d: str, pair: PairFile, steps: list[dict[str, Any]]) -> None:
-    """Iterate the k-core of a domain to its fixed point, which is the same whatever leaves first.
-
-    ``steps`` gets both lines of round 1, and of later rounds those that removed something.
-    """
-    least = {"u": pair.min_user, "i": pair.min_item}
-    words = {"u": "users", "i": "items"}
-    round, quiet = 1, 0  # quiet: steps since something was removed
-    while quiet < 2:
-        for column, opposite in (("u", "i"), ("i", "u")):
-            before = steps[-1]
-            left = {words[one]: before[words[one]] for one in words} | {"events": before["events"]}
-            few = f"SELECT {column} FROM events_{d} GROUP BY {column} HAVING count(*) < {least[column]}"
-            [gone] = first_row(db, f"SELECT count(*) FROM ({few})")
-            step = f"k-core round {round} ({words[column]})"
-            if gone:
-                left[words[column]] -= gone
-                db.execute(
-                    f"CREATE OR REPLACE TABLE events_{d} AS SELECT * FROM events_{d} ANTI JOIN ({few}) USING ({column})"
-                )
-                left["events"], left[words[opposite]] = first_row(
-                    db, f"SELECT count(*), count(DISTINCT {opposite}) FROM events_{d}"
-                )
-            if gone or round == 1:
-                _line_of(steps, step, pair.side(d).name, **left)
-            quiet = 0 if gone else quiet + 1
-            if not left["events"]:
-                raise DataError(
-                    f"{pair.side(d).path}: nothing is left of {pair.side(d).name} after '{step}', which keeps "
-                    f"{words[column]} with {least[column]} or more events; before it there were "
-                    f"{before['events']:,} events, {before['users']:,} users, {before['items']:,} items: lower "
-                    f"min_user ({pair.min_user}) or min_item ({pair.min_item})"
-                )
-        round += 1
-
-
-def _fetch(
-    db: duckdb.DuckDBPyConnection, pair: PairFile, steps: list[dict[str, Any]]
-) -> tuple[EventLog, dict[str, Int]]:
-    """What is left, renumbered without gaps; ids in the order of their numbers."""
-    kept = "n IN (SELECT u FROM events_x)", "n IN (SELECT u FROM events_y)"
-    if not first_row(db, f"SELECT count(*) FROM users WHERE {' AND '.join(kept)}")[0]:
-        left = {one["domain"]: one["users"] for one in steps}
-        raise DataError(
-            f"{pair.x.path} and {pair.y.path}: no overlapping user is left by the filters, only "
-            f"{left[pair.x.name]:,} users of {pair.x.name} and {left[pair.y.name]:,} others of {pair.y.name}: lower "
-            f"min_user ({pair.min_user}) or min_item ({pair.min_item})"
-        )
-    numbers, users = _ids(db, f"SELECT n, id FROM users WHERE {' OR '.join(kept)} ORDER BY n")
+def _fetch(db: duckdb.DuckDBPyConnection) -> tuple[EventLog, dict[str, Int]]:
+    """The events by user, time, item, and the ids in the order of their numbers."""
     events, ids = {}, {}
     for d in DOMAINS:
-        item_numbers, ids[d] = _ids(db, f"SELECT n, id FROM items_{d} WHERE n IN (SELECT i FROM events_{d}) ORDER BY n")
-        found = db.execute(f"SELECT u, i, t FROM events_{d} ORDER BY u, t, i").fetchnumpy()
-        events[d] = Events(
-            np.searchsorted(numbers, found["u"]).astype(np.int32),
-            (np.searchsorted(item_numbers, found["i"]) + 1).astype(np.int32),
-            np.asarray(found["t"], dtype=np.int64),
-        )
-    return EventLog(users, events), ids
+        ids[d] = _ids(db, f"items_{d}")
+        found = db.execute(f"SELECT u, i + 1 AS i, t FROM events_{d} ORDER BY u, t, i").fetchnumpy()
+        kinds = (np.int32, np.int32, np.int64)
+        events[d] = Events(*(np.asarray(found[name], dtype=kind) for name, kind in zip("uit", kinds, strict=True)))
+    return EventLog(_ids(db, "users"), events, resolution_of(events)), ids
 
 
-def _ids(db: duckdb.DuckDBPyConnection, sql: str) -> tuple[Int, Int]:
-    found = db.execute(sql).fetchnumpy()
-    return np.asarray(found["n"]), np.asarray(found["id"], dtype=object)
+def _ids(db: duckdb.DuckDBPyConnection, table: str) -> Int:
+    return np.asarray(db.execute(f"SELECT id FROM {table} ORDER BY n").fetchnumpy()["id"], dtype=object)
 
 
 def _links(pair: PairFile, ids: Mapping[str, Int]) -> Int:

@@ -73,6 +73,7 @@ class PairFile(_Part):
     min_user: Annotated[int, Field(strict=True, ge=1)]  # events a user has in the domain
     min_item: Annotated[int, Field(strict=True, ge=1)]  # events an item has
     same_ids_are_same_items: Annotated[bool, Field(strict=True)] = True  # an id in both domains is one product
+    one_order: Annotated[bool, Field(strict=True)] = False  # everybody follows one order of items (lectures, episodes)
 
     @model_validator(mode="after")
     def _one_layout(self) -> PairFile:

@@ -7,14 +7,15 @@ depend on ``data_seed`` and on the rows' contents, never on their order in a fil
 ``released``     the paper's files    as they stand; not leak-free
 ``strict``       the paper's files    users disjoint, targets scrubbed, sequences are sets (the files hold no time)
 ``chronological``  a timestamped log  users disjoint; a row sees only what lies before its target
-``temporal``     a timestamped log    two global cuts; training ends before the first
+``temporal``     a timestamped log    two global cuts; training, filters included, ends with the first
 ===============  ===================  ======================================================================
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ from i2vae_lib.data.dataset import (
     Catalogue,
     CrossDomainDataset,
     DataError,
+    Events,
     Int,
     LogPair,
     Ragged,
@@ -35,6 +37,7 @@ from i2vae_lib.data.dataset import (
     mixed,
     other,
 )
+from i2vae_lib.data.filters import core_until, day_of, whole_core
 from i2vae_lib.data.people import with_targets
 from i2vae_lib.params import ControlParameters, SplitParameters
 
@@ -50,7 +53,6 @@ class RawPair:
     catalogue: Catalogue
     train: Rows
     test: Rows
-    truth: Mapping[str, Int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Cut:
 
     splits: Mapping[str, Rows]
     removed: Mapping[str, int]
+    outside: Sequence[Mapping[str, Any]] = ()
 
 
 def apply(
@@ -75,16 +78,22 @@ def apply(
     check_served(protocol, pair.name, timed=isinstance(pair, LogPair))
     if isinstance(pair, RawPair):
         cut = {"released": released, "strict": strict}[protocol](pair, split)
+    elif protocol == "chronological":
+        pair = whole_core(pair)
+        cut = chronological(pair, split)
     else:
-        cut = {"chronological": chronological, "temporal": temporal}[protocol](pair, split)
+        pair, cut = temporal(pair, split)
     for name, rows in cut.splits.items():
         if not len(rows):
             raise DataError(f"{pair.name} under {protocol}: no {name} rows are left; {_account(cut.removed)}")
     dataset = assembled(protocol, pair, cut, split, controls)
     if isinstance(pair, LogPair):
-        dataset = replace(dataset, log=pair.log, filters=pair.filters)
-    # the planted interests are those of a user's last events
-    return replace(dataset, truth={}) if protocol == "temporal" else dataset
+        # the planted interests are those of a user's last events
+        truth = pair.truth if protocol == "chronological" else {}
+        dataset = replace(
+            dataset, log=pair.log, filters=pair.filters, one_order=pair.one_order, outside=cut.outside, truth=truth
+        )
+    return dataset
 
 
 def check_served(protocol: str, name: str, *, timed: bool) -> None:
@@ -123,7 +132,6 @@ def assembled(
         {name: tail_limits(rows) for name, rows in cut.splits.items()},
         dict(cut.removed) | removed,
         controls.model_dump(),
-        truth=pair.truth,
     )
 
 
@@ -274,36 +282,127 @@ def without_later_copies(splits: Mapping[str, Rows]) -> tuple[dict[str, Rows], d
     return {"train": train, "validation": validation, "test": splits["test"]}, copies
 
 
-def temporal(pair: LogPair, split: SplitParameters) -> Cut:
-    """Two global cut times, quantiles of event time over both domains: training sees nothing later than the first.
+def temporal(pair: LogPair, split: SplitParameters) -> tuple[LogPair, Cut]:
+    """Two global cut times (:func:`cut_times`): training sees nothing later than the first, filters included.
 
-    A training row's target is a user's last event of a domain up to the first cut. A held-out row is the first event
-    of a user and domain inside a window (validation between the cuts, test after the second), with all earlier events
-    as history, in the other domain those of earlier stamps. Users stand in several splits, as in life.
+    Returns
+    -------
+    pair, cut
+        What :func:`i2vae_lib.data.filters.core_until` leaves, and :func:`cut_at` of it.
     """
-    events = ordered(pair, split.data_seed)
-    times = np.sort(np.concatenate([events[d].time for d in DOMAINS]))
+    return cut_at(pair, *cut_times(pair, split), split)
+
+
+def cut_times(pair: LogPair, split: SplitParameters) -> tuple[int, int]:
+    """Quantiles of the times of all events of both files, before any filter.
+
+    Raises
+    ------
+    DataError
+        They, or the second and the last event, fall on one time.
+    """
+    times = np.sort(np.concatenate([*(pair.log.events[d].time for d in DOMAINS), pair.repeats]))
     first, second = (int(times[int(q * (len(times) - 1))]) for q in (split.first_cut, split.second_cut))
     if not first < second < times[-1]:
         raise DataError(
             f"{pair.name}: the cuts of protocol temporal fall on one time ({first} and {second}, last event "
             f"{times[-1]}): move split.first_cut = {split.first_cut} and split.second_cut = {split.second_cut} apart"
         )
-    windows = {
-        "train": {d: events[d].last_of_user(events[d].time <= first) for d in DOMAINS},
-        "validation": {d: events[d].first_of_user((first < e.time) & (e.time <= second)) for d, e in events.items()},
-        "test": {d: events[d].first_of_user(events[d].time > second) for d in DOMAINS},
+    return first, second
+
+
+def cut_at(pair: LogPair, first: int, second: int, split: SplitParameters) -> tuple[LogPair, Cut]:
+    """The catalogue is what the k-core of the events up to the first cut leaves; events of other items are not shown.
+
+    A training row's target is a core user's last event of a domain up to the first cut. A held-out row is the first
+    event of a user and domain inside a window (validation between the cuts, test after the second), whether or not the
+    core has that user, with all earlier events as history, in the other domain those of earlier stamps. Users stand in
+    several splits, as in life.
+
+    Raises
+    ------
+    DataError
+        The core leaves nothing, or a window has no row of a domain.
+    """
+    kept = core_until(pair, first)
+    events = ordered(kept, split.data_seed)
+    windows = {"validation": (first, second), "test": (second, np.iinfo(np.int64).max)}
+    targets = {"train": {d: events[d].last_of_user(_of_core(events[d], first, pair.min_user)) for d in DOMAINS}}
+    targets |= {
+        name: {d: events[d].first_of_user(events[d].between(*window)) for d in DOMAINS}
+        for name, window in windows.items()
     }
+    unknown = outside(pair, kept, windows, split.data_seed)
+    for one in unknown:
+        if not len(targets[one["split"]][one["domain"]]):
+            d, days = one["domain"], f"{day_of(first)} and {day_of(second)}"
+            raise DataError(
+                f"{pair.name} under temporal: no {one['split']} row of {kept.catalogue.names[d]} is left: of "
+                f"{one['first_events']:,} users with events in that window (the cuts are {days}) none took one of the "
+                f"{kept.catalogue.size(d):,} items of the catalogue, which come from the events up to the first cut: "
+                f"move split.first_cut = {split.first_cut} or split.second_cut = {split.second_cut}, or lower min_user "
+                f"({pair.min_user}) or min_item ({pair.min_item})"
+            )
     splits, scrubbed = dict[str, Rows](), 0
-    for name, targets in windows.items():
-        splits[name], count = scrub(rows_at(pair, events, targets))
+    for name, at in targets.items():
+        splits[name], count = scrub(rows_at(kept, events, at))
         scrubbed += count
     splits, copies = without_later_copies(splits)
     late = sum(int((events[d].time > second).sum()) for d in DOMAINS) - len(splits["test"])
     removed = {"targets scrubbed from histories": scrubbed, "later events of test users, beyond their row": late}
     validation, dropped = make_cold(splits["validation"], split.cold_share, split.data_seed)
     removed["validation rows of users made cold"] = dropped
-    return Cut(splits | {"validation": validation}, removed | copies)
+    return kept, Cut(splits | {"validation": validation}, removed | copies, unknown)
+
+
+def _of_core(events: OrderedEvents, until: int, min_user: int) -> Int:
+    """Which events of catalogue items are the core's (:func:`i2vae_lib.data.filters.core_until`), bool [events]."""
+    early = events.time <= until
+    enough: Int = np.bincount(events.user[early], minlength=int(events.user.max(initial=-1)) + 1) >= min_user
+    return early & enough[events.user]
+
+
+def outside(
+    pair: LogPair, kept: LogPair, windows: Mapping[str, tuple[int, int]], data_seed: int
+) -> list[dict[str, Any]]:
+    """How many of the first events in each window are of items outside the catalogue, which no row can ask for.
+
+    Returns
+    -------
+    list of dict
+        One a window and domain: ``split``, ``domain`` (key), ``first_events`` (users with events there), ``outside``
+        (of them, those whose first is of another item), ``share``.
+    """
+    start = min(low for low, _ in windows.values())
+    late = {d: Events(*(a[e.time > start] for a in (e.user, e.item, e.time))) for d, e in pair.log.events.items()}
+    events = ordered(replace(pair, log=replace(pair.log, events=late)), data_seed)
+    found = []
+    for d in DOMAINS:
+        known = belongs(pair.catalogue.ids[d], kept.catalogue.ids[d])
+        for name, window in windows.items():
+            items = events[d].item[events[d].first_of_user(events[d].between(*window))]
+            count, total = int((~known[items - 1]).sum()), len(items)
+            share = count / total if total else 0.0
+            found.append({"split": name, "domain": d, "first_events": total, "outside": count, "share": share})
+    return found
+
+
+def outside_note(found: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
+    """What :func:`outside` found, in a sentence that stands beside tables; "" under the other protocols."""
+    if not found:
+        return ""
+    of = {
+        split: ", ".join(
+            f"{names[one['domain']]} {one['outside']:,} of {one['first_events']:,} ({one['share']:.1%})"
+            for one in found
+            if one["split"] == split
+        )
+        for split in ("validation", "test")
+    }
+    return (
+        f"First events of items outside the catalogue, which no row asks for: test {of['test']}; validation "
+        f"{of['validation']}. Filters made before the files were got may have known the future."
+    )
 
 
 @dataclass(frozen=True)
@@ -327,6 +426,11 @@ class OrderedEvents:
         """Positions of each user's first event of those in the mask."""
         at = np.flatnonzero(among)
         return at[np.append(True, self.user[at][1:] != self.user[at][:-1])] if len(at) else at
+
+    def between(self, low: int, high: int) -> Int:
+        """Which events are later than ``low`` and no later than ``high``, bool."""
+        inside: Int = (low < self.time) & (self.time <= high)
+        return inside
 
     def before(self, user: Int, moment: Int) -> tuple[Int, Int]:
         """Where the events of each ``user`` at moments before ``moment`` start and end."""

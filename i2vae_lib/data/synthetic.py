@@ -9,9 +9,11 @@ The next item i of domain D given the interest w (which drifts along the sequenc
 where popularity is Zipf within the domain, assigned at random, and mass is the topic's total popularity. ``dial`` = 0
 makes every item equally likely (nobody can beat chance), 1 is the world as planted, above 1 is more predictable.
 
-Rows come out in the released layout (train and test tables, cold-start test rows included), so that everything
-downstream treats them like real data. The truth that is kept: each row's interests at its target, the users' planted
-vectors, item topics and popularities; :func:`next_item_probabilities` turns them into the probability of every item.
+It comes out as a timestamped log (:func:`generate_log`), with the truth: the users' interests at their last events and
+their planted vectors, item topics and popularities; :func:`next_item_probabilities` turns them into the probability of
+every item. Published splits of the same world (:func:`generate`: the released layout, without times, cold-start test
+rows included) are for what needs such files. They carry no truth: ``strict`` asks for a target that a hash chose, not
+for the event whose interests are known.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, EventLog, Events, Int, LogPair, Ragged, Rows
+from i2vae_lib.data.dataset import DOMAINS, Catalogue, EventLog, Events, Int, LogPair, Ragged, Rows, resolution_of
 from i2vae_lib.data.protocols import RawPair, raw_rows
 from i2vae_lib.params import SyntheticParameters
 from i2vae_lib.runs import write_atomically
@@ -33,40 +35,41 @@ from i2vae_lib.runs import write_atomically
 HOUR, DAY = 3_600, 86_400  # seconds
 EPOCH = 1_356_998_400  # 2013-01-01
 
-GENERATOR = 2
+GENERATOR = 3
 """Version of the generating process; part of the source checksum, so that a changed world is another dataset."""
 
 
 def generate(p: SyntheticParameters) -> RawPair:
-    """Draw the world.
+    """Draw the world as published splits: training and test rows, no times, no truth.
 
     Parameters
     ----------
     p
         Sizes, dial and seed (``params/paper.yaml`` comments each).
-
-    Returns
-    -------
-    RawPair
-        Truth arrays: ``topics_x``, ``topics_y`` [n + 1] (topic of each item; -1 for padding; topics 0…S-1 are shared,
-        then S…S+P-1 specific), ``popularity_x``, ``popularity_y`` [n + 1], ``interest`` [source rows, S + P] (the
-        row's domain interest at its target), ``planted_shared`` [source rows, S], ``planted_x``, ``planted_y``
-        [source rows, P], ``dial``.
     """
     rng = np.random.default_rng(p.seed)
-    catalogue, truth, planted, sequences, interests = _world(p, rng)
-    return _rows(p, catalogue, truth, planted, sequences, interests, rng)
+    catalogue, _, _, sequences, _ = _world(p, rng)
+    return _rows(p, catalogue, sequences, rng)
 
 
 def generate_log(p: SyntheticParameters) -> LogPair:
-    """The same world as a timestamped log: everybody's whole sequences, with times.
+    """Draw the world as a timestamped log: everybody's whole sequences, with times, and the truth.
 
     Users begin at any day of three years; gaps between a user's events in a domain are exponential with a mean of
-    thirty days. ``truth`` as in :func:`generate`, with one line a user and domain (``2 * user + domain``); interests
-    are those at a user's last event of the domain, so an oracle exists under ``chronological`` only.
+    thirty days. A share ``cold_rows / 2`` of the users are newcomers: one event, so a row without any history.
+
+    Returns
+    -------
+    LogPair
+        ``truth`` holds ``topics_x``, ``topics_y`` [n + 1] (topic of each item; -1 for padding; topics 0…S-1 are shared,
+        then S…S+P-1 specific), ``popularity_x``, ``popularity_y`` [n + 1]; one line a user and domain (``2 * user +
+        domain``) ``interest`` [2 users, S + P] (at the user's last event of the domain, so an oracle exists under
+        ``chronological`` only), ``planted_shared`` [2 users, S], ``planted_x``, ``planted_y`` [2 users, P]; and the
+        numbers ``dial``, ``focus`` and ``shared_weight``.
     """
     rng = np.random.default_rng(p.seed)
     catalogue, truth, planted, sequences, interests = _world(p, rng)
+    sequences = _with_newcomers(p, sequences, rng)
     start = rng.uniform(0, 3 * 365 * DAY, p.users)
     events = {}
     for d in DOMAINS:
@@ -86,7 +89,7 @@ def generate_log(p: SyntheticParameters) -> LogPair:
         for d in DOMAINS
     ]
     filters = pd.DataFrame(counts, columns=["step", "domain", "events", "users", "items", "removed"])
-    return LogPair("synthetic", _source(p), catalogue, EventLog(users, events), filters, truth)
+    return LogPair("synthetic", _source(p), catalogue, EventLog(users, events, resolution_of(events)), filters, truth)
 
 
 def write_logs(pair: LogPair, folder: Path) -> tuple[Path, Path]:
@@ -140,7 +143,12 @@ def next_item_probabilities(truth: Mapping[str, Int], rows: Rows, index: Int, do
     Not renormalised for items already taken: a row's candidates never hold those, and a ranking is unaffected.
     Column 0 (padding) is 0.
     """
-    weights = _item_weights(truth["interest"][rows.source[index]], domain, truth)
+    return item_probabilities(truth["interest"][rows.source[index]], domain, truth)
+
+
+def item_probabilities(interest: Int, domain: str, truth: Mapping[str, Int]) -> Int:
+    """Probability of every item of ``domain`` given interests [rows, S + P]: float64 [rows, n + 1]."""
+    weights = _item_weights(interest, domain, truth)
     total: Int = weights / weights.sum(axis=1, keepdims=True)
     return total
 
@@ -158,7 +166,7 @@ def _item_weights(interest: Int, d: str, truth: Mapping[str, Int]) -> Int:
 
 def _items(p: SyntheticParameters, rng: np.random.Generator) -> tuple[Catalogue, dict[str, Int]]:
     total = p.shared_topics + p.specific_topics
-    truth: dict[str, Int] = {"dial": np.array(p.dial)}
+    truth: dict[str, Int] = {name: np.array(getattr(p, name)) for name in ("dial", "focus", "shared_weight")}
     # linked items come first in both domains and belong to shared topics: the same product has the same topic
     linked_topics = rng.integers(0, p.shared_topics, p.linked_items)
     ids, titles = {}, {}
@@ -229,14 +237,28 @@ def _walk(
     return ragged, last
 
 
+def _is_last(s: Ragged) -> Int:
+    """Which values end a list: bool [total]."""
+    last = np.zeros(len(s.values), dtype=bool)
+    last[s.offsets[1:][s.lengths > 0] - 1] = True
+    return last
+
+
+def _with_newcomers(
+    p: SyntheticParameters, sequences: Mapping[str, Ragged], rng: np.random.Generator
+) -> dict[str, Ragged]:
+    """The sequences, those of newcomers cut to the last event of one domain."""
+    new, coin = rng.random(p.users) < p.cold_rows / 2, rng.random(p.users) < 0.5
+    has = {d: sequences[d].lengths > 0 for d in DOMAINS}
+    stays = {"x": has["x"] & (coin | ~has["y"]), "y": has["y"] & (~coin | ~has["x"])}
+    kept = {}
+    for d, s in sequences.items():
+        kept[d] = s.keep(~new[s.owner] | (_is_last(s) & stays[d][s.owner]))
+    return kept
+
+
 def _rows(
-    p: SyntheticParameters,
-    catalogue: Catalogue,
-    truth: dict[str, Int],
-    planted: Mapping[str, Int],
-    sequences: Mapping[str, Ragged],
-    interests: Mapping[str, Int],
-    rng: np.random.Generator,
+    p: SyntheticParameters, catalogue: Catalogue, sequences: Mapping[str, Ragged], rng: np.random.Generator
 ) -> RawPair:
     lengths = {d: sequences[d].lengths for d in DOMAINS}
     in_test = rng.random(p.users) < p.test_share
@@ -262,20 +284,14 @@ def _rows(
     bare = lonely | (test & opposite & (rng.random(len(users)) < share))
     for i, d in enumerate(DOMAINS):
         s = full[d]
-        is_last = np.zeros(len(s.values), dtype=bool)
-        is_last[s.offsets[1:][s.lengths > 0] - 1] = True
         own = domains[s.owner] == i
-        keep = (~bare[s.owner] | ~own | is_last) & (~lonely[s.owner] | own)
+        keep = (~bare[s.owner] | ~own | _is_last(s)) & (~lonely[s.owner] | own)
         full[d] = s.keep(keep)
-    for d in DOMAINS:
-        truth[f"planted_{d}"] = planted[d][users]
-    truth["planted_shared"] = planted["shared"][users]
-    truth["interest"] = np.where((domains == 0)[:, None], interests["x"][users], interests["y"][users])
     names = np.array([f"u{u}" for u in users], dtype=object)
     rows = raw_rows(catalogue, names, domains, full, np.arange(len(users)))
     rows = _unlinked_targets(rows)
     test = test[rows.source]
-    return RawPair("synthetic", _source(p), catalogue, rows.take(~test), rows.take(test), truth)
+    return RawPair("synthetic", _source(p), catalogue, rows.take(~test), rows.take(test))
 
 
 def _unlinked_targets(rows: Rows) -> Rows:

@@ -10,10 +10,12 @@ from i2vae_lib.recommenders.ease import EASE
 from i2vae_lib.recommenders.emcdr import EMCDR
 from i2vae_lib.recommenders.esasrec import ESASRecM, ESASRecS
 from i2vae_lib.recommenders.i2vae import I2VAERecommender
+from i2vae_lib.recommenders.informed import Informed
 from i2vae_lib.recommenders.itemknn import ItemKNN
 from i2vae_lib.recommenders.lightgcn import LightGCNM, LightGCNS
 from i2vae_lib.recommenders.multivae import MultiVAEM, MultiVAES
 from i2vae_lib.recommenders.oracle import Oracle
+from i2vae_lib.recommenders.ordered_counts import OrderedCounts
 from i2vae_lib.recommenders.pinet import PiNet
 from i2vae_lib.recommenders.popularity import Popularity
 from i2vae_lib.recommenders.sasrec_bce import SASRecBCEM, SASRecBCES
@@ -65,12 +67,14 @@ __all__ = [
     "ESASRecM",
     "ESASRecS",
     "I2VAERecommender",
+    "Informed",
     "ItemKNN",
     "LightGCNM",
     "LightGCNS",
     "MultiVAEM",
     "MultiVAES",
     "Oracle",
+    "OrderedCounts",
     "PiNet",
     "Popularity",
     "Recommender",

@@ -27,17 +27,19 @@ Departs
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from scipy import sparse
 from scipy.linalg import lapack
 
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Int
+from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Int, Rows
+from i2vae_lib.graphs import entries_apart, user_items, users_of_items
 from i2vae_lib.params import Parameters
-from i2vae_lib.progress import bar
-from i2vae_lib.recommenders.neighbours import FromHistories, arrays_of, matrix_of
+from i2vae_lib.recommenders.neighbours import Axis, FromHistories, Setting, arrays_of, matrix_of
+
+PROBES = 8
+TOLERANCE = 5e-5  # of a probe in float32: rounding leaves 3e-6, one row too many at lambda = 30,000 leaves 2e-4
 
 
 class EASE(FromHistories):
@@ -62,23 +64,24 @@ class EASE(FromHistories):
         nothing = np.zeros(0, dtype=np.float32)
         self._take(np.zeros(0, dtype=np.int64), nothing.reshape(0, 0), nothing, None)
 
-    def settings(self, matrix: sparse.csr_matrix, params: Parameters) -> Iterator[dict[str, Any]]:
+    def choices(self, train: Rows, params: Parameters) -> tuple[list[list[Axis]], Callable[[Setting], Setting]]:
+        matrix = user_items(train, self.unified)
         kept, cut = learnable(matrix, params.references.ease_limit)
         x = matrix[:, kept]
         by_users = x.shape[0] < x.shape[1]
         gram = x @ x.T if by_users else x.T @ x
-        progress = bar("EASE", len(params.references.ease_lambda), "lambda", leave=False)
-        for strength in params.references.ease_lambda:
-            inverse = inverse_of(gram, strength)
+
+        def learn(setting: Setting) -> Setting:
+            # room for the new one, unless the old one is the best so far: then the caller holds it
+            self.inverse = np.zeros((0, 0), dtype=np.float32)
+            inverse = inverse_of(gram, setting["lambda"])
             diagonal = diagonal_by_users(x, inverse) if by_users else inverse.diagonal().copy()
             if not (diagonal > 0).all():
-                raise _too_small(strength)
+                raise _too_small(setting["lambda"])
             self._take(kept, inverse, diagonal, x if by_users else None)
-            yield {"lambda": strength, "inverted": "users" if by_users else "items", "items cut": cut}
-            # room for the next one, unless this is the best so far: then the caller holds it
-            self.inverse = inverse = np.zeros((0, 0), dtype=np.float32)
-            progress.update()
-        progress.close()
+            return {"inverted": "users" if by_users else "items", "items cut": cut}
+
+        return [[Axis("lambda", params.references.ease_lambda)]], learn
 
     def _take(self, kept: Int, inverse: Int, diagonal: Int, users: sparse.csr_matrix | None) -> None:
         self.kept, self.inverse, self.diagonal, self.users = kept, inverse, diagonal, users
@@ -91,7 +94,8 @@ class EASE(FromHistories):
         by_items = None if users is None else users.T.tocsr()
         self.takers = {d: None if by_items is None else by_items[self.positions[d]] for d in DOMAINS}
 
-    def evidence(self, histories: sparse.csr_matrix, domain: str) -> Int:
+    def evidence(self, rows: Rows, domain: str) -> Int:
+        histories = self.unified.histories(rows)
         learnt, at, takers = histories[:, self.kept], self.positions[domain], self.takers[domain]
         own = learnt[:, at].toarray()
         if self.users is None:
@@ -100,6 +104,24 @@ class EASE(FromHistories):
             product = own - (takers @ ((learnt @ self.users.T) @ self.inverse).T).T
         found = np.zeros((histories.shape[0], len(self.unified.of[domain]) - 1), dtype=np.float32)
         found[:, self.columns[domain]] = own - product / self.diagonal[at]
+        return found
+
+    def apart(self, train: Rows) -> Int:
+        """No inverse is made again: P (X^T X + lambda I) z = z for the X of these rows and random z of -1 and 1, and M
+        alike; there X itself and the diagonal are compared too."""
+        x, users = user_items(train, self.unified)[:, self.kept], self.users
+        strength, found = np.float32(self.chosen["lambda"]), np.zeros(self.unified.size, dtype=np.int64)
+        if users is not None and users.shape != x.shape:
+            found[self.kept] = entries_apart(users, x)
+            return found
+        signs = np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.float32), (len(self.inverse), PROBES))
+        image = x.T @ (x @ signs) if users is None else x @ (x.T @ signs)
+        wrong = (np.abs(self.inverse @ (image + strength * signs) - signs) > TOLERANCE).any(axis=1)
+        if users is None:
+            found[self.kept] = wrong | (self.diagonal != self.inverse.diagonal())
+        else:
+            different = np.abs(diagonal_by_users(x, self.inverse) - self.diagonal) > TOLERANCE
+            found[self.kept] = entries_apart(users, x) + users_of_items(x[wrong]) + different
         return found
 
     def arrays(self) -> dict[str, Int]:

@@ -21,16 +21,16 @@ Departs
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 import numpy as np
 from scipy import sparse
 
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int
-from i2vae_lib.graphs import cosine
+from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Rows
+from i2vae_lib.graphs import cosine, entries_apart, user_items
 from i2vae_lib.params import Parameters
-from i2vae_lib.recommenders.neighbours import FromHistories, arrays_of, matrix_of
+from i2vae_lib.recommenders.neighbours import Axis, FromHistories, Setting, arrays_of, matrix_of
 
 
 class ItemKNN(FromHistories):
@@ -42,22 +42,35 @@ class ItemKNN(FromHistories):
         super().__init__(catalogue)
         self._take(sparse.csr_matrix((self.unified.size, self.unified.size), dtype=np.float32))
 
-    def settings(self, matrix: sparse.csr_matrix, params: Parameters) -> Iterator[dict[str, Any]]:
+    def choices(self, train: Rows, params: Parameters) -> tuple[list[list[Axis]], Callable[[Setting], Setting]]:
+        matrix = user_items(train, self.unified)
         popular = np.asarray(matrix.sum(axis=0)).ravel()
-        for shrinkage in params.references.shrinkage:
+
+        @lru_cache(maxsize=1)
+        def in_order(shrinkage: float) -> tuple[sparse.csr_matrix, Int]:
             table = cosine(matrix, shrinkage)
-            place = places(table, popular)
-            for neighbours in params.references.neighbours:
-                self._take(nearest(table, place, neighbours))
-                yield {"neighbours": neighbours, "shrinkage": shrinkage}
+            return table, places(table, popular)
+
+        def learn(setting: Setting) -> Setting:
+            self._take(nearest(*in_order(setting["shrinkage"]), setting["neighbours"]))
+            return {}
+
+        p = params.references
+        return [[Axis("shrinkage", p.shrinkage), Axis("neighbours", p.neighbours, zero_is_all=True)]], learn
 
     def _take(self, table: sparse.csr_matrix) -> None:
         self.table = table
         self.columns = {d: table[:, self.unified.of[d][1:]] for d in DOMAINS}
 
-    def evidence(self, histories: sparse.csr_matrix, domain: str) -> Int:
-        found: Int = (histories @ self.columns[domain]).toarray()
+    def evidence(self, rows: Rows, domain: str) -> Int:
+        found: Int = (self.unified.histories(rows) @ self.columns[domain]).toarray()
         return found
+
+    def apart(self, train: Rows) -> Int:
+        matrix = user_items(train, self.unified)
+        table = cosine(matrix, self.chosen["shrinkage"])
+        place = places(table, np.asarray(matrix.sum(axis=0)).ravel())
+        return entries_apart(self.table, nearest(table, place, self.chosen["neighbours"]))
 
     def arrays(self) -> dict[str, Int]:
         return arrays_of("table", self.table)

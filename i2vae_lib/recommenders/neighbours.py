@@ -1,4 +1,8 @@
-"""What ItemKNN and EASE share: scores from a row's items, the fall-back to popularity, and selection on validation.
+"""What ItemKNN, EASE and ordered counts share: scores from a row's items, the fall-back to popularity, and how their
+settings are chosen on validation rows.
+
+**The choice.** By sampled NDCG@10, mean of the two domains, among grids that extend themselves (:func:`search`): a
+choice at the edge of its grid says that the grid was too small.
 
 **The fall-back.** Evidence s(j) of a candidate may be positive, zero (nothing speaks for or against it) or negative.
 With p(j) in [0, 1) its popularity (:func:`share`) and two small constants,
@@ -15,8 +19,11 @@ of the same terms in another order differ by some 1e-7, and a step of popularity
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,8 +33,9 @@ from scipy import sparse
 
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Rows, popularity, read_catalogue, save_catalogue
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
-from i2vae_lib.graphs import Unified, user_items
+from i2vae_lib.graphs import Unified
 from i2vae_lib.params import Parameters
+from i2vae_lib.progress import bar
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders import contract
 from i2vae_lib.runs import LayoutError, write_atomically, write_json
@@ -37,6 +45,12 @@ NUDGE = 1e-4
 FLOOR = 1e-6
 CHUNK = 512  # rows scored at once: a dense line of items (EASE: and of users) for each
 NEIGHBOURS_LAYOUT = 1
+STEPS = 3
+"""How often a grid extends itself at most."""
+SWEEPS = 2
+"""How often a search by turns goes through its turns at most."""
+
+Setting = dict[str, Any]
 
 
 def share(counts: Mapping[str, Int]) -> dict[str, Int]:
@@ -54,6 +68,99 @@ def fall_back(evidence: Int, popular: Int) -> Int:
     return scores.astype(np.float32)
 
 
+@dataclass(frozen=True)
+class Axis:
+    """A setting and the grid of its values, none negative.
+
+    Attributes
+    ----------
+    bounds
+        Values beyond which there is nothing: no edge of the grid, and no step leads past one.
+    zero_is_all
+        0 stands for "all", above every other value; the values are whole numbers.
+    """
+
+    name: str
+    values: tuple[float, ...]
+    bounds: tuple[float, ...] = (0,)
+    zero_is_all: bool = False
+
+    def beyond(self, values: Sequence[float], chosen: float) -> float | None:
+        """What a grid of these values lacks if the best of it is ``chosen``: a value one step out, by the ratio of the
+        last two; None where ``chosen`` is no edge, or where a grid of one value says that nothing is to be chosen."""
+        ordered = sorted(values, key=lambda value: math.inf if self.zero_is_all and value == 0 else value)
+        positive = [value for value in ordered if value > 0]
+        if chosen in self.bounds or chosen not in (ordered[0], ordered[-1]) or len(positive) < 2:
+            return None
+        before = positive[1] if chosen == ordered[0] else positive[-2]
+        found = float(f"{chosen * chosen / before:.6g}")
+        if self.zero_is_all:
+            found = max(1, round(found))
+        crossed = [bound for bound in self.bounds if min(chosen, found) < bound < max(chosen, found)]
+        found = crossed[0] if crossed else found
+        return None if found in values else found
+
+
+def search(turns: Sequence[Sequence[Axis]], value_of: Callable[[Setting], float]) -> Setting:
+    """The best setting of a search by turns, with its grids extended where the best lies at an edge.
+
+    A turn tries all combinations of its axes' values, the other axes at their best so far (at first the middle of
+    their grids). While the best lies at the edge of a grid, the grid gets one value more there, at most :data:`STEPS`.
+    The turns are gone through again until nothing changes, :data:`SWEEPS` times at most.
+
+    Parameters
+    ----------
+    value_of
+        Higher is better; of equals the first that was tried stays. Asked once a setting.
+
+    Returns
+    -------
+    dict
+        The best setting, and of the search ``extended``: axis -> values added to its grid; ``at_edge``: axes whose best
+        lies at an edge still.
+    """
+    axes = {axis.name: axis for turn in turns for axis in turn}
+    values = {name: list(axis.values) for name, axis in axes.items()}
+    best: Setting = {name: one[len(one) // 2] for name, one in values.items()}
+    known: dict[tuple[float, ...], float] = {}
+
+    def beyond(name: str) -> float | None:
+        return axes[name].beyond(values[name], best[name])
+
+    for _ in range(SWEEPS):
+        before = best
+        for turn in turns:
+            names = [axis.name for axis in turn]
+            while True:
+                for point in product(*(values[name] for name in names)):
+                    setting = best | dict(zip(names, point, strict=True))
+                    key = tuple(setting.values())
+                    if key not in known:
+                        known[key] = value_of(setting)
+                best = dict(zip(best, max(known.items(), key=lambda one: one[1])[0], strict=True))
+                room = [name for name in names if len(values[name]) < len(axes[name].values) + STEPS]
+                more = [(name, value) for name in room if (value := beyond(name)) is not None]
+                if not more:
+                    break
+                for name, value in more:
+                    values[name].append(value)
+        if best == before:
+            break
+    added = {name: one[len(axes[name].values) :] for name, one in values.items()}
+    extended = {name: one for name, one in added.items() if one}
+    return best | {"extended": extended, "at_edge": [name for name in axes if beyond(name) is not None]}
+
+
+def extensions(chosen: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What the searches of rankers (by name, as ``run.json`` has them) say of their grids: a sentence an axis."""
+    return [
+        f"{name}: the grid of {axis} extended itself to {', '.join(f'{value:g}' for value in added)}; "
+        f"{one[axis]:g} was chosen{', at its edge still' if axis in one['at_edge'] else ''}"
+        for name, one in chosen.items()
+        for axis, added in one["extended"].items()
+    ]
+
+
 def arrays_of(name: str, matrix: sparse.csr_matrix) -> dict[str, Int]:
     """A sparse matrix as named arrays, for safetensors."""
     return {f"{name}/data": matrix.data, f"{name}/indices": matrix.indices, f"{name}/indptr": matrix.indptr}
@@ -66,13 +173,14 @@ def matrix_of(name: str, arrays: Mapping[str, Int], columns: int) -> sparse.csr_
 
 
 class FromHistories(ABC):
-    """A recommender whose scores are a function of the set of a row's items, of both domains alike.
+    """A recommender whose scores are a function of a row's histories, and whose settings validation chooses.
 
     Attributes
     ----------
     chosen
-        After :meth:`fit`: the hyper-parameters that validation chose, their ``validation NDCG@10`` (sampled, mean of
-        the domains), and under ``grid`` the same of everything that was tried. Saved with the model.
+        After :meth:`fit`: the settings that validation chose, their ``validation NDCG@10`` (sampled, mean of the
+        domains), under ``grid`` the same of everything that was tried, and what :func:`search` says of the grids.
+        Saved with the model.
     """
 
     name: str
@@ -97,31 +205,43 @@ class FromHistories(ABC):
         rng: np.random.Generator,
         callbacks: Callbacks,
     ) -> Self:
-        """Learn every setting of ``params.references`` from ``train``; the best on ``validation`` stays."""
+        """Learn from ``train`` under settings of ``params.references``; the best on ``validation`` stays."""
         self.counts = popularity(train)
         negatives = sample_negatives(validation, params.evaluation.negatives, params.split.data_seed)
+        turns, learn = self.choices(train, params)
+        tried: list[Setting] = []
+        best, kept = -1.0, dict[str, Int]()
 
-        def validated() -> float:
+        def validated(setting: Setting) -> float:
+            nonlocal best, kept
+            facts = learn(setting)
             ranks = rank(self, validation, negatives, full=False, batch_size=params.evaluation.batch_size)
-            return selection_metric(ranks, validation)["ndcg@10"]
+            value = selection_metric(ranks, validation)["ndcg@10"]
+            tried.append(setting | facts | {"validation NDCG@10": value})
+            if value > best:  # of equals the first
+                best, kept, self.chosen = value, self.arrays(), dict(tried[-1])
+            progress.update()
+            return value
 
-        matrix = user_items(train, self.unified)
-        tried, best = [], -1.0
-        for setting in self.settings(matrix, params):
-            tried.append(setting | {"validation NDCG@10": validated()})
-            if tried[-1]["validation NDCG@10"] > best:  # of equals the first
-                best, kept, self.chosen = tried[-1]["validation NDCG@10"], self.arrays(), dict(tried[-1])
+        progress = bar(self.name, None, "setting", leave=False)
+        found = search(turns, validated)
+        progress.close()
         self.restore(kept)
-        self.chosen["grid"] = tried
+        self.chosen |= {"grid": tried, "extended": found["extended"], "at_edge": found["at_edge"]}
         return self
 
     @abstractmethod
-    def settings(self, matrix: sparse.csr_matrix, params: Parameters) -> Iterator[dict[str, Any]]:
-        """Learn one setting after another from users x unified items; yields each when :meth:`evidence` is ready."""
+    def choices(self, train: Rows, params: Parameters) -> tuple[list[list[Axis]], Callable[[Setting], Setting]]:
+        """What there is to choose, as turns of :func:`search`, and a function that learns from ``train`` under one
+        setting (then :meth:`evidence` is ready) and returns what else is to be recorded of it."""
 
     @abstractmethod
-    def evidence(self, histories: sparse.csr_matrix, domain: str) -> Int:
-        """What rows x unified items say of each item of ``domain``: float32 [rows, n]; 0 says nothing."""
+    def evidence(self, rows: Rows, domain: str) -> Int:
+        """What the histories of rows say of each item of ``domain``: float [rows, n]; 0 says nothing."""
+
+    @abstractmethod
+    def apart(self, train: Rows) -> Int:
+        """What was learnt and is not what these training rows give, counted by unified item: int64 [n] (the audit)."""
 
     @abstractmethod
     def arrays(self) -> dict[str, Int]:
@@ -142,7 +262,7 @@ class FromHistories(ABC):
             for start in range(0, len(positions), CHUNK):
                 at = positions[start : start + CHUNK]
                 wanted = candidates[at].astype(np.int64)
-                found = self.evidence(self.unified.histories(rows.take(at)), d)
+                found = self.evidence(rows.take(at), d)
                 scores[at] = fall_back(np.take_along_axis(found, wanted - 1, axis=1), popular[d][wanted])
         return scores
 

@@ -1,7 +1,9 @@
 """The oracle of the planted world: ranks by the true probability of every next item. A ceiling, not a model.
 
-It reads the truth, so it has no ``fit``, ``save`` or ``recommend``; it meets only what evaluation needs. A row without
-any history is ranked by popularity as from everybody, which keeps the ceiling comparable row by row.
+No history tells the interests that it knows, so nobody can reach it; :mod:`~i2vae_lib.recommenders.informed` is the
+ceiling that can be reached. It reads the truth, so it has no ``fit``, ``save`` or ``recommend``; it meets only what
+evaluation needs. A row without any history is ranked by popularity as from everybody, which keeps the ceiling
+comparable row by row.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from i2vae_lib.data.dataset import DOMAINS, CrossDomainDataset, DataError, Int, Rows
-from i2vae_lib.data.synthetic import next_item_probabilities
+from i2vae_lib.data.synthetic import item_probabilities
 from i2vae_lib.recommenders import contract
 
 
@@ -28,9 +30,17 @@ class Oracle:
 
     def __init__(self, dataset: CrossDomainDataset, popularity: Mapping[str, Int]):
         if not dataset.truth:
-            raise DataError(f"{dataset.name} has no planted truth: the oracle exists only for data = synthetic")
+            raise DataError(
+                f"{dataset.name} has no planted truth: the {self.name} ranker exists only for data = synthetic under "
+                f"chronological"
+            )
         self.truth = dataset.truth
         self.popularity = popularity
+
+    def interests(self, rows: Rows, domain: str) -> Int:
+        """Interests of rows that all have their target in ``domain``, at the target: [rows, S + P]."""
+        found: Int = self.truth["interest"][rows.source]
+        return found
 
     def score(self, rows: Rows, candidates: Int) -> Int:
         contract.check_candidates(rows, candidates)
@@ -38,8 +48,8 @@ class Oracle:
         for d in DOMAINS:
             at = rows.of(d)
             if len(at):
-                truth = next_item_probabilities(self.truth, rows, at, d)
-                scores[at] = np.take_along_axis(truth, candidates[at].astype(np.int64), axis=1)
+                every = item_probabilities(self.interests(rows.take(at), d), d, self.truth)
+                scores[at] = np.take_along_axis(every, candidates[at].astype(np.int64), axis=1)
         blank = contract.without_evidence(rows)
         scores[blank] = contract.gather(self.popularity, rows.take(blank), candidates[blank])
         return scores
