@@ -216,6 +216,15 @@ class ESASRecParameters(EveryPositionParameters):
     multiplier: Positive  # m: width of the feed-forward net, in d
 
 
+class StackParameters(_Group):
+    """A conditional logit over other rankers (:mod:`i2vae_lib.recommenders.stack`)."""
+
+    learning_rate: Rate
+    steps: Positive  # of all rows
+    decay: Weight  # on the squared weights
+    folds: Annotated[int, Field(ge=2)]  # of users, for the validation figures
+
+
 class LightGCNParameters(_Group):
     """LightGCN (He et al. 2020) as a recommender; the generator's own settings are in ``psg``."""
 
@@ -321,6 +330,7 @@ class Parameters(_Group):
     sasrec_bce: SASRecBCEParameters
     sasrec_ce: SASRecCEParameters
     esasrec: ESASRecParameters
+    stack: StackParameters
     lightgcn: LightGCNParameters
     emcdr: EMCDRParameters
     pinet: PiNetParameters
@@ -553,6 +563,7 @@ def _check_together(p: Parameters) -> None:
         "i2vae": {"model.heads": p.model.heads, "model.cross_heads": p.model.cross_heads},
         "sasrec-bce": {"sasrec_bce.heads": p.sasrec_bce.heads},
         "sasrec-ce": {"sasrec_ce.heads": p.sasrec_ce.heads},
+        "stack-ce": {"sasrec_ce.heads": p.sasrec_ce.heads},
         "esasrec": {"esasrec.heads": p.esasrec.heads},
         "c2dsr": {"c2dsr.heads": p.c2dsr.heads},
     }

@@ -339,7 +339,7 @@ def test_build_when_vectors_start_at_counts(kind: Any, dataset: CrossDomainDatas
 @KINDS
 def test_fit_when_there_are_twenty_users(kind: Any, dataset: CrossDomainDataset) -> None:
     values = {"training.learning_rate": 0.01, "training.batch_size": 10, "model.d": 32}
-    p = load("smoke", TINY | values | {f"{one}.dropout": 0.0 for one in ("sasrec_ce", "esasrec")}, epochs=40)
+    p = load("smoke", TINY | values | {f"{one}.dropout": 0.0 for one in ("sasrec_ce", "esasrec")}, epochs=60)
     train = dataset.splits["train"]
     rows = train.take(np.flatnonzero(train.kinds()["overlapping"])[:20])
     negatives = sample_negatives(rows, 49, 0)

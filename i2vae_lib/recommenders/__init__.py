@@ -21,6 +21,7 @@ from i2vae_lib.recommenders.popularity import Popularity
 from i2vae_lib.recommenders.sasrec_bce import SASRecBCEM, SASRecBCES
 from i2vae_lib.recommenders.sasrec_ce import SASRecCEM, SASRecCES
 from i2vae_lib.recommenders.savae import RAVAE, SAVAE
+from i2vae_lib.recommenders.stack import StackCE, StackCounts
 from i2vae_lib.recommenders.svae import SVAEM, SVAES
 
 SYSTEMS = {
@@ -35,6 +36,8 @@ SYSTEMS = {
         SASRecCEM,
         ESASRecS,
         ESASRecM,
+        StackCounts,
+        StackCE,
         SVAES,
         SVAEM,
         LightGCNS,
@@ -82,4 +85,6 @@ __all__ = [
     "SASRecBCES",
     "SASRecCEM",
     "SASRecCES",
+    "StackCE",
+    "StackCounts",
 ]

@@ -44,8 +44,6 @@ from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders.readings import PerDomain
 from i2vae_lib.recommenders.trained import Stage, Trained, dot
 
-SHRINKAGE = 10.0  # of the cosines that item vectors start from (start = cooccurrence)
-
 
 @dataclass(frozen=True)
 class Steps:
@@ -141,7 +139,7 @@ class Orders:
 
 
 class Stream(nn.Module):
-    """One vocabulary, its transformer."""
+    """One vocabulary and its transformer."""
 
     def __init__(self, size: int, d: int, transformer: CausalTransformer):
         super().__init__()
@@ -162,7 +160,6 @@ class EveryPosition(Trained):
     def __init__(self, catalogue: Catalogue, params: Parameters):
         super().__init__(catalogue, params)
         self.reading = self.reading_of(catalogue)
-        self.start: Int | None = None  # item vectors to begin with, by product
 
     @property
     @abstractmethod
@@ -175,11 +172,11 @@ class EveryPosition(Trained):
 
     def adopt(self, train: Rows, generator: Generator | None) -> None:
         if self.own.start == "cooccurrence":
-            self.start = item_vectors(train, self.params.model.d, SHRINKAGE)
+            self.start = item_vectors(train, self.params.model.d, self.start_shrinkage)
 
     def build(self, weights: torch.Generator) -> nn.Module:
-        d, r = self.params.model.d, self.reading
-        streams = {s: Stream(r.size(s), d, self.transformer()) for s in r.streams}
+        d, reading = self.params.model.d, self.reading
+        streams = {s: Stream(reading.size(s), d, self.transformer()) for s in reading.streams}
         module = nn.ModuleDict(streams)
         with torch.no_grad():
             for name, weight in module.named_parameters():
