@@ -216,6 +216,17 @@ class ESASRecParameters(EveryPositionParameters):
     multiplier: Positive  # m: width of the feed-forward net, in d
 
 
+class SLISTParameters(_Group):
+    """SLIST (Choi et al. 2021)."""
+
+    consistency: Annotated[float, Field(ge=0.0, le=1.0)]  # a; 0: SLIT, 1: SLIS
+    decay: Rate  # L2
+    source_decay: Rate  # steps, as the next two
+    target_decay: Rate
+    recency_decay: Rate  # of a history that is scored
+    limit: Positive  # largest matrix that is solved, a side
+
+
 class StackParameters(_Group):
     """A conditional logit over other rankers (:mod:`i2vae_lib.recommenders.stack`)."""
 
@@ -330,6 +341,7 @@ class Parameters(_Group):
     sasrec_bce: SASRecBCEParameters
     sasrec_ce: SASRecCEParameters
     esasrec: ESASRecParameters
+    slist: SLISTParameters
     stack: StackParameters
     lightgcn: LightGCNParameters
     emcdr: EMCDRParameters

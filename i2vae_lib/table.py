@@ -49,6 +49,8 @@ TITLES = {
     "sasrec-ce-m": ("one domain", "SASRec-CE-M", ""),
     "esasrec-s": ("one domain", "eSASRec-S", ""),
     "esasrec-m": ("one domain", "eSASRec-M", ""),
+    "slist-s": ("one domain", "SLIST-S", ""),
+    "slist-m": ("one domain", "SLIST-M", ""),
     "stack-counts": ("stack", "Stack of counts", ""),
     "stack-ce": ("stack", "Stack with SASRec-CE-M", ""),
     "lightgcn-s": ("one domain", "LightGCN-S", ""),

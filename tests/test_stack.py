@@ -76,7 +76,7 @@ def choices_of(stack: Any, dataset: CrossDomainDataset, tiny: Parameters) -> tup
 
 
 def test_validation_figures_when_cross_fitted(stack: Any, dataset: CrossDomainDataset, tiny: Parameters) -> None:
-    """What selection sees of a stack is of weights that its users had no part in; another target changes others' rows."""
+    """What selection sees of a stack is of weights that its users had no part in."""
     rows = dataset.splits["validation"]
     choices, negatives = choices_of(stack, dataset, tiny)
     key = hashed(choices.rows.user, "stack", tiny.split.data_seed)

@@ -31,6 +31,8 @@ ORDER_MATTERS = {
     "sasrec-ce-m": True,
     "esasrec-s": True,
     "esasrec-m": True,
+    "slist-s": True,
+    "slist-m": True,
     "stack-counts": True,
     "stack-ce": True,
     "lightgcn-s": False,
@@ -45,7 +47,7 @@ ORDER_MATTERS = {
     "cdrib": False,
 }
 
-AT_ONCE = {"stack-counts", "stack-ce"}
+AT_ONCE = {"slist-s", "slist-m", "stack-counts", "stack-ce"}
 """Systems whose last stage is no training by epochs: one line in the history, no checkpoint, made again when killed."""
 
 

@@ -21,6 +21,7 @@ from i2vae_lib.recommenders.popularity import Popularity
 from i2vae_lib.recommenders.sasrec_bce import SASRecBCEM, SASRecBCES
 from i2vae_lib.recommenders.sasrec_ce import SASRecCEM, SASRecCES
 from i2vae_lib.recommenders.savae import RAVAE, SAVAE
+from i2vae_lib.recommenders.slist import SLISTM, SLISTS
 from i2vae_lib.recommenders.stack import StackCE, StackCounts
 from i2vae_lib.recommenders.svae import SVAEM, SVAES
 
@@ -36,6 +37,8 @@ SYSTEMS = {
         SASRecCEM,
         ESASRecS,
         ESASRecM,
+        SLISTS,
+        SLISTM,
         StackCounts,
         StackCE,
         SVAES,
@@ -62,6 +65,8 @@ __all__ = [
     "EMCDR",
     "RAVAE",
     "SAVAE",
+    "SLISTM",
+    "SLISTS",
     "SVAEM",
     "SVAES",
     "SYSTEMS",
