@@ -1,9 +1,11 @@
 """i2vae_lib: Figure 2 of the i2VAE paper (UAI 2025) as a list of files.
 
 ====================  =================================================================================
+``lazy``, ``places``  names imported when used; files and folders that the kit knows by name
 ``params``            frozen parameters, presets, one loader
 ``progress``          a bar, or plain lines
 ``runs``              the run directory: atomic writes, records, refusals
+``cache``             work that is done once, named by what it depends on
 ``data``              rows, vocabularies, protocols, controls; released pairs, logs, the planted world, batches
 ``evaluation``        candidates, greater and ties, metrics by row kind
 ``significance``      paired bootstrap over users, t-test over seeds, Holm
@@ -21,29 +23,49 @@
 ``audit``             the leak audit
 ``inspection``        what a generator recalls, measured
 ``disentanglement``   probes, factor-wise scores, interventions on latents
+``after_the_last``    rankers that go by the one order of a file: what that gives away
+``shared``            what runs on the same data share: recalled pseudo-sequences, ranks of the reference rankers
 ``stages``            the main job in four stages: prepare, recall, train, evaluate
-``leaks``             what each leak is worth
 ``compare``           runs side by side
 ``comparison``        all systems, tuned alike
 ``grids``             sweep files, resolved into cells
 ``experiments``       a grid -> runs -> one tidy table; local processes or a Dask cluster
 ``lift``              a system beside the best reference ranker of each cell; the mean over a pair
+``leaks``             what each leak is worth
 ``search``            a hyper-parameter search over the same engine
 ``table``             the paper's table of them
 ``plots``             figures
 ``views``             what the explorers show, as tables
 ``report``            ``report.html`` of a run
 ``explorers``         widgets over views and plots, for JupyterLab and for a page without it
-``cli``               ``i2vae``
+``listing``           ``i2vae list``: presets, pairs, systems, parameters with origins, runs
+``commands``          what each command does
+``cli``               ``i2vae``: the table of commands
 ====================  =================================================================================
 
-Imports point one way: each line only to what stands above it.
+Imports point one way: each line only to what stands above it. The names below and the modules are imported when they
+are first used.
 """
 
-from i2vae_lib.data import load_dataset
-from i2vae_lib.params import Parameters, from_notebook, load
-from i2vae_lib.recommenders import I2VAERecommender
-from i2vae_lib.stages import evaluate, open_run, prepare, recall, train
+from typing import TYPE_CHECKING
+
+from i2vae_lib.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from i2vae_lib.data.loading import load_dataset
+    from i2vae_lib.params import Parameters, from_notebook, load
+    from i2vae_lib.recommenders.i2vae import I2VAERecommender
+    from i2vae_lib.stages import evaluate, open_run, prepare, recall, train
+else:
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "I2VAERecommender": "i2vae_lib.recommenders.i2vae",
+            "load_dataset": "i2vae_lib.data.loading",
+            **dict.fromkeys(("Parameters", "from_notebook", "load"), "i2vae_lib.params"),
+            **dict.fromkeys(("evaluate", "open_run", "prepare", "recall", "train"), "i2vae_lib.stages"),
+        },
+    )
 
 __all__ = [
     "I2VAERecommender",

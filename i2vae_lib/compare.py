@@ -22,13 +22,12 @@ from i2vae_lib import significance, stages
 from i2vae_lib.data.dataset import DOMAINS
 from i2vae_lib.data.protocols import outside_note
 from i2vae_lib.evaluation import COUNTS, cutoff_of, fewer_candidates, kind_masks, row_values
-from i2vae_lib.params import ParameterError, of_result, suggestion
-from i2vae_lib.runs import LayoutError, flatten, read_record
+from i2vae_lib.params import ParameterError, of_result
+from i2vae_lib.places import suggestion
+from i2vae_lib.recommenders import CEILINGS
+from i2vae_lib.runs import LayoutError, flatten, read_record, stamp
 
 Array = np.ndarray
-
-CEILINGS = tuple(one.name for one in stages.CEILINGS)
-"""Rankers that read the planted truth; never marked as the best."""
 
 HEADLINE = ("tailed", "cold", "all")
 """The row kinds of the mean over a pair's cells: with the domains and metrics they are its cells, none of which stands
@@ -84,7 +83,7 @@ class Comparison:
     Attributes
     ----------
     about
-        ``data, protocol, leak_free, data_seed, dataset_sha256, negatives, rows, users, candidates, metrics, base,
+        ``data, protocol, stamp, data_seed, dataset_sha256, negatives, rows, users, candidates, metrics, base,
         resamples``.
     systems
         ``system, seeds, folders, parameters`` (those in which systems differ): a line a system.
@@ -194,7 +193,7 @@ def compare(
 
     about = {
         **_identity(first),
-        "leak_free": _identity(first)["protocol"] != "released",
+        "stamp": stamp(first.record),
         "rows": len(first.rows),
         "users": int(first.rows["user"].nunique()),
         "candidates": candidates,
@@ -567,8 +566,8 @@ def _heading(found: Comparison) -> list[str]:
         f"{about['users']} users, "
         + (f"1 + {about['negatives']} sampled candidates" if about["candidates"] == "sampled" else "all items ranked")
     ]
-    if not about["leak_free"]:
-        lines.append(f"NOT leak-free: protocol {about['protocol']} keeps what the published splits leak")
+    if about["stamp"]:
+        lines.append(about["stamp"])
     for one in _lines(found.systems):
         seeds = f"seed{'s' if len(one.seeds) > 1 else ''} {', '.join(map(str, one.seeds))}: " if one.seeds else "from "
         lines.append(f"  {one.system}: {seeds}{', '.join(one.folders)}")

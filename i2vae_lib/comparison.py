@@ -32,18 +32,10 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from i2vae_lib.params import (
-    ParameterError,
-    Parameters,
-    known_keys,
-    load,
-    pair_name,
-    preset_folder,
-    read_yaml,
-    suggestion,
-)
+from i2vae_lib.params import ParameterError, Parameters, known_keys, load, pair_name, read_yaml
+from i2vae_lib.places import preset_folder, suggestion
 from i2vae_lib.progress import bar
-from i2vae_lib.recommenders import SYSTEMS
+from i2vae_lib.recommenders import REGISTRY, SYSTEMS
 from i2vae_lib.runs import LayoutError, flatten, read_record, usable_cores, write_atomically, write_json
 from i2vae_lib.stages import check_system, irrelevant_groups
 
@@ -86,7 +78,7 @@ def read_tuning(path: Path | None = None) -> Tuning:
         raise ParameterError(f"{path}: budgets differ: {budgets}; every system gets the same number of points")
     known = known_keys()
     for name, point in [("shared", content["shared"]), *((n, one) for n, listed in points.items() for one in listed)]:
-        groups = {"training", "references"} if name == "shared" else {"model", "training", *SYSTEMS[name].groups}
+        groups = {"training", "references"} if name == "shared" else {"model", "training", *REGISTRY[name].groups}
         for key in point:
             if key not in known:
                 raise ParameterError(f"{path}: {name}: unknown key '{key}'{suggestion(key, known)}")

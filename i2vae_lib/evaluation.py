@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib.data.dataset import DOMAINS, KINDS, PAD, DataError, Int, Ragged, Rows, hashed, mixed, popularity
-from i2vae_lib.params import ParameterError, suggestion
+from i2vae_lib.params import ParameterError
+from i2vae_lib.places import suggestion
 
 CUTOFFS = (5, 10, 20)
 COUNTS = tuple(f"{what}_{which}" for which in ("sampled", "full") for what in ("greater", "ties", "candidates"))

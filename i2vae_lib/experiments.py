@@ -39,11 +39,11 @@ from pyarrow import parquet
 from safetensors import SafetensorError, safe_open
 
 from i2vae_lib import compare, evaluation, psg, significance, stages
-from i2vae_lib.data import load_dataset_once
+from i2vae_lib.data.loading import load_dataset_once
 from i2vae_lib.grids import Cell, Sweep, address_of, address_of_record, labels, resolve
 from i2vae_lib.params import Parameters, pair_name
 from i2vae_lib.progress import bar
-from i2vae_lib.recommenders import SYSTEMS
+from i2vae_lib.recommenders import CEILINGS, REFERENCES, SYSTEMS
 from i2vae_lib.runs import (
     RUN_LAYOUT,
     LayoutError,
@@ -689,7 +689,7 @@ def by_place(table: pd.DataFrame, axes: Sequence[str], metric: str = "HR@10") ->
 
 def own_cells(over: pd.DataFrame, *metrics: str, candidates: str = "sampled") -> pd.DataFrame:
     """The trained systems' lines of :func:`over_seeds`, of :data:`KINDS`; without places that have no value."""
-    rankers = [one.name for one in (*stages.REFERENCES, *stages.CEILINGS)]
+    rankers = [*REFERENCES, *CEILINGS]
     chosen = over["metric"].isin(metrics) & (over["candidates"] == candidates) & over["kind"].isin(KINDS)
     return over[chosen & ~over["recommender"].isin(rankers)]
 

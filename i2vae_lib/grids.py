@@ -32,7 +32,8 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from i2vae_lib.data import DataError, source_of
+from i2vae_lib.data.dataset import DataError
+from i2vae_lib.data.loading import source_of
 from i2vae_lib.params import (
     PRESET_NAMES,
     ParameterError,
@@ -42,10 +43,9 @@ from i2vae_lib.params import (
     load,
     of_result,
     pair_name,
-    preset_folder,
     read_yaml,
-    suggestion,
 )
+from i2vae_lib.places import preset_folder, suggestion
 from i2vae_lib.runs import default_folder, flatten
 from i2vae_lib.stages import check_run, irrelevant_groups
 

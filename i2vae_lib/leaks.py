@@ -43,7 +43,12 @@ from i2vae_lib.data.protocols import RawPair
 from i2vae_lib.lift import sums_by_user
 from i2vae_lib.params import Parameters
 from i2vae_lib.progress import bar
-from i2vae_lib.recommenders import EASE, Copy, I2VAERecommender, ItemKNN, OrderedCounts, Popularity
+from i2vae_lib.recommenders.copy import Copy
+from i2vae_lib.recommenders.ease import EASE
+from i2vae_lib.recommenders.i2vae import I2VAERecommender
+from i2vae_lib.recommenders.itemknn import ItemKNN
+from i2vae_lib.recommenders.ordered_counts import OrderedCounts
+from i2vae_lib.recommenders.popularity import Popularity
 from i2vae_lib.runs import LayoutError, revision, write_atomically, write_json
 from i2vae_lib.training import Callbacks
 

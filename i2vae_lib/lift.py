@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib import compare, evaluation, significance
+from i2vae_lib.recommenders import CEILINGS
 from i2vae_lib.runs import LayoutError
 
 KINDS = compare.HEADLINE
@@ -66,7 +67,7 @@ def cells(found: compare.Comparison) -> pd.DataFrame:
     lines = []
     for (domain, kind, metric), part in results.groupby(["domain", "kind", "metric"], sort=False):
         own = part[part["system"] == base].iloc[0]
-        others = part[~part["system"].isin([base, *compare.CEILINGS])]
+        others = part[~part["system"].isin([base, *CEILINGS])]
         best = others.loc[others["mean"].idxmax()]
         test = tests.loc[(domain, kind, metric, best["system"]), :]  # reference - system
         lift = own["mean"] / best["mean"] - 1 if best["mean"] else np.inf
@@ -118,7 +119,7 @@ def mean_lift(
     values = {
         label: np.mean([evaluation.row_values(table, candidates, cutoffs) for table in one.runs.values()], axis=0)
         for label, one in systems.items()
-        if label not in compare.CEILINGS
+        if label not in CEILINGS
     }
     named, masks = compare.cells_of(opened)
     masks = masks[:, [kind in KINDS for _, kind in named]]

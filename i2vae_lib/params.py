@@ -7,7 +7,6 @@ The classes below hold no values of their own, so a value stands in one place.
 from __future__ import annotations
 
 import copy
-import difflib
 import functools
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from i2vae_lib.places import preset_folder, preset_names, suggestion
 
 PRESET_NAMES = ("preset", "data", "protocol", "seed", "epochs", "out", "overrides")
 """The top-level names of a preset file: exactly the parameters that every notebook declares."""
@@ -369,17 +370,6 @@ def of_result(parameters: Mapping[str, Any], unread: Collection[str] = ()) -> di
     return kept | {"data": pair_name(kept["data"])}
 
 
-def preset_folder() -> Path:
-    """Folder of the preset files: inside an installed wheel, else beside the package in a checkout."""
-    inside = Path(__file__).parent / "presets"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "params"
-
-
-def preset_names() -> list[str]:
-    """The presets by name (``tuning.yaml`` beside them is of another kind)."""
-    return sorted(path.stem for path in preset_folder().glob("*.yaml") if path.stem != "tuning")
-
-
 def known_keys() -> list[str]:
     """All keys that an override may name: dotted ones, and ``system``."""
     return ["system"] + [
@@ -388,12 +378,6 @@ def known_keys() -> list[str]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, _Group)
         for key in field.annotation.model_fields
     ]
-
-
-def suggestion(word: str, known: list[str]) -> str:
-    """``"; did you mean 'x'?"`` for the nearest known word, else the list of what is known."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}"
 
 
 @functools.lru_cache(16)

@@ -39,13 +39,11 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
-from filelock import FileLock
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
-from i2vae_lib import cooccurrence, graphs, lightgcn
+from i2vae_lib.cache import entry_folder, once
 from i2vae_lib.cooccurrence import LeftOut, best_of
-from i2vae_lib.data import dataset as dataset_module
 from i2vae_lib.data import people
 from i2vae_lib.data.dataset import (
     DOMAINS,
@@ -70,7 +68,7 @@ from i2vae_lib.graphs import (
 )
 from i2vae_lib.lightgcn import train_lightgcn
 from i2vae_lib.params import PsgParameters
-from i2vae_lib.runs import LayoutError, cache_folder, write_atomically, write_json
+from i2vae_lib.runs import LayoutError, write_atomically, write_json
 
 GENERATOR_LAYOUT = 3
 
@@ -396,41 +394,31 @@ def fit(train: Rows, p: PsgParameters) -> Generator:
 
 
 def fit_once(train: Rows, p: PsgParameters, cache: Path | str | None = None) -> Generator:
-    """:func:`fit`, or read the same fit back: content-addressed by :func:`fit_key`.
+    """:func:`fit`, or read the same fit back: made once (:mod:`i2vae_lib.cache`) for training rows, items and ``p``.
 
     Parameters
     ----------
     cache
         Folder; default :func:`i2vae_lib.runs.cache_folder`.
     """
-    folder = _fit_folder(train, p, cache)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):  # two processes that want the same fit: one makes it, the other reads it
-        if not (folder / "generator.json").is_file():
-            start = time.perf_counter()
-            generator = fit(train, p)
-            write_json(folder / "fit.json", {"seconds": round(time.perf_counter() - start, 2)})
-            save(generator, folder, train.catalogue)
-    return load(folder, train.catalogue)
+
+    def make(folder: Path) -> None:
+        start = time.perf_counter()
+        generator = fit(train, p)
+        write_json(folder / "fit.json", {"seconds": round(time.perf_counter() - start, 2)})
+        save(generator, folder, train.catalogue)
+
+    return load(once("generators", _fit_key(train, p), (__name__,), make, cache), train.catalogue)
 
 
 def seconds_of_fit(train: Rows, p: PsgParameters, cache: Path | str | None = None) -> float:
     """How long the fit took that :func:`fit_once` made or read back."""
-    content = json.loads((_fit_folder(train, p, cache) / "fit.json").read_text(encoding="utf-8"))
-    return float(content["seconds"])
+    folder = entry_folder("generators", _fit_key(train, p), (__name__,), cache)
+    return float(json.loads((folder / "fit.json").read_text(encoding="utf-8"))["seconds"])
 
 
-def fit_key(train: Rows, p: PsgParameters) -> str:
-    """SHA-256 of what a fit depends on: training rows, items, ``p`` and the code."""
-    rows, parameters = rows_digest(train), json.dumps(p.model_dump(), sort_keys=True)
-    # an edited generator is another one
-    files = (__file__, *(str(one.__file__) for one in (dataset_module, people, graphs, lightgcn, cooccurrence)))
-    code = hashlib.sha256(b"".join(Path(one).read_bytes() for one in files)).hexdigest()
-    return hashlib.sha256(f"{code}|{train.catalogue.digest()}|{rows}|{parameters}".encode()).hexdigest()
-
-
-def _fit_folder(train: Rows, p: PsgParameters, cache: Path | str | None) -> Path:
-    return (Path(cache) if cache else cache_folder()) / "generators" / fit_key(train, p)
+def _fit_key(train: Rows, p: PsgParameters) -> list[Any]:
+    return [rows_digest(train), train.catalogue.digest(), p.model_dump(mode="json")]
 
 
 def digest(generator: Generator) -> str:

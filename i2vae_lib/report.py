@@ -27,7 +27,7 @@ from i2vae_lib.data.protocols import outside_note
 from i2vae_lib.grids import Sweep
 from i2vae_lib.params import ParameterError, load, of_result
 from i2vae_lib.recommenders import neighbours
-from i2vae_lib.runs import flatten, read_record, write_atomically
+from i2vae_lib.runs import flatten, read_record, stamp, write_atomically
 from i2vae_lib.stages import irrelevant_groups
 
 METRIC = "validation NDCG@10"
@@ -46,8 +46,7 @@ TEMPLATE = """<!doctype html>
 </style>
 <script>{{ plotlyjs }}</script></head><body>
 <h1>{{ title }}</h1>
-{% if stamp %}<p class="stamp"><b>Not leak-free.</b> Protocol <code>released</code> keeps the published split as it
-stands; its numbers may only stand beside the paper's.</p>{% endif %}
+{% if stamp %}<p class="stamp"><b>{{ stamp }}.</b></p>{% endif %}
 <p>{{ summary }}</p>
 <p><code>{{ command }}</code></p>
 <h2>Results</h2>
@@ -117,7 +116,7 @@ def _content(folder: Path, record: dict[str, Any], metrics: dict[str, Any], hist
     rows = ", ".join(f"{n:,} {split}" for split, n in record["rows"].items())
     return {
         "title": f"{p['system']} on {record['data']} ({pair}), {record['protocol']}",
-        "stamp": record["protocol"] == "released",
+        "stamp": stamp(record),
         "summary": f"Rows: {rows}. Dataset SHA-256 {record['dataset_sha256'][:16]}…, data seed {record['data_seed']}, "
         f"seed {p['seed']}. Kept out: {_removed(record['removed'])}. {outside_note(record['outside'], names)}",
         "command": command_of(p),

@@ -26,6 +26,7 @@ import psutil
 from filelock import FileLock
 
 from i2vae_lib.params import Parameters, of_result, pair_name
+from i2vae_lib.places import runs_folder
 
 RUN_LAYOUT = 2
 
@@ -138,7 +139,7 @@ def default_folder(p: Parameters) -> Path:
     """Where a run goes that was not told: ``I2VAE_RUNS_DIR`` (default ``runs``), named by what it is."""
     data = pair_name(p.data)
     system = "" if p.system == "i2vae" else f"-{p.system}"
-    return Path(os.environ.get("I2VAE_RUNS_DIR", "runs")) / f"{data}-{p.protocol}-{p.preset}{system}-seed{p.seed}"
+    return runs_folder() / f"{data}-{p.protocol}-{p.preset}{system}-seed{p.seed}"
 
 
 class Run:
@@ -236,6 +237,15 @@ class Run:
         stage = self.record["stages"][name]
         stage["seconds"] = max(stage["seconds"], round(seconds, 2))
         self.note()
+
+
+def stamp(record: Mapping[str, Any]) -> str:
+    """What stands beside every table of a run whose data are not what a reader takes them for; "" for all others."""
+    if record.get("protocol") == "released":
+        return "NOT leak-free: protocol released keeps what the published splits leak"
+    if record.get("one_order"):
+        return "One order of items: everybody follows it, as the pair file says, so the next item is where it goes on"
+    return ""
 
 
 def read_record(folder: Path | str) -> dict[str, Any]:

@@ -28,10 +28,11 @@ from filelock import FileLock, Timeout
 from pydantic import Field, model_validator
 
 from i2vae_lib import stages
-from i2vae_lib.data import source_of
+from i2vae_lib.data.loading import source_of
 from i2vae_lib.experiments import Say, at_work, cell_folder, connect, failure, outcome
 from i2vae_lib.grids import Settings, Strict, address_of, read_file, validated
-from i2vae_lib.params import ParameterError, Parameters, known_keys, load, suggestion
+from i2vae_lib.params import ParameterError, Parameters, known_keys, load
+from i2vae_lib.places import suggestion
 from i2vae_lib.progress import bar
 from i2vae_lib.runs import LayoutError, flatten, read_record, usable_cores
 

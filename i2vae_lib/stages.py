@@ -8,43 +8,23 @@ of and gets the rest for free. Killed at any moment, the same call goes on where
 from __future__ import annotations
 
 import functools
-import hashlib
-import inspect
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import pandas as pd
-import pooch
-from filelock import FileLock
 
-from i2vae_lib import audit, cooccurrence, evaluation, graphs, psg
-from i2vae_lib.data import check_name, check_protocol, load_dataset_once, people, source_of, synthetic
-from i2vae_lib.data import dataset as dataset_module
+from i2vae_lib import audit, evaluation, psg
 from i2vae_lib.data.dataset import DOMAINS, KINDS, SPLITS, CrossDomainDataset
-from i2vae_lib.params import ParameterError, Parameters, suggestion
-from i2vae_lib.recommenders import (
-    EASE,
-    SYSTEMS,
-    Copy,
-    Informed,
-    ItemKNN,
-    Oracle,
-    OrderedCounts,
-    Popularity,
-    contract,
-    neighbours,
-)
-from i2vae_lib.runs import LayoutError, Run, cache_folder, link_or_copy, read_record, write_atomically, write_json
+from i2vae_lib.data.loading import check_name, check_protocol, load_dataset_once, source_of
+from i2vae_lib.params import ParameterError, Parameters
+from i2vae_lib.places import suggestion
+from i2vae_lib.recommenders import REGISTRY, SYSTEMS
+from i2vae_lib.runs import LayoutError, Run, link_or_copy, read_record, write_atomically, write_json
+from i2vae_lib.shared import ranked, recalled, reference_ranks, stamped
 from i2vae_lib.training import Callbacks, history_of
-
-REFERENCES: tuple[Any, ...] = (Popularity, Copy, ItemKNN, EASE, OrderedCounts)
-"""The rankers that stand in every table; on data with a planted truth those that read it too."""
-
-CEILINGS: tuple[Any, ...] = (Oracle, Informed)
-"""They read the truth, and are never marked as the best."""
 
 Say = Callable[[str], None]
 Arguments = ParamSpec("Arguments")
@@ -76,8 +56,8 @@ def check_run(parameters: Parameters) -> None:
 
 def irrelevant_groups(systems: Iterable[str]) -> tuple[str, ...]:
     """The groups of parameters that only other systems read."""
-    own = {group for name in systems for group in SYSTEMS[name].groups}
-    return tuple(sorted({group for kind in SYSTEMS.values() for group in kind.groups} - own))
+    own = {group for name in systems for group in REGISTRY[name].groups}
+    return tuple(sorted({group for entry in REGISTRY.values() for group in entry.groups} - own))
 
 
 def check_system(name: str) -> None:
@@ -144,6 +124,7 @@ def prepare(run: Run) -> CrossDomainDataset:
             controls=dict(dataset.controls),
             filters=json.loads(dataset.filters.to_json(orient="records")),
             outside=[dict(one) for one in dataset.outside],
+            one_order=dataset.one_order,
             rows={split: len(rows) for split, rows in dataset.splits.items()},
             audit=found.to_dict(orient="records"),
         )
@@ -181,47 +162,16 @@ def recall(run: Run, dataset: CrossDomainDataset | None = None) -> psg.Generator
     # the fit may be an earlier run's
     run.note(generator_seconds=psg.seconds_of_fit(train, p), generator_sha256=psg.digest(generator))
     with run.stage("recall"):
-        table, found = _recalled_once(dataset, generator)
+        table, found = recalled(dataset, generator)
         run.note(audit=found)
         audit.refuse_leaks(pd.DataFrame(found), dataset.protocol)
         link_or_copy(table, path)
     return generator
 
 
-def _recalled_once(dataset: CrossDomainDataset, generator: psg.Generator) -> tuple[Path, list[dict[Any, Any]]]:
-    """Where the table of what every row recalls lies, and what the audit says of it.
-
-    Content-addressed by the dataset, the fit and the audit's code: runs that agree on them share one file.
-    """
-    train = dataset.splits["train"]
-    code = Path(str(audit.__file__)).read_bytes() + Path(__file__).read_bytes()
-    text = json.dumps([dataset.fingerprint(), psg.fit_key(train, generator.p), hashlib.sha256(code).hexdigest()])
-    folder = cache_folder() / "recalled" / hashlib.sha256(text.encode()).hexdigest()
-    path, about = folder / "pseudo.parquet", folder / "about.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
-        if about.is_file():
-            known = json.loads(about.read_text(encoding="utf-8"))
-            if path.is_file() and pooch.file_hash(str(path)) == known["sha256"]:
-                return path, known["audit"]
-        parts, recalled = [], {}
-        for split in SPLITS:
-            rows = dataset.splits[split]
-            items, scores = psg.recalled(generator, rows)
-            recalled[split] = items
-            columns = {"split": split, "row": rows.source, "domain": [DOMAINS[i] for i in rows.domain]}
-            parts.append(pd.DataFrame(columns | {"items": list(items), "scores": list(scores)}))
-        table = _stamped(pd.concat(parts, ignore_index=True), dataset)
-        found = audit.audit(dataset, pseudo=recalled, generator=generator).to_dict(orient="records")
-        write_atomically(path, lambda part: table.to_parquet(part, index=False))
-        # written last: its presence means that the rest is whole
-        write_json(about, {"sha256": pooch.file_hash(str(path)), "audit": found})
-    return path, found
-
-
 def uses_generator(parameters: Parameters) -> bool:
     """Whether the run's system learns from pseudo-sequences."""
-    return "psg" in SYSTEMS[parameters.system].groups
+    return "psg" in REGISTRY[parameters.system].groups
 
 
 def effective_psg(parameters: Parameters) -> Any:
@@ -253,7 +203,7 @@ def train(run: Run, dataset: CrossDomainDataset | None = None, on_epoch: Callabl
             rng=np.random.default_rng(run.parameters.seed),
             callbacks=Callbacks(run.folder / "last.ckpt", on_epoch),
         )
-    history = _stamped(pd.DataFrame(recommender.state.history), dataset)
+    history = stamped(pd.DataFrame(recommender.state.history), dataset)
     run.took_at_least("train", float(history[["seconds", "validation seconds"]].to_numpy().sum()))
     write_atomically(run.folder / "history.parquet", lambda part: history.to_parquet(part, index=False))
     # what the model begins with and falls back to must be the training rows' own
@@ -293,7 +243,7 @@ def evaluate(run: Run, dataset: CrossDomainDataset | None = None) -> pd.DataFram
     run.note(references=chosen, audit=_with(run.record["audit"], found))
     audit.refuse_leaks(pd.DataFrame(found), dataset.protocol)
     with run.stage("evaluate"):
-        table = _stamped(pd.concat([_ranked([trained], dataset, p), others], ignore_index=True), dataset)
+        table = stamped(pd.concat([ranked([trained], dataset, p), others], ignore_index=True), dataset)
     write_atomically(path, lambda part: table.to_parquet(part, index=False))
     write_json(run.folder / "metrics.json", evaluation.metrics(table))
     return table
@@ -303,78 +253,6 @@ def _with(lines: list[dict[Any, Any]], more: list[dict[Any, Any]]) -> list[dict[
     """The audit's lines with more of them, which a killed call may have left there before."""
     checks = {line["check"] for line in more}
     return [line for line in lines if line["check"] not in checks] + more
-
-
-def _stamped(table: pd.DataFrame, dataset: CrossDomainDataset) -> pd.DataFrame:
-    """A table that says, wherever its file goes, of which data under which protocol it is (``attrs``)."""
-    table.attrs = {"data": dataset.name, "protocol": dataset.protocol, "data_seed": dataset.data_seed}
-    return table
-
-
-def _ranked(scorers: Sequence[Any], dataset: CrossDomainDataset, p: Parameters) -> pd.DataFrame:
-    """Rank the test rows with each scorer: the lines of ``ranks.parquet``."""
-    rows = dataset.splits["test"]
-    negatives = evaluation.sample_negatives(rows, p.evaluation.negatives, p.split.data_seed)
-    seen = evaluation.seen_targets(rows, dataset.splits["train"])
-    parts = []
-    for scorer in scorers:
-        ranks = evaluation.rank(scorer, rows, negatives, full=True, batch_size=p.evaluation.batch_size)
-        parts.append(evaluation.rank_table(scorer.name, rows, dataset.tail["test"], seen, ranks))
-    return pd.concat(parts, ignore_index=True)
-
-
-def references(dataset: CrossDomainDataset, p: Parameters) -> list[Any]:
-    """The rankers that stand in every table, fitted; on data with a planted truth those that read it too."""
-    fitted: list[Any] = [
-        kind.unfitted(dataset.catalogue).fit(
-            dataset.splits["train"],
-            dataset.splits["validation"],
-            params=p,
-            generator=None,
-            rng=np.random.default_rng(p.seed),
-            callbacks=Callbacks(),
-        )
-        for kind in REFERENCES
-    ]
-    return [*fitted, *(kind(dataset, fitted[0].counts) for kind in CEILINGS if dataset.truth)]
-
-
-def reference_ranks(
-    dataset: CrossDomainDataset, p: Parameters
-) -> tuple[pd.DataFrame, dict[str, Any], list[dict[Any, Any]]]:
-    """Ranks of the test rows by :func:`references`, what each chose on validation, and what the audit says of them.
-
-    Content-addressed by dataset, candidates, grids and the code that they come from: runs that differ in the model or
-    in the seed share one fit (none of these rankers draws anything).
-    """
-    modules = (
-        audit,
-        dataset_module,
-        synthetic,
-        people,
-        graphs,
-        cooccurrence,
-        evaluation,
-        contract,
-        neighbours,
-        *(inspect.getmodule(one) for one in (*REFERENCES, *CEILINGS)),
-    )
-    code = hashlib.sha256(b"".join(Path(str(one.__file__)).read_bytes() for one in modules if one is not None))
-    relevant = p.model_dump(mode="json", include={"split", "evaluation", "references"})
-    text = json.dumps([dataset.fingerprint(), relevant, code.hexdigest()], sort_keys=True)
-    folder = cache_folder() / "references" / hashlib.sha256(text.encode()).hexdigest()
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
-        if not (folder / "chosen.json").is_file():
-            fitted = references(dataset, p)
-            table = _ranked(fitted, dataset, p)
-            write_atomically(folder / "ranks.parquet", lambda part: table.to_parquet(part, index=False))
-            found = audit.audit_references(dataset, fitted).to_dict(orient="records")
-            chosen = {one.name: one.chosen for one in fitted if hasattr(one, "chosen")}
-            # written last: its presence means that the rest is whole
-            write_json(folder / "chosen.json", {"chosen": chosen, "audit": found})
-    about = json.loads((folder / "chosen.json").read_text(encoding="utf-8"))
-    return pd.read_parquet(folder / "ranks.parquet"), about["chosen"], about["audit"]
 
 
 def run_all(run: Run, say: Say = quiet) -> pd.DataFrame:

@@ -18,12 +18,14 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib import paper
-from i2vae_lib.compare import CEILINGS, compare, own_parameters
+from i2vae_lib.compare import compare, own_parameters
 from i2vae_lib.comparison import Study, failures, read_study
 from i2vae_lib.data.dataset import DOMAINS
 from i2vae_lib.evaluation import COUNTS, kind_masks
 from i2vae_lib.lift import KINDS, METRICS
-from i2vae_lib.params import ParameterError, suggestion
+from i2vae_lib.params import ParameterError
+from i2vae_lib.places import suggestion
+from i2vae_lib.recommenders import CEILINGS, REGISTRY
 from i2vae_lib.runs import LayoutError, committed_path, read_record, write_atomically, write_json
 
 CELL = ["domain", "kind", "metric", "candidates"]
@@ -32,41 +34,6 @@ FLOOR = "popularity"
 PAPER_KIND = {"tailed": "tailed", "cold": "cold_released", "all": "all"}
 """The paper's "cold-start" are cold and no-history rows together."""
 
-# name -> (what it stands under in the paper, title, name in the paper's tables)
-TITLES = {
-    "popularity": ("reference", "Popularity", ""),
-    "copy": ("reference", "Copy", ""),
-    "itemknn": ("reference", "ItemKNN", ""),
-    "ease": ("reference", "EASE", ""),
-    "ordered_counts": ("reference", "Ordered counts", ""),
-    "multivae-s": ("one domain", "Multi-VAE-S", "Multi-VAE"),
-    "multivae-m": ("one domain", "Multi-VAE-M", "Multi-VAE"),
-    "svae-s": ("one domain", "SVAE-S", "SVAE"),
-    "svae-m": ("one domain", "SVAE-M", "SVAE"),
-    "sasrec-bce-s": ("one domain", "SASRec-BCE-S", "SASRec"),
-    "sasrec-bce-m": ("one domain", "SASRec-BCE-M", "SASRec"),
-    "sasrec-ce-s": ("one domain", "SASRec-CE-S", ""),
-    "sasrec-ce-m": ("one domain", "SASRec-CE-M", ""),
-    "esasrec-s": ("one domain", "eSASRec-S", ""),
-    "esasrec-m": ("one domain", "eSASRec-M", ""),
-    "slist-s": ("one domain", "SLIST-S", ""),
-    "slist-m": ("one domain", "SLIST-M", ""),
-    "stack-counts": ("stack", "Stack of counts", ""),
-    "stack-ce": ("stack", "Stack with SASRec-CE-M", ""),
-    "lightgcn-s": ("one domain", "LightGCN-S", ""),
-    "lightgcn-m": ("one domain", "LightGCN-M", ""),
-    "pinet": ("CDSR", "Pi-Net", "Pi-Net"),
-    "dasl": ("CDSR", "DASL", "DASL"),
-    "c2dsr": ("CDSR", "C2DSR", "C2DSR"),
-    "disencdr": ("CDR", "DisenCDR", "DisenCDR"),
-    "savae": ("CDR", "SA-VAE", "SA-VAE"),
-    "ravae": ("CDR", "RA-VAE", ""),
-    "cdrib": ("CDR", "CDRIB", "CDRIB"),
-    "emcdr": ("CDR", "EMCDR", ""),
-    "i2vae": ("", "i2VAE", "i2VAE"),
-    "oracle": ("ceiling", "Oracle", ""),
-    "informed": ("ceiling", "Informed", ""),
-}
 SUPERSCRIPT = {1: "¹", 2: "²"}
 
 
@@ -260,13 +227,13 @@ def _overall(overall: pd.DataFrame) -> list[str]:
     if asked.empty:
         return []
     said = [
-        f"{TITLES[one.system][1]} {100 * one.difference:+.2f} ({100 * one.interval_low:+.2f} to "
+        f"{REGISTRY[one.system].title} {100 * one.difference:+.2f} ({100 * one.interval_low:+.2f} to "
         f"{100 * one.interval_high:+.2f}){' *' if one.p_holm < 0.05 else ''}"
         for one in _lines(asked)
     ]
     return [
         f"Mean over the {asked['cells'].iloc[0]} cells of {', '.join(KINDS)} rows (sampled), less that of "
-        f"{TITLES[asked['base'].iloc[0]][1]}, in points with the 95 % interval of a paired bootstrap over users; "
+        f"{REGISTRY[asked['base'].iloc[0]].title}, in points with the 95 % interval of a paired bootstrap over users; "
         f"* p < 0.05 after Holm over these {len(asked)} systems: {'; '.join(said)}."
     ]
 
@@ -287,15 +254,15 @@ def _one_variant_each(runs: Sequence[Path]) -> list[str]:
 
 
 def _in_order(systems: pd.DataFrame) -> pd.DataFrame:
-    order = list(TITLES)
+    order = list(REGISTRY)
     return systems.sort_values("system", key=lambda names: names.map(order.index)).reset_index(drop=True)
 
 
 def _line(name: str, **known: Any) -> dict[str, Any]:
-    family, title, _ = TITLES[name]
+    entry = REGISTRY[name]
     blank = {"status": "missing", "reason": "", "seeds": 0, "seconds": np.nan, "memory": np.nan, "epochs": np.nan}
     blank |= {"best_epoch": np.nan, "point": "", "validation": np.nan}
-    return {"system": name, "title": title, "family": family} | blank | known
+    return {"system": name, "title": entry.title, "family": entry.family} | blank | known
 
 
 def _states(folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
@@ -404,7 +371,7 @@ def _printed(pair: str) -> pd.DataFrame:
     table = paper.tables()
     table = table[(table["table"] == "5") & (table["pair"] == pair)]
     named = pd.DataFrame(
-        [(name, printed) for name, (_, _, printed) in TITLES.items() if printed], columns=["own", "system"]
+        [(name, entry.printed) for name, entry in REGISTRY.items() if entry.printed], columns=["own", "system"]
     )
     kinds = pd.DataFrame(list(PAPER_KIND.items()), columns=["own_kind", "kind"])
     joined = table.merge(named, on="system").merge(kinds, on="kind")
@@ -438,10 +405,9 @@ def _head(table: Table) -> str:
     about = table.about
     if not about:
         return "nothing is done yet"
-    stamp = "" if about["leak_free"] else "; NOT leak-free"
     return (
-        f"{about['data']}, protocol {about['protocol']}{stamp}: {about['rows']} test rows, sampled: 1 + "
-        f"{about['negatives']} candidates"
+        f"{about['data']}, protocol {about['protocol']}: {about['rows']} test rows, sampled: 1 + {about['negatives']} "
+        f"candidates{'. ' if about['stamp'] else ''}{about['stamp']}"
     )
 
 
@@ -486,7 +452,7 @@ def _under_the_floor(table: Table) -> list[str]:
         means = column.set_index("system")["mean"].round(12)
         names = set(means.index[means < means.get(FLOOR, np.nan)])
         if names:
-            under.append(f"{domain}: {', '.join(title for name, (_, title, _) in TITLES.items() if name in names)}")
+            under.append(f"{domain}: {', '.join(entry.title for name, entry in REGISTRY.items() if name in names)}")
     return [f"Under popularity on cold rows ({METRICS[0]}, sampled): {'; '.join(under)}."] if under else []
 
 

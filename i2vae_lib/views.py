@@ -21,7 +21,7 @@ from i2vae_lib.data.batches import Side
 from i2vae_lib.data.dataset import DOMAINS, PAD, SPLITS, CrossDomainDataset, Int, Rows, popularity
 from i2vae_lib.model.i2vae import ROLES, Draws, Latents, latent_name
 from i2vae_lib.model.latents import kl
-from i2vae_lib.params import suggestion
+from i2vae_lib.places import suggestion
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.runs import LayoutError, read_record
 

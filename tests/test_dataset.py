@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from i2vae_lib import data
-from i2vae_lib.data import DOMAINS, CrossDomainDataset, DataError, Ragged, load_dataset, load_dataset_once
+from i2vae_lib.data import DOMAINS, CrossDomainDataset, DataError, Ragged, load_dataset, load_dataset_once, loading
 from i2vae_lib.data.dataset import interactions, popularity, read_catalogue, save_catalogue
 from i2vae_lib.params import load
 from i2vae_lib.runs import LayoutError
@@ -231,7 +230,7 @@ def test_kinds_when_told_slowly_are_the_same(dataset):
 def test_dataset_when_asked_for_twice_is_built_once(tiny, dataset, tmp_path, monkeypatch):
     first = load_dataset_once(tiny, tmp_path)
     assert first.fingerprint() == dataset.fingerprint()
-    monkeypatch.setattr(data, "load_dataset", lambda p: pytest.fail("built again"))
+    monkeypatch.setattr(loading, "load_dataset", lambda p: pytest.fail("built again"))
     assert load_dataset_once(tiny.model_copy(update={"seed": 7}), tmp_path).fingerprint() == dataset.fingerprint()
     other = tiny.model_copy(update={"controls": tiny.controls.model_copy(update={"density": 0.5})})
     with pytest.raises(pytest.fail.Exception):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import html
+import importlib.util
 import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -323,7 +325,7 @@ def test_explore_when_called(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: 
         called.update(command=command, env=env, there=Path(command[3]).is_file())
         return type("Done", (), {"returncode": 0})
 
-    monkeypatch.setattr(cli.subprocess, "run", serve)
+    monkeypatch.setattr(subprocess, "run", serve)
     assert cli.main(["explore", str(run.folder), "--port", "9999", "--no-browser"]) == 0
     assert called["command"][:3] == [sys.executable, "-m", "voila"] and called["there"]
     assert {"--Voila.ip=127.0.0.1", "--port=9999", "--Voila.port_retries=0", "--template=kit", "--no-browser"} <= set(
@@ -338,6 +340,6 @@ def test_explore_when_it_cannot(
 ) -> None:
     assert cli.main(["explore", str(tmp_path)]) == 2
     assert "holds no table of a sweep" in capsys.readouterr().err
-    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert cli.main(["explore", str(tmp_path)]) == 2
     assert "pip install 'i2vae-kit[page]'" in capsys.readouterr().err

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from i2vae_lib.params import ParameterError, known_keys, load, of_result, preset_names, read_preset
+from i2vae_lib.params import ParameterError, known_keys, load, of_result, read_preset
+from i2vae_lib.places import preset_names
 from i2vae_lib.runs import flatten
 
 PAPER = {  # the paper's D.1, 3.4.3, 4.1, 4.2 and F.2

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import pytest
 
 from i2vae_lib.data import DOMAINS, DataError, load_dataset, released
-from i2vae_lib.data.released import REGISTRY, ReleasedFile, ReleasedPair, load_released, locate, read_pair, sha256_of
+from i2vae_lib.data.registry import REGISTRY, ReleasedFile, ReleasedPair
+from i2vae_lib.data.released import load_released, locate, read_pair, sha256_of
 from i2vae_lib.params import load
 
 NAMES = {"x": "First", "y": "Second"}

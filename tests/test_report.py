@@ -16,7 +16,7 @@ import pytest
 from choreographer.errors import ChromeNotFoundError
 from kaleido._page_generator import PageGenerator
 
-from i2vae_lib import cli, plots, report, stages
+from i2vae_lib import cli, commands, plots, report, stages
 from i2vae_lib.params import Parameters, load, of_result
 from i2vae_lib.runs import LayoutError
 from i2vae_lib.stages import irrelevant_groups
@@ -125,13 +125,13 @@ def test_report_when_its_sections_are_read(page: Page, folder: Path) -> None:
 
 
 def test_report_when_the_protocol_is_strict(page: Page) -> None:
-    assert "Not leak-free" not in page.text
+    assert "NOT leak-free" not in page.text
     assert [found for _, found in page.tags if found.get("class") == "stamp"] == []
 
 
 def test_report_when_the_protocol_is_released(folder: Path, tmp_path: Path) -> None:
     page = Page(reported(folder, tmp_path / "copy", protocol="released"))
-    assert "Not leak-free. Protocol released keeps the published split" in page.text.replace("\n", " ")
+    assert "NOT leak-free: protocol released keeps what the published splits leak" in page.text.replace("\n", " ")
     assert len([found for _, found in page.tags if found.get("class") == "stamp"]) == 1
 
 
@@ -216,7 +216,7 @@ def test_command_when_it_is_given_back_makes_the_same_parameters() -> None:
     parsed = cli.build_parser().parse_args(words[1:])
     again = load(
         parsed.preset,
-        cli.chosen_of(parsed),
+        commands.chosen_of(parsed),
         data=parsed.data,
         protocol=parsed.protocol,
         seed=parsed.seed,

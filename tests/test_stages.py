@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from i2vae_lib import audit, evaluation, psg, stages
+from i2vae_lib import audit, evaluation, psg, shared, stages
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.dataset import KINDS, SPLITS, Rows
 from i2vae_lib.params import Parameters
@@ -298,19 +298,19 @@ def test_reference_ranks_when_asked_again_are_read_back(
     tiny: Parameters, dataset: CrossDomainDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("I2VAE_CACHE_DIR", str(tmp_path))
-    table, chosen, found = stages.reference_ranks(dataset, tiny)
+    table, chosen, found = shared.reference_ranks(dataset, tiny)
     assert [(one["count"], one["severity"]) for one in found] == 8 * [(0, "leak")]  # five counts, three tables
     assert list(chosen) == ["itemknn", "ease", "ordered_counts"]
     assert chosen["itemknn"]["shrinkage"] in tiny.references.shrinkage
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "references", lambda dataset, p: pytest.fail("fitted again"))
+        patch.setattr(shared, "references", lambda dataset, p: pytest.fail("fitted again"))
         other_model = tiny.model_copy(update={"seed": 9, "model": tiny.model.model_copy(update={"d": 8})})
-        again, same, audited = stages.reference_ranks(dataset, other_model)
+        again, same, audited = shared.reference_ranks(dataset, other_model)
         pd.testing.assert_frame_equal(again, table)
         assert same == chosen and audited == found
         with pytest.raises(pytest.fail.Exception, match="fitted again"):
             grid = tiny.references.model_copy(update={"neighbours": (5,)})
-            stages.reference_ranks(dataset, tiny.model_copy(update={"references": grid}))
+            shared.reference_ranks(dataset, tiny.model_copy(update={"references": grid}))
 
 
 def test_recall_when_the_generator_is_fitted(

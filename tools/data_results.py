@@ -17,7 +17,7 @@ import pandas as pd
 
 from i2vae_lib.audit import audit
 from i2vae_lib.data import CrossDomainDataset, DataError, load_dataset
-from i2vae_lib.data.released import REGISTRY
+from i2vae_lib.data.registry import REGISTRY
 from i2vae_lib.data.statistics import describe, describe_log
 from i2vae_lib.item_order import item_orders
 from i2vae_lib.params import load, pair_name

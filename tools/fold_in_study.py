@@ -29,10 +29,9 @@ from i2vae_lib.data import DOMAINS, CrossDomainDataset
 from i2vae_lib.evaluation import cutoff_of, row_values
 from i2vae_lib.lift import METRICS
 from i2vae_lib.params import Parameters, load, pair_name
-from i2vae_lib.recommenders import SYSTEMS
+from i2vae_lib.recommenders import REGISTRY, SYSTEMS
 from i2vae_lib.runs import LayoutError, read_record
 from i2vae_lib.significance import paired_bootstrap
-from i2vae_lib.table import TITLES
 
 KINDS = ("all", "tailed")  # a cold row's user has no vector in the target domain
 FULL = load("paper").training.epochs
@@ -86,7 +85,7 @@ def markdown(found: pd.DataFrame) -> str:
     lines = ["| system | domain | n | trained vector | folded in | difference |", "|---|---|---:|---:|---:|---|"]
     for one in part.itertuples():
         of = f"{100 * one.difference:+.2f} ({100 * one.interval_low:+.2f} to {100 * one.interval_high:+.2f})"
-        title = TITLES[one.system][1]
+        title = REGISTRY[one.system].title
         lines.append(
             f"| {title} | {one.domain} | {one.n:,} | {100 * one.trained:.2f} | {100 * one.folded_in:.2f} | {of} |"
         )

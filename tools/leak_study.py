@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib import leaks
-from i2vae_lib.data.released import REGISTRY, load_released
+from i2vae_lib.data.registry import REGISTRY
+from i2vae_lib.data.released import load_released
 from i2vae_lib.params import load
 from i2vae_lib.runs import environment
 

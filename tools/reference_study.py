@@ -16,7 +16,7 @@ import time
 import kept
 import pandas as pd
 
-from i2vae_lib import evaluation, stages
+from i2vae_lib import evaluation, shared
 from i2vae_lib.data import load_dataset_once
 from i2vae_lib.params import load, pair_name
 from i2vae_lib.runs import environment
@@ -32,7 +32,7 @@ def main(words: list[str]) -> None:
     for data_seed in given.data_seeds:
         p = load("paper", {"split.data_seed": data_seed}, data=given.data, protocol=given.protocol)
         dataset = load_dataset_once(p)
-        ranks, settings = stages.reference_ranks(dataset, p)
+        ranks, settings, _ = shared.reference_ranks(dataset, p)
         table = evaluation.tidy(evaluation.metrics(ranks), dict(dataset.catalogue.names))
         tables.append(table.assign(data_seed=data_seed))
         chosen[str(data_seed)], fingerprints[str(data_seed)] = settings, dataset.fingerprint()

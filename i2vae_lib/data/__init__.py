@@ -1,19 +1,19 @@
-"""From files, logs or a planted world to a :class:`CrossDomainDataset` and its batches."""
+"""Rows of two domains: files, logs or a planted world, protocols, batches. Names are imported when first used."""
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-import hashlib
-import json
-from pathlib import Path
+from i2vae_lib.lazy import lazy_names
 
-from filelock import FileLock
-
-from i2vae_lib.data import logs, protocols, synthetic
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, CrossDomainDataset, DataError, LogPair, Ragged, Rows
-from i2vae_lib.data.pair_file import read_pair_file
-from i2vae_lib.data.released import REGISTRY, load_released
-from i2vae_lib.params import Parameters, pair_name, suggestion
-from i2vae_lib.runs import LayoutError, cache_folder
+if TYPE_CHECKING:
+    from i2vae_lib.data.dataset import DOMAINS, Catalogue, CrossDomainDataset, DataError, Ragged, Rows
+    from i2vae_lib.data.loading import check_name, load_dataset, load_dataset_once, load_pair
+else:
+    _dataset = ("DOMAINS", "Catalogue", "CrossDomainDataset", "DataError", "Ragged", "Rows")
+    _loading = ("check_name", "load_dataset", "load_dataset_once", "load_pair")
+    __getattr__ = lazy_names(
+        __name__,
+        dict.fromkeys(_dataset, "i2vae_lib.data.dataset") | dict.fromkeys(_loading, "i2vae_lib.data.loading"),
+    )
 
 __all__ = [
     "DOMAINS",
@@ -25,103 +25,5 @@ __all__ = [
     "check_name",
     "load_dataset",
     "load_dataset_once",
+    "load_pair",
 ]
-
-
-def is_pair_file(name: str) -> bool:
-    """Whether ``data`` names a YAML file that describes a pair of logs."""
-    return name.endswith((".yaml", ".yml"))
-
-
-def check_name(name: str) -> None:
-    """Refuse a name that no data have.
-
-    Raises
-    ------
-    DataError
-        The nearest name is suggested.
-    """
-    known = ["synthetic", *REGISTRY]
-    if is_pair_file(name):
-        if not Path(name).is_file():
-            raise DataError(f"no file {name}: data is a registered name or the YAML file of a pair of logs")
-    elif name not in known:
-        raise DataError(f"unknown data '{name}'{suggestion(name, known)}, or the YAML file of a pair of logs")
-
-
-def check_protocol(name: str, protocol: str) -> None:
-    """Refuse a protocol that the data cannot serve, before anything is read (the planted world serves all).
-
-    Raises
-    ------
-    DataError
-        Says which protocols do.
-    """
-    if name != "synthetic":
-        protocols.check_served(protocol, pair_name(name), timed=is_pair_file(name))
-
-
-def load_dataset(parameters: Parameters) -> CrossDomainDataset:
-    """The dataset that the parameters name, under their protocol and controls.
-
-    Raises
-    ------
-    DataError
-        An unknown name (the nearest is suggested), a protocol that the data cannot serve, or whatever is wrong with
-        the files.
-    """
-    check_name(parameters.data)
-    check_protocol(parameters.data, parameters.protocol)
-    return protocols.apply(parameters.protocol, load_pair(parameters), parameters.split, parameters.controls)
-
-
-def load_dataset_once(parameters: Parameters, cache: Path | str | None = None) -> CrossDomainDataset:
-    """:func:`load_dataset`, or read back what an earlier call made of the same source in the same way.
-
-    Content-addressed by the source, the protocol, its settings and the code that reads them; two processes that want
-    the same dataset at once build it once. What lies there damaged is built anew.
-
-    Parameters
-    ----------
-    cache
-        Folder; default :func:`i2vae_lib.runs.cache_folder`.
-
-    Raises
-    ------
-    DataError
-        As :func:`load_dataset`.
-    """
-    check_name(parameters.data)
-    check_protocol(parameters.data, parameters.protocol)
-    relevant = parameters.model_dump(mode="json", include={"protocol", "split", "controls", "synthetic"})
-    source = source_of(parameters)
-    name = parameters.data if source is None else pair_name(parameters.data)
-    code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
-    text = json.dumps([code.hexdigest(), name, source, relevant], sort_keys=True)
-    key = hashlib.sha256(text.encode()).hexdigest()
-    folder = (Path(cache) if cache else cache_folder()) / "datasets" / key
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
-        if (folder / "dataset.json").is_file():
-            try:
-                return CrossDomainDataset.load(folder)
-            except LayoutError:
-                pass
-        dataset = load_dataset(parameters)
-        dataset.save(folder)
-    return dataset
-
-
-def source_of(parameters: Parameters) -> str | None:
-    """SHA-256 of what a pair file reads and how, as it stands now; None for data that cannot change under a name."""
-    name = parameters.data
-    return logs.fingerprint(read_pair_file(Path(name))) if is_pair_file(name) else None
-
-
-def load_pair(parameters: Parameters) -> protocols.RawPair | LogPair:
-    """The pair that the parameters name, before any protocol: published splits or timestamped logs."""
-    name = parameters.data
-    if name == "synthetic":
-        timed = parameters.protocol in ("chronological", "temporal")
-        return (synthetic.generate_log if timed else synthetic.generate)(parameters.synthetic)
-    return logs.load_logs(Path(name)) if is_pair_file(name) else load_released(name)

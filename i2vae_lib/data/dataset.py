@@ -171,7 +171,7 @@ class Rows:
     domain: Int  # int8 [n]: 0 = x, 1 = y
     target: Int  # int32 [n], item of the row's domain
     history: Mapping[str, Ragged]  # domain key -> what the row may use
-    excluded: Ragged  # own history before a cold-start removal: never among the sampled candidates
+    excluded: Ragged  # own history before a cold-start removal: never among the candidates
     source: Int  # int64 [n]: row of the source table (for messages, and for the planted truth)
     moment: Int | None = None  # int64 [n]: when the target happened, in the units of the histories' moments
 

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 from i2vae_lib.data.dataset import DataError
 from i2vae_lib.data.pair_file import COLUMNS_EXAMPLE, FORMATS, HEADERLESS, UNITS, Columns, Unit
-from i2vae_lib.params import suggestion
+from i2vae_lib.places import suggestion
 
 NUMBER = r"[+-]?[0-9]{1,19}(\.[0-9]*)?"
 FLOAT_IDS = (  # end of a message

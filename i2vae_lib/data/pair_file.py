@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from i2vae_lib.data.dataset import DOMAINS, DataError
-from i2vae_lib.params import suggestion
+from i2vae_lib.places import suggestion
 
 Unit = Literal["s", "ms", "us", "ns"]
 UNITS: dict[Unit, tuple[str, int]] = {  # word, and units a second

@@ -199,7 +199,6 @@ class C2DSR(Trained):
     """``c2dsr``."""
 
     name = "c2dsr"
-    groups = ("model", "c2dsr")
 
     def __init__(self, catalogue: Catalogue, params: Parameters):
         super().__init__(catalogue, params)

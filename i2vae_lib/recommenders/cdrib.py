@@ -144,7 +144,6 @@ class CDRIB(Trained):
     """``cdrib``."""
 
     name = "cdrib"
-    groups = ("model", "cdrib")
 
     def __init__(self, catalogue: Catalogue, params: Parameters):
         super().__init__(catalogue, params)

@@ -177,7 +177,6 @@ class DASL(Trained):
     """``dasl``."""
 
     name = "dasl"
-    groups = ("model", "dasl")
 
     def __init__(self, catalogue: Catalogue, params: Parameters):
         super().__init__(catalogue, params)

@@ -175,7 +175,6 @@ class DisenCDR(Trained):
     """``disencdr``."""
 
     name = "disencdr"
-    groups = ("model", "disencdr")
 
     def __init__(self, catalogue: Catalogue, params: Parameters):
         super().__init__(catalogue, params)

@@ -101,7 +101,6 @@ class EMCDR(Trained):
     """``emcdr``."""
 
     name = "emcdr"
-    groups = ("model", "emcdr")
 
     def __init__(self, catalogue: Catalogue, params: Parameters):
         super().__init__(catalogue, params)

@@ -25,8 +25,6 @@ from i2vae_lib.recommenders.readings import Interleaved, PerDomain
 class ESASRec(EveryPosition):
     """Both readings; a class of its own for each below."""
 
-    groups = ("model", "esasrec")
-
     @property
     def own(self) -> ESASRecParameters:
         return self.params.esasrec

@@ -44,7 +44,6 @@ class I2VAERecommender(Trained):
     """The model of the paper under the recommender contract."""
 
     name = "i2vae"
-    groups = ("psg", "model", "objective")
 
     def __init__(self, catalogue: Catalogue, params: Parameters):
         super().__init__(catalogue, params)

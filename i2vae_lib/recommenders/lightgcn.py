@@ -132,7 +132,6 @@ def known_lines(users: Int, graph: sparse.csr_matrix) -> tuple[Int, Int]:
 class LightGCN(Trained):
     """Both readings; a class of its own for each below."""
 
-    groups = ("model", "lightgcn")
     reading_of: ClassVar[type[Separate]]
 
     def __init__(self, catalogue: Catalogue, params: Parameters):

@@ -226,7 +226,6 @@ def bag_stage(name: str, module: nn.Module, loss: training.Loss, bags: Mapping[s
 class MultiVAE(Trained):
     """Both readings; a class of its own for each below."""
 
-    groups = ("model", "multivae")
     reading_of: ClassVar[type[PerDomain]]
 
     def __init__(self, catalogue: Catalogue, params: Parameters):

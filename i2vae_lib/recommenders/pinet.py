@@ -200,7 +200,6 @@ class PiNet(Trained):
     """``pinet``."""
 
     name = "pinet"
-    groups = ("model", "pinet")
 
     def build(self, weights: torch.Generator) -> nn.Module:
         module = nn.ModuleDict({d: Domain(self.sizes[d], self.params) for d in DOMAINS})

@@ -78,7 +78,6 @@ class Stream(nn.Module):
 class SASRecBCE(Trained):
     """Both readings; a class of its own for each below."""
 
-    groups = ("model", "sasrec_bce")
     reading_of: ClassVar[type[PerDomain]]
 
     def __init__(self, catalogue: Catalogue, params: Parameters):

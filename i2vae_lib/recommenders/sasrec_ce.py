@@ -35,8 +35,6 @@ from i2vae_lib.recommenders.readings import Interleaved, PerDomain
 class SASRecCE(EveryPosition):
     """Both readings; a class of its own for each below."""
 
-    groups = ("model", "sasrec_ce")
-
     @property
     def own(self) -> SASRecCEParameters:
         return self.params.sasrec_ce

@@ -117,8 +117,6 @@ def rigid_cost(target: Rigid, pairs: Pairs, blocks: Sequence[Block], generator: 
 class SourceAligned(Trained):
     """Both systems; what their target sides are is theirs."""
 
-    groups = ("model", "savae")
-
     def __init__(self, catalogue: Catalogue, params: Parameters):
         super().__init__(catalogue, params)
         self.aligned = True  # the target sides are there to score with: always, but for stage 1

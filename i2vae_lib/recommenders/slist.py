@@ -104,7 +104,6 @@ def solved(sequences: Ragged, domain: Int, size: int, p: SLISTParameters) -> Int
 class SLIST(Trained):
     """Both readings; a class of its own for each below."""
 
-    groups = ("model", "slist")
     reading_of: ClassVar[type[PerDomain]]
 
     def __init__(self, catalogue: Catalogue, params: Parameters):

@@ -258,14 +258,12 @@ class StackCounts(Stack):
     """``stack-counts``: counts alone."""
 
     name = "stack-counts"
-    groups = ("stack",)
 
 
 class StackCE(Stack):
     """``stack-ce``: counts and the score of SASRec-CE-M."""
 
     name = "stack-ce"
-    groups = ("stack", *SASRecCEM.groups)
 
     def learnt_beside(self) -> tuple[Trained, ...]:
         return (SASRecCEM(self.catalogue, self.params),)

@@ -121,7 +121,6 @@ class Stream(nn.Module):
 class SVAE(Trained):
     """Both readings; a class of its own for each below."""
 
-    groups = ("model", "svae")
     reading_of: ClassVar[type[PerDomain]]
 
     def __init__(self, catalogue: Catalogue, params: Parameters):

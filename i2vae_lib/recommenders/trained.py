@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ from i2vae_lib.data.dataset import (
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.params import Parameters, of_result
 from i2vae_lib.psg import Generator
-from i2vae_lib.recommenders import contract
+from i2vae_lib.recommenders import REGISTRY, contract
 from i2vae_lib.runs import LayoutError, write_atomically, write_json
 from i2vae_lib.training import Callbacks, State
 
@@ -81,8 +81,6 @@ class Trained(ABC):
     ----------
     name
         Of the system, as ``--set system=…`` takes it.
-    groups
-        The groups of :class:`Parameters`, beside data and training, that its weights depend on.
     module
         Everything that is trained.
     state
@@ -93,7 +91,6 @@ class Trained(ABC):
     """
 
     name: str
-    groups: ClassVar[tuple[str, ...]]
     start: Int | None = None
     start_shrinkage = 10.0
     module: Any  # an nn.Module; torch's types know no attributes
@@ -358,7 +355,7 @@ def _digest(module: nn.Module) -> str:
 
 def _identity(system: Trained, train: Rows, validation: Rows, generator: Generator | None) -> str:
     """What the weights depend on: a checkpoint of anything else is refused."""
-    groups = {"split", "controls", "synthetic", "training", "evaluation", *system.groups}
+    groups = {"split", "controls", "synthetic", "training", "evaluation", *REGISTRY[system.name].groups}
     relevant = of_result(system.params.model_dump(mode="json", include={"data", "protocol", "seed", *groups}))
     parts = [system.name, json.dumps(relevant, sort_keys=True), rows_digest(train), rows_digest(validation)]
     parts += [psg.digest(generator)] if generator is not None else []

@@ -1,0 +1,125 @@
+"""Work that is done once: made into a folder that is named by what it depends on, read back when asked for again.
+
+The name is the SHA-256 of a key and of the code that makes the entry, so an entry is never stale; and every file's
+SHA-256 is kept beside it, so a damaged entry is made anew.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from i2vae_lib.runs import cache_folder, write_json
+
+LIBRARY = Path(__file__).parent
+NEUTRAL = frozenset(f"i2vae_lib.{name}" for name in ("cache", "lazy", "params", "places", "progress", "runs"))
+"""No result depends on the code of these: names, folders, bars, files; parameters stand in the keys by value."""
+
+MANIFEST = "entry.json"
+LOCK = ".lock"
+
+
+def once(
+    kind: str, key: Any, code: tuple[str, ...], make: Callable[[Path], object], cache: Path | str | None = None
+) -> Path:
+    """The folder of an entry; what it lacks is made. Of two processes that want it at once, one makes it.
+
+    Parameters
+    ----------
+    kind
+        Folder of all entries of the kind.
+    key
+        Everything that the entry depends on beside code, as JSON.
+    code
+        The modules that make it, by their full names; what they import of the kit, at any depth, counts too.
+    make
+        Fills the folder.
+    cache
+        Default: :func:`i2vae_lib.runs.cache_folder`.
+    """
+    folder = entry_folder(kind, key, code, cache)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / LOCK):
+        if not _is_whole(folder):
+            for path in folder.iterdir():  # a killed call's, or damaged
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif path.name != LOCK:
+                    path.unlink()
+            make(folder)
+            # written last: its presence means that the rest is whole
+            write_json(folder / MANIFEST, {"sha256": _checksums(folder)})
+    return folder
+
+
+def entry_folder(kind: str, key: Any, code: tuple[str, ...], cache: Path | str | None = None) -> Path:
+    """Where :func:`once` has or makes an entry."""
+    text = json.dumps([key, code_digest(code)], sort_keys=True)
+    return (Path(cache) if cache else cache_folder()) / kind / hashlib.sha256(text.encode()).hexdigest()
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        known = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return bool(known == _checksums(folder))
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name not in (MANIFEST, LOCK):
+            with path.open("rb") as stream:
+                found[path.relative_to(folder).as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return found
+
+
+@functools.cache
+def code_digest(modules: tuple[str, ...]) -> str:
+    """SHA-256 of the source of :func:`modules_with_imports`, as it stood when the process first asked."""
+    found = hashlib.sha256()
+    for name, path in sorted(modules_with_imports(modules).items()):
+        found.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return found.hexdigest()
+
+
+def modules_with_imports(modules: tuple[str, ...]) -> dict[str, Path]:
+    """These modules and all that they import of the kit, at any depth, without :data:`NEUTRAL`: name -> file."""
+    found: dict[str, Path] = {}
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        if name in found or name in NEUTRAL:
+            continue
+        path = _file_of(name)
+        if path is None:
+            raise ValueError(f"{name} is no module of the kit")
+        found[name] = path
+        waiting += _imported(path)
+    return found
+
+
+def _file_of(name: str) -> Path | None:
+    base = LIBRARY.joinpath(*name.split(".")[1:])
+    candidates = (base.with_suffix(".py"), base / "__init__.py")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _imported(path: Path) -> Iterator[str]:
+    """Modules of the kit that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (one.name for one in node.names if one.name.split(".")[0] == LIBRARY.name)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == LIBRARY.name:
+            for one in node.names:
+                submodule = f"{node.module}.{one.name}"
+                yield submodule if _file_of(submodule) else str(node.module)

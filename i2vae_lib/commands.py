@@ -1,0 +1,403 @@
+"""What each command of ``i2vae`` does. A command imports what it needs when it is called, and nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from i2vae_lib import listing
+from i2vae_lib.data.registry import FOOD_KITCHEN, REGISTRY
+from i2vae_lib.places import suggestion
+from i2vae_lib.recommenders.registry import SYSTEMS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from i2vae_lib.grids import Cell
+
+RUN_NOTEBOOKS = ("01_data_preparation", "02_pseudo_sequences", "03_training")
+
+
+def list_known(given: argparse.Namespace) -> int:
+    for name in given.what:
+        if name not in listing.LISTS:
+            raise ValueError(f"unknown list '{name}'{suggestion(name, list(listing.LISTS))}")
+    found = {name: listing.LISTS[name]() for name in given.what or listing.LISTS}
+    if given.json:
+        print(json.dumps(found))
+        return 0
+    for name, lines in found.items():
+        print(f"{name}\n\n{listing.text(lines)}\n")
+    return 0
+
+
+def overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    """``["model.d=64"]`` -> ``{"model.d": 64}``; values are read as YAML."""
+    import yaml
+
+    from i2vae_lib.params import ParameterError
+
+    found = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ParameterError(f"--set {pair}: expected KEY=VALUE, e.g. --set model.d=64")
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ParameterError(f"--set {pair}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    return found
+
+
+def chosen_of(given: argparse.Namespace) -> dict[str, Any]:
+    """What ``--set`` and ``--system`` override."""
+    return overrides(given.set) | ({"system": given.system} if given.system else {})
+
+
+def run(given: argparse.Namespace) -> int:
+    from i2vae_lib import evaluation, report, stages
+    from i2vae_lib.data.protocols import outside_note
+    from i2vae_lib.params import load
+    from i2vae_lib.runs import stamp
+
+    start = time.perf_counter()
+
+    def say(line: str) -> None:
+        print(f"[{time.perf_counter() - start:6.1f} s] {line}", flush=True)
+
+    chosen = chosen_of(given)
+    resolved = load(
+        given.preset,
+        chosen,
+        data=given.data,
+        protocol=given.protocol,
+        seed=given.seed,
+        epochs=given.epochs,
+        out=given.out,
+    )
+    here = stages.open_run(resolved)
+    if given.only_train:
+        stages.train(here)
+        print(f"trained: {here.folder}, validation NDCG@10 {here.record['best_validation_ndcg']:.4f}")
+        return 0
+    ranks = stages.run_all(here, say)
+    if not given.no_notebooks and resolved.system == "i2vae":  # what the notebooks tell of
+        say("executing the notebooks on this run")
+        names = {
+            "preset": given.preset,
+            "data": resolved.data,
+            "protocol": resolved.protocol,
+            "seed": resolved.seed,
+            "epochs": resolved.training.epochs,
+            "out": str(here.folder.resolve()),
+            "overrides": {key: value for key, value in chosen.items() if key != "training.epochs"},  # stands above
+        }
+        report.execute_notebooks(here.folder, names, RUN_NOTEBOOKS)
+    path = None if given.no_report else report.write_report(here.folder)
+    names = here.record["names"]
+    print(f"\nHR@10 in per cent, 1 + {resolved.evaluation.negatives} sampled candidates")
+    if said := stamp(here.record):
+        print(said)
+    print(stages.result_table(stages.load_metrics(here.folder), names).to_string(index=False))
+    for line in evaluation.fewer_candidates(ranks, resolved.evaluation.negatives, names):
+        print(line)
+    if note := outside_note(here.record["outside"], names):
+        print(note)
+    print(f"\nreport: {path}" if path else f"\nrun: {here.folder}")
+    return 0
+
+
+def recommend(given: argparse.Namespace) -> int:
+    recommender = trained_of(given.run)
+    histories = _histories(given)
+    found = recommender.recommend(histories, given.domain, given.k)
+    if given.json:
+        print(json.dumps([{"items": ids, "scores": scores} for ids, scores in found]))
+        return 0
+    for user, (ids, scores) in enumerate(found):
+        print(f"user {user}")
+        labels = recommender.catalogue.label(given.domain, recommender.catalogue.encode(given.domain, ids))
+        for place, (one, score, label) in enumerate(zip(ids, scores, labels, strict=True), start=1):
+            print(f"{place:4d}  {one:<16} {score:9.4f}  {label if label != one else ''}".rstrip())
+    return 0
+
+
+def trained_of(folder: Path) -> Any:
+    """The trained system of a run."""
+    from i2vae_lib.runs import read_record
+
+    return SYSTEMS[read_record(folder)["parameters"]["system"]].load(folder / "model")
+
+
+def _histories(given: argparse.Namespace) -> dict[str, list[list[str]]]:
+    from i2vae_lib.data.dataset import DOMAINS, DataError
+    from i2vae_lib.params import ParameterError
+
+    if given.histories is not None:
+        if given.history:
+            raise ParameterError("--history and --histories: one or the other")
+        import pandas as pd
+
+        table = pd.read_parquet(given.histories)
+        missing = [d for d in DOMAINS if d not in table.columns]
+        if missing:
+            raise DataError(f"{given.histories}: missing column {missing[0]}; expected x and y, a list of ids a user")
+        return {d: [[] if one is None else [str(i) for i in one] for one in table[d]] for d in DOMAINS}
+    histories: dict[str, list[list[str]]] = {d: [[]] for d in DOMAINS}
+    for pair in given.history:
+        d, equals, ids = pair.partition("=")
+        if d not in DOMAINS or not equals:
+            raise DataError(f"--history {pair}: expected x=ID,ID or y=ID,ID")
+        histories[d][0] += [one for one in ids.split(",") if one]
+    return histories
+
+
+def audit_data(given: argparse.Namespace) -> int:
+    from i2vae_lib import audit
+    from i2vae_lib.data.loading import load_dataset
+    from i2vae_lib.params import ParameterError, load
+
+    if given.run is not None:
+        if given.data or given.protocol or given.system or given.set:
+            raise ParameterError(
+                "--run audits what the run holds: --data, --protocol, --system, --set say nothing of it"
+            )
+        name, protocol, found = _audit_run(given.run)
+    else:
+        resolved = load(given.preset, chosen_of(given), data=given.data, protocol=given.protocol)
+        if given.protocol is None and resolved.data in REGISTRY:
+            # the question is what the published split holds, unless asked otherwise
+            resolved = resolved.model_copy(update={"protocol": "released"})
+        name, protocol = resolved.data, resolved.protocol
+        found = audit.audit(load_dataset(resolved))
+    leaks = audit.fired(found)
+    if given.json:
+        print(json.dumps({"protocol": protocol, "leaks": len(leaks), "checks": found.to_dict(orient="records")}))
+    else:
+        print(found.assign(share=(found["share"] * 100).round(2)).to_string(index=False))
+        print(f"\n{name} under {protocol}: " + (f"{len(leaks)} checks found leaks" if len(leaks) else "no leak"))
+    return 1 if len(leaks) else 0
+
+
+def _audit_run(folder: Path) -> tuple[str, str, pd.DataFrame]:
+    """Everything the audit can look at in a finished run."""
+    import pandas as pd
+
+    from i2vae_lib import audit, stages
+    from i2vae_lib.data.dataset import CrossDomainDataset
+    from i2vae_lib.runs import read_record
+
+    trained = trained_of(folder)
+    dataset = CrossDomainDataset.load(folder / "dataset")
+    if stages.uses_generator(trained.params):
+        found = audit.audit(dataset, pseudo=stages.load_pseudo(folder), generator=trained.generator)
+    else:
+        found = audit.audit(dataset)
+    found = pd.concat([found, audit.audit_counts(dataset, trained.popularity)], ignore_index=True)
+    # what training began with and the reference rankers are not kept: what the run itself saw of them
+    seen = pd.DataFrame(read_record(folder)["audit"])
+    return str(folder), dataset.protocol, pd.concat([found, seen[~seen["check"].isin(found["check"])]])
+
+
+def describe(given: argparse.Namespace) -> int:
+    from i2vae_lib.data.dataset import DataError
+    from i2vae_lib.data.describe import describe_files
+    from i2vae_lib.runs import write_atomically
+
+    found = describe_files(given.x, given.y)
+    print(found.text())
+    if given.out is not None:
+        if given.out.exists():
+            raise DataError(f"{given.out} exists: choose another --out")
+        write_atomically(given.out, lambda part: part.write_text(found.yaml, encoding="utf-8"))
+        print(f"\nwritten: {given.out}")
+    return 0
+
+
+def make_table(given: argparse.Namespace) -> int:
+    from i2vae_lib import comparison
+    from i2vae_lib.params import ParameterError, load, pair_name
+    from i2vae_lib.runs import default_folder
+
+    tuning = comparison.read_tuning(given.tuning)
+    chosen = overrides(given.set)
+    if "system" in chosen:
+        raise ParameterError(f"--set system: here it is --systems {chosen['system']}")
+    for key in chosen:
+        names = [name for name, listed in tuning.points.items() if any(key in point for point in listed)]
+        if key in tuning.shared or names:
+            raise ParameterError(f"--set {key}: the tuning file sets it (for {', '.join(names) or 'all systems'})")
+    words = {"data": given.data, "protocol": given.protocol, "epochs": given.epochs}
+    resolved = load(given.preset, chosen, seed=given.seeds[0], **words)
+    name = f"table-{pair_name(resolved.data)}-{resolved.protocol}-{resolved.preset}"
+    folder = given.out or default_folder(resolved).with_name(name)
+    study = comparison.open_study(
+        folder,
+        resolved,
+        tuning,
+        systems=given.systems or list(SYSTEMS),
+        seeds=given.seeds,
+        trials=given.trials,
+    )
+    # beside the table, which may be read by a program
+    comparison.run_study(study, workers=given.workers, say=lambda line: print(line, file=sys.stderr, flush=True))
+    print(_table_as([folder], given))
+    return 1 if any(comparison.failures(study, name) for name in study.systems) else 0
+
+
+def _table_as(folders: Sequence[Path], given: argparse.Namespace) -> str:
+    import numpy as np
+
+    from i2vae_lib import lift, table
+
+    found = table.paper_table(folders, resamples=given.resamples, rng=np.random.default_rng(0))
+    # `table` names the systems to run: what the references and other calls have made stands in its table as well
+    found = found.filtered(given.systems if given.command == "compare" else None, given.kinds or lift.KINDS)
+    if given.json:
+        return json.dumps(found.to_json())
+    written: dict[str, Callable[[], str]] = {
+        "text": found.text,
+        "csv": lambda: str(found.flat().to_csv(index=False)),
+        "latex": found.latex,
+        "markdown": found.markdown,
+    }
+    return written[given.format or "text"]()
+
+
+def sweep(given: argparse.Namespace) -> int:
+    from i2vae_lib import experiments, grids, report
+    from i2vae_lib.runs import usable_cores, write_atomically
+
+    names = {key: getattr(given, key) for key in ("preset", "data", "protocol", "epochs", "seeds")}
+    found = grids.read_sweep(given.file, names | {"overrides": overrides(given.set)})
+    out = given.out or grids.cells_folder(found)
+    planned = experiments.plan(found, out)
+    # of a cluster nobody knows yet how many workers it has: what one of them would take
+    workers = given.workers or (1 if given.scheduler else usable_cores())
+    print(experiments.plan_by_seeds(planned).to_string(index=False))
+    costs = experiments.costs(found, planned, _probe if given.dry_run else None)
+    if given.dry_run:
+        costs = costs.assign(GiB=costs.pop("peak_memory_bytes") / 2**30).round({"seconds": 1, "GiB": 1})
+        print(f"\na cell of each kind:\n{costs.to_string(index=False)}\n")
+        costs = costs.assign(peak_memory_bytes=costs["GiB"] * 2**30)
+    print(f"{experiments.estimate(costs, workers)}; cells: {out}", flush=True)
+    if given.dry_run:
+        return 0
+    table = experiments.run(
+        found,
+        out,
+        workers=workers,
+        scheduler=given.scheduler,
+        dashboard=given.dashboard,
+        retry_failed=given.retry_failed,
+        say=lambda line: print(line, flush=True),
+    )
+    write_atomically(out / f"{found.name}.csv", lambda part: table.to_csv(part, index=False))
+    print("\nHR@10 in per cent, sampled candidates, mean over seeds")
+    print(experiments.by_place(table, found.axes()).to_string(index=False))
+    figures = report.write_sweep_figures(found, table, out)
+    print(f"\nevery figure: {out / f'{found.name}.csv'}; drawn: {out / 'figures'} ({len(figures)} files)")
+    return 1 if (table["state"] != "done").any() else 0
+
+
+def search_for(given: argparse.Namespace) -> int:
+    from i2vae_lib import search
+    from i2vae_lib.runs import default_folder
+
+    names = {key: getattr(given, key) for key in ("preset", "data", "protocol", "seed", "epochs")}
+    found = search.read_search(given.file, names)
+    out = given.out or default_folder(found.parameters({})).with_name(f"search-{Path(given.file).stem}")
+    words = {"workers": given.workers, "scheduler": given.scheduler}
+    table = search.run(found, out, trials=given.trials, say=lambda line: print(line, flush=True), **words)
+    shown = table.round({"value": 4, "seconds": 1})  # not the points, which somebody may want to copy
+    print(f"\n{shown.to_string(index=False)}\n\ntrials: {out}")
+    return 0
+
+
+def _probe(cell: Cell) -> tuple[float, int]:
+    """In a worker like those of the sweep, whose peak memory is its own."""
+    from i2vae_lib import experiments
+
+    with experiments.connect(workers=1) as client:
+        found: tuple[float, int] = client.submit(experiments.probe_cell, cell).result()
+    print(f"probe of {cell.parameters.system} on {cell.parameters.data}: {found[0]:.0f} s a cell at most", flush=True)
+    return found
+
+
+def compare_runs(given: argparse.Namespace) -> int:
+    import numpy as np
+
+    from i2vae_lib import compare
+    from i2vae_lib.params import ParameterError
+
+    of_the_other = ("candidates", "base") if given.table else ("format", "systems", "kinds")
+    for name in of_the_other:
+        if getattr(given, name) is not None:
+            raise ParameterError(f"--{name} is {'not for' if given.table else 'of'} --table: see i2vae compare --help")
+    if given.table is not None:
+        print(_table_as(given.runs, given))
+        return 0
+    found = compare.compare(
+        given.runs,
+        candidates=given.candidates or "sampled",
+        base=given.base,
+        resamples=given.resamples,
+        rng=np.random.default_rng(0),
+    )
+    print(json.dumps(found.to_json()) if given.json else found.text())
+    return 0
+
+
+def explore(given: argparse.Namespace) -> int:
+    import importlib.util
+    import subprocess
+    import tempfile
+
+    from i2vae_lib import explorers
+
+    if importlib.util.find_spec("voila") is None:
+        raise ValueError("the page is served by Voila, which is not installed: pip install 'i2vae-kit[page]'")
+    with tempfile.TemporaryDirectory(prefix="explore-") as folder:
+        notebook = explorers.write_page(given.folders, Path(folder))
+        # at that port or not at all: who holds it may be somebody else
+        words = ["--Voila.ip=127.0.0.1", f"--port={given.port}", "--Voila.port_retries=0", "--template=kit"]
+        words += ["--no-browser"] if given.no_browser else []
+        paths = os.pathsep.join(one for one in (folder, os.environ.get("JUPYTER_PATH")) if one)
+        print(f"http://127.0.0.1:{given.port}/ for this machine alone; Ctrl-C ends it", flush=True)
+        command = [sys.executable, "-m", "voila", str(notebook), *words]
+        try:
+            return subprocess.run(command, env=os.environ | {"JUPYTER_PATH": paths}).returncode
+        except KeyboardInterrupt:  # as it was told
+            return 0
+
+
+def fetch(given: argparse.Namespace) -> int:
+    from i2vae_lib.data.dataset import DataError
+    from i2vae_lib.data.released import locate
+    from i2vae_lib.params import ParameterError
+
+    if given.name == FOOD_KITCHEN:
+        from i2vae_lib.data.amazon import fetch_amazon2014
+
+        print(fetch_amazon2014(given.out or Path("data")))
+        return 0
+    if given.name not in REGISTRY:
+        raise DataError(f"unknown pair '{given.name}'{suggestion(given.name, [*REGISTRY, FOOD_KITCHEN])}")
+    if given.out is not None:
+        raise ParameterError(f"--out is of {FOOD_KITCHEN}; a released pair goes where I2VAE_DATA_DIR or the cache says")
+    for file in (REGISTRY[given.name].train, REGISTRY[given.name].test):
+        print(locate(file))
+    return 0
+
+
+def make_report(given: argparse.Namespace) -> int:
+    from i2vae_lib import report
+
+    print(report.write_report(given.run))
+    return 0

@@ -1,0 +1,100 @@
+"""From files, logs or a planted world to a :class:`CrossDomainDataset` and its batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from i2vae_lib.cache import once
+from i2vae_lib.data import logs, protocols, synthetic
+from i2vae_lib.data.dataset import CrossDomainDataset, DataError, LogPair
+from i2vae_lib.data.pair_file import read_pair_file
+from i2vae_lib.data.registry import REGISTRY
+from i2vae_lib.data.released import load_released
+from i2vae_lib.params import Parameters, pair_name
+from i2vae_lib.places import suggestion
+
+
+def is_pair_file(name: str) -> bool:
+    """Whether ``data`` names a YAML file that describes a pair of logs."""
+    return name.endswith((".yaml", ".yml"))
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that no data have.
+
+    Raises
+    ------
+    DataError
+        The nearest name is suggested.
+    """
+    known = ["synthetic", *REGISTRY]
+    if is_pair_file(name):
+        if not Path(name).is_file():
+            raise DataError(f"no file {name}: data is a registered name or the YAML file of a pair of logs")
+    elif name not in known:
+        raise DataError(f"unknown data '{name}'{suggestion(name, known)}, or the YAML file of a pair of logs")
+
+
+def check_protocol(name: str, protocol: str) -> None:
+    """Refuse a protocol that the data cannot serve, before anything is read (the planted world serves all).
+
+    Raises
+    ------
+    DataError
+        Says which protocols do.
+    """
+    if name != "synthetic":
+        protocols.check_served(protocol, pair_name(name), timed=is_pair_file(name))
+
+
+def load_dataset(parameters: Parameters) -> CrossDomainDataset:
+    """The dataset that the parameters name, under their protocol and controls.
+
+    Raises
+    ------
+    DataError
+        An unknown name (the nearest is suggested), a protocol that the data cannot serve, or whatever is wrong with
+        the files.
+    """
+    check_name(parameters.data)
+    check_protocol(parameters.data, parameters.protocol)
+    return protocols.apply(parameters.protocol, load_pair(parameters), parameters.split, parameters.controls)
+
+
+def load_dataset_once(parameters: Parameters, cache: Path | str | None = None) -> CrossDomainDataset:
+    """:func:`load_dataset`, or read back what an earlier call made of the same source in the same way.
+
+    Made once (:mod:`i2vae_lib.cache`) for a source, a protocol and its settings.
+
+    Parameters
+    ----------
+    cache
+        Folder; default :func:`i2vae_lib.runs.cache_folder`.
+
+    Raises
+    ------
+    DataError
+        As :func:`load_dataset`.
+    """
+    check_name(parameters.data)
+    check_protocol(parameters.data, parameters.protocol)
+    relevant = parameters.model_dump(mode="json", include={"protocol", "split", "controls", "synthetic"})
+    source = source_of(parameters)
+    name = parameters.data if source is None else pair_name(parameters.data)
+    made = once("datasets", [name, source, relevant], (__name__,), lambda at: load_dataset(parameters).save(at), cache)
+    return CrossDomainDataset.load(made)
+
+
+def source_of(parameters: Parameters) -> str | None:
+    """SHA-256 of what a pair file reads and how, as it stands now; None for data that cannot change under a name."""
+    name = parameters.data
+    return logs.fingerprint(read_pair_file(Path(name))) if is_pair_file(name) else None
+
+
+def load_pair(parameters: Parameters) -> protocols.RawPair | LogPair:
+    """The pair that the parameters name, before any protocol: published splits or timestamped logs."""
+    name = parameters.data
+    if name == "synthetic":
+        timed = parameters.protocol in ("chronological", "temporal")
+        return (synthetic.generate_log if timed else synthetic.generate)(parameters.synthetic)
+    return logs.load_logs(Path(name)) if is_pair_file(name) else load_released(name)

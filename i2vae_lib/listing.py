@@ -1,0 +1,109 @@
+"""What there is to choose from: presets, pairs, systems, parameters with origins, runs. Imports nothing heavy.
+
+Files of ``params/`` are read as text, for their comments say why.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import yaml
+
+from i2vae_lib.data import registry as pair_registry
+from i2vae_lib.places import preset_folder, preset_names, runs_folder
+from i2vae_lib.recommenders.registry import REGISTRY
+
+Line = dict[str, str]
+VALUE = re.compile(r"^ *([\w.]+): +(.*?) *(?:# *(.*))?$")
+
+
+def _values(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Key, value and comment of each line of a preset."""
+    matches = (VALUE.match(line) for line in path.read_text(encoding="utf-8").splitlines())
+    yield from ((key, value, comment or "") for key, value, comment in (one.groups() for one in matches if one))
+
+
+def _first_sentence(path: Path) -> str:
+    """Of the comment that a file begins with."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    head = lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]
+    return re.split(r"(?<=\.) ", " ".join(line.strip("# ") for line in head))[0]
+
+
+def presets() -> list[Line]:
+    """Name, data, protocol and epochs of each preset, and what it is for."""
+    found = []
+    for name in preset_names():
+        path = preset_folder() / f"{name}.yaml"
+        values = {key: value for key, value, _ in _values(path)}
+        chosen = {key: values[key] for key in ("data", "protocol", "epochs")}
+        found.append({"preset": name} | chosen | {"about": _first_sentence(path)})
+    return found
+
+
+def pairs() -> list[Line]:
+    """What ``--data`` takes: the planted world, released pairs, the pair files of ``params/pairs/``."""
+    found = [{"data": "synthetic", "x": "North", "y": "South", "about": "a planted world; serves every protocol"}]
+    for name, pair in pair_registry.REGISTRY.items():
+        found.append({"data": name, **pair.names, "about": "released; `i2vae fetch` downloads it"})
+    for path in sorted((preset_folder() / "pairs").glob("*.yaml")):
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        names = {d: content[d]["name"] for d in ("x", "y")}
+        found.append({"data": str(path), **names, "about": _first_sentence(path)})
+    return found
+
+
+def systems() -> list[Line]:
+    """What ``--system`` takes, in the order of the tables; rankers that are not trained stand in every table."""
+    return [
+        {"system": name, "title": one.title, "family": one.family, "parameters": " ".join(one.groups)}
+        for name, one in REGISTRY.items()
+    ]
+
+
+def parameters() -> list[Line]:
+    """Every key of ``--set``, its value in ``params/paper.yaml`` and where that comes from.
+
+    [p] the paper (section), [c] its released code, [o] a baseline's own paper or code, [k] the kit's choice.
+    """
+    lines = _values(preset_folder() / "paper.yaml")
+    named = ("preset", "overrides", "out")  # where values come from and where the result goes
+    return [{"key": key, "value": value, "origin": origin} for key, value, origin in lines if key not in named]
+
+
+def runs() -> list[Line]:
+    """The run directories of ``I2VAE_RUNS_DIR``, and its folders of several runs (sweeps, tables, searches)."""
+    found = []
+    for folder in sorted(path for path in runs_folder().glob("*") if path.is_dir()):
+        cells = list(folder.glob("*/run.json"))
+        if (folder / "run.json").is_file():
+            p = json.loads((folder / "run.json").read_text(encoding="utf-8"))["parameters"]
+            state = "finished" if (folder / "metrics.json").is_file() else "begun"
+            about = {"data": Path(p["data"]).stem} | {key: str(p[key]) for key in ("protocol", "system", "seed")}
+            found.append({"run": str(folder)} | about | {"state": state})
+        elif cells:
+            finished = sum((path.parent / "metrics.json").is_file() for path in cells)
+            blank = dict.fromkeys(("data", "protocol", "system", "seed"), "")
+            found.append({"run": str(folder)} | blank | {"state": f"{finished} of {len(cells)} runs finished"})
+    return found
+
+
+LISTS: dict[str, Callable[[], list[Line]]] = {
+    "presets": presets,
+    "pairs": pairs,
+    "systems": systems,
+    "parameters": parameters,
+    "runs": runs,
+}
+
+
+def text(lines: list[Line]) -> str:
+    """Columns under their names; what is too long for its column is the last one's."""
+    if not lines:
+        return "none"
+    table = [list(lines[0]), *(list(line.values()) for line in lines)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    return "\n".join("  ".join(word.ljust(width) for word, width in zip(row, widths)).rstrip() for row in table)

@@ -1,0 +1,29 @@
+"""What the kit knows by name, where it lies, and the nearest name to a wrong one. Imports nothing that takes time."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+
+def preset_folder() -> Path:
+    """Folder of the preset files: inside an installed wheel, else beside the package in a checkout."""
+    inside = Path(__file__).parent / "presets"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "params"
+
+
+def preset_names() -> list[str]:
+    """The presets by name (``tuning.yaml`` beside them is of another kind)."""
+    return sorted(path.stem for path in preset_folder().glob("*.yaml") if path.stem != "tuning")
+
+
+def runs_folder() -> Path:
+    """Where runs go that were not told: ``I2VAE_RUNS_DIR``, default ``runs``."""
+    return Path(os.environ.get("I2VAE_RUNS_DIR", "runs"))
+
+
+def suggestion(word: str, known: list[str]) -> str:
+    """``"; did you mean 'x'?"`` for the nearest known word, else the list of what is known."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}"

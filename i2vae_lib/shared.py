@@ -1,0 +1,101 @@
+"""What runs on the same data share, each made once: recalled pseudo-sequences, and the reference rankers' ranks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from i2vae_lib import audit, evaluation, psg
+from i2vae_lib.cache import once
+from i2vae_lib.data.dataset import DOMAINS, SPLITS, CrossDomainDataset
+from i2vae_lib.params import Parameters
+from i2vae_lib.recommenders.registry import CEILINGS, REFERENCES
+from i2vae_lib.runs import write_atomically, write_json
+from i2vae_lib.training import Callbacks
+
+
+def recalled(dataset: CrossDomainDataset, generator: psg.Generator) -> tuple[Path, list[dict[Any, Any]]]:
+    """Where the table of what every row recalls lies (``pseudo.parquet``), and what the audit says of it.
+
+    Made once (:mod:`i2vae_lib.cache`) for a dataset and a fit.
+    """
+
+    def make(folder: Path) -> None:
+        parts, items_of = [], {}
+        for split in SPLITS:
+            rows = dataset.splits[split]
+            items, scores = psg.recalled(generator, rows)
+            items_of[split] = items
+            columns = {"split": split, "row": rows.source, "domain": [DOMAINS[i] for i in rows.domain]}
+            parts.append(pd.DataFrame(columns | {"items": list(items), "scores": list(scores)}))
+        table = stamped(pd.concat(parts, ignore_index=True), dataset)
+        write_atomically(folder / "pseudo.parquet", lambda part: table.to_parquet(part, index=False))
+        found = audit.audit(dataset, pseudo=items_of, generator=generator).to_dict(orient="records")
+        write_json(folder / "about.json", {"audit": found})
+
+    folder = once("recalled", [dataset.fingerprint(), psg.digest(generator)], (__name__,), make)
+    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    return folder / "pseudo.parquet", about["audit"]
+
+
+def references(dataset: CrossDomainDataset, p: Parameters) -> list[Any]:
+    """The rankers that stand in every table, fitted; on data with a planted truth those that read it too."""
+    fitted: list[Any] = [
+        kind.unfitted(dataset.catalogue).fit(
+            dataset.splits["train"],
+            dataset.splits["validation"],
+            params=p,
+            generator=None,
+            rng=np.random.default_rng(p.seed),
+            callbacks=Callbacks(),
+        )
+        for kind in REFERENCES.values()
+    ]
+    return [*fitted, *(kind(dataset, fitted[0].counts) for kind in CEILINGS.values() if dataset.truth)]
+
+
+def reference_ranks(
+    dataset: CrossDomainDataset, p: Parameters
+) -> tuple[pd.DataFrame, dict[str, Any], list[dict[Any, Any]]]:
+    """Ranks of the test rows by :func:`references`, what each chose on validation, and what the audit says of them.
+
+    Made once (:mod:`i2vae_lib.cache`) for a dataset, candidates and grids: runs that differ in the model or in the
+    seed share one fit (none of these rankers draws anything).
+    """
+
+    def make(folder: Path) -> None:
+        fitted = references(dataset, p)
+        table = ranked(fitted, dataset, p)
+        write_atomically(folder / "ranks.parquet", lambda part: table.to_parquet(part, index=False))
+        found = audit.audit_references(dataset, fitted).to_dict(orient="records")
+        chosen = {one.name: one.chosen for one in fitted if hasattr(one, "chosen")}
+        write_json(folder / "about.json", {"chosen": chosen, "audit": found})
+
+    relevant = p.model_dump(mode="json", include={"split", "evaluation", "references"})
+    code = (__name__, *(one.__module__ for one in (*REFERENCES.values(), *CEILINGS.values())))
+    folder = once("references", [dataset.fingerprint(), relevant], code, make)
+    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    return pd.read_parquet(folder / "ranks.parquet"), about["chosen"], about["audit"]
+
+
+def ranked(scorers: Sequence[Any], dataset: CrossDomainDataset, p: Parameters) -> pd.DataFrame:
+    """Rank the test rows with each scorer: the lines of ``ranks.parquet``."""
+    rows = dataset.splits["test"]
+    negatives = evaluation.sample_negatives(rows, p.evaluation.negatives, p.split.data_seed)
+    seen = evaluation.seen_targets(rows, dataset.splits["train"])
+    parts = []
+    for scorer in scorers:
+        ranks = evaluation.rank(scorer, rows, negatives, full=True, batch_size=p.evaluation.batch_size)
+        parts.append(evaluation.rank_table(scorer.name, rows, dataset.tail["test"], seen, ranks))
+    return pd.concat(parts, ignore_index=True)
+
+
+def stamped(table: pd.DataFrame, dataset: CrossDomainDataset) -> pd.DataFrame:
+    """A table that says, wherever its file goes, of which data under which protocol it is (``attrs``)."""
+    table.attrs = {"data": dataset.name, "protocol": dataset.protocol, "data_seed": dataset.data_seed}
+    return table

@@ -1,0 +1,203 @@
+"""Work is done once, never stale, and made anew where it is damaged."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from i2vae_lib import cache, psg, shared
+from i2vae_lib.data import CrossDomainDataset, loading
+from i2vae_lib.params import Parameters
+from i2vae_lib.recommenders import CEILINGS, REFERENCES
+
+CODE = ("i2vae_lib.graphs",)
+
+
+@pytest.fixture
+def made() -> list[Path]:
+    return []
+
+
+@pytest.fixture
+def make(made: list[Path]) -> Callable[[Path], None]:
+    def fill(folder: Path) -> None:
+        made.append(folder)
+        (folder / "inner").mkdir()
+        (folder / "inner" / "table.bin").write_bytes(bytes(range(256)))
+        (folder / "about.json").write_text("{}")
+
+    return fill
+
+
+def test_entry_when_asked_for_again_is_read_back(
+    made: list[Path], make: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = cache.once("tables", {"a": 1, "b": [2]}, CODE, make, tmp_path)
+    assert cache.once("tables", {"b": [2], "a": 1}, CODE, make, tmp_path) == first and made == [first]
+    assert first.parent == tmp_path / "tables" and first == cache.entry_folder(
+        "tables", {"a": 1, "b": [2]}, CODE, tmp_path
+    )
+    cache.once("tables", {"a": 2, "b": [2]}, CODE, make, tmp_path)
+    cache.once("others", {"a": 1, "b": [2]}, CODE, make, tmp_path)
+    cache.once("tables", {"a": 1, "b": [2]}, ("i2vae_lib.evaluation",), make, tmp_path)
+    assert len(set(made)) == len(made) == 4
+    monkeypatch.setenv("I2VAE_CACHE_DIR", str(tmp_path))
+    assert cache.once("tables", {"a": 1, "b": [2]}, CODE, make) == first and len(made) == 4
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "a flipped bit": lambda folder: flip(folder / "inner" / "table.bin"),
+    "a file cut short": lambda folder: (folder / "inner" / "table.bin").write_bytes(b"\0"),
+    "a file is gone": lambda folder: (folder / "about.json").unlink(),
+    "a file too many": lambda folder: (folder / ".part").write_text("half"),
+    "killed before it was whole": lambda folder: (folder / cache.MANIFEST).unlink(),
+    "half a manifest": lambda folder: (folder / cache.MANIFEST).write_text('{"sha256": {'),
+    "another manifest": lambda folder: (folder / cache.MANIFEST).write_text("[]"),
+}
+
+
+@pytest.mark.parametrize("damage", list(DAMAGE))
+def test_entry_when_damaged_is_made_anew(
+    damage: str, made: list[Path], make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    folder = cache.once("tables", 0, CODE, make, tmp_path)
+    DAMAGE[damage](folder)
+    assert cache.once("tables", 0, CODE, make, tmp_path) == folder and made == [folder, folder]
+    assert (folder / "inner" / "table.bin").read_bytes() == bytes(range(256)) and not (folder / ".part").exists()
+    cache.once("tables", 0, CODE, make, tmp_path)
+    assert len(made) == 2
+
+
+def test_entry_when_making_fails_is_made_by_the_next_call(
+    made: list[Path], make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    def half(folder: Path) -> None:
+        (folder / "inner").mkdir()
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        cache.once("tables", 0, CODE, half, tmp_path)
+    cache.once("tables", 0, CODE, make, tmp_path)
+    assert len(made) == 1
+
+
+def test_entry_when_wanted_by_several_at_once_is_made_by_one(
+    made: list[Path], make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    def slowly(folder: Path) -> None:
+        time.sleep(0.2)
+        make(folder)
+
+    with ThreadPoolExecutor(4) as pool:
+        folders = set(pool.map(lambda _: cache.once("tables", 0, CODE, slowly, tmp_path), range(4)))
+    assert folders == set(made) and len(made) == 1
+
+
+# --- the code of an entry ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package that imports in every way, in the place of the kit."""
+    sources = {
+        "producer.py": "from i2vae_lib import near\n",
+        "near.py": "def f():\n    from i2vae_lib.data.logs import (\n        join,\n    )\n",
+        "data/__init__.py": "",
+        "data/logs/__init__.py": "",
+        "data/logs/join.py": "import i2vae_lib.data.deep\nimport numpy as np\n",
+        "data/deep.py": "from i2vae_lib.runs import LayoutError\n",
+        "runs.py": "from i2vae_lib import apart\n",
+        "apart.py": "",
+        "__init__.py": "",
+    }
+    for name, source in sources.items():
+        path = tmp_path / "i2vae_lib" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+    monkeypatch.setattr(cache, "LIBRARY", tmp_path / "i2vae_lib")
+    return tmp_path / "i2vae_lib"
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("producer.py", True),
+        ("near.py", True),
+        ("data/logs/join.py", True),
+        ("data/deep.py", True),
+        ("runs.py", False),  # neutral, and nothing is looked for behind it
+        ("apart.py", False),
+    ],
+)
+def test_code_when_a_module_is_edited(name: str, counts: bool, library: Path) -> None:
+    digest = cache.code_digest.__wrapped__
+    before = digest(("i2vae_lib.producer",))
+    (library / name).write_text((library / name).read_text() + "# edited\n")
+    assert (digest(("i2vae_lib.producer",)) != before) == counts
+
+
+def test_code_when_a_module_is_unknown_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"i2vae_lib\.no_such_module is no module of the kit"):
+        cache.modules_with_imports(("i2vae_lib.no_such_module",))
+
+
+PRODUCERS = {
+    "datasets": (loading.__name__,),
+    "generators": (psg.__name__,),
+    "recalled": (shared.__name__,),
+    "references": (shared.__name__, *(one.__module__ for one in (*REFERENCES.values(), *CEILINGS.values()))),
+}
+
+
+@pytest.mark.parametrize("kind", ["datasets", "references"])  # the latter holds the other two
+def test_code_of_a_producer_has_everything_that_python_imports_for_it(kind: str) -> None:
+    """Read from the source; held against what a process has imported in the end."""
+    script = "import importlib, json, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\n"
+    script += "print(json.dumps([name for name in sys.modules if name.startswith('i2vae_lib.')]))"
+    words = [sys.executable, "-c", script, *PRODUCERS[kind]]
+    done = subprocess.run(words, cwd=cache.LIBRARY.parent, capture_output=True, text=True, check=True)
+    packages = {"i2vae_lib.data", "i2vae_lib.recommenders"}  # lazy names only
+    imported = set(json.loads(done.stdout)) - cache.NEUTRAL - packages - {"i2vae_lib.recommenders.registry"}
+    assert imported and imported <= set(cache.modules_with_imports(PRODUCERS[kind]))
+
+
+# --- the kit's own entries --------------------------------------------------------------------------------------------
+
+
+def test_fit_when_a_bit_of_it_is_flipped_is_fitted_anew(
+    dataset: CrossDomainDataset, tiny: Parameters, tmp_path: Path
+) -> None:
+    train, p = dataset.splits["train"], tiny.psg.model_copy(update={"kind": "cooccurrence"})
+    first = psg.fit_once(train, p, tmp_path)
+    [path] = tmp_path.rglob("generator.safetensors")
+    flip(path)
+    again = psg.fit_once(train, p, tmp_path)
+    assert psg.digest(again) == psg.digest(first)
+    for name, table in first.arrays().items():
+        np.testing.assert_array_equal(again.arrays()[name], table)
+
+
+def test_reference_ranks_when_a_bit_is_flipped_are_ranked_anew(
+    dataset: CrossDomainDataset, tiny: Parameters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("I2VAE_CACHE_DIR", str(tmp_path))
+    before, _, _ = shared.reference_ranks(dataset, tiny)
+    [path] = (tmp_path / "references").rglob("ranks.parquet")
+    whole = path.read_bytes()
+    flip(path)
+    after, _, _ = shared.reference_ranks(dataset, tiny)
+    assert path.read_bytes() == whole and before.equals(after)

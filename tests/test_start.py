@@ -1,0 +1,201 @@
+"""Help, a typo and lists cost no heavy import; every command's options are in its examples; lists say what there is."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shlex
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+import i2vae_lib
+from i2vae_lib import cli, data, lift, listing, recommenders
+from i2vae_lib.params import Parameters, known_keys, load
+from i2vae_lib.recommenders import CEILINGS, REFERENCES, REGISTRY, SYSTEMS
+
+ROOT = Path(i2vae_lib.__file__).parent.parent
+
+# --- nothing heavy ----------------------------------------------------------------------------------------------------
+
+LIGHT = [["--help"], ["--version"], ["rnu"], ["run", "--sed", "0"], ["run", "--help"], ["list"], ["list", "--json"]]
+WATCHED = """
+import contextlib, json, sys
+before = set(sys.modules)
+import i2vae_lib
+alone = set(sys.modules) - before
+from i2vae_lib import cli
+for words in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None), contextlib.suppress(SystemExit):
+        cli.main(words)
+print(json.dumps([sorted(alone), sorted(set(sys.modules) - before)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def imported() -> tuple[set[str], set[str]]:
+    """The modules that the package alone imports, and those that it and :data:`LIGHT` import."""
+    words = [sys.executable, "-c", WATCHED, json.dumps(LIGHT)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    alone, everything = json.loads(done.stdout)
+    return set(alone), set(everything)
+
+
+def test_package_when_imported_imports_next_to_nothing(imported: tuple[set[str], set[str]]) -> None:
+    outside = {name for name in imported[0] if name.split(".")[0] not in sys.stdlib_module_names}
+    assert outside == {"i2vae_lib", "i2vae_lib.lazy"} and len(imported[0]) < 40
+
+
+def test_commands_that_only_say_something_import_nothing_heavy(imported: tuple[set[str], set[str]]) -> None:
+    roots = {name.split(".")[0] for name in imported[1]} - set(sys.stdlib_module_names)
+    assert {name for name in roots if "cython" not in name} <= {"i2vae_lib", "yaml", "_yaml"}  # yaml is compiled
+    assert not {f"i2vae_lib.{name}" for name in ("params", "runs", "stages", "data.dataset")} & imported[1]
+    assert "i2vae_lib.listing" in imported[1] and len(imported[1]) < 200
+
+
+@pytest.mark.parametrize("package", [i2vae_lib, data, recommenders], ids=lambda one: one.__name__)
+def test_package_when_a_name_is_used_has_it(package: ModuleType) -> None:
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+    with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute 'no_such_name'"):
+        _ = package.no_such_name
+    assert i2vae_lib.stages is importlib.import_module("i2vae_lib.stages")
+    assert i2vae_lib.load is load  # not a second one
+
+
+def test_module_when_what_it_needs_is_missing_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "packaged").mkdir()
+    (tmp_path / "packaged" / "__init__.py").write_text(
+        "from i2vae_lib.lazy import lazy_names\n__getattr__ = lazy_names(__name__, {})\n"
+    )
+    (tmp_path / "packaged" / "needy.py").write_text("import not_installed_here\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    packaged = importlib.import_module("packaged")
+    with pytest.raises(ModuleNotFoundError, match="not_installed_here"):
+        _ = packaged.needy
+
+
+# --- the table of commands --------------------------------------------------------------------------------------------
+
+
+def stopped(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """Exit status, output and errors of words that argparse deals with."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as error:
+        cli.main(words)
+    said = capsys.readouterr()
+    return int(error.value.code or 0), said.out, said.err
+
+
+@pytest.mark.parametrize("name", list(cli.COMMANDS))
+def test_command_when_its_examples_are_parsed_they_show_every_option(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = cli.COMMANDS[name]
+    shown = {word for example in command.examples for word in shlex.split(example)}
+    for example in command.examples:
+        kit, *words = shlex.split(example)
+        assert kit == "i2vae" and cli.parse(words).command == name
+    for flag, words in command.options:
+        assert words["help"] and (flag in shown or not flag.startswith("-"))
+    status, out, _ = stopped(capsys, name, "--help")
+    assert status == 0 and all(example in out for example in command.examples)
+    assert all(flag in out for flag, _ in command.options if flag.startswith("-"))
+
+
+def test_command_when_mistyped_suggests_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = stopped(capsys, "rnu")
+    assert status == 2 and err.endswith("i2vae: error: unknown command 'rnu'; did you mean 'run'?\n")
+    status, _, err = stopped(capsys, "run", "--sede", "3")
+    assert status == 2 and err.endswith("unrecognized arguments: --sede 3; did you mean '--seed'?\n")
+    status, _, err = stopped(capsys, "report", "a", "b")
+    assert status == 2 and err.endswith("unrecognized arguments: b\n")
+
+
+def test_version_when_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert stopped(capsys, "--version")[:2] == (0, f"i2vae-kit {version('i2vae-kit')}\n")
+
+
+def test_choices_when_compared_with_the_library() -> None:
+    assert cli.KINDS == lift.KINDS and data.DOMAINS == ("x", "y")
+
+
+# --- the registry -----------------------------------------------------------------------------------------------------
+
+
+def test_registry_when_classes_are_asked_for_they_have_its_names() -> None:
+    for name, entry in REGISTRY.items():
+        assert entry.kind.name == name
+        assert getattr(recommenders, entry.kind.__name__) is entry.kind
+        assert set(entry.groups) <= set(Parameters.model_fields)
+    assert len({entry.title for entry in REGISTRY.values()}) == len(REGISTRY)
+    assert sorted([*SYSTEMS, *REFERENCES, *CEILINGS]) == sorted(REGISTRY)
+    with pytest.raises(KeyError):
+        _ = SYSTEMS["popularity"]
+
+
+# --- i2vae list -------------------------------------------------------------------------------------------------------
+
+
+def listed(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    capsys.readouterr()
+    assert cli.main(["list", *words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_list_when_parameters_are_wanted_has_each_with_its_value_and_origin(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines = listed(capsys, "parameters")["parameters"]
+    content = yaml.safe_load((ROOT / "params" / "paper.yaml").read_text(encoding="utf-8"))
+    assert {one["key"] for one in lines} == {*known_keys(), "data", "protocol", "seed", "epochs"} - {"training.epochs"}
+    for one in lines:
+        assert yaml.safe_load(one["value"]) == {**content, **content["overrides"]}[one["key"]]
+        if "." in one["key"]:
+            assert one["origin"].startswith(("[p]", "[c]", "[o]", "[k]"))
+
+
+def test_list_when_names_are_wanted_has_what_other_commands_take(capsys: pytest.CaptureFixture[str]) -> None:
+    found = listed(capsys)
+    assert list(found) == list(listing.LISTS)
+    for one in found["presets"]:
+        p = load(one["preset"])
+        assert (one["data"], one["protocol"], one["epochs"]) == (p.data, p.protocol, str(p.training.epochs))
+    assert [one["system"] for one in found["systems"]] == list(REGISTRY)
+    for one in found["pairs"]:
+        assert one["data"] in ("synthetic", *data.registry.REGISTRY) or Path(one["data"]).is_file()
+    capsys.readouterr()
+    assert cli.main(["list", "systems"]) == 0
+    header, *lines = capsys.readouterr().out.strip().splitlines()[2:]
+    assert header.split() == ["system", "title", "family", "parameters"] and len(lines) == len(REGISTRY)
+
+
+def test_list_when_there_are_runs_says_how_far_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("I2VAE_RUNS_DIR", str(tmp_path))
+    assert listed(capsys, "runs") == {"runs": []}
+    record = {"parameters": {"data": "there/pair.yaml", "protocol": "temporal", "system": "i2vae", "seed": 3}}
+    for name in ("a", "b", "sweep/1", "sweep/2", "empty/none"):
+        (tmp_path / name).mkdir(parents=True)
+        if not name.startswith("empty"):
+            (tmp_path / name / "run.json").write_text(json.dumps(record))
+    for name in ("b", "sweep/2"):
+        (tmp_path / name / "metrics.json").write_text("{}")
+    lines = listed(capsys, "runs")["runs"]
+    assert [(Path(one["run"]).name, one["data"], one["seed"], one["state"]) for one in lines] == [
+        ("a", "pair", "3", "begun"),
+        ("b", "pair", "3", "finished"),
+        ("sweep", "", "", "1 of 2 runs finished"),
+    ]
+
+
+def test_list_when_the_name_is_unknown_suggests_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", "sytems"]) == 2
+    assert "unknown list 'sytems'; did you mean 'systems'?" in capsys.readouterr().err
