@@ -22,7 +22,8 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib import experiments
-from i2vae_lib.cli import build_parser, overrides
+from i2vae_lib.cli import build_parser
+from i2vae_lib.commands import overrides
 from i2vae_lib.grids import read_sweep
 from i2vae_lib.lift import KINDS, METRICS
 from i2vae_lib.runs import committed_path, read_record
