@@ -188,14 +188,53 @@ class SVAEParameters(_Group):
     weight_decay: Weight
 
 
-class SASRecParameters(_Group):
-    """SASRec (Kang & McAuley 2018)."""
+class SASRecBCEParameters(_Group):
+    """SASRec with its own loss (Kang & McAuley 2018)."""
 
     blocks: Positive
     heads: Positive
     dropout: Share
-    loss: Literal["bce", "softmax"]
-    negatives: Positive  # a step (bce only)
+    negatives: Positive  # a step
+
+
+class EveryPositionParameters(_Group):
+    """What is trained at every position of a sequence (:mod:`i2vae_lib.recommenders.every_position`)."""
+
+    blocks: Positive
+    heads: Positive
+    dropout: Share
+    hidden_share: Share  # of the sequences: once more with the domain of the last event hidden (merged only)
+    start: Literal["random", "cooccurrence"]  # of the item vectors
+
+
+class SASRecCEParameters(EveryPositionParameters):
+    """SASRec with cross-entropy (Klenitskiy & Vasilev 2023)."""
+
+
+class ESASRecParameters(EveryPositionParameters):
+    """eSASRec (Tikhonovich et al. 2025)."""
+
+    multiplier: Positive  # m: width of the feed-forward net, in d
+
+
+class SLISTParameters(_Group):
+    """SLIST (Choi et al. 2021)."""
+
+    consistency: Annotated[float, Field(ge=0.0, le=1.0)]  # a; 0: SLIT, 1: SLIS
+    decay: Rate  # L2
+    source_decay: Rate  # steps, as the next two
+    target_decay: Rate
+    recency_decay: Rate  # of a history that is scored
+    limit: Positive  # largest matrix that is solved, a side
+
+
+class StackParameters(_Group):
+    """A conditional logit over other rankers (:mod:`i2vae_lib.recommenders.stack`)."""
+
+    learning_rate: Rate
+    steps: Positive  # of all rows
+    decay: Weight  # on the squared weights
+    folds: Annotated[int, Field(ge=2)]  # of users, for the validation figures
 
 
 class LightGCNParameters(_Group):
@@ -300,7 +339,11 @@ class Parameters(_Group):
     references: ReferenceParameters
     multivae: MultiVAEParameters
     svae: SVAEParameters
-    sasrec: SASRecParameters
+    sasrec_bce: SASRecBCEParameters
+    sasrec_ce: SASRecCEParameters
+    esasrec: ESASRecParameters
+    slist: SLISTParameters
+    stack: StackParameters
     lightgcn: LightGCNParameters
     emcdr: EMCDRParameters
     pinet: PiNetParameters
@@ -514,10 +557,13 @@ def _check_together(p: Parameters) -> None:
     """Rules that tie two values."""
     attending = {
         "i2vae": {"model.heads": p.model.heads, "model.cross_heads": p.model.cross_heads},
-        "sasrec": {"sasrec.heads": p.sasrec.heads},
+        "sasrec-bce": {"sasrec_bce.heads": p.sasrec_bce.heads},
+        "sasrec-ce": {"sasrec_ce.heads": p.sasrec_ce.heads},
+        "stack-ce": {"sasrec_ce.heads": p.sasrec_ce.heads},
+        "esasrec": {"esasrec.heads": p.esasrec.heads},
         "c2dsr": {"c2dsr.heads": p.c2dsr.heads},
     }
-    for key, heads in attending.get(p.system.partition("-")[0], {}).items():
+    for key, heads in attending.get(p.system.removesuffix("-s").removesuffix("-m"), {}).items():
         if p.model.d % heads:
             raise ParameterError(f"'{key}': {heads} heads do not divide model.d = {p.model.d}")
     copies = p.model.scores == "copying"

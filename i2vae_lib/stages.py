@@ -208,8 +208,8 @@ def train(run: Run, dataset: CrossDomainDataset | None = None, on_epoch: Callabl
     write_atomically(run.folder / "history.parquet", lambda part: history.to_parquet(part, index=False))
     # what the model begins with and falls back to must be the training rows' own
     found = audit.audit_counts(dataset, recommender.popularity)
-    if (start := getattr(recommender, "start", None)) is not None:
-        started = audit.audit_start(dataset, start, run.parameters.psg.shrinkage)
+    if recommender.start is not None:
+        started = audit.audit_start(dataset, recommender.start, recommender.start_shrinkage)
         found = pd.concat([found, started], ignore_index=True)
     audit.refuse_leaks(found, dataset.protocol)
     run.note(

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pandas as pd
 import psutil
 import pytest
 
@@ -232,17 +233,31 @@ def _until(where: Any, holds: Callable[[], bool], otherwise: str, seconds: float
 
 @pytest.fixture(scope="module")
 def served(browser: Any, folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """``i2vae explore`` of a run of the smoke preset and of a kept sweep: address and process."""
+    """``i2vae explore`` of a run of the smoke preset and of a sweep's table: address and process."""
     words = ["--preset", "smoke", "--epochs", "2", "--out", str(folder / "explored"), "--no-notebooks", "--no-report"]
     assert cli.main(["run", *words]) == 0
     port = free_port()
-    table = ROOT / "docs" / "results" / "sensitivity_cloth_sport.csv"
+    table = folder / "weights.csv"
+    _sweep_of_weights().to_csv(table, index=False)
     command = [sys.executable, "-m", "i2vae_lib.cli", "explore", str(folder / "explored"), str(table)]
     command += ["--no-browser", f"--port={port}"]
     # its root is the page itself, which takes as long as its explorers: ask for a file instead
     server = serve(command, folder, "explore", f"http://127.0.0.1:{port}/voila/static/favicon.ico")
     yield f"http://127.0.0.1:{port}/", server
     stop(server)
+
+
+def _sweep_of_weights() -> pd.DataFrame:
+    """A sweep's table as ``i2vae sweep`` writes it: two grids, a weight each, the other one held."""
+    weights = {"objective.lambda_a": 0.005, "objective.lambda_c": 0.001}
+    places = [(key.split(".")[1], weights | {key: value}) for key in weights for value in (0.001, 0.005, 0.01)]
+    measured = {"state": "done", "recommender": "i2vae", "domain": "North", "kind": "all", "metric": "HR@10"}
+    rest = measured | {"candidates": "sampled", "n": 100, "validation": 0.1}
+    lines = [
+        {"grid": grid, "row": "", **place, "seed": 0, **rest, "value": 0.1 + 0.01 * i, "run": f"cells/{i}"}
+        for i, (grid, place) in enumerate(places)
+    ]
+    return pd.DataFrame(lines)
 
 
 def test_page_when_used(served: tuple[str, subprocess.Popen[bytes]], tab: Tab) -> None:
@@ -287,7 +302,7 @@ def test_page_when_used(served: tuple[str, subprocess.Popen[bytes]], tab: Tab) -
     page.get_by_role("tab", name="sweep").click()
     sweep = page.locator(".widget-vbox:has(label:text-is('across'))").first
     sweep.locator(".js-plotly-plot .main-svg").first.wait_for()
-    sweep.locator("select").nth(1).select_option(index=3)  # all grids: both weights vary
+    sweep.locator("select").nth(1).select_option("(all grids)")  # both weights vary
     up = sweep.locator("select").nth(3)
     _until(sweep, lambda: "objective.lambda_a" in up.locator("option").all_inner_texts(), "the axes stayed")
     up.select_option("objective.lambda_a")

@@ -45,7 +45,7 @@ def hits(params: Parameters, world: CrossDomainDataset) -> dict[str, Int]:
     rows = world.splits["test"]
     negatives = evaluation.sample_negatives(rows, 99, 0)
     found: dict[str, Int] = {}
-    trained = (SYSTEMS[name](world.catalogue, params) for name in ("sasrec-s", "savae", "ravae"))
+    trained = (SYSTEMS[name](world.catalogue, params) for name in ("sasrec-bce-s", "savae", "ravae"))
     for system in (Popularity.unfitted(world.catalogue), *trained):
         fitted(system, world, params)
         ranks = evaluation.rank(system, rows, negatives, full=False, batch_size=512)
@@ -66,7 +66,7 @@ def test_warm_rows_when_chance_is_a_tenth(hits: dict[str, Int]) -> None:
         assert standard_errors(values - 0.1) > 10, name
 
 
-@pytest.mark.parametrize("name", ["sasrec-s", "savae"])
+@pytest.mark.parametrize("name", ["sasrec-bce-s", "savae"])
 def test_warm_rows_when_popularity_is_the_floor(hits: dict[str, Int], name: str) -> None:
     assert standard_errors(hits[name] - hits["popularity"]) > 6  # paired by row; some 0.21 of them
 

@@ -269,3 +269,9 @@ def test_revision_when_git_is_not_there_is_unknown(monkeypatch):
     monkeypatch.setattr(runs.subprocess, "run", failing(FileNotFoundError("git")))
     monkeypatch.setattr(runs, "revision", runs.revision.__wrapped__)  # asked anew
     assert runs.environment()["git"] == "unknown"
+
+
+def test_stamp_when_data_are_not_what_a_reader_takes_them_for() -> None:
+    assert "NOT leak-free" in runs.stamp({"protocol": "released"})
+    assert "One order of items" in runs.stamp({"protocol": "chronological", "one_order": True})
+    assert runs.stamp({"protocol": "strict", "one_order": False}) == runs.stamp({}) == ""

@@ -25,8 +25,16 @@ ORDER_MATTERS = {
     "multivae-m": False,
     "svae-s": True,
     "svae-m": True,
-    "sasrec-s": True,
-    "sasrec-m": True,
+    "sasrec-bce-s": True,
+    "sasrec-bce-m": True,
+    "sasrec-ce-s": True,
+    "sasrec-ce-m": True,
+    "esasrec-s": True,
+    "esasrec-m": True,
+    "slist-s": True,
+    "slist-m": True,
+    "stack-counts": True,
+    "stack-ce": True,
     "lightgcn-s": False,
     "lightgcn-m": False,
     "emcdr": False,
@@ -38,6 +46,9 @@ ORDER_MATTERS = {
     "ravae": False,
     "cdrib": False,
 }
+
+AT_ONCE = {"slist-s", "slist-m", "stack-counts", "stack-ce"}
+"""Systems whose last stage is no training by epochs: one line in the history, no checkpoint, made again when killed."""
 
 
 def order_matters(name: str) -> bool:
@@ -148,7 +159,8 @@ def test_fit_when_killed_after_every_epoch(
             )
         except KeyboardInterrupt:
             assert len(seen) <= 4
-    assert len(seen) == len(system.state.history) and len(seen) % 2 == 0  # two epochs a stage, none of them twice
+    at_once = system.name in AT_ONCE
+    assert len(seen) + at_once == len(system.state.history) and len(seen) % 2 == 0  # two epochs a stage, none twice
     stages = len(seen) // 2
     assert seen == [1.0, 2.0] * stages and len(list(tmp_path.glob("*.ckpt"))) == stages
     system.save(tmp_path / "whole")

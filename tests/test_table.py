@@ -46,7 +46,7 @@ def tabled(*folders: Path) -> Table:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("runs")
-    places = {"i2vae": 12, "sasrec-m": 6, "sasrec-s": 30}
+    places = {"i2vae": 12, "sasrec-bce-m": 6, "sasrec-bce-s": 30}
     return [finished(folder / f"{name}-{seed}", name, place, seed) for name, place in places.items() for seed in (0, 1)]
 
 
@@ -59,9 +59,9 @@ def test_cells_when_two_seeds_are_there(found: Table, runs: list[Path]) -> None:
     each = []
     for run in runs[2:4]:
         table = pd.read_parquet(run / "ranks.parquet")
-        part = table[(table["recommender"] == "sasrec-m") & (table["domain"] == "y") & table["cold"]]
+        part = table[(table["recommender"] == "sasrec-bce-m") & (table["domain"] == "y") & table["cold"]]
         each.append((part["greater_sampled"] < 10).mean())
-    line = cell(found.cells, system="sasrec-m", domain="South", kind="cold", metric="HR@10", candidates="sampled")
+    line = cell(found.cells, system="sasrec-bce-m", domain="South", kind="cold", metric="HR@10", candidates="sampled")
     assert (line.mean, line.sd, line.seeds) == (
         pytest.approx(np.mean(each)),
         pytest.approx(np.std(each, ddof=1)),
@@ -75,7 +75,7 @@ def test_places_when_the_oracle_leads(found: Table) -> None:
     for _, column in part.groupby(["domain", "metric"]):
         ranked = column.set_index("system")
         assert ranked["mean"].idxmax() == "oracle" and ranked.loc["oracle", "place"] == 0
-        assert ranked.loc["sasrec-m", "place"] == 1 and ranked.loc["i2vae", "place"] == 2
+        assert ranked.loc["sasrec-bce-m", "place"] == 1 and ranked.loc["i2vae", "place"] == 2
         assert (ranked["place"] > 0).sum() == 2
 
 
@@ -84,7 +84,11 @@ def test_holm_when_systems_are_compared_is_over_the_systems(found: Table) -> Non
     (said,) = [note for note in found.notes if note.startswith("Mean over the 12 cells of tailed, cold, all rows")]
     assert "less that of i2VAE" in said and "after Holm over these 3 systems: " in said and "Oracle" not in said
     part = found.cells[found.cells["candidates"] == "sampled"].pivot_table(index="system", values="mean")["mean"]
-    for name, title in (("popularity", "Popularity"), ("sasrec-s", "SASRec-S"), ("sasrec-m", "SASRec-M")):
+    for name, title in (
+        ("popularity", "Popularity"),
+        ("sasrec-bce-s", "SASRec-BCE-S"),
+        ("sasrec-bce-m", "SASRec-BCE-M"),
+    ):
         assert f"{title} {100 * (part[name] - part['i2vae']):+.2f} (" in said
     assert said in found.text()
 
@@ -99,33 +103,35 @@ def test_seconds_when_a_generator_was_fitted_and_there_are_stages(tmp_path: Path
 
 
 def test_systems_when_seconds_and_memory_are_recorded(found: Table) -> None:
-    line = cell(found.systems, system="sasrec-s")
+    line = cell(found.systems, system="sasrec-bce-s")
     # four epochs of 2 and 0.5 seconds
     assert (line.seconds, line.memory, line.epochs, line.best_epoch, line.seeds) == (10.0, 1024.0, 4.0, 3.0, 2)
-    assert found.systems["system"].tolist() == ["popularity", "sasrec-s", "sasrec-m", "i2vae", "oracle"]
+    assert found.systems["system"].tolist() == ["popularity", "sasrec-bce-s", "sasrec-bce-m", "i2vae", "oracle"]
 
 
 def test_by_rule_when_cold_rows_are_popularity(tmp_path: Path) -> None:
     rows, own = ROWS, ROWS.lengths("own") > 0
     mine, floor = ranks_of(skill(3, 5)), REFERENCES["popularity"]
     table = mine.where(pd.Series(own), floor)
-    write_run(tmp_path / "run", table, {"system": "sasrec-s"}, rows=rows)
+    write_run(tmp_path / "run", table, {"system": "sasrec-bce-s"}, rows=rows)
     finished(tmp_path / "other", "i2vae", 12)
     ranks = pd.read_parquet(tmp_path / "run" / "ranks.parquet")
-    ranks["recommender"] = ranks["recommender"].replace("i2vae", "sasrec-s")
+    ranks["recommender"] = ranks["recommender"].replace("i2vae", "sasrec-bce-s")
     for name in ("run.json", "metrics.json", "history.parquet"):
-        content = (tmp_path / "other" / name).read_bytes().replace(b'"system": "i2vae"', b'"system": "sasrec-s"')
+        content = (tmp_path / "other" / name).read_bytes().replace(b'"system": "i2vae"', b'"system": "sasrec-bce-s"')
         (tmp_path / "run" / name).write_bytes(content)
     ranks.to_parquet(tmp_path / "run" / "ranks.parquet", index=False)
     found = tabled(tmp_path / "run", tmp_path / "other")
     flags = found.cells[found.cells["by_rule"]]
-    assert set(zip(flags["system"], flags["kind"])) == {("sasrec-s", "cold")}
+    assert set(zip(flags["system"], flags["kind"])) == {("sasrec-bce-s", "cold")}
     wide = found.wide().set_index("system")
-    assert wide.loc["SASRec-S", "North cold"].endswith("=pop") and "=pop" not in wide.loc["SASRec-S", "North all"]
+    assert (
+        wide.loc["SASRec-BCE-S", "North cold"].endswith("=pop") and "=pop" not in wide.loc["SASRec-BCE-S", "North all"]
+    )
 
 
 def test_notes_when_a_system_is_under_popularity_on_cold_rows(tmp_path: Path) -> None:
-    good, bad = finished(tmp_path / "good", "sasrec-m", 12), finished(tmp_path / "bad", "i2vae", 6)
+    good, bad = finished(tmp_path / "good", "sasrec-bce-m", 12), finished(tmp_path / "bad", "i2vae", 6)
     ranks = pd.read_parquet(bad / "ranks.parquet")
     mine = (ranks["recommender"] == "i2vae") & ranks["cold"] & (ranks["domain"] == "y")
     ranks.loc[mine, "greater_sampled"] = 998  # below everybody
@@ -137,10 +143,10 @@ def test_notes_when_a_system_is_under_popularity_on_cold_rows(tmp_path: Path) ->
 
 
 def test_wide_when_filtered(found: Table) -> None:
-    part = found.filtered(["i2vae", "sasrec-m"], ["all"])
+    part = found.filtered(["i2vae", "sasrec-bce-m"], ["all"])
     wide = part.wide("NDCG@10")
     assert wide.columns.tolist() == ["system", "North all", "South all", "seeds", "seconds", "MiB"]
-    assert wide["system"].tolist() == ["SASRec-M", "i2VAE"]
+    assert wide["system"].tolist() == ["SASRec-BCE-M", "i2VAE"]
     mean = cell(found.cells, system="i2vae", domain="North", kind="all", metric="NDCG@10", candidates="sampled").mean
     assert wide.loc[1, "North all"].startswith(f"{100 * mean:.2f}²")
     with pytest.raises(ParameterError, match="no system 'sasrec'; did you mean 'sasrec-"):
@@ -154,9 +160,9 @@ def test_wide_when_read_across(found: Table) -> None:
 
 
 def test_exports_when_written(found: Table) -> None:
-    assert "HR@10 in per cent, full candidates" in found.text() and "SASRec-M" in found.text()
+    assert "HR@10 in per cent, full candidates" in found.text() and "SASRec-BCE-M" in found.text()
     markdown = found.markdown()
-    assert markdown.count("| SASRec-M") == 4 and "**" in markdown and "<u>" in markdown
+    assert markdown.count("| SASRec-BCE-M") == 4 and "**" in markdown and "<u>" in markdown
     assert "**HR@10**, per cent, full" in markdown
     latex = found.latex()
     assert latex.count("\\toprule") == 4 and "\\textbf{" in latex and "\\underline{" in latex and "nan" not in latex
@@ -172,29 +178,29 @@ def test_exports_when_written(found: Table) -> None:
 
 def test_csv_has_every_system_and_why_one_is_not_there(tmp_path: Path) -> None:
     study = opened(tmp_path / "study")
-    broken = study.run_folder("sasrec-m", study.points["sasrec-m"][0], 0)
+    broken = study.run_folder("sasrec-bce-m", study.points["sasrec-bce-m"][0], 0)
     write_json(broken / "failed.json", {"reason": "loss is nan"})
     flat = tabled(study.folder, finished(tmp_path / "run", "i2vae", 12)).flat().set_index("system")
-    assert flat.loc["sasrec-m", ["status", "reason"]].tolist() == ["failed", "loss is nan"]
-    assert np.isnan(flat.loc["sasrec-m", "mean"]) and flat.loc["i2vae", "seconds"].tolist()[0] == 10.0
-    assert comparison.failures(study, "sasrec-m") == {broken.name: "loss is nan"}
+    assert flat.loc["sasrec-bce-m", ["status", "reason"]].tolist() == ["failed", "loss is nan"]
+    assert np.isnan(flat.loc["sasrec-bce-m", "mean"]) and flat.loc["i2vae", "seconds"].tolist()[0] == 10.0
+    assert comparison.failures(study, "sasrec-bce-m") == {broken.name: "loss is nan"}
     assert not comparison.failures(study, "i2vae")
 
 
 def test_latex_when_names_have_its_signs(tmp_path: Path) -> None:
-    run = finished(tmp_path / "run", "sasrec-m", 8, record={"names": {"x": "Home & Kitchen", "y": "Sport_out"}})
+    run = finished(tmp_path / "run", "sasrec-bce-m", 8, record={"names": {"x": "Home & Kitchen", "y": "Sport_out"}})
     latex = tabled(run).latex()
     assert "Home \\& Kitchen all" in latex and "Sport\\_out cold" in latex
 
 
 def test_status_when_a_system_stands_in_two_folders(tmp_path: Path) -> None:
     failed, untouched = opened(tmp_path / "failed"), opened(tmp_path / "untouched")
-    broken = failed.run_folder("sasrec-m", failed.points["sasrec-m"][0], 0)
+    broken = failed.run_folder("sasrec-bce-m", failed.points["sasrec-bce-m"][0], 0)
     write_json(broken / "failed.json", {"reason": "loss is nan"})
     run = finished(tmp_path / "run", "i2vae", 12)
     for folders in ((run, failed.folder, untouched.folder), (untouched.folder, failed.folder, run)):
         systems = tabled(*folders).systems.set_index("system")
-        assert systems.loc["sasrec-m", ["status", "reason"]].tolist() == ["failed", "loss is nan"]
+        assert systems.loc["sasrec-bce-m", ["status", "reason"]].tolist() == ["failed", "loss is nan"]
         assert systems.loc["i2vae", "status"] == "done"
 
 
@@ -208,11 +214,11 @@ def test_table_when_saved_and_loaded(found: Table, tmp_path: Path) -> None:
 def test_table_when_the_pair_is_the_papers(tmp_path: Path) -> None:
     names = {"x": "Cloth", "y": "Sport"}
     record = {"data": "cloth_sport", "names": names}
-    run = finished(tmp_path / "run", "sasrec-m", 8, record=record)
+    run = finished(tmp_path / "run", "sasrec-bce-m", 8, record=record)
     found = tabled(run)
-    line = cell(found.cells, system="sasrec-m", domain="Sport", kind="all", metric="HR@10", candidates="sampled")
+    line = cell(found.cells, system="sasrec-bce-m", domain="Sport", kind="all", metric="HR@10", candidates="sampled")
     assert line.paper_mean == pytest.approx(6.49, abs=1.5) and line.paper_mean > 0
-    assert f"({line.paper_mean:.2f})" in found.wide().set_index("system").loc["SASRec-M", "Sport all"]
+    assert f"({line.paper_mean:.2f})" in found.wide().set_index("system").loc["SASRec-BCE-M", "Sport all"]
 
 
 def test_table_when_runs_are_variants_of_one_system(runs: list[Path], tmp_path: Path) -> None:
@@ -249,7 +255,7 @@ def tuning(points: int = 2) -> comparison.Tuning:
 
 
 def opened(folder: Path, **changes: Any) -> comparison.Study:
-    words: dict[str, Any] = {"systems": ["i2vae", "sasrec-m"], "seeds": [0]} | changes
+    words: dict[str, Any] = {"systems": ["i2vae", "sasrec-bce-m"], "seeds": [0]} | changes
     overrides = words.pop("overrides", {})
     return comparison.open_study(folder, load("smoke", overrides), tuning(), **words)
 
@@ -272,7 +278,7 @@ def test_tuning_when_the_kits_own_is_read() -> None:
         ("points: [", r"t\.yaml: not valid YAML"),
         ("points: {}", "expected the names shared and points"),
         ("shared: {}\npoints: {i2vaa: [{}]}", "unknown 'i2vaa'; did you mean 'i2vae'"),
-        ("shared: {}\npoints: {i2vae: [{}]}", "no points for .*sasrec-s.*: every system is tuned alike"),
+        ("shared: {}\npoints: {i2vae: [{}]}", "no points for .*sasrec-bce-s.*: every system is tuned alike"),
         ("ALL\n  i2vae: [{}, {}]", "budgets differ"),
         ("ALL\n  i2vae: [{model.e: 3}]", "i2vae: unknown key 'model.e'; did you mean 'model.d'"),
         ("ALL\n  i2vae: [{training.learning_rate: -1.0}]", "i2vae, point 1: 'training.learning_rate'"),
@@ -295,9 +301,9 @@ def test_study_when_a_new_system_comes_with_settings_of_its_own(tmp_path: Path) 
 
 def test_study_when_opened_again_with_others(tmp_path: Path) -> None:
     opened(tmp_path)
-    opened(tmp_path, systems=["sasrec-s"], seeds=[3])
+    opened(tmp_path, systems=["sasrec-bce-s"], seeds=[3])
     known = comparison.read_study(tmp_path)
-    assert set(known.points) == {"i2vae", "sasrec-s", "sasrec-m"} and known.seeds == (0, 3)
+    assert set(known.points) == {"i2vae", "sasrec-bce-s", "sasrec-bce-m"} and known.seeds == (0, 3)
     assert opened(tmp_path, seeds=[3]).tuning_seed == 0  # points are compared where they always were
     assert len(opened(tmp_path, trials=1).points["i2vae"]) == 2  # never fewer than before
     opened(tmp_path, overrides={"cdrib.layers": 5})  # nobody here reads it
@@ -316,19 +322,19 @@ def test_table_when_nothing_is_done(tmp_path: Path) -> None:
     study = opened(tmp_path)
     found = tabled(tmp_path)
     assert found.systems["status"].tolist() == ["missing", "missing"]
-    assert "nothing is done yet" in found.text() and "SASRec-M: missing" in found.text()
+    assert "nothing is done yet" in found.text() and "SASRec-BCE-M: missing" in found.text()
     assert study.chosen("i2vae") is None
-    folder = study.run_folder("sasrec-m", {}, 0)
+    folder = study.run_folder("sasrec-bce-m", {}, 0)
     folder.mkdir()
     write_json(folder / "failed.json", {"reason": "the disk is full"})
-    assert "SASRec-M: failed: the disk is full" in tabled(tmp_path).text()
+    assert "SASRec-BCE-M: failed: the disk is full" in tabled(tmp_path).text()
 
 
 def test_table_when_one_system_is_done_and_one_failed(tmp_path: Path) -> None:
     study = opened(tmp_path)
     point = study.points["i2vae"][1]
     finished(study.run_folder("i2vae", point, 0), "i2vae", 12)
-    failed = study.run_folder("sasrec-m", {}, 0)
+    failed = study.run_folder("sasrec-bce-m", {}, 0)
     failed.mkdir()
     write_json(failed / "failed.json", {"reason": "killed by signal 9 (out of memory?)"})
     tried = [{"point": dict(one), "failed": None} for one in study.points["i2vae"]]
@@ -339,8 +345,8 @@ def test_table_when_one_system_is_done_and_one_failed(tmp_path: Path) -> None:
     found = tabled(tmp_path)
     assert cell(found.systems, system="i2vae").point == "training.learning_rate=0.001"
     wide = found.wide().set_index("system")
-    assert wide.loc["SASRec-M", "North all"] == "failed" and wide.loc["i2VAE", "North all"] != "done"
-    assert study.chosen("i2vae") == point and study.chosen("sasrec-m") is None
+    assert wide.loc["SASRec-BCE-M", "North all"] == "failed" and wide.loc["i2VAE", "North all"] != "done"
+    assert study.chosen("i2vae") == point and study.chosen("sasrec-bce-m") is None
     assert "1 of 2 points failed" in found.text()
     opened(tmp_path, seeds=[1])
     assert "1 of 2 seeds done" in tabled(tmp_path).text()
@@ -379,19 +385,24 @@ def test_study_when_run_killed_and_run_again(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("I2VAE_CACHE_DIR", str(tmp_path / "cache"))
     parameters = load("smoke", TINY, epochs=1)
     points = dict.fromkeys(SYSTEMS, ({}, {"training.learning_rate": 1e-3}))
-    points["sasrec-s"] = ({"training.learning_rate": 1e30}, {"training.learning_rate": 1e30})
+    points["sasrec-bce-s"] = ({"training.learning_rate": 1e30}, {"training.learning_rate": 1e30})
     rules = comparison.Tuning({}, points)
-    study = comparison.open_study(tmp_path / "study", parameters, rules, systems=["sasrec-m", "sasrec-s"], seeds=[0])
+    study = comparison.open_study(
+        tmp_path / "study", parameters, rules, systems=["sasrec-bce-m", "sasrec-bce-s"], seeds=[0]
+    )
     said: list[str] = []
     comparison.run_study(study, workers=2, say=said.append)
     assert sum("FAILED" in line for line in said) >= 1
     found = tabled(study.folder)
-    assert found.systems.set_index("system").loc[["sasrec-m", "sasrec-s"], "status"].tolist() == ["done", "failed"]
-    assert "loss is" in cell(found.systems, system="sasrec-s").reason
-    chosen = json.loads(study.chosen_path("sasrec-m").read_text())
+    assert found.systems.set_index("system").loc[["sasrec-bce-m", "sasrec-bce-s"], "status"].tolist() == [
+        "done",
+        "failed",
+    ]
+    assert "loss is" in cell(found.systems, system="sasrec-bce-s").reason
+    chosen = json.loads(study.chosen_path("sasrec-bce-m").read_text())
     values = [one["validation NDCG@10"] for one in chosen["tried"]]
     assert chosen["point"] == chosen["tried"][int(np.argmax(values))]["point"]
-    runs = sorted(study.folder.glob("sasrec-m-*"))
+    runs = sorted(study.folder.glob("sasrec-bce-m-*"))
     assert (
         len(runs) == 2 and sum((one / "ranks.parquet").is_file() for one in runs) == 1
     )  # only the chosen saw a test row
@@ -421,8 +432,8 @@ def test_study_when_another_call_asked_for_more_points(tmp_path: Path, monkeypat
 
 
 def test_command_when_the_system_is_set_and_not_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["table", "--set", "system=sasrec-m"]) == 2
-    assert "here it is --systems sasrec-m" in capsys.readouterr().err
+    assert cli.main(["table", "--set", "system=sasrec-bce-m"]) == 2
+    assert "here it is --systems sasrec-bce-m" in capsys.readouterr().err
 
 
 def test_command_when_a_value_is_no_yaml(capsys: pytest.CaptureFixture[str]) -> None:
@@ -442,20 +453,20 @@ def test_command_when_interrupted_alone(by: signal.Signals, tmp_path: Path) -> N
     """A signal that reaches the parent and not its children ends them too; nothing counts as failed."""
     words = [f"--set={key}={json.dumps(value)}" for key, value in TINY.items() if not key.startswith("references")]
     command = [sys.executable, "-m", "i2vae_lib.cli", "table", "--preset", "smoke", "--epochs", "100000", *words]
-    command += ["--systems", "sasrec-s", "sasrec-m", "--out", str(tmp_path / "study")]
+    command += ["--systems", "sasrec-bce-s", "sasrec-bce-m", "--out", str(tmp_path / "study")]
     environment = os.environ | {"I2VAE_CACHE_DIR": str(tmp_path / "cache")}
     # tests that a shell started with `&` ignore the signal, and their children would too
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE) as parent:
         signal.signal(signal.SIGINT, before)
         deadline = time.monotonic() + 60
-        while not list(tmp_path.glob("study/sasrec-s-*/last.ckpt")):
+        while not list(tmp_path.glob("study/sasrec-bce-s-*/last.ckpt")):
             assert time.monotonic() < deadline and parent.poll() is None
             time.sleep(0.2)
         parent.send_signal(by)
         said = parent.communicate(timeout=60)[1].decode()
     assert parent.returncode == 130 and "the same command goes on from here" in said
-    assert not list(tmp_path.glob("study/*/failed.json")) and not list(tmp_path.glob("study/sasrec-m-*"))
-    [folder] = tmp_path.glob("study/sasrec-s-*")
+    assert not list(tmp_path.glob("study/*/failed.json")) and not list(tmp_path.glob("study/sasrec-bce-m-*"))
+    [folder] = tmp_path.glob("study/sasrec-bce-s-*")
     with FileLock(folder / ".lock").acquire(timeout=10):  # its run has ended with it
         pass

@@ -31,6 +31,7 @@ def record(run: Path, name: str, command: str) -> Path:
         "seeds": [about["parameters"]["seed"]],
         "hours": round(kept.hours([about]), 4),
         "stages": about["stages"],
+        "outside": about["outside"],  # first events of items outside the catalogue (temporal)
     }
     return kept.keep(name, table, content)
 

@@ -215,7 +215,7 @@ def draw_others(taken: Ragged, owner: Int, size: int, count: int, rng: np.random
     if full[owner].any():
         raise DataError(
             f"no negatives for row {owner[full[owner].argmax()]} of the batch: its target and history are all {size} "
-            f"items of the domain; a softmax over all items (objective.reconstruction, sasrec.loss) needs none"
+            f"items of the domain; a softmax over all items (objective.reconstruction) needs none"
         )
     base = np.asarray(owner)[:, None] * key
     drawn = rng.integers(1, size + 1, (len(owner), count))

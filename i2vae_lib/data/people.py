@@ -6,7 +6,7 @@ shows, targets included.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,17 +27,46 @@ class People:
 
 
 def chained(*parts: Ragged) -> Ragged:
-    """Sequence i of each part, one after another."""
-    owner = np.concatenate([one.owner for one in parts])
-    values = np.concatenate([one.values for one in parts])
+    """Sequence i of each part, one after another; with moments where every part has them."""
+    order = np.argsort(np.concatenate([one.owner for one in parts]), kind="stable")
+    values = np.concatenate([one.values for one in parts])[order]
     lengths = np.stack([one.lengths for one in parts]).sum(axis=0)
-    return Ragged.from_lengths(values[np.argsort(owner, kind="stable")], lengths)
+    moments = moments_of(parts)
+    return Ragged.from_lengths(values, lengths, None if moments is None else moments[order])
+
+
+def moments_of(parts: Sequence[Ragged]) -> Int | None:
+    """The moments of all events of the parts, int64 [total]; None unless every part has them."""
+    found = [one.moments for one in parts if one.moments is not None]
+    return np.concatenate(found) if len(found) == len(parts) else None
+
+
+def interleaved(parts: Sequence[Ragged], last: Int) -> Ragged:
+    """Sequence i of each part as one, in order of time.
+
+    Of one moment, the events of part ``last[i]`` stand after the others. Without a common time all events of that part
+    do; the moments of what is returned are then 0 (the other parts) and 1.
+
+    Parameters
+    ----------
+    last
+        int [n], a number of a part each.
+    """
+    owner = np.concatenate([one.owner for one in parts])
+    part = np.repeat(np.arange(len(parts)), [len(one.values) for one in parts])
+    late = part == last[owner]
+    known = moments_of(parts)
+    moments = late.astype(np.int64) if known is None else known
+    order = np.lexsort((late, moments, owner))  # stable: a part's own order stays
+    values = np.concatenate([one.values for one in parts])[order]
+    return Ragged.from_lengths(values, np.bincount(owner, minlength=len(last)), moments[order])
 
 
 def with_targets(rows: Rows, domain: str) -> Ragged:
     """Each row's history in ``domain``, and its target, if it has one, after it where it asks for that domain."""
     asked = (rows.domain == DOMAINS.index(domain)) & (rows.target != PAD)
-    target = Ragged.from_lengths(rows.target[asked], asked.astype(np.int64))
+    moments = None if rows.moment is None else rows.moment[asked]
+    target = Ragged.from_lengths(rows.target[asked], asked.astype(np.int64), moments)
     return chained(rows.history[domain], target)
 
 

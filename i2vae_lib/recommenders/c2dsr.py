@@ -33,7 +33,7 @@ Departs
       of sequences of similar length (the code's of any), so a batch's mean counts by how much it has of what the mean
       is over, against a mean batch: every step weighs the same, as in batches of any length;
     - encoders: padding masked as key, state 0 at padding (in the code, where padding is a key, the bias of the last
-      normalisation, and so F^d of an empty view), positions backwards from the end, the rest as in ``sasrec``'s list;
+      normalisation, and so F^d of an empty view), positions backwards from the end, the rest as ``sasrec_bce``;
     - tables of the views hold their domain's items alone; the code's others are never read;
     - corruption is drawn anew each epoch (in the code once);
     - transitions are weighted by their count, as in the code, where their de-duplication never fires; users with two

@@ -48,7 +48,6 @@ class I2VAERecommender(Trained):
     def __init__(self, catalogue: Catalogue, params: Parameters):
         super().__init__(catalogue, params)
         self.generator: psg.Generator
-        self.start: Int | None = None  # item vectors to begin with
 
     @property
     def model(self) -> I2VAE:
@@ -61,7 +60,8 @@ class I2VAERecommender(Trained):
             raise ValueError("i2vae needs a pseudo-sequence generator; psg.kind = none is one too")
         self.generator = generator
         if self.params.model.start == "cooccurrence":
-            self.start = item_vectors(train, self.params.model.d, self.params.psg.shrinkage)
+            self.start_shrinkage = self.params.psg.shrinkage
+            self.start = item_vectors(train, self.params.model.d, self.start_shrinkage)
 
     def build(self, weights: torch.Generator) -> I2VAE:
         model = build(self.params.model, self.sizes, weights)

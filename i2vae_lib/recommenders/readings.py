@@ -7,18 +7,20 @@ number ``offset(d) + i`` of its stream.
 rule.
 
 ``-M``: stream ``xy``, items of X and then items of Y (linked items stay two). A row's sequence is its other history and
-then its own: neither the released files nor a row keep how the two interleave.
+then its own: the released files do not keep how the two interleave. :class:`Interleaved` puts them in order of time
+where the data have one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from i2vae_lib.data.batches import draw_others
 from i2vae_lib.data.dataset import DOMAINS, PAD, Catalogue, Int, Ragged, Rows, other
-from i2vae_lib.data.people import chained, people, with_targets
+from i2vae_lib.data.people import chained, interleaved, people, with_targets
 
 
 class PerDomain:
@@ -44,6 +46,10 @@ class PerDomain:
     def domains(self, stream: str) -> tuple[str, ...]:
         """The domains whose items a stream holds."""
         return (stream,)
+
+    def numbered(self, items: Ragged, domain: str) -> Ragged:
+        """Items of a domain by their numbers in its stream."""
+        return replace(items, values=items.values + np.int32(self.offset(domain)))
 
     def sequences(self, train: Rows) -> Mapping[str, Ragged]:
         """What a stream is learnt from: whole training sequences, targets included, without the empty ones."""
@@ -81,19 +87,26 @@ class Merged(PerDomain):
         parts = []
         for d in DOMAINS:
             rows = train.take(train.of(d))
-            parts.append(chained(self._of(rows.history[other(d)], other(d)), self._of(with_targets(rows, d), d)))
+            parts.append(
+                chained(self.numbered(rows.history[other(d)], other(d)), self.numbered(with_targets(rows, d), d))
+            )
         values = np.concatenate([one.values for one in parts])
         return {"xy": Ragged.from_lengths(values, np.concatenate([one.lengths for one in parts]))}
 
     def histories(self, rows: Rows, domain: str) -> Ragged:
-        return chained(*(self._of(rows.history[d], d) for d in (other(domain), domain)))
+        return chained(*(self.numbered(rows.history[d], d) for d in (other(domain), domain)))
 
     def evident(self, rows: Rows) -> Int:
         found: Int = (rows.lengths("own") > 0) | (rows.lengths("other") > 0)
         return found
 
-    def _of(self, items: Ragged, domain: str) -> Ragged:
-        return Ragged(items.values + np.int32(self.offset(domain)), items.offsets)
+
+class Interleaved(Merged):
+    """``-M`` in order of time; of one moment, and where data have no common time, the own history stands last."""
+
+    def histories(self, rows: Rows, domain: str) -> Ragged:
+        parts = [self.numbered(rows.history[d], d) for d in DOMAINS]
+        return interleaved(parts, np.full(len(rows), DOMAINS.index(domain)))
 
 
 def draw_beside(

@@ -85,9 +85,14 @@ class Trained(ABC):
         Everything that is trained.
     state
         After :meth:`fit`: history by epoch (of all stages) and which epoch of the last was selected.
+    start
+        Vectors of the unified items that training begins with (``cooccurrence.item_vectors`` with ``start_shrinkage``),
+        where a system has any; for the audit.
     """
 
     name: str
+    start: Int | None = None
+    start_shrinkage = 10.0
     module: Any  # an nn.Module; torch's types know no attributes
 
     def __init__(self, catalogue: Catalogue, params: Parameters):

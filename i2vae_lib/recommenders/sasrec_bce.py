@@ -1,14 +1,15 @@
-"""SASRec: self-attention over a sequence, the next item after every position.
+"""SASRec-BCE: self-attention over a sequence, the next item after every position, against sampled negatives.
 
 Kang & McAuley, "Self-attentive sequential recommendation", ICDM 2018 (code: kang205/SASRec). With f_t the state of
 position t (:class:`i2vae_lib.model.encoders.SequenceEncoder`, the encoder that i2VAE uses) and E the item table,
 
     score(t, i) = f_t . E_i        loss = mean over t of -log sigmoid(f_t . E_{t+1}) - sum_j log sigmoid(-f_t . E_j)
 
-where the j are sampled negatives. Input and output share E.
+where the j are sampled negatives. Input and output share E. The loss of 2018, and most of what sets this apart from
+:mod:`i2vae_lib.recommenders.sasrec_ce`.
 
 Made for the next item in one domain. Here it comes in both readings (:mod:`i2vae_lib.recommenders.readings`):
-``sasrec-s``, two models that know nothing of each other, and ``sasrec-m``, one model of the merged sequence.
+``sasrec-bce-s``, two models that know nothing of each other, and ``sasrec-bce-m``, one model of the merged sequence.
 
 Departs
     - residual connections go around the normalisation, as the paper writes them; the released code adds the normalised
@@ -18,13 +19,11 @@ Departs
     - no dropout on the attention's weights, nor inside the feed-forward net: it is on what each of the two adds;
     - sequences are cut to the last T + 1 items; every sequence is seen once an epoch (the code draws users with
       replacement). Merged, a sequence is a row's: a user of two rows is seen twice;
-    - ``sasrec.loss`` = softmax puts cross-entropy over all items of the target's domain in place of the sampled loss:
-      another model (Klenitskiy & Vasilev, RecSys 2023), which tuning may choose and the table then says so;
     - batches are of sequences of similar length (the code's of any), so a batch's mean over steps counts by its number
       of steps, against a mean batch's: every step weighs the same, as in batches of any length;
     - negatives are what the sequence does not hold; merged, they are of the positive's domain, and the same user's
       other row may hold them;
-    - the two models of ``sasrec-s`` share one loop: one selected epoch and one early stop, on both domains' mean.
+    - the two models of ``sasrec-bce-s`` share one loop: one selected epoch and one early stop, on both domains' mean.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ from i2vae_lib.data.batches import bucketed
 from i2vae_lib.data.dataset import Catalogue, Int, Rows
 from i2vae_lib.data.people import windows
 from i2vae_lib.model.encoders import SequenceEncoder, initialise
-from i2vae_lib.model.likelihoods import bernoulli, categorical_mean
+from i2vae_lib.model.likelihoods import bernoulli
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.readings import Merged, PerDomain, draw_beside
 from i2vae_lib.recommenders.trained import Stage, Trained, dot
@@ -67,7 +66,7 @@ class Stream(nn.Module):
         super().__init__()
         self.items = nn.Embedding(size + 1, p.model.d, padding_idx=0)
         self.encoder = SequenceEncoder(
-            p.model.d, p.model.T, p.sasrec.blocks, p.sasrec.heads, causal=True, rate=p.sasrec.dropout
+            p.model.d, p.model.T, p.sasrec_bce.blocks, p.sasrec_bce.heads, causal=True, rate=p.sasrec_bce.dropout
         )
 
     def forward(self, inputs: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
@@ -76,7 +75,7 @@ class Stream(nn.Module):
         return states
 
 
-class SASRec(Trained):
+class SASRecBCE(Trained):
     """Both readings; a class of its own for each below."""
 
     reading_of: ClassVar[type[PerDomain]]
@@ -102,7 +101,6 @@ class SASRec(Trained):
         sequences = {s: one.take(np.flatnonzero(one.lengths > 1)) for s, one in every.items()}
         steps = {s: -(-len(one) // size) for s, one in sequences.items()}
         mean = {s: np.minimum(one.lengths - 1, p.model.T).sum() / max(1, steps[s]) for s, one in sequences.items()}
-        drawn = p.sasrec.negatives if p.sasrec.loss == "bce" else 0
 
         def batches(rng: np.random.Generator) -> Iterator[dict[str, Windows]]:
             order = [(s, at) for s, one in sequences.items() for at in bucketed(one.lengths, size, rng)]
@@ -110,13 +108,13 @@ class SASRec(Trained):
                 stream, at = order[i]
                 own = sequences[stream].take(at)
                 inputs, targets = windows(own, p.model.T)
-                negatives = draw_beside(self.reading, stream, own, targets, drawn, rng)
+                negatives = draw_beside(self.reading, stream, own, targets, p.sasrec_bce.negatives, rng)
                 whole = [torch.from_numpy(np.asarray(one, dtype=np.int64)) for one in (inputs, targets, negatives)]
                 share = float((targets != 0).sum() / mean[stream])
                 yield {stream: Windows(whole[0], whole[1], whole[2], share)}
 
         rows = sum(len(one) for one in sequences.values())
-        yield Stage("sasrec", self.module, self.loss, batches, rows, sum(steps.values()), beta2=0.98)
+        yield Stage("sasrec_bce", self.module, self.loss, batches, rows, sum(steps.values()), beta2=0.98)
 
     def loss(
         self, batch: dict[str, Windows], epoch: int, generator: torch.Generator
@@ -126,25 +124,10 @@ class SASRec(Trained):
         stream, table = self.module[name], self.module[name].items.weight
         valid = one.targets != 0
         states, targets = stream(one.inputs, generator)[valid], one.targets[valid]
-        if self.params.sasrec.loss == "bce":
-            positive = (states * table[targets]).sum(dim=1)
-            negatives = torch.einsum("md,mkd->mk", states, table[one.negatives[valid]])
-            value = bernoulli(positive, negatives).mean()
-        else:
-            value = self.softmax_cost(name, states, targets)
+        positive = (states * table[targets]).sum(dim=1)
+        negatives = torch.einsum("md,mkd->mk", states, table[one.negatives[valid]])
+        value = bernoulli(positive, negatives).mean()
         return one.share * value, {f"reconstruction/{name}": value.detach()}
-
-    def softmax_cost(self, name: str, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Mean over steps of -log softmax over the items of the target's domain: [m, d] and [m] -> scalar."""
-        table = self.module[name].items.weight
-        total = states.new_zeros(())
-        for d in self.reading.domains(name):
-            low, size = self.reading.offset(d), self.catalogue.size(d)
-            at = (targets > low) & (targets <= low + size)
-            items = table[low + 1 : low + 1 + size]
-            mean = categorical_mean(states[at], items, items.new_zeros(size), targets[at] - low - 1)
-            total = total + mean * at.sum()
-        return total / max(1, len(targets))
 
     def evident(self, rows: Rows) -> Int:
         return self.reading.evident(rows)
@@ -157,15 +140,15 @@ class SASRec(Trained):
         return dot(states[:, -1], table, items)
 
 
-class SASRecS(SASRec):
-    """``sasrec-s``: a model a domain."""
+class SASRecBCES(SASRecBCE):
+    """``sasrec-bce-s``: a model a domain."""
 
-    name = "sasrec-s"
+    name = "sasrec-bce-s"
     reading_of = PerDomain
 
 
-class SASRecM(SASRec):
-    """``sasrec-m``: one model of the merged sequence."""
+class SASRecBCEM(SASRecBCE):
+    """``sasrec-bce-m``: one model of the merged sequence."""
 
-    name = "sasrec-m"
+    name = "sasrec-bce-m"
     reading_of = Merged

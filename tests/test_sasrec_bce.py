@@ -1,4 +1,4 @@
-"""SASRec: causality, padding, tied table, truncation, the loss by hand, and that it learns by heart."""
+"""SASRec-BCE: causality, padding, tied table, truncation, the loss by hand, and that it learns by heart."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from i2vae_lib.data.dataset import DOMAINS, Int, Ragged, Rows, other
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.model.encoders import initialise
 from i2vae_lib.params import Parameters
-from i2vae_lib.recommenders import Popularity, SASRecM, SASRecS
-from i2vae_lib.recommenders.sasrec import Stream, Windows
+from i2vae_lib.recommenders import Popularity, SASRecBCEM, SASRecBCES
+from i2vae_lib.recommenders.sasrec_bce import Stream, Windows
 from i2vae_lib.training import Callbacks
 
-KINDS = pytest.mark.parametrize("kind", [SASRecS, SASRecM])
+KINDS = pytest.mark.parametrize("kind", [SASRecBCES, SASRecBCEM])
 
 
 def changed(params: Parameters, values: Mapping[str, Mapping[str, Any]]) -> Parameters:
@@ -43,7 +43,7 @@ def everything(rows: Rows) -> Int:
 @pytest.fixture
 def stream(tiny: Parameters) -> Any:
     """Two blocks over 30 items, every weight and bias random."""
-    module = Stream(30, changed(tiny, {"sasrec": {"blocks": 2}}))
+    module = Stream(30, changed(tiny, {"sasrec_bce": {"blocks": 2}}))
     draw = torch.Generator().manual_seed(0)
     initialise(module, draw)
     with torch.no_grad():
@@ -107,10 +107,9 @@ def test_table_when_input_and_output_share_it(kind: Any, dataset: CrossDomainDat
         assert tables[0].shape == (lines, 16)
 
 
-@pytest.mark.parametrize("loss", ["bce", "softmax"])
 @KINDS
-def test_padding_vector_when_trained(kind: Any, loss: str, dataset: CrossDomainDataset, tiny: Parameters) -> None:
-    params = changed(tiny, {"sasrec": {"loss": loss}, "training": {"epochs": 1}})
+def test_padding_vector_when_trained(kind: Any, dataset: CrossDomainDataset, tiny: Parameters) -> None:
+    params = changed(tiny, {"training": {"epochs": 1}})
     system = kind(dataset.catalogue, params)
     train, validation = (dataset.splits[s].take(np.arange(40)) for s in ("train", "validation"))
     rng = np.random.default_rng(0)
@@ -124,13 +123,12 @@ def test_padding_vector_when_trained(kind: Any, loss: str, dataset: CrossDomainD
 # --- loss -------------------------------------------------------------------------------------------------------------
 
 
-def no_dropout(tiny: Parameters, loss: str) -> Parameters:
-    return changed(tiny, {"sasrec": {"loss": loss, "dropout": 0.0, "negatives": 2}})
+def no_dropout(tiny: Parameters) -> Parameters:
+    return changed(tiny, {"sasrec_bce": {"dropout": 0.0, "negatives": 2}})
 
 
-@pytest.mark.parametrize("loss", ["bce", "softmax"])
-def test_loss_when_compared_with_a_loop(loss: str, dataset: CrossDomainDataset, tiny: Parameters) -> None:
-    system = built(SASRecS, dataset, no_dropout(tiny, loss), seed=3)
+def test_loss_when_compared_with_a_loop(dataset: CrossDomainDataset, tiny: Parameters) -> None:
+    system = built(SASRecBCES, dataset, no_dropout(tiny), seed=3)
     inputs = torch.tensor([[0, 0, 5], [8, 2, 6], [0, 0, 0]])
     targets = torch.tensor([[0, 0, 9], [2, 6, 1], [0, 0, 0]])
     negatives = torch.arange(1, 19).view(3, 3, 2) * (targets != 0)[:, :, None]
@@ -141,29 +139,23 @@ def test_loss_when_compared_with_a_loop(loss: str, dataset: CrossDomainDataset, 
     for row, step in [(0, 2), (1, 0), (1, 1), (1, 2)]:
         scores = (states[row, step] @ table.T).tolist()
         target = int(targets[row, step])
-        if loss == "bce":
-            cost = math.log1p(math.exp(-scores[target]))
-            cost += sum(math.log1p(math.exp(scores[int(j)])) for j in negatives[row, step])
-        else:
-            cost = math.log(sum(math.exp(score) for score in scores[1:])) - scores[target]
+        cost = math.log1p(math.exp(-scores[target]))
+        cost += sum(math.log1p(math.exp(scores[int(j)])) for j in negatives[row, step])
         costs.append(cost)
     assert parts["reconstruction/x"].item() == pytest.approx(sum(costs) / 4, rel=1e-5)
     assert value.item() == 0.5 * parts["reconstruction/x"].item()
 
 
-@pytest.mark.parametrize(("loss", "expected"), [("bce", 3 * math.log(2)), ("softmax", math.log(120))])
-def test_loss_when_every_score_is_zero(
-    loss: str, expected: float, dataset: CrossDomainDataset, tiny: Parameters
-) -> None:
+def test_loss_when_every_score_is_zero(dataset: CrossDomainDataset, tiny: Parameters) -> None:
     # the mean over four of nine steps: padding would draw it down, or in
-    system = built(SASRecS, dataset, no_dropout(tiny, loss))
+    system = built(SASRecBCES, dataset, no_dropout(tiny))
     with torch.no_grad():
         system.module["x"].items.weight.zero_()
     targets = torch.tensor([[0, 0, 9], [2, 6, 1], [0, 0, 0]])
     negatives = torch.full((3, 3, 2), 4) * (targets != 0)[:, :, None]
     one = Windows(targets.clone(), targets, negatives, share=1.0)
     value, _ = system.loss({"x": one}, 0, torch.Generator().manual_seed(0))
-    assert value.item() == pytest.approx(expected, rel=1e-5)
+    assert value.item() == pytest.approx(3 * math.log(2), rel=1e-5)
 
 
 @KINDS
@@ -178,16 +170,6 @@ def test_every_step_weighs_the_same(kind: Any, dataset: CrossDomainDataset, tiny
         shares = np.array([one.share for stream, one in batches if stream == name])
         assert steps.max() > 2 * steps.min()
         np.testing.assert_allclose(shares, steps / steps.mean())
-
-
-def test_softmax_when_the_sequence_is_merged(dataset: CrossDomainDataset, tiny: Parameters) -> None:
-    # an item competes with those of its own domain alone
-    system = built(SASRecM, dataset, no_dropout(tiny, "softmax"))
-    with torch.no_grad():
-        system.module["xy"].items.weight.zero_()
-        system.module["xy"].items.weight[1:121] = 5.0  # all of x alike, and ahead of y
-    states, targets = torch.ones(2, tiny.model.d), torch.tensor([7, 130])
-    assert system.softmax_cost("xy", states, targets).item() == pytest.approx(math.log(120), rel=1e-5)
 
 
 @KINDS
@@ -239,10 +221,10 @@ def test_score_when_compared_with_states(kind: Any, dataset: CrossDomainDataset,
     scores = system.score(rows, everything(rows))
     for i in range(len(rows)):
         d = DOMAINS[rows.domain[i]]
-        shift = {"x": 0, "y": 120 if kind is SASRecM else 0}
-        parts = (other(d), d) if kind is SASRecM else (d,)
+        shift = {"x": 0, "y": 120 if kind is SASRecBCEM else 0}
+        parts = (other(d), d) if kind is SASRecBCEM else (d,)
         sequence = [int(item) + shift[part] for part in parts for item in rows.history[part][i]][-10:]
-        stream = system.module["xy" if kind is SASRecM else d]
+        stream = system.module["xy" if kind is SASRecBCEM else d]
         state = stream(torch.tensor([sequence]), None)[0, -1]
         expected = stream.items.weight[shift[d] + 1 : shift[d] + 121] @ state
         np.testing.assert_allclose(scores[i], expected.detach().numpy(), atol=1e-5, rtol=1e-5)
@@ -272,10 +254,9 @@ def test_score_when_asked_twice(kind: Any, dataset: CrossDomainDataset, tiny: Pa
     np.testing.assert_array_equal(system.score(rows, everything(rows)), system.score(rows, everything(rows)))
 
 
-@pytest.mark.parametrize("loss", ["bce", "softmax"])
 @KINDS
-def test_fit_when_there_are_twenty_users(kind: Any, loss: str, dataset: CrossDomainDataset, tiny: Parameters) -> None:
-    values = {"training": {"epochs": 50, "learning_rate": 0.02}, "sasrec": {"dropout": 0.0, "loss": loss}}
+def test_fit_when_there_are_twenty_users(kind: Any, dataset: CrossDomainDataset, tiny: Parameters) -> None:
+    values = {"training": {"epochs": 50, "learning_rate": 0.02}, "sasrec_bce": {"dropout": 0.0}}
     params = changed(tiny, values)
     train = dataset.splits["train"]
     rows = train.take(np.flatnonzero(train.kinds()["overlapping"])[:20])

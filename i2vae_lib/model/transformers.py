@@ -1,0 +1,114 @@
+"""Causal transformers over item vectors, trained at every position: SASRec's block and eSASRec's.
+
+Beside :mod:`i2vae_lib.model.encoders`, which has the encoder of i2VAE. Here attention has an output projection, vectors
+are not scaled, and blocks are as in RecTools, which showed what a softmax does for SASRec, so that
+scores agree with it from the same weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from i2vae_lib.model.encoders import dropout
+
+
+class Attention(nn.Module):
+    """Multi-head attention: W_o [softmax(q W_q (x W_k)^T / sqrt(d / heads)) x W_v], every projection with a bias."""
+
+    def __init__(self, d: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(d, d)
+        self.key_value = nn.Linear(d, 2 * d)
+        self.output = nn.Linear(d, d)
+
+    def forward(self, asks: torch.Tensor, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """Queries from ``asks``, keys and values from ``x`` [B, L, d]; attended bool [B, 1, L, L]."""
+        batch, length, d = x.shape
+        query = self.query(asks).view(batch, length, self.heads, -1).transpose(1, 2)
+        key, value = self.key_value(x).view(batch, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attended)
+        found: torch.Tensor = self.output(mixed.transpose(1, 2).reshape(batch, length, d))
+        return found
+
+
+class SASRecBlock(nn.Module):
+    """The block of SASRec's code (its paper puts the residual connections around the normalisation).
+
+    With q = LN(x): x <- q + Dropout(MHA(q, x, x)); then with u = LN(x): x <- u + Dropout(W_2 Dropout(relu(W_1 u))).
+    """
+
+    def __init__(self, d: int, heads: int):
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(d)
+        self.attention = Attention(d, heads)
+        self.feed_forward_norm = nn.LayerNorm(d)
+        self.inner = nn.Linear(d, d)
+        self.outer = nn.Linear(d, d)
+
+    def forward(
+        self, x: torch.Tensor, attended: torch.Tensor, rate: float, generator: torch.Generator | None
+    ) -> torch.Tensor:
+        query = self.attention_norm(x)
+        x = query + dropout(self.attention(query, x, attended), rate, generator)
+        u = self.feed_forward_norm(x)
+        return u + dropout(self.outer(dropout(F.relu(self.inner(u)), rate, generator)), rate, generator)
+
+
+class LiGRBlock(nn.Module):
+    """The gated block of LiGR (Borisyuk et al. 2025): gates see the unnormalised x, the feed-forward net is a SwiGLU.
+
+    With q = LN(x): x <- x + sigmoid(W_1 x + b_1) * Dropout(MHA(q, q, q)); then with u = LN(x):
+    x <- x + sigmoid(W_2 x + b_2) * Dropout(W_c Dropout(SiLU(W_a u) * W_b u)), ``multiplier`` d wide and without biases.
+    """
+
+    def __init__(self, d: int, heads: int, multiplier: int):
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(d)
+        self.attention = Attention(d, heads)
+        self.attention_gate = nn.Linear(d, d)
+        self.feed_forward_norm = nn.LayerNorm(d)
+        self.inner = nn.Linear(d, 2 * multiplier * d, bias=False)  # W_a and W_b
+        self.outer = nn.Linear(multiplier * d, d, bias=False)
+        self.feed_forward_gate = nn.Linear(d, d)
+
+    def forward(
+        self, x: torch.Tensor, attended: torch.Tensor, rate: float, generator: torch.Generator | None
+    ) -> torch.Tensor:
+        query = self.attention_norm(x)
+        mixed = dropout(self.attention(query, query, attended), rate, generator)
+        x = x + torch.sigmoid(self.attention_gate(x)) * mixed
+        gate, linear = self.inner(self.feed_forward_norm(x)).chunk(2, dim=-1)
+        fed = dropout(self.outer(dropout(F.silu(gate) * linear, rate, generator)), rate, generator)
+        return x + torch.sigmoid(self.feed_forward_gate(x)) * fed
+
+
+class CausalTransformer(nn.Module):
+    """Item vectors of a sequence -> the state after each item, from that item and earlier ones alone.
+
+    Positions count from the most recent item backwards, so that the amount of padding on the left changes nothing.
+    """
+
+    def __init__(self, d: int, length: int, blocks: Sequence[nn.Module], final_norm: bool, rate: float):
+        super().__init__()
+        self.rate = rate
+        self.position = nn.Embedding(length, d)
+        self.blocks = nn.ModuleList(blocks)
+        self.final_norm = nn.LayerNorm(d, eps=1e-8) if final_norm else nn.Identity()
+
+    def forward(self, vectors: torch.Tensor, valid: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        """vectors [B, L, d], valid bool [B, L] -> states [B, L, d]; at padding anything finite."""
+        length = vectors.shape[1]
+        back = torch.arange(length - 1, -1, -1, device=vectors.device)
+        x = dropout(vectors + self.position(back), self.rate, generator)
+        attended = valid[:, None, None, :] & torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
+        # a padded query attends to itself, so that no line of the softmax is empty
+        attended = attended | torch.eye(length, dtype=torch.bool, device=x.device)
+        for block in self.blocks:
+            x = block(x, attended, self.rate, generator)
+        states: torch.Tensor = self.final_norm(x)
+        return states

@@ -1,0 +1,49 @@
+"""eSASRec: SASRec-CE with gated blocks.
+
+Tikhonovich et al., "eSASRec: enhancing transformer-based recommendations in a modular fashion", RecSys 2025 (RecTools,
+rectools/models/nn/transformers/ligr.py, 41a5a63). Each block, with q = LN(x) and then u = LN(x),
+
+    x <- x + sigmoid(W_1 x + b_1) * Dropout(MHA(q, q, q))
+    x <- x + sigmoid(W_2 x + b_2) * Dropout(W_c Dropout(SiLU(W_a u) * W_b u))        W_a, W_b: m d x d, no bias
+
+The gates see the unnormalised x, and no normalisation follows the last block. All else is SASRec-CE
+(:mod:`i2vae_lib.recommenders.sasrec_ce`), as are both readings, ``esasrec-s`` and ``esasrec-m``.
+
+Departs
+    - the softmax is over all items of the next item's domain, in place of the target and 256 uniform negatives;
+    - the rest as ``sasrec_ce``.
+"""
+
+from __future__ import annotations
+
+from i2vae_lib.model.transformers import CausalTransformer, LiGRBlock
+from i2vae_lib.params import ESASRecParameters
+from i2vae_lib.recommenders.every_position import EveryPosition
+from i2vae_lib.recommenders.readings import Interleaved, PerDomain
+
+
+class ESASRec(EveryPosition):
+    """Both readings; a class of its own for each below."""
+
+    @property
+    def own(self) -> ESASRecParameters:
+        return self.params.esasrec
+
+    def transformer(self) -> CausalTransformer:
+        d, p = self.params.model.d, self.own
+        blocks = [LiGRBlock(d, p.heads, p.multiplier) for _ in range(p.blocks)]
+        return CausalTransformer(d, self.params.model.T, blocks, final_norm=False, rate=p.dropout)
+
+
+class ESASRecS(ESASRec):
+    """``esasrec-s``: a model a domain."""
+
+    name = "esasrec-s"
+    reading_of = PerDomain
+
+
+class ESASRecM(ESASRec):
+    """``esasrec-m``: one model of both domains in order of time."""
+
+    name = "esasrec-m"
+    reading_of = Interleaved

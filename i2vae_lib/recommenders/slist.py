@@ -1,0 +1,193 @@
+"""SLIST: two linear models of sequences, one of what is taken together and one of what follows, in one closed form.
+
+Choi, Kim, Lee, Shim & Lee, "Session-aware linear item-item models for session-based recommendation", WWW 2021 (code:
+jin530/SLIST, 4e095ee). X has a line a sequence, binary. Each cut t of a sequence gives a line of S, the items up to t
+with weights exp(-(t - s) / ``source_decay``), and one of T, the items after it with exp(-(s - t - 1) /
+``target_decay``); lines of both sum to 1. With a = ``consistency`` and l = ``decay``,
+
+    B = (a X'X + (1 - a) S'S + l I)^-1 (a X'X + (1 - a) S'T)
+    score(j) = sum over the history of exp(-distance from its end / ``recency_decay``) B_ij
+
+a = 0 is SLIT, of transitions alone; a = 1 SLIS, of what stands together (without its bound on the diagonal).
+
+Made for one catalogue and short sessions. Here it comes in both readings (:mod:`i2vae_lib.recommenders.readings`):
+``slist-s``, a matrix a domain, and ``slist-m``, one of both domains' events in order of time.
+
+Departs
+    - a user's whole sequence is one session, its last T events (``model.T``);
+    - merged, no sequence is cut inside a stamp that holds events of both domains: what evaluation rows may not show is
+      not learnt from;
+    - sequences do not weigh by their age, and SLIS has no bound on the diagonal;
+    - exact or not at all: a stream of more than ``slist.limit`` items is an error.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import nn
+
+from i2vae_lib.data.dataset import Catalogue, DataError, Int, Ragged, Rows
+from i2vae_lib.data.people import interleaved, people
+from i2vae_lib.params import Parameters, SLISTParameters
+from i2vae_lib.psg import Generator
+from i2vae_lib.recommenders.ease import inverse_of
+from i2vae_lib.recommenders.readings import Interleaved, PerDomain
+from i2vae_lib.recommenders.trained import Stage, Trained
+from i2vae_lib.training import Callbacks, State
+
+
+def cuts(sequences: Ragged, domain: Int) -> tuple[Int, Int]:
+    """Every place where a sequence may be cut: position of the event before it, and number of its sequence.
+
+    Parameters
+    ----------
+    sequences
+        With stamps as moments.
+    domain
+        int [total], of each event.
+    """
+    owner, stamps = sequences.owner, sequences.moments
+    assert stamps is not None
+    new = np.append(True, (owner[1:] != owner[:-1]) | (stamps[1:] != stamps[:-1]))[: len(owner)]
+    block = np.cumsum(new) - 1
+    starts = np.flatnonzero(new)
+    mixed = np.zeros(len(starts), dtype=bool)
+    mixed[block[domain != domain[starts][block]]] = True
+    inside = np.append((owner[1:] == owner[:-1]), False)[: len(owner)]
+    at = np.flatnonzero(inside & ~(mixed[block] & (np.append(block[1:], -1)[: len(block)] == block)))
+    return at, owner[at]
+
+
+def transitions(sequences: Ragged, at: Int, size: int, source: float, target: float) -> tuple[sparse.csr_matrix, ...]:
+    """S and T (module docstring), a line a cut and a column an item (0…size - 1): float32.
+
+    Parameters
+    ----------
+    at
+        Positions of the events before the cuts, as of :func:`cuts`.
+    """
+    owner = sequences.owner[at]
+    starts, ends = sequences.offsets[owner], sequences.offsets[owner + 1]
+    parts = []
+    for low, high, scale in ((starts, at + 1, source), (at + 1, ends, target)):
+        line = np.repeat(np.arange(len(at)), high - low)
+        place = np.repeat(low - np.append(0, np.cumsum(high - low)[:-1]), high - low) + np.arange(len(line))
+        steps = np.where(place <= at[line], at[line] - place, place - at[line] - 1)
+        weight = np.exp(-steps / scale)
+        weight /= np.bincount(line, weight, minlength=len(at))[line]
+        shape = (len(at), size)
+        parts.append(sparse.csr_matrix((weight.astype(np.float32), (line, sequences.values[place] - 1)), shape=shape))
+    return tuple(parts)
+
+
+def solved(sequences: Ragged, domain: Int, size: int, p: SLISTParameters) -> Int:
+    """B of one stream: float32 [size, size]."""
+    taken = sparse.csr_matrix(
+        (np.ones(len(sequences.values), dtype=np.float32), (sequences.owner, sequences.values - 1)),
+        shape=(len(sequences), size),
+    )
+    taken.data[:] = 1.0
+    together = p.consistency * (taken.T @ taken)
+    source, target = transitions(sequences, cuts(sequences, domain)[0], size, p.source_decay, p.target_decay)
+    rest = np.float32(1.0 - p.consistency)
+    inverse = inverse_of((together + rest * (source.T @ source)).tocsr().astype(np.float32), p.decay)
+    found: Int = ((together + rest * (source.T @ target)).T.tocsr().astype(np.float32) @ inverse).T
+    return np.ascontiguousarray(found)
+
+
+class SLIST(Trained):
+    """Both readings; a class of its own for each below."""
+
+    reading_of: ClassVar[type[PerDomain]]
+
+    def __init__(self, catalogue: Catalogue, params: Parameters):
+        super().__init__(catalogue, params)
+        self.reading = self.reading_of(catalogue)
+        self.tables: dict[str, Int] = {}
+
+    def build(self, weights: torch.Generator) -> nn.Module:
+        """Nothing: what is learnt is a formula's."""
+        return nn.Module()
+
+    def stages(self, train: Rows) -> Iterator[Stage]:
+        """None: :meth:`fit` is of its own."""
+        yield from ()
+
+    def fit(
+        self,
+        train: Rows,
+        validation: Rows,
+        *,
+        params: Parameters,
+        generator: Generator | None,
+        rng: np.random.Generator,
+        callbacks: Callbacks,
+    ) -> Self:
+        """Solve for B.
+
+        Raises
+        ------
+        DataError
+            A stream of more items than ``slist.limit``.
+        """
+        self.params, start = params, time.perf_counter()
+        self.begin(train, generator, rng)
+        sequences, p = people(train).sequences, params.slist
+        for s in self.reading.streams:
+            size = self.reading.size(s)
+            if size > p.limit:
+                raise DataError(
+                    f"{self.name}: {size:,} items need a matrix of {4 * size**2 / 2**30:.1f} GiB and more like it; "
+                    f"slist.limit allows {p.limit:,} items (raise it, or leave this system out)"
+                )
+            parts = [self.reading.numbered(sequences[d], d) for d in self.reading.domains(s)]
+            whole = interleaved(parts, np.zeros(len(parts[0]), dtype=np.int64))
+            last = whole.slices(np.maximum(whole.offsets[:-1], whole.offsets[1:] - params.model.T), whole.offsets[1:])
+            border = np.cumsum([self.sizes[d] for d in self.reading.domains(s)])
+            self.tables[s] = solved(last, np.searchsorted(border, last.values), size, p)
+        seconds = time.perf_counter() - start
+        found = self.validator(validation)()
+        line = {"epoch": 1.0, "seconds": seconds, "rows/s": len(train) / seconds} | found
+        line |= {"validation seconds": time.perf_counter() - start - seconds}
+        self.state = State(1, 0, found["ndcg@10"], {}, [line])
+        return self
+
+    def arrays(self) -> dict[str, torch.Tensor]:
+        return {name: torch.from_numpy(one) for name, one in self.tables.items()}
+
+    def restore(self, arrays: dict[str, torch.Tensor]) -> None:
+        self.module = self.build(torch.Generator())
+        self.tables = {name: one.numpy() for name, one in arrays.items()}
+
+    def evident(self, rows: Rows) -> Int:
+        return self.reading.evident(rows)
+
+    def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
+        name, low = self.reading.stream(domain), self.reading.offset(domain)
+        history = self.reading.histories(rows, domain)
+        back = history.offsets[history.owner + 1] - 1 - np.arange(len(history.values))
+        weight = np.exp(-back / self.params.slist.recency_decay).astype(np.float32)
+        shape = (len(rows), self.reading.size(name))
+        shown = sparse.csr_matrix((weight, (history.owner, history.values - 1)), shape=shape)
+        found = torch.from_numpy(shown @ self.tables[name][:, low : low + self.sizes[domain]]).to(self.device)
+        return found[:, items[0] - 1] if len(items) == 1 else found.gather(1, items - 1)
+
+
+class SLISTS(SLIST):
+    """``slist-s``: a matrix a domain."""
+
+    name = "slist-s"
+    reading_of = PerDomain
+
+
+class SLISTM(SLIST):
+    """``slist-m``: one matrix of both domains in order of time."""
+
+    name = "slist-m"
+    reading_of = Interleaved
