@@ -127,7 +127,9 @@ def scores(
             scored = recommender.scores_from(values, side, d, everything)[0].cpu().numpy().copy()
         else:
             scored = recommender.popularity[d][1:].astype(np.float32)
-        scored[one.rows.history[d][number] - 1] = -np.inf
+        # what was hidden to make the row cold is no candidate either, as in evaluation
+        hidden = one.rows.excluded[number] if d == one.asked else np.zeros(0, dtype=np.int32)
+        scored[np.append(one.rows.history[d][number], hidden) - 1] = -np.inf
         found[d] = scored
     return found
 

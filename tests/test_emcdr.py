@@ -43,10 +43,10 @@ def without(rows: Rows, side: str) -> Rows:
     return replace(rows, history=history)
 
 
-def found_in_ten(system: Any, rows: Rows) -> float:
-    """HR@10 among 80 negatives: nothing of the own history, also where the row does not show it."""
+def found_in(k: int, system: Any, rows: Rows) -> float:
+    """HR@k among 80 negatives: nothing of the own history, also where the row does not show it."""
     ranks = evaluation.rank(system, rows, evaluation.sample_negatives(rows, 80, 0), full=False, batch_size=64)
-    return float((ranks.greater_sampled < 10).mean())
+    return float((ranks.greater_sampled < k).mean())
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +282,7 @@ def test_fit_when_there_are_twenty_users(dataset: CrossDomainDataset, tiny: Para
     p = changed(changed(tiny, "training", epochs=25, learning_rate=0.05, patience=0), "emcdr", batch_size=128)
     popular = Popularity.unfitted(dataset.catalogue)
     popular.fit(rows, rows, params=p, generator=None, rng=np.random.default_rng(0), callbacks=Callbacks())
-    found, theirs = found_in_ten(fit(rows, rows, p), rows), found_in_ten(popular, rows)
+    found, theirs = found_in(3, fit(rows, rows, p), rows), found_in(3, popular, rows)
     assert found > 0.8 and found > theirs + 0.2, (found, theirs)
 
 
@@ -329,7 +329,7 @@ def test_scores_when_the_factors_of_a_domain_are_there_twice(dataset: CrossDomai
     cold = without(asked, "own")
     assert system.evident(cold).all()
     np.testing.assert_allclose(system.score(cold, everything(cold)), system.score(asked, everything(asked)), atol=1e-3)
-    assert found_in_ten(system, cold) == pytest.approx(found_in_ten(system, asked), rel=0.01)
+    assert found_in(10, system, cold) == pytest.approx(found_in(10, system, asked), rel=0.01)
 
 
 @pytest.mark.parametrize("mapping", ["linear", "mlp"])
@@ -356,5 +356,5 @@ def test_fit_when_a_domain_is_there_twice(
     cold = without(test, "own")
     popular = Popularity.unfitted(train.catalogue)
     popular.fit(train, test, params=p, generator=None, rng=np.random.default_rng(0), callbacks=Callbacks())
-    base, mapped, floor = (found_in_ten(*one) for one in ((system, test), (system, cold), (popular, cold)))
+    base, mapped, floor = (found_in(10, *one) for one in ((system, test), (system, cold), (popular, cold)))
     assert mapped > share * base and mapped > 1.3 * floor, (base, mapped, floor)

@@ -163,7 +163,10 @@ def test_data_when_controls_move(run: Run, dataset: CrossDomainDataset) -> None:
     assert said(found).startswith(f"{len(cold):,} test rows ask for North (cold)")
     assert sum(found.figure.data[0].y) == len(cold)
     found.split.value, found.audit.value = "train", "leaks"
-    assert set(found.tables["audit"]["severity"]) == {"leak"} and set(found.tables["audit"]["split"]) == {"train"}
+    assert set(found.tables["audit"]["severity"]) == {"leak"} and set(found.tables["audit"]["split"]) == {
+        "train",
+        "catalogue",
+    }
     found.audit.value = "found"
     assert (found.tables["audit"]["count"] > 0).all()
 

@@ -62,7 +62,7 @@ def standard_errors(values: Int) -> float:
 
 def test_warm_rows_when_chance_is_a_tenth(hits: dict[str, Int]) -> None:
     for name, values in hits.items():
-        assert len(values) == 554
+        assert len(values) == 626
         assert standard_errors(values - 0.1) > 10, name
 
 

@@ -266,8 +266,12 @@ NOTEBOOK: dict[str, Any] = {
 def test_cells_of_two_pairs_do_not_meet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("I2VAE_RUNS_DIR", str(tmp_path))
     content = {"preset": "smoke", "grids": {"g": {"product": {"model.T": [5]}}}}
-    both = {"preset": "smoke", "grids": {"g": {"product": {"data": ["synthetic", "cloth_sport"]}}}}
-    named = [resolve("s", content, {"data": data}) for data in ("synthetic", "cloth_sport")]
+    both = {
+        "preset": "smoke",
+        "protocol": "strict",
+        "grids": {"g": {"product": {"data": ["synthetic", "cloth_sport"]}}},
+    }
+    named = [resolve("s", content, {"data": data, "protocol": "strict"}) for data in ("synthetic", "cloth_sport")]
     folders = [cells_folder(one).name for one in (*named, resolve("s", both))]
     assert folders == ["sweep-s-synthetic-strict", "sweep-s-cloth_sport-strict", "sweep-s"]
 

@@ -46,7 +46,7 @@ def p():
         "references.neighbours": [0],
         "references.shrinkage": [0.0, 50.0],
     }
-    return load("smoke", TINY | world, epochs=1)
+    return load("smoke", TINY | world, protocol="strict", epochs=1)
 
 
 @pytest.fixture(scope="module")

@@ -470,7 +470,8 @@ def test_dataset_of_a_log_when_saved_and_loaded_is_the_same(name, tmp_path):
 
 
 def test_chronological_when_users_are_split_has_the_shares_asked_for():
-    dataset = load_dataset(load("smoke", {"synthetic.users": 2000}, protocol="chronological"))
+    shares = {"split.test_share": 0.1, "split.cold_share": 0.2}
+    dataset = load_dataset(load("smoke", {"synthetic.users": 2000} | shares, protocol="chronological"))
     users = {split: len(set(rows.user)) for split, rows in dataset.splits.items()}
     assert users == {"train": 1600, "validation": 200, "test": 200}
     # a fifth of those who have both domains (before their target) lost one, in validation and in test

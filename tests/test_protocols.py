@@ -280,9 +280,9 @@ def test_cold_rows_when_made_lose_their_own_history_and_nothing_else(raw):
         assert line[own] in ((), before[own])
 
 
-def test_excluded_when_nothing_was_removed_is_the_own_history(dataset):
+def test_excluded_when_nothing_was_removed_is_the_own_history(published):
     for split in ("train", "test"):
-        rows = dataset.splits[split]
+        rows = published.splits[split]
         for i in range(len(rows)):
             assert rows.excluded[i].tolist() == rows.history[DOMAINS[rows.domain[i]]][i].tolist()
 
