@@ -54,9 +54,10 @@ def apart(recommender: I2VAERecommender, rows: Rows, kind: str = "overlapping") 
 
 
 def others(one: Apart, domain: str) -> np.ndarray:
-    """Places of the items that the user does not have."""
+    """Places of the items that the user does not have (nor had, before the row was made cold)."""
     own = one.rows.history[domain][DOMAINS.index(domain)]
-    return np.setdiff1d(np.arange(one.rows.catalogue.size(domain)), own - 1)
+    hidden = one.rows.excluded[DOMAINS.index(domain)] if domain == one.asked else own
+    return np.setdiff1d(np.arange(one.rows.catalogue.size(domain)), np.append(own, hidden) - 1)
 
 
 # --- a user -----------------------------------------------------------------------------------------------------------
