@@ -174,12 +174,13 @@ def test_run_when_epochs_are_set_by_their_dotted_key(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[Any] = []
-    monkeypatch.setattr(stages, "run_all", lambda run, say: None)
+    ranks = pd.read_parquet(finished / "ranks.parquet")
+    monkeypatch.setattr(stages, "run_all", lambda run, say: ranks)
     monkeypatch.setattr(stages, "open_run", lambda resolved: Run(resolved, tmp_path))
     metrics = stages.load_metrics(finished)
     monkeypatch.setattr(stages, "load_metrics", lambda folder: metrics)
     monkeypatch.setattr(report, "execute_notebooks", lambda folder, names, which: told.append(names))
-    Run(load("smoke", {"training.epochs": 3}), tmp_path).note(names={"x": "X", "y": "Y"})
+    Run(load("smoke", {"training.epochs": 3}), tmp_path).note(names={"x": "X", "y": "Y"}, outside=[])
     words = ["--set", "training.epochs=3", "--set", "model.d=16"]
     assert cli.main(["run", "--preset", "smoke", "--no-report", *words]) == 0
     names = {key: value for key, value in told[0].items() if key != "out"}
@@ -536,7 +537,9 @@ def test_run_when_the_data_are_logs_finishes_with_a_report(
     ]  # logs have no oracle
     assert "NOT leak-free" not in out and out.endswith(f"report: {folder / 'report.html'}\n")
     assert cli.main(["audit", "--run", str(folder)]) == 0
-    assert capsys.readouterr().out.count("event not before its target") == 3
+    assert (
+        capsys.readouterr().out.count("event not before its target") == 4
+    )  # of each split, and of training rows as drawn
 
 
 @pytest.mark.parametrize("command", ["run", "audit"])

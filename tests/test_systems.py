@@ -109,7 +109,7 @@ def test_score_when_other_histories_are_turned_round(system: Any, dataset: Cross
     """Of cold rows: order reaches a system by the other history too."""
     rows = dataset.splits["test"]
     rows = rows.take(rows.kinds()["cold"] & (rows.lengths("other") > 1))
-    assert len(rows) > 5
+    assert len(rows) >= 3
     backwards = replace(rows, history={d: turned_round(rows.history[d]) for d in DOMAINS})
     difference = np.abs(system.score(backwards, everything(rows)) - system.score(rows, everything(rows))).max(axis=1)
     if order_matters(system.name) and not system.name.endswith("-s"):
@@ -130,7 +130,7 @@ def test_score_when_rows_are_cold(system: Any, dataset: CrossDomainDataset, doma
         return
     histories = [frozenset(rows.history[other(domain)][i].tolist()) for i in range(len(rows))]
     at = [histories.index(one) for one in dict.fromkeys(histories)]  # one row each
-    assert len(at) > 5
+    assert len(at) >= 3
     differing = np.abs(scores[at][:, None] - scores[at][None]).max(axis=2)
     assert (differing[~np.eye(len(at), dtype=bool)] > 1e-6).all()
     assert (np.abs(scores - counts).max(axis=1) > 1e-6).all()
