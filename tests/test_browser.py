@@ -304,8 +304,8 @@ def test_page_when_used(served: tuple[str, subprocess.Popen[bytes]], tab: Tab) -
     sweep.locator(".js-plotly-plot .main-svg").first.wait_for()
     sweep.locator("select").nth(1).select_option("(all grids)")  # both weights vary
     up = sweep.locator("select").nth(3)
-    _until(sweep, lambda: "objective.lambda_a" in up.locator("option").all_inner_texts(), "the axes stayed")
-    up.select_option("objective.lambda_a")
+    _until(sweep, lambda: "objective.lambda_c" in up.locator("option").all_inner_texts(), "the axes stayed")
+    up.select_option("objective.lambda_c")
     _until(sweep, lambda: sweep.locator(".heatmaplayer image").count() == 1, "no surface is drawn")
     tab.shoot("page_sweep")
 
