@@ -215,5 +215,12 @@ def test_training_notebook_runs_on_a_released_pair(released_folder: Path, tmp_pa
     small |= {"references.neighbours": [0], "references.shrinkage": [50.0]}
     small |= {"references.ease_lambda": [300.0], "references.ease_limit": 2000}  # an item cut, said aloud: seconds
     os.environ.setdefault("I2VAE_DATA_DIR", str(released_folder))
-    execute(ROOT / "notebooks" / "03_training.ipynb", tmp_path, preset="paper", data="cloth_sport", overrides=small)
+    execute(
+        ROOT / "notebooks" / "03_training.ipynb",
+        tmp_path,
+        preset="paper",
+        data="cloth_sport",
+        protocol="strict",
+        overrides=small,
+    )
     assert (tmp_path / "run" / "metrics.json").is_file()
