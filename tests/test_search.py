@@ -157,9 +157,10 @@ def test_poor_trials_are_pruned(write: Any, tmp_path: Path, monkeypatch: pytest.
     found = run(read_search(write(RATES, epochs=4)), tmp_path / "out", trials=6, workers=1)
     pruned = found[found["state"] == "pruned"]
     # on this world the first epoch with the large rate stands below no training at all
+    [first] = found.loc[found["trial"] == 0].itertuples()
+    assert first.state == "complete" and first.epochs == 4
     assert len(pruned) and (pruned["training.learning_rate"] == 0.1).all() and (pruned["epochs"] < 4).all()
-    best = found.iloc[0]
-    assert best["training.learning_rate"] == 1.0e-9 and (pruned["value"] < best["value"]).all()
+    assert (pruned["value"] < first.value).all()
 
 
 def test_values_that_do_not_go_together_fail_and_the_rest_goes_on(write: Any, tmp_path: Path) -> None:
