@@ -235,9 +235,7 @@ def copied(rows: Rows, others: Rows) -> Int:
 
 def without_copies(rows: Rows, *others: Rows) -> tuple[Rows, int]:
     """The rows less those that :func:`copied` finds in any of the others, and how many these are."""
-    hit = np.zeros(len(rows), dtype=bool)
-    for one in others:
-        hit |= copied(rows, one)
+    hit = copied(rows, joined(list(others)))
     return rows.take(~hit), int(hit.sum())
 
 
