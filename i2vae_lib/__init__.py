@@ -8,7 +8,6 @@
 ``cache``             work that is done once, named by what it depends on
 ``data``              rows, vocabularies, protocols, controls; released pairs, logs, the planted world, batches
 ``evaluation``        candidates, greater and ties, metrics by row kind
-``significance``      paired bootstrap over users, t-test over seeds, Holm
 ``information``       how much two sets of vectors know of each other, by independent estimators
 ``paper``             the paper's tables, with their slips flagged
 ``graphs``            users and items as a graph: adjacency, propagation, folding in
@@ -26,14 +25,12 @@
 ``after_the_last``    rankers that go by the one order of a file: what that gives away
 ``shared``            what runs on the same data share: recalled pseudo-sequences, ranks of the reference rankers
 ``stages``            the main job in four stages: prepare, recall, train, evaluate
-``compare``           runs side by side
 ``comparison``        all systems, tuned alike
 ``grids``             sweep files, resolved into cells
+``results``           runs side by side: differences, tests, lifts, the paper's tables, one renderer
 ``experiments``       a grid -> runs -> one tidy table; local processes or a Dask cluster
-``lift``              a system beside the best reference ranker of each cell; the mean over a pair
 ``leaks``             what each leak is worth
 ``search``            a hyper-parameter search over the same engine
-``table``             the paper's table of them
 ``plots``             figures
 ``views``             what the explorers show, as tables
 ``report``            ``report.html`` of a run

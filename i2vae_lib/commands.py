@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -254,24 +254,20 @@ def make_table(given: argparse.Namespace) -> int:
 def _table_as(folders: Sequence[Path], given: argparse.Namespace) -> str:
     import numpy as np
 
-    from i2vae_lib import lift, table
+    from i2vae_lib.results import paper_tables
+    from i2vae_lib.results.reading import HEADLINE
 
-    found = table.paper_table(folders, resamples=given.resamples, rng=np.random.default_rng(0))
+    found = paper_tables.paper_table(folders, resamples=given.resamples, rng=np.random.default_rng(0))
     # `table` names the systems to run: what the references and other calls have made stands in its table as well
-    found = found.filtered(given.systems if given.command == "compare" else None, given.kinds or lift.KINDS)
+    found = found.filtered(given.systems if given.command == "compare" else None, given.kinds or HEADLINE)
     if given.json:
         return json.dumps(found.to_json())
-    written: dict[str, Callable[[], str]] = {
-        "text": found.text,
-        "csv": lambda: str(found.flat().to_csv(index=False)),
-        "latex": found.latex,
-        "markdown": found.markdown,
-    }
-    return written[given.format or "text"]()
+    return found.written(given.format or "text")
 
 
 def sweep(given: argparse.Namespace) -> int:
     from i2vae_lib import experiments, grids, report
+    from i2vae_lib.results.text import as_csv
     from i2vae_lib.runs import usable_cores, write_atomically
 
     names = {key: getattr(given, key) for key in ("preset", "data", "protocol", "epochs", "seeds")}
@@ -298,7 +294,7 @@ def sweep(given: argparse.Namespace) -> int:
         retry_failed=given.retry_failed,
         say=lambda line: print(line, flush=True),
     )
-    write_atomically(out / f"{found.name}.csv", lambda part: table.to_csv(part, index=False))
+    write_atomically(out / f"{found.name}.csv", lambda part: as_csv(table, part))
     print("\nHR@10 in per cent, sampled candidates, mean over seeds")
     print(experiments.by_place(table, found.axes()).to_string(index=False))
     figures = report.write_sweep_figures(found, table, out)
@@ -333,8 +329,8 @@ def _probe(cell: Cell) -> tuple[float, int]:
 def compare_runs(given: argparse.Namespace) -> int:
     import numpy as np
 
-    from i2vae_lib import compare
     from i2vae_lib.params import ParameterError
+    from i2vae_lib.results.differences import compare
 
     of_the_other = ("candidates", "base") if given.table else ("format", "systems", "kinds")
     for name in of_the_other:
@@ -343,7 +339,7 @@ def compare_runs(given: argparse.Namespace) -> int:
     if given.table is not None:
         print(_table_as(given.runs, given))
         return 0
-    found = compare.compare(
+    found = compare(
         given.runs,
         candidates=given.candidates or "sampled",
         base=given.base,

@@ -38,12 +38,13 @@ from filelock import FileLock, Timeout
 from pyarrow import parquet
 from safetensors import SafetensorError, safe_open
 
-from i2vae_lib import compare, evaluation, psg, significance, stages
+from i2vae_lib import evaluation, psg, stages
 from i2vae_lib.data.loading import load_dataset_once
 from i2vae_lib.grids import Cell, Sweep, address_of, address_of_record, labels, resolve
 from i2vae_lib.params import Parameters, pair_name
 from i2vae_lib.progress import bar
 from i2vae_lib.recommenders import CEILINGS, REFERENCES, SYSTEMS
+from i2vae_lib.results import differences, significance
 from i2vae_lib.runs import (
     RUN_LAYOUT,
     LayoutError,
@@ -745,7 +746,7 @@ def effect(
 ) -> pd.DataFrame:
     """Runs of one system, its seeds, against those of another: a line a cell (:data:`EFFECT` without ``p_holm``),
     sampled candidates."""
-    found = compare.compare([*base, *other], resamples=resamples, rng=rng)
+    found = differences.compare([*base, *other], resamples=resamples, rng=rng)
     trained = [name for name, part in zip(found.systems["system"], found.systems["seeds"]) if part]
     if len(trained) != 2:
         raise LayoutError(f"two systems were to be compared; these runs are of {len(trained)}: {', '.join(trained)}")

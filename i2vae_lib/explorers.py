@@ -21,9 +21,10 @@ import plotly.graph_objects as go
 
 from i2vae_lib import plots, views
 from i2vae_lib.data.dataset import DOMAINS, KINDS, SPLITS, CrossDomainDataset, Rows
-from i2vae_lib.lift import METRICS
 from i2vae_lib.model.i2vae import ROLES
 from i2vae_lib.recommenders import I2VAERecommender
+from i2vae_lib.results import text
+from i2vae_lib.results.reading import METRICS
 from i2vae_lib.runs import LayoutError, read_record, write_json
 
 # colours are inherited, so that tables follow the theme; words mark what matters, not colours
@@ -39,9 +40,7 @@ WIDE = {"description_width": "initial"}
 
 def as_html(table: pd.DataFrame, caption: str) -> str:
     """A table with its caption; what stands in it is escaped."""
-    body = table.to_html(index=False, border=0, na_rep="", float_format="{:g}".format)
-    start = body.index(">") + 1
-    return f'<div class="i2vae">{body[:start]}<caption>{html.escape(caption)}</caption>{body[start:]}</div>'
+    return f'<div class="i2vae">{text.as_html(table, caption, na_rep="", float_format="{:g}".format)}</div>'
 
 
 def draw(widget: go.FigureWidget, figure: go.Figure) -> None:

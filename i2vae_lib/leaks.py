@@ -34,13 +34,12 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from i2vae_lib import evaluation, psg, significance
+from i2vae_lib import evaluation, psg
 from i2vae_lib.after_the_last import AfterTheLast
 from i2vae_lib.data import protocols
 from i2vae_lib.data.dataset import DOMAINS, CrossDomainDataset, Int, Ragged, Rows, hashed, joined, other, rows_digest
 from i2vae_lib.data.people import with_targets
 from i2vae_lib.data.protocols import RawPair
-from i2vae_lib.lift import sums_by_user
 from i2vae_lib.params import Parameters
 from i2vae_lib.progress import bar
 from i2vae_lib.recommenders.copy import Copy
@@ -49,6 +48,8 @@ from i2vae_lib.recommenders.i2vae import I2VAERecommender
 from i2vae_lib.recommenders.itemknn import ItemKNN
 from i2vae_lib.recommenders.ordered_counts import OrderedCounts
 from i2vae_lib.recommenders.popularity import Popularity
+from i2vae_lib.results import significance
+from i2vae_lib.results.lift import sums_by_user
 from i2vae_lib.runs import LayoutError, revision, write_atomically, write_json
 from i2vae_lib.training import Callbacks
 

@@ -13,6 +13,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from i2vae_lib.results.text import as_csv
+
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
 SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star", "pentagon")
 """Beside the colours, for who cannot tell them apart or prints in black."""
@@ -355,7 +357,7 @@ def write_figures(drawn: Mapping[str, tuple[go.Figure, pd.DataFrame]], folder: P
     written, images = [], []
     for name, (figure, table) in drawn.items():
         csv, page, image = (folder / f"{name}.{kind}" for kind in ("csv", "html", "png"))
-        table.to_csv(csv, index=False)
+        as_csv(table, csv)
         figure.write_html(page, include_plotlyjs=True)
         written += [csv, page]
         size = {"format": "png", "width": 1000, "height": figure.layout.height or 500, "scale": 2}

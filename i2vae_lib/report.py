@@ -21,12 +21,14 @@ import plotly.io as pio
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from i2vae_lib import audit, evaluation, experiments, lift, plots, stages
+from i2vae_lib import audit, evaluation, experiments, plots, stages
 from i2vae_lib.data.dataset import DOMAINS
 from i2vae_lib.data.protocols import outside_note
 from i2vae_lib.grids import Sweep
 from i2vae_lib.params import ParameterError, load, of_result
 from i2vae_lib.recommenders import neighbours
+from i2vae_lib.results import lift, text
+from i2vae_lib.results.reading import METRICS
 from i2vae_lib.runs import flatten, read_record, stamp, write_atomically
 from i2vae_lib.stages import irrelevant_groups
 
@@ -190,8 +192,8 @@ def _removed(counts: dict[str, int]) -> str:
 
 
 def html(table: pd.DataFrame) -> Any:
-    """A table as safe HTML (pandas escapes the cells)."""
-    return Markup(table.to_html(index=False, border=0, na_rep="-"))
+    """A table as safe HTML."""
+    return Markup(text.as_html(table))
 
 
 def figure(one: Any) -> Any:
@@ -307,7 +309,7 @@ def sweep_figures(sweep: Sweep, table: pd.DataFrame, out: Path) -> dict[str, tup
 def _curves(part: pd.DataFrame, varied: list[str], head: str) -> Iterator[tuple[str, go.Figure, pd.DataFrame]]:
     """The figures of one grid over the first of the keys that it varies: for which rows, figure and table."""
     axis, *others = varied
-    own = lift.in_per_cent(experiments.own_cells(part, *lift.METRICS))
+    own = lift.in_per_cent(experiments.own_cells(part, *METRICS))
     gaps = part[part["seeds"] == 0]
     named = own["row"].astype(str)
     for key in others:

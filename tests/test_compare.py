@@ -12,15 +12,16 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from i2vae_lib.compare import HEADLINE, Comparison, compare, sampled_against_full
 from i2vae_lib.data import DOMAINS, Catalogue, Ragged
 from i2vae_lib.data.dataset import Rows
 from i2vae_lib.data.protocols import raw_rows
 from i2vae_lib.evaluation import kind_masks, metrics, rank_table, row_values
-from i2vae_lib.lift import mean_lift
 from i2vae_lib.params import ParameterError, load
+from i2vae_lib.results.differences import Comparison, compare, sampled_against_full
+from i2vae_lib.results.lift import mean_lift
+from i2vae_lib.results.reading import HEADLINE
+from i2vae_lib.results.significance import holm
 from i2vae_lib.runs import RUN_LAYOUT, LayoutError, write_json
-from i2vae_lib.significance import holm
 
 USERS = 120
 TAIL = {"x": 3.0, "y": 3.0}

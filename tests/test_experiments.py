@@ -28,7 +28,7 @@ import yaml
 from distributed import Client, LocalCluster
 from scipy import stats
 
-from i2vae_lib import cli, compare, experiments, report, stages
+from i2vae_lib import cli, experiments, report, stages
 from i2vae_lib.data import load_dataset_once
 from i2vae_lib.experiments import (
     KINDS,
@@ -46,8 +46,9 @@ from i2vae_lib.experiments import (
     state_of,
 )
 from i2vae_lib.grids import Sweep, address_of, resolve
+from i2vae_lib.results.differences import compare
+from i2vae_lib.results.significance import holm
 from i2vae_lib.runs import LayoutError
-from i2vae_lib.significance import holm
 from i2vae_lib.training import history_of
 from tests.conftest import in_this_process
 
@@ -185,7 +186,7 @@ def test_effects_are_those_of_compare(sweep: Sweep, done: Path) -> None:
     found = effects(sweep, done, resamples=200, rng=np.random.default_rng(0))
     assert set(found["row"]) == {"none"} and set(found["against"]) == {"full"} and set(found["seeds"]) == {2}
     folders = [cell_folder(done, cell.address) for cell in sweep.cells[:4]]
-    other = compare.compare(folders, resamples=200, rng=np.random.default_rng(0))
+    other = compare(folders, resamples=200, rng=np.random.default_rng(0))
     tests = other.tests[other.tests["system"] == other.systems["system"][1]].reset_index()
     tests = tests[tests["kind"].isin(KINDS)]
     assert len(found) == 2 * 3 * 2  # domains, user types, metrics

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from filelock import FileLock
 
-from i2vae_lib import leaks, psg, significance
+from i2vae_lib import leaks, psg
 from i2vae_lib.audit import audit, fired
 from i2vae_lib.data import DOMAINS, Ragged, protocols, synthetic
 from i2vae_lib.data.dataset import SPLITS, other, rows_digest
@@ -20,6 +20,7 @@ from i2vae_lib.data.released import load_released
 from i2vae_lib.evaluation import sample_negatives
 from i2vae_lib.leaks import CLOSED, CONDITIONS, LEAKS, Cell
 from i2vae_lib.params import load
+from i2vae_lib.results import significance
 from i2vae_lib.runs import LayoutError, revision
 from tests.conftest import TINY
 

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from i2vae_lib import lift
-from i2vae_lib.compare import compare
 from i2vae_lib.evaluation import METRICS, kind_masks
+from i2vae_lib.results import lift
+from i2vae_lib.results.differences import compare
 from i2vae_lib.runs import LayoutError
 from tests.test_compare import cell, compared, ranks_of, skill, write_run
 
@@ -34,7 +34,7 @@ def test_cells_when_compared_with_the_comparison(runs: list[Path]) -> None:
     found = compared(runs)
     table = lift.cells(found)
     assert list(table.columns) == list(lift.COLUMNS)
-    assert len(table) == 2 * 3 * 2 and set(table["kind"]) == set(lift.KINDS)
+    assert len(table) == 2 * 3 * 2 and set(table["kind"]) == set(lift.HEADLINE)
     for line in table.itertuples():
         where = {"domain": line.domain, "kind": line.kind, "metric": line.metric, "candidates": "sampled"}
         means = {name: cell(found.results, system=name, **where).mean for name in ("popularity", "itemknn", "i2vae")}
@@ -81,7 +81,7 @@ def test_mean_lift_when_systems_are_mixed(runs: list[Path], tmp_path: Path) -> N
 
 def test_kinds_are_those_of_the_evaluation() -> None:
     flags = pd.DataFrame({name: [True] for name in ("tailed", "cold", "no_history", "overlapping", "seen")})
-    assert set(lift.KINDS) <= set(kind_masks(flags))
+    assert set(lift.HEADLINE) <= set(kind_masks(flags))
     assert {name.split("@")[0] for name in lift.METRICS} <= set(METRICS)
 
 

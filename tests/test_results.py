@@ -14,8 +14,8 @@ import pytest
 
 from i2vae_lib.data import DataError
 from i2vae_lib.grids import read_sweep
+from i2vae_lib.results.paper_tables import Table
 from i2vae_lib.runs import LayoutError, committed_path
-from i2vae_lib.table import Table
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))

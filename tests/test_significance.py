@@ -10,7 +10,7 @@ from scipy import stats
 from scipy.special import ndtr
 
 from i2vae_lib.evaluation import hit_rate, ndcg
-from i2vae_lib.significance import Bootstrap, holm, paired_bootstrap, paired_t_test
+from i2vae_lib.results.significance import Bootstrap, holm, paired_bootstrap, paired_t_test
 
 P_VALUES = st.lists(st.one_of(st.floats(0, 1), st.just(float("nan"))), max_size=12)
 
@@ -133,7 +133,7 @@ def test_bootstrap_when_rows_come_in_clusters() -> None:
 
 @pytest.mark.parametrize("chunk", [1, 3000, 10**9])
 def test_bootstrap_when_resamples_come_in_chunks(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("i2vae_lib.significance.CHUNK_BYTES", chunk)
+    monkeypatch.setattr("i2vae_lib.results.significance.CHUNK_BYTES", chunk)
     rng = np.random.default_rng(8)
     a, b = rng.random((40, 1)), rng.random((40, 1))
     found = paired_bootstrap(a, b, everyone(40), rng=rng, resamples=1001)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -19,8 +20,8 @@ from filelock import FileLock
 from i2vae_lib import cli, comparison
 from i2vae_lib.params import ParameterError, load
 from i2vae_lib.recommenders import REGISTRY, SYSTEMS
+from i2vae_lib.results.paper_tables import Table, paper_table
 from i2vae_lib.runs import RUN_LAYOUT, LayoutError, read_record, write_json
-from i2vae_lib.table import Table, paper_table
 from tests.test_compare import REFERENCES, ROWS, cell, ranks_of, skill, write_run
 
 
@@ -90,7 +91,7 @@ def test_holm_when_systems_are_compared_is_over_the_systems(found: Table) -> Non
         ("sasrec-bce-m", "SASRec-BCE-M"),
     ):
         assert f"{title} {100 * (part[name] - part['i2vae']):+.2f} (" in said
-    assert said in found.text()
+    assert said in found.written()
 
 
 def test_seconds_when_a_generator_was_fitted_and_there_are_stages(tmp_path: Path) -> None:
@@ -137,9 +138,9 @@ def test_notes_when_a_system_is_under_popularity_on_cold_rows(tmp_path: Path) ->
     ranks.loc[mine, "greater_sampled"] = 998  # below everybody
     ranks.to_parquet(bad / "ranks.parquet", index=False)
     found = tabled(good, bad)
-    for written in (found.text(), found.markdown(), found.latex()):
+    for written in (found.written(), found.written("markdown"), found.written("latex")):
         assert "Under popularity on cold rows (HR@10, sampled): South: i2VAE." in written
-    assert "Under popularity" not in tabled(good).text()
+    assert "Under popularity" not in tabled(good).written()
 
 
 def test_wide_when_filtered(found: Table) -> None:
@@ -160,16 +161,16 @@ def test_wide_when_read_across(found: Table) -> None:
 
 
 def test_exports_when_written(found: Table) -> None:
-    assert "HR@10 in per cent, full candidates" in found.text() and "SASRec-BCE-M" in found.text()
-    markdown = found.markdown()
+    assert "HR@10 in per cent, full candidates" in found.written() and "SASRec-BCE-M" in found.written()
+    markdown = found.written("markdown")
     assert markdown.count("| SASRec-BCE-M") == 4 and "**" in markdown and "<u>" in markdown
     assert "**HR@10**, per cent, full" in markdown
-    latex = found.latex()
+    latex = found.written("latex")
     assert latex.count("\\toprule") == 4 and "\\textbf{" in latex and "\\underline{" in latex and "nan" not in latex
     again = pd.read_csv(pd.io.common.StringIO(found.cells.to_csv(index=False)))
     np.testing.assert_allclose(again["mean"], found.cells["mean"], rtol=1e-12)
     counts = {(one.domain, one.kind): one.n for one in found.cells.itertuples()}
-    for written in (found.text(), markdown, latex):  # how many rows a figure rests on
+    for written in (found.written(), markdown, latex):  # how many rows a figure rests on
         assert f"North cold {counts['North', 'cold']:,}" in written
     content = found.to_json()
     json.dumps(content, allow_nan=False)
@@ -189,8 +190,24 @@ def test_csv_has_every_system_and_why_one_is_not_there(tmp_path: Path) -> None:
 
 def test_latex_when_names_have_its_signs(tmp_path: Path) -> None:
     run = finished(tmp_path / "run", "sasrec-bce-m", 8, record={"names": {"x": "Home & Kitchen", "y": "Sport_out"}})
-    latex = tabled(run).latex()
+    latex = tabled(run).written("latex")
     assert "Home \\& Kitchen all" in latex and "Sport\\_out cold" in latex
+
+
+def test_exports_when_names_are_hostile(tmp_path: Path) -> None:
+    names = {"x": '=HYPERLINK("http://evil.example","x")', "y": "\\input{secret} | _y_"}
+    record = {"names": names, "outside": [], "data": "a_pair\n\\input{secret}"}
+    found = tabled(finished(tmp_path / "run", "sasrec-bce-m", 8, record=record))
+    for line in csv.reader(found.written("csv").splitlines()):
+        for value in line:
+            assert not value.startswith(("=", "@", "+")) and not (value.startswith("-") and not value[1:2].isdigit())
+    latex = found.written("latex")
+    assert "\\input" not in latex and "_y" not in latex.replace("\\_y", "") and "a\\_pair" in latex
+    assert all(line.startswith("%") for line in latex.splitlines() if "secret" in line and "&" not in line)
+    heads = {line.replace("\\|", "").count("|") for line in found.written("markdown").splitlines() if "secret" in line}
+    assert heads <= {0, 11}  # a name that holds a | is one column
+    found.save(tmp_path / "t.csv")
+    assert "\n=" not in (tmp_path / "t.csv").read_text() and ",=" not in (tmp_path / "t.csv").read_text()
 
 
 def test_status_when_a_system_stands_in_two_folders(tmp_path: Path) -> None:
@@ -207,7 +224,7 @@ def test_status_when_a_system_stands_in_two_folders(tmp_path: Path) -> None:
 def test_table_when_saved_and_loaded(found: Table, tmp_path: Path) -> None:
     found.save(tmp_path / "t.csv", command="i2vae table", seeds=[0, 1])
     again = Table.load(tmp_path / "t.csv")
-    assert again.text() == found.text() and again.about == found.about
+    assert again.written() == found.written() and again.about == found.about
     assert json.loads((tmp_path / "t.json").read_text())["command"] == "i2vae table"
 
 
@@ -322,12 +339,12 @@ def test_table_when_nothing_is_done(tmp_path: Path) -> None:
     study = opened(tmp_path)
     found = tabled(tmp_path)
     assert found.systems["status"].tolist() == ["missing", "missing"]
-    assert "nothing is done yet" in found.text() and "SASRec-BCE-M: missing" in found.text()
+    assert "nothing is done yet" in found.written() and "SASRec-BCE-M: missing" in found.written()
     assert study.chosen("i2vae") is None
     folder = study.run_folder("sasrec-bce-m", {}, 0)
     folder.mkdir()
     write_json(folder / "failed.json", {"reason": "the disk is full"})
-    assert "SASRec-BCE-M: failed: the disk is full" in tabled(tmp_path).text()
+    assert "SASRec-BCE-M: failed: the disk is full" in tabled(tmp_path).written()
 
 
 def test_table_when_one_system_is_done_and_one_failed(tmp_path: Path) -> None:
@@ -347,9 +364,9 @@ def test_table_when_one_system_is_done_and_one_failed(tmp_path: Path) -> None:
     wide = found.wide().set_index("system")
     assert wide.loc["SASRec-BCE-M", "North all"] == "failed" and wide.loc["i2VAE", "North all"] != "done"
     assert study.chosen("i2vae") == point and study.chosen("sasrec-bce-m") is None
-    assert "1 of 2 points failed" in found.text()
+    assert "1 of 2 points failed" in found.written()
     opened(tmp_path, seeds=[1])
-    assert "1 of 2 seeds done" in tabled(tmp_path).text()
+    assert "1 of 2 seeds done" in tabled(tmp_path).written()
 
 
 def test_table_when_a_study_and_a_run_hold_one_system(tmp_path: Path) -> None:

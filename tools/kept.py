@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from i2vae_lib.results.text import as_csv
 from i2vae_lib.runs import LayoutError, committed_path, write_atomically, write_json
 
 
@@ -45,7 +46,7 @@ def hours(records: Sequence[Mapping[str, Any]]) -> float:
 def keep(name: str, table: pd.DataFrame, about: Mapping[str, Any]) -> Path:
     """Store a table, rounded to six places, and what it depends on; the path is printed."""
     path = committed_path(name)
-    write_atomically(path, lambda part: table.round(6).to_csv(part, index=False))
+    write_atomically(path, lambda part: as_csv(table.round(6), part))
     write_json(path.with_suffix(".json"), about)
     print(path)
     return path

@@ -22,13 +22,14 @@ import numpy as np
 import pages
 import pandas as pd
 
-from i2vae_lib import evaluation, experiments, lift
-from i2vae_lib.compare import compare
+from i2vae_lib import evaluation, experiments
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.grids import Sweep, read_sweep
 from i2vae_lib.params import Parameters, pair_name
 from i2vae_lib.places import suggestion
 from i2vae_lib.recommenders import OrderedCounts
+from i2vae_lib.results import lift
+from i2vae_lib.results.differences import compare
 from i2vae_lib.runs import LayoutError, committed_path, read_record
 from i2vae_lib.stages import load_history
 

@@ -25,14 +25,14 @@ from i2vae_lib import experiments
 from i2vae_lib.cli import build_parser
 from i2vae_lib.commands import overrides
 from i2vae_lib.grids import read_sweep
-from i2vae_lib.lift import KINDS, METRICS
+from i2vae_lib.results.reading import HEADLINE, METRICS
 from i2vae_lib.runs import committed_path, read_record
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:
     """The lines that are kept: sampled, the metrics and user types of the pages, and one for each missing cell."""
     missing = table["state"] != "done"  # a finished cell has no value either for a user type that has no rows
-    chosen = (table["candidates"] == "sampled") & table["metric"].isin(METRICS) & table["kind"].isin(KINDS)
+    chosen = (table["candidates"] == "sampled") & table["metric"].isin(METRICS) & table["kind"].isin(HEADLINE)
     return table[missing | chosen]
 
 

@@ -16,8 +16,8 @@ import kept
 import numpy as np
 import pages
 
+from i2vae_lib.results.paper_tables import Table, paper_table
 from i2vae_lib.runs import committed_path, read_record
-from i2vae_lib.table import Table, paper_table
 
 
 def record(folders: Sequence[Path], name: str, command: str) -> Path:

@@ -1,15 +1,13 @@
 """The paper's table, made anew: every system by domain and user type, beside what the paper prints.
 
 Works on whatever a comparison has finished so far (:mod:`i2vae_lib.comparison`): what is missing or failed is a line of
-the table too. Every number comes from the runs' ``ranks.parquet`` through :mod:`i2vae_lib.compare`.
+the table too. Every number comes from the runs' ``ranks.parquet`` (:mod:`i2vae_lib.results.differences`).
 """
 
 from __future__ import annotations
 
-import itertools
 import json
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -18,23 +16,22 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib import paper
-from i2vae_lib.compare import compare, own_parameters
 from i2vae_lib.comparison import Study, failures, read_study
-from i2vae_lib.data.dataset import DOMAINS
-from i2vae_lib.evaluation import COUNTS, kind_masks
-from i2vae_lib.lift import KINDS, METRICS
+from i2vae_lib.evaluation import COUNTS
 from i2vae_lib.params import ParameterError
 from i2vae_lib.places import suggestion
-from i2vae_lib.recommenders import CEILINGS, REGISTRY
+from i2vae_lib.recommenders import REGISTRY
+from i2vae_lib.results import text
+from i2vae_lib.results.differences import CELL, compare, places
+from i2vae_lib.results.reading import CANDIDATES, HEADLINE, METRICS, Opened, System, open_runs
+from i2vae_lib.results.text import Captioned, Number, lines
 from i2vae_lib.runs import LayoutError, committed_path, read_record, write_atomically, write_json
 
-CELL = ["domain", "kind", "metric", "candidates"]
 BASE = "i2vae"
 FLOOR = "popularity"
+PLACE = {0: "", 1: "best", 2: "second"}
 PAPER_KIND = {"tailed": "tailed", "cold": "cold_released", "all": "all"}
 """The paper's "cold-start" are cold and no-history rows together."""
-
-SUPERSCRIPT = {1: "¹", 2: "²"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class Table:
     Attributes
     ----------
     about
-        As :attr:`compare.Comparison.about`; empty while no run is done.
+        As :attr:`Comparison.about`; empty while no run is done.
     cells
         A line a system, ``domain`` (name), ``kind``, ``metric`` and ``candidates``: ``n, seeds, mean, sd`` (fractions);
         ``place`` (1 best, 2 second, 0; those that read the truth have none); ``by_rule`` (every rank is popularity's);
@@ -64,7 +61,7 @@ class Table:
     systems: pd.DataFrame
     notes: tuple[str, ...] = ()
 
-    def filtered(self, systems: Sequence[str] | None = None, kinds: Sequence[str] = KINDS) -> Table:
+    def filtered(self, systems: Sequence[str] | None = None, kinds: Sequence[str] = HEADLINE) -> Table:
         """Only these systems (None: all) and user types; places and p-values stay those of the whole table.
 
         Raises
@@ -90,25 +87,21 @@ class Table:
             ``text`` marks the best by ¹ and the second by ² and has the paper's figure in brackets; ``markdown`` and
             ``latex`` print them bold and underlined.
         """
-        part = self.cells[(self.cells["metric"] == metric) & (self.cells["candidates"] == candidates)]
-        columns = part.drop_duplicates(["domain", "kind"]).sort_values("kind", key=lambda kinds: kinds.map(KINDS.index))
-        columns = columns.sort_values("domain", kind="stable", key=lambda names: names.map(list(names.unique()).index))
-        lines = []
-        for one in _lines(self.systems):
-            line = {"system": one.title}
-            for cell in _lines(columns):
-                own = part[
-                    (part["system"] == one.system) & (part["domain"] == cell.domain) & (part["kind"] == cell.kind)
-                ]
-                line[f"{cell.domain} {cell.kind}"] = _written(next(_lines(own)), style) if len(own) else one.status
-            line["seeds"] = str(one.seeds)
-            line["seconds"] = "-" if np.isnan(one.seconds) else f"{one.seconds:,.0f}"
-            line["MiB"] = "-" if np.isnan(one.memory) else f"{one.memory:,.0f}"
-            lines.append(line)
-        return pd.DataFrame(lines)
+        return text.styled(self._wide(metric, candidates), style)
 
-    def _tables(self) -> Iterator[tuple[str, str]]:
-        return itertools.product(("sampled", "full"), self.about.get("metrics", []))
+    def _wide(self, metric: str, candidates: str) -> pd.DataFrame:
+        part = self.cells[(self.cells["metric"] == metric) & (self.cells["candidates"] == candidates)]
+        domains = list(part["domain"].unique())
+        columns = sorted(
+            set(zip(part["domain"], part["kind"])), key=lambda one: (domains.index(one[0]), HEADLINE.index(one[1]))
+        )
+        numbers = {(one.system, one.domain, one.kind): _number(one) for one in lines(part)}
+        shown = []
+        for one in lines(self.systems):
+            cells = {f"{d} {kind}": numbers.get((one.system, d, kind), one.status) for d, kind in columns}
+            cost = ("-" if np.isnan(number) else f"{number:,.0f}" for number in (one.seconds, one.memory))
+            shown.append({"system": one.title, **cells, "seeds": str(one.seeds), **dict(zip(("seconds", "MiB"), cost))})
+        return pd.DataFrame(shown)
 
     def flat(self) -> pd.DataFrame:
         """A line a cell and system for a spreadsheet: :attr:`cells` with what :attr:`systems` knows; a system without
@@ -116,39 +109,22 @@ class Table:
         known = self.systems.drop(columns=["family", "seeds"])
         return known.merge(self.cells, on="system", how="left")
 
-    def text(self) -> str:
-        """The whole table to be read in a terminal."""
-        lines = [_head(self)]
-        for candidates, metric in self._tables():
-            lines += ["", f"{metric} in per cent, {candidates} candidates"]
-            lines.append(self.wide(metric, candidates).to_string(index=False))
-        return "\n".join([*lines, "", *_notes(self, "text")])
-
-    def markdown(self) -> str:
-        """GitHub's tables, one a metric and kind of candidates."""
-        parts = [_head(self)]
-        for candidates, metric in self._tables():
-            written = self.wide(metric, candidates, style="markdown").to_markdown(index=False, disable_numparse=True)
-            parts.append(f"**{metric}**, per cent, {candidates}\n\n{written}")
-        return "\n\n".join([*parts, *_notes(self, "markdown")]) + "\n"
-
-    def latex(self) -> str:
-        """A tabular a metric and kind of candidates; needs booktabs."""
-        parts = [f"% {line}" for line in [_head(self), *_notes(self, "latex")]]
-        for candidates, metric in self._tables():
-            wide = self.wide(metric, candidates, style="latex").drop(columns=["seeds"])
-            wide.columns = [_for_latex(name) for name in wide.columns]
-            parts.append(f"% {metric}, per cent, {candidates}")
-            parts.append(wide.to_latex(index=False, escape=False, column_format="l" + "r" * (wide.shape[1] - 1)))
-        return "\n".join(parts)
+    def written(self, style: str = "text") -> str:
+        """The whole table: ``text`` for a terminal, GitHub's ``markdown``, ``latex`` (needs booktabs), or ``csv``."""
+        if style == "csv":
+            return text.as_csv(self.flat())
+        unprinted = ["seeds"] if style == "latex" else []
+        tables = [
+            Captioned(f"{metric} in per cent, {kind} candidates", self._wide(metric, kind).drop(columns=unprinted))
+            for kind in CANDIDATES
+            for metric in self.about.get("metrics", [])
+        ]
+        return text.document([_head(self.about), *tables, "", *_notes(self, style)], style)
 
     def save(self, path: Path, **made_by: Any) -> None:
         """``path`` (CSV) with the cells, and beside it JSON with the systems and what made the table."""
-        write_atomically(path, lambda part: self.cells.to_csv(part, index=False))
-        systems = json.loads(self.systems.to_json(orient="records"))
-        write_json(
-            path.with_suffix(".json"), {**made_by, "about": self.about, "systems": systems, "notes": list(self.notes)}
-        )
+        write_atomically(path, lambda part: text.as_csv(self.cells, part))
+        write_json(path.with_suffix(".json"), made_by | {k: v for k, v in self.to_json().items() if k != "cells"})
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -170,12 +146,8 @@ class Table:
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as strict JSON."""
-        frames = {"cells": self.cells, "systems": self.systems}
-        return {
-            "about": self.about,
-            "notes": list(self.notes),
-            **{name: json.loads(one.to_json(orient="records")) for name, one in frames.items()},
-        }
+        found: dict[str, Any] = text.strict(vars(self))
+        return found
 
 
 def paper_table(
@@ -192,7 +164,7 @@ def paper_table(
     folders
         Folders of ``i2vae table``, run directories, or both; all on the same rows and candidates.
     metric_names, resamples, rng
-        As in :func:`i2vae_lib.compare.compare`.
+        As in :func:`i2vae_lib.results.differences.compare`.
 
     Raises
     ------
@@ -205,20 +177,20 @@ def paper_table(
     done = [run for one in states for run in one.pop("done")]
     listed = pd.DataFrame(states)
     if not done:
-        return Table({}, pd.DataFrame(columns=["system", *CELL]), _in_order(listed))
-    trained = _one_variant_each(done)
-    base = BASE if BASE in trained else trained[0]
-    found = compare(done, metric_names=metric_names, base=base, resamples=resamples, rng=rng)
-    cells = found.results[found.results["kind"].isin(KINDS)]
-    cells = cells.merge(_by_rule(done), on=["system", "domain", "kind"], how="left")
-    cells = cells.assign(place=_places(cells))
-    notes = (*found.notes, *_overall(found.overall))
-    tests = found.tests[["system", *CELL, "difference", "interval_low", "interval_high"]]
-    cells = cells.merge(tests, on=["system", *CELL], how="left")
-    cells = cells.merge(_printed(found.about["data"]), on=["system", "domain", "kind", "metric"], how="left")
-    names = [name for name in cells["system"].unique() if name not in set(listed["system"])]
+        return Table({}, pd.DataFrame(columns=["system", *CELL, "candidates"]), _in_order(listed))
+    opened = open_runs(done)
+    _refuse_variants(opened.systems)
+    base = BASE if BASE in opened.systems else None
+    found = compare(opened, metric_names=metric_names, base=base, resamples=resamples, rng=rng)
+    cells = found.results[found.results["kind"].isin(HEADLINE)]
+    cells = cells.merge(_by_rule(opened), on=["system", "domain", "kind"], how="left")
+    cells = cells.assign(place=places(cells))
+    tests = found.tests[["system", *CELL, "candidates", "difference", "interval_low", "interval_high"]]
+    cells = cells.merge(tests, on=["system", *CELL, "candidates"], how="left")
+    cells = cells.merge(_printed(found.about["data"]), on=["system", *CELL], how="left")
+    names = [name for name in opened.systems if name not in set(listed["system"])]
     listed = pd.concat([listed, pd.DataFrame([_line(name, status="done") for name in names])], ignore_index=True)
-    return Table(found.about, cells.reset_index(drop=True), _in_order(listed), notes)
+    return Table(found.about, cells, _in_order(listed), (*found.notes, *_overall(found.overall)))
 
 
 def _overall(overall: pd.DataFrame) -> list[str]:
@@ -226,31 +198,28 @@ def _overall(overall: pd.DataFrame) -> list[str]:
     asked = overall[overall["p_holm"].notna()]
     if asked.empty:
         return []
-    said = [
-        f"{REGISTRY[one.system].title} {100 * one.difference:+.2f} ({100 * one.interval_low:+.2f} to "
-        f"{100 * one.interval_high:+.2f}){' *' if one.p_holm < 0.05 else ''}"
-        for one in _lines(asked)
+    told = [
+        f"{REGISTRY[one.system].title} {text.in_points(one.difference)} ({text.in_points(one.interval_low)} to "
+        f"{text.in_points(one.interval_high)}){' *' if one.p_holm < 0.05 else ''}"
+        for one in lines(asked)
     ]
     return [
-        f"Mean over the {asked['cells'].iloc[0]} cells of {', '.join(KINDS)} rows (sampled), less that of "
+        f"Mean over the {asked['cells'].iloc[0]} cells of {', '.join(HEADLINE)} rows (sampled), less that of "
         f"{REGISTRY[asked['base'].iloc[0]].title}, in points with the 95 % interval of a paired bootstrap over users; "
-        f"* p < 0.05 after Holm over these {len(asked)} systems: {'; '.join(said)}."
+        f"* p < 0.05 after Holm over these {len(asked)} systems: {'; '.join(told)}."
     ]
 
 
-def _one_variant_each(runs: Sequence[Path]) -> list[str]:
-    """The systems of runs, in their order; two variants of one are refused, for a table has one line for it."""
-    variants: dict[str, dict[str, Any]] = {}
-    for run in runs:
-        own = own_parameters(read_record(run))
-        known = variants.setdefault(own["system"], own)
-        differing = [key for key in sorted(own | known) if own.get(key) != known.get(key)]
-        if differing:
+def _refuse_variants(systems: Mapping[str, System]) -> None:
+    """The table has one line a system: two variants of one are refused, with a parameter in which they differ."""
+    known: dict[str, System] = {}
+    for one in systems.values():
+        first = known.setdefault(one.name, one)
+        for key in (key for key in one.differing if one.differing[key] != first.differing[key]):
             raise LayoutError(
-                f"{run}: another variant of {own['system']} ({differing[0]} = {own.get(differing[0])!r}, not "
-                f"{known.get(differing[0])!r}): the table has one line a system; `i2vae compare` alone has them all"
+                f"{one.folders[0]}: another variant of {one.name} ({key} = {one.differing[key]!r}, not "
+                f"{first.differing[key]!r}): the table has one line a system; `i2vae compare` alone has them all"
             )
-    return list(variants)
 
 
 def _in_order(systems: pd.DataFrame) -> pd.DataFrame:
@@ -338,32 +307,17 @@ def _finished(runs: Sequence[Path]) -> dict[str, Any]:
     }
 
 
-def _by_rule(runs: Sequence[Path]) -> pd.DataFrame:
+def _by_rule(opened: Opened) -> pd.DataFrame:
     """Where every rank of a system is popularity's: it had nothing to say and took the fall-back."""
-    lines = []
-    counts = list(COUNTS)
-    for run in runs:
-        record, table = read_record(run), pd.read_parquet(run / "ranks.parquet")
-        floor = table[table["recommender"] == FLOOR].set_index(["domain", "row", "user"])[counts]
-        for name, part in table.groupby("recommender", sort=False):
-            ranks = part.set_index(["domain", "row", "user"])
-            equal = (ranks[counts] == floor.loc[ranks.index]).all(axis=1).to_numpy()
-            masks = kind_masks(part)
-            for d in DOMAINS:
-                for kind in KINDS:
-                    mask = (part["domain"] == d).to_numpy() & masks[kind].to_numpy(dtype=bool)
-                    by_rule = name != FLOOR and bool(mask.any() and equal[mask].all())
-                    lines.append((name, record["names"][d], kind, by_rule))
-    table = pd.DataFrame(lines, columns=["system", "domain", "kind", "by_rule"])
+    found = []
+    for run in opened.runs:
+        floor = run.ranks[FLOOR][list(COUNTS)]
+        for name, ranks in run.ranks.items():
+            equal = (ranks[list(COUNTS)] == floor).all(axis=1).to_numpy()
+            for cell, mask in zip(opened.cells, opened.masks.T, strict=True):
+                found.append((name, *cell, name != FLOOR and bool(mask.any() and equal[mask].all())))
+    table = pd.DataFrame(found, columns=["system", "domain", "kind", "by_rule"])
     return table.groupby(["system", "domain", "kind"], sort=False)["by_rule"].all().reset_index()
-
-
-def _places(cells: pd.DataFrame) -> pd.Series:
-    """1 for the best mean of a cell, 2 for the second, 0 else; equal means share a place."""
-    ranked = cells["mean"].where(~cells["system"].isin(CEILINGS)).round(12)
-    keys = [cells[name] for name in CELL]
-    place = ranked.groupby(keys).rank(method="dense", ascending=False)
-    return place.where(place <= 2, 0).fillna(0).astype(int)
 
 
 def _printed(pair: str) -> pd.DataFrame:
@@ -380,29 +334,14 @@ def _printed(pair: str) -> pd.DataFrame:
     return joined
 
 
-def _written(cell: Any, style: str) -> str:
-    if np.isnan(cell.mean):
-        return "-"
-    number = f"{100 * cell.mean:.2f}"
-    spread = "" if np.isnan(cell.sd) else f" ± {100 * cell.sd:.2f}"
+def _number(cell: Any) -> Number:
     if cell.by_rule:
-        return {"latex": f"\\textit{{{number}}}"}.get(style, f"{number} =pop")
-    beside = "" if np.isnan(cell.paper_mean) or cell.candidates != "sampled" else f" ({cell.paper_mean:.2f})"
-    if style == "text":
-        return f"{number}{SUPERSCRIPT.get(cell.place, '')}{spread}{beside}"
-    bold, underline = {"markdown": ("**{}**", "<u>{}</u>"), "latex": ("\\textbf{{{}}}", "\\underline{{{}}}")}[style]
-    number = {1: bold, 2: underline}.get(cell.place, "{}").format(number)
-    if style == "latex":
-        return number + spread.replace(" ± ", "$\\pm$") + beside
-    return f"{number}{spread}{beside}"
+        return Number(cell.mean, mark="by rule")
+    printed = cell.candidates == "sampled" and not np.isnan(cell.paper_mean)
+    return Number(cell.mean, cell.sd, PLACE[cell.place], f" ({cell.paper_mean:.2f})" if printed else "")
 
 
-def _for_latex(name: str) -> str:
-    return re.sub(r"([&%$#_{}])", r"\\\1", name)
-
-
-def _head(table: Table) -> str:
-    about = table.about
+def _head(about: Mapping[str, Any]) -> str:
     if not about:
         return "nothing is done yet"
     return (
@@ -411,41 +350,28 @@ def _head(table: Table) -> str:
     )
 
 
-MARKS = {
-    "text": ("¹ best and ² second", "=pop"),
-    "markdown": ("Bold: best, underlined: second", "=pop"),
-    "latex": ("bold: best, underlined: second", "italics"),
-}
-
-
-def _notes(table: Table, style: str) -> list[str]:
-    lines = []
+def _notes(table: Table, style: str) -> Iterator[str]:
     if table.about:
-        places, by_rule = MARKS[style]
-        lines.append(
-            f"{places} of a column (those that read the planted truth left out); {by_rule}: every rank is "
+        placed, by_rule = text.LEGEND[style]
+        yield (
+            f"{placed} of a column (those that read the planted truth left out); {by_rule}: every rank is "
             f"popularity's, by rule."
         )
         if table.cells["paper_mean"].notna().any():
-            lines.append(
-                "In brackets: what the paper prints, on its split; its cold-start is cold and no-history rows together."
-            )
-        lines += _under_the_floor(table)
-        lines += table.notes
+            yield "In brackets: what the paper prints, on its split; its cold-start is cold and no-history rows."
+        yield from _under_the_floor(table.cells)
+        yield from table.notes
         counts = table.cells.drop_duplicates(["domain", "kind"]).sort_values("domain", kind="stable")
-        lines.append("Rows: " + ", ".join(f"{one.domain} {one.kind} {one.n:,}" for one in _lines(counts)) + ".")
-    for one in _lines(table.systems):
-        words = [f"{one.point}; {one.epochs:.0f} epochs, the best {one.best_epoch:.0f}"] if one.point else []
-        words += [one.status] if one.status != "done" else []
-        words += [one.reason] if one.reason else []
-        if words:
-            lines.append(f"{one.title}: {': '.join(words)}")
-    return lines
+        yield f"Rows: {', '.join(f'{one.domain} {one.kind} {one.n:,}' for one in lines(counts))}."
+    for one in lines(table.systems):
+        trained = f"{one.point}; {one.epochs:.0f} epochs, the best {one.best_epoch:.0f}" if one.point else ""
+        words = [trained, one.status if one.status != "done" else "", one.reason]
+        if any(words):
+            yield f"{one.title}: {': '.join(filter(None, words))}"
 
 
-def _under_the_floor(table: Table) -> list[str]:
+def _under_the_floor(cells: pd.DataFrame) -> Iterator[str]:
     """Cold rows are what systems of two domains are for: whoever loses to popularity there is named."""
-    cells = table.cells
     cold = cells[(cells["kind"] == "cold") & (cells["metric"] == METRICS[0]) & (cells["candidates"] == "sampled")]
     under = []
     for domain, column in cold.groupby("domain", sort=False):
@@ -453,8 +379,5 @@ def _under_the_floor(table: Table) -> list[str]:
         names = set(means.index[means < means.get(FLOOR, np.nan)])
         if names:
             under.append(f"{domain}: {', '.join(entry.title for name, entry in REGISTRY.items() if name in names)}")
-    return [f"Under popularity on cold rows ({METRICS[0]}, sampled): {'; '.join(under)}."] if under else []
-
-
-def _lines(table: pd.DataFrame) -> Any:
-    return table.itertuples()
+    if under:
+        yield f"Under popularity on cold rows ({METRICS[0]}, sampled): {'; '.join(under)}."

@@ -13,38 +13,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from i2vae_lib import compare, evaluation, significance
+from i2vae_lib.evaluation import cutoff_of
 from i2vae_lib.recommenders import CEILINGS
+from i2vae_lib.results import significance
+from i2vae_lib.results.differences import CELL, Comparison
+from i2vae_lib.results.reading import HEADLINE, METRICS, Array, open_runs
 from i2vae_lib.runs import LayoutError
 
-KINDS = compare.HEADLINE
-METRICS = ("HR@10", "NDCG@10")
 FEW = 200
 """A cell of fewer rows is met unless the system is significantly below."""
 
 FRACTIONS = (
-    "system",
-    "sd",
-    "counts_alone",
-    "reference",
-    "lift",
-    "base",
-    "mean",
-    "difference",
-    "interval_low",
-    "interval_high",
-    "low",
-    "high",
+    *("system", "sd", "counts_alone", "reference", "lift", "base", "mean"),
+    *("difference", "interval_low", "interval_high", "low", "high"),
 )
-
 COLUMNS = (
     *("domain", "kind", "metric", "n", "system", "sd", "seeds", "best", "reference", "lift"),
     *("difference", "interval_low", "interval_high", "p_holm", "met"),
 )
 
 
-def cells(found: compare.Comparison) -> pd.DataFrame:
-    """The system of a comparison beside the best reference of each cell of :data:`KINDS`.
+def cells(found: Comparison) -> pd.DataFrame:
+    """The system of a comparison beside the best reference of each cell of :data:`HEADLINE`.
 
     Parameters
     ----------
@@ -59,22 +49,19 @@ def cells(found: compare.Comparison) -> pd.DataFrame:
         interval and p by the bootstrap over users, p after Holm over these cells; ``met``: at or above, or, in a cell
         of fewer than :data:`FEW` rows, not significantly below. A cell without rows is left out.
     """
-    base = found.about["base"]
-    candidates = found.about["candidates"]
-    results = found.results[(found.results["candidates"] == candidates) & found.results["kind"].isin(KINDS)]
+    base, candidates = found.about["base"], found.about["candidates"]
+    results = found.results[(found.results["candidates"] == candidates) & found.results["kind"].isin(HEADLINE)]
     results = results[results["n"] > 0]
-    tests: Any = found.tests.set_index(["domain", "kind", "metric", "system"])
-    lines = []
-    for (domain, kind, metric), part in results.groupby(["domain", "kind", "metric"], sort=False):
-        own = part[part["system"] == base].iloc[0]
-        others = part[~part["system"].isin([base, *CEILINGS])]
-        best = others.loc[others["mean"].idxmax()]
-        test = tests.loc[(domain, kind, metric, best["system"]), :]  # reference - system
-        lift = own["mean"] / best["mean"] - 1 if best["mean"] else np.inf
-        head = (domain, kind, metric, own["n"], *own[["mean", "sd", "seeds"]], *best[["system", "mean"]], lift)
-        lines.append((*head, -test["difference"], -test["interval_high"], -test["interval_low"], test["p"]))
-    table = pd.DataFrame(lines, columns=[*COLUMNS[:-2], "p"])
-    table["p_holm"] = significance.holm(table.pop("p").to_numpy())
+    own = results[results["system"] == base].drop(columns="system").rename(columns={"mean": "system"})
+    others = results[~results["system"].isin([base, *CEILINGS])]
+    best = others.loc[others.groupby(CELL, sort=False)["mean"].idxmax(), [*CELL, "system", "mean"]]
+    tests = found.tests[[*CELL, "system", "difference", "interval_low", "interval_high", "p"]]  # reference - system
+    best = best.merge(tests, on=[*CELL, "system"]).rename(columns={"system": "best", "mean": "reference"})
+    table = own.merge(best, on=CELL)
+    table["lift"] = (table["system"] / table["reference"] - 1).where(table["reference"] != 0, np.inf)
+    sides = ("difference", "interval_low", "interval_high")
+    table = table.assign(**{name: -table[turned] for name, turned in zip(sides, (sides[0], *sides[:0:-1]))})
+    table["p_holm"] = significance.holm(table["p"].to_numpy())
     below = table["interval_high"] < 0
     table["met"] = (table["difference"] >= 0) | ((table["n"] < FEW) & ~below)
     return table[list(COLUMNS)]
@@ -86,7 +73,6 @@ def mean_lift(
     candidates: str = "sampled",
     resamples: int = 10_000,
     rng: np.random.Generator,
-    confidence: float = 0.95,
 ) -> tuple[float, float, float]:
     """How far the mean over a pair's cells stands above the mean of the best references: system / reference - 1.
 
@@ -103,51 +89,45 @@ def mean_lift(
     Returns
     -------
     mean, low, high
-        Fractions: 0.2 is a fifth above.
+        Fractions (0.2 is a fifth above), with the interval of 95 %.
 
     Raises
     ------
     LayoutError
         Runs of several systems, or that cannot be compared.
     """
-    opened = compare.open_alike(folders)
-    systems = compare.systems_of(opened)
-    trained = [label for label, one in systems.items() if None not in one.runs]
+    opened = open_runs(folders)
+    trained = [label for label, one in opened.systems.items() if None not in one.runs]
     if len(trained) != 1:
         raise LayoutError(f"the mean lift is of one system; these runs are of {', '.join(trained)}")
-    cutoffs = [evaluation.cutoff_of(name) for name in METRICS]
-    values = {
-        label: np.mean([evaluation.row_values(table, candidates, cutoffs) for table in one.runs.values()], axis=0)
-        for label, one in systems.items()
-        if label not in CEILINGS
-    }
-    named, masks = compare.cells_of(opened)
-    masks = masks[:, [kind in KINDS for _, kind in named]]
-    masks = masks[:, masks.any(axis=0)]
-    users, owner = np.unique(opened[0].rows["user"].to_numpy(), return_inverse=True)
-    totals = {label: sums_by_user(owner, masks, value) for label, value in values.items()}  # [users, cells, metrics]
+    values = opened.values(candidates, [cutoff_of(name) for name in METRICS])
+    masks = opened.headline
+    users, owner = np.unique(opened.users, return_inverse=True)
     counts = sums_by_user(owner, masks, np.ones((len(owner), 1)))
+    totals = {
+        label: sums_by_user(owner, masks, value.mean(axis=0))
+        for label, value in values.items()
+        if label not in CEILINGS
+    }  # [users, cells, metrics]
     own = totals.pop(trained[0])
     best = np.stack(list(totals.values()))
     best = np.take_along_axis(best, best.sum(axis=1).argmax(axis=0)[None, None], axis=0)[0]
 
-    def ratio(weight: compare.Array) -> compare.Array:
+    def ratio(weight: Array) -> Array:
         """weight [resamples, users] -> [resamples]."""
         n = np.einsum("ru,ucm->rcm", weight, counts)
         with np.errstate(invalid="ignore"):  # a resample without a row of a cell has no mean there
-            means = [np.einsum("ru,ucm->rcm", weight, one) / n for one in (own, best)]
-        found: compare.Array = np.nanmean(means[0], axis=(1, 2)) / np.nanmean(means[1], axis=(1, 2)) - 1
-        return found
+            means = [np.nanmean(np.einsum("ru,ucm->rcm", weight, one) / n, axis=(1, 2)) for one in (own, best)]
+        return means[0] / means[1] - 1
 
-    parts = [
-        ratio(rng.multinomial(len(users), np.full(len(users), 1 / len(users)), size=size).astype(np.float64))
-        for size in np.diff([*range(0, resamples, 500), resamples])
-    ]
-    low, high = np.quantile(np.concatenate(parts), [(1 - confidence) / 2, (1 + confidence) / 2])
+    each = np.full(len(users), 1 / len(users))
+    sizes = np.diff([*range(0, resamples, 500), resamples])
+    drawn = [ratio(rng.multinomial(len(users), each, size=size).astype(np.float64)) for size in sizes]
+    low, high = np.quantile(np.concatenate(drawn), [0.025, 0.975])
     return float(ratio(np.ones((1, len(users))))[0]), float(low), float(high)
 
 
-def sums_by_user(owner: compare.Array, masks: compare.Array, value: compare.Array) -> compare.Array:
+def sums_by_user(owner: Array, masks: Array, value: Array) -> Array:
     """Sums over each user's rows of every cell: owner [rows], value [rows, metrics] -> [users, cells, metrics]."""
     total = np.zeros((owner.max() + 1, masks.shape[1], value.shape[1]))
     np.add.at(total, owner, masks[:, :, None] * value[:, None, :])

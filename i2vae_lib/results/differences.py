@@ -1,0 +1,396 @@
+"""Runs side by side: what each system reaches, what the differences are worth, and whether the candidates decide.
+
+Everything is computed from the stored ``ranks.parquet`` of the runs, row by row (:mod:`i2vae_lib.results.reading`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy  # scipy.stats is imported where it is used: it takes most of a second
+
+from i2vae_lib.evaluation import cutoff_of
+from i2vae_lib.params import ParameterError
+from i2vae_lib.places import suggestion
+from i2vae_lib.recommenders import CEILINGS
+from i2vae_lib.results import significance
+from i2vae_lib.results.reading import CANDIDATES, HEADLINE, METRICS, Array, Opened, System, open_runs
+from i2vae_lib.results.text import Captioned, Number, document, in_points, lines, of_p, strict
+from i2vae_lib.runs import LayoutError, stamp
+
+CELL = ["domain", "kind", "metric"]
+DIFFERENCE = ("difference", "interval_low", "interval_high", "p", "t", "df", "p_t", "t_low", "t_high")
+TESTS = (*CELL, "candidates", "base", "system", "n", *DIFFERENCE)
+OVERALL = ("base", "system", "cells", *DIFFERENCE[:4], "p_holm", *DIFFERENCE[4:7], "p_t_holm", *DIFFERENCE[7:])
+
+Bootstrap = Callable[[Array, Array, Array], significance.Bootstrap]
+"""Values of a, of b, masks -> :func:`significance.paired_bootstrap`, the rows of a user drawn together."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What :func:`compare` found. Metrics and differences are fractions, in :meth:`text` per cent and points.
+
+    Attributes
+    ----------
+    about
+        ``data, protocol, stamp, data_seed, dataset_sha256, negatives, rows, users, candidates, metrics, base,
+        resamples``.
+    systems
+        ``system, seeds, folders, parameters`` (those in which systems differ): a line a system.
+    results
+        ``domain`` (name), ``kind, metric, candidates, system, n, seeds`` (how many), ``mean, sd`` (over seeds; nan for
+        one): sampled and full.
+    tests
+        Each system against the base, a cell a line: ``domain, kind, metric, candidates, base, system, n``;
+        ``difference`` (system - base), ``interval_low, interval_high, p`` by the bootstrap over users; ``t, df, p_t,
+        t_low, t_high`` by the t-test over seeds, nan unless both have the same two or more seeds. Each cell by itself:
+        of many, some differ by chance.
+    overall
+        Each system against the base on the mean over the cells of :data:`HEADLINE` (how many: ``cells``), a system a
+        line: the same columns, and ``p_holm, p_t_holm`` with Holm over the systems, the ceiling left out. These are the
+        claims of a comparison.
+    notes
+        What a reader should know beside the tables.
+    """
+
+    about: dict[str, Any]
+    systems: pd.DataFrame
+    results: pd.DataFrame
+    tests: pd.DataFrame
+    overall: pd.DataFrame
+    notes: tuple[str, ...]
+
+    def text(self) -> str:
+        """The comparison to be read: what was compared, a table a metric, differences, and what the tests answer."""
+        return document([*_heading(self), *_tables(self), *_differences(self), *_agreement(self)], "text")
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as strict JSON: nan and infinite are None."""
+        known = dict(vars(self))
+        last = {"sampled_against_full": sampled_against_full(self.results), "notes": known.pop("notes")}
+        found: dict[str, Any] = strict(known | last)
+        return found
+
+
+def compare(
+    runs: Sequence[Path | str] | Opened,
+    *,
+    metric_names: Sequence[str] = METRICS,
+    candidates: str = "sampled",
+    base: str | None = None,
+    resamples: int = 10_000,
+    rng: np.random.Generator,
+) -> Comparison:
+    """Compare finished runs on the same rows and candidates.
+
+    Parameters
+    ----------
+    runs
+        Run directories, or what :func:`open_runs` made of them. Those that agree in all parameters but ``seed`` (and
+        ``out``, ``training.device``) are seeds of one system. Reference rankers are read from the first.
+    metric_names
+        As ``HR@10``: any of ``evaluation.METRICS`` at any cutoff.
+    candidates
+        ``sampled`` or ``full``: which ranking is tested. The results hold both.
+    base
+        The system that the others are tested against, by its label; None: that of the first folder.
+    resamples, rng
+        Of :func:`significance.paired_bootstrap`, over users: the rows of one are drawn together. Each row counts with
+        its mean over the system's seeds.
+
+    Raises
+    ------
+    LayoutError
+        A folder without a finished run (with the command that finishes it), one run twice, or runs that cannot be
+        compared, with what they differ in.
+    ParameterError
+        An unknown metric, ranking or base.
+    """
+    if candidates not in CANDIDATES:
+        raise ParameterError(f"unknown candidates '{candidates}'{suggestion(candidates, list(CANDIDATES))}")
+    metric_names = list(dict.fromkeys(metric_names))
+    if not metric_names:
+        raise ParameterError("no metric to compare by: name at least one, as in HR@10")
+    cutoffs = [cutoff_of(name) for name in metric_names]
+    opened = runs if isinstance(runs, Opened) else open_runs(runs)
+    base = base or next(iter(opened.systems))
+    if base not in opened.systems:
+        raise ParameterError(f"unknown base '{base}'{suggestion(base, list(opened.systems))}")
+    values = {kind: opened.values(kind, cutoffs) for kind in CANDIDATES}
+    chosen, first = values[candidates], opened.runs[0]
+    for label, value in chosen.items():
+        if np.isnan(value).any():
+            raise LayoutError(f"{first.folder}: the ranks of {label} hold no {candidates} ranking")
+    bootstrap = partial(significance.paired_bootstrap, rng=rng, resamples=resamples, cluster=opened.users)
+    tests = _tests(opened, chosen, metric_names, base, bootstrap).assign(candidates=candidates)
+    about = {
+        **first.identity,
+        "stamp": stamp(first.record),
+        "rows": len(first.rows),
+        "users": int(first.rows["user"].nunique()),
+        "candidates": candidates,
+        "metrics": metric_names,
+        "base": base,
+        "resamples": resamples,
+    }
+    listed = [
+        (label, [seed for seed in one.runs if seed is not None], list(one.folders), one.differing)
+        for label, one in opened.systems.items()
+    ]
+    return Comparison(
+        about,
+        pd.DataFrame(listed, columns=["system", "seeds", "folders", "parameters"]),
+        _results(opened, values, metric_names),
+        tests[list(TESTS)],
+        _overall(opened, chosen, base, bootstrap),
+        opened.notes,
+    )
+
+
+def sampled_against_full(results: pd.DataFrame) -> pd.DataFrame:
+    """Do sampled and full ranking order the systems alike? (Krichene & Rendle 2020: they need not.)
+
+    Parameters
+    ----------
+    results
+        ``Comparison.results``.
+
+    Returns
+    -------
+    DataFrame
+        ``domain, kind, metric, systems`` (how many), ``tau`` (Kendall's tau-b of the two orders by mean; nan where
+        there is no order), ``swapped`` (list of pairs: the first is ahead on sampled candidates, behind on all items).
+    """
+    found = []
+    for cell, part in results.groupby(CELL, sort=False):
+        wide = part.pivot(index="system", columns="candidates", values="mean").reindex(columns=list(CANDIDATES))
+        wide = wide.reindex(part["system"].unique()).dropna()
+        # rounding must not tear equal means apart
+        sampled, full = wide["sampled"].round(12).to_numpy(), wide["full"].round(12).to_numpy()
+        ordered = len(wide) > 1 and np.ptp(sampled) > 0 and np.ptp(full) > 0
+        tau = float(scipy.stats.kendalltau(sampled, full).statistic) if ordered else np.nan
+        apart = (sampled[:, None] > sampled) & (full[:, None] < full)
+        swapped = [[str(wide.index[i]), str(wide.index[j])] for i, j in np.argwhere(apart)]
+        found.append((*cell, len(wide), tau, swapped))
+    return pd.DataFrame(found, columns=[*CELL, "systems", "tau", "swapped"])
+
+
+def places(results: pd.DataFrame) -> pd.Series:
+    """1 for the best mean of a cell, 2 for the second, 0 else; equal means share a place, ceilings have none."""
+    ranked = results["mean"].where(~results["system"].isin(CEILINGS)).round(12)
+    place = ranked.groupby([results[name] for name in (*CELL, "candidates")]).rank(method="dense", ascending=False)
+    return place.where(place <= 2, 0).fillna(0).astype(int)
+
+
+# --- computing --------------------------------------------------------------------------------------------------------
+
+
+def _cell_means(values: Array, masks: Array) -> Array:
+    """[seeds, rows, metrics], [rows, cells] -> [seeds, cells, metrics]; nan for an empty cell."""
+    n = masks.sum(axis=0)[:, None]
+    with np.errstate(invalid="ignore"):
+        return np.where(n > 0, np.einsum("srm,rc->scm", values, masks.astype(np.float64)) / n, np.nan)
+
+
+def _results(opened: Opened, values: Mapping[str, Mapping[str, Array]], metric_names: Sequence[str]) -> pd.DataFrame:
+    n = opened.masks.sum(axis=0)
+    order = list(itertools.product(opened.systems, CANDIDATES))
+    means = {(label, kind): _cell_means(values[kind][label], opened.masks) for label, kind in order}
+    found = []
+    for (at, cell), (i, metric) in itertools.product(enumerate(opened.cells), enumerate(metric_names)):
+        for (label, kind), mean in means.items():
+            seeds = mean[:, at, i]
+            sd = float(seeds.std(ddof=1)) if len(seeds) > 1 else np.nan
+            found.append((*cell, metric, kind, label, int(n[at]), len(seeds), float(seeds.mean()), sd))
+    return pd.DataFrame(found, columns=[*CELL, "candidates", "system", "n", "seeds", "mean", "sd"])
+
+
+def _tests(
+    opened: Opened, values: Mapping[str, Array], metric_names: Sequence[str], base: str, bootstrap: Bootstrap
+) -> pd.DataFrame:
+    """Each system less the base, in every cell."""
+    by_row = {label: value.mean(axis=0) for label, value in values.items()}
+    by_seed = {label: _cell_means(value, opened.masks) for label, value in values.items()}
+    found = _less_the_base(opened.systems, by_row, by_seed, opened.masks, base, bootstrap)
+    cells = pd.DataFrame([(*cell, metric) for cell in opened.cells for metric in metric_names], columns=CELL)
+    return found.join(cells, on="cell")
+
+
+def _overall(opened: Opened, values: Mapping[str, Array], base: str, bootstrap: Bootstrap) -> pd.DataFrame:
+    """Each system less the base on the mean over the cells of :data:`HEADLINE` and all metrics.
+
+    A cell's mean is a ratio, so the bootstrap gets what each row moves the mean over cells by: with N rows and n_c of
+    them in cell c, the mean over cells plus N times the mean over c of (d - mean_c) / n_c.
+    """
+    masks = opened.headline
+    n = masks.sum(axis=0)
+    if not masks.shape[1]:
+        return pd.DataFrame(columns=list(OVERALL))
+    by_row, against = {}, values[base].mean(axis=0)
+    for label, value in values.items():
+        difference = value.mean(axis=0) - against  # [rows, metrics]
+        means = masks.T @ difference / n[:, None]
+        moved = np.einsum("rc,rcm->r", masks / n, difference[:, None, :] - means) * len(masks) / means.size
+        by_row[label] = (means.mean() + moved)[:, None]
+    by_seed = {label: _cell_means(value, masks).mean(axis=(1, 2), keepdims=True) for label, value in values.items()}
+    everyone = np.ones((len(masks), 1), dtype=bool)
+    found = _less_the_base(opened.systems, by_row, by_seed, everyone, base, bootstrap).assign(cells=means.size)
+    for p in ("p", "p_t"):
+        found[f"{p}_holm"] = significance.holm(found[p].where(~found["system"].isin(CEILINGS)).to_numpy())
+    return found[list(OVERALL)]
+
+
+def _less_the_base(
+    systems: Mapping[str, System],
+    by_row: Mapping[str, Array],
+    by_seed: Mapping[str, Array],
+    masks: Array,
+    base: str,
+    bootstrap: Bootstrap,
+) -> pd.DataFrame:
+    """The frame of all differences: a line a system, cell and metric, with one draw of users for all of them.
+
+    Parameters
+    ----------
+    by_row, by_seed
+        By label: [rows, metrics] and [seeds, cells, metrics].
+    masks
+        bool [rows, cells].
+
+    Returns
+    -------
+    DataFrame
+        ``base, system, n``, those of :data:`DIFFERENCE`, and ``cell``: cells and metrics in their order, counted
+        through.
+    """
+    others, metrics = [label for label in systems if label != base], by_row[base].shape[1]
+    columns = ["base", "system", "cell", "n", *DIFFERENCE]
+    if not others:
+        return pd.DataFrame(columns=columns).astype({"cell": int})
+    stacked = np.concatenate([by_row[label] for label in others], axis=1)
+    tested = bootstrap(stacked, np.tile(by_row[base], (1, len(others))), masks)
+    # no difference of two metrics leaves [-1, 1]
+    low, high = np.clip(tested.low, -1.0, 1.0), np.clip(tested.high, -1.0, 1.0)
+    found = []
+    for (i, label), at, j in itertools.product(enumerate(others), range(masks.shape[1]), range(metrics)):
+        cell = at, i * metrics + j
+        line = (base, label, at * metrics + j, tested.n[cell], tested.difference[cell], low[cell], high[cell])
+        seeds = [list(systems[one].runs) for one in (label, base)]
+        a, b = (by_seed[one][:, at, j] for one in (label, base))
+        over_seeds = (np.nan,) * 5
+        if seeds[0] == seeds[1] and len(seeds[0]) > 1 and tested.n[cell]:
+            of = significance.paired_t_test(a, b)
+            over_seeds = (of.t, float(of.df), of.p, of.low, of.high)
+        found.append((*line, tested.p[cell], *over_seeds))
+    return pd.DataFrame(found, columns=columns)
+
+
+# --- telling ----------------------------------------------------------------------------------------------------------
+
+
+def _heading(found: Comparison) -> Iterator[str]:
+    about = found.about
+    asked = f"1 + {about['negatives']} sampled candidates" if about["candidates"] == "sampled" else "all items ranked"
+    yield (
+        f"{about['data']}, protocol {about['protocol']}, data_seed {about['data_seed']}: {about['rows']} test rows of "
+        f"{about['users']} users, {asked}"
+    )
+    if about["stamp"]:
+        yield about["stamp"]
+    for one in lines(found.systems):
+        seeds = f"seed{'s' if len(one.seeds) > 1 else ''} {', '.join(map(str, one.seeds))}: " if one.seeds else "from "
+        yield f"  {one.system}: {seeds}{', '.join(one.folders)}"
+        if "…" in one.system or "#" in one.system:
+            yield "    " + ", ".join(f"{key}={value}" for key, value in one.parameters.items())
+    yield from (f"note: {note}" for note in found.notes)
+
+
+def _tables(found: Comparison) -> Iterator[Captioned]:
+    results = found.results.assign(place=places(found.results))
+    results = results[results["candidates"] == found.about["candidates"]]
+    ceilings = [name for name in CEILINGS if (results["system"] == name).any()]
+    several = results["system"].nunique() - len(ceilings) > 1
+    left_out = f" (left out, for they read the planted truth: {', '.join(ceilings)})" if ceilings else ""
+    spread = ", mean ± sd over seeds" if (results["seeds"] > 1).any() else ""
+    for metric, table in results.groupby("metric", sort=False):
+        shown = [
+            {"domain": domain, "kind": kind, "n": str(n)}
+            | {
+                one.system: Number(one.mean, one.sd, "ahead" if one.place == 1 and several else "")
+                for one in lines(cell)
+            }
+            for (domain, kind, n), cell in table.groupby(["domain", "kind", "n"], sort=False)
+        ]
+        yield Captioned(f"{metric} in per cent{spread}; > best{left_out}", pd.DataFrame(shown))
+
+
+def _differences(found: Comparison) -> Iterator[str | Captioned]:
+    tests, overall, about = found.tests, found.overall, found.about
+    if not len(tests):
+        yield ""
+        yield "one system: nothing to test it against"
+        return
+    if len(overall):
+        family = int(overall["p_holm"].notna().sum())
+        least = min(1.0, family / (about["resamples"] + 1))
+        yield Captioned(
+            f"Differences from {about['base']} on the mean over {overall['cells'].iloc[0]} cells (domains, "
+            f"{', '.join(HEADLINE)}, metrics), in points; stars by p_holm: * < 0.05, ** < 0.01, *** < 0.001 (Holm over "
+            f"these {family} systems; with {about['resamples']} resamples none is below {least:.2g})",
+            _shown(overall, ["system"]),
+        )
+    yield Captioned(
+        f"Differences from {about['base']} cell by cell, in points; each interval and p is of one cell by itself",
+        _shown(tests, ["system", *CELL, "n"]),
+    )
+    yield (
+        f"Interval and p: paired bootstrap over users, {about['resamples']} resamples. They answer whether the "
+        f"difference would stand on *other rows*, with these trained models."
+    )
+    if df := sorted({int(one) for one in tests.loc[tests["t"].notna(), "df"]}):
+        yield (
+            f"t and p_t: paired t-test over seeds, {' or '.join(map(str, df))} degree{'s' if df != [1] else ''} of "
+            f"freedom. They answer whether it would stand with *other seeds*, on these rows."
+        )
+    else:
+        yield "No t-test over seeds: it needs two or more seeds, the same for both systems."
+
+
+def _shown(table: pd.DataFrame, head: Sequence[str]) -> pd.DataFrame:
+    """Differences to be read, with the t-test over seeds where there is one; stars by ``p_holm``."""
+    p = table["p_holm"] if "p_holm" in table else pd.Series(np.nan, table.index)
+    stars = ["".join("*" for limit in (0.05, 0.01, 0.001) if one < limit) for one in p]
+    shown = {name: table[name].astype(str) for name in head}
+    shown["difference"] = [in_points(*one) for one in zip(table["difference"], stars, strict=True)]
+    sides = zip(table["interval_low"].map(in_points), table["interval_high"].map(in_points), strict=True)
+    shown["95 % interval"] = ["-" if low == "-" else f"{low} … {high}" for low, high in sides]
+    shown |= {name: table[name].map(of_p) for name in ("p", "p_holm") if name in table}
+    if table["t"].notna().any():
+        shown["t"] = ["-" if math.isnan(t) else f"{t:+.2f}" for t in table["t"]]
+        shown |= {name: table[name].map(of_p) for name in ("p_t", "p_t_holm") if name in table}
+    return pd.DataFrame(shown)
+
+
+def _agreement(found: Comparison) -> Iterator[str]:
+    table = sampled_against_full(found.results)
+    table = table[(table["systems"] > 1) & table["tau"].notna()]
+    if not len(table):
+        return
+    swaps = table[table["swapped"].map(len) > 0]
+    yield ""
+    yield (
+        f"Sampled and full ranking order the systems alike in {len(table) - len(swaps)} of {len(table)} cells "
+        f"(Kendall's tau from {table['tau'].min():.2f} to {table['tau'].max():.2f})."
+    )
+    for one in lines(swaps):
+        pairs = "; ".join(f"{ahead} over {behind}" for ahead, behind in one.swapped)
+        yield f"  {one.domain}, {one.kind}, {one.metric}: only on sampled candidates {pairs}"

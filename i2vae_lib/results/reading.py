@@ -1,0 +1,286 @@
+"""Finished runs on the same rows, opened together: systems, cells, and every metric row by row.
+
+A run is one seed of one trained system; runs that agree in every parameter but the seed are seeds of the same one. The
+reference rankers do not depend on the seed and are taken once, from the first run. Runs with other rows, candidates or
+data are refused.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from i2vae_lib import stages
+from i2vae_lib.data.dataset import DOMAINS
+from i2vae_lib.data.protocols import outside_note
+from i2vae_lib.evaluation import COUNTS, fewer_candidates, kind_masks, row_values
+from i2vae_lib.params import of_result
+from i2vae_lib.runs import LayoutError, flatten, read_record
+
+Array = np.ndarray
+
+HEADLINE = ("tailed", "cold", "all")
+"""The row kinds of the mean over a pair's cells: with the domains and metrics they are its cells, none of which stands
+twice (as ``seen`` would, where it equals ``all``) or is fixed by rule (``no_history``)."""
+KINDS = ("all", "seen", "tailed", "tailed_warm", "cold", "overlapping", "no_history")
+CANDIDATES = ("sampled", "full")
+METRICS = ("HR@10", "NDCG@10")
+IDENTITY = ["domain", "row", "user"]
+FLAGS = ["tailed", "cold", "no_history", "overlapping", "seen"]
+WORLD = ("split.", "controls.", "synthetic.")
+"""Groups of parameters that make the rows."""
+ROUNDING = 0.01
+"""Share of rows on which a reference may differ between runs: near-equal scores are torn apart by another BLAS."""
+
+
+class Run(NamedTuple):
+    """A finished run."""
+
+    folder: Path
+    record: dict[str, Any]  # run.json
+    parameters: dict[str, Any]  # by dotted key
+    ranks: dict[str, pd.DataFrame]  # recommender -> its lines of ranks.parquet, in one order
+
+    @property
+    def trained(self) -> str:
+        """The recommender that the run trained; every other one of its ranks is a reference ranker."""
+        return str(self.parameters["system"])
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        return self.ranks[self.trained]
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """The parameters that tell its system from another: what its result depends on, but for the seed and for how
+        many rows were scored at a time."""
+        flat = flatten(of_result(self.record["parameters"], stages.irrelevant_groups([self.trained])))
+        return {key: one for key, one in flat.items() if key not in ("seed", "evaluation.batch_size")}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What runs must share: then a row is the same question in each, with the same candidates."""
+        known = {key: self.record.get(key) for key in ("data", "protocol", "data_seed", "dataset_sha256")}
+        return known | {"negatives": self.parameters.get("evaluation.negatives")}
+
+
+class System(NamedTuple):
+    """One column of the tables: the ranks of each seed, in the order of the seeds (one, None, for a reference)."""
+
+    name: str
+    runs: dict[int | None, pd.DataFrame]
+    folders: tuple[str, ...]
+    differing: dict[str, Any]  # the parameters in which the variants of the system differ
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Runs on the same rows and candidates.
+
+    Attributes
+    ----------
+    runs
+        In the order of the folders.
+    systems
+        By label: trained systems in the order of the folders, then the reference rankers.
+    cells, masks
+        (Name of the domain, kind) of every cell, and its rows, bool [rows, cells].
+    notes
+        What a reader should know beside what is computed of them.
+    """
+
+    runs: tuple[Run, ...]
+    systems: dict[str, System]
+    cells: list[tuple[str, str]]
+    masks: Array
+    notes: tuple[str, ...]
+
+    @property
+    def users(self) -> Array:
+        """The user of each row."""
+        return self.runs[0].rows["user"].to_numpy()
+
+    @property
+    def headline(self) -> Array:
+        """The rows of each cell of :data:`HEADLINE` that has any, bool [rows, cells]."""
+        masks = self.masks[:, [kind in HEADLINE for _, kind in self.cells]]
+        return masks[:, masks.any(axis=0)]
+
+    def values(self, candidates: str, cutoffs: Sequence[tuple[str, int]]) -> dict[str, Array]:
+        """Metrics by system, [seeds, rows, metrics]; nan where a run has no such ranking."""
+        return {
+            label: np.stack([row_values(table, candidates, cutoffs) for table in system.runs.values()])
+            for label, system in self.systems.items()
+        }
+
+
+def open_runs(folders: Sequence[Path | str]) -> Opened:
+    """Open finished runs.
+
+    Raises
+    ------
+    LayoutError
+        No folder; one without a finished run (with the command that finishes it); one run twice; or runs that differ in
+        their rows or candidates, with what they differ in.
+    """
+    if not folders:
+        raise LayoutError("no run to compare: name at least one run directory")
+    runs = tuple(_open(Path(folder)) for folder in folders)
+    first, *others = runs
+    for other in others:
+        _refuse_other_rows(first, other)
+    systems = _systems(runs)
+    notes = [note for other in others for note in _check_references(first, other)]
+    names = first.record.get("names", {})
+    notes += fewer_candidates(first.rows, first.identity["negatives"], names)
+    kinds = [kind for kind in KINDS if kind != "seen" or all("seen" in run.rows for run in runs)]
+    if len(kinds) < len(KINDS):
+        notes.append("no kind 'seen': not every run has stored which targets occur in training")
+    if outside := outside_note(first.record.get("outside", ()), names):
+        notes.append(outside)
+    by_kind = kind_masks(first.rows if "seen" in first.rows else first.rows.assign(seen=False))
+    cells = list(itertools.product(DOMAINS, kinds))
+    masks = [(first.rows["domain"] == d) & by_kind[kind].astype(bool) for d, kind in cells]
+    named = [(str(names.get(d, d)), kind) for d, kind in cells]
+    return Opened(runs, systems, named, np.stack(masks, axis=1), tuple(notes))
+
+
+def _open(folder: Path) -> Run:
+    record = read_record(folder)
+    parameters = flatten(record["parameters"])
+    path = folder / "ranks.parquet"
+    if not path.is_file():
+        named = " ".join(f"--{key} {parameters.get(key)}" for key in ("system", "data", "protocol", "preset", "seed"))
+        raise LayoutError(
+            f"{folder} is not finished (no ranks.parquet); `i2vae run {named} --out {folder}` goes on with it "
+            f"(and --epochs, --set as it was started)"
+        )
+    table = pd.read_parquet(path)
+    if not set(COUNTS) <= set(table):
+        raise LayoutError(
+            f"{path} does not say how many candidates each row had: an earlier version made it, which drew other ones; "
+            f"make the run again, in a new folder"
+        )
+    ranks = {
+        str(name): part.sort_values(IDENTITY, kind="stable").reset_index(drop=True)
+        for name, part in table.groupby("recommender", sort=False)
+    }
+    trained = parameters["system"]
+    if trained not in ranks:
+        raise LayoutError(f"{path} holds no ranks of {trained}, only of {', '.join(ranks) or 'nothing'}")
+    for name, part in ranks.items():
+        if not part[IDENTITY].equals(ranks[trained][IDENTITY]):
+            raise LayoutError(f"{path}: {name} and {trained} were not ranked on the same rows")
+    return Run(folder, record, parameters, ranks)
+
+
+def _refuse_other_rows(first: Run, other: Run) -> None:
+    a, b = first.rows, other.rows
+    if first.identity != other.identity:
+        # beside what must be one and the same, what may have made it differ
+        one, two = (
+            run.identity | {key: value for key, value in run.parameters.items() if key.startswith(WORLD)}
+            for run in (first, other)
+        )
+        reasons = [
+            f"{key} ({str(one.get(key))[:16]} there, {str(two.get(key))[:16]} here)"
+            for key in one | two
+            if one.get(key) != two.get(key)
+        ]
+    elif not a[IDENTITY].equals(b[IDENTITY]):
+        shared = len(a.merge(b, on=IDENTITY))
+        reasons = [f"the evaluated rows ({len(a)} there, {len(b)} here, {shared} with the same row, user and domain)"]
+    else:
+        both = [flag for flag in FLAGS if flag in a and flag in b]
+        reasons = [f"the row kind {flag}" for flag in both if not a[flag].equals(b[flag])]
+    if reasons:
+        raise LayoutError(
+            f"{other.folder} cannot be compared with {first.folder}: they differ in {', '.join(reasons)}; "
+            f"only runs on the same rows and candidates are compared"
+        )
+
+
+def _systems(runs: Sequence[Run]) -> dict[str, System]:
+    groups = _by_seeds(runs)
+    found = {}
+    for own, members in groups:
+        name = members[0].trained
+        # a parameter of another system is no difference
+        variants = [known for known, _ in groups if known["system"] == name]
+        differing = _differing(variants)
+        at = variants.index(own)
+        by_seed: dict[int | None, pd.DataFrame] = {int(run.parameters["seed"]): run.rows for run in members}
+        folders = tuple(str(run.folder) for run in members)
+        found[_labels(name, differing)[at]] = System(name, by_seed, folders, differing[at])
+    first = runs[0]
+    references = {name: table for name, table in first.ranks.items() if name != first.trained}
+    return found | {name: System(name, {None: table}, (str(first.folder),), {}) for name, table in references.items()}
+
+
+def _by_seeds(runs: Sequence[Run]) -> list[tuple[dict[str, Any], list[Run]]]:
+    """Runs of one system together, in the order of their seeds, with the parameters that they share."""
+    groups: list[tuple[dict[str, Any], list[Run]]] = []
+    for run in runs:
+        own, seed = run.own, run.parameters["seed"]
+        members = next((members for known, members in groups if known == own), None)
+        if members is None:
+            groups.append((own, members := []))
+        for twin in (one for one in members if one.parameters["seed"] == seed):
+            again = "named twice" if twin.folder.resolve() == run.folder.resolve() else f"the same run as {twin.folder}"
+            raise LayoutError(
+                f"{run.folder} is {again} (all parameters and seed {seed}): a repetition is no other seed; name it once"
+            )
+        members.append(run)
+        members.sort(key=lambda one: int(one.parameters["seed"]))
+    return groups
+
+
+def _differing(variants: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of each variant, the parameters that are not the same in all."""
+    keys = sorted(set().union(*variants))
+    keys = [key for key in keys if any(one.get(key) != variants[0].get(key) for one in variants)]
+    return [{key: one.get(key, "not recorded") for key in keys} for one in variants]
+
+
+def _labels(name: str, variants: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Short and unique: the system's name, and of the parameters that differ the fewest, at most two, that tell all
+    variants apart.
+
+    An ellipsis says that a label leaves differing parameters out; ``Comparison.systems`` has them all.
+    """
+    if len(variants) == 1:
+        return [name]
+    keys = list(variants[0])
+    for shown in [*itertools.combinations(keys, 1), *itertools.combinations(keys, 2)]:
+        more = ["…"] if len(shown) < len(keys) else []
+        labels = [f"{name} ({', '.join([*(f'{key}={one[key]}' for key in shown), *more])})" for one in variants]
+        if len(set(labels)) == len(labels):
+            return labels
+    return [f"{name} #{number}" for number in range(1, len(variants) + 1)]
+
+
+def _check_references(first: Run, other: Run) -> list[str]:
+    """Notes on reference rankers that are missing or differ a little; more than a little is refused."""
+    missing = [name for name in other.ranks if name not in first.ranks and name != other.trained]
+    notes = [f"{name} is left out: {other.folder} has it, {first.folder} has not" for name in missing]
+    for name in [name for name in first.ranks if name != first.trained and name in other.ranks]:
+        unequal = (first.ranks[name][list(COUNTS)] != other.ranks[name][list(COUNTS)]).any(axis=1)
+        where = f"has other ranks in {int(unequal.sum())} of {len(unequal)} rows"
+        if unequal.mean() > ROUNDING:
+            raise LayoutError(
+                f"{other.folder} cannot be compared with {first.folder}: the reference ranker {name} {where}, though "
+                f"it does not depend on the seed; the data, the parameters `references` or the code differ. Make both "
+                f"runs with one version"
+            )
+        if unequal.any():
+            notes.append(
+                f"{name} {where} of {other.folder} (scores that are nearly equal, rounded on another machine?); those "
+                f"of {first.folder} are shown"
+            )
+    return notes
