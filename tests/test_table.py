@@ -164,7 +164,7 @@ def test_exports_when_written(found: Table) -> None:
     assert "HR@10 in per cent, full candidates" in found.written() and "SASRec-BCE-M" in found.written()
     markdown = found.written("markdown")
     assert markdown.count("| SASRec-BCE-M") == 4 and "**" in markdown and "<u>" in markdown
-    assert "**HR@10**, per cent, full" in markdown
+    assert "**HR@10 in per cent, full candidates**" in markdown
     latex = found.written("latex")
     assert latex.count("\\toprule") == 4 and "\\textbf{" in latex and "\\underline{" in latex and "nan" not in latex
     again = pd.read_csv(pd.io.common.StringIO(found.cells.to_csv(index=False)))

@@ -31,6 +31,7 @@ from i2vae_lib.params import Parameters, load, pair_name
 from i2vae_lib.recommenders import REGISTRY, SYSTEMS
 from i2vae_lib.results.reading import METRICS
 from i2vae_lib.results.significance import paired_bootstrap
+from i2vae_lib.results.text import with_interval
 from i2vae_lib.runs import LayoutError, read_record
 
 KINDS = ("all", "tailed")  # a cold row's user has no vector in the target domain
@@ -84,11 +85,8 @@ def markdown(found: pd.DataFrame) -> str:
     part = found[(found["metric"] == "HR@10") & (found["kind"] == "all")]
     lines = ["| system | domain | n | trained vector | folded in | difference |", "|---|---|---:|---:|---:|---|"]
     for one in part.itertuples():
-        of = f"{100 * one.difference:+.2f} ({100 * one.interval_low:+.2f} to {100 * one.interval_high:+.2f})"
-        title = REGISTRY[one.system].title
-        lines.append(
-            f"| {title} | {one.domain} | {one.n:,} | {100 * one.trained:.2f} | {100 * one.folded_in:.2f} | {of} |"
-        )
+        title, values = REGISTRY[one.system].title, f"{100 * one.trained:.2f} | {100 * one.folded_in:.2f}"
+        lines.append(f"| {title} | {one.domain} | {one.n:,} | {values} | {with_interval(one)} |")
     return "\n".join(lines)
 
 

@@ -28,7 +28,7 @@ from i2vae_lib.grids import Sweep, read_sweep
 from i2vae_lib.params import Parameters, pair_name
 from i2vae_lib.places import suggestion
 from i2vae_lib.recommenders import OrderedCounts
-from i2vae_lib.results import lift
+from i2vae_lib.results import lift, text
 from i2vae_lib.results.differences import compare
 from i2vae_lib.runs import LayoutError, committed_path, read_record
 from i2vae_lib.stages import load_history
@@ -85,11 +85,6 @@ def _counts_alone(run: Path) -> pd.DataFrame:
     return found[["domain", "kind", "metric", "counts_alone"]]
 
 
-def _over_seeds(cell: Any) -> str:
-    """In per cent, with the standard deviation where there are several seeds."""
-    return f"{100 * cell.system:.2f}" + ("" if np.isnan(cell.sd) else f" ± {100 * cell.sd:.2f}")
-
-
 def markdown(found: Mapping[str, pd.DataFrame], kinds: Iterable[str]) -> str:
     """HR@10 of each pair's cells of these row kinds, sampled, in per cent; intervals of single cells are unadjusted."""
     lines = [
@@ -98,13 +93,13 @@ def markdown(found: Mapping[str, pd.DataFrame], kinds: Iterable[str]) -> str:
     ]
     for pair, table in found.items():
         for cell in table[(table["metric"] == "HR@10") & table["kind"].isin(list(kinds))].itertuples():
-            interval = f" ({100 * cell.interval_low:+.2f} to {100 * cell.interval_high:+.2f})"
             lines.append(
-                f"| {pair} | {cell.domain} | {cell.kind} | {cell.n:,} | {_over_seeds(cell)} | "
+                f"| {pair} | {cell.domain} | {cell.kind} | {cell.n:,} | "
+                f"{text.written(text.Number(cell.system, cell.sd), 'text')} | "
                 f"{100 * cell.counts_alone:.2f} | "
                 f"{100 * cell.reference:.2f} ({cell.best}) | "
                 f"{f'{100 * cell.lift:+.0f} %' if np.isfinite(cell.lift) else '-'} | "
-                f"{100 * cell.difference:+.2f}{interval if np.isfinite(cell.interval_low) else ''} |"
+                f"{text.with_interval(cell)} |"
             )
     return "\n".join(lines)
 
@@ -120,7 +115,7 @@ def mean_lifts(pairs: Iterable[str]) -> str:
     return "\n".join(lines)
 
 
-def fill(text: str) -> str:
+def fill(page: str) -> str:
     """A page with the tables of the recipe written anew from the committed results."""
     folder = committed_path("recipe").parent
     paths = [path for path in sorted(folder.glob("recipe_*.csv")) if not path.stem.endswith("_rows")]
@@ -131,8 +126,8 @@ def fill(text: str) -> str:
         "mean lift": mean_lifts(found),
     }
     for name, table in tables.items():
-        text = pages.fill(text, name, table)
-    return text
+        page = pages.fill(page, name, table)
+    return page
 
 
 def main(words: list[str]) -> None:

@@ -1,5 +1,5 @@
-"""What finished runs say: differences between systems and what they are worth, lifts, the paper's tables, one renderer.
+"""Reads finished runs: differences between systems and their significance, lifts, the paper's tables, one renderer.
 
-A difference is always the same line: a cell (domain, row kind, metric), a system, the base that it is compared with,
-the mean difference with its interval and p (:data:`i2vae_lib.results.differences.TESTS`).
+Every difference is one line of the same frame: a cell (domain, row kind, metric), a system, the base it is compared
+with, and the mean difference with its interval and p value (:data:`i2vae_lib.results.differences.TESTS`).
 """

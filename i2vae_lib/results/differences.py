@@ -1,6 +1,6 @@
-"""Runs side by side: what each system reaches, what the differences are worth, and whether the candidates decide.
+"""Runs side by side: metrics by system, tested differences, and whether sampled candidates change the order.
 
-Everything is computed from the stored ``ranks.parquet`` of the runs, row by row (:mod:`i2vae_lib.results.reading`).
+Everything is computed row by row from the stored ``ranks.parquet`` of the runs (:mod:`i2vae_lib.results.reading`).
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ TESTS = (*CELL, "candidates", "base", "system", "n", *DIFFERENCE)
 OVERALL = ("base", "system", "cells", *DIFFERENCE[:4], "p_holm", *DIFFERENCE[4:7], "p_t_holm", *DIFFERENCE[7:])
 
 Bootstrap = Callable[[Array, Array, Array], significance.Bootstrap]
-"""Values of a, of b, masks -> :func:`significance.paired_bootstrap`, the rows of a user drawn together."""
+""":func:`significance.paired_bootstrap` of two systems' values and masks, with one user's rows drawn together."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What :func:`compare` found. Metrics and differences are fractions, in :meth:`text` per cent and points.
+    """The result of :func:`compare`. Metrics and differences are fractions; :meth:`text` prints per cent and points.
 
     Attributes
     ----------
@@ -45,21 +45,21 @@ class Comparison:
         ``data, protocol, stamp, data_seed, dataset_sha256, negatives, rows, users, candidates, metrics, base,
         resamples``.
     systems
-        ``system, seeds, folders, parameters`` (those in which systems differ): a line a system.
+        ``system, seeds, folders, parameters`` (those in which systems differ): one line per system.
     results
         ``domain`` (name), ``kind, metric, candidates, system, n, seeds`` (how many), ``mean, sd`` (over seeds; nan for
-        one): sampled and full.
+        a single seed), for both sampled and full candidates.
     tests
-        Each system against the base, a cell a line: ``domain, kind, metric, candidates, base, system, n``;
+        Each system against the base, one line per cell: ``domain, kind, metric, candidates, base, system, n``;
         ``difference`` (system - base), ``interval_low, interval_high, p`` by the bootstrap over users; ``t, df, p_t,
-        t_low, t_high`` by the t-test over seeds, nan unless both have the same two or more seeds. Each cell by itself:
-        of many, some differ by chance.
+        t_low, t_high`` by the t-test over seeds, nan unless both have the same two or more seeds. Not adjusted for
+        the number of cells: of many, some differ by chance.
     overall
-        Each system against the base on the mean over the cells of :data:`HEADLINE` (how many: ``cells``), a system a
-        line: the same columns, and ``p_holm, p_t_holm`` with Holm over the systems, the ceiling left out. These are the
-        claims of a comparison.
+        Each system against the base on the mean over the cells of :data:`HEADLINE` (their number: ``cells``), one
+        line per system: the same columns, and ``p_holm, p_t_holm``, adjusted over all systems but the ceilings. These
+        are the claims of a comparison.
     notes
-        What a reader should know beside the tables.
+        Remarks on the data that belong beside the tables.
     """
 
     about: dict[str, Any]
@@ -70,11 +70,11 @@ class Comparison:
     notes: tuple[str, ...]
 
     def text(self) -> str:
-        """The comparison to be read: what was compared, a table a metric, differences, and what the tests answer."""
+        """For a terminal: the runs, one table per metric, the differences, and how to read the tests."""
         return document([*_heading(self), *_tables(self), *_differences(self), *_agreement(self)], "text")
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as strict JSON: nan and infinite are None."""
+        """Everything as strict JSON; nan and infinity become None."""
         known = dict(vars(self))
         last = {"sampled_against_full": sampled_against_full(self.results), "notes": known.pop("notes")}
         found: dict[str, Any] = strict(known | last)
@@ -95,17 +95,17 @@ def compare(
     Parameters
     ----------
     runs
-        Run directories, or what :func:`open_runs` made of them. Those that agree in all parameters but ``seed`` (and
+        Run directories, or the result of :func:`open_runs`. Those that agree in all parameters but ``seed`` (and
         ``out``, ``training.device``) are seeds of one system. Reference rankers are read from the first.
     metric_names
-        As ``HR@10``: any of ``evaluation.METRICS`` at any cutoff.
+        Any of ``evaluation.METRICS`` at any cutoff, such as ``HR@10``.
     candidates
-        ``sampled`` or ``full``: which ranking is tested. The results hold both.
+        The ranking that is tested, ``sampled`` or ``full``. The results hold both.
     base
-        The system that the others are tested against, by its label; None: that of the first folder.
+        Label of the system that the others are tested against; None: the system of the first folder.
     resamples, rng
-        Of :func:`significance.paired_bootstrap`, over users: the rows of one are drawn together. Each row counts with
-        its mean over the system's seeds.
+        Passed to :func:`significance.paired_bootstrap`, which draws all rows of a user together. Each row counts with
+        its mean over the seeds of the system.
 
     Raises
     ------
@@ -157,7 +157,7 @@ def compare(
 
 
 def sampled_against_full(results: pd.DataFrame) -> pd.DataFrame:
-    """Do sampled and full ranking order the systems alike? (Krichene & Rendle 2020: they need not.)
+    """Whether sampled and full ranking order the systems alike; they need not (Krichene & Rendle 2020).
 
     Parameters
     ----------
@@ -167,8 +167,9 @@ def sampled_against_full(results: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``domain, kind, metric, systems`` (how many), ``tau`` (Kendall's tau-b of the two orders by mean; nan where
-        there is no order), ``swapped`` (list of pairs: the first is ahead on sampled candidates, behind on all items).
+        ``domain, kind, metric, systems`` (their number), ``tau`` (Kendall's tau-b between the two orders of the means;
+        nan where all are equal), ``swapped`` (pairs of which the first leads on sampled candidates and trails on all
+        items).
     """
     found = []
     for cell, part in results.groupby(CELL, sort=False):
@@ -185,7 +186,7 @@ def sampled_against_full(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def places(results: pd.DataFrame) -> pd.Series:
-    """1 for the best mean of a cell, 2 for the second, 0 else; equal means share a place, ceilings have none."""
+    """1 for the best mean of a cell, 2 for the second best, else 0. Equal means share a place; ceilings have none."""
     ranked = results["mean"].where(~results["system"].isin(CEILINGS)).round(12)
     place = ranked.groupby([results[name] for name in (*CELL, "candidates")]).rank(method="dense", ascending=False)
     return place.where(place <= 2, 0).fillna(0).astype(int)
@@ -217,19 +218,19 @@ def _results(opened: Opened, values: Mapping[str, Mapping[str, Array]], metric_n
 def _tests(
     opened: Opened, values: Mapping[str, Array], metric_names: Sequence[str], base: str, bootstrap: Bootstrap
 ) -> pd.DataFrame:
-    """Each system less the base, in every cell."""
+    """Each system minus the base, in every cell."""
     by_row = {label: value.mean(axis=0) for label, value in values.items()}
     by_seed = {label: _cell_means(value, opened.masks) for label, value in values.items()}
-    found = _less_the_base(opened.systems, by_row, by_seed, opened.masks, base, bootstrap)
+    found = _minus_the_base(opened.systems, by_row, by_seed, opened.masks, base, bootstrap)
     cells = pd.DataFrame([(*cell, metric) for cell in opened.cells for metric in metric_names], columns=CELL)
     return found.join(cells, on="cell")
 
 
 def _overall(opened: Opened, values: Mapping[str, Array], base: str, bootstrap: Bootstrap) -> pd.DataFrame:
-    """Each system less the base on the mean over the cells of :data:`HEADLINE` and all metrics.
+    """Each system minus the base, on the mean over the cells of :data:`HEADLINE` and all metrics.
 
-    A cell's mean is a ratio, so the bootstrap gets what each row moves the mean over cells by: with N rows and n_c of
-    them in cell c, the mean over cells plus N times the mean over c of (d - mean_c) / n_c.
+    A cell's mean is a ratio, so the bootstrap resamples each row's influence on the mean over cells: with N rows, of
+    which n_c are in cell c, that mean plus N times the mean over c of (d - mean_c) / n_c.
     """
     masks = opened.headline
     n = masks.sum(axis=0)
@@ -243,13 +244,13 @@ def _overall(opened: Opened, values: Mapping[str, Array], base: str, bootstrap: 
         by_row[label] = (means.mean() + moved)[:, None]
     by_seed = {label: _cell_means(value, masks).mean(axis=(1, 2), keepdims=True) for label, value in values.items()}
     everyone = np.ones((len(masks), 1), dtype=bool)
-    found = _less_the_base(opened.systems, by_row, by_seed, everyone, base, bootstrap).assign(cells=means.size)
+    found = _minus_the_base(opened.systems, by_row, by_seed, everyone, base, bootstrap).assign(cells=means.size)
     for p in ("p", "p_t"):
         found[f"{p}_holm"] = significance.holm(found[p].where(~found["system"].isin(CEILINGS)).to_numpy())
     return found[list(OVERALL)]
 
 
-def _less_the_base(
+def _minus_the_base(
     systems: Mapping[str, System],
     by_row: Mapping[str, Array],
     by_seed: Mapping[str, Array],
@@ -257,7 +258,7 @@ def _less_the_base(
     base: str,
     bootstrap: Bootstrap,
 ) -> pd.DataFrame:
-    """The frame of all differences: a line a system, cell and metric, with one draw of users for all of them.
+    """The frame of differences: one line per system, cell and metric; one draw of users serves all of them.
 
     Parameters
     ----------
@@ -269,8 +270,8 @@ def _less_the_base(
     Returns
     -------
     DataFrame
-        ``base, system, n``, those of :data:`DIFFERENCE`, and ``cell``: cells and metrics in their order, counted
-        through.
+        ``base, system, n``, the columns of :data:`DIFFERENCE`, and ``cell``: the number of the cell and metric, cells
+        first.
     """
     others, metrics = [label for label in systems if label != base], by_row[base].shape[1]
     columns = ["base", "system", "cell", "n", *DIFFERENCE]
@@ -294,7 +295,7 @@ def _less_the_base(
     return pd.DataFrame(found, columns=columns)
 
 
-# --- telling ----------------------------------------------------------------------------------------------------------
+# --- as text ----------------------------------------------------------------------------------------------------------
 
 
 def _heading(found: Comparison) -> Iterator[str]:
@@ -366,10 +367,10 @@ def _differences(found: Comparison) -> Iterator[str | Captioned]:
 
 
 def _shown(table: pd.DataFrame, head: Sequence[str]) -> pd.DataFrame:
-    """Differences to be read, with the t-test over seeds where there is one; stars by ``p_holm``."""
+    """Differences as text, with stars by ``p_holm``, and with the t-test over seeds where there is one."""
     p = table["p_holm"] if "p_holm" in table else pd.Series(np.nan, table.index)
     stars = ["".join("*" for limit in (0.05, 0.01, 0.001) if one < limit) for one in p]
-    shown = {name: table[name].astype(str) for name in head}
+    shown: dict[str, Any] = {name: table[name].astype(str) for name in head}
     shown["difference"] = [in_points(*one) for one in zip(table["difference"], stars, strict=True)]
     sides = zip(table["interval_low"].map(in_points), table["interval_high"].map(in_points), strict=True)
     shown["95 % interval"] = ["-" if low == "-" else f"{low} … {high}" for low, high in sides]

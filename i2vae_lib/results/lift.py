@@ -1,7 +1,7 @@
-"""How far a system stands above the best of the reference rankers, cell by cell and over a pair as a whole.
+"""How far a system stands above the best reference ranker, in each cell and on the mean over a pair.
 
-The best reference of a cell (domain, row kind, metric) is the one that is best on these very rows: it is chosen with
-the test rows in view, which favours the references, never the system.
+The best reference of a cell (domain, row kind, metric) is chosen on the very test rows of that cell, which favours the
+references and never the system.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from i2vae_lib.results.reading import HEADLINE, METRICS, Array, open_runs
 from i2vae_lib.runs import LayoutError
 
 FEW = 200
-"""A cell of fewer rows is met unless the system is significantly below."""
+"""In a cell with fewer rows the bar counts as met unless the system is significantly below."""
 
 FRACTIONS = (
     *("system", "sd", "counts_alone", "reference", "lift", "base", "mean"),
@@ -39,15 +39,15 @@ def cells(found: Comparison) -> pd.DataFrame:
     Parameters
     ----------
     found
-        Of runs of one system (its seeds), which is the base.
+        A comparison of the seeds of one system, which is its base.
 
     Returns
     -------
     DataFrame
         ``domain, kind, metric, n``; ``system, sd, seeds`` (mean and standard deviation over seeds); ``best`` (name) and
         ``reference`` (its value); ``lift`` (system / reference - 1); ``difference`` (system - reference) with its
-        interval and p by the bootstrap over users, p after Holm over these cells; ``met``: at or above, or, in a cell
-        of fewer than :data:`FEW` rows, not significantly below. A cell without rows is left out.
+        interval by the bootstrap over users and ``p_holm`` over these cells; ``met``: at or above the reference or,
+        with fewer than :data:`FEW` rows, not significantly below. Cells without rows are left out.
     """
     base, candidates = found.about["base"], found.about["candidates"]
     results = found.results[(found.results["candidates"] == candidates) & found.results["kind"].isin(HEADLINE)]
@@ -74,22 +74,22 @@ def mean_lift(
     resamples: int = 10_000,
     rng: np.random.Generator,
 ) -> tuple[float, float, float]:
-    """How far the mean over a pair's cells stands above the mean of the best references: system / reference - 1.
+    """The mean over a pair's cells relative to that of the best references: system / reference - 1.
 
-    A ratio of means, not the mean of the cells' ratios: that one hangs on cells in which a reference has two hits.
+    A ratio of means and not a mean of ratios, which would depend on cells where a reference has two hits.
 
     Parameters
     ----------
     folders
-        Finished runs of one system, its seeds; a row counts with its mean over them.
+        Finished runs of one system, one per seed; each row counts with its mean over them.
     resamples, rng
-        Of a percentile bootstrap over users (the rows of one are drawn together); the best reference of each cell stays
-        the one of all rows. A cell without rows, or without any in a resample, is left out there.
+        Of a percentile bootstrap over users, which draws all rows of a user together and keeps the best reference of
+        each cell. A cell without rows, in the data or in a resample, is left out.
 
     Returns
     -------
     mean, low, high
-        Fractions (0.2 is a fifth above), with the interval of 95 %.
+        Fractions (0.2 is a fifth above); the interval covers 95 %.
 
     Raises
     ------
@@ -116,7 +116,7 @@ def mean_lift(
     def ratio(weight: Array) -> Array:
         """weight [resamples, users] -> [resamples]."""
         n = np.einsum("ru,ucm->rcm", weight, counts)
-        with np.errstate(invalid="ignore"):  # a resample without a row of a cell has no mean there
+        with np.errstate(invalid="ignore"):  # a resample without rows in a cell has no mean there
             means = [np.nanmean(np.einsum("ru,ucm->rcm", weight, one) / n, axis=(1, 2)) for one in (own, best)]
         return means[0] / means[1] - 1
 
@@ -128,19 +128,19 @@ def mean_lift(
 
 
 def sums_by_user(owner: Array, masks: Array, value: Array) -> Array:
-    """Sums over each user's rows of every cell: owner [rows], value [rows, metrics] -> [users, cells, metrics]."""
+    """Sums by user and cell: owner [rows], masks [rows, cells], value [rows, metrics] -> [users, cells, metrics]."""
     total = np.zeros((owner.max() + 1, masks.shape[1], value.shape[1]))
     np.add.at(total, owner, masks[:, :, None] * value[:, None, :])
     return total
 
 
 def in_per_cent(table: pd.DataFrame) -> pd.DataFrame:
-    """Fractions of a table as per cent and points, for reading: every column of :data:`FRACTIONS` that it has."""
+    """A table with its columns of :data:`FRACTIONS` in per cent and points."""
     return table.assign(**{name: 100 * table[name] for name in FRACTIONS if name in table})
 
 
 def verdicts(rows: pd.DataFrame, questions: Mapping[str, tuple[str, str]], metric: str = "HR@10") -> pd.DataFrame:
-    """What a study's rows answer, a line a question and domain.
+    """The answers that the rows of a study give, one line per question and domain.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""The paper's table, made anew: every system by domain and user type, beside what the paper prints.
+"""The paper's table with our numbers: every system by domain and user type, beside the printed values.
 
-Works on whatever a comparison has finished so far (:mod:`i2vae_lib.comparison`): what is missing or failed is a line of
-the table too. Every number comes from the runs' ``ranks.parquet`` (:mod:`i2vae_lib.results.differences`).
+Works on whatever a comparison (:mod:`i2vae_lib.comparison`) has finished so far: missing and failed systems have their
+lines too. Every number comes from the runs' ``ranks.parquet`` (:mod:`i2vae_lib.results.differences`).
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ BASE = "i2vae"
 FLOOR = "popularity"
 PLACE = {0: "", 1: "best", 2: "second"}
 PAPER_KIND = {"tailed": "tailed", "cold": "cold_released", "all": "all"}
-"""The paper's "cold-start" are cold and no-history rows together."""
+"""The paper's "cold-start" combines cold and no-history rows."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """What is done of a comparison.
+    """The finished part of a comparison.
 
     Attributes
     ----------
     about
         As :attr:`Comparison.about`; empty while no run is done.
     cells
-        A line a system, ``domain`` (name), ``kind``, ``metric`` and ``candidates``: ``n, seeds, mean, sd`` (fractions);
+        One line per system, ``domain`` (name), ``kind, metric, candidates``: ``n, seeds, mean, sd`` (fractions);
         ``place`` (1 best, 2 second, 0; those that read the truth have none); ``by_rule`` (every rank is popularity's);
         ``difference, interval_low, interval_high`` (against i2VAE, sampled, each cell by itself); ``paper_mean,
         paper_sd, flag`` (per cent, as printed; of its cold-start rows, which are cold and no-history ones together).
     systems
-        A line a system: ``system, title, family, status`` (done, failed, begun, missing), ``reason, seeds, seconds``
-        (of training with its validations, and of fitting the generator where there is one; mean), ``memory`` (MiB, peak
+        One line per system: ``system, title, family, status`` (done, failed, begun, missing), ``reason, seeds``,
+        ``seconds`` (of training with validation and of fitting the generator, if any; mean), ``memory`` (MiB, peak
         while training), ``epochs, best_epoch`` (of the last stage), ``point`` (what validation chose), ``validation``
         (NDCG@10).
     notes
-        What a reader should know beside the table.
+        Remarks that belong beside the table.
     """
 
     about: dict[str, Any]
@@ -62,12 +62,12 @@ class Table:
     notes: tuple[str, ...] = ()
 
     def filtered(self, systems: Sequence[str] | None = None, kinds: Sequence[str] = HEADLINE) -> Table:
-        """Only these systems (None: all) and user types; places and p-values stay those of the whole table.
+        """Only these systems (None: all) and user types; places and p values remain those of the whole table.
 
         Raises
         ------
         ParameterError
-            A system that the table has not.
+            A system that is not in the table.
         """
         known = list(self.systems["system"])
         for name in systems or ():
@@ -79,7 +79,7 @@ class Table:
         return Table(self.about, cells.reset_index(drop=True), listed.reset_index(drop=True), self.notes)
 
     def wide(self, metric: str = "HR@10", candidates: str = "sampled", style: str = "text") -> pd.DataFrame:
-        """One metric, systems down and user types across, in per cent: strings to be read.
+        """One metric in per cent, as strings: systems down, user types across.
 
         Parameters
         ----------
@@ -104,8 +104,7 @@ class Table:
         return pd.DataFrame(shown)
 
     def flat(self) -> pd.DataFrame:
-        """A line a cell and system for a spreadsheet: :attr:`cells` with what :attr:`systems` knows; a system without
-        any cell has one line."""
+        """For a spreadsheet: :attr:`cells` joined with :attr:`systems`; a system without cells has one line."""
         known = self.systems.drop(columns=["family", "seeds"])
         return known.merge(self.cells, on="system", how="left")
 
@@ -122,13 +121,13 @@ class Table:
         return text.document([_head(self.about), *tables, "", *_notes(self, style)], style)
 
     def save(self, path: Path, **made_by: Any) -> None:
-        """``path`` (CSV) with the cells, and beside it JSON with the systems and what made the table."""
+        """Write the cells to ``path`` (CSV), and the systems and how the table was made to a JSON file beside it."""
         write_atomically(path, lambda part: text.as_csv(self.cells, part))
         write_json(path.with_suffix(".json"), made_by | {k: v for k, v in self.to_json().items() if k != "cells"})
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """What :meth:`save` wrote."""
+        """Read what :meth:`save` wrote."""
         beside = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         systems = pd.DataFrame(beside["systems"])
         numbers = ["seconds", "memory", "epochs", "best_epoch", "validation"]
@@ -141,7 +140,7 @@ class Table:
 
     @classmethod
     def committed(cls, name: str) -> Self:
-        """``docs/results/NAME.csv`` of this checkout; an installed wheel does not carry it."""
+        """Load ``docs/results/NAME.csv`` of this checkout; an installed wheel does not have it."""
         return cls.load(committed_path(name))
 
     def to_json(self) -> dict[str, Any]:
@@ -157,7 +156,7 @@ def paper_table(
     resamples: int = 10_000,
     rng: np.random.Generator,
 ) -> Table:
-    """The table of comparisons and runs, as far as they are done.
+    """The table of comparisons and runs, as far as they are finished.
 
     Parameters
     ----------
@@ -194,13 +193,12 @@ def paper_table(
 
 
 def _overall(overall: pd.DataFrame) -> list[str]:
-    """The claims of the table: each system against the base on the mean over cells."""
+    """The claims of the table: each system against the base, on the mean over cells."""
     asked = overall[overall["p_holm"].notna()]
     if asked.empty:
         return []
     told = [
-        f"{REGISTRY[one.system].title} {text.in_points(one.difference)} ({text.in_points(one.interval_low)} to "
-        f"{text.in_points(one.interval_high)}){' *' if one.p_holm < 0.05 else ''}"
+        f"{REGISTRY[one.system].title} {text.with_interval(one)}{' *' if one.p_holm < 0.05 else ''}"
         for one in lines(asked)
     ]
     return [
@@ -211,14 +209,14 @@ def _overall(overall: pd.DataFrame) -> list[str]:
 
 
 def _refuse_variants(systems: Mapping[str, System]) -> None:
-    """The table has one line a system: two variants of one are refused, with a parameter in which they differ."""
+    """Refuse two variants of one system, for which the table has a single line; names a parameter that differs."""
     known: dict[str, System] = {}
     for one in systems.values():
         first = known.setdefault(one.name, one)
         for key in (key for key in one.differing if one.differing[key] != first.differing[key]):
             raise LayoutError(
                 f"{one.folders[0]}: another variant of {one.name} ({key} = {one.differing[key]!r}, not "
-                f"{first.differing[key]!r}): the table has one line a system; `i2vae compare` alone has them all"
+                f"{first.differing[key]!r}): the table has one line per system; `i2vae compare` alone has them all"
             )
 
 
@@ -235,7 +233,7 @@ def _line(name: str, **known: Any) -> dict[str, Any]:
 
 
 def _states(folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """Where each system stands, and the folders of its finished runs under ``done``: one line a system."""
+    """One line per system: its state, and the folders of its finished runs under ``done``."""
     done: dict[str, list[Path]] = {}
     words: dict[str, dict[str, Any]] = {}
     for folder in folders:
@@ -256,7 +254,7 @@ def _states(folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
 
 
 def _furthest(one: dict[str, Any] | None, other: dict[str, Any]) -> dict[str, Any]:
-    """What is said of a system that stands in two folders: by the one that is further, with both reasons."""
+    """The state of a system in two folders: that of the folder which is further, with the reasons of both."""
     if one is None:
         return other
     order = ("done", "failed", "begun", "missing")
@@ -266,7 +264,7 @@ def _furthest(one: dict[str, Any] | None, other: dict[str, Any]) -> dict[str, An
 
 
 def _progress(study: Study, name: str) -> tuple[list[Path], dict[str, Any]]:
-    """The finished runs of a system of a comparison, and how far it is."""
+    """The finished runs of one system of a comparison, and its state."""
     runs = [study.run_folder(name, point, study.tuning_seed) for point in study.points[name]]
     reason = next(iter(failures(study, name).values()), "")
     point = study.chosen(name)
@@ -285,7 +283,7 @@ def _progress(study: Study, name: str) -> tuple[list[Path], dict[str, Any]]:
 
 
 def _finished(runs: Sequence[Path]) -> dict[str, Any]:
-    """Cost and training of a system's finished runs, its seeds."""
+    """Cost and training of the finished runs of a system."""
     for one in runs:
         if not (one / "history.parquet").is_file():
             raise LayoutError(f"{one} is not trained yet (no history.parquet): the table has finished runs alone")
@@ -308,7 +306,7 @@ def _finished(runs: Sequence[Path]) -> dict[str, Any]:
 
 
 def _by_rule(opened: Opened) -> pd.DataFrame:
-    """Where every rank of a system is popularity's: it had nothing to say and took the fall-back."""
+    """Cells in which every rank of a system is popularity's, because it fell back on it."""
     found = []
     for run in opened.runs:
         floor = run.ranks[FLOOR][list(COUNTS)]
@@ -321,7 +319,7 @@ def _by_rule(opened: Opened) -> pd.DataFrame:
 
 
 def _printed(pair: str) -> pd.DataFrame:
-    """The paper's cells of Table 5 under our names of systems and user types."""
+    """Table 5 of the paper under our names of systems and user types."""
     table = paper.tables()
     table = table[(table["table"] == "5") & (table["pair"] == pair)]
     named = pd.DataFrame(
@@ -358,7 +356,7 @@ def _notes(table: Table, style: str) -> Iterator[str]:
             f"popularity's, by rule."
         )
         if table.cells["paper_mean"].notna().any():
-            yield "In brackets: what the paper prints, on its split; its cold-start is cold and no-history rows."
+            yield "In brackets: what the paper prints, on its split; its cold-start combines cold and no-history rows."
         yield from _under_the_floor(table.cells)
         yield from table.notes
         counts = table.cells.drop_duplicates(["domain", "kind"]).sort_values("domain", kind="stable")
@@ -371,7 +369,7 @@ def _notes(table: Table, style: str) -> Iterator[str]:
 
 
 def _under_the_floor(cells: pd.DataFrame) -> Iterator[str]:
-    """Cold rows are what systems of two domains are for: whoever loses to popularity there is named."""
+    """Names the systems that lose to popularity on cold rows, which cross-domain systems are meant for."""
     cold = cells[(cells["kind"] == "cold") & (cells["metric"] == METRICS[0]) & (cells["candidates"] == "sampled")]
     under = []
     for domain, column in cold.groupby("domain", sort=False):

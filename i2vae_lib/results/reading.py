@@ -1,7 +1,7 @@
-"""Finished runs on the same rows, opened together: systems, cells, and every metric row by row.
+"""Opens finished runs on the same rows: their systems, their cells, and every metric row by row.
 
 A run is one seed of one trained system; runs that agree in every parameter but the seed are seeds of the same one. The
-reference rankers do not depend on the seed and are taken once, from the first run. Runs with other rows, candidates or
+reference rankers do not depend on the seed and are read from the first run alone. Runs with other rows, candidates or
 data are refused.
 """
 
@@ -26,17 +26,17 @@ from i2vae_lib.runs import LayoutError, flatten, read_record
 Array = np.ndarray
 
 HEADLINE = ("tailed", "cold", "all")
-"""The row kinds of the mean over a pair's cells: with the domains and metrics they are its cells, none of which stands
-twice (as ``seen`` would, where it equals ``all``) or is fixed by rule (``no_history``)."""
+"""Row kinds of the mean over a pair's cells. None is counted twice (as ``seen`` would be where it equals ``all``) or
+fixed by rule (``no_history``)."""
 KINDS = ("all", "seen", "tailed", "tailed_warm", "cold", "overlapping", "no_history")
 CANDIDATES = ("sampled", "full")
 METRICS = ("HR@10", "NDCG@10")
 IDENTITY = ["domain", "row", "user"]
 FLAGS = ["tailed", "cold", "no_history", "overlapping", "seen"]
 WORLD = ("split.", "controls.", "synthetic.")
-"""Groups of parameters that make the rows."""
+"""Groups of parameters that determine the rows."""
 ROUNDING = 0.01
-"""Share of rows on which a reference may differ between runs: near-equal scores are torn apart by another BLAS."""
+"""Share of rows on which a reference may differ between runs: another BLAS orders nearly equal scores differently."""
 
 
 class Run(NamedTuple):
@@ -49,7 +49,7 @@ class Run(NamedTuple):
 
     @property
     def trained(self) -> str:
-        """The recommender that the run trained; every other one of its ranks is a reference ranker."""
+        """The recommender that the run trained; all others in its ranks are reference rankers."""
         return str(self.parameters["system"])
 
     @property
@@ -58,25 +58,25 @@ class Run(NamedTuple):
 
     @property
     def own(self) -> dict[str, Any]:
-        """The parameters that tell its system from another: what its result depends on, but for the seed and for how
-        many rows were scored at a time."""
+        """The parameters that distinguish its system: all that its result depends on but the seed and the number of
+        rows scored at a time."""
         flat = flatten(of_result(self.record["parameters"], stages.irrelevant_groups([self.trained])))
         return {key: one for key, one in flat.items() if key not in ("seed", "evaluation.batch_size")}
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What runs must share: then a row is the same question in each, with the same candidates."""
+        """What runs must share for a row to be the same question in each, with the same candidates."""
         known = {key: self.record.get(key) for key in ("data", "protocol", "data_seed", "dataset_sha256")}
         return known | {"negatives": self.parameters.get("evaluation.negatives")}
 
 
 class System(NamedTuple):
-    """One column of the tables: the ranks of each seed, in the order of the seeds (one, None, for a reference)."""
+    """One column of the tables: ranks by seed, in order; a reference ranker has the one seed None."""
 
     name: str
     runs: dict[int | None, pd.DataFrame]
     folders: tuple[str, ...]
-    differing: dict[str, Any]  # the parameters in which the variants of the system differ
+    differing: dict[str, Any]  # parameters in which the variants of the system differ
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Opened:
     cells, masks
         (Name of the domain, kind) of every cell, and its rows, bool [rows, cells].
     notes
-        What a reader should know beside what is computed of them.
+        Remarks on the data that belong beside every table.
     """
 
     runs: tuple[Run, ...]
@@ -108,12 +108,12 @@ class Opened:
 
     @property
     def headline(self) -> Array:
-        """The rows of each cell of :data:`HEADLINE` that has any, bool [rows, cells]."""
+        """Masks of the cells of :data:`HEADLINE` that have rows, bool [rows, cells]."""
         masks = self.masks[:, [kind in HEADLINE for _, kind in self.cells]]
         return masks[:, masks.any(axis=0)]
 
     def values(self, candidates: str, cutoffs: Sequence[tuple[str, int]]) -> dict[str, Array]:
-        """Metrics by system, [seeds, rows, metrics]; nan where a run has no such ranking."""
+        """Metrics by label, float64 [seeds, rows, metrics]; nan where a run has no such ranking."""
         return {
             label: np.stack([row_values(table, candidates, cutoffs) for table in system.runs.values()])
             for label, system in self.systems.items()
@@ -126,8 +126,8 @@ def open_runs(folders: Sequence[Path | str]) -> Opened:
     Raises
     ------
     LayoutError
-        No folder; one without a finished run (with the command that finishes it); one run twice; or runs that differ in
-        their rows or candidates, with what they differ in.
+        No folder, a run that is not finished (with the command that finishes it), a run named twice, or runs on other
+        rows or candidates (with what differs).
     """
     if not folders:
         raise LayoutError("no run to compare: name at least one run directory")
@@ -183,7 +183,7 @@ def _open(folder: Path) -> Run:
 def _refuse_other_rows(first: Run, other: Run) -> None:
     a, b = first.rows, other.rows
     if first.identity != other.identity:
-        # beside what must be one and the same, what may have made it differ
+        # with the parameters that may be why
         one, two = (
             run.identity | {key: value for key, value in run.parameters.items() if key.startswith(WORLD)}
             for run in (first, other)
@@ -211,7 +211,7 @@ def _systems(runs: Sequence[Run]) -> dict[str, System]:
     found = {}
     for own, members in groups:
         name = members[0].trained
-        # a parameter of another system is no difference
+        # parameters that only other systems read are no difference
         variants = [known for known, _ in groups if known["system"] == name]
         differing = _differing(variants)
         at = variants.index(own)
@@ -224,7 +224,7 @@ def _systems(runs: Sequence[Run]) -> dict[str, System]:
 
 
 def _by_seeds(runs: Sequence[Run]) -> list[tuple[dict[str, Any], list[Run]]]:
-    """Runs of one system together, in the order of their seeds, with the parameters that they share."""
+    """Runs grouped by the parameters that they share, in the order of their seeds."""
     groups: list[tuple[dict[str, Any], list[Run]]] = []
     for run in runs:
         own, seed = run.own, run.parameters["seed"]
@@ -242,17 +242,16 @@ def _by_seeds(runs: Sequence[Run]) -> list[tuple[dict[str, Any], list[Run]]]:
 
 
 def _differing(variants: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Of each variant, the parameters that are not the same in all."""
+    """The parameters of each variant that are not the same in all of them."""
     keys = sorted(set().union(*variants))
     keys = [key for key in keys if any(one.get(key) != variants[0].get(key) for one in variants)]
     return [{key: one.get(key, "not recorded") for key in keys} for one in variants]
 
 
 def _labels(name: str, variants: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Short and unique: the system's name, and of the parameters that differ the fewest, at most two, that tell all
-    variants apart.
+    """Short unique labels: the system's name with the one or two differing parameters that tell all variants apart.
 
-    An ellipsis says that a label leaves differing parameters out; ``Comparison.systems`` has them all.
+    An ellipsis stands for differing parameters that are left out; ``Comparison.systems`` has them all.
     """
     if len(variants) == 1:
         return [name]
@@ -266,7 +265,7 @@ def _labels(name: str, variants: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _check_references(first: Run, other: Run) -> list[str]:
-    """Notes on reference rankers that are missing or differ a little; more than a little is refused."""
+    """Notes on reference rankers that are missing or differ in a few rows; more than :data:`ROUNDING` is refused."""
     missing = [name for name in other.ranks if name not in first.ranks and name != other.trained]
     notes = [f"{name} is left out: {other.folder} has it, {first.folder} has not" for name in missing]
     for name in [name for name in first.ranks if name != first.trained and name in other.ranks]:

@@ -1,4 +1,4 @@
-"""Is a difference more than chance? Two questions, two tests, and a correction; plain arrays in, plain arrays out.
+"""Whether a difference is more than chance: two tests and a correction, on plain arrays.
 
 :func:`paired_bootstrap` asks about *other rows*: would the difference stand if other users had been drawn, the trained
 models kept? :func:`paired_t_test` asks about *other seeds*: would it stand if both systems were trained again, the rows
@@ -20,11 +20,11 @@ import scipy  # scipy.stats is imported where it is used: it takes most of a sec
 Array = np.ndarray
 
 CHUNK_BYTES = 16 * 2**20
-"""Bound on the weights of one chunk of resamples."""
+"""Bound on the memory of one chunk of resampling weights."""
 
 
 class Bootstrap(NamedTuple):
-    """What :func:`paired_bootstrap` found; every array is [masks, metrics], nan where there is nothing to say."""
+    """Result of :func:`paired_bootstrap`: arrays [masks, metrics], nan where nothing can be tested."""
 
     n: Array  # rows of the cell
     difference: Array  # mean of a - b
@@ -34,7 +34,7 @@ class Bootstrap(NamedTuple):
 
 
 class SeedTest(NamedTuple):
-    """What :func:`paired_t_test` found; nan where n < 2, or where the differences do not vary."""
+    """Result of :func:`paired_t_test`; nan where n < 2 or the differences do not vary."""
 
     n: int  # pairs of seeds
     difference: float  # mean of a - b
@@ -103,7 +103,7 @@ def paired_bootstrap(
     counts, totals = _by_cluster(difference, mean, masks, cluster)
     clusters = (counts > 0).sum(axis=0)[:, None]
     error = np.sqrt(np.einsum("ckm,ckm->km", totals, totals)) / np.maximum(n, 1)[:, None]
-    # what rounding leaves of a spread that is none
+    # a spread that is only rounding
     flat = error <= 1e-12 * np.abs(difference).max(initial=0.0)
     unit = np.where(flat, 1.0, error) if studentised else np.ones_like(error)
     drawn = _resampled(counts, totals, resamples, rng, studentised)
@@ -158,7 +158,7 @@ def _resampled(counts: Array, totals: Array, resamples: int, rng: np.random.Gene
     """t* (or d* - d) of every resample, [resamples, masks, metrics]; infinite where it has no row of the cell."""
     clusters, masks, metrics = totals.shape
     columns = [counts, totals.reshape(clusters, -1)]
-    # in cells with one row a cluster at most, counts² = counts and counts · totals = totals
+    # where every cluster has at most one row in each cell, counts² = counts and counts · totals = totals
     lone = counts.max(initial=0.0) <= 1
     if studentised:
         columns.append((totals**2).reshape(clusters, -1))
@@ -195,11 +195,11 @@ def paired_t_test(a: Array, b: Array, confidence: float = 0.95) -> SeedTest:
     """
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a.ndim != 1 or a.shape != b.shape:
-        raise ValueError(f"one value a seed and system expected, paired: {a.shape}, {b.shape}")
+        raise ValueError(f"expected one value per seed and system, paired: {a.shape}, {b.shape}")
     difference = a - b
     n = len(difference)
     mean = float(difference.mean()) if n else np.nan
-    # equal but for rounding: a t of 1e15 is no finding
+    # equal up to rounding: t would be 1e15
     if n < 2 or np.ptp(difference) <= 1e-12 * max(np.abs(a).max(), np.abs(b).max()):
         return SeedTest(n, mean, np.nan, max(n - 1, 0), np.nan, np.nan, np.nan)
     found: Any = scipy.stats.ttest_rel(a, b)

@@ -1,7 +1,7 @@
-"""One renderer of tables: for a terminal, as Markdown, LaTeX, HTML and CSV, with every name escaped for where it goes.
+"""Renders tables for a terminal, as Markdown, LaTeX, HTML and CSV, with every name escaped for its format.
 
-A table is a DataFrame whose cells are words or a :class:`Number`; a document is lines and captioned tables. Names come
-from people's files: nothing in them may be read as markup, as a command of LaTeX or as a formula of a spreadsheet.
+A table is a DataFrame of strings and :class:`Number`; a document is a sequence of lines and captioned tables. Names
+come from users' files: nothing in them may act as markup, as a LaTeX command or as a spreadsheet formula.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ LEGEND = {
     "markdown": ("Bold: best, underlined: second", "=pop"),
     "latex": ("bold: best, underlined: second", "italics"),
 }
-"""What marks the places of a column, and a cell that is popularity's by rule."""
+"""How each style marks the best two of a column, and a cell that is popularity's by rule."""
 
 LATEX = str.maketrans(
     {one: f"\\{one}" for one in "&%$#_{}"}
     | {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
 )
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 MARKDOWN = re.compile(r"[\\`*\[\]<|]|(?<![a-z0-9])_|_(?![a-z0-9])", re.IGNORECASE)
-FORMULA = re.compile(r"[=@\t\r\n]|[+-](?!(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\Z)", re.IGNORECASE)
-"""How a cell begins that a spreadsheet would compute; a number with its sign is none."""
+FORMULA = re.compile(r"\s*([=@]|[+-](?!(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\Z))", re.IGNORECASE)
+"""Start of a cell that a spreadsheet would evaluate; a signed number is not one."""
 
 
 class Number(NamedTuple):
-    """A fraction, written in per cent: ``mean ± sd`` (nan: no sd), a mark of :data:`MARKS`, and what stands after."""
+    """A fraction that is written in per cent: ``mean ± sd`` (nan: none), a key of :data:`MARKS`, and text after it."""
 
     mean: float
     sd: float = np.nan
@@ -47,22 +48,22 @@ class Number(NamedTuple):
 
 
 class Captioned(NamedTuple):
-    """A table of a document."""
+    """A table in a document."""
 
     caption: str
     table: pd.DataFrame
 
 
 def escaped(name: str, style: str) -> str:
-    """A name in a document of this style; control characters, which could end its line, become blanks."""
-    name = re.sub(r"[\x00-\x1f\x7f]", " ", name)
+    """A name for a document of this style. Control characters, which could end a line, become blanks."""
+    name = CONTROL.sub(" ", name)
     if style == "latex":
         return name.translate(LATEX)
     return MARKDOWN.sub(r"\\\g<0>", name) if style == "markdown" else name
 
 
 def written(value: str | Number, style: str) -> str:
-    """A cell in this style."""
+    """One cell, escaped or formatted."""
     if isinstance(value, str):
         return escaped(value, style)
     if math.isnan(value.mean):
@@ -73,12 +74,12 @@ def written(value: str | Number, style: str) -> str:
 
 
 def styled(table: pd.DataFrame, style: str) -> pd.DataFrame:
-    """Every cell and heading in this style."""
+    """A table with every cell and heading :func:`written`."""
     return table.map(lambda value: written(value, style)).rename(columns=lambda name: escaped(name, style))
 
 
 def document(blocks: Iterable[str | Captioned], style: str) -> str:
-    """Lines and tables one after another, as ``text``, ``markdown`` or ``latex`` (lines are comments there)."""
+    """Lines and tables as ``text``, ``markdown`` or ``latex``, where lines become comments."""
     parts = []
     for block in blocks:
         if isinstance(block, str):
@@ -105,10 +106,13 @@ def as_html(
 
 
 def as_csv(table: pd.DataFrame, path: Path | None = None) -> str:
-    """A table as CSV, written to ``path`` or returned. Words that a spreadsheet would compute get an apostrophe."""
+    """A table as CSV, written to ``path`` or returned; an apostrophe disarms cells that are formulas."""
 
     def safe(value: Any) -> Any:
-        return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
+        if not isinstance(value, str):
+            return value
+        value = CONTROL.sub(" ", value)  # pandas does not quote a carriage return, which would begin a line
+        return f"'{value}" if FORMULA.match(value) else value
 
     words = table.columns[[not pd.api.types.is_numeric_dtype(one) for one in table.dtypes]]
     made_safe = table.assign(**{name: table[name].map(safe) for name in words}).rename(columns=safe)
@@ -117,12 +121,18 @@ def as_csv(table: pd.DataFrame, path: Path | None = None) -> str:
 
 
 def in_points(value: float, mark: str = "") -> str:
-    """A difference of fractions in points, with its sign."""
+    """A difference of fractions in points, signed."""
     return "-" if math.isnan(value) else f"{100 * value:+.2f}{mark}"
 
 
+def with_interval(one: Any) -> str:
+    """A line of differences in points: ``difference`` and, where it is finite, the interval."""
+    sides = f" ({in_points(one.interval_low)} to {in_points(one.interval_high)})"
+    return in_points(one.difference) + (sides if math.isfinite(one.interval_low) else "")
+
+
 def of_p(value: float) -> str:
-    """A p value."""
+    """A p value to three places."""
     return "-" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
@@ -132,7 +142,7 @@ def lines(table: pd.DataFrame) -> Iterator[Any]:
 
 
 def strict(value: Any) -> Any:
-    """Plain Python for ``json.dumps(…, allow_nan=False)``: a table as a list of its lines, nan and infinite as None."""
+    """Plain Python for ``json.dumps(…, allow_nan=False)``: tables become lists of lines, nan and infinity None."""
     if isinstance(value, pd.DataFrame):
         value = value.to_dict(orient="records")
     if isinstance(value, Mapping):
