@@ -27,8 +27,8 @@
 ``stages``            the main job in four stages: prepare, recall, train, evaluate
 ``comparison``        all systems, tuned alike
 ``grids``             sweep files, resolved into cells
-``results``           runs side by side: differences, tests, lifts, the paper's tables, one renderer
 ``experiments``       a grid -> runs -> one tidy table; local processes or a Dask cluster
+``results``           runs side by side: differences, tests, lifts, the paper's tables, one renderer
 ``leaks``             what each leak is worth
 ``search``            a hyper-parameter search over the same engine
 ``plots``             figures

@@ -44,7 +44,6 @@ from i2vae_lib.grids import Cell, Sweep, address_of, address_of_record, labels, 
 from i2vae_lib.params import Parameters, pair_name
 from i2vae_lib.progress import bar
 from i2vae_lib.recommenders import CEILINGS, REFERENCES, SYSTEMS
-from i2vae_lib.results import differences, significance
 from i2vae_lib.runs import (
     RUN_LAYOUT,
     LayoutError,
@@ -693,68 +692,3 @@ def own_cells(over: pd.DataFrame, *metrics: str, candidates: str = "sampled") ->
     rankers = [*REFERENCES, *CEILINGS]
     chosen = over["metric"].isin(metrics) & (over["candidates"] == candidates) & over["kind"].isin(KINDS)
     return over[chosen & ~over["recommender"].isin(rankers)]
-
-
-def effects(sweep: Sweep, out: Path | str, *, resamples: int = 10_000, rng: np.random.Generator) -> pd.DataFrame:
-    """Each row of a grid against the row that it is compared with, on the seeds and settings of both.
-
-    Returns
-    -------
-    DataFrame
-        ``grid, row, against``, axes, ``domain, kind, metric, n, seeds, base, mean, sd, difference``
-        with ``interval_low, interval_high, p`` by the paired bootstrap over users, ``p_holm`` over the whole table (the
-        same two sets of runs, which may stand in several grids, count once), ``p_t`` by the paired t-test over seeds
-        (nan for one seed); ``runs``, in the folder. Fractions. Cells are those of :data:`KINDS`. Rows without a
-        finished seed in common, or that are their base, are left out.
-    """
-    out = Path(out)
-    planned = plan(sweep, out).set_index("address")["state"]
-    finished = [(cell, place) for cell in sweep.cells for place in cell.places if planned[cell.address] == "done"]
-    grouped: dict[tuple[str, str, str], dict[int, Path]] = {}  # grid, row, axes -> seed -> run
-    against: dict[tuple[str, str, str], str] = {}
-    for cell, place in finished:
-        key = (place.grid, place.row, json.dumps(dict(place.axes), sort_keys=True))
-        grouped.setdefault(key, {})[cell.parameters.seed] = cell_folder(out, cell.address)
-        if place.against is not None:
-            against[key] = place.against
-    parts, made = [], dict[tuple[tuple[Path, ...], ...], pd.DataFrame]()
-    for (grid, row, axes), base in against.items():
-        own, other = grouped[grid, row, axes], grouped.get((grid, base, axes), {})
-        seeds = sorted(own.keys() & other.keys())
-        if seeds and own != other:  # a row that sets what its base has anyway is the same runs
-            pair = tuple(tuple(one[seed] for seed in seeds) for one in (other, own))
-            if pair not in made:
-                made[pair] = effect(*pair, resamples=resamples, rng=rng).assign(pair=len(made))
-            part = made[pair]
-            runs = " ".join(f"cells/{own[seed].name}" for seed in seeds)
-            parts.append(part.assign(grid=grid, row=row, against=base, runs=runs, **json.loads(axes)))
-    columns = ["grid", "row", "against", *sweep.axes(), *EFFECT, "runs"]
-    if not parts:
-        return pd.DataFrame(columns=columns)
-    found, asked = pd.concat(parts, ignore_index=True), ["pair", "domain", "kind", "metric"]
-    once = found.drop_duplicates(asked)
-    adjusted = once[asked].assign(p_holm=significance.holm(once["p"].to_numpy()))
-    return found.merge(adjusted, on=asked, how="left", validate="many_to_one").reindex(columns=columns)
-
-
-EFFECT = ["domain", "kind", "metric", "n", "seeds", "base", "mean", "sd"]
-EFFECT += ["difference", "interval_low", "interval_high", "p", "p_holm", "p_t"]
-
-
-def effect(
-    base: Sequence[Path], other: Sequence[Path], *, resamples: int = 10_000, rng: np.random.Generator
-) -> pd.DataFrame:
-    """Runs of one system, its seeds, against those of another: a line a cell (:data:`EFFECT` without ``p_holm``),
-    sampled candidates."""
-    found = differences.compare([*base, *other], resamples=resamples, rng=rng)
-    trained = [name for name, part in zip(found.systems["system"], found.systems["seeds"]) if part]
-    if len(trained) != 2:
-        raise LayoutError(f"two systems were to be compared; these runs are of {len(trained)}: {', '.join(trained)}")
-    base_name, name = trained
-    cell = ["domain", "kind", "metric"]
-    tests = found.tests[(found.tests["system"] == name) & found.tests["kind"].isin(KINDS)].set_index(cell)
-    values = found.results[found.results["candidates"] == "sampled"]
-    means = values.pivot_table(index=cell, columns="system", values="mean", sort=False)
-    spread = values[values["system"] == name].set_index(cell)["sd"]
-    tests = tests.assign(base=means[base_name], mean=means[name], sd=spread, seeds=len(other))
-    return tests.reset_index()[[name for name in EFFECT if name != "p_holm"]]

@@ -28,6 +28,7 @@ from i2vae_lib.grids import Sweep
 from i2vae_lib.params import ParameterError, load, of_result
 from i2vae_lib.recommenders import neighbours
 from i2vae_lib.results import lift, text
+from i2vae_lib.results.effects import effects
 from i2vae_lib.results.reading import METRICS
 from i2vae_lib.runs import flatten, read_record, stamp, write_atomically
 from i2vae_lib.stages import irrelevant_groups
@@ -295,8 +296,8 @@ def sweep_figures(sweep: Sweep, table: pd.DataFrame, out: Path) -> dict[str, tup
         else:
             rows_alone.append(grid)
     if rows_alone:
-        effects = lift.in_per_cent(experiments.effects(sweep, out, rng=np.random.default_rng(0)))
-        compared = effects[effects["grid"].isin(rows_alone)]
+        against = lift.in_per_cent(effects(sweep, out, rng=np.random.default_rng(0)))
+        compared = against[against["grid"].isin(rows_alone)]
         for key, lines in compared.groupby(["grid", "kind", "metric"], sort=False):
             name, kind, metric = map(str, key)
             shown = lines.assign(system=lines["row"])

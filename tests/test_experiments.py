@@ -35,7 +35,6 @@ from i2vae_lib.experiments import (
     cell_folder,
     connect,
     costs,
-    effects,
     estimate,
     open_index,
     over_seeds,
@@ -47,6 +46,7 @@ from i2vae_lib.experiments import (
 )
 from i2vae_lib.grids import Sweep, address_of, resolve
 from i2vae_lib.results.differences import compare
+from i2vae_lib.results.effects import effects
 from i2vae_lib.results.significance import holm
 from i2vae_lib.runs import LayoutError
 from i2vae_lib.training import history_of

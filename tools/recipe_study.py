@@ -30,6 +30,7 @@ from i2vae_lib.places import suggestion
 from i2vae_lib.recommenders import OrderedCounts
 from i2vae_lib.results import lift, text
 from i2vae_lib.results.differences import compare
+from i2vae_lib.results.effects import effects
 from i2vae_lib.runs import LayoutError, committed_path, read_record
 from i2vae_lib.stages import load_history
 
@@ -56,7 +57,7 @@ def tables(sweep: Sweep, out: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[st
         "runs": {row: list(folders) for row, folders in done.items()},
         "missing": [row for row, folders in done.items() if not folders],
     }
-    each = experiments.effects(sweep, out, rng=rng).drop_duplicates(["row", "domain", "kind", "metric"])
+    each = effects(sweep, out, rng=rng).drop_duplicates(["row", "domain", "kind", "metric"])
     each = each.drop(columns="grid")
     each = each.set_index("row").loc[[row for row in rows if row in set(each["row"])]].reset_index()
     return against, each, about

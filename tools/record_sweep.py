@@ -25,6 +25,7 @@ from i2vae_lib import experiments
 from i2vae_lib.cli import build_parser
 from i2vae_lib.commands import overrides
 from i2vae_lib.grids import read_sweep
+from i2vae_lib.results.effects import effects
 from i2vae_lib.results.reading import HEADLINE, METRICS
 from i2vae_lib.runs import committed_path, read_record
 
@@ -94,12 +95,12 @@ def main(words: list[str]) -> None:
         "cells": len(planned),
         "done": len(done),
     }
-    effects = experiments.effects(sweep, asked.folder, rng=np.random.default_rng(0))
+    against = effects(sweep, asked.folder, rng=np.random.default_rng(0))
     if asked.go_on:
-        if len(effects):
+        if len(against):
             raise SystemExit("--go-on: differences from a base need the ranks of every run, which no table keeps")
         table, about = gone_on(asked.name, table, about)
-    for name, one in ((asked.name, table), (f"{asked.name}_effects", effects)):
+    for name, one in ((asked.name, table), (f"{asked.name}_effects", against)):
         if len(one):
             kept.keep(name, one, about)
 

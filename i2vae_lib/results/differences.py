@@ -156,6 +156,16 @@ def compare(
     )
 
 
+def with_means(found: Comparison) -> pd.DataFrame:
+    """``found.tests`` beside what both systems reach in each cell: ``mean, sd, seeds`` of the system; ``base_mean,
+    base_sd, base_seeds``."""
+    reached = ["mean", "sd", "seeds"]
+    results = found.results[found.results["candidates"] == found.about["candidates"]]
+    base = results[results["system"] == found.about["base"]].set_index(CELL)[reached].add_prefix("base_")
+    own = results.set_index(["system", *CELL])[reached]
+    return found.tests.join(own, on=["system", *CELL]).join(base, on=CELL)
+
+
 def sampled_against_full(results: pd.DataFrame) -> pd.DataFrame:
     """Whether sampled and full ranking order the systems alike; they need not (Krichene & Rendle 2020).
 

@@ -16,7 +16,7 @@ import pandas as pd
 from i2vae_lib.evaluation import cutoff_of
 from i2vae_lib.recommenders import CEILINGS
 from i2vae_lib.results import significance
-from i2vae_lib.results.differences import CELL, Comparison
+from i2vae_lib.results.differences import CELL, Comparison, with_means
 from i2vae_lib.results.reading import HEADLINE, METRICS, Array, open_runs
 from i2vae_lib.runs import LayoutError
 
@@ -49,18 +49,18 @@ def cells(found: Comparison) -> pd.DataFrame:
         interval by the bootstrap over users and ``p_holm`` over these cells; ``met``: at or above the reference or,
         with fewer than :data:`FEW` rows, not significantly below. Cells without rows are left out.
     """
-    base, candidates = found.about["base"], found.about["candidates"]
-    results = found.results[(found.results["candidates"] == candidates) & found.results["kind"].isin(HEADLINE)]
-    results = results[results["n"] > 0]
-    own = results[results["system"] == base].drop(columns="system").rename(columns={"mean": "system"})
-    others = results[~results["system"].isin([base, *CEILINGS])]
-    best = others.loc[others.groupby(CELL, sort=False)["mean"].idxmax(), [*CELL, "system", "mean"]]
-    tests = found.tests[[*CELL, "system", "difference", "interval_low", "interval_high", "p"]]  # reference - system
-    best = best.merge(tests, on=[*CELL, "system"]).rename(columns={"system": "best", "mean": "reference"})
-    table = own.merge(best, on=CELL)
+    tests = with_means(found)
+    tests = tests[tests["kind"].isin(HEADLINE) & (tests["n"] > 0) & ~tests["system"].isin(CEILINGS)]
+    best = tests.loc[tests.groupby(CELL, sort=False)["mean"].idxmax()]  # less the system
+    table = pd.DataFrame(
+        {
+            **{name: best[name] for name in (*CELL, "n", "p")},
+            **{"system": best["base_mean"], "sd": best["base_sd"], "seeds": best["base_seeds"]},
+            **{"best": best["system"], "reference": best["mean"], "difference": -best["difference"]},
+            **{"interval_low": -best["interval_high"], "interval_high": -best["interval_low"]},
+        }
+    ).reset_index(drop=True)
     table["lift"] = (table["system"] / table["reference"] - 1).where(table["reference"] != 0, np.inf)
-    sides = ("difference", "interval_low", "interval_high")
-    table = table.assign(**{name: -table[turned] for name, turned in zip(sides, (sides[0], *sides[:0:-1]))})
     table["p_holm"] = significance.holm(table["p"].to_numpy())
     below = table["interval_high"] < 0
     table["met"] = (table["difference"] >= 0) | ((table["n"] < FEW) & ~below)
