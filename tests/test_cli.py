@@ -628,7 +628,7 @@ def test_compare_when_json_is_wanted_is_strict_and_holds_what_metrics_json_holds
     capsys.readouterr()
     assert cli.main(["compare", *seeds[:2], "--json"]) == 0
     found = strict_json(capsys.readouterr().out)
-    assert list(found) == ["about", "systems", "results", "tests", "overall", "sampled_against_full", "notes"]
+    assert list(found) == ["about", "systems", "results", "tests", "overall", "notes", "sampled_against_full"]
     assert found["systems"][0] == {"system": "i2vae", "seeds": [0, 1], "folders": seeds[:2], "parameters": {}}
     stored = [json.loads((Path(one) / "metrics.json").read_text())["i2vae"]["x"]["all"] for one in seeds[:2]]
     where = {"system": "i2vae", "domain": "North", "kind": "all", "metric": "HR@10", "candidates": "sampled"}

@@ -75,9 +75,7 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Everything as strict JSON; nan and infinity become None."""
-        known = dict(vars(self))
-        last = {"sampled_against_full": sampled_against_full(self.results), "notes": known.pop("notes")}
-        found: dict[str, Any] = strict(known | last)
+        found: dict[str, Any] = strict(vars(self) | {"sampled_against_full": sampled_against_full(self.results)})
         return found
 
 

@@ -61,7 +61,7 @@ def effects(sweep: Sweep, out: Path | str, *, resamples: int = 10_000, rng: np.r
             continue
         pair = tuple(tuple(one[seed] for seed in seeds) for one in (other, own))
         if pair not in made:
-            made[pair] = effect(*pair, resamples=resamples, rng=rng).assign(pair=len(made))
+            made[pair] = _effect(*pair, resamples=resamples, rng=rng).assign(pair=len(made))
         runs = " ".join(f"cells/{own[seed].name}" for seed in seeds)
         parts.append(made[pair].assign(grid=grid, row=row, against=base, runs=runs, **json.loads(axes)))
     columns = ["grid", "row", "against", *sweep.axes(), *EFFECT, "runs"]
@@ -73,7 +73,7 @@ def effects(sweep: Sweep, out: Path | str, *, resamples: int = 10_000, rng: np.r
     return found.join(adjusted, on=asked).reindex(columns=columns)
 
 
-def effect(
+def _effect(
     base: Sequence[Path], other: Sequence[Path], *, resamples: int = 10_000, rng: np.random.Generator
 ) -> pd.DataFrame:
     """The seeds of one system against those of another, one line per cell: :data:`EFFECT` without ``p_holm``."""

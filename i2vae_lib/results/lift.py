@@ -51,15 +51,12 @@ def cells(found: Comparison) -> pd.DataFrame:
     """
     tests = with_means(found)
     tests = tests[tests["kind"].isin(HEADLINE) & (tests["n"] > 0) & ~tests["system"].isin(CEILINGS)]
-    best = tests.loc[tests.groupby(CELL, sort=False)["mean"].idxmax()]  # less the system
-    table = pd.DataFrame(
-        {
-            **{name: best[name] for name in (*CELL, "n", "p")},
-            **{"system": best["base_mean"], "sd": best["base_sd"], "seeds": best["base_seeds"]},
-            **{"best": best["system"], "reference": best["mean"], "difference": -best["difference"]},
-            **{"interval_low": -best["interval_high"], "interval_high": -best["interval_low"]},
-        }
-    ).reset_index(drop=True)
+    best = tests.loc[tests.groupby(CELL, sort=False)["mean"].idxmax()]  # minus the system
+    turned = {"system": "best", "interval_low": "interval_high", "interval_high": "interval_low"}
+    means = {"mean": "reference", "base_mean": "system", "base_sd": "sd", "base_seeds": "seeds"}
+    table = best.drop(columns=["sd", "seeds"]).rename(columns=turned | means).reset_index(drop=True)
+    sides = ["difference", "interval_low", "interval_high"]
+    table[sides] = -table[sides]
     table["lift"] = (table["system"] / table["reference"] - 1).where(table["reference"] != 0, np.inf)
     table["p_holm"] = significance.holm(table["p"].to_numpy())
     below = table["interval_high"] < 0

@@ -27,10 +27,10 @@ from i2vae_lib.results.reading import CANDIDATES, HEADLINE, METRICS, Opened, Sys
 from i2vae_lib.results.text import Captioned, Number, lines
 from i2vae_lib.runs import LayoutError, committed_path, read_record, write_atomically, write_json
 
-BASE = "i2vae"
-FLOOR = "popularity"
-PLACE = {0: "", 1: "best", 2: "second"}
-PAPER_KIND = {"tailed": "tailed", "cold": "cold_released", "all": "all"}
+_BASE = "i2vae"
+_FLOOR = "popularity"
+_PLACE = {0: "", 1: "best", 2: "second"}
+_PAPER_KIND = {"tailed": "tailed", "cold": "cold_released", "all": "all"}
 """The paper's "cold-start" combines cold and no-history rows."""
 
 
@@ -179,7 +179,7 @@ def paper_table(
         return Table({}, pd.DataFrame(columns=["system", *CELL, "candidates"]), _in_order(listed))
     opened = open_runs(done)
     _refuse_variants(opened.systems)
-    base = BASE if BASE in opened.systems else None
+    base = _BASE if _BASE in opened.systems else None
     found = compare(opened, metric_names=metric_names, base=base, resamples=resamples, rng=rng)
     cells = found.results[found.results["kind"].isin(HEADLINE)]
     cells = cells.merge(_by_rule(opened), on=["system", "domain", "kind"], how="left")
@@ -309,11 +309,11 @@ def _by_rule(opened: Opened) -> pd.DataFrame:
     """Cells in which every rank of a system is popularity's, because it fell back on it."""
     found = []
     for run in opened.runs:
-        floor = run.ranks[FLOOR][list(COUNTS)]
+        floor = run.ranks[_FLOOR][list(COUNTS)]
         for name, ranks in run.ranks.items():
             equal = (ranks[list(COUNTS)] == floor).all(axis=1).to_numpy()
             for cell, mask in zip(opened.cells, opened.masks.T, strict=True):
-                found.append((name, *cell, name != FLOOR and bool(mask.any() and equal[mask].all())))
+                found.append((name, *cell, name != _FLOOR and bool(mask.any() and equal[mask].all())))
     table = pd.DataFrame(found, columns=["system", "domain", "kind", "by_rule"])
     return table.groupby(["system", "domain", "kind"], sort=False)["by_rule"].all().reset_index()
 
@@ -325,7 +325,7 @@ def _printed(pair: str) -> pd.DataFrame:
     named = pd.DataFrame(
         [(name, entry.printed) for name, entry in REGISTRY.items() if entry.printed], columns=["own", "system"]
     )
-    kinds = pd.DataFrame(list(PAPER_KIND.items()), columns=["own_kind", "kind"])
+    kinds = pd.DataFrame(list(_PAPER_KIND.items()), columns=["own_kind", "kind"])
     joined = table.merge(named, on="system").merge(kinds, on="kind")
     columns = {"own": "system", "own_kind": "kind", "mean": "paper_mean", "sd": "paper_sd"}
     joined = joined[["own", "domain", "own_kind", "metric", "mean", "sd", "flag"]].rename(columns=columns)
@@ -336,7 +336,7 @@ def _number(cell: Any) -> Number:
     if cell.by_rule:
         return Number(cell.mean, mark="by rule")
     printed = cell.candidates == "sampled" and not np.isnan(cell.paper_mean)
-    return Number(cell.mean, cell.sd, PLACE[cell.place], f" ({cell.paper_mean:.2f})" if printed else "")
+    return Number(cell.mean, cell.sd, _PLACE[cell.place], f" ({cell.paper_mean:.2f})" if printed else "")
 
 
 def _head(about: Mapping[str, Any]) -> str:
@@ -374,7 +374,7 @@ def _under_the_floor(cells: pd.DataFrame) -> Iterator[str]:
     under = []
     for domain, column in cold.groupby("domain", sort=False):
         means = column.set_index("system")["mean"].round(12)
-        names = set(means.index[means < means.get(FLOOR, np.nan)])
+        names = set(means.index[means < means.get(_FLOOR, np.nan)])
         if names:
             under.append(f"{domain}: {', '.join(entry.title for name, entry in REGISTRY.items() if name in names)}")
     if under:

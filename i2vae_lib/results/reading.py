@@ -31,9 +31,9 @@ fixed by rule (``no_history``)."""
 KINDS = ("all", "seen", "tailed", "tailed_warm", "cold", "overlapping", "no_history")
 CANDIDATES = ("sampled", "full")
 METRICS = ("HR@10", "NDCG@10")
-IDENTITY = ["domain", "row", "user"]
-FLAGS = ["tailed", "cold", "no_history", "overlapping", "seen"]
-WORLD = ("split.", "controls.", "synthetic.")
+_IDENTITY = ["domain", "row", "user"]
+_FLAGS = ["tailed", "cold", "no_history", "overlapping", "seen"]
+_WORLD = ("split.", "controls.", "synthetic.")
 """Groups of parameters that determine the rows."""
 ROUNDING = 0.01
 """Share of rows on which a reference may differ between runs: another BLAS orders nearly equal scores differently."""
@@ -168,14 +168,14 @@ def _open(folder: Path) -> Run:
             f"make the run again, in a new folder"
         )
     ranks = {
-        str(name): part.sort_values(IDENTITY, kind="stable").reset_index(drop=True)
+        str(name): part.sort_values(_IDENTITY, kind="stable").reset_index(drop=True)
         for name, part in table.groupby("recommender", sort=False)
     }
     trained = parameters["system"]
     if trained not in ranks:
         raise LayoutError(f"{path} holds no ranks of {trained}, only of {', '.join(ranks) or 'nothing'}")
     for name, part in ranks.items():
-        if not part[IDENTITY].equals(ranks[trained][IDENTITY]):
+        if not part[_IDENTITY].equals(ranks[trained][_IDENTITY]):
             raise LayoutError(f"{path}: {name} and {trained} were not ranked on the same rows")
     return Run(folder, record, parameters, ranks)
 
@@ -185,7 +185,7 @@ def _refuse_other_rows(first: Run, other: Run) -> None:
     if first.identity != other.identity:
         # with the parameters that may be why
         one, two = (
-            run.identity | {key: value for key, value in run.parameters.items() if key.startswith(WORLD)}
+            run.identity | {key: value for key, value in run.parameters.items() if key.startswith(_WORLD)}
             for run in (first, other)
         )
         reasons = [
@@ -193,11 +193,11 @@ def _refuse_other_rows(first: Run, other: Run) -> None:
             for key in one | two
             if one.get(key) != two.get(key)
         ]
-    elif not a[IDENTITY].equals(b[IDENTITY]):
-        shared = len(a.merge(b, on=IDENTITY))
+    elif not a[_IDENTITY].equals(b[_IDENTITY]):
+        shared = len(a.merge(b, on=_IDENTITY))
         reasons = [f"the evaluated rows ({len(a)} there, {len(b)} here, {shared} with the same row, user and domain)"]
     else:
-        both = [flag for flag in FLAGS if flag in a and flag in b]
+        both = [flag for flag in _FLAGS if flag in a and flag in b]
         reasons = [f"the row kind {flag}" for flag in both if not a[flag].equals(b[flag])]
     if reasons:
         raise LayoutError(

@@ -28,13 +28,13 @@ LEGEND = {
 }
 """How each style marks the best two of a column, and a cell that is popularity's by rule."""
 
-LATEX = str.maketrans(
+_LATEX = str.maketrans(
     {one: f"\\{one}" for one in "&%$#_{}"}
     | {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
 )
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-MARKDOWN = re.compile(r"[\\`*\[\]<|]|(?<![a-z0-9])_|_(?![a-z0-9])", re.IGNORECASE)
-FORMULA = re.compile(r"\s*([=@]|[+-](?!(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\Z))", re.IGNORECASE)
+_MARKDOWN = re.compile(r"[\\`*\[\]<|]|(?<![a-z0-9])_|_(?![a-z0-9])", re.IGNORECASE)
+_FORMULA = re.compile(r"\s*([=@]|[+-](?!(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\Z))", re.IGNORECASE)
 """Start of a cell that a spreadsheet would evaluate; a signed number is not one."""
 
 
@@ -58,8 +58,8 @@ def escaped(name: str, style: str) -> str:
     """A name for a document of this style. Control characters, which could end a line, become blanks."""
     name = CONTROL.sub(" ", name)
     if style == "latex":
-        return name.translate(LATEX)
-    return MARKDOWN.sub(r"\\\g<0>", name) if style == "markdown" else name
+        return name.translate(_LATEX)
+    return _MARKDOWN.sub(r"\\\g<0>", name) if style == "markdown" else name
 
 
 def written(value: str | Number, style: str) -> str:
@@ -112,7 +112,7 @@ def as_csv(table: pd.DataFrame, path: Path | None = None) -> str:
         if not isinstance(value, str):
             return value
         value = CONTROL.sub(" ", value)  # pandas does not quote a carriage return, which would begin a line
-        return f"'{value}" if FORMULA.match(value) else value
+        return f"'{value}" if _FORMULA.match(value) else value
 
     words = table.columns[[not pd.api.types.is_numeric_dtype(one) for one in table.dtypes]]
     made_safe = table.assign(**{name: table[name].map(safe) for name in words}).rename(columns=safe)
