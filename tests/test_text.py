@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from i2vae_lib.results import text
@@ -28,6 +28,7 @@ def cells(table: pd.DataFrame) -> list[list[str]]:
     return list(csv.reader(io.StringIO(text.as_csv(table), newline="")))
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(NAMES, NAMES)
 def test_csv_when_a_spreadsheet_opens_it_computes_nothing(heading: str, name: str) -> None:
     table = pd.DataFrame([[name, -1.5], ["plain", 2.0]], columns=[heading, "the other column"])
@@ -58,6 +59,7 @@ def test_csv_when_nothing_is_hostile_is_that_of_pandas() -> None:
     assert text.as_csv(table) == table.to_csv(index=False)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(NAMES)
 def test_latex_when_a_name_has_its_signs_reads_as_that_name(name: str) -> None:
     written = text.escaped(name, "latex")
@@ -71,6 +73,7 @@ def test_latex_when_a_name_has_its_signs_reads_as_that_name(name: str) -> None:
     assert read == text.CONTROL.sub(" ", name)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(NAMES)
 def test_markdown_when_a_name_has_its_signs_stays_one_cell(name: str) -> None:
     table = pd.DataFrame([[name, "c"]], columns=[name, "the other column"])
