@@ -10,10 +10,10 @@ import copy
 import functools
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from i2vae_lib.places import preset_folder, preset_names, suggestion
 
@@ -102,9 +102,35 @@ class PsgParameters(_Group):
     seed: NonNegative  # its own, so that runs with different `seed` share one fit
 
 
+class EvidenceParameters(_Group):
+    """Counts that enter the item scores (:mod:`i2vae_lib.evidence`); ``model.positions`` = every only.
+
+    Five settings of as many kernels as they have values; none where they are empty.
+    """
+
+    items: Positive  # a row, best first
+    shrinkage: tuple[Weight, ...]  # as `psg.shrinkage`, and so the next four
+    proximity: tuple[Weight, ...]
+    backward: tuple[Weight, ...]
+    across: tuple[Weight, ...]
+    recency: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...]
+    half_lives: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...]  # of recent takers, shares of the training events
+
+    @model_validator(mode="after")
+    def _of_one_length(self) -> Self:
+        lengths = {
+            name: len(getattr(self, name)) for name in ("shrinkage", "proximity", "backward", "across", "recency")
+        }
+        if len(set(lengths.values())) > 1:
+            listed = ", ".join(f"{name} {count}" for name, count in lengths.items())
+            raise ValueError(f"a kernel needs one value of each setting, but their numbers differ: {listed}")
+        return self
+
+
 class ModelParameters(_Group):
     """Sizes of i2VAE (paper 3.2, 3.3, D)."""
 
+    positions: Literal["last", "every"]  # that training asks after: a row's last, or every one of a user's sequence
     d: Positive
     T: Positive  # most recent real items kept
     T_pseudo: Positive  # T' of the paper: cap on history + recalled
@@ -332,6 +358,7 @@ class Parameters(_Group):
     controls: ControlParameters
     synthetic: SyntheticParameters
     psg: PsgParameters
+    evidence: EvidenceParameters
     model: ModelParameters
     objective: ObjectiveParameters
     training: TrainingParameters

@@ -43,7 +43,7 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from i2vae_lib.cache import entry_folder, once
-from i2vae_lib.cooccurrence import LeftOut, best_of
+from i2vae_lib.cooccurrence import LeftOut
 from i2vae_lib.data import people
 from i2vae_lib.data.dataset import (
     DOMAINS,
@@ -361,12 +361,12 @@ class LeaveOneOutGenerator:
         scores = np.zeros(items.shape, dtype=np.float32)
         for d in DOMAINS:
             numbers = self.counts.unified.of[d][1:]
-            for at in _chunks(rows.of(d), 4096):
+            for at in _chunks(rows.of(d), 512):
                 part = rows.take(at)
-                found = self.counts.scores(part)
-                taken = self.counts.unified.histories(part)
-                columns, values = best_of((found - found.multiply(taken)).tocsr()[:, numbers], width)
-                items[at], scores[at] = columns + 1, values
+                told = self.counts.scores(part, d)
+                found, values = top_items(told, self.counts.unified.histories(part), numbers, width)
+                values[values <= 0] = -np.inf  # nothing is known of it
+                items[at], scores[at] = _pad(found, values, np.ones(len(at), dtype=bool), width)
         return items, scores
 
     def arrays(self) -> dict[str, Int]:

@@ -6,8 +6,9 @@ from Y to X); for Y by symmetry, through the same code. Together a mixed batch h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -101,7 +102,44 @@ PATHS = {
 SCORES = {"dot": DotProduct, "calibrated": Calibrated, "copying": Copying}
 
 
-class I2VAE(nn.Module):
+class Network(nn.Module):
+    """What infers latents, decodes an interest from them and scores items; keyed by domain throughout."""
+
+    items: nn.ModuleDict
+    prior: nn.ModuleDict
+    augmented_prior: nn.ModuleDict
+    scores: nn.ModuleDict
+
+    def infer(self, side: Any, domain: str, generator: torch.Generator | None = None) -> Latents:
+        """Posteriors of the rows of one target domain (Eq. 2). The generator drives dropout; None: no dropout."""
+        raise NotImplementedError
+
+    def inferred(
+        self, batch: Mapping[str, Any], generator: torch.Generator | None
+    ) -> Iterator[tuple[str, Any, Latents]]:
+        """:meth:`infer` of every domain of a batch, one after another."""
+        for domain, side in batch.items():
+            yield domain, side, self.infer(side, domain, generator)
+
+    def draw(self, latents: Latents, generator: torch.Generator | None) -> Draws:
+        """Samples from the generator (training), or the means (None)."""
+        own, theirs = latents.has_own[:, None], latents.has_other[:, None]
+        return Draws(
+            sample(latents.specific, generator) * own,
+            sample(latents.transferable, generator) * theirs,
+            sample(latents.augmented, generator) * own,
+        )
+
+    def decode(self, z: Draws, domain: str) -> torch.Tensor:
+        """The interest X_u reconstructed from the three latents (paper 3.3.3): [B, d]."""
+        raise NotImplementedError
+
+    def score_all(self, interest: torch.Tensor, domain: str, side: Any) -> torch.Tensor:
+        """Scores of every item 1…n of the domain: [B, n]."""
+        raise NotImplementedError
+
+
+class I2VAE(Network):
     """The model of the paper.
 
     Parameters
@@ -174,15 +212,6 @@ class I2VAE(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         valid = ids != 0
         return encoder(self.items[domain](ids), valid, generator), valid
-
-    def draw(self, latents: Latents, generator: torch.Generator | None) -> Draws:
-        """Samples from the generator (training), or the means (None)."""
-        own, theirs = latents.has_own[:, None], latents.has_other[:, None]
-        return Draws(
-            sample(latents.specific, generator) * own,
-            sample(latents.transferable, generator) * theirs,
-            sample(latents.augmented, generator) * own,
-        )
 
     def decode(self, z: Draws, domain: str) -> torch.Tensor:
         """The interest X_u reconstructed from the three latents (paper 3.3.3): [B, d]."""

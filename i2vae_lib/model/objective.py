@@ -149,8 +149,7 @@ class Objective:
             Scalar tensor; unweighted means ``term/domain`` (KLs as ``kl/x``, ``kl/t_y``, …), detached.
         """
         found = {}
-        for domain, side in batch.items():
-            latents = model.infer(side, domain, generator)
+        for domain, side, latents in model.inferred(batch, generator):
             interest = model.decode(model.draw(latents, generator), domain)
             found[domain] = self.terms(model, side, domain, latents, interest)
         return total(found, self.weights(epoch))

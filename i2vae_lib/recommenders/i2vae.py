@@ -20,24 +20,29 @@ Departs (from the paper; each docstring says why)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 
 from i2vae_lib import psg
 from i2vae_lib.cooccurrence import item_vectors
-from i2vae_lib.data.batches import Side, collate, cut_short, epoch_order
+from i2vae_lib.data.batches import collate, cut_short, epoch_order
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Rows
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
+from i2vae_lib.evidence import Evidence
 from i2vae_lib.graphs import Unified
-from i2vae_lib.model.i2vae import I2VAE, ROLES, Draws, Latents, build, latent_name
+from i2vae_lib.model import every_position
+from i2vae_lib.model.i2vae import I2VAE, ROLES, Draws, Latents, Network, build, latent_name
 from i2vae_lib.model.objective import active_units, build_objective
 from i2vae_lib.model.scores import Calibrated
 from i2vae_lib.params import Parameters
+from i2vae_lib.recommenders.positions import Lessons, Shown
 from i2vae_lib.recommenders.trained import Stage, Trained
+
+Batches = Callable[[np.random.Generator], Iterable[dict[str, Any]]]
 
 
 class I2VAERecommender(Trained):
@@ -48,57 +53,89 @@ class I2VAERecommender(Trained):
     def __init__(self, catalogue: Catalogue, params: Parameters):
         super().__init__(catalogue, params)
         self.generator: psg.Generator
+        self.evidence: Evidence
 
     @property
-    def model(self) -> I2VAE:
+    def model(self) -> Network:
         """``module``, by its type."""
-        found: I2VAE = self.module
+        found: Network = self.module
         return found
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether training asks at every position."""
+        return self.params.model.positions == "every"
 
     def adopt(self, train: Rows, generator: psg.Generator | None) -> None:
         if generator is None:
             raise ValueError("i2vae needs a pseudo-sequence generator; psg.kind = none is one too")
         self.generator = generator
+        if self.everywhere:
+            self.evidence = Evidence.fit(train, self.params.evidence, self.params.protocol)
         if self.params.model.start == "cooccurrence":
             self.start_shrinkage = self.params.psg.shrinkage
             self.start = item_vectors(train, self.params.model.d, self.start_shrinkage)
 
-    def build(self, weights: torch.Generator) -> I2VAE:
+    def build(self, weights: torch.Generator) -> Network:
+        unified = Unified(self.catalogue)
+        if self.everywhere:
+            vectors = None if self.start is None else {d: self.start[unified.of[d][1:]] for d in DOMAINS}
+            return every_position.build(self.params.model, self.sizes, self.evidence, vectors, self.popularity, weights)
         model = build(self.params.model, self.sizes, weights)
         if self.start is not None:
-            begin_at(model, self.start, Unified(self.catalogue), self.popularity)
+            begin_at(model, self.start, unified, self.popularity)
         return model
 
     def stages(self, train: Rows) -> Iterator[Stage]:
         p = self.params
         objective = build_objective(p.objective, p.model.T)
+        batches, steps = (self._sequences if self.everywhere else self._rows)(train)
+
+        def loss(
+            batch: dict[str, Any], epoch: int, generator: torch.Generator
+        ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            return objective(self.model, batch, epoch, generator)
+
+        yield Stage("i2vae", self.model, loss, batches, len(train), steps)
+
+    def _rows(self, train: Rows) -> tuple[Batches, int]:
+        """An epoch of training rows, and its steps."""
+        p = self.params
         drawn = p.objective.negatives if p.objective.reconstruction == "bce" else 0
         size = p.training.batch_size
         drawn_anew = p.objective.cut_share > 0 or p.objective.blank_share > 0
         whole = None if drawn_anew else self.recall(train)
 
-        def batches(rng: np.random.Generator) -> Iterator[dict[str, Side]]:
+        def batches(rng: np.random.Generator) -> Iterator[dict[str, Any]]:
             rows, recalled = train, whole
             if recalled is None:  # what a row shows is new each epoch, and so is what is recalled from it
                 rows = cut_short(train, p.objective.cut_share, p.objective.blank_share, rng)
                 recalled = self.recall(rows)
+            items, scores = recalled
+            copied = items[:, : p.psg.copied], scores[:, : p.psg.copied]
+            chosen = items[:, : p.psg.recalled]
             for at in epoch_order(rows, size, rng):
-                yield self.collated(rows, recalled, at, drawn, rng)
+                yield collate(rows, chosen, at, p.model, p.psg.arrangement, drawn, rng, copied)
 
-        def loss(
-            batch: dict[str, Side], epoch: int, generator: torch.Generator
-        ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-            return objective(self.model, batch, epoch, generator)
+        return batches, -(-len(train) // size)
 
-        yield Stage("i2vae", self.model, loss, batches, len(train), -(-len(train) // size))
+    def _sequences(self, train: Rows) -> tuple[Batches, int]:
+        """An epoch of training users, and its steps."""
+        p = self.params
+        lessons = Lessons.of(train, p.model.T, self.shown)
+
+        def batches(rng: np.random.Generator) -> Iterator[dict[str, Any]]:
+            yield from lessons.batches(p.training.batch_size, p.model.T, p.objective.blank_share, rng)
+
+        return batches, -(-lessons.orders.users // p.training.batch_size)
 
     def validator(self, validation: Rows) -> Callable[[], dict[str, float]]:
         p = self.params
         negatives = sample_negatives(validation, p.evaluation.negatives, p.split.data_seed)
-        recalled = self.recall(validation)
+        shown = self.shown(validation)
 
         def validate() -> dict[str, float]:
-            scorer = Remembering(self, validation, recalled)
+            scorer = Remembering(self, shown)
             ranks = rank(scorer, validation, negatives, full=False, batch_size=p.evaluation.batch_size)
             return selection_metric(ranks, validation) | scorer.active_units()
 
@@ -108,22 +145,8 @@ class I2VAERecommender(Trained):
         """Pseudo-items of rows and their scores, int32 and float32 [rows, n]."""
         return psg.recalled(self.generator, rows)
 
-    def collated(
-        self,
-        rows: Rows,
-        recalled: tuple[Int, Int],
-        at: Int,
-        negatives: int = 0,
-        rng: np.random.Generator | None = None,
-    ) -> dict[str, Side]:
-        """The rows at ``at`` as tensors, with what :meth:`recall` gave for all rows."""
-        p, (items, scores) = self.params, recalled
-        copied = items[:, : p.psg.copied], scores[:, : p.psg.copied]
-        return collate(rows, items[:, : p.psg.recalled], at, p.model, p.psg.arrangement, negatives, rng, copied)
-
-    @torch.no_grad()
-    def infer(self, rows: Rows, recalled: tuple[Int, Int] | None = None) -> Iterator[tuple[str, Side, Latents]]:
-        """Posteriors of rows, by target domain (their means and log-variances; nothing is sampled).
+    def shown(self, rows: Rows, recalled: tuple[Int, Int] | None = None) -> Shown:
+        """Everything that :meth:`infer` looks at.
 
         Parameters
         ----------
@@ -131,7 +154,29 @@ class I2VAERecommender(Trained):
             What :meth:`recall` gives, where the caller has it already; None: recall now.
         """
         recalled = self.recall(rows) if recalled is None else recalled
-        for domain, side in self.collated(rows, recalled, np.arange(len(rows))).items():
+        return Shown(rows, recalled, self.evidence.of(rows) if self.everywhere else None)
+
+    def collated(self, shown: Shown, at: Int) -> dict[str, Any]:
+        """The rows at ``at`` as tensors, by target domain."""
+        p, (items, scores) = self.params, shown.recalled
+        if shown.told is not None:
+            return shown.at_ends(at, p.model.T)
+        copied = items[:, : p.psg.copied], scores[:, : p.psg.copied]
+        return collate(shown.rows, items[:, : p.psg.recalled], at, p.model, p.psg.arrangement, copied=copied)
+
+    @torch.no_grad()
+    def infer(self, rows: Rows | Shown, recalled: tuple[Int, Int] | None = None) -> Iterator[tuple[str, Any, Latents]]:
+        """Posteriors of rows, by target domain (their means and log-variances; nothing is sampled).
+
+        Parameters
+        ----------
+        rows
+            The rows, or what :meth:`shown` gave of them.
+        recalled
+            As in :meth:`shown`.
+        """
+        shown = rows if isinstance(rows, Shown) else self.shown(rows, recalled)
+        for domain, side in self.collated(shown, np.arange(len(shown.rows))).items():
             here = side.to(self.device)
             yield domain, here, self.model.infer(here, domain)
 
@@ -140,18 +185,31 @@ class I2VAERecommender(Trained):
         [(_, side, latents)] = self.infer(rows)
         return self.scores_of(latents, side, domain, items)
 
-    def scores_of(self, latents: Latents, side: Side, domain: str, items: torch.Tensor) -> torch.Tensor:
+    def scores_of(self, latents: Latents, side: Any, domain: str, items: torch.Tensor) -> torch.Tensor:
         """:meth:`scores` of rows whose posteriors the caller has."""
         return self.scores_from(self.model.draw(latents, None), side, domain, items)
 
-    def scores_from(self, values: Draws, side: Side, domain: str, items: torch.Tensor) -> torch.Tensor:
+    def scores_from(self, values: Draws, side: Any, domain: str, items: torch.Tensor) -> torch.Tensor:
         """:meth:`scores` of rows from values of their latents, whatever these are."""
         interest = self.model.decode(values, domain)
-        if len(items) > 1 and 32 * items.shape[1] <= self.sizes[domain]:
+        if isinstance(self.model, I2VAE) and len(items) > 1 and 32 * items.shape[1] <= self.sizes[domain]:
             return self.model.score(interest, domain, side, items)
         # one product with all n costs less than gathering k vectors a row until n is some 30 k
         found = self.model.score_all(interest, domain, side)
         return found[:, items[0] - 1] if len(items) == 1 else found.gather(1, items - 1)
+
+    def arrays(self) -> dict[str, torch.Tensor]:
+        found = super().arrays()
+        if self.everywhere:
+            found |= {f"evidence/{name}": torch.from_numpy(one) for name, one in self.evidence.arrays().items()}
+        return found
+
+    def restore(self, arrays: dict[str, torch.Tensor]) -> None:
+        if self.everywhere:
+            named = {name: arrays.pop(name).numpy() for name in list(arrays) if name.startswith("evidence/")}
+            told = {name.removeprefix("evidence/"): one for name, one in named.items()}
+            self.evidence = Evidence.restore(self.params.evidence, self.params.protocol, self.catalogue, told)
+        super().restore(arrays)
 
     def save(self, folder: Path) -> None:
         """Weights, popularity and generator as safetensors, vocabularies and parameters beside them."""
@@ -181,14 +239,14 @@ def begin_at(model: I2VAE, vectors: Int, unified: Unified, popularity: Mapping[s
 
 
 class Remembering:
-    """Scores rows with pseudo-items recalled once, and keeps the posterior means for the active units."""
+    """Scores rows with what is shown of them made once, and keeps the posterior means for the active units."""
 
     name = I2VAERecommender.name
 
-    def __init__(self, recommender: I2VAERecommender, rows: Rows, recalled: tuple[Int, Int]):
+    def __init__(self, recommender: I2VAERecommender, shown: Shown):
         self.recommender = recommender
-        self.where = {int(source): i for i, source in enumerate(rows.source)}
-        self.recalled = recalled
+        self.where = {int(source): i for i, source in enumerate(shown.rows.source)}
+        self.shown = shown
         self.means: dict[str, list[torch.Tensor]] = {}
 
     def score(self, rows: Rows, candidates: Int) -> Int:
@@ -196,8 +254,7 @@ class Remembering:
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
         at = np.array([self.where[int(source)] for source in rows.source])
-        chosen, scores = self.recalled
-        [(_, side, latents)] = self.recommender.infer(rows, (chosen[at], scores[at]))
+        [(_, side, latents)] = self.recommender.infer(self.shown.take(at))
         for role in ROLES:
             self.means.setdefault(latent_name(role, domain), []).append(getattr(latents, role).mean[latents.has(role)])
         return self.recommender.scores_of(latents, side, domain, items)
