@@ -22,6 +22,7 @@ import numpy as np
 
 from i2vae_lib.cooccurrence import Kernel, LeftOut, scores_of
 from i2vae_lib.data.dataset import DOMAINS, ORDER_FREE, Catalogue, Int, Rows
+from i2vae_lib.graphs import Unified
 from i2vae_lib.params import EvidenceParameters
 from i2vae_lib.psg import top_items
 from i2vae_lib.recency import RecentTakers
@@ -70,12 +71,14 @@ class Evidence:
 
     Parameters
     ----------
-    counts
+    left_out
         One for each kernel; they share users and interactions.
     """
 
-    def __init__(self, p: EvidenceParameters, counts: list[LeftOut], recent: RecentTakers, catalogue: Catalogue):
-        self.p, self.counts, self.recent, self.catalogue = p, counts, recent, catalogue
+    name = "evidence"
+
+    def __init__(self, p: EvidenceParameters, left_out: list[LeftOut], recent: RecentTakers, catalogue: Catalogue):
+        self.p, self.left_out, self.recent, self.catalogue = p, left_out, recent, catalogue
 
     @classmethod
     def fit(cls, train: Rows, p: EvidenceParameters, protocol: str) -> Self:
@@ -87,9 +90,9 @@ class Evidence:
 
     def of(self, rows: Rows) -> Told:
         """What is known of rows, from what they show and when they ask."""
-        width = min(self.p.items, max(self.catalogue.size(d) for d in DOMAINS)) if self.counts else 0
+        width = min(self.p.items, max(self.catalogue.size(d) for d in DOMAINS)) if self.left_out else 0
         items = np.zeros((len(rows), width), dtype=np.int32)
-        scores = np.zeros((*items.shape, len(self.counts)), dtype=np.float32)
+        scores = np.zeros((*items.shape, len(self.left_out)), dtype=np.float32)
         for d in DOMAINS if width else ():
             whole = rows.of(d)
             for start in range(0, len(whole), CHUNK):
@@ -100,13 +103,13 @@ class Evidence:
 
     def _best(self, rows: Rows, d: str, width: int) -> tuple[Int, Int]:
         """Items and scores of rows that ask for one domain, [rows, at most width]."""
-        told = scores_of(self.counts, rows, d)
+        told = scores_of(self.left_out, rows, d)
         taken = rows.history[d]
         total = np.zeros_like(told[0])
         for one in told:
             one[taken.owner, taken.values - 1] = 0.0
             total += one / np.maximum(one.max(axis=1, keepdims=True), 1e-9)
-        unified = self.counts[0].unified
+        unified = self.left_out[0].unified
         items, values = top_items(total, unified.histories(rows), unified.of[d][1:], width)
         known = values > 0
         scores = np.stack([np.take_along_axis(one, items - 1, axis=1) * known for one in told], axis=2)
@@ -114,14 +117,15 @@ class Evidence:
 
     def apart(self, train: Rows) -> Int:
         """What of the counts is not these rows', by unified item: int64 [n]."""
-        found = sum((one.apart(train) for one in self.counts), np.zeros(0, dtype=np.int64))
-        for d, one in self.recent.apart(train, self.p.half_lives).items() if self.counts else ():
-            np.add.at(found, self.counts[0].unified.of[d][1:], one)
+        unified = Unified(self.catalogue)
+        found = sum((one.apart(train) for one in self.left_out), np.zeros(unified.size, dtype=np.int64))
+        for d, one in self.recent.apart(train, self.p.half_lives).items():
+            np.add.at(found, unified.of[d][1:], one)
         return found
 
     def arrays(self) -> dict[str, Int]:
         """Everything that :meth:`of` needs."""
-        found = self.counts[0].arrays() if self.counts else {}
+        found = self.left_out[0].arrays() if self.left_out else {}
         return found | {"edges": self.recent.edges} | {f"recent/{d}": self.recent.counts[d] for d in DOMAINS}
 
     @classmethod

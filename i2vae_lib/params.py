@@ -25,6 +25,7 @@ NonNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+HalfLife = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
 class ParameterError(ValueError):
@@ -114,7 +115,7 @@ class EvidenceParameters(_Group):
     backward: tuple[Weight, ...]
     across: tuple[Weight, ...]
     recency: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...]
-    half_lives: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...]  # of recent takers, shares of the training events
+    half_lives: tuple[HalfLife, ...]  # of recent takers, shares of the training events
 
     @model_validator(mode="after")
     def _of_one_length(self) -> Self:
@@ -181,6 +182,7 @@ class ReferenceParameters(_Group):
     A grid whose best value lies at its edge extends itself; a grid of one value stays.
     """
 
+    half_life: Annotated[tuple[HalfLife, ...], Field(min_length=1)]  # recent popularity, a share of the training events
     neighbours: Annotated[tuple[NonNegative, ...], Field(min_length=1)]  # ItemKNN, kept an item; 0: all
     shrinkage: Annotated[tuple[Weight, ...], Field(min_length=1)]  # ItemKNN and ordered counts
     # ordered counts, as the next four: the settings of `psg` that have these names

@@ -1,13 +1,13 @@
 """Recent takers: how many users took an item shortly before a given moment.
 
-With events e of training users, each at a clock time c_e (the share of all training events that are not later), an item
-v and a half-life h,
+With events e of training users, each at a clock time c_e (the share of all training events before it), an item v and a
+half-life h,
 
     p_v(m) = sum over events e of v before moment m of 2^-((c(m) - c_e) / h)
 
 The clock runs by events and not by seconds, so that one half-life suits logs of any length and quiet nights count
-little. Moments are told apart as finely as :data:`EDGES` quantiles of the events allow; events between the last edge and
-the moment itself are not counted, so nothing of a row's own moment or later is ever in its counts.
+little. Moments are told apart as finely as :data:`EDGES` quantiles of the events allow; events between the last edge
+and the moment itself are not counted, so nothing of a row's own moment or later is ever in its counts.
 """
 
 from __future__ import annotations

@@ -98,11 +98,8 @@ def asked_by_event(rows: Rows, length: int) -> Rows:
     history = {}
     for number, d in enumerate(DOMAINS):
         one = parts[number]
-        if moments is None or one.moments is None:
-            before = one.lengths[owner]
-        else:
-            before = _earlier(one, owner, moments)
-        before = np.where(domain == number, place, before)
+        earlier = one.lengths[owner] if moments is None else _earlier(one, owner, moments)
+        before = np.where(domain == number, place, earlier)
         shown = np.minimum(before, length)
         first = one.offsets[owner] + before - shown
         inside = np.arange(shown.sum()) - np.repeat(np.cumsum(shown) - shown, shown)

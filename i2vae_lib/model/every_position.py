@@ -1,9 +1,9 @@
 """i2VAE at every position of a sequence (``model.positions`` = every): the recipe's network.
 
-The six latents, the two r's, the cold path and the objective are the paper's; what infers them is not. A user's events of
-both domains stand in one sequence, in order of time, and one pass through one encoder gives a state after every event,
-from three streams of the same weights: what was taken in X alone, in Y alone, and in both. At a position that asks for
-an item of X,
+The six latents, the two r's, the cold path and the objective are the paper's; what infers them is not. A user's events
+of both domains stand in one sequence, in order of time, and one pass through one encoder gives a state after every
+event, from three streams of the same weights: what was taken in X alone, in Y alone, and in both. At a position that
+asks for an item of X,
 
     q(z^x | x)        = head(state of X's stream)
     q(z_t^y | x, y)   = head(state of the stream of both)
@@ -72,10 +72,10 @@ class Evident(nn.Module):
     """Item scores: exp(t) (u + A u) . E_v + b_v + evidence_v + sum over half-lives of w_h log(1 + p_vh).
 
     With s_vk the score of kernel k, evidence_v = sum_k g_k log(1 + exp(c_k) s_vk) + g'_k s_vk / (largest s_k of the
-    row): logarithms, because a softmax multiplies; the learned c_k says where scores begin to matter. All g are positive
-    and follow from how much the row shows, g = softplus(MLP(log(1 + own length), log(1 + other length), for each kernel
-    log(1 + exp(c_k) largest s_k) and log(1 + exp(c_k) sum of s_k))). p_vh are the recent takers of v at the moment that
-    the row asks (:mod:`i2vae_lib.recency`).
+    row): logarithms, because a softmax multiplies; the learned c_k says where scores begin to matter. All g are
+    positive and follow from how much the row shows, g = softplus(MLP(log(1 + own length), log(1 + other length), for
+    each kernel log(1 + exp(c_k) largest s_k) and log(1 + exp(c_k) sum of s_k))). p_vh are the recent takers of v at the
+    moment that the row asks (:mod:`i2vae_lib.recency`).
     """
 
     HIDDEN, OPENING, BEGINNING, TREND = 16, -1.0, 5.0, 0.3
@@ -220,7 +220,7 @@ def build(
     popularity
         Domain -> [items + 1].
     """
-    model = EveryPosition(sizes, p, len(evidence.counts), len(evidence.p.half_lives))
+    model = EveryPosition(sizes, p, len(evidence.left_out), len(evidence.p.half_lives))
     initialise(model, generator)
     with torch.no_grad():
         model.encoder.position.weight.mul_(POSITION)

@@ -72,6 +72,7 @@ class I2VAERecommender(Trained):
         self.generator = generator
         if self.everywhere:
             self.evidence = Evidence.fit(train, self.params.evidence, self.params.protocol)
+            self.tables = (self.evidence,)
         if self.params.model.start == "cooccurrence":
             self.start_shrinkage = self.params.psg.shrinkage
             self.start = item_vectors(train, self.params.model.d, self.start_shrinkage)

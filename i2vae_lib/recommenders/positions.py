@@ -1,8 +1,8 @@
 """What i2VAE learns from at every position: users' sequences, and what the row of each event would show.
 
 Sequences, windows, the order of events of one stamp and cold copies are those of
-:mod:`i2vae_lib.recommenders.every_position`. Pseudo-sequences and evidence of all events are made once, before training:
-what an event's row shows does not change from epoch to epoch.
+:mod:`i2vae_lib.recommenders.every_position`. Pseudo-sequences and evidence of all events are made once, before
+training: what an event's row shows does not change from epoch to epoch.
 """
 
 from __future__ import annotations
