@@ -19,7 +19,7 @@ from typing import Self
 import numpy as np
 
 from i2vae_lib.data.dataset import DOMAINS, Int, Rows
-from i2vae_lib.data.people import people
+from i2vae_lib.data.people import moments_of, people
 
 EDGES = 256
 
@@ -50,20 +50,19 @@ class RecentTakers:
             Shares of all training events, each in (0, 1].
         """
         sequences = people(train).sequences
-        parts = [sequences[d].moments for d in DOMAINS]
-        sizes = {d: train.catalogue.size(d) for d in DOMAINS}
-        if any(one is None for one in parts) or not half_lives or not sum(map(len, parts)):
-            return cls(
-                np.zeros(0, np.int64), {d: np.zeros((1, len(half_lives), sizes[d]), np.float32) for d in DOMAINS}
-            )
-        moments = np.sort(np.concatenate(parts))
+        parts, sizes = [sequences[d] for d in DOMAINS], {d: train.catalogue.size(d) for d in DOMAINS}
+        known = moments_of(parts)
+        if known is None or not len(known) or not half_lives:
+            empty = {d: np.zeros((1, len(half_lives), sizes[d]), np.float32) for d in DOMAINS}
+            return cls(np.zeros(0, np.int64), empty)
+        moments = np.sort(known)
         edges = np.unique(moments[np.arange(EDGES) * len(moments) // EDGES])
         edges = np.append(edges, moments[-1] + 1)
         clock = np.searchsorted(moments, edges) / len(moments)  # share of the events before each edge
         fade = 0.5 ** (np.diff(clock, prepend=0.0)[:, None] / np.asarray(half_lives))
         counts = {}
-        for d in DOMAINS:
-            between = np.searchsorted(edges, sequences[d].moments, side="right")
+        for d, part in zip(DOMAINS, np.split(known, [len(parts[0].values)]), strict=True):
+            between = np.searchsorted(edges, part, side="right")
             new = np.zeros((len(edges) + 1, sizes[d]), np.float32)
             np.add.at(new, (between, sequences[d].values - 1), 1.0)
             table = np.zeros((len(edges) + 1, len(half_lives), sizes[d]), np.float32)

@@ -213,7 +213,7 @@ def test_item_vectors_when_all_dimensions_are_kept(few: Rows) -> None:
 def test_recall_when_every_user_is_a_fold(dataset: CrossDomainDataset, tiny: Parameters) -> None:
     """Best first, nothing of the histories, the scores of the counts, the same after a round trip."""
     train = dataset.splits["train"]
-    p = tiny.psg.model_copy(update={"kind": "leave_one_out", "recalled": 4, "copied": 9})
+    p = tiny.psg.model_copy(update={"kind": "leave_one_out", "recalled": 9})
     generator = psg.fit(train, p)
     items, scores = generator.recall(train, psg.fold_of(train, p))
     assert items.shape == scores.shape == (len(train), 9) and items.dtype == np.int32

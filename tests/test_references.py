@@ -12,6 +12,7 @@ import pytest
 from scipy import sparse
 
 from i2vae_lib import evaluation
+from i2vae_lib.cooccurrence import Kernel
 from i2vae_lib.data import CrossDomainDataset, load_dataset
 from i2vae_lib.data.dataset import DOMAINS, DataError, Int, Rows, interactions, other, popularity
 from i2vae_lib.graphs import user_items

@@ -58,8 +58,8 @@ class Asked:
     own_length: torch.Tensor  # int64 [B]
     other_length: torch.Tensor  # int64 [B]
     pseudo: torch.Tensor  # int64 [B, N] recalled items of the domain, 0-padded
-    copied: torch.Tensor  # int64 [B, c] items with evidence, 0-padded on the right
-    copied_scores: torch.Tensor  # float32 [B, c, kernels]
+    evidence_items: torch.Tensor  # int64 [B, c] items with evidence, 0-padded on the right
+    evidence_scores: torch.Tensor  # float32 [B, c, kernels]
     moment: torch.Tensor  # int64 [B], line of the recent takers
     target: torch.Tensor  # int64 [B]
     position: torch.Tensor  # int64 [B] of each row in what was collated
@@ -69,52 +69,65 @@ class Asked:
 
 
 class Evident(nn.Module):
-    """Item scores: exp(t) (u + A u) . E_v + b_v + evidence_v + sum over half-lives of w_h log(1 + p_vh).
+    """Item scores: exp(t) (u + A u) . E_v + b_v + evidence_v + g'' trend_v.
 
-    With s_vk the score of kernel k, evidence_v = sum_k g_k log(1 + exp(c_k) s_vk) + g'_k s_vk / (largest s_k of the
-    row): logarithms, because a softmax multiplies; the learned c_k says where scores begin to matter. All g are
-    positive and follow from how much the row shows, g = softplus(MLP(log(1 + own length), log(1 + other length), for
-    each kernel log(1 + exp(c_k) largest s_k) and log(1 + exp(c_k) sum of s_k))). p_vh are the recent takers of v at the
-    moment that the row asks (:mod:`i2vae_lib.recency`).
+    With s_vk the score of kernel k for item v, evidence_v = sum_k g_k log(1 + exp(c_k) s_vk) + g'_k s_vk / (largest s_k
+    of the row): logarithms, because a softmax multiplies; the learned c_k says where scores begin to matter. With p_vh
+    the takers of v before the moment that the row asks at, by half-life h (:mod:`i2vae_lib.recency`), trend_v = sum_h
+    w_h log(1 + exp(c'_h) p_vh) + w'_h p_vh / (largest p_h). All g are positive and follow from how much the row shows:
+    softplus(MLP(log(1 + own length), log(1 + other length), for each kernel log(1 + exp(c_k) largest s_k) and
+    log(1 + exp(c_k) sum of s_k))).
     """
 
-    HIDDEN, OPENING, BEGINNING, TREND = 16, -1.0, 5.0, 0.3
+    HIDDEN, OPENING, BEGINNING, TREND = 16, -1.0, 5.0, 0.2
 
     def __init__(self, d: int, items: int, kernels: int, half_lives: int):
         super().__init__()
-        self.kernels = kernels
+        self.kernels, self.half_lives = kernels, half_lives
         self.adapter = Correction(d, d)
         self.log_scale = nn.Parameter(torch.zeros(()))
         self.bias = nn.Parameter(torch.zeros(items))
-        self.gate = nn.Sequential(
-            nn.Linear(2 + 2 * kernels, self.HIDDEN), nn.ReLU(), nn.Linear(self.HIDDEN, 2 * kernels)
-        )
+        shown, believed = 2 + 2 * kernels, 2 * kernels + 1
+        self.gate = nn.Sequential(nn.Linear(shown, self.HIDDEN), nn.ReLU(), nn.Linear(self.HIDDEN, believed))
         self.log_beginning = nn.Parameter(torch.full((kernels,), self.BEGINNING))
-        self.trend = nn.Parameter(torch.full((half_lives,), self.TREND))
+        self.trend = nn.Parameter(torch.full((2 * half_lives,), self.TREND))
+        self.log_trend_beginning = nn.Parameter(torch.zeros(half_lives))
         self.recent: torch.Tensor
         self.register_buffer("recent", torch.zeros(1, half_lives, items), persistent=False)
 
-    def evidence(self, side: Asked) -> torch.Tensor:
-        """Of the items that have any, [B, c]; 0 beside padding."""
+    def gates(self, side: Asked) -> torch.Tensor:
+        """All g, of evidence and then of the trend: [B, 2 kernels + 1]."""
         beginning = self.log_beginning.exp()
-        logs = (side.copied_scores * beginning).log1p()
-        largest = side.copied_scores.amax(dim=1)
-        lengths = torch.stack([side.own_length, side.other_length], dim=1).to(logs.dtype)
-        known = [lengths, largest * beginning, side.copied_scores.sum(dim=1) * beginning]
-        believed = F.softplus(self.gate(torch.cat(known, dim=1).log1p()) + self.OPENING)
-        told = torch.cat([logs, side.copied_scores / largest[:, None].clamp(min=1e-9)], dim=2)
-        found: torch.Tensor = torch.bmm(told, believed[:, :, None])[:, :, 0] * (side.copied != 0)
+        lengths = torch.stack([side.own_length, side.other_length], dim=1).to(self.bias.dtype)
+        largest, total = side.evidence_scores.amax(dim=1), side.evidence_scores.sum(dim=1)
+        known = torch.cat([lengths, largest * beginning, total * beginning], dim=1).log1p()
+        return F.softplus(self.gate(known) + self.OPENING)
+
+    def evidence(self, side: Asked, gates: torch.Tensor) -> torch.Tensor:
+        """Of the items that have any, [B, c]; 0 beside padding."""
+        logs = (side.evidence_scores * self.log_beginning.exp()).log1p()
+        relative = side.evidence_scores / side.evidence_scores.amax(dim=1, keepdim=True).clamp(min=1e-9)
+        told = torch.cat([logs, relative], dim=2)
+        found: torch.Tensor = torch.bmm(told, gates[:, :, None])[:, :, 0] * (side.evidence_items != 0)
         return found
+
+    def trends(self, moments: torch.Tensor) -> torch.Tensor:
+        """Of every item at these moments, [moments, n]."""
+        recent = self.recent[moments]
+        logs = (recent * self.log_trend_beginning.exp()[:, None]).log1p()
+        relative = recent / recent.amax(dim=2, keepdim=True).clamp(min=1e-9)
+        return torch.einsum("f,bfn->bn", self.trend, torch.cat([logs, relative], dim=1))
 
     def of_all(self, interest: torch.Tensor, table: torch.Tensor, side: Asked) -> torch.Tensor:
         """interest [B, d], vectors [n, d] of items 1…n -> [B, n]."""
         asking = (interest + self.adapter(interest)) * self.log_scale.exp()
-        found = torch.addmm(self.bias, asking, table.T)
-        if len(self.trend):
-            moments, at = side.moment.unique(return_inverse=True)
-            found = found + torch.einsum("h,bhn->bn", self.trend, self.recent[moments])[at]
+        found, gates = torch.addmm(self.bias, asking, table.T), self.gates(side)
+        if self.half_lives:
+            moments, at = torch.unique(side.moment, return_inverse=True)
+            found = torch.addcmul(found, gates[:, -1:], self.trends(moments)[at])
         if self.kernels:
-            found = found.scatter_add(1, (side.copied - 1).clamp(min=0), self.evidence(side))
+            places = (side.evidence_items - 1).clamp(min=0)
+            found = found.scatter_add(1, places, self.evidence(side, gates[:, :-1]))
         return found
 
 
@@ -227,10 +240,9 @@ def build(
         for d in DOMAINS:
             scores: Evident = model.scores[d]  # type: ignore[assignment]
             scores.bias.copy_(torch.from_numpy(0.5 * np.log1p(popularity[d][1:])))
-            scores.recent = torch.from_numpy(evidence.recent.counts[d]).log1p()
-            table = model.items[d].weight
+            scores.recent = torch.from_numpy(evidence.recent.counts[d])
+            table = model.items[d].get_parameter("weight")
             if vectors is not None:
-                table[1:] = torch.from_numpy(vectors[d])  # type: ignore[index]
-            length = table.norm(dim=1, keepdim=True)  # type: ignore[operator]
-            table.mul_(SCALE / (length + 1e-3))  # type: ignore[operator]
+                table[1:] = torch.from_numpy(vectors[d])
+            table.mul_(SCALE / (torch.linalg.vector_norm(table, dim=1, keepdim=True) + 1e-3))
     return model

@@ -20,7 +20,7 @@ Departs (from the paper; each docstring says why)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,7 +29,7 @@ import torch
 
 from i2vae_lib import psg
 from i2vae_lib.cooccurrence import item_vectors
-from i2vae_lib.data.batches import collate, cut_short, epoch_order
+from i2vae_lib.data.batches import collate, epoch_order
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Rows
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.evidence import Evidence
@@ -37,7 +37,6 @@ from i2vae_lib.graphs import Unified
 from i2vae_lib.model import every_position
 from i2vae_lib.model.i2vae import I2VAE, ROLES, Draws, Latents, Network, build, latent_name
 from i2vae_lib.model.objective import active_units, build_objective
-from i2vae_lib.model.scores import Calibrated
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.positions import Lessons, Shown
 from i2vae_lib.recommenders.trained import Stage, Trained
@@ -72,19 +71,21 @@ class I2VAERecommender(Trained):
         self.generator = generator
         if self.everywhere:
             self.evidence = Evidence.fit(train, self.params.evidence, self.params.protocol)
-            self.tables = (self.evidence,)
+            self.counted = (self.evidence,)
         if self.params.model.start == "cooccurrence":
             self.start_shrinkage = self.params.psg.shrinkage
             self.start = item_vectors(train, self.params.model.d, self.start_shrinkage)
 
     def build(self, weights: torch.Generator) -> Network:
         unified = Unified(self.catalogue)
+        vectors = None if self.start is None else {d: self.start[unified.of[d][1:]] for d in DOMAINS}
         if self.everywhere:
-            vectors = None if self.start is None else {d: self.start[unified.of[d][1:]] for d in DOMAINS}
             return every_position.build(self.params.model, self.sizes, self.evidence, vectors, self.popularity, weights)
         model = build(self.params.model, self.sizes, weights)
-        if self.start is not None:
-            begin_at(model, self.start, unified, self.popularity)
+        if vectors is not None:
+            with torch.no_grad():
+                for d in DOMAINS:
+                    model.items[d].get_parameter("weight")[1:] = torch.from_numpy(vectors[d])
         return model
 
     def stages(self, train: Rows) -> Iterator[Stage]:
@@ -103,22 +104,13 @@ class I2VAERecommender(Trained):
         """An epoch of training rows, and its steps."""
         p = self.params
         drawn = p.objective.negatives if p.objective.reconstruction == "bce" else 0
-        size = p.training.batch_size
-        drawn_anew = p.objective.cut_share > 0 or p.objective.blank_share > 0
-        whole = None if drawn_anew else self.recall(train)
+        items = self.recall(train)[0]
 
         def batches(rng: np.random.Generator) -> Iterator[dict[str, Any]]:
-            rows, recalled = train, whole
-            if recalled is None:  # what a row shows is new each epoch, and so is what is recalled from it
-                rows = cut_short(train, p.objective.cut_share, p.objective.blank_share, rng)
-                recalled = self.recall(rows)
-            items, scores = recalled
-            copied = items[:, : p.psg.copied], scores[:, : p.psg.copied]
-            chosen = items[:, : p.psg.recalled]
-            for at in epoch_order(rows, size, rng):
-                yield collate(rows, chosen, at, p.model, p.psg.arrangement, drawn, rng, copied)
+            for at in epoch_order(train, p.training.batch_size, rng):
+                yield collate(train, items, at, p.model, p.psg.arrangement, drawn, rng)
 
-        return batches, -(-len(train) // size)
+        return batches, -(-len(train) // p.training.batch_size)
 
     def _sequences(self, train: Rows) -> tuple[Batches, int]:
         """An epoch of training users, and its steps."""
@@ -159,11 +151,10 @@ class I2VAERecommender(Trained):
 
     def collated(self, shown: Shown, at: Int) -> dict[str, Any]:
         """The rows at ``at`` as tensors, by target domain."""
-        p, (items, scores) = self.params, shown.recalled
+        p = self.params
         if shown.told is not None:
             return shown.at_ends(at, p.model.T)
-        copied = items[:, : p.psg.copied], scores[:, : p.psg.copied]
-        return collate(shown.rows, items[:, : p.psg.recalled], at, p.model, p.psg.arrangement, copied=copied)
+        return collate(shown.rows, shown.recalled[0], at, p.model, p.psg.arrangement)
 
     @torch.no_grad()
     def infer(self, rows: Rows | Shown, recalled: tuple[Int, Int] | None = None) -> Iterator[tuple[str, Any, Latents]]:
@@ -194,7 +185,7 @@ class I2VAERecommender(Trained):
         """:meth:`scores` of rows from values of their latents, whatever these are."""
         interest = self.model.decode(values, domain)
         if isinstance(self.model, I2VAE) and len(items) > 1 and 32 * items.shape[1] <= self.sizes[domain]:
-            return self.model.score(interest, domain, side, items)
+            return self.model.score(interest, domain, items)
         # one product with all n costs less than gathering k vectors a row until n is some 30 k
         found = self.model.score_all(interest, domain, side)
         return found[:, items[0] - 1] if len(items) == 1 else found.gather(1, items - 1)
@@ -222,21 +213,6 @@ class I2VAERecommender(Trained):
         found = super().load(folder)
         found.generator = psg.load(Path(folder) / "generator", found.catalogue)
         return found
-
-
-def begin_at(model: I2VAE, vectors: Int, unified: Unified, popularity: Mapping[str, Int]) -> None:
-    """Start a model's item vectors at ``vectors`` [unified items, d], and its biases, if it has any, at popularity.
-
-    A bias starts at half of log(1 + count): vectors of co-occurrence are longer for items that many took, and so
-    carry the other half.
-    """
-    with torch.no_grad():
-        for d in DOMAINS:
-            table = model.items[d].get_parameter("weight")
-            table[1:] = torch.from_numpy(vectors[unified.of[d][1:]])
-            scorer = model.scorer(d)
-            if isinstance(scorer, Calibrated):
-                scorer.bias.copy_(torch.from_numpy(0.5 * np.log1p(popularity[d][1:])))
 
 
 class Remembering:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -69,13 +69,21 @@ class Shown:
             "own_length": lengths[own],
             "other_length": lengths[1 - own],
             "pseudo": self.recalled[0][at],
-            "copied": self.told.items[at],
+            "evidence_items": self.told.items[at],
             "moment": self.told.moment[at],
             "target": self.rows.target[at],
             "position": position,
         }
         whole = {name: torch.from_numpy(np.ascontiguousarray(one, dtype=np.int64)) for name, one in arrays.items()}
-        return Asked(sequences, **whole, copied_scores=torch.from_numpy(self.told.scores[at]))
+        return Asked(sequences, **whole, evidence_scores=torch.from_numpy(self.told.scores[at]))
+
+
+def silenced(side: Any) -> Any:
+    """What a row shows without its evidence and before anything was taken: what reaches the scores by its latents."""
+    if not isinstance(side, Asked):
+        return side
+    scores, moment = torch.zeros_like(side.evidence_scores), torch.zeros_like(side.moment)
+    return replace(side, evidence_scores=scores, moment=moment)
 
 
 @dataclass(frozen=True)
