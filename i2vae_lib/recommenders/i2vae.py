@@ -6,16 +6,16 @@ Departs (from the paper; each docstring says why)
     - pseudo-sequences are recalled from what the row shows, cross-fitted by user folds; the paper's way, once from
       full histories with the target in them, is protocol ``released``'s (``psg.as_published``);
     - scores are dot products as in the paper (the released code has an MLP on user and item), unless
-      ``model.scores`` says otherwise;
+      ``model.positions`` = every;
     - padding is masked; real and pseudo sequences have their own encoders (the released code shares one);
     - log-variances, clamped; the adaptive weight's length is capped at T;
     - a row without any history is ranked by training popularity, as from every recommender here;
     - recall in two rounds, with 5 pseudo-edges a user and domain in the first (the paper gives no number);
-    - further ones by choice, each with the paper's value in ``params/paper.yaml``: ``psg.kind`` (leave_one_out: counts
-      in place of LightGCN), ``model.start`` (item vectors begin at a factorisation of counts), ``model.path`` (averages
-      with corrections), ``model.scores`` (the generator's scores enter the item scores), ``objective.cut_share`` and
-      ``blank_share`` (rows at other moments, rows as if cold), ``objective.reconstruction`` (softmax over the domain),
-      ``objective.kl_weight``. ``params/tuned.yaml`` takes them all, and has sizes, rate and epochs of its own.
+    - further ones by choice, each with the paper's value in ``params/paper.yaml``: ``model.positions`` = every (another
+      network, :mod:`i2vae_lib.model.every_position`, with evidence and recent takers), ``psg.kind`` (leave_one_out:
+      counts in place of LightGCN), ``model.start`` (item vectors begin at a factorisation of counts), ``model.path``
+      (averages with corrections), ``objective.reconstruction`` (softmax over the domain), ``objective.kl_weight``.
+      ``params/tuned.yaml`` says which the recipe takes.
 """
 
 from __future__ import annotations
