@@ -32,7 +32,6 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib.cooccurrence import start_apart
-from i2vae_lib.data.batches import cut_short
 from i2vae_lib.data.dataset import (
     DOMAINS,
     PAD,
@@ -44,6 +43,7 @@ from i2vae_lib.data.dataset import (
     origins,
     popularity,
 )
+from i2vae_lib.data.people import asked_by_event
 from i2vae_lib.data.protocols import COPY_LENGTH, contents
 from i2vae_lib.fewest_takers import fewest_takers
 from i2vae_lib.graphs import Unified, entries_apart, user_items, users_of_items
@@ -52,6 +52,7 @@ from i2vae_lib.psg import CooccurrenceGenerator, Generator, LeaveOneOutGenerator
 
 COLUMNS = ["check", "split", "severity", "count", "share", "example"]
 RECALL_SIGMAS = 4.0
+LONGEST = 1000  # most recent events of a history that the check of an epoch's rows looks at
 """How many standard errors the recalled share may differ by: under the rule 1 check in 16,000 fires by chance."""
 
 Line = tuple[str, str, str, int, float, str]
@@ -171,6 +172,7 @@ class Book:
     """A dataset with its users numbered over all splits, so that (user, item) is one integer."""
 
     dataset: CrossDomainDataset
+    names: pd.Index  # of the users, by their numbers
     users: Mapping[str, Int]  # split -> int64 [rows]
     in_log: Int | None  # int64 [users]: position in the log, -1 for a user that it does not have
 
@@ -182,7 +184,13 @@ class Book:
         ends = np.cumsum([0, *(len(splits[s]) for s in SPLITS)])
         users = {s: codes[ends[i] : ends[i + 1]] for i, s in enumerate(SPLITS)}
         in_log = None if dataset.log is None else pd.Index(dataset.log.users).get_indexer(pd.Index(names))
-        return cls(dataset, users, in_log)
+        return cls(dataset, pd.Index(names), users, in_log)
+
+    def places(self, rows: Rows) -> Int:
+        """The position in the log of each row's user, int64 [rows]; -1 for a user that it does not have."""
+        assert self.in_log is not None
+        found: Int = self.in_log[self.names.get_indexer(pd.Index(origins(rows)))]
+        return found
 
     def pairs(self, split: str, domain: str, positions: Int, items: Int) -> Int:
         """(user, item) of ``domain`` as one number each."""
@@ -311,24 +319,30 @@ def _not_before_target(book: Book, split: str, earlier: Sequence[str]) -> Int:
     In the own domain an event at the target's very time may stand before it (ties are broken by a hash); in the other
     domain an event of the target's stamp (or day: ``EventLog.resolution``) may not.
     """
-    return _late(book, split, book.dataset.splits[split])
+    return _late(book, book.dataset.splits[split])
 
 
 def _late_in_an_epoch(book: Book, split: str, earlier: Sequence[str]) -> Int:
-    """:func:`_not_before_target` of the rows as an epoch draws them that cuts every row (``objective.cut_share`` = 1).
+    """:func:`_not_before_target` of what a training epoch asks (``model.positions`` = every): a row of each event.
 
-    What any smaller share draws is among the moments that this may draw, and the whole rows are looked at anyway.
+    Returns
+    -------
+    bool [rows]
+        Rows of the users of whom an event's row is late.
     """
-    return _late(book, split, cut_short(book.dataset.splits[split], 1.0, 0.0, np.random.default_rng(0)))
+    rows = asked_by_event(book.dataset.splits[split], LONGEST)
+    hit = book.names.get_indexer(pd.Index(origins(rows.take(np.flatnonzero(_late(book, rows))))))
+    found: Int = np.isin(book.users[split], hit)
+    return found
 
 
-def _late(book: Book, split: str, rows: Rows) -> Int:
-    """Of rows in the places of a split's: those that hold an event not before their target, bool [rows]."""
+def _late(book: Book, rows: Rows) -> Int:
+    """Rows that hold an event not before their target, bool [rows]."""
     log = book.dataset.log
-    assert log is not None and book.in_log is not None
-    user = book.in_log[book.users[split]]
+    assert log is not None
+    user = book.places(rows)
     hit = np.zeros(len(rows), dtype=bool)
-    at_target, resolution = _target_times(book, split, rows), log.resolution
+    at_target, resolution = _target_times(book, rows), log.resolution
     for i, d in enumerate(DOMAINS):
         history = rows.history[d]
         time = _times(log, book, d, user[history.owner], history.values)
@@ -341,8 +355,8 @@ def _late(book: Book, split: str, rows: Rows) -> Int:
 def _before_training_ends(book: Book, split: str, earlier: Sequence[str]) -> Int:
     """Rows whose target lies no later than a target of an earlier split (``temporal``: cuts are global)."""
     splits = book.dataset.splits
-    latest = max(int(_target_times(book, one, splits[one]).max(initial=-1)) for one in earlier)
-    times = _target_times(book, split, splits[split])
+    latest = max(int(_target_times(book, splits[one]).max(initial=-1)) for one in earlier)
+    times = _target_times(book, splits[split])
     return (times >= 0) & (times <= latest)
 
 
@@ -357,11 +371,11 @@ def _times(log: EventLog, book: Book, domain: str, user: Int, items: Int) -> Int
     return found
 
 
-def _target_times(book: Book, split: str, rows: Rows) -> Int:
-    """When the target of each row in the places of a split's happened, int64 [rows]; -1: the log does not have it."""
+def _target_times(book: Book, rows: Rows) -> Int:
+    """When the target of each row happened, int64 [rows]; -1: the log does not have it."""
     log = book.dataset.log
-    assert log is not None and book.in_log is not None
-    user, time = book.in_log[book.users[split]], np.full(len(rows), -1)
+    assert log is not None
+    user, time = book.places(rows), np.full(len(rows), -1)
     for d in DOMAINS:
         at = rows.of(d)
         time[at] = _times(log, book, d, user[at], rows.target[at])

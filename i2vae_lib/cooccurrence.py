@@ -23,7 +23,8 @@ the few j that it took itself are put right one by one. A user of no training ro
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol, Self
 
@@ -52,6 +53,17 @@ class Settings(Protocol):
     def across(self) -> float: ...
     @property
     def recency(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """:class:`Settings` of their own; the defaults are those of a bag."""
+
+    shrinkage: float
+    proximity: float = 0.0
+    backward: float = 1.0
+    across: float = 1.0
+    recency: float = 1.0
 
 
 class LeftOut:
@@ -98,7 +110,11 @@ class LeftOut:
         self.together = self._like(sums)
 
     def _divide(self) -> None:
-        self._plain, self._without = self._table(0), self._table(1)
+        """The tables of terms, by the domain that is asked for: of other users' items, and of a user's own."""
+        plain, without = self._table(0).tocsc(), self._table(1).tocsc()
+        own = {d: self.unified.of[d][1:] for d in DOMAINS}
+        self._plain = {d: plain[:, own[d]].tocsr() for d in DOMAINS}
+        self._without = {d: without[:, own[d]].tocsr() for d in DOMAINS}
 
     def reweighted(self, p: Settings) -> Self:
         """The same users and interactions under other settings; what these do not touch is shared, not made again."""
@@ -174,51 +190,9 @@ class LeftOut:
         below = np.sqrt(one * another) + self.p.shrinkage
         return np.divide(both, below, out=np.zeros(len(below)), where=below > 0)  # 0 / 0: nobody else took it
 
-    def shown(self, rows: Rows) -> sparse.csr_matrix:
-        """h of both histories: rows x unified items; of an item that stands there twice, the larger."""
-        lines, items, weights = [], [], []
-        for d in DOMAINS:
-            history = rows.history[d]
-            back = history.offsets[history.owner + 1] - 1 - np.arange(len(history.values))
-            lines.append(history.owner)
-            items.append(self.unified.of[d][history.values])
-            weights.append(self.p.recency ** back.astype(np.float64))
-        line, item, weight = (np.concatenate(one) for one in (lines, items, weights))
-        order = np.lexsort((-weight, item, line))
-        key = self._entry_keys(line, item)[order]
-        first = order[np.flatnonzero(np.diff(key, prepend=-1))]
-        shape = (len(rows), self.unified.size)
-        return sparse.csr_matrix((weight[first], (line[first], item[first])), shape=shape)
-
-    def scores(self, rows: Rows) -> sparse.csr_matrix:
-        """Scores of all unified items, float32 [rows, items]; nothing is stored where nothing is known."""
-        shown = self.shown(rows)
-        shown.sort_indices()
-        row = np.repeat(np.arange(len(rows)), np.diff(shown.indptr))
-        line = self._line.get_indexer(pd.Index(origins(rows), dtype=object))[row]
-        wanted = self._entry_keys(line, shown.indices)
-        entry = np.minimum(np.searchsorted(self._entries, wanted), max(len(self._entries) - 1, 0))
-        own = (line >= 0) & (self._entries[entry] == wanted)  # the row's user is in this item's counts
-
-        def part(mask: Int) -> sparse.csr_matrix:
-            return sparse.csr_matrix((shown.data * mask, shown.indices, shown.indptr), shape=shown.shape)
-
-        found = part(own) @ self._without + part(~own) @ self._plain
-        mine = np.flatnonzero(own)
-        which, candidate = _with_range(self.graph.indptr[line[mine]], self.graph.indptr[line[mine] + 1])
-        which = mine[which]
-        differ = entry[which] != candidate
-        which, candidate = which[differ], candidate[differ]
-        item, other = shown.indices[which], self.graph.indices[candidate]
-        at = self._pair(item, other)
-        both = self.together.data[at] - self._weight(entry[which], candidate)
-        right = self._term(both, self.taken[item] - 1, self.taken[other] - 1)
-        repair = (right - self._without.data[at]) * shown.data[which]
-        repaired = (found + sparse.csr_matrix((repair, (row[which], other)), shape=found.shape)).tocsr()
-        repaired.data[repaired.data < 1e-9] = 0.0  # taking away what was added leaves rounding behind
-        repaired.eliminate_zeros()
-        repaired.sort_indices()
-        return repaired.astype(np.float32)
+    def scores(self, rows: Rows, domain: str) -> Int:
+        """Scores of the items 1…n of a domain, float32 [rows, n]; 0 where nothing is known."""
+        return scores_of([self], rows, domain)[0]
 
     def arrays(self) -> dict[str, Int]:
         """Everything that scoring needs."""
@@ -233,6 +207,57 @@ class LeftOut:
         shape = (len(users), Unified(catalogue).size)
         graph = sparse.csr_matrix((np.ones(len(indices), dtype=np.float32), indices, arrays["indptr"]), shape=shape)
         return cls(catalogue, users, graph, arrays["steps"], arrays["parted"], p)
+
+
+def scores_of(tables: Sequence[LeftOut], rows: Rows, domain: str) -> list[Int]:
+    """:meth:`LeftOut.scores` by several settings of the same counts (:meth:`LeftOut.reweighted`)."""
+    one = tables[0]
+    back, row, item = _shown(rows, one.unified)
+    line = one._line.get_indexer(pd.Index(origins(rows), dtype=object))[row]
+    wanted = one._entry_keys(line, item)
+    entry = np.minimum(np.searchsorted(one._entries, wanted), max(len(one._entries) - 1, 0))
+    own = (line >= 0) & (one._entries[entry] == wanted)  # the row's user is in this item's counts
+    mine = np.flatnonzero(own)
+    which, candidate = _with_range(one.graph.indptr[line[mine]], one.graph.indptr[line[mine] + 1])
+    which = mine[which]
+    number = one.unified.column[domain][one.graph.indices[candidate]]
+    kept = (entry[which] != candidate) & (number >= 0)
+    which, candidate, number = which[kept], candidate[kept], number[kept]
+    first, second = item[which], one.graph.indices[candidate]
+    at = one._pair(first, second)
+    shape = (len(rows), one.unified.size)
+    found = []
+    for table in tables:
+        weight = table.p.recency**back
+
+        def part(mask: Int, weight: Int = weight) -> sparse.csr_matrix:
+            return sparse.csr_matrix((weight[mask], (row[mask], item[mask])), shape=shape)
+
+        told = (part(own) @ table._without[domain]).toarray()
+        if not own.all():
+            told += (part(~own) @ table._plain[domain]).toarray()
+        both, taken = table.together.data[at], (table.taken[first] - 1, table.taken[second])
+        right = table._term(both - table._weight(entry[which], candidate), taken[0], taken[1] - 1)
+        repair = (right - table._term(both, *taken)) * weight[which]
+        told += sparse.csr_matrix((repair, (row[which], number)), shape=told.shape).toarray()
+        told[told < 1e-9] = 0.0  # taking away what was added leaves rounding behind
+        found.append(told.astype(np.float32))
+    return found
+
+
+def _shown(rows: Rows, unified: Unified) -> tuple[Int, Int, Int]:
+    """Both histories as steps from the end (float64), rows and unified items; of an item twice in a row, the later."""
+    lines, items, steps = [], [], []
+    for d in DOMAINS:
+        history = rows.history[d]
+        steps.append(history.offsets[history.owner + 1] - 1 - np.arange(len(history.values)))
+        lines.append(history.owner)
+        items.append(unified.of[d][history.values])
+    line, item, back = (np.concatenate(one) for one in (lines, items, steps))
+    order = np.lexsort((back, item, line))
+    key = line.astype(np.int64)[order] * unified.size + item[order]
+    first = order[np.flatnonzero(np.diff(key, prepend=-1))]
+    return back[first].astype(np.float64), line[first], item[first]
 
 
 def _with_range(starts: Int, ends: Int) -> tuple[Int, Int]:
@@ -255,28 +280,6 @@ def _pairs_by_part(graph: sparse.csr_matrix, largest: int = 4_000_000) -> Iterat
         shown = entries[shown]
         differ = shown != candidate
         yield shown[differ], candidate[differ]
-
-
-def best_of(scores: sparse.csr_matrix, count: int) -> tuple[Int, Int]:
-    """The ``count`` largest positive values of each line.
-
-    Returns
-    -------
-    columns, values
-        int64 and float32 [rows, count], best first, equal ones in order of column; -1 and 0 where there are fewer.
-    """
-    row = np.repeat(np.arange(scores.shape[0]), np.diff(scores.indptr))
-    positive = scores.data > 0
-    row, column, value = row[positive], scores.indices[positive], scores.data[positive]
-    order = np.lexsort((column, -value, row))
-    first = np.searchsorted(row, np.arange(scores.shape[0]))
-    place = np.arange(len(order)) - first[row]
-    kept = order[place < count]
-    place = place[place < count]
-    columns = np.full((scores.shape[0], count), -1, dtype=np.int64)
-    values = np.zeros(columns.shape, dtype=np.float32)
-    columns[row[kept], place], values[row[kept], place] = column[kept], value[kept]
-    return columns, values
 
 
 def item_vectors(train: Rows, d: int, shrinkage: float) -> Int:

@@ -28,6 +28,7 @@ from i2vae_lib.model.i2vae import ROLES, Latents
 from i2vae_lib.model.latents import Gaussian, kl, sample, standard_like
 from i2vae_lib.model.objective import active_units
 from i2vae_lib.recommenders import I2VAERecommender
+from i2vae_lib.recommenders.positions import silenced
 
 Array = np.ndarray
 Values = Callable[[Gaussian], torch.Tensor]
@@ -455,8 +456,7 @@ def top_items(
         for domain, side, latents in recommender.infer(rows):
             changed = latents if change is None else change(latents)
             everything = torch.arange(1, recommender.sizes[domain] + 1, device=recommender.device)[None]
-            silent = replace(side, copied_scores=torch.zeros_like(side.copied_scores))
-            scores = recommender.scores_of(changed, silent, domain, everything)
+            scores = recommender.scores_of(changed, silenced(side), domain, everything)
             best = scores.topk(k, dim=1).indices.cpu().numpy() + 1
             found[domain] = (side.position.cpu().numpy(), best)
     return found

@@ -138,8 +138,8 @@ class UserExplorer(Explorer):
             role: widgets.ToggleButtons(description=role, options=views.STATES, style={"button_width": "5rem"})
             for role in ROLES
         }
-        copies = recommender.params.model.scores == "copying"
-        self.copied = widgets.Checkbox(description="copy path", value=copies, disabled=not copies, indent=False)
+        counts = bool(recommender.everywhere and recommender.params.evidence.shrinkage)
+        self.evidence = widgets.Checkbox(description="evidence", value=counts, disabled=not counts, indent=False)
         self.partner = widgets.Combobox(description="swap with", continuous_update=False, style=WIDE)
         self.lists = {d: widgets.HTML() for d in DOMAINS}
         self._list_users()
@@ -147,13 +147,13 @@ class UserExplorer(Explorer):
         self._choose_partner()
         self._take_apart()
         self.figure = go.FigureWidget(self._posteriors())
-        self._watch(self.kind, self.user, self.line, *self.switches.values(), self.copied, self.partner)
+        self._watch(self.kind, self.user, self.line, *self.switches.values(), self.evidence, self.partner)
         self.before.on_click(lambda _: self._step(-1))
         self.after.on_click(lambda _: self._step(1))
         self.children = (
             widgets.HBox([self.kind, self.user, self.before, self.after, self.line]),
             widgets.HBox([*self.switches.values()], layout={"flex_flow": "row wrap"}),
-            widgets.HBox([self.copied, self.partner]),
+            widgets.HBox([self.evidence, self.partner]),
             self.said,
             widgets.HBox(list(self.lists.values()), layout={"flex_flow": "row wrap"}),
             self.figure,
@@ -207,7 +207,7 @@ class UserExplorer(Explorer):
         if "swapped" in states.values():
             line = views.rows_of(self.all_rows, self.partner.value)[0]
             partner = views.take_apart(self.recommender, self.all_rows, int(line))
-        switches = views.Switches(**states, copied=self.copied.value)
+        switches = views.Switches(**states, evidence=self.evidence.value)
         scored = views.scores(self.recommender, self.one, switches, partner)
         self.tables = {}
         for d in DOMAINS:

@@ -28,6 +28,9 @@ class Unified:
             "y": np.concatenate([[-1], numbers_y]),
         }
         self.size = catalogue.size("x") + int(new.sum())
+        self.column = {d: np.full(self.size, -1) for d in DOMAINS}  # 0-based item of the domain; -1: not of it
+        for d in DOMAINS:
+            self.column[d][self.of[d][1:]] = np.arange(catalogue.size(d))
 
     def histories(self, rows: Rows) -> sparse.csr_matrix:
         """Binary rows x unified items, both histories."""

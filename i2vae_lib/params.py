@@ -10,10 +10,10 @@ import copy
 import functools
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from i2vae_lib.places import preset_folder, preset_names, suggestion
 
@@ -25,6 +25,7 @@ NonNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+HalfLife = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
 class ParameterError(ValueError):
@@ -79,7 +80,6 @@ class PsgParameters(_Group):
 
     kind: Literal["lightgcn", "cooccurrence", "leave_one_out", "random", "none"]
     recalled: NonNegative  # items a domain, for the pseudo-sequence
-    copied: NonNegative  # items, best first, whose scores go into the copy path (model.scores = copying)
     arrangement: Literal["append", "interleave"]
     folds: Positive  # 4: cross-fitted; 1: the paper's way
     recall_from: Literal["history", "history_and_target"]  # the latter is the paper's way, under `released` alone
@@ -102,9 +102,35 @@ class PsgParameters(_Group):
     seed: NonNegative  # its own, so that runs with different `seed` share one fit
 
 
+class EvidenceParameters(_Group):
+    """Counts that enter the item scores (:mod:`i2vae_lib.evidence`); ``model.positions`` = every only.
+
+    Five settings of as many kernels as they have values; none where they are empty.
+    """
+
+    items: Positive  # a row, best first
+    shrinkage: tuple[Weight, ...]  # as `psg.shrinkage`, and so the next four
+    proximity: tuple[Weight, ...]
+    backward: tuple[Weight, ...]
+    across: tuple[Weight, ...]
+    recency: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...]
+    half_lives: tuple[HalfLife, ...]  # of recent takers, shares of the training events
+
+    @model_validator(mode="after")
+    def _of_one_length(self) -> Self:
+        lengths = {
+            name: len(getattr(self, name)) for name in ("shrinkage", "proximity", "backward", "across", "recency")
+        }
+        if len(set(lengths.values())) > 1:
+            listed = ", ".join(f"{name} {count}" for name, count in lengths.items())
+            raise ValueError(f"a kernel needs one value of each setting, but their numbers differ: {listed}")
+        return self
+
+
 class ModelParameters(_Group):
     """Sizes of i2VAE (paper 3.2, 3.3, D)."""
 
+    positions: Literal["last", "every"]  # that training asks after: a row's last, or every one of a user's sequence
     d: Positive
     T: Positive  # most recent real items kept
     T_pseudo: Positive  # T' of the paper: cap on history + recalled
@@ -114,7 +140,6 @@ class ModelParameters(_Group):
     dropout: Share
     start: Literal["random", "cooccurrence"]  # of the item vectors; the latter also starts biases at popularity
     path: Literal["mlp", "residual"]  # states, posterior means, decoder: as in the paper, or what was taken + that
-    scores: Literal["dot", "calibrated", "copying"]  # dot product; + temperature and bias; + the generator's scores
     causal: bool  # of the encoder of real sequences; pseudo-sequences are bags
     shared_prior: bool  # z_a shares the prior of its domain's z
     initial_log_variance: Annotated[float, Field(ge=-10.0, le=4.0)]
@@ -123,8 +148,7 @@ class ModelParameters(_Group):
 class ObjectiveParameters(_Group):
     """What training rows ask for, and the weights of the objective (paper 3.4, 3.5, D.1)."""
 
-    cut_share: Annotated[float, Field(ge=0.0, le=1.0)]  # of the rows, anew each epoch: shown at an earlier moment
-    blank_share: Share  # of the rows with another history, anew each epoch: shown without their own
+    blank_share: Share  # of the users, anew each epoch: once more, the last event's domain hidden (every position only)
     reconstruction: Literal["bce", "softmax"]
     negatives: Positive  # sampled a row (bce only)
     lambda_a: Weight  # denoising
@@ -155,6 +179,7 @@ class ReferenceParameters(_Group):
     A grid whose best value lies at its edge extends itself; a grid of one value stays.
     """
 
+    half_life: Annotated[tuple[HalfLife, ...], Field(min_length=1)]  # recent popularity, a share of the training events
     neighbours: Annotated[tuple[NonNegative, ...], Field(min_length=1)]  # ItemKNN, kept an item; 0: all
     shrinkage: Annotated[tuple[Weight, ...], Field(min_length=1)]  # ItemKNN and ordered counts
     # ordered counts, as the next four: the settings of `psg` that have these names
@@ -332,6 +357,7 @@ class Parameters(_Group):
     controls: ControlParameters
     synthetic: SyntheticParameters
     psg: PsgParameters
+    evidence: EvidenceParameters
     model: ModelParameters
     objective: ObjectiveParameters
     training: TrainingParameters
@@ -553,6 +579,25 @@ def declared(namespace: Mapping[str, Any], names: Sequence[str]) -> dict[str, An
     return given
 
 
+def _check_positions(p: Parameters) -> None:
+    """What goes with asking at every position, and what only with it."""
+    every = p.model.positions == "every"
+    if every and p.objective.reconstruction != "softmax":
+        raise ParameterError("'objective.reconstruction': model.positions = every has no negatives; choose softmax")
+    if every and not p.psg.recalled:
+        raise ParameterError(
+            "'psg.recalled': 0 items; model.positions = every needs room for at least 1 (psg.kind = none)"
+        )
+    alone = {
+        "objective.blank_share": p.objective.blank_share > 0,
+        "evidence.shrinkage": bool(p.evidence.shrinkage),
+        "evidence.half_lives": bool(p.evidence.half_lives),
+    }
+    for key, given in alone.items():
+        if given and not every:
+            raise ParameterError(f"'{key}': only model.positions = every reads it, and it is {p.model.positions}")
+
+
 def _check_together(p: Parameters) -> None:
     """Rules that tie two values."""
     attending = {
@@ -566,17 +611,8 @@ def _check_together(p: Parameters) -> None:
     for key, heads in attending.get(p.system.removesuffix("-s").removesuffix("-m"), {}).items():
         if p.model.d % heads:
             raise ParameterError(f"'{key}': {heads} heads do not divide model.d = {p.model.d}")
-    copies = p.model.scores == "copying"
-    if p.system == "i2vae" and copies != (p.psg.copied > 0):
-        raise ParameterError(
-            f"'psg.copied': {p.psg.copied} with model.scores = {p.model.scores}: copying needs recalled items to copy "
-            f"(psg.copied of at least 1), and nothing else reads them (0)"
-        )
-    if p.system == "i2vae" and copies and p.psg.kind in ("random", "none"):
-        raise ParameterError(
-            f"'psg.kind': {p.psg.kind} scores nothing that model.scores = copying could copy; choose lightgcn, "
-            f"cooccurrence or leave_one_out, or model.scores = calibrated with psg.copied = 0"
-        )
+    if p.system == "i2vae":
+        _check_positions(p)
     if p.psg.kind != "none" and p.psg.recalled >= p.model.T_pseudo:
         raise ParameterError(
             f"'psg.recalled': {p.psg.recalled} leaves no room for real items under model.T_pseudo = {p.model.T_pseudo}"

@@ -43,7 +43,7 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from i2vae_lib.cache import entry_folder, once
-from i2vae_lib.cooccurrence import LeftOut, best_of
+from i2vae_lib.cooccurrence import LeftOut
 from i2vae_lib.data import people
 from i2vae_lib.data.dataset import (
     DOMAINS,
@@ -92,7 +92,7 @@ class Generator(Protocol):
         Returns
         -------
         items, scores
-            int32 and float32 [rows, ``recalled_width(p)``]; never an item of the row's histories; 0 (padding) where the
+            int32 and float32 [rows, ``p.recalled``]; never an item of the row's histories; 0 (padding) where the
             generator has nothing to go by.
         """
         ...
@@ -100,11 +100,6 @@ class Generator(Protocol):
     def arrays(self) -> dict[str, Int]:
         """Everything learnt, for :func:`save`."""
         ...
-
-
-def recalled_width(p: PsgParameters) -> int:
-    """Items that a row gets: ``recalled`` of them into its pseudo-sequence, ``copied`` of them into the copy path."""
-    return max(p.recalled, p.copied)
 
 
 def as_published(p: PsgParameters) -> PsgParameters:
@@ -215,14 +210,14 @@ class RandomGenerator:
 
     def recall(self, rows: Rows, fold: Int) -> tuple[Int, Int]:
         keys = history_keys(rows.history, "random pseudo-items", self.p.seed)
-        items = np.zeros((len(rows), recalled_width(self.p)), dtype=np.int32)
+        items = np.zeros((len(rows), self.p.recalled), dtype=np.int32)
         histories = self.unified.histories(rows)
         for row in np.flatnonzero(histories.getnnz(axis=1)):
             d = DOMAINS[rows.domain[row]]
             taken = np.isin(self.unified.of[d], histories[row].indices)
             draw = np.random.Philox(key=int(keys[row])).random_raw(self.sizes[d] + 1)
             draw[taken] = draw[0] = np.iinfo(np.uint64).max
-            count = min(recalled_width(self.p), self.sizes[d] - int(taken.sum()))
+            count = min(self.p.recalled, self.sizes[d] - int(taken.sum()))
             chosen = np.argpartition(draw, count)[:count]
             items[row, :count] = chosen[np.argsort(draw[chosen])]  # the set alone is the same on every machine
         return items, np.zeros(items.shape, dtype=np.float32)
@@ -263,9 +258,9 @@ class CooccurrenceGenerator:
 
     def recall_part(self, histories: sparse.csr_matrix, fold: int, d: str) -> tuple[Int, Int]:
         numbers = self.unified.of[d][1:]
-        items, values = top_items(self.scores(histories, fold, numbers), histories, numbers, recalled_width(self.p))
+        items, values = top_items(self.scores(histories, fold, numbers), histories, numbers, self.p.recalled)
         values = np.where(values > 0, values, -np.inf)  # a zero is no recall
-        return _pad(items, values, histories.getnnz(axis=1) > 0, recalled_width(self.p))
+        return _pad(items, values, histories.getnnz(axis=1) > 0, self.p.recalled)
 
     def arrays(self) -> dict[str, Int]:
         found: dict[str, Int] = {"taken": self.taken}
@@ -329,8 +324,8 @@ class LightGCNGenerator:
         vectors = self.user_vectors(edges, fold, self.p.rounds - 1)
         numbers = self.unified.of[d][1:]
         scores = item_scores(vectors, self.tables["final"][fold, self.p.rounds - 1][numbers])
-        items, values = top_items(scores, histories, numbers, recalled_width(self.p))
-        return _pad(items, values, (vectors != 0).any(axis=1), recalled_width(self.p))
+        items, values = top_items(scores, histories, numbers, self.p.recalled)
+        return _pad(items, values, (vectors != 0).any(axis=1), self.p.recalled)
 
     def arrays(self) -> dict[str, Int]:
         return self.tables
@@ -356,17 +351,17 @@ class LeaveOneOutGenerator:
         return cls(p, LeftOut.fit(train, p))
 
     def recall(self, rows: Rows, fold: Int) -> tuple[Int, Int]:
-        width = recalled_width(self.p)
+        width = self.p.recalled
         items = np.zeros((len(rows), width), dtype=np.int32)
         scores = np.zeros(items.shape, dtype=np.float32)
         for d in DOMAINS:
             numbers = self.counts.unified.of[d][1:]
-            for at in _chunks(rows.of(d), 4096):
+            for at in _chunks(rows.of(d), 512):
                 part = rows.take(at)
-                found = self.counts.scores(part)
-                taken = self.counts.unified.histories(part)
-                columns, values = best_of((found - found.multiply(taken)).tocsr()[:, numbers], width)
-                items[at], scores[at] = columns + 1, values
+                told = self.counts.scores(part, d)
+                found, values = top_items(told, self.counts.unified.histories(part), numbers, width)
+                values[values <= 0] = -np.inf  # nothing is known of it
+                items[at], scores[at] = _pad(found, values, np.ones(len(at), dtype=bool), width)
         return items, scores
 
     def arrays(self) -> dict[str, Int]:
@@ -472,7 +467,7 @@ def _chunks(at: Int, size: int) -> Iterator[Int]:
 
 def _by_fold_and_domain(generator: Any, rows: Rows, fold: Int, chunk: int = 512) -> tuple[Int, Int]:
     """Recall in chunks of rows that share a fold and a target domain."""
-    items = np.zeros((len(rows), recalled_width(generator.p)), dtype=np.int32)
+    items = np.zeros((len(rows), generator.p.recalled), dtype=np.int32)
     scores = np.zeros(items.shape, dtype=np.float32)
     histories = generator.unified.histories(rows)
     for k in np.unique(fold):

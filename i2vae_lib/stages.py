@@ -211,6 +211,8 @@ def train(run: Run, dataset: CrossDomainDataset | None = None, on_epoch: Callabl
     if recommender.start is not None:
         started = audit.audit_start(dataset, recommender.start, recommender.start_shrinkage)
         found = pd.concat([found, started], ignore_index=True)
+    if recommender.counted:
+        found = pd.concat([found, audit.audit_references(dataset, recommender.counted)], ignore_index=True)
     audit.refuse_leaks(found, dataset.protocol)
     run.note(
         audit=_with(run.record["audit"], found.to_dict(orient="records")),

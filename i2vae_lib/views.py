@@ -23,6 +23,7 @@ from i2vae_lib.model.i2vae import ROLES, Draws, Latents, latent_name
 from i2vae_lib.model.latents import kl
 from i2vae_lib.places import suggestion
 from i2vae_lib.recommenders import I2VAERecommender
+from i2vae_lib.recommenders.positions import silenced
 from i2vae_lib.runs import LayoutError, read_record
 
 # --- a user -----------------------------------------------------------------------------------------------------------
@@ -34,7 +35,7 @@ STATES = ("on", "off", "swapped")
 class Switches:
     """Which latents speak: ``on``, ``off`` (0, as for a row that has none) or ``swapped`` for a partner's.
 
-    ``copied``: whether the scores of recalled items enter the item scores, where ``model.scores`` lets them.
+    ``evidence``: whether counts enter the item scores, where the model has them (``model.positions`` = every).
 
     Raises
     ------
@@ -45,7 +46,7 @@ class Switches:
     specific: str = "on"
     transferable: str = "on"
     augmented: str = "on"
-    copied: bool = True
+    evidence: bool = True
 
     def __post_init__(self) -> None:
         for role in ROLES:
@@ -121,8 +122,8 @@ def scores(
         if one.evident:
             values = _switched(recommender, one, switches, partner, d)
             side = one.sides[d]
-            if not switches.copied:
-                side = replace(side, copied_scores=torch.zeros_like(side.copied_scores))
+            if not switches.evidence:
+                side = silenced(side)
             everything = torch.arange(1, recommender.sizes[d] + 1, device=recommender.device)[None]
             scored = recommender.scores_from(values, side, d, everything)[0].cpu().numpy().copy()
         else:

@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from i2vae_lib.data import CrossDomainDataset, DataError
-from i2vae_lib.data.batches import collate, cut_short, draw_negatives, epoch_order, pseudo_sequences
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Ragged, Rows, other
-from i2vae_lib.data.people import with_targets
+from i2vae_lib.data.batches import collate, draw_negatives, epoch_order, pseudo_sequences
+from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Ragged, Rows
 from i2vae_lib.params import ModelParameters, load
 
 SIZES = {"x": 30, "y": 20}
@@ -241,63 +240,3 @@ def test_epoch_order_when_lengths_differ(dataset: CrossDomainDataset) -> None:
     assert ranges != sorted(ranges)
     ordered = sorted(ranges)
     assert all(before[1] <= after[0] for before, after in pairwise(ordered))
-
-
-def test_cut_short_when_compared_with_the_whole_rows(published: CrossDomainDataset) -> None:
-    """What is shown is a beginning of the history, the target what came next; the other history stays whole."""
-    train = published.splits["train"]
-    rng = np.random.default_rng(0)
-    cut = cut_short(train, 1.0, 0.0, rng)
-    whole = {d: with_targets(train, d) for d in DOMAINS}
-    for row in range(len(train)):
-        d = DOMAINS[train.domain[row]]
-        shown = cut.history[d][row]
-        assert (len(shown) > 0) == (len(train.history[d][row]) > 0)
-        np.testing.assert_array_equal(shown, whole[d][row][: len(shown)])
-        assert cut.target[row] == whole[d][row][len(shown)]
-        twin = cut.target_in(other(d))[row]
-        theirs = train.history[other(d)][row]
-        np.testing.assert_array_equal(cut.history[other(d)][row], theirs[theirs != twin])
-    np.testing.assert_array_equal(cut.user, train.user)
-    # each length from 1 to the whole is as likely as any other
-    length = train.lengths("own")
-    of_four = np.flatnonzero(length == 4)
-    drawn = np.concatenate([cut_short(train, 1.0, 0.0, rng).lengths("own")[of_four] for _ in range(200)])
-    share = np.bincount(drawn, minlength=5)[1:] / len(drawn)
-    assert np.abs(share - 0.25).max() < 5 * np.sqrt(0.25 * 0.75 / len(drawn))
-
-
-def test_cut_short_when_a_target_has_a_twin(dataset: CrossDomainDataset) -> None:
-    """An earlier item of the own history may stand, as its twin, in the other one."""
-    train = dataset.splits["train"]
-    rng = np.random.default_rng(0)
-    cuts = [cut_short(train, 1.0, 0.0, rng) for _ in range(20)]
-    assert not any(cut.holds_target(d).any() for cut in cuts for d in DOMAINS)
-    assert any((cut.lengths("other") < train.lengths("other")).any() for cut in cuts)  # it happens
-
-
-def test_cut_short_when_only_some_rows_are_cut(dataset: CrossDomainDataset) -> None:
-    train = dataset.splits["train"]
-    rng = np.random.default_rng(0)
-    assert (cut_short(train, 0.0, 0.0, rng).lengths("own") == train.lengths("own")).all()
-    long = np.flatnonzero(train.lengths("own") == 5)
-    drawn = np.concatenate([cut_short(train, 0.25, 0.0, rng).lengths("own")[long] for _ in range(200)])
-    expected = 0.75 + 0.25 / 5
-    assert abs((drawn == 5).mean() - expected) < 5 * np.sqrt(expected * (1 - expected) / len(drawn))
-
-
-def test_cut_short_when_rows_are_blanked(published: CrossDomainDataset) -> None:
-    train = published.splits["train"]
-    every = cut_short(train, 1.0, 0.999999, np.random.default_rng(0))
-    helped = train.lengths("other") > 0
-    assert (every.lengths("own")[helped] == 0).all() and (every.lengths("own")[~helped] > 0).all()
-    expected = [
-        (theirs != twin).sum()
-        for theirs, twin in zip(
-            (train.history[other(DOMAINS[d])][row] for row, d in enumerate(train.domain)),
-            (every.target_in(other(DOMAINS[d]))[row] for row, d in enumerate(train.domain)),
-        )
-    ]
-    np.testing.assert_array_equal(every.lengths("other"), expected)  # whole, but for the new target's twin
-    same = cut_short(train, 1.0, 0.0, np.random.default_rng(0))
-    np.testing.assert_array_equal(every.target, same.target)  # what is asked for stays

@@ -21,16 +21,7 @@ from i2vae_lib import evaluation, psg
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.dataset import DOMAINS, DataError, Int, Ragged, Rows, other, popularity
 from i2vae_lib.params import Parameters, load, read_preset
-from i2vae_lib.recommenders import (
-    EASE,
-    SYSTEMS,
-    Copy,
-    I2VAERecommender,
-    ItemKNN,
-    OrderedCounts,
-    Popularity,
-    Recommender,
-)
+from i2vae_lib.recommenders import REFERENCES, SYSTEMS, I2VAERecommender, Recommender
 from i2vae_lib.recommenders.contract import rows_from_histories
 from i2vae_lib.runs import LayoutError
 from i2vae_lib.training import Callbacks
@@ -39,11 +30,7 @@ from tests.conftest import TINY
 # name -> an unfitted recommender of a catalogue
 UNFITTED: dict[str, Callable[..., Any]] = {
     **SYSTEMS,
-    "popularity": lambda catalogue, params: Popularity.unfitted(catalogue),
-    "copy": lambda catalogue, params: Copy.unfitted(catalogue),
-    "itemknn": lambda catalogue, params: ItemKNN.unfitted(catalogue),
-    "ease": lambda catalogue, params: EASE.unfitted(catalogue),
-    "ordered_counts": lambda catalogue, params: OrderedCounts.unfitted(catalogue),
+    **{name: (lambda catalogue, params, kind=kind: kind.unfitted(catalogue)) for name, kind in REFERENCES.items()},
 }
 
 

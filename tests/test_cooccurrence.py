@@ -7,13 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy import sparse
 
 from i2vae_lib import cooccurrence, psg
-from i2vae_lib.cooccurrence import LeftOut, best_of, item_vectors
+from i2vae_lib.cooccurrence import LeftOut, item_vectors
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.controls import detach
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Rows, origins, other
+from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Int, Rows, origins, other
 from i2vae_lib.data.people import with_targets
 from i2vae_lib.graphs import Unified, cosine, user_items
 from i2vae_lib.params import Parameters, PsgParameters, load
@@ -69,6 +68,14 @@ def slow_scores(train: Rows, asker: str, shown: dict[int, float], p: PsgParamete
     return found
 
 
+def every_score(counts: LeftOut, rows: Rows) -> Int:
+    """Scores of all unified items."""
+    found = np.zeros((len(rows), counts.unified.size))
+    for d in DOMAINS:
+        found[:, counts.unified.of[d][1:]] = counts.scores(rows, d)
+    return found
+
+
 def slow_shown(rows: Rows, row: int, p: PsgParameters) -> dict[int, float]:
     unified, found = Unified(rows.catalogue), {}
     for d in DOMAINS:
@@ -86,13 +93,13 @@ def test_scores_when_compared_with_a_slow_loop(few: Rows, p: PsgParameters) -> N
     known = few.take(np.arange(12))
     strangers = replace(known, user=np.array([f"stranger {i}" for i in range(12)], dtype=object))
     for rows in (known, strangers):
-        found = counts.scores(rows).toarray()
+        found = every_score(counts, rows)
         for row in range(len(rows)):
             expected = np.zeros(counts.unified.size)
             for item, score in slow_scores(few, rows.user[row], slow_shown(rows, row, p), p).items():
                 expected[item] = score
             np.testing.assert_allclose(found[row], expected, rtol=1e-5, atol=1e-7)
-    differ = np.abs(counts.scores(known) - counts.scores(strangers)).sum()
+    differ = np.abs(every_score(counts, known) - every_score(counts, strangers)).sum()
     assert differ > 0.1  # leaving the asker out does something
 
 
@@ -118,7 +125,7 @@ def test_recall_when_domains_are_swapped(dataset: CrossDomainDataset) -> None:
     scores = []
     for rows in (train, swapped(train)):
         counts = LeftOut.fit(rows, p)
-        found = counts.scores(rows).toarray()
+        found = every_score(counts, rows)
         scores.append({d: found[:, counts.unified.of[d][1:]] for d in DOMAINS})
     for d in DOMAINS:
         np.testing.assert_allclose(scores[0][d], scores[1][other(d)], rtol=1e-6, atol=1e-9)
@@ -137,8 +144,8 @@ def test_scores_when_a_user_was_detached(few: Rows) -> None:
             continue
         without = LeftOut.fit(apart.take(np.flatnonzero(~mine)), p)
         one = apart.take(np.array([row]))
-        expected = without.scores(replace(one, user=np.array(["nobody"], dtype=object))).toarray()
-        np.testing.assert_allclose(counts.scores(one).toarray(), expected, rtol=1e-5, atol=1e-7)
+        expected = every_score(without, replace(one, user=np.array(["nobody"], dtype=object)))
+        np.testing.assert_allclose(every_score(counts, one), expected, rtol=1e-5, atol=1e-7)
     bag_of_pairs = LeftOut.fit(apart, weighted(across=1.0)).together
     unlinked = LeftOut.fit(apart, weighted(across=0.0)).together
     assert np.abs(bag_of_pairs - unlinked).max() == 0  # every overlapping user was detached
@@ -162,7 +169,7 @@ def test_scores_when_a_target_is_only_the_askers_own(few: Rows) -> None:
     target = np.array([counts.unified.of[DOMAINS[few.domain[i]]][few.target[i]] for i in at])
     alone = counts.taken[target] == 1
     assert alone.sum() > 3
-    own = np.asarray(counts.scores(few)[at, target]).ravel()
+    own = every_score(counts, few)[at, target]
     plain = np.asarray((counts.unified.histories(few) @ cosine(counts.graph, 1.0))[at, target]).ravel()
     assert (own[alone] == 0).all() and (plain[alone] > 0).any()
 
@@ -171,13 +178,13 @@ def test_scores_when_users_are_unknown_equal_itemknn(few: Rows, dataset: CrossDo
     counts, rows = LeftOut.fit(few, bag(10.0)), dataset.splits["validation"]
     assert not set(rows.user) & set(few.user)
     expected = counts.unified.histories(rows) @ cosine(counts.graph, 10.0)
-    np.testing.assert_allclose(counts.scores(rows).toarray(), expected.toarray(), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(every_score(counts, rows), expected.toarray(), rtol=1e-5, atol=1e-7)
 
 
 def test_restore_when_saved(few: Rows) -> None:
     counts = LeftOut.fit(few, bag(10.0))
     again = LeftOut.restore(few.catalogue, counts.arrays(), bag(10.0))
-    np.testing.assert_array_equal(again.scores(few).toarray(), counts.scores(few).toarray())
+    np.testing.assert_array_equal(every_score(again, few), every_score(counts, few))
 
 
 def test_arrays_when_an_id_has_two_lines(few: Rows) -> None:
@@ -185,13 +192,6 @@ def test_arrays_when_an_id_has_two_lines(few: Rows) -> None:
     broken = replace(few, user=np.array([f"{user}\nx" for user in few.user], dtype=object))
     with pytest.raises(DataError, match="holds a line break"):
         LeftOut.fit(broken, bag(10.0)).arrays()
-
-
-def test_best_of_when_lines_tie_or_are_short() -> None:
-    matrix = sparse.csr_matrix(np.array([[0.0, 2.0, 1.0, 2.0], [0.0, 0.0, 0.0, 0.0], [5.0, -1.0, 0.0, 0.0]]))
-    columns, values = best_of(matrix, 2)
-    assert columns.tolist() == [[1, 3], [-1, -1], [0, -1]]
-    assert values.tolist() == [[2.0, 2.0], [0.0, 0.0], [5.0, 0.0]]
 
 
 def test_item_vectors_when_all_dimensions_are_kept(few: Rows) -> None:
@@ -213,17 +213,17 @@ def test_item_vectors_when_all_dimensions_are_kept(few: Rows) -> None:
 def test_recall_when_every_user_is_a_fold(dataset: CrossDomainDataset, tiny: Parameters) -> None:
     """Best first, nothing of the histories, the scores of the counts, the same after a round trip."""
     train = dataset.splits["train"]
-    p = tiny.psg.model_copy(update={"kind": "leave_one_out", "recalled": 4, "copied": 9})
+    p = tiny.psg.model_copy(update={"kind": "leave_one_out", "recalled": 9})
     generator = psg.fit(train, p)
     items, scores = generator.recall(train, psg.fold_of(train, p))
     assert items.shape == scores.shape == (len(train), 9) and items.dtype == np.int32
     assert (np.diff(scores, axis=1) <= 0).all() and ((items == 0) == (scores == 0)).all()
-    every = generator.counts.scores(train)
+    every = every_score(generator.counts, train)
     for row in range(0, len(train), 29):
         d = DOMAINS[train.domain[row]]
         kept = items[row][items[row] > 0]
         assert not set(kept) & set(train.history[d][row])
         numbers = generator.counts.unified.of[d][kept]
-        np.testing.assert_array_equal(scores[row][: len(kept)], every[row].toarray()[0][numbers])
+        np.testing.assert_array_equal(scores[row][: len(kept)], every[row][numbers])
     again = psg.GENERATORS["leave_one_out"].restore(p, train.catalogue, generator.arrays())
     np.testing.assert_array_equal(again.recall(train, psg.fold_of(train, p))[0], items)

@@ -55,7 +55,7 @@ def firsts(explorer: UserExplorer) -> list[pd.DataFrame]:
 def test_user_when_a_latent_is_switched(user: UserExplorer, trained: I2VAERecommender) -> None:
     before = firsts(user)
     user.switches["transferable"].value = "off"
-    expected = views.scores(trained, user.one, views.Switches(transferable="off", copied=False))
+    expected = views.scores(trained, user.one, views.Switches(transferable="off", evidence=False))
     for d, table in zip("xy", firsts(user)):
         pd.testing.assert_frame_equal(table, views.first_items(user.one, expected, user.everything_on, d))
     user.switches["transferable"].value = "on"
@@ -119,7 +119,7 @@ def test_user_when_the_kind_has_no_such_user(user: UserExplorer, dataset: CrossD
 
 
 def test_user_when_there_is_no_copy_path(user: UserExplorer) -> None:
-    assert user.copied.disabled and not user.copied.value
+    assert user.evidence.disabled and not user.evidence.value
 
 
 def test_controls_when_a_screen_reader_asks(user: UserExplorer, run: Run) -> None:

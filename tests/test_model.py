@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -29,8 +28,7 @@ PSEUDO_LISTS = [[1, 2, 3, 9, 8], [4, 5, 7], [3, 6], []]
 def parameters(**changes: object) -> ModelParameters:
     small = {"d": 8, "T": 6, "T_pseudo": 9, "blocks": 2, "heads": 2, "cross_heads": 4}
     overrides = {f"model.{key}": value for key, value in (small | changes).items()}
-    copied = 3 if changes.get("scores") == "copying" else 0
-    return load("paper", overrides | {"psg.recalled": 3, "psg.copied": copied}).model
+    return load("paper", overrides | {"psg.recalled": 3}).model
 
 
 def objective_parameters(**changes: object) -> ObjectiveParameters:
@@ -62,9 +60,6 @@ def side_of(own: list[list[int]], theirs: list[list[int]], pseudo: list[list[int
         own_length=torch.tensor([len(one) for one in own]),
         target=1 + (torch.arange(rows) + shift) % 9,
         negatives=1 + (torch.arange(rows)[:, None] + torch.tensor([3, 5])) % 9,
-        copied=(torch.arange(rows)[:, None] + torch.tensor([[2, 6, 0]])) % 9,  # a 0 here and there: padding
-        copied_scores=torch.tensor([[0.5, 0.25, 0.125]])
-        * ((torch.arange(rows)[:, None] + torch.tensor([[2, 6, 0]])) % 9 > 0),
         position=torch.arange(rows),
     )
 
@@ -261,7 +256,7 @@ def test_score_when_compared_with_a_loop() -> None:
     model = model_of()
     interest = torch.randn(2, 8, generator=torch.Generator().manual_seed(3))
     items = torch.tensor([[1, 9, 4], [9, 0, 2]])
-    scores = model.score(interest, "y", rows_of(mixed(), [0, 1]), items)
+    scores = model.score(interest, "y", items)
     table = model.items["y"].weight
     for row in range(2):
         for column in range(3):
@@ -271,50 +266,13 @@ def test_score_when_compared_with_a_loop() -> None:
 
 
 @pytest.mark.parametrize("domain", ["x", "y"])
-@pytest.mark.parametrize("scores", ["dot", "calibrated", "copying"])
-def test_score_all_when_compared_with_score(domain: str, scores: str) -> None:
-    model = model_of(scores=scores)
-    draw = torch.Generator().manual_seed(3)
-    for weight in model.scores.parameters():
-        torch.nn.init.normal_(weight, generator=draw)
-    interest = torch.randn(4, 8, generator=draw)
+def test_score_all_when_compared_with_score(domain: str) -> None:
+    model = model_of()
+    interest = torch.randn(4, 8, generator=torch.Generator().manual_seed(3))
     everyone = torch.arange(1, SIZES[domain] + 1).expand(4, -1)
     found = model.score_all(interest, domain, mixed())
     assert found.shape == (4, SIZES[domain])
-    torch.testing.assert_close(found, model.score(interest, domain, mixed(), everyone), rtol=0.0, atol=1e-5)
-
-
-@torch.no_grad()
-def test_scores_when_compared_with_slow_loops() -> None:
-    """exp(t) X . E + b, and the copy path's g log(1 + exp(k) s) on the items that were recalled and on no other."""
-    model, side = model_of(scores="copying"), mixed()
-    part, draw = model.scores["x"], torch.Generator().manual_seed(4)
-    for weight in part.parameters():
-        torch.nn.init.normal_(weight, generator=draw)
-    interest = torch.randn(4, 8, generator=draw)
-    found = model.score_all(interest, "x", side)
-    table = model.items["x"].weight
-    for row in range(4):
-        scores = side.copied_scores[row] * part.log_beginning.exp()
-        seen = [float(side.own_length[row]), float((side.other[row] != 0).sum())]
-        features = torch.tensor(np.log1p([*seen, float(scores.sum()), float(scores.max())]))
-        hidden = (part.gate[0].weight @ features.float() + part.gate[0].bias).clamp(min=0)
-        gate = np.log1p(np.exp(float(part.gate[2].weight[0] @ hidden + part.gate[2].bias) + part.OPENING))
-        for item in range(1, SIZES["x"] + 1):
-            recalled = [np.log1p(float(scores[i])) for i in range(3) if int(side.copied[row, i]) == item]
-            expected = float(part.log_scale.exp() * (interest[row] @ table[item]) + part.bias[item - 1])
-            assert float(found[row, item - 1]) == pytest.approx(expected + gate * sum(recalled), rel=1e-4, abs=1e-5)
-
-
-def test_calibrated_when_untrained() -> None:
-    """Starts as the dot product over a temperature of 2 sqrt(d)."""
-    plain, scaled = (
-        build(parameters(scores=kind), SIZES, torch.Generator().manual_seed(0)) for kind in ("dot", "calibrated")
-    )
-    interest = torch.randn(4, 8, generator=torch.Generator().manual_seed(3))
-    expected = plain.score_all(interest, "x", mixed()) * 0.5 / 8**0.5
-    torch.testing.assert_close(scaled.score_all(interest, "x", mixed()), expected, rtol=1e-5, atol=1e-6)
-    assert not list(plain.scores.parameters())
+    torch.testing.assert_close(found, model.score(interest, domain, everyone), rtol=0.0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

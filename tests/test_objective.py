@@ -61,8 +61,6 @@ def side_of(own: list[list[int]], theirs: list[list[int]], negatives: int = 3) -
         own_length=torch.tensor([len(one) for one in own]),
         target=1 + torch.arange(rows),
         negatives=(torch.arange(rows)[:, None] + torch.arange(2, 2 + negatives)) % 7 + 1,
-        copied=torch.zeros(rows, 0, dtype=torch.int64),
-        copied_scores=torch.zeros(rows, 0),
         position=torch.arange(rows),
     )
 

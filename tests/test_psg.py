@@ -16,8 +16,8 @@ from scipy import sparse, stats
 
 from i2vae_lib import graphs, lightgcn, psg
 from i2vae_lib.data import CrossDomainDataset, load_dataset
-from i2vae_lib.data.batches import cut_short
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Int, Ragged, Rows, other
+from i2vae_lib.data.people import asked_by_event
 from i2vae_lib.params import Parameters, PsgParameters, load
 from i2vae_lib.runs import LayoutError
 
@@ -494,8 +494,7 @@ def test_recalled_when_it_is_from_histories(
 def test_recalled_when_targets_are_shown(published: psg.Generator, dataset: CrossDomainDataset, split: str) -> None:
     assert (published.p.folds, published.p.recall_from) == (1, "history_and_target")
     rows = dataset.splits[split]
-    drawn = cut_short(rows, 1.0, 0.2, np.random.default_rng(0))
-    assert (drawn.target != rows.target).mean() > 0.2
+    drawn = asked_by_event(rows, 10).take(np.arange(200))
     for asked in (rows, drawn):
         lists = {
             d: [
@@ -771,12 +770,12 @@ def test_the_rule_when_the_data_are_the_released_ones(released_folder: Path) -> 
 
 
 def test_the_rule_when_the_asker_is_left_out(released_folder: Path) -> None:
-    """Whole rows against whole rows, and rows cut short against held-out rows cut alike."""
-    p = load("tuned", {"psg.copied": 20}, data="cloth_sport", protocol="strict")
+    """Whole rows against whole rows, and events' rows against those of held-out users."""
+    p = load("tuned", data="cloth_sport", protocol="strict")
     real = load_dataset(p)
     assert p.psg.kind == "leave_one_out"
     whole = hits(real, p.psg)
-    cut = {split: cut_short(rows, 1.0, 0.0, np.random.default_rng(0)) for split, rows in real.splits.items()}
+    cut = {split: asked_by_event(rows, 50) for split, rows in real.splits.items()}
     for found in (whole, hits(real, p.psg, cut)):
         for split in ("validation", "test"):
             difference, error = matched(found, split)

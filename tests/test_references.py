@@ -12,6 +12,7 @@ import pytest
 from scipy import sparse
 
 from i2vae_lib import evaluation
+from i2vae_lib.cooccurrence import Kernel
 from i2vae_lib.data import CrossDomainDataset, load_dataset
 from i2vae_lib.data.dataset import DOMAINS, DataError, Int, Rows, interactions, other, popularity
 from i2vae_lib.graphs import user_items
@@ -20,7 +21,6 @@ from i2vae_lib.recommenders import EASE, Copy, Informed, ItemKNN, Oracle, Ordere
 from i2vae_lib.recommenders import ease as ease_module
 from i2vae_lib.recommenders.itemknn import nearest, places
 from i2vae_lib.recommenders.neighbours import NUDGE, Axis, FromHistories, extensions, fall_back, search, share
-from i2vae_lib.recommenders.ordered_counts import Settings
 from i2vae_lib.runs import LayoutError
 from i2vae_lib.training import Callbacks
 from tests.conftest import TINY, fitted
@@ -289,7 +289,7 @@ def test_ease_when_neither_side_fits_cuts_items_aloud_and_still_ranks(
 
 def test_ordered_counts_when_compared_with_a_loop(dataset: CrossDomainDataset, rows: Rows) -> None:
     """Score of every item by a loop over training users, none of whom is a test user."""
-    p, weight = Settings(7.0, proximity=0.4, backward=0.3, across=0.2, recency=0.7), 0.05
+    p, weight = Kernel(7.0, proximity=0.4, backward=0.3, across=0.2, recency=0.7), 0.05
     train = dataset.splits["train"]
     found = OrderedCounts.of(train, p, weight)
     counts = popularity(train)
@@ -335,7 +335,7 @@ def test_ordered_counts_when_compared_with_a_loop(dataset: CrossDomainDataset, r
 
 def test_ordered_counts_when_sequences_are_bags_are_itemknn(dataset: CrossDomainDataset, rows: Rows) -> None:
     knn = fit(ItemKNN, dataset, tiny_with(neighbours=[0], shrinkage=[10.0]))
-    bag = OrderedCounts.of(dataset.splits["train"], Settings(10.0))
+    bag = OrderedCounts.of(dataset.splits["train"], Kernel(10.0))
     np.testing.assert_allclose(
         bag.score(rows, everything(rows)), knn.score(rows, everything(rows)), rtol=1e-4, atol=1e-7
     )

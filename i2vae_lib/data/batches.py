@@ -7,7 +7,7 @@ for one item of one domain: its own, other and pseudo sequences are padded toget
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Self
 
 import numpy as np
@@ -28,8 +28,6 @@ class Side:
     own_length: torch.Tensor  # int64 [B] length of the own history, not capped
     target: torch.Tensor  # int64 [B]
     negatives: torch.Tensor  # int64 [B, k], k = 0 where none are asked for
-    copied: torch.Tensor  # int64 [B, c] recalled items of the copy path, 0-padded on the right; c = 0 without one
-    copied_scores: torch.Tensor  # float32 [B, c] what the generator scored them
     position: torch.Tensor  # int64 [B] of each row in what was collated
 
     def to(self, device: torch.device) -> Self:
@@ -88,7 +86,6 @@ def collate(
     arrangement: str,
     negatives: int = 0,
     rng: np.random.Generator | None = None,
-    copied: tuple[Int, Int] | None = None,
 ) -> dict[str, Side]:
     """Tensors of the rows at ``at``, by target domain (a domain without rows is left out).
 
@@ -98,11 +95,8 @@ def collate(
         Sampled negatives a row: uniform over the domain's items that are neither the target nor in the own history.
     rng
         Draws the negatives; needed if ``negatives`` > 0.
-    copied
-        Items and scores of the copy path, [rows, c] each, of all rows; None: there is none.
     """
     at = np.asarray(at)
-    items, scores = copied or (np.zeros((len(rows), 0), dtype=np.int32), np.zeros((len(rows), 0), dtype=np.float32))
     sides = {}
     for i, d in enumerate(DOMAINS):
         position = np.flatnonzero(rows.domain[at] == i)
@@ -121,59 +115,11 @@ def collate(
             "own_length": own.lengths,
             "target": rows.target[here],
             "negatives": drawn,
-            "copied": items[here],
             "position": position,
         }
         whole = {name: torch.from_numpy(np.ascontiguousarray(a, dtype=np.int64)) for name, a in arrays.items()}
-        sides[d] = Side(**whole, copied_scores=torch.from_numpy(scores[here]))
+        sides[d] = Side(**whole)
     return sides
-
-
-def cut_short(rows: Rows, cut_share: float, blank_share: float, rng: np.random.Generator) -> Rows:
-    """Rows at a random moment of their own history: what came next is the target, what came before is shown.
-
-    A history of L items is cut to 1…L of them, all equally likely; one of none stays. The other history is cut at the
-    moment of the new target, as the protocol cuts it at the last one: nothing of its moment or later is shown. Where
-    data have no common time (the released files, whose rows are sets) the other history stays whole: no item of it is
-    later than another. The target's twin goes: as in evaluation, no row shows what it asks.
-
-    Parameters
-    ----------
-    cut_share
-        Probability that a row is cut; else its history stays whole.
-    blank_share
-        Probability that a row with another history is shown without its own: the form of a cold-start row.
-    """
-    length = rows.lengths("own")
-    cut_at = np.where(length > 0, 1 + (rng.random(len(rows)) * length).astype(np.int64), 0)
-    kept = np.where(rng.random(len(rows)) < cut_share, cut_at, length)
-    blanked = rng.random(len(rows)) < blank_share
-    new = kept < length  # the first item that was cut off is the target
-    target, moment = rows.target.copy(), None if rows.moment is None else rows.moment.copy()
-    for d in DOMAINS:
-        whole, at = rows.history[d], rows.of(d)
-        at = at[new[at]]
-        first_cut = whole.offsets[at] + kept[at]
-        target[at] = whole.values[first_cut]
-        if moment is not None and whole.moments is not None:
-            moment[at] = whole.moments[first_cut]
-    history = {}
-    for i, d in enumerate(DOMAINS):
-        whole = rows.history[d]
-        owner = whole.owner
-        place = np.arange(len(owner)) - whole.offsets[owner]
-        earlier = np.ones(len(owner), dtype=bool)
-        if moment is not None and whole.moments is not None:
-            earlier = whole.moments < moment[owner]
-        own = rows.domain[owner] == i
-        history[d] = whole.keep(np.where(own, place < kept[owner], ~new[owner] | earlier))
-    drawn = replace(rows, history=history, target=target, moment=moment)
-    shows = {d: drawn.holds_target(d) & new[drawn.history[d].owner] for d in DOMAINS}
-    drawn = replace(drawn, history={d: drawn.history[d].keep(~shows[d]) for d in DOMAINS})
-    blanked &= drawn.lengths("other") > 0
-    for i, d in enumerate(DOMAINS):
-        history[d] = drawn.history[d].keep(~(blanked & (rows.domain == i))[drawn.history[d].owner])
-    return replace(drawn, history=history)
 
 
 def draw_negatives(own: Ragged, target: Int, size: int, count: int, rng: np.random.Generator) -> Int:

@@ -24,6 +24,7 @@ from i2vae_lib.runs import LayoutError, write_atomically, write_json
 
 DOMAINS = ("x", "y")
 SPLITS = ("train", "validation", "test")
+ORDER_FREE = ("strict",)  # protocols under which a row's items are a set
 KINDS = ("all", "tailed", "tailed_warm", "cold", "no_history", "overlapping", "seen", "cold_released")
 LAYOUT = 3
 CATALOGUE_LAYOUT = 3

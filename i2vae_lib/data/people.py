@@ -82,6 +82,51 @@ def people(rows: Rows) -> People:
     return People(np.asarray(users, dtype=object), sequences)
 
 
+def asked_by_event(rows: Rows, length: int) -> Rows:
+    """A row for every event of the rows' users: it asks for that event, and shows what an evaluation row would show.
+
+    That is the own sequence before the event, and of the other domain what is earlier by stamp (all of it where the
+    data have no common time); the most recent ``length`` of each. Rows are in the order of domains, users and events;
+    ``source`` counts them. For training rows only, as :func:`people`.
+    """
+    found = people(rows)
+    parts = [found.sequences[d] for d in DOMAINS]
+    owner = np.concatenate([one.owner for one in parts])
+    domain = np.repeat(np.arange(len(parts)), [len(one.values) for one in parts])
+    place = np.concatenate([np.arange(len(one.values)) - one.offsets[one.owner] for one in parts])
+    moments = moments_of(parts)
+    history = {}
+    for number, d in enumerate(DOMAINS):
+        one = parts[number]
+        earlier = one.lengths[owner] if moments is None else _earlier(one, owner, moments)
+        before = np.where(domain == number, place, earlier)
+        shown = np.minimum(before, length)
+        first = one.offsets[owner] + before - shown
+        inside = np.arange(shown.sum()) - np.repeat(np.cumsum(shown) - shown, shown)
+        at = np.repeat(first, shown) + inside
+        history[d] = Ragged.from_lengths(one.values[at], shown, None if one.moments is None else one.moments[at])
+    count = len(owner)
+    return Rows(
+        catalogue=rows.catalogue,
+        user=found.users[owner],
+        domain=domain.astype(rows.domain.dtype),
+        target=np.concatenate([one.values for one in parts]),
+        history=history,
+        excluded=Ragged.from_lengths(np.zeros(0, dtype=np.int32), np.zeros(count, dtype=np.int64)),
+        source=np.arange(count),
+        moment=moments,
+    )
+
+
+def _earlier(sequences: Ragged, owner: Int, moments: Int) -> Int:
+    """How many events of each owner's sequence are earlier than a moment: int64, one for each owner."""
+    assert sequences.moments is not None
+    known, asked = np.unique(np.concatenate([sequences.moments, moments]), return_inverse=True)
+    keys = sequences.owner * len(known) + asked[: len(sequences.moments)]
+    wanted = owner * len(known) + asked[len(sequences.moments) :]
+    return np.searchsorted(keys, wanted) - sequences.offsets[owner]
+
+
 def windows(sequences: Ragged, length: int) -> tuple[Int, Int]:
     """Inputs and next items of the last ``length`` steps of each sequence.
 

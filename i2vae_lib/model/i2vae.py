@@ -6,8 +6,9 @@ from Y to X); for Y by symmetry, through the same code. Together a mixed batch h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,7 +28,6 @@ from i2vae_lib.model.encoders import (
     masked_mean,
 )
 from i2vae_lib.model.latents import Gaussian, sample, scatter, where
-from i2vae_lib.model.scores import Calibrated, Copying, DotProduct
 from i2vae_lib.params import ModelParameters
 
 ROLES = ("specific", "transferable", "augmented")
@@ -98,10 +98,45 @@ PATHS = {
     "mlp": Path(),
     "residual": Path(ResidualSequenceEncoder, ResidualHead, ResidualCrossDomainPosterior, ResidualDecoder),
 }
-SCORES = {"dot": DotProduct, "calibrated": Calibrated, "copying": Copying}
 
 
-class I2VAE(nn.Module):
+class Network(nn.Module):
+    """What infers latents, decodes an interest from them and scores items; keyed by domain throughout."""
+
+    items: nn.ModuleDict
+    prior: nn.ModuleDict
+    augmented_prior: nn.ModuleDict
+
+    def infer(self, side: Any, domain: str, generator: torch.Generator | None = None) -> Latents:
+        """Posteriors of the rows of one target domain (Eq. 2). The generator drives dropout; None: no dropout."""
+        raise NotImplementedError
+
+    def inferred(
+        self, batch: Mapping[str, Any], generator: torch.Generator | None
+    ) -> Iterator[tuple[str, Any, Latents]]:
+        """:meth:`infer` of every domain of a batch, one after another."""
+        for domain, side in batch.items():
+            yield domain, side, self.infer(side, domain, generator)
+
+    def draw(self, latents: Latents, generator: torch.Generator | None) -> Draws:
+        """Samples from the generator (training), or the means (None)."""
+        own, theirs = latents.has_own[:, None], latents.has_other[:, None]
+        return Draws(
+            sample(latents.specific, generator) * own,
+            sample(latents.transferable, generator) * theirs,
+            sample(latents.augmented, generator) * own,
+        )
+
+    def decode(self, z: Draws, domain: str) -> torch.Tensor:
+        """The interest X_u reconstructed from the three latents (paper 3.3.3): [B, d]."""
+        raise NotImplementedError
+
+    def score_all(self, interest: torch.Tensor, domain: str, side: Any) -> torch.Tensor:
+        """Scores of every item 1…n of the domain: [B, n]."""
+        raise NotImplementedError
+
+
+class I2VAE(Network):
     """The model of the paper.
 
     Parameters
@@ -110,17 +145,11 @@ class I2VAE(nn.Module):
         Items a domain, padding not counted.
     p
         Sizes of the layers.
-    path, scores
-        Which modules it is made of (:func:`build` picks them by ``model.path`` and ``model.scores``).
+    path
+        Which modules it is made of (:func:`build` picks them by ``model.path``).
     """
 
-    def __init__(
-        self,
-        sizes: Mapping[str, int],
-        p: ModelParameters,
-        path: Path,
-        scores: type[DotProduct],
-    ):
+    def __init__(self, sizes: Mapping[str, int], p: ModelParameters, path: Path):
         super().__init__()
 
         def encoder(length: int, causal: bool) -> SequenceEncoder:
@@ -142,7 +171,6 @@ class I2VAE(nn.Module):
         self.prior = nn.ModuleDict({d: Prior(p.d) for d in DOMAINS})
         self.augmented_prior = self.prior if p.shared_prior else nn.ModuleDict({d: Prior(p.d) for d in DOMAINS})
         self.decoder = nn.ModuleDict({d: path.decoder(p.d) for d in DOMAINS})
-        self.scores = nn.ModuleDict({d: scores(p.d, sizes[d]) for d in DOMAINS})
 
     def infer(self, side: Side, domain: str, generator: torch.Generator | None = None) -> Latents:
         """Posteriors of the rows of one target domain (Eq. 2). The generator drives dropout; None: no dropout.
@@ -175,41 +203,24 @@ class I2VAE(nn.Module):
         valid = ids != 0
         return encoder(self.items[domain](ids), valid, generator), valid
 
-    def draw(self, latents: Latents, generator: torch.Generator | None) -> Draws:
-        """Samples from the generator (training), or the means (None)."""
-        own, theirs = latents.has_own[:, None], latents.has_other[:, None]
-        return Draws(
-            sample(latents.specific, generator) * own,
-            sample(latents.transferable, generator) * theirs,
-            sample(latents.augmented, generator) * own,
-        )
-
     def decode(self, z: Draws, domain: str) -> torch.Tensor:
         """The interest X_u reconstructed from the three latents (paper 3.3.3): [B, d]."""
         interest: torch.Tensor = self.decoder[domain](z.specific, z.transferable, z.augmented)
         return interest
 
-    def score(self, interest: torch.Tensor, domain: str, side: Side, items: torch.Tensor) -> torch.Tensor:
-        """Scores of a few items a row, by ``model.scores``: interest [B, d], items [B, k] -> [B, k]."""
-        found: torch.Tensor = self.scores[domain](interest, self.items[domain](items), side, items)
-        return found
+    def score(self, interest: torch.Tensor, domain: str, items: torch.Tensor) -> torch.Tensor:
+        """X_u . E_v (paper 3.3.3) of a few items a row: interest [B, d], items [B, k] -> [B, k]."""
+        return torch.bmm(self.items[domain](items), interest[:, :, None])[:, :, 0]
 
     def score_all(self, interest: torch.Tensor, domain: str, side: Side) -> torch.Tensor:
-        """Scores of every item 1…n of the domain: [B, n]."""
-        table = self.items[domain].get_parameter("weight")[1:]
-        return self.scorer(domain).of_all(interest, table, side)
-
-    def scorer(self, domain: str) -> DotProduct:
-        """The module of ``model.scores``, by its type."""
-        found: DotProduct = self.scores[domain]  # type: ignore[assignment]
-        return found
+        return interest @ self.items[domain].get_parameter("weight")[1:].T
 
 
 def build(p: ModelParameters, sizes: Mapping[str, int], generator: torch.Generator) -> I2VAE:
-    """A model with every weight drawn from ``generator``; ``model.path`` and ``model.scores`` pick its modules.
+    """A model with every weight drawn from ``generator``; ``model.path`` picks its modules.
 
     The log-variance heads start at ``model.initial_log_variance`` (:func:`initialise`).
     """
-    model = I2VAE(sizes, p, PATHS[p.path], SCORES[p.scores])
+    model = I2VAE(sizes, p, PATHS[p.path])
     initialise(model, generator)
     return model

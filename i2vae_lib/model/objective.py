@@ -10,16 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from i2vae_lib.data.batches import Batch, Side
-from i2vae_lib.model.i2vae import I2VAE, ROLES, Latents, latent_name
+from i2vae_lib.data.batches import Side
+from i2vae_lib.model.i2vae import I2VAE, ROLES, Latents, Network, latent_name
 from i2vae_lib.model.latents import Gaussian, annealing, kl, kl_per_dimension, standard_like
 from i2vae_lib.model.likelihoods import bernoulli, categorical
 from i2vae_lib.params import ObjectiveParameters
 
-Reconstruction = Callable[[I2VAE, torch.Tensor, Side, str], torch.Tensor]
+Reconstruction = Callable[[Any, torch.Tensor, Any, str], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,11 @@ def reconstruction_bce(model: I2VAE, interest: torch.Tensor, side: Side, domain:
     -log sigmoid(X_u . E_target) - sum over negatives of log sigmoid(-X_u . E_negative)
     """
     asked = torch.cat([side.target[:, None], side.negatives], dim=1)
-    scores = model.score(interest, domain, side, asked)
+    scores = model.score(interest, domain, asked)
     return bernoulli(scores[:, 0], scores[:, 1:])
 
 
-def reconstruction_softmax(model: I2VAE, interest: torch.Tensor, side: Side, domain: str) -> torch.Tensor:
+def reconstruction_softmax(model: Network, interest: torch.Tensor, side: Any, domain: str) -> torch.Tensor:
     """-log softmax over all items of the domain, at the target: [B].
 
     Departs: in place of the paper's BCE; needs no negatives.
@@ -105,7 +106,9 @@ class Objective:
     T: int
     reconstruction: Reconstruction
 
-    def terms(self, model: I2VAE, side: Side, domain: str, latents: Latents, interest: torch.Tensor) -> dict[str, Term]:
+    def terms(
+        self, model: Network, side: Any, domain: str, latents: Latents, interest: torch.Tensor
+    ) -> dict[str, Term]:
         """All terms of the rows of one target domain, unweighted (the adaptive lambda_d is part of its term)."""
         own, both = latents.has_own, latents.has_own & latents.has_other
         prior, augmented_prior = model.prior[domain](), model.augmented_prior[domain]()
@@ -139,7 +142,7 @@ class Objective:
         }
 
     def __call__(
-        self, model: I2VAE, batch: Batch, epoch: int, generator: torch.Generator
+        self, model: Network, batch: Mapping[str, Any], epoch: int, generator: torch.Generator
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss of a batch and its named parts.
 
@@ -149,8 +152,7 @@ class Objective:
             Scalar tensor; unweighted means ``term/domain`` (KLs as ``kl/x``, ``kl/t_y``, …), detached.
         """
         found = {}
-        for domain, side in batch.items():
-            latents = model.infer(side, domain, generator)
+        for domain, side, latents in model.inferred(batch, generator):
             interest = model.decode(model.draw(latents, generator), domain)
             found[domain] = self.terms(model, side, domain, latents, interest)
         return total(found, self.weights(epoch))

@@ -6,38 +6,42 @@ Departs (from the paper; each docstring says why)
     - pseudo-sequences are recalled from what the row shows, cross-fitted by user folds; the paper's way, once from
       full histories with the target in them, is protocol ``released``'s (``psg.as_published``);
     - scores are dot products as in the paper (the released code has an MLP on user and item), unless
-      ``model.scores`` says otherwise;
+      ``model.positions`` = every;
     - padding is masked; real and pseudo sequences have their own encoders (the released code shares one);
     - log-variances, clamped; the adaptive weight's length is capped at T;
     - a row without any history is ranked by training popularity, as from every recommender here;
     - recall in two rounds, with 5 pseudo-edges a user and domain in the first (the paper gives no number);
-    - further ones by choice, each with the paper's value in ``params/paper.yaml``: ``psg.kind`` (leave_one_out: counts
-      in place of LightGCN), ``model.start`` (item vectors begin at a factorisation of counts), ``model.path`` (averages
-      with corrections), ``model.scores`` (the generator's scores enter the item scores), ``objective.cut_share`` and
-      ``blank_share`` (rows at other moments, rows as if cold), ``objective.reconstruction`` (softmax over the domain),
-      ``objective.kl_weight``. ``params/tuned.yaml`` takes them all, and has sizes, rate and epochs of its own.
+    - further ones by choice, each with the paper's value in ``params/paper.yaml``: ``model.positions`` = every (another
+      network, :mod:`i2vae_lib.model.every_position`, with evidence and recent takers), ``psg.kind`` (leave_one_out:
+      counts in place of LightGCN), ``model.start`` (item vectors begin at a factorisation of counts), ``model.path``
+      (averages with corrections), ``objective.reconstruction`` (softmax over the domain), ``objective.kl_weight``.
+      ``params/tuned.yaml`` says which the recipe takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 
 from i2vae_lib import psg
 from i2vae_lib.cooccurrence import item_vectors
-from i2vae_lib.data.batches import Side, collate, cut_short, epoch_order
+from i2vae_lib.data.batches import collate, epoch_order
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Rows
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
+from i2vae_lib.evidence import Evidence
 from i2vae_lib.graphs import Unified
-from i2vae_lib.model.i2vae import I2VAE, ROLES, Draws, Latents, build, latent_name
+from i2vae_lib.model import every_position
+from i2vae_lib.model.i2vae import I2VAE, ROLES, Draws, Latents, Network, build, latent_name
 from i2vae_lib.model.objective import active_units, build_objective
-from i2vae_lib.model.scores import Calibrated
 from i2vae_lib.params import Parameters
+from i2vae_lib.recommenders.positions import Lessons, Shown
 from i2vae_lib.recommenders.trained import Stage, Trained
+
+Batches = Callable[[np.random.Generator], Iterable[dict[str, Any]]]
 
 
 class I2VAERecommender(Trained):
@@ -48,57 +52,83 @@ class I2VAERecommender(Trained):
     def __init__(self, catalogue: Catalogue, params: Parameters):
         super().__init__(catalogue, params)
         self.generator: psg.Generator
+        self.evidence: Evidence
 
     @property
-    def model(self) -> I2VAE:
+    def model(self) -> Network:
         """``module``, by its type."""
-        found: I2VAE = self.module
+        found: Network = self.module
         return found
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether training asks at every position."""
+        return self.params.model.positions == "every"
 
     def adopt(self, train: Rows, generator: psg.Generator | None) -> None:
         if generator is None:
             raise ValueError("i2vae needs a pseudo-sequence generator; psg.kind = none is one too")
         self.generator = generator
+        if self.everywhere:
+            self.evidence = Evidence.fit(train, self.params.evidence, self.params.protocol)
+            self.counted = (self.evidence,)
         if self.params.model.start == "cooccurrence":
             self.start_shrinkage = self.params.psg.shrinkage
             self.start = item_vectors(train, self.params.model.d, self.start_shrinkage)
 
-    def build(self, weights: torch.Generator) -> I2VAE:
+    def build(self, weights: torch.Generator) -> Network:
+        unified = Unified(self.catalogue)
+        vectors = None if self.start is None else {d: self.start[unified.of[d][1:]] for d in DOMAINS}
+        if self.everywhere:
+            return every_position.build(self.params.model, self.sizes, self.evidence, vectors, self.popularity, weights)
         model = build(self.params.model, self.sizes, weights)
-        if self.start is not None:
-            begin_at(model, self.start, Unified(self.catalogue), self.popularity)
+        if vectors is not None:
+            with torch.no_grad():
+                for d in DOMAINS:
+                    model.items[d].get_parameter("weight")[1:] = torch.from_numpy(vectors[d])
         return model
 
     def stages(self, train: Rows) -> Iterator[Stage]:
         p = self.params
         objective = build_objective(p.objective, p.model.T)
-        drawn = p.objective.negatives if p.objective.reconstruction == "bce" else 0
-        size = p.training.batch_size
-        drawn_anew = p.objective.cut_share > 0 or p.objective.blank_share > 0
-        whole = None if drawn_anew else self.recall(train)
-
-        def batches(rng: np.random.Generator) -> Iterator[dict[str, Side]]:
-            rows, recalled = train, whole
-            if recalled is None:  # what a row shows is new each epoch, and so is what is recalled from it
-                rows = cut_short(train, p.objective.cut_share, p.objective.blank_share, rng)
-                recalled = self.recall(rows)
-            for at in epoch_order(rows, size, rng):
-                yield self.collated(rows, recalled, at, drawn, rng)
+        batches, steps = (self._sequences if self.everywhere else self._rows)(train)
 
         def loss(
-            batch: dict[str, Side], epoch: int, generator: torch.Generator
+            batch: dict[str, Any], epoch: int, generator: torch.Generator
         ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
             return objective(self.model, batch, epoch, generator)
 
-        yield Stage("i2vae", self.model, loss, batches, len(train), -(-len(train) // size))
+        yield Stage("i2vae", self.model, loss, batches, len(train), steps)
+
+    def _rows(self, train: Rows) -> tuple[Batches, int]:
+        """An epoch of training rows, and its steps."""
+        p = self.params
+        drawn = p.objective.negatives if p.objective.reconstruction == "bce" else 0
+        items = self.recall(train)[0]
+
+        def batches(rng: np.random.Generator) -> Iterator[dict[str, Any]]:
+            for at in epoch_order(train, p.training.batch_size, rng):
+                yield collate(train, items, at, p.model, p.psg.arrangement, drawn, rng)
+
+        return batches, -(-len(train) // p.training.batch_size)
+
+    def _sequences(self, train: Rows) -> tuple[Batches, int]:
+        """An epoch of training users, and its steps."""
+        p = self.params
+        lessons = Lessons.of(train, p.model.T, self.shown)
+
+        def batches(rng: np.random.Generator) -> Iterator[dict[str, Any]]:
+            yield from lessons.batches(p.training.batch_size, p.model.T, p.objective.blank_share, rng)
+
+        return batches, -(-lessons.orders.users // p.training.batch_size)
 
     def validator(self, validation: Rows) -> Callable[[], dict[str, float]]:
         p = self.params
         negatives = sample_negatives(validation, p.evaluation.negatives, p.split.data_seed)
-        recalled = self.recall(validation)
+        shown = self.shown(validation)
 
         def validate() -> dict[str, float]:
-            scorer = Remembering(self, validation, recalled)
+            scorer = Remembering(self, shown)
             ranks = rank(scorer, validation, negatives, full=False, batch_size=p.evaluation.batch_size)
             return selection_metric(ranks, validation) | scorer.active_units()
 
@@ -108,22 +138,8 @@ class I2VAERecommender(Trained):
         """Pseudo-items of rows and their scores, int32 and float32 [rows, n]."""
         return psg.recalled(self.generator, rows)
 
-    def collated(
-        self,
-        rows: Rows,
-        recalled: tuple[Int, Int],
-        at: Int,
-        negatives: int = 0,
-        rng: np.random.Generator | None = None,
-    ) -> dict[str, Side]:
-        """The rows at ``at`` as tensors, with what :meth:`recall` gave for all rows."""
-        p, (items, scores) = self.params, recalled
-        copied = items[:, : p.psg.copied], scores[:, : p.psg.copied]
-        return collate(rows, items[:, : p.psg.recalled], at, p.model, p.psg.arrangement, negatives, rng, copied)
-
-    @torch.no_grad()
-    def infer(self, rows: Rows, recalled: tuple[Int, Int] | None = None) -> Iterator[tuple[str, Side, Latents]]:
-        """Posteriors of rows, by target domain (their means and log-variances; nothing is sampled).
+    def shown(self, rows: Rows, recalled: tuple[Int, Int] | None = None) -> Shown:
+        """Everything that :meth:`infer` looks at.
 
         Parameters
         ----------
@@ -131,7 +147,28 @@ class I2VAERecommender(Trained):
             What :meth:`recall` gives, where the caller has it already; None: recall now.
         """
         recalled = self.recall(rows) if recalled is None else recalled
-        for domain, side in self.collated(rows, recalled, np.arange(len(rows))).items():
+        return Shown(rows, recalled, self.evidence.of(rows) if self.everywhere else None)
+
+    def collated(self, shown: Shown, at: Int) -> dict[str, Any]:
+        """The rows at ``at`` as tensors, by target domain."""
+        p = self.params
+        if shown.told is not None:
+            return shown.at_ends(at, p.model.T)
+        return collate(shown.rows, shown.recalled[0], at, p.model, p.psg.arrangement)
+
+    @torch.no_grad()
+    def infer(self, rows: Rows | Shown, recalled: tuple[Int, Int] | None = None) -> Iterator[tuple[str, Any, Latents]]:
+        """Posteriors of rows, by target domain (their means and log-variances; nothing is sampled).
+
+        Parameters
+        ----------
+        rows
+            The rows, or what :meth:`shown` gave of them.
+        recalled
+            As in :meth:`shown`.
+        """
+        shown = rows if isinstance(rows, Shown) else self.shown(rows, recalled)
+        for domain, side in self.collated(shown, np.arange(len(shown.rows))).items():
             here = side.to(self.device)
             yield domain, here, self.model.infer(here, domain)
 
@@ -140,18 +177,31 @@ class I2VAERecommender(Trained):
         [(_, side, latents)] = self.infer(rows)
         return self.scores_of(latents, side, domain, items)
 
-    def scores_of(self, latents: Latents, side: Side, domain: str, items: torch.Tensor) -> torch.Tensor:
+    def scores_of(self, latents: Latents, side: Any, domain: str, items: torch.Tensor) -> torch.Tensor:
         """:meth:`scores` of rows whose posteriors the caller has."""
         return self.scores_from(self.model.draw(latents, None), side, domain, items)
 
-    def scores_from(self, values: Draws, side: Side, domain: str, items: torch.Tensor) -> torch.Tensor:
+    def scores_from(self, values: Draws, side: Any, domain: str, items: torch.Tensor) -> torch.Tensor:
         """:meth:`scores` of rows from values of their latents, whatever these are."""
         interest = self.model.decode(values, domain)
-        if len(items) > 1 and 32 * items.shape[1] <= self.sizes[domain]:
-            return self.model.score(interest, domain, side, items)
+        if isinstance(self.model, I2VAE) and len(items) > 1 and 32 * items.shape[1] <= self.sizes[domain]:
+            return self.model.score(interest, domain, items)
         # one product with all n costs less than gathering k vectors a row until n is some 30 k
         found = self.model.score_all(interest, domain, side)
         return found[:, items[0] - 1] if len(items) == 1 else found.gather(1, items - 1)
+
+    def arrays(self) -> dict[str, torch.Tensor]:
+        found = super().arrays()
+        if self.everywhere:
+            found |= {f"evidence/{name}": torch.from_numpy(one) for name, one in self.evidence.arrays().items()}
+        return found
+
+    def restore(self, arrays: dict[str, torch.Tensor]) -> None:
+        if self.everywhere:
+            named = {name: arrays.pop(name).numpy() for name in list(arrays) if name.startswith("evidence/")}
+            told = {name.removeprefix("evidence/"): one for name, one in named.items()}
+            self.evidence = Evidence.restore(self.params.evidence, self.params.protocol, self.catalogue, told)
+        super().restore(arrays)
 
     def save(self, folder: Path) -> None:
         """Weights, popularity and generator as safetensors, vocabularies and parameters beside them."""
@@ -165,30 +215,15 @@ class I2VAERecommender(Trained):
         return found
 
 
-def begin_at(model: I2VAE, vectors: Int, unified: Unified, popularity: Mapping[str, Int]) -> None:
-    """Start a model's item vectors at ``vectors`` [unified items, d], and its biases, if it has any, at popularity.
-
-    A bias starts at half of log(1 + count): vectors of co-occurrence are longer for items that many took, and so
-    carry the other half.
-    """
-    with torch.no_grad():
-        for d in DOMAINS:
-            table = model.items[d].get_parameter("weight")
-            table[1:] = torch.from_numpy(vectors[unified.of[d][1:]])
-            scorer = model.scorer(d)
-            if isinstance(scorer, Calibrated):
-                scorer.bias.copy_(torch.from_numpy(0.5 * np.log1p(popularity[d][1:])))
-
-
 class Remembering:
-    """Scores rows with pseudo-items recalled once, and keeps the posterior means for the active units."""
+    """Scores rows with what is shown of them made once, and keeps the posterior means for the active units."""
 
     name = I2VAERecommender.name
 
-    def __init__(self, recommender: I2VAERecommender, rows: Rows, recalled: tuple[Int, Int]):
+    def __init__(self, recommender: I2VAERecommender, shown: Shown):
         self.recommender = recommender
-        self.where = {int(source): i for i, source in enumerate(rows.source)}
-        self.recalled = recalled
+        self.where = {int(source): i for i, source in enumerate(shown.rows.source)}
+        self.shown = shown
         self.means: dict[str, list[torch.Tensor]] = {}
 
     def score(self, rows: Rows, candidates: Int) -> Int:
@@ -196,8 +231,7 @@ class Remembering:
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
         at = np.array([self.where[int(source)] for source in rows.source])
-        chosen, scores = self.recalled
-        [(_, side, latents)] = self.recommender.infer(rows, (chosen[at], scores[at]))
+        [(_, side, latents)] = self.recommender.infer(self.shown.take(at))
         for role in ROLES:
             self.means.setdefault(latent_name(role, domain), []).append(getattr(latents, role).mean[latents.has(role)])
         return self.recommender.scores_of(latents, side, domain, items)

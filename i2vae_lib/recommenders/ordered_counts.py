@@ -19,29 +19,16 @@ Candidates of equal score, and those of score 0, are in order of popularity (:mo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Self
 
 import numpy as np
 
 from i2vae_lib import cooccurrence
-from i2vae_lib.data.dataset import Int, Rows, popularity
+from i2vae_lib.cooccurrence import Kernel
+from i2vae_lib.data.dataset import ORDER_FREE, Int, Rows, popularity
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.neighbours import Axis, FromHistories, Setting
-
-ORDER_FREE = ("strict",)
-"""Protocols under which a row's items are a set."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the counts are weighed by; the defaults are those of a bag."""
-
-    shrinkage: float
-    proximity: float = 0.0
-    backward: float = 1.0
-    across: float = 1.0
-    recency: float = 1.0
 
 
 class OrderedCounts(FromHistories):
@@ -62,11 +49,11 @@ class OrderedCounts(FromHistories):
 
     def choices(self, train: Rows, params: Parameters) -> tuple[list[list[Axis]], Callable[[Setting], Setting]]:
         p = params.references
-        self._take(cooccurrence.LeftOut.fit(train, Settings(p.shrinkage[0])), 0.0)
+        self._take(cooccurrence.LeftOut.fit(train, Kernel(p.shrinkage[0])), 0.0)
 
         def learn(setting: Setting) -> Setting:
             counts = {name: value for name, value in setting.items() if name != "popularity"}
-            self._take(self.left_out.reweighted(Settings(**counts)), setting["popularity"])
+            self._take(self.left_out.reweighted(Kernel(**counts)), setting["popularity"])
             return {}
 
         turns = [[Axis("shrinkage", p.shrinkage), Axis("popularity", p.popularity)]]
@@ -79,7 +66,7 @@ class OrderedCounts(FromHistories):
         self.left_out, self.weight = left_out, weight
 
     def evidence(self, rows: Rows, domain: str) -> Int:
-        told: Int = self.left_out.scores(rows)[:, self.unified.of[domain][1:]].toarray()
+        told: Int = self.left_out.scores(rows, domain)
         told += (self.weight * np.log1p(self.counts[domain][1:])).astype(np.float32)
         return told
 
@@ -88,9 +75,9 @@ class OrderedCounts(FromHistories):
 
     def arrays(self) -> dict[str, Int]:
         p = self.left_out.p
-        settings = [getattr(p, one.name) for one in fields(Settings)]
+        settings = [getattr(p, one.name) for one in fields(Kernel)]
         return self.left_out.arrays() | {"settings": np.array([*settings, self.weight], dtype=np.float64)}
 
     def restore(self, arrays: Mapping[str, Int]) -> None:
         *settings, weight = map(float, arrays["settings"])
-        self._take(cooccurrence.LeftOut.restore(self.catalogue, arrays, Settings(*settings)), weight)
+        self._take(cooccurrence.LeftOut.restore(self.catalogue, arrays, Kernel(*settings)), weight)

@@ -45,6 +45,7 @@ class Entry:
 
 REGISTRY: dict[str, Entry] = {
     "popularity": Entry("Popularity", "reference", "popularity.Popularity"),
+    "recent_popularity": Entry("Recent popularity", "reference", "recent_popularity.RecentPopularity"),
     "copy": Entry("Copy", "reference", "copy.Copy"),
     "itemknn": Entry("ItemKNN", "reference", "itemknn.ItemKNN"),
     "ease": Entry("EASE", "reference", "ease.EASE"),
@@ -73,7 +74,7 @@ REGISTRY: dict[str, Entry] = {
     "ravae": Entry("RA-VAE", "CDR", "savae.RAVAE", ("model", "savae")),
     "cdrib": Entry("CDRIB", "CDR", "cdrib.CDRIB", ("model", "cdrib"), "CDRIB"),
     "emcdr": Entry("EMCDR", "CDR", "emcdr.EMCDR", ("model", "emcdr")),
-    "i2vae": Entry("i2VAE", "", "i2vae.I2VAERecommender", ("psg", "model", "objective"), "i2VAE"),
+    "i2vae": Entry("i2VAE", "", "i2vae.I2VAERecommender", ("psg", "evidence", "model", "objective"), "i2VAE"),
     "oracle": Entry("Oracle", "ceiling", "oracle.Oracle"),
     "informed": Entry("Informed", "ceiling", "informed.Informed"),
 }

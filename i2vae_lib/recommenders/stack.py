@@ -36,6 +36,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from i2vae_lib.cooccurrence import Kernel, scores_of
 from i2vae_lib.data.dataset import DOMAINS, PAD, Catalogue, Int, Rows, hashed, popularity
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.graphs import Unified
@@ -44,7 +45,7 @@ from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders import contract
 from i2vae_lib.recommenders.ease import EASE
 from i2vae_lib.recommenders.itemknn import ItemKNN
-from i2vae_lib.recommenders.ordered_counts import OrderedCounts, Settings
+from i2vae_lib.recommenders.ordered_counts import OrderedCounts
 from i2vae_lib.recommenders.sasrec_ce import SASRecCEM
 from i2vae_lib.recommenders.trained import Stage, Trained
 from i2vae_lib.training import Callbacks, State
@@ -148,13 +149,12 @@ class Stack(Trained):
     def part_counts(self) -> None:
         """Of fitted rankers: ordered counts without their weight of popularity, and a bag beside them."""
         ordered = self.rankers[OrderedCounts.name].left_out
-        self.counts = (ordered.reweighted(Settings(ordered.p.shrinkage)), ordered)
+        self.counts = (ordered.reweighted(Kernel(ordered.p.shrinkage)), ordered)
 
     def features(self, rows: Rows, domain: str, items: Int) -> Int:
         """Of candidates [B, k] or [1, k] of rows that all ask for ``domain``: float32 [B, k, features]."""
-        own = self.unified.of[domain][1:]
         told = [self.rankers[one.name].evidence(rows, domain) for one in (ItemKNN, EASE)]
-        told += [one.scores(rows)[:, own].toarray() for one in self.counts]
+        told += scores_of(self.counts, rows, domain)
         items = np.broadcast_to(items, (len(rows), items.shape[1]))
         found = []
         for evidence in told:

@@ -88,11 +88,15 @@ class Trained(ABC):
     start
         Vectors of the unified items that training begins with (``cooccurrence.item_vectors`` with ``start_shrinkage``),
         where a system has any; for the audit.
+    counted
+        What was counted in the training rows and scores items, each with a ``name`` and ``apart(train)``; for the
+        audit.
     """
 
     name: str
     start: Int | None = None
     start_shrinkage = 10.0
+    counted: Sequence[Any] = ()
     module: Any  # an nn.Module; torch's types know no attributes
 
     def __init__(self, catalogue: Catalogue, params: Parameters):

@@ -1,0 +1,137 @@
+"""Evidence: what other users' choices say of the items that a row may ask for, told in several ways.
+
+A count of co-occurrence (:mod:`i2vae_lib.cooccurrence`) needs settings: how much nearness, direction and recency weigh,
+and how far two domains tell of each other. Which of them suit a pair of logs is not known before, so the recipe takes a
+few *kernels*, from a plain bag to "what came right after the last item", and the model learns how much to believe each
+(``model.scores`` of :mod:`i2vae_lib.model.every_position`). Each row's own user is left out of every count, so that a
+training row sees what a new user with its histories would see.
+
+Of a row's candidates those are kept that the kernels score highest together (each kernel's scores divided by the row's
+largest); beyond them evidence is 0. Items of the own history are no candidates.
+
+On order-free data (``strict``) a kernel has only its shrinkage and its weight across domains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from i2vae_lib.cooccurrence import Kernel, LeftOut, scores_of
+from i2vae_lib.data.dataset import DOMAINS, ORDER_FREE, Catalogue, Int, Rows
+from i2vae_lib.graphs import Unified
+from i2vae_lib.params import EvidenceParameters
+from i2vae_lib.psg import top_items
+from i2vae_lib.recency import RecentTakers
+
+CHUNK = 512  # rows at once: a dense line of the domain for each kernel and row
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is known of rows.
+
+    Parameters
+    ----------
+    items
+        int32 [rows, c], best first, 0 beside fewer.
+    scores
+        float32 [rows, c, kernels], not negative.
+    moment
+        int64 [rows], a line of :attr:`RecentTakers.counts` each.
+    """
+
+    items: Int
+    scores: Int
+    moment: Int
+
+    def take(self, at: Int) -> Self:
+        return type(self)(self.items[at], self.scores[at], self.moment[at])
+
+    def then(self, other: Self) -> Self:
+        """The rows of both."""
+        parts = zip((self.items, self.scores, self.moment), (other.items, other.scores, other.moment), strict=True)
+        return type(self)(*(np.concatenate(both) for both in parts))
+
+
+def kernels(p: EvidenceParameters, protocol: str) -> list[Kernel]:
+    """The kernels that the parameters name, each once."""
+    values = zip(p.shrinkage, p.proximity, p.backward, p.across, p.recency, strict=True)
+    found = [Kernel(*one) for one in values]
+    if protocol in ORDER_FREE:
+        found = [Kernel(one.shrinkage, across=one.across) for one in found]
+    return list(dict.fromkeys(found))
+
+
+class Evidence:
+    """Kernels over the counts of training users, and recent takers.
+
+    Parameters
+    ----------
+    left_out
+        One for each kernel; they share users and interactions.
+    """
+
+    name = "evidence"
+
+    def __init__(self, p: EvidenceParameters, left_out: list[LeftOut], recent: RecentTakers, catalogue: Catalogue):
+        self.p, self.left_out, self.recent, self.catalogue = p, left_out, recent, catalogue
+
+    @classmethod
+    def fit(cls, train: Rows, p: EvidenceParameters, protocol: str) -> Self:
+        """Of the training rows, targets included."""
+        wanted = kernels(p, protocol)
+        first = [LeftOut.fit(train, wanted[0])] if wanted else []
+        counts = [first[0].reweighted(one) for one in wanted]
+        return cls(p, counts, RecentTakers.fit(train, p.half_lives), train.catalogue)
+
+    def of(self, rows: Rows) -> Told:
+        """What is known of rows, from what they show and when they ask."""
+        width = min(self.p.items, max(self.catalogue.size(d) for d in DOMAINS)) if self.left_out else 0
+        items = np.zeros((len(rows), width), dtype=np.int32)
+        scores = np.zeros((*items.shape, len(self.left_out)), dtype=np.float32)
+        for d in DOMAINS if width else ():
+            whole = rows.of(d)
+            for start in range(0, len(whole), CHUNK):
+                at = whole[start : start + CHUNK]
+                found, told = self._best(rows.take(at), d, width)
+                items[at, : found.shape[1]], scores[at, : found.shape[1]] = found, told
+        return Told(items, scores, self.recent.at(rows))
+
+    def _best(self, rows: Rows, d: str, width: int) -> tuple[Int, Int]:
+        """Items and scores of rows that ask for one domain, [rows, at most width]."""
+        told = scores_of(self.left_out, rows, d)
+        taken = rows.history[d]
+        total = np.zeros_like(told[0])
+        for one in told:
+            one[taken.owner, taken.values - 1] = 0.0
+            total += one / np.maximum(one.max(axis=1, keepdims=True), 1e-9)
+        unified = self.left_out[0].unified
+        items, values = top_items(total, unified.histories(rows), unified.of[d][1:], width)
+        known = values > 0
+        scores = np.stack([np.take_along_axis(one, items - 1, axis=1) * known for one in told], axis=2)
+        return np.where(known, items, 0), scores
+
+    def apart(self, train: Rows) -> Int:
+        """What of the counts is not these rows', by unified item: int64 [n]."""
+        unified = Unified(self.catalogue)
+        found = sum((one.apart(train) for one in self.left_out), np.zeros(unified.size, dtype=np.int64))
+        for d, one in self.recent.apart(train, self.p.half_lives).items():
+            np.add.at(found, unified.of[d][1:], one)
+        return found
+
+    def arrays(self) -> dict[str, Int]:
+        """Everything that :meth:`of` needs."""
+        found = self.left_out[0].arrays() if self.left_out else {}
+        return found | {"edges": self.recent.edges} | {f"recent/{d}": self.recent.counts[d] for d in DOMAINS}
+
+    @classmethod
+    def restore(cls, p: EvidenceParameters, protocol: str, catalogue: Catalogue, arrays: Mapping[str, Int]) -> Self:
+        """What :meth:`arrays` gave."""
+        wanted = kernels(p, protocol)
+        first = [LeftOut.restore(catalogue, arrays, wanted[0])] if wanted else []
+        recent = RecentTakers(arrays["edges"], {d: arrays[f"recent/{d}"] for d in DOMAINS})
+        return cls(p, [first[0].reweighted(one) for one in wanted], recent, catalogue)

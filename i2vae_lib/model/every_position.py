@@ -1,0 +1,248 @@
+"""i2VAE at every position of a sequence (``model.positions`` = every): the recipe's network.
+
+The six latents, the two r's, the cold path and the objective are the paper's; what infers them is not. A user's events
+of both domains stand in one sequence, in order of time, and one pass through one encoder gives a state after every
+event, from three streams of the same weights: what was taken in X alone, in Y alone, and in both. At a position that
+asks for an item of X,
+
+    q(z^x | x)        = head(state of X's stream)
+    q(z_t^y | x, y)   = head(state of the stream of both)
+    r^y(z_t^y | y)    = head(state of Y's stream)
+    q(z_a^x | x~)     = head(state of X's stream + mean vector of the recalled items)
+
+    interest          = sum over the latents that are there of their share w + MLP([z, z_t, z_a])
+
+and by symmetry for Y. So every position teaches, at the price of one.
+
+Departs (each because validation rows said so; docs/results/recipe_*.csv has what each is worth)
+    - the encoder is shared by both domains and by all streams, a LiGR block; states are read at the position, not
+      averaged; the paper has an encoder a domain, one more for pseudo-sequences, and cross attention for q(z_t | x, y);
+    - posterior means and the decoder start at the identity and learn corrections;
+    - item scores have a temperature, a bias, and evidence (:class:`Evident`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Self
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from i2vae_lib.data.dataset import DOMAINS, Int, other
+from i2vae_lib.evidence import Evidence
+from i2vae_lib.model.encoders import Correction, ResidualHead, initialise, masked_mean
+from i2vae_lib.model.i2vae import Draws, Latents, Network, Prior
+from i2vae_lib.model.latents import where
+from i2vae_lib.model.transformers import CausalTransformer, LiGRBlock
+from i2vae_lib.params import ModelParameters
+
+SCALE = 0.7  # length of an item vector at the start
+POSITION = 0.15  # of position vectors at the start, against what `initialise` draws
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The positions of sequences that ask for an item of one domain.
+
+    ``sequences`` holds items of X as 1…n and items of Y as n + 1…, left-padded with 0; it is the same tensor for both
+    domains of a batch, so that it is encoded once.
+    """
+
+    sequences: torch.Tensor  # int64 [S, L]
+    line: torch.Tensor  # int64 [B], of the sequence
+    step: torch.Tensor  # int64 [B], of the last event that is seen
+    own_length: torch.Tensor  # int64 [B]
+    other_length: torch.Tensor  # int64 [B]
+    pseudo: torch.Tensor  # int64 [B, N] recalled items of the domain, 0-padded
+    evidence_items: torch.Tensor  # int64 [B, c] items with evidence, 0-padded on the right
+    evidence_scores: torch.Tensor  # float32 [B, c, kernels]
+    moment: torch.Tensor  # int64 [B], line of the recent takers
+    target: torch.Tensor  # int64 [B]
+    position: torch.Tensor  # int64 [B] of each row in what was collated
+
+    def to(self, device: torch.device) -> Self:
+        return type(self)(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+
+
+class Evident(nn.Module):
+    """Item scores: exp(t) (u + A u) . E_v + b_v + evidence_v + g'' trend_v.
+
+    With s_vk the score of kernel k for item v, evidence_v = sum_k g_k log(1 + exp(c_k) s_vk) + g'_k s_vk / (largest s_k
+    of the row): logarithms, because a softmax multiplies; the learned c_k says where scores begin to matter. With p_vh
+    the takers of v before the moment that the row asks at, by half-life h (:mod:`i2vae_lib.recency`), trend_v = sum_h
+    w_h log(1 + exp(c'_h) p_vh) + w'_h p_vh / (largest p_h). All g are positive and follow from how much the row shows:
+    softplus(MLP(log(1 + own length), log(1 + other length), for each kernel log(1 + exp(c_k) largest s_k) and
+    log(1 + exp(c_k) sum of s_k))).
+    """
+
+    HIDDEN, OPENING, BEGINNING, TREND = 16, -1.0, 5.0, 0.2
+
+    def __init__(self, d: int, items: int, kernels: int, half_lives: int):
+        super().__init__()
+        self.kernels, self.half_lives = kernels, half_lives
+        self.adapter = Correction(d, d)
+        self.log_scale = nn.Parameter(torch.zeros(()))
+        self.bias = nn.Parameter(torch.zeros(items))
+        shown, believed = 2 + 2 * kernels, 2 * kernels + 1
+        self.gate = nn.Sequential(nn.Linear(shown, self.HIDDEN), nn.ReLU(), nn.Linear(self.HIDDEN, believed))
+        self.log_beginning = nn.Parameter(torch.full((kernels,), self.BEGINNING))
+        self.trend = nn.Parameter(torch.full((2 * half_lives,), self.TREND))
+        self.log_trend_beginning = nn.Parameter(torch.zeros(half_lives))
+        self.recent: torch.Tensor
+        self.register_buffer("recent", torch.zeros(1, half_lives, items), persistent=False)
+
+    def gates(self, side: Asked) -> torch.Tensor:
+        """All g, of evidence and then of the trend: [B, 2 kernels + 1]."""
+        beginning = self.log_beginning.exp()
+        lengths = torch.stack([side.own_length, side.other_length], dim=1).to(self.bias.dtype)
+        largest, total = side.evidence_scores.amax(dim=1), side.evidence_scores.sum(dim=1)
+        known = torch.cat([lengths, largest * beginning, total * beginning], dim=1).log1p()
+        return F.softplus(self.gate(known) + self.OPENING)
+
+    def evidence(self, side: Asked, gates: torch.Tensor) -> torch.Tensor:
+        """Of the items that have any, [B, c]; 0 beside padding."""
+        logs = (side.evidence_scores * self.log_beginning.exp()).log1p()
+        relative = side.evidence_scores / side.evidence_scores.amax(dim=1, keepdim=True).clamp(min=1e-9)
+        told = torch.cat([logs, relative], dim=2)
+        found: torch.Tensor = torch.bmm(told, gates[:, :, None])[:, :, 0] * (side.evidence_items != 0)
+        return found
+
+    def trends(self, moments: torch.Tensor) -> torch.Tensor:
+        """Of every item at these moments, [moments, n]."""
+        recent = self.recent[moments]
+        logs = (recent * self.log_trend_beginning.exp()[:, None]).log1p()
+        relative = recent / recent.amax(dim=2, keepdim=True).clamp(min=1e-9)
+        return torch.einsum("f,bfn->bn", self.trend, torch.cat([logs, relative], dim=1))
+
+    def of_all(self, interest: torch.Tensor, table: torch.Tensor, side: Asked) -> torch.Tensor:
+        """interest [B, d], vectors [n, d] of items 1…n -> [B, n]."""
+        asking = (interest + self.adapter(interest)) * self.log_scale.exp()
+        found, gates = torch.addmm(self.bias, asking, table.T), self.gates(side)
+        if self.half_lives:
+            moments, at = torch.unique(side.moment, return_inverse=True)
+            found = torch.addcmul(found, gates[:, -1:], self.trends(moments)[at])
+        if self.kernels:
+            places = (side.evidence_items - 1).clamp(min=0)
+            found = found.scatter_add(1, places, self.evidence(side, gates[:, :-1]))
+        return found
+
+
+class EveryPosition(Network):
+    """The network of this module.
+
+    Parameters
+    ----------
+    sizes
+        Items a domain, padding not counted.
+    kernels, half_lives
+        How many of each the evidence has.
+    """
+
+    def __init__(self, sizes: Mapping[str, int], p: ModelParameters, kernels: int, half_lives: int):
+        super().__init__()
+        d = p.d
+
+        def head() -> nn.ModuleDict:
+            return nn.ModuleDict({one: ResidualHead(d, p.initial_log_variance) for one in DOMAINS})
+
+        self.items = nn.ModuleDict({one: nn.Embedding(sizes[one] + 1, d, padding_idx=0) for one in DOMAINS})
+        blocks = [LiGRBlock(d, p.heads, 2) for _ in range(p.blocks)]
+        self.encoder = CausalTransformer(d, p.T, blocks, final_norm=False, rate=p.dropout)
+        self.norms = nn.ModuleDict({one: nn.LayerNorm(d) for one in (*DOMAINS, "both")})
+        # keyed by the target domain
+        self.specific, self.transferable, self.augmented, self.auxiliary = head(), head(), head(), head()
+        self.prior = nn.ModuleDict({one: Prior(d) for one in DOMAINS})
+        self.augmented_prior = self.prior if p.shared_prior else nn.ModuleDict({one: Prior(d) for one in DOMAINS})
+        self.shares = nn.ParameterDict({one: nn.Parameter(torch.zeros(3)) for one in DOMAINS})
+        self.decoder = nn.ModuleDict(
+            {one: nn.Sequential(nn.Linear(3 * d, d), nn.ReLU(), Correction(d, d)) for one in DOMAINS}
+        )
+        self.scores = nn.ModuleDict({one: Evident(d, sizes[one], kernels, half_lives) for one in DOMAINS})
+
+    def states(self, sequences: torch.Tensor, generator: torch.Generator | None) -> dict[str, torch.Tensor]:
+        """The state after every event, from what was taken in X, in Y and in both: each [S, L, d]."""
+        table = torch.cat([self.items["x"].weight, self.items["y"].weight[1:]])  # type: ignore[index, list-item]
+        seen = torch.stack([*(self._of_domain(sequences, d) for d in DOMAINS), sequences > 0])
+        vectors = table[sequences] * seen[:, :, :, None]
+        found = self.encoder(vectors.flatten(0, 1), seen.flatten(0, 1), generator).view_as(vectors)
+        return {name: norm(found[i]) for i, (name, norm) in enumerate(self.norms.items())}
+
+    def _of_domain(self, sequences: torch.Tensor, domain: str) -> torch.Tensor:
+        """Which events are of a domain, bool [S, L]."""
+        first = len(self.items["x"].weight)  # type: ignore[arg-type]
+        return sequences >= first if domain == "y" else (sequences > 0) & (sequences < first)
+
+    def _seen(self, side: Asked, domain: str) -> torch.Tensor:
+        """Whether anything of a domain stands where each row looks, bool [B]."""
+        return self._of_domain(side.sequences, domain).cumsum(dim=1)[side.line, side.step] > 0
+
+    def inferred(
+        self, batch: Mapping[str, Asked], generator: torch.Generator | None
+    ) -> Iterator[tuple[str, Asked, Latents]]:
+        """:meth:`infer` of every domain of a batch, whose sequences are encoded once."""
+        states = self.states(next(iter(batch.values())).sequences, generator)
+        for domain, side in batch.items():
+            yield domain, side, self._latents(side, domain, states)
+
+    def infer(self, side: Asked, domain: str, generator: torch.Generator | None = None) -> Latents:
+        """Posteriors at the positions that ask for one domain."""
+        return self._latents(side, domain, self.states(side.sequences, generator))
+
+    def _latents(self, side: Asked, domain: str, states: Mapping[str, torch.Tensor]) -> Latents:
+        own, theirs, both = (states[one][side.line, side.step] for one in (domain, other(domain), "both"))
+        has_own, has_other = (self._seen(side, one) for one in (domain, other(domain)))
+        recalled = masked_mean(self.items[domain](side.pseudo), side.pseudo != 0)
+        auxiliary = self.auxiliary[domain](theirs)
+        transferable = where(has_own, self.transferable[domain](both), auxiliary)
+        augmented = self.augmented[domain](own + recalled)
+        return Latents(self.specific[domain](own), transferable, augmented, auxiliary, has_own, has_other)
+
+    def decode(self, z: Draws, domain: str) -> torch.Tensor:
+        """The interest from the latents that are there (a latent that is 0 everywhere is not): [B, d]."""
+        latents = torch.stack([z.specific, z.transferable, z.augmented], dim=1)
+        there = (latents != 0).any(dim=2)
+        shares = there * self.shares[domain].softmax(dim=0)
+        shares = shares / shares.sum(dim=1, keepdim=True).clamp(min=1e-6)
+        interest: torch.Tensor = torch.bmm(shares[:, None], latents)[:, 0] + self.decoder[domain](latents.flatten(1))
+        return interest
+
+    def score_all(self, interest: torch.Tensor, domain: str, side: Asked) -> torch.Tensor:
+        """Scores of every item 1…n of the domain: [B, n]."""
+        found: torch.Tensor = self.scores[domain].of_all(interest, self.items[domain].weight[1:], side)  # type: ignore
+        return found
+
+
+def build(
+    p: ModelParameters,
+    sizes: Mapping[str, int],
+    evidence: Evidence,
+    vectors: Mapping[str, Int] | None,
+    popularity: Mapping[str, Int],
+    generator: torch.Generator,
+) -> EveryPosition:
+    """A model with every weight drawn from ``generator``, its biases at half of log(1 + popularity).
+
+    Parameters
+    ----------
+    vectors
+        Domain -> [items, d], the directions in which item vectors begin; None: drawn.
+    popularity
+        Domain -> [items + 1].
+    """
+    model = EveryPosition(sizes, p, len(evidence.left_out), len(evidence.p.half_lives))
+    initialise(model, generator)
+    with torch.no_grad():
+        model.encoder.position.weight.mul_(POSITION)
+        for d in DOMAINS:
+            scores: Evident = model.scores[d]  # type: ignore[assignment]
+            scores.bias.copy_(torch.from_numpy(0.5 * np.log1p(popularity[d][1:])))
+            scores.recent = torch.from_numpy(evidence.recent.counts[d])
+            table = model.items[d].get_parameter("weight")
+            if vectors is not None:
+                table[1:] = torch.from_numpy(vectors[d])
+            table.mul_(SCALE / (torch.linalg.vector_norm(table, dim=1, keepdim=True) + 1e-3))
+    return model

@@ -1,0 +1,155 @@
+"""What i2VAE learns from at every position: users' sequences, and what the row of each event would show.
+
+Sequences, windows, the order of events of one stamp and cold copies are those of
+:mod:`i2vae_lib.recommenders.every_position`. Pseudo-sequences and evidence of all events are made once, before
+training: what an event's row shows does not change from epoch to epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from i2vae_lib.data.batches import bucketed
+from i2vae_lib.data.dataset import DOMAINS, PAD, Int, Rows, joined
+from i2vae_lib.data.people import asked_by_event, people
+from i2vae_lib.evidence import Told
+from i2vae_lib.graphs import Unified
+from i2vae_lib.model.every_position import Asked
+from i2vae_lib.recommenders.every_position import Orders
+from i2vae_lib.recommenders.readings import Interleaved
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Rows with what is recalled and told of them.
+
+    Parameters
+    ----------
+    recalled
+        Pseudo-items and their scores, int32 and float32 [rows, n].
+    told
+        None where ``model.positions`` = last.
+    """
+
+    rows: Rows
+    recalled: tuple[Int, Int]
+    told: Told | None
+
+    def take(self, at: Int) -> Self:
+        items, scores = self.recalled
+        told = None if self.told is None else self.told.take(at)
+        return type(self)(self.rows.take(at), (items[at], scores[at]), told)
+
+    def at_ends(self, at: Int, length: int) -> dict[str, Asked]:
+        """The rows at ``at`` by target domain: each asks after the last ``length`` events of its histories."""
+        reading, found = Interleaved(self.rows.catalogue), {}
+        for number, d in enumerate(DOMAINS):
+            position = np.flatnonzero(self.rows.domain[at] == number)
+            if len(position):
+                here = at[position]
+                items = reading.histories(self.rows.take(here), d).last(length)
+                sequences = torch.from_numpy(items.astype(np.int64))
+                end = np.full(len(here), items.shape[1] - 1)
+                found[d] = self.asked(here, d, sequences, np.arange(len(here)), end, position)
+        return found
+
+    def asked(self, at: Int, domain: str, sequences: torch.Tensor, line: Int, step: Int, position: Int) -> Asked:
+        """The rows at ``at``, which all ask for ``domain``, at these places of sequences."""
+        assert self.told is not None
+        own = DOMAINS.index(domain)
+        lengths = [self.rows.history[d].lengths[at] for d in DOMAINS]
+        arrays = {
+            "line": line,
+            "step": step,
+            "own_length": lengths[own],
+            "other_length": lengths[1 - own],
+            "pseudo": self.recalled[0][at],
+            "evidence_items": self.told.items[at],
+            "moment": self.told.moment[at],
+            "target": self.rows.target[at],
+            "position": position,
+        }
+        whole = {name: torch.from_numpy(np.ascontiguousarray(one, dtype=np.int64)) for name, one in arrays.items()}
+        return Asked(sequences, **whole, evidence_scores=torch.from_numpy(self.told.scores[at]))
+
+
+def silenced(side: Any) -> Any:
+    """What a row shows without its evidence and before anything was taken: what reaches the scores by its latents."""
+    if not isinstance(side, Asked):
+        return side
+    scores, moment = torch.zeros_like(side.evidence_scores), torch.zeros_like(side.moment)
+    return replace(side, evidence_scores=scores, moment=moment)
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """One pass over the training users.
+
+    Parameters
+    ----------
+    orders
+        Sequences of events, numbered 1…m in the order of :func:`i2vae_lib.data.people.asked_by_event`.
+    shown
+        Of the m events' rows, and after them of last events' rows whose own history is hidden.
+    hidden
+        int64 [m + 1]: line among ``shown`` of an event whose own history is hidden; -1: there is none.
+    item
+        int64 [m + 1]: the event's item, of X as 1…n, of Y as n + 1…; 0 for padding.
+    """
+
+    orders: Orders
+    shown: Shown
+    hidden: Int
+    item: Int
+
+    @classmethod
+    def of(cls, train: Rows, length: int, show: Callable[[Rows], Shown]) -> Self:
+        """Of training rows; ``show`` recalls and tells."""
+        rows, unified = asked_by_event(train, length), Unified(train.catalogue)
+        sequences = people(train).sequences
+        counts = [len(sequences[d].values) for d in DOMAINS]
+        first = (1, 1 + counts[0])
+        parts = [
+            replace(sequences[d], values=np.arange(counts[i]) + first[i]) for i, d in enumerate(DOMAINS)
+        ]  # events by their numbers
+        products = [unified.of[d][sequences[d].values] for d in DOMAINS]
+        orders = Orders.of(parts, counts, np.concatenate([[-1], *products]))
+        ends = orders.sequences.offsets[1:] - 1
+        ends = ends[orders.asked[ends]]
+        last = np.unique(orders.sequences.values[ends])
+        last = last[rows.lengths("other")[last - 1] > 0]
+        blank = rows.take(last - 1)
+        seen = {d: one.keep((blank.domain != i)[one.owner]) for i, (d, one) in enumerate(blank.history.items())}
+        hidden = np.full(len(rows) + 1, -1)
+        hidden[last] = len(rows) + np.arange(len(last))
+        item = [sequences[d].values.astype(np.int64) for d in DOMAINS]
+        return cls(
+            orders,
+            show(joined([rows, replace(blank, history=seen)])),
+            hidden,
+            np.concatenate([[PAD], item[0], item[1] + train.catalogue.size("x")]),
+        )
+
+    def batches(
+        self, size: int, length: int, hidden_share: float, rng: np.random.Generator
+    ) -> Iterator[dict[str, Asked]]:
+        """An epoch: every user once, some once more with the domain of the last event hidden."""
+        count = np.minimum(self.orders.sequences.lengths[: self.orders.users], length)
+        for at in bucketed(count, size, rng):
+            inputs, targets = self.orders.draw(at, length, hidden_share, rng)
+            sequences = torch.from_numpy(self.item[inputs])
+            line, step = np.nonzero(targets)
+            event = targets[line, step]
+            shown = np.where(line < len(at), event - 1, self.hidden[event])
+            batch = {}
+            for i, d in enumerate(DOMAINS):
+                here = np.flatnonzero((self.shown.rows.domain[shown] == i) & (shown >= 0))
+                if len(here):
+                    batch[d] = self.shown.asked(shown[here], d, sequences, line[here], step[here], here)
+            if batch:
+                yield batch
