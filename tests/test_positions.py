@@ -1,0 +1,214 @@
+"""i2VAE at every position: what a position sees, its scores against slow loops, and nothing of the future in them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from i2vae_lib import psg
+from i2vae_lib.data import CrossDomainDataset
+from i2vae_lib.data.dataset import DOMAINS, other
+from i2vae_lib.data.people import asked_by_event
+from i2vae_lib.model.every_position import EveryPosition
+from i2vae_lib.model.i2vae import Draws
+from i2vae_lib.params import ParameterError, Parameters, load, read_preset
+from i2vae_lib.recommenders import I2VAERecommender
+from i2vae_lib.recommenders.positions import Lessons, silenced
+from tests.conftest import TINY, fitted
+
+CHOSEN = {key: value for key, value in read_preset("tuned")["overrides"].items() if key not in ("model.d", "model.T")}
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Parameters:
+    return load("smoke", TINY | CHOSEN | {"model.T": 12, "objective.blank_share": 0.5}, epochs=2)
+
+
+@pytest.fixture(scope="module")
+def recommender(dataset: CrossDomainDataset, recipe: Parameters) -> I2VAERecommender:
+    """Trained a little, then every weight disturbed, so that no zero or identity of the start hides a term."""
+    found = fitted(
+        I2VAERecommender(dataset.catalogue, recipe), dataset, recipe, psg.fit(dataset.splits["train"], recipe.psg)
+    )
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in found.module.parameters():
+            weight += 0.1 * torch.randn(weight.shape, generator=draw)
+        for d in DOMAINS:
+            found.module.items[d].weight[0] = 0.0
+    return found
+
+
+@pytest.fixture(scope="module")
+def lessons(recommender: I2VAERecommender, dataset: CrossDomainDataset, recipe: Parameters) -> Lessons:
+    return Lessons.of(dataset.splits["train"], recipe.model.T, recommender.shown)
+
+
+def network(recommender: I2VAERecommender) -> EveryPosition:
+    assert isinstance(recommender.module, EveryPosition)
+    return recommender.module
+
+
+@torch.no_grad()
+def test_a_position_when_compared_with_its_row(
+    recommender: I2VAERecommender, lessons: Lessons, recipe: Parameters
+) -> None:
+    """What training asks at a position, by one pass over the sequence, is what evaluation would ask of the event's row.
+
+    Positions of sequences that fit are compared, distances from the end aside: those are of the sequence's end in one
+    case and of the position in the other, so position vectors are silenced.
+    """
+    model = network(recommender)
+    model.encoder.position.weight.zero_()
+    compared = {d: 0 for d in DOMAINS}
+    for batch in lessons.batches(64, recipe.model.T, 0.5, np.random.default_rng(0)):
+        for d, side, latents in model.inferred(batch, None):
+            draws = model.draw(latents, None)
+            found = model.score_all(model.decode(draws, d), d, side)
+            events = lessons.shown.rows
+            for i in range(0, len(side.target), 7):
+                whole = int((side.sequences[side.line[i], : side.step[i] + 1] != 0).sum())
+                if whole != int(side.own_length[i] + side.other_length[i]):
+                    continue  # a window, or a second block that the row does not show
+                at = np.flatnonzero(
+                    (events.target == int(side.target[i]))
+                    & (events.domain == DOMAINS.index(d))
+                    & (events.lengths("own") == int(side.own_length[i]))
+                    & (events.lengths("other") == int(side.other_length[i]))
+                    & (lessons.shown.told.moment == int(side.moment[i]))
+                )
+                alike = [lessons.shown.at_ends(np.array([one]), recipe.model.T)[d] for one in at]
+                scores = torch.cat([_scores(model, one, d) for one in alike])
+                assert (torch.abs(scores - found[i]).amax(dim=1) < 1e-3).any()
+                compared[d] += 1
+    assert min(compared.values()) > 20
+
+
+def _scores(model: EveryPosition, side: object, d: str) -> torch.Tensor:
+    return model.score_all(model.decode(model.draw(model.infer(side, d), None), d), d, side)
+
+
+def test_batches_when_an_epoch_is_drawn_ask_every_event_that_may_be_asked(
+    lessons: Lessons, dataset: CrossDomainDataset, recipe: Parameters
+) -> None:
+    """Rows of events and of hidden ones; a hidden row shows nothing of the domain that it asks for."""
+    asked, hidden = 0, 0
+    for batch in lessons.batches(64, recipe.model.T, 0.5, np.random.default_rng(0)):
+        for d, side in batch.items():
+            low = dataset.catalogue.size("x") if d == "y" else 0
+            inside = (side.sequences > low) & (side.sequences <= low + dataset.catalogue.size(d))
+            seen = torch.stack([inside[i, : j + 1].sum() for i, j in zip(side.line, side.step, strict=True)])
+            asked += len(side.target)
+            blank = side.own_length == 0
+            hidden += int(blank.sum())
+            assert (seen[blank] == 0).all()
+            assert (seen <= side.own_length).all()  # never more of the own domain than the row shows
+    users = lessons.orders.users
+    assert asked > users and hidden > 0.1 * users
+
+
+def test_training_when_later_events_change(recommender: I2VAERecommender, lessons: Lessons) -> None:
+    """The state after an event does not depend on what stands after it."""
+    model, items = network(recommender), lessons.item
+    inputs, _ = lessons.orders.draw(np.arange(32), 12, 0.0, np.random.default_rng(0))
+    sequences = torch.from_numpy(items[inputs])
+    changed = sequences.clone()
+    changed[:, -2:] = torch.where(changed[:, -2:] > 0, changed[:, -2:] % 200 + 1, 0)
+    with torch.no_grad():
+        one, another = model.states(sequences, None), model.states(changed, None)
+    for name in one:
+        torch.testing.assert_close(one[name][:, :-2], another[name][:, :-2])
+        assert not torch.equal(one[name][:, -1], another[name][:, -1])
+
+
+@torch.no_grad()
+def test_streams_when_the_other_domain_changes(recommender: I2VAERecommender, dataset: CrossDomainDataset) -> None:
+    """X's stream hears X alone, Y's Y alone; the stream of both hears either."""
+    model, low = network(recommender), dataset.catalogue.size("x")
+    sequences = torch.tensor([[3, low + 5, 7, low + 2]])
+    for number, d in enumerate(DOMAINS):
+        changed = sequences.clone()
+        at = (sequences > low) == bool(number)
+        changed[at] = changed[at] + 1
+        one, another = model.states(sequences, None), model.states(changed, None)
+        assert torch.equal(one[other(d)], another[other(d)])
+        assert not torch.equal(one[d], another[d]) and not torch.equal(one["both"], another["both"])
+
+
+@torch.no_grad()
+def test_scores_when_compared_with_slow_loops(recommender: I2VAERecommender, dataset: CrossDomainDataset) -> None:
+    model, rows = network(recommender), dataset.splits["test"]
+    for d in DOMAINS:
+        at = rows.of(d)[:4]
+        [(_, side, latents)] = recommender.infer(rows.take(at))
+        interest = model.decode(model.draw(latents, None), d)
+        found, part = model.score_all(interest, d, side), model.scores[d]
+        table, kernels = model.items[d].weight, part.kernels
+        for row in range(len(at)):
+            scores = side.evidence_scores[row]
+            beginning = part.log_beginning.exp()
+            shown = torch.tensor([float(side.own_length[row]), float(side.other_length[row])])
+            known = torch.cat([shown, scores.amax(dim=0) * beginning, scores.sum(dim=0) * beginning]).log1p()
+            gates = torch.nn.functional.softplus(part.gate(known) + part.OPENING)
+            recent = part.recent[side.moment[row]]
+            for item in range(1, dataset.catalogue.size(d) + 1):
+                adapted = interest[row] + part.adapter.weight @ interest[row] + part.adapter.bias
+                expected = float(part.log_scale.exp() * (adapted @ table[item]) + part.bias[item - 1])
+                for place in np.flatnonzero(side.evidence_items[row].numpy() == item):
+                    for k in range(kernels):
+                        score = float(scores[place, k])
+                        expected += float(gates[k]) * float(np.log1p(score * float(beginning[k])))
+                        expected += float(gates[kernels + k]) * score / max(float(scores[:, k].max()), 1e-9)
+                for h in range(part.half_lives):
+                    takers = float(recent[h, item - 1])
+                    begun = float(part.log_trend_beginning[h].exp())
+                    trend = float(part.trend[h]) * float(np.log1p(takers * begun))
+                    trend += float(part.trend[part.half_lives + h]) * takers / max(float(recent[h].max()), 1e-9)
+                    expected += float(gates[-1]) * trend
+                assert float(found[row, item - 1]) == pytest.approx(expected, rel=1e-3, abs=1e-3)
+
+
+@torch.no_grad()
+def test_decode_when_latents_are_missing(recommender: I2VAERecommender) -> None:
+    """The shares of the latents that are there sum to one."""
+    model = network(recommender)
+    draw = torch.Generator().manual_seed(1)
+    z = [torch.randn(1, 16, generator=draw) for _ in range(3)]
+    for present in ([0, 1, 2], [1], [0, 2], []):
+        parts = [one if i in present else torch.zeros_like(one) for i, one in enumerate(z)]
+        shares = model.shares["x"].softmax(dim=0)[present]
+        weighed = sum((share / shares.sum() * z[i] for share, i in zip(shares, present)), torch.zeros(1, 16))
+        expected = weighed + model.decoder["x"](torch.cat(parts, dim=1))
+        torch.testing.assert_close(model.decode(Draws(*parts), "x"), expected)
+
+
+def test_silenced_when_evidence_is_there(recommender: I2VAERecommender, dataset: CrossDomainDataset) -> None:
+    rows = dataset.splits["test"].take(dataset.splits["test"].of("x")[:3])
+    [(_, side, _)] = recommender.infer(rows)
+    quiet = silenced(side)
+    assert not quiet.evidence_scores.any() and not quiet.moment.any() and side.evidence_scores.any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"objective.reconstruction": "bce"}, "objective.reconstruction"),
+        ({"psg.recalled": 0}, "psg.recalled"),
+        ({"model.positions": "last", "objective.blank_share": 0.0, "evidence.half_lives": []}, "evidence.shrinkage"),
+        ({"evidence.shrinkage": [1.0]}, "one value of each setting"),
+    ],
+)
+def test_load_when_settings_do_not_go_together(changes: dict[str, object], named: str) -> None:
+    with pytest.raises(ParameterError, match=named):
+        load("tuned", changes)
+
+
+def test_asked_rows_when_users_are_new(recommender: I2VAERecommender, dataset: CrossDomainDataset) -> None:
+    """A stranger without moments asks now: its recent takers are those after everything."""
+    rows = asked_by_event(dataset.splits["train"], 12).take(np.arange(5))
+    nameless = replace(rows, moment=None)
+    told = recommender.evidence.of(nameless)
+    assert (told.moment == len(recommender.evidence.recent.edges)).all()
