@@ -219,6 +219,12 @@ COMMANDS: dict[str, Command] = {
             "i2vae search tuned --scheduler scheduler.json",
         ),
     ),
+    "cache": Command(
+        "What is kept to be done once (datasets, fits, ranks, downloads): how large it is, and away with it.",
+        commands.show_cache,
+        (("--clear", {"action": "store_true", "help": "remove it; what is needed again is made again"}), JSON),
+        ("i2vae cache", "i2vae cache --clear --json"),
+    ),
     "fetch": Command(
         "Download a released pair and check it, or build the Food and Kitchen logs anew.",
         commands.fetch,
