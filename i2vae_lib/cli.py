@@ -85,7 +85,10 @@ COMMANDS: dict[str, Command] = {
             SYSTEM,
             SEED,
             EPOCHS,
-            ("--out", {"help": "run directory, resumed if unfinished (default: runs/DATA-PROTOCOL-PRESET-seedN)"}),
+            (
+                "--out",
+                {"help": "run directory, resumed if unfinished (default: runs/DATA-PROTOCOL-PRESET-seedN[+KEY=VALUE])"},
+            ),
             ("--no-notebooks", {"action": "store_true", "help": "leave the executed notebooks out"}),
             ("--no-report", {"action": "store_true", "help": "leave report.html out"}),
             ("--only-train", {"action": "store_true", "help": "stop before a test row is looked at (tuning)"}),

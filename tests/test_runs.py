@@ -300,7 +300,11 @@ def test_folder_when_parameters_are_changed_says_which(monkeypatch, tmp_path, ov
 
 
 @pytest.mark.parametrize(
-    "overrides", [{"model.d": 8, "model.T": 9, "model.T_pseudo": 30, "psg.recalled": 5}, {"references.neighbours": [3]}]
+    "overrides",
+    [
+        {"model.d": 8, "model.T": 9, "model.T_pseudo": 30, "psg.recalled": 5, "training.epochs": 2},
+        {"references.neighbours": [3]},
+    ],
 )
 def test_folder_when_changes_make_no_short_name_ends_with_a_digest(monkeypatch, tmp_path, overrides):
     monkeypatch.setenv("I2VAE_RUNS_DIR", str(tmp_path))
