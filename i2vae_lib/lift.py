@@ -86,7 +86,7 @@ def verdict(found: compare.Comparison) -> str:
     Level is what the interval over users of the mean over the cells of :data:`KINDS` does not tell from 0. Empty where
     there is no interval.
     """
-    of_references = found.overall[found.overall["system"].isin(list(REFERENCES))].dropna(subset=["interval_low"])
+    of_references: Any = found.overall[found.overall["system"].isin(list(REFERENCES))].dropna(subset=["interval_low"])
     if of_references.empty:
         return ""
     best = of_references.loc[of_references["difference"].idxmax()]  # reference - system
