@@ -26,11 +26,17 @@ WORKERS ?= 2
 
 setup: $(STAMP)
 
+# before a command: a line every 8 seconds while it works
+still = from=$$(date +%s); (while sleep 8; do echo "[$$(($$(date +%s) - from)) s] still: $(1)"; done) & \
+	trap "kill $$!" EXIT;
+
 $(STAMP): pyproject.toml constraints.txt tools/install_torch.py
+	@echo "setting up $(VENV), once: PyTorch and what the kit needs, about 1 GB; minutes, as fast as the network"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python tools/install_torch.py "$(TORCH)" "$(TORCH_INDEX)"
+	@$(call still,installing torch) $(BIN)/python tools/install_torch.py "$(TORCH)" "$(TORCH_INDEX)"
 	grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -e '.[dev]'
+	@$(call still,installing the kit and what it needs) \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -e '.[dev]'
 	touch $(STAMP)
 
 run: $(STAMP)

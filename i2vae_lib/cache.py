@@ -10,8 +10,9 @@ import ast
 import functools
 import hashlib
 import json
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,39 @@ def entry_folder(kind: str, key: Any, code: tuple[str, ...], cache: Path | str |
     """Where :func:`once` has or makes an entry."""
     text = json.dumps([key, code_digest(code)], sort_keys=True)
     return (Path(cache) if cache else cache_folder()) / kind / hashlib.sha256(text.encode()).hexdigest()
+
+
+def contents(downloads: Collection[str] = (), cache: Path | str | None = None) -> list[tuple[str, int, int]]:
+    """What a cache holds, by kind: its name, how many entries, bytes; files of these names count as ``downloads``."""
+    found: dict[str, list[int]] = {}
+    for kind, path in _entries(downloads, cache):
+        found.setdefault(kind, []).append(sum(one.stat().st_size for one in [path, *path.rglob("*")] if one.is_file()))
+    return [(kind, len(sizes), sum(sizes)) for kind, sizes in found.items()]
+
+
+def clear(downloads: Collection[str] = (), cache: Path | str | None = None) -> list[tuple[str, int, int]]:
+    """Remove every entry, and nothing else that lies there; returns :func:`contents` as they were.
+
+    An entry that another process works on is waited for.
+    """
+    before = contents(downloads, cache)
+    for _, path in list(_entries(downloads, cache)):
+        if path.is_file():
+            path.unlink()
+            continue
+        with FileLock(path / LOCK):
+            (path / MANIFEST).unlink(missing_ok=True)  # first: without it the rest is no entry
+        shutil.rmtree(path)
+    return before
+
+
+def _entries(downloads: Collection[str], cache: Path | str | None) -> Iterator[tuple[str, Path]]:
+    """Kind and path of each entry, kinds in order."""
+    folder = Path(cache) if cache else cache_folder()
+    for path in sorted(folder.glob("*/*")):
+        if re.fullmatch("[0-9a-f]{64}", path.name) and (path / LOCK).is_file():
+            yield path.parent.name, path
+    yield from (("downloads", folder / name) for name in downloads if (folder / name).is_file())
 
 
 def _is_whole(folder: Path) -> bool:

@@ -85,7 +85,10 @@ COMMANDS: dict[str, Command] = {
             SYSTEM,
             SEED,
             EPOCHS,
-            ("--out", {"help": "run directory, resumed if unfinished (default: runs/DATA-PROTOCOL-PRESET-seedN)"}),
+            (
+                "--out",
+                {"help": "run directory, resumed if unfinished (default: runs/DATA-PROTOCOL-PRESET-seedN[+KEY=VALUE])"},
+            ),
             ("--no-notebooks", {"action": "store_true", "help": "leave the executed notebooks out"}),
             ("--no-report", {"action": "store_true", "help": "leave report.html out"}),
             ("--only-train", {"action": "store_true", "help": "stop before a test row is looked at (tuning)"}),
@@ -218,6 +221,12 @@ COMMANDS: dict[str, Command] = {
             "i2vae search tuned --out runs/search --workers 2",
             "i2vae search tuned --scheduler scheduler.json",
         ),
+    ),
+    "cache": Command(
+        "What is kept to be done once (datasets, fits, ranks, downloads): how large it is, and away with it.",
+        commands.show_cache,
+        (("--clear", {"action": "store_true", "help": "remove it; what is needed again is made again"}), JSON),
+        ("i2vae cache", "i2vae cache --clear --json"),
     ),
     "fetch": Command(
         "Download a released pair and check it, or build the Food and Kitchen logs anew.",

@@ -6,8 +6,7 @@ import argparse
 import json
 import os
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from i2vae_lib.grids import Cell
+    from i2vae_lib.runs import Run
 
 RUN_NOTEBOOKS = ("01_data_preparation", "02_pseudo_sequences", "03_training")
 
@@ -61,15 +61,16 @@ def chosen_of(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def run(given: argparse.Namespace) -> int:
-    from i2vae_lib import evaluation, report, stages
-    from i2vae_lib.data.protocols import outside_note
+    from i2vae_lib.progress import spoken
+
+    with spoken() as say:
+        say("starting")  # imports take seconds
+        return _run(given, say)
+
+
+def _run(given: argparse.Namespace, say: Callable[[str], None]) -> int:
+    from i2vae_lib import report, stages
     from i2vae_lib.params import load
-    from i2vae_lib.runs import stamp
-
-    start = time.perf_counter()
-
-    def say(line: str) -> None:
-        print(f"[{time.perf_counter() - start:6.1f} s] {line}", flush=True)
 
     chosen = chosen_of(given)
     resolved = load(
@@ -87,8 +88,14 @@ def run(given: argparse.Namespace) -> int:
         print(f"trained: {here.folder}, validation NDCG@10 {here.record['best_validation_ndcg']:.4f}")
         return 0
     ranks = stages.run_all(here, say)
+    here.forget("report", "notebooks")
+    path = None
+    if not given.no_report:
+        say("writing the report")
+        path = report_of(here)
+    say("comparing with the reference rankers")
+    print(result_of(here, ranks), flush=True)
     if not given.no_notebooks and resolved.system == "i2vae":  # what the notebooks tell of
-        say("executing the notebooks on this run")
         names = {
             "preset": given.preset,
             "data": resolved.data,
@@ -98,19 +105,46 @@ def run(given: argparse.Namespace) -> int:
             "out": str(here.folder.resolve()),
             "overrides": {key: value for key, value in chosen.items() if key != "training.epochs"},  # stands above
         }
-        report.execute_notebooks(here.folder, names, RUN_NOTEBOOKS)
-    path = None if given.no_report else report.write_report(here.folder)
-    names = here.record["names"]
-    print(f"\nHR@10 in per cent, 1 + {resolved.evaluation.negatives} sampled candidates")
-    if said := stamp(here.record):
-        print(said)
-    print(stages.result_table(stages.load_metrics(here.folder), names).to_string(index=False))
-    for line in evaluation.fewer_candidates(ranks, resolved.evaluation.negatives, names):
-        print(line)
-    if note := outside_note(here.record["outside"], names):
-        print(note)
+        with here.stage("notebooks"):
+            report.execute_notebooks(here.folder, names, RUN_NOTEBOOKS, say)
+        if path:
+            say("linking the notebooks in the report")
+            report_of(here)
+    say("done")
+    print(f"\n{report.seconds_by_stage(here.record).to_string(index=False)}")
     print(f"\nreport: {path}" if path else f"\nrun: {here.folder}")
     return 0
+
+
+def report_of(here: Run) -> Path:
+    """The report of a run, as a stage of it."""
+    from i2vae_lib import report
+
+    with here.stage("report"):
+        return report.write_report(here.folder)
+
+
+def result_of(here: Run, ranks: pd.DataFrame) -> str:
+    """The table of a finished run, how sure it is, and what a reader should know beside it."""
+    import numpy as np
+
+    from i2vae_lib import evaluation, stages
+    from i2vae_lib.data.protocols import outside_note
+    from i2vae_lib.results import lift
+    from i2vae_lib.results.differences import compare
+    from i2vae_lib.runs import stamp
+
+    names, negatives = here.record["names"], here.parameters.evaluation.negatives
+    found = compare([here.folder], resamples=2_000, rng=np.random.default_rng(0))
+    lines = [
+        f"\nHR@10 in per cent, 1 + {negatives} sampled candidates",
+        stamp(here.record),
+        stages.result_table(stages.load_metrics(here.folder), names).to_string(index=False),
+        lift.verdict(found),
+        *evaluation.fewer_candidates(ranks, negatives, names),
+        outside_note(here.record["outside"], names),
+    ]
+    return "\n".join(line for line in lines if line)
 
 
 def recommend(given: argparse.Namespace) -> int:
@@ -371,6 +405,24 @@ def explore(given: argparse.Namespace) -> int:
             return subprocess.run(command, env=os.environ | {"JUPYTER_PATH": paths}).returncode
         except KeyboardInterrupt:  # as it was told
             return 0
+
+
+def show_cache(given: argparse.Namespace) -> int:
+    from i2vae_lib import cache
+    from i2vae_lib.runs import cache_folder
+
+    released = [file.name for pair in REGISTRY.values() for file in (pair.train, pair.test)]
+    found = cache.clear(released) if given.clear else cache.contents(released)
+    total = sum(size for _, _, size in found)
+    if given.json:
+        kinds = [{"kind": kind, "entries": entries, "bytes": size} for kind, entries, size in found]
+        print(json.dumps({"folder": str(cache_folder()), "cleared": given.clear, "kinds": kinds, "bytes": total}))
+        return 0
+    print(f"{cache_folder()}: {total / 2**20:,.1f} MiB{' cleared' if given.clear else ''}")
+    if found:
+        lines = [{"kind": kind, "entries": str(n), "MiB": f"{size / 2**20:,.1f}"} for kind, n, size in found]
+        print(f"\n{listing.text(lines)}")
+    return 0
 
 
 def fetch(given: argparse.Namespace) -> int:

@@ -503,7 +503,13 @@ def _makers(folders: Sequence[Path | str]) -> dict[str, Callable[[], Explorer]]:
     if runs:
         found["training"] = partial(TrainingExplorer, list(runs.values()))
     for name, folder in views.named([one for one in folders if Path(one) not in runs.values()]).items():
-        found[f"sweep {name.removesuffix('.csv')}"] = partial(SweepExplorer, views.sweep_tables(folder))
+        try:
+            tables = views.sweep_tables(folder)
+        except LayoutError:
+            if not folder.is_file():
+                read_record(folder)  # no run either: refused in the words of every other command
+            raise
+        found[f"sweep {name.removesuffix('.csv')}"] = partial(SweepExplorer, tables)
     return found
 
 

@@ -6,8 +6,12 @@ The classes below hold no values of their own, so a value stands in one place.
 
 from __future__ import annotations
 
+import ast
 import copy
 import functools
+import hashlib
+import itertools
+import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -352,7 +356,7 @@ class Parameters(_Group):
     protocol: Literal["released", "strict", "chronological", "temporal"]
     system: str  # what is trained: a name of i2vae_lib.recommenders.SYSTEMS
     seed: NonNegative
-    out: str | None  # None: runs/<data>-<protocol>-<preset>[-<system>]-seed<seed>
+    out: str | None  # None: runs/<data>-<protocol>-<preset>[-<system>]-seed<seed>[+<what is changed>]
     split: SplitParameters
     controls: ControlParameters
     synthetic: SyntheticParameters
@@ -379,6 +383,22 @@ class Parameters(_Group):
     savae: SAVAEParameters
     cdrib: CDRIBParameters
 
+    @functools.cached_property
+    def as_preset(self) -> Parameters:
+        """The same preset, nothing changed; :func:`load` leaves it here, for two files may give one name."""
+        return load(self.preset)
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """What differs from the preset, place and device aside, by the keys of ``--set`` and by name; {}: untouched."""
+        keys = [key for key in ("data", "protocol", "seed", *known_keys()) if key != "training.device"]
+        pairs = ([functools.reduce(getattr, key.split("."), one) for one in (self.as_preset, self)] for key in keys)
+        return {key: now for key, (before, now) in zip(keys, pairs, strict=True) if now != before}
+
+    def is_preset(self, *names: str) -> bool:
+        """Whether these are the values of one of the presets, nothing changed: what a band may be asserted of."""
+        return self.preset in names and not self.changed
+
 
 def pair_name(data: str) -> str:
     """What ``data`` is called: a registered name, or that of a pair's file, wherever it lies."""
@@ -394,6 +414,12 @@ def of_result(parameters: Mapping[str, Any], unread: Collection[str] = ()) -> di
     kept = {key: one for key, one in parameters.items() if key not in {"preset", "out", *unread}}
     kept["training"] = {key: one for key, one in kept["training"].items() if key != "device"}
     return kept | {"data": pair_name(kept["data"])}
+
+
+def identity(parameters: Parameters, unread: Collection[str] = ()) -> str:
+    """SHA-256, in hex, of :func:`of_result`."""
+    text = json.dumps(of_result(parameters.model_dump(mode="json"), unread), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def known_keys() -> list[str]:
@@ -509,37 +535,31 @@ def load(
         raise ParameterError(
             f"epochs ({epochs}) and training.epochs ({ours['training.epochs']}) are one parameter, and both are given"
         )
-    flat |= theirs | {"training.epochs": chosen["epochs"]} | ours
-    if epochs is not None:
-        flat["training.epochs"] = epochs
+    flat |= theirs | {"training.epochs": chosen["epochs"]}
+    names = {name: chosen[name] for name in ("preset", "data", "protocol", "seed", "out")}
+    given = {"data": data, "protocol": protocol, "seed": seed, "out": out, "training.epochs": epochs}
+    ours |= {name: value for name, value in given.items() if value is not None}
+    parameters = _validated(names | flat | ours)
+    _check_together(parameters)
+    parameters.__dict__["as_preset"] = _validated(names | flat)
+    return parameters
 
-    def top(name: str, given: Any) -> Any:
-        return chosen[name] if given is None else given
 
-    nested: dict[str, Any] = {
-        "preset": chosen["preset"],
-        "data": top("data", data),
-        "protocol": top("protocol", protocol),
-        "seed": top("seed", seed),
-        "out": top("out", out),
-    }
+def _validated(flat: Mapping[str, Any]) -> Parameters:
+    nested: dict[str, Any] = {}
     for key, value in flat.items():
         group, _, name = key.rpartition(".")
         (nested.setdefault(group, {}) if group else nested)[name] = value
     try:
-        parameters = Parameters.model_validate(nested)
+        return Parameters.model_validate(nested)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise ParameterError(f"'{key}': {first['msg']} (got {first['input']!r})") from None
-    _check_together(parameters)
-    return parameters
 
 
 def from_notebook(namespace: Mapping[str, Any]) -> Parameters:
     """:func:`load` with what a notebook's ``parameters`` cell, and papermill, put into ``globals()``.
-
-    Call it before the notebook defines anything else.
 
     Raises
     ------
@@ -554,7 +574,9 @@ def declared(namespace: Mapping[str, Any], names: Sequence[str]) -> dict[str, An
     """The parameters of a notebook by name.
 
     papermill injects any name and only logs the ones that a notebook does not declare. Here a plain value (number,
-    string, list, mapping, None) under any other name is an error.
+    string, list, mapping, None) under any other name is an error, where it comes from the ``parameters`` cell or from
+    what papermill put behind it: variables of later cells are none of ours, so cells may be run again in any order. In
+    a namespace without a record of its cells (not Jupyter's) every plain value counts.
 
     Raises
     ------
@@ -567,16 +589,45 @@ def declared(namespace: Mapping[str, Any], names: Sequence[str]) -> dict[str, An
         for name, value in namespace.items()
         if not name.startswith("_") and name not in ("In", "Out") and isinstance(value, plain)
     }
+    from_cells = _of_parameter_cells(namespace.get("In", ()), names)
     for name in given:
-        if name not in names:
-            raise ParameterError(
-                f"unknown parameter '{name}'{suggestion(name, list(names))} "
-                f"(or a variable of a later cell: then restart the kernel)"
-            )
+        if name not in names and (from_cells is None or name in from_cells):
+            raise ParameterError(f"unknown parameter '{name}'{suggestion(name, list(names))}")
     missing = [name for name in names if name not in given]
     if missing:
         raise ParameterError(f"the parameters cell must declare {', '.join(missing)}")
-    return given
+    return {name: given[name] for name in names}
+
+
+def _of_parameter_cells(executed: Sequence[str], names: Sequence[str]) -> set[str] | None:
+    """What the ``parameters`` cell that was executed last assigns, and the cells of plain values right behind it.
+
+    None: no such cell was executed.
+    """
+    cells = [_assigned(source) for source in executed]
+    at = max((i for i, (assigned, _) in enumerate(cells) if assigned.issuperset(names)), default=None)
+    if at is None:
+        return None
+    behind = itertools.takewhile(lambda cell: cell[1], cells[at + 1 :])
+    return cells[at][0].union(*(assigned for assigned, _ in behind))
+
+
+def _assigned(source: str) -> tuple[set[str], bool]:
+    """The names that a cell assigns, and whether it does nothing else, with values that hang on no other name."""
+    try:
+        lines = ast.parse(source).body
+    except SyntaxError:
+        return set(), False
+    found, only = set(), True
+    for line in lines:
+        if isinstance(line, ast.Assign | ast.AnnAssign) and line.value is not None:
+            targets = line.targets if isinstance(line, ast.Assign) else [line.target]
+            found |= {one.id for one in targets if isinstance(one, ast.Name)}
+            # papermill writes float('nan')
+            only &= all(one.id == "float" for one in ast.walk(line.value) if isinstance(one, ast.Name))
+        else:
+            only = False
+    return found, only
 
 
 def _check_positions(p: Parameters) -> None:

@@ -19,8 +19,17 @@ def preset_names() -> list[str]:
 
 
 def runs_folder() -> Path:
-    """Where runs go that were not told: ``I2VAE_RUNS_DIR``, default ``runs``."""
-    return Path(os.environ.get("I2VAE_RUNS_DIR", "runs"))
+    """Where runs go that were not told: ``I2VAE_RUNS_DIR``, else ``runs`` of the checkout that one works in, or here.
+
+    A checkout is the nearest folder, from the working directory up, that holds ``notebooks/`` and ``params/``: a
+    notebook in JupyterLab works in ``notebooks/``, under papermill and ``make`` above it, and all find the same runs.
+    """
+    if told := os.environ.get("I2VAE_RUNS_DIR"):
+        return Path(told)
+    here = Path.cwd()
+    found = (one for one in (here, *here.parents) if (one / "notebooks").is_dir() and (one / "params").is_dir())
+    checkout = next(found, here)
+    return Path("runs") if checkout == here else checkout / "runs"
 
 
 def suggestion(word: str, known: list[str]) -> str:

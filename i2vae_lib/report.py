@@ -109,10 +109,6 @@ def _content(folder: Path, record: dict[str, Any], metrics: dict[str, Any], hist
     ]
     found = pd.DataFrame(record["audit"])
     leaks = len(audit.fired(found))
-    spent = pd.DataFrame(
-        [(stage, one["seconds"], round(one["peak_memory_bytes"] / 2**20)) for stage, one in record["stages"].items()],
-        columns=["stage", "seconds", "peak memory so far (MiB)"],
-    )
     flat = pd.json_normalize({"parameters": p, "environment": record["environment"]}, sep=".").T.reset_index()
     flat.columns = pd.Index(["key", "value"])
     pair = f"{names['x']} and {names['y']}"
@@ -138,11 +134,21 @@ def _content(folder: Path, record: dict[str, Any], metrics: dict[str, Any], hist
         "filters": html(pd.DataFrame(record["filters"])) if record["filters"] else "",
         "extensions": neighbours.extensions(record["references"]),
         "references": html(_chosen(record["references"])),
-        "stages": html(spent),
+        "stages": html(seconds_by_stage(record)),
         "notebooks": sorted(one.name for one in (folder / "notebooks").glob("*.html")),
         "parameters": html(flat),
         "plotlyjs": Markup(get_plotlyjs()),
     }
+
+
+def seconds_by_stage(record: dict[str, Any]) -> pd.DataFrame:
+    """What each stage of a run took, and all of them together."""
+    spent = pd.DataFrame(
+        [(stage, one["seconds"], round(one["peak_memory_bytes"] / 2**20)) for stage, one in record["stages"].items()],
+        columns=["stage", "seconds", "peak memory so far (MiB)"],
+    )
+    total = ("total", round(spent["seconds"].sum(), 2), spent["peak memory so far (MiB)"].max())
+    return pd.concat([spent, pd.DataFrame([total], columns=spent.columns)], ignore_index=True)
 
 
 def _chosen(references: dict[str, Any]) -> pd.DataFrame:
@@ -225,51 +231,68 @@ def kernel_settings() -> Iterator[Any]:
 
 
 def execute_notebooks(
-    folder: Path, parameters: dict[str, Any], names: tuple[str, ...], timeout: int = 86400
+    folder: Path, parameters: dict[str, Any], names: tuple[str, ...], say: stages.Say, timeout: int = 86400
 ) -> list[Path]:
     """Execute notebooks on a finished run with papermill; executed copies and offline HTML go into ``notebooks/``.
 
-    Raises
-    ------
-    papermill.PapermillExecutionError
-        A cell failed; the copy is kept for reading.
-    """
-    import nbconvert
-    import papermill
+    A notebook that fails is a line: what teaches must not fail what works. Its copy stays, for reading.
 
+    Returns
+    -------
+    list of Path
+        The pages of those that did not fail.
+    """
     source = notebooks_folder()
     if source is None:
         return []
-    target = folder / "notebooks"
-    target.mkdir(parents=True, exist_ok=True)
     before = os.environ.get("PLOTLY_RENDERER")
     os.environ["PLOTLY_RENDERER"] = "plotly_mimetype+notebook"
     written = []
-    exporter: Any = nbconvert.HTMLExporter()  # type: ignore[no-untyped-call]
     try:
         for name in names:
-            executed = target / f"{name}.ipynb"
-            with kernel_settings() as config:
-                papermill.execute_notebook(
-                    source / f"{name}.ipynb",
-                    executed,
-                    parameters=parameters,
-                    kernel_name="python3",
-                    execution_timeout=timeout,
-                    progress_bar=False,
-                    cwd=str(Path.cwd()),
-                    config=config,
-                )
-            page, _ = exporter.from_filename(str(executed))
-            path = target / f"{name}.html"
-            write_atomically(path, partial(Path.write_text, data=page, encoding="utf-8"))
-            written.append(path)
+            say(f"executing the notebook {name} on this run")
+            executed = folder / "notebooks" / f"{name}.ipynb"
+            try:
+                written.append(_execute(source / executed.name, executed, parameters, timeout))
+            except Exception as error:  # whatever it is: a cell's, a kernel's, the disk's
+                executed.with_suffix(".html").unlink(missing_ok=True)  # an earlier one's
+                say(f"a notebook failed: {executed}: {_in_a_line(error)}")
     finally:
         if before is None:
             del os.environ["PLOTLY_RENDERER"]
         else:
             os.environ["PLOTLY_RENDERER"] = before
     return written
+
+
+def _execute(notebook: Path, executed: Path, parameters: dict[str, Any], timeout: int) -> Path:
+    """The page of one notebook that was executed with these parameters."""
+    import nbconvert
+    import papermill
+
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    with kernel_settings() as config:
+        papermill.execute_notebook(
+            notebook,
+            executed,
+            parameters=parameters,
+            kernel_name="python3",
+            execution_timeout=timeout,
+            progress_bar=False,
+            cwd=str(Path.cwd()),
+            config=config,
+        )
+    exporter: Any = nbconvert.HTMLExporter()  # type: ignore[no-untyped-call]
+    page, _ = exporter.from_filename(str(executed))
+    path = executed.with_suffix(".html")
+    write_atomically(path, partial(Path.write_text, data=page, encoding="utf-8"))
+    return path
+
+
+def _in_a_line(error: Exception) -> str:
+    """An error as one line; of a cell its own error, not papermill's account of it."""
+    name, said = getattr(error, "ename", type(error).__name__), str(getattr(error, "evalue", error))
+    return f"{name}: {' '.join(said.split())[:200]}".rstrip(": ")
 
 
 def sweep_figures(sweep: Sweep, table: pd.DataFrame, out: Path) -> dict[str, tuple[go.Figure, pd.DataFrame]]:

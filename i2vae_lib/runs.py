@@ -9,12 +9,13 @@ import contextlib
 import json
 import os
 import platform
+import re
 import secrets
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -25,10 +26,12 @@ import pooch
 import psutil
 from filelock import FileLock
 
-from i2vae_lib.params import Parameters, of_result, pair_name
+from i2vae_lib.params import Parameters, identity, of_result, pair_name
 from i2vae_lib.places import runs_folder
 
 RUN_LAYOUT = 2
+LONGEST_CHANGE = 60
+"""Characters of what a folder's name says of changed parameters; what needs more is named by its digest."""
 
 
 class LayoutError(ValueError):
@@ -135,11 +138,20 @@ def usable_cores() -> int:
     return len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count() or 1
 
 
-def default_folder(p: Parameters) -> Path:
-    """Where a run goes that was not told: ``I2VAE_RUNS_DIR`` (default ``runs``), named by what it is."""
+def default_folder(p: Parameters, ignored: Collection[str] = ()) -> Path:
+    """Where a run goes that was not told: in :func:`i2vae_lib.places.runs_folder`, named by what it is.
+
+    ``DATA-PROTOCOL-PRESET[-SYSTEM]-seedN``, then ``+KEY=VALUE`` for what differs from the preset (groups of parameters
+    in ``ignored`` do not count). Where that is long, or no name for a file, ``+`` and 8 hex digits of the identity.
+    """
     data = pair_name(p.data)
     system = "" if p.system == "i2vae" else f"-{p.system}"
-    return runs_folder() / f"{data}-{p.protocol}-{p.preset}{system}-seed{p.seed}"
+    silent = {"data", "protocol", "system", "seed", *ignored}  # the first four stand there already
+    changes = [(key, value) for key, value in p.changed.items() if key.split(".")[0] not in silent]
+    words = "".join(f"+{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in changes)
+    if len(words) > LONGEST_CHANGE or not re.fullmatch(r"[\w.=+-]*", words, re.ASCII):
+        words = f"+{identity(p, ignored)[:8]}"
+    return runs_folder() / f"{data}-{p.protocol}-{p.preset}{system}-seed{p.seed}{words}"
 
 
 class Run:
@@ -160,12 +172,12 @@ class Run:
     Raises
     ------
     LayoutError
-        Other parameters (named), or another layout version.
+        Other parameters (all that differ are named), or another layout version.
     """
 
     def __init__(self, parameters: Parameters, folder: Path | str | None = None, ignored: tuple[str, ...] = ()):
         self.ignored = ignored
-        self.folder = Path(folder or parameters.out or default_folder(parameters))
+        self.folder = Path(folder or parameters.out or default_folder(parameters, ignored))
         self.folder.mkdir(parents=True, exist_ok=True)
         self.parameters = parameters
         self.lock = FileLock(self.folder / ".lock")
@@ -191,12 +203,8 @@ class Run:
         before, now = (flatten(of_result(one, self.ignored)) for one in both)
         differing = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
         if differing:
-            key = differing[0]
-            more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
-            raise LayoutError(
-                f"{self.folder} was made with {key} = {before.get(key)!r}, now it is {now.get(key)!r}{more}: "
-                f"choose another OUT, or delete the folder"
-            )
+            listed = "; ".join(f"{key} = {before.get(key)!r}, now it is {now.get(key)!r}" for key in differing)
+            raise LayoutError(f"{self.folder} was made with {listed}: choose another OUT, or delete the folder")
 
     def refresh(self) -> None:
         """Read ``run.json`` again: another process may have added to it."""
@@ -231,6 +239,11 @@ class Run:
             "revision": revision(),  # a run may be begun at one and end at another
         }
         self.note()
+
+    def forget(self, *stages: str) -> None:
+        """Drop what stages took that are now done from their beginning, and not gone on with."""
+        for name in stages:
+            self.record["stages"].pop(name, None)
 
     def took_at_least(self, name: str, seconds: float) -> None:
         """What a stage's own result says that it took: killed and gone on with, it was timed from the last start."""

@@ -42,6 +42,22 @@ RUN_ALL = """async () => {
   };
 }"""
 
+# another seed in the first code cell, then that cell and the next, as somebody would by Shift-Enter
+CHANGE_SEED = """async () => {
+  const app = window.jupyterapp, notebook = app.shell.currentWidget.content;
+  const cells = notebook.widgets.filter(one => one.model.type === 'code').slice(0, 2);
+  const [declaring, asking] = cells.map(one => one.model.sharedModel);
+  declaring.setSource(declaring.getSource().replace('seed: int = 0', 'seed: int = 7'));
+  asking.setSource(asking.getSource() + '\\nprint((P if "P" in globals() else study.cells[0].parameters).seed)');
+  for (const cell of cells) {
+    notebook.deselectAll();
+    notebook.activeCellIndex = notebook.widgets.indexOf(cell);
+    await app.commands.execute('notebook:run-cell');
+  }
+  const outputs = cells.flatMap(one => one.model.sharedModel.getOutputs());
+  return outputs.map(one => [].concat(one.text ?? `${one.ename}: ${one.evalue}`).join(''));
+}"""
+
 
 # of an element's text to the first background behind it that can be seen (WCAG 2.1)
 CONTRAST = """element => {
@@ -176,6 +192,10 @@ def test_notebook_runs_in_jupyterlab(lab: str, tab: Tab, name: str) -> None:
     tab.shoot(f"lab_{name}")
     if name == "12_explorers":
         _move_in_lab(tab)
+    again = page.evaluate(RUN_ALL)
+    assert again["errors"] == [] and len(again["counts"]) == len(found["counts"])
+    assert again["counts"] == sorted(again["counts"]) and again["counts"][0] > found["counts"][-1]
+    assert page.evaluate(CHANGE_SEED) == ["7\n"]
     page.evaluate("window.jupyterapp.serviceManager.sessions.shutdownAll()")
 
 

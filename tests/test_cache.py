@@ -201,3 +201,21 @@ def test_reference_ranks_when_a_bit_is_flipped_are_ranked_anew(
     flip(path)
     after, _, _ = shared.reference_ranks(dataset, tiny)
     assert path.read_bytes() == whole and before.equals(after)
+
+
+def test_cache_when_cleared_holds_no_entry_and_all_else(
+    make: Callable[[Path], None], made: list[Path], tmp_path: Path
+) -> None:
+    for key in (1, 2):
+        cache.once("tables", key, CODE, make, tmp_path)
+    cache.once("fits", 1, CODE, make, tmp_path)
+    for name in ("tables/notes.txt", "pair.csv", "0" * 64 + "/mine/deep", "folder/" + "0" * 64 + "/not_ours"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x" * 10)
+    found = cache.contents(["pair.csv", "absent.csv"], tmp_path)
+    assert [(kind, entries) for kind, entries, _ in found] == [("fits", 1), ("tables", 2), ("downloads", 1)]
+    assert found[1][2] == 2 * found[0][2] > 512 and found[2][2] == 10
+    assert cache.clear((), tmp_path) == found[:2] and cache.contents((), tmp_path) == []
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 4
+    cache.once("fits", 1, CODE, make, tmp_path)
+    assert len(made) == 4

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import papermill
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from i2vae_lib import audit, cli, commands, report, stages
+from i2vae_lib import audit, cache, cli, commands, report, stages
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.synthetic import generate_log, write_logs
 from i2vae_lib.params import Parameters, load
@@ -88,7 +89,7 @@ def test_run_when_other_parameters_are_given(finished: Path, capsys: pytest.Capt
     said = refused(capsys, *run_words(finished, "--set", "model.d=32"))
     assert f"{finished} was made with model.d = 16, now it is 32: choose another OUT, or delete the folder" in said
     said = refused(capsys, *run_words(finished, "--seed", "1", "--set", "model.d=32"))
-    assert "model.d = 16, now it is 32 (and 1 more)" in said
+    assert "model.d = 16, now it is 32; seed = 0, now it is 1: choose" in said
 
 
 @pytest.mark.parametrize(
@@ -176,10 +177,8 @@ def test_run_when_epochs_are_set_by_their_dotted_key(
     told: list[Any] = []
     monkeypatch.setattr(stages, "run_all", lambda run, say: pd.read_parquet(finished / "ranks.parquet"))
     monkeypatch.setattr(stages, "open_run", lambda resolved: Run(resolved, tmp_path))
-    metrics = stages.load_metrics(finished)
-    monkeypatch.setattr(stages, "load_metrics", lambda folder: metrics)
-    monkeypatch.setattr(report, "execute_notebooks", lambda folder, names, which: told.append(names))
-    Run(load("smoke", {"training.epochs": 3}), tmp_path).note(names={"x": "X", "y": "Y"}, outside=[])
+    monkeypatch.setattr(commands, "result_of", lambda run, ranks: "")
+    monkeypatch.setattr(report, "execute_notebooks", lambda folder, names, which, say: told.append(names))
     words = ["--set", "training.epochs=3", "--set", "model.d=16"]
     assert cli.main(["run", "--preset", "smoke", "--no-report", *words]) == 0
     names = {key: value for key, value in told[0].items() if key != "out"}
@@ -310,16 +309,93 @@ def test_report_when_written_anew(finished: Path, tmp_path: Path, capsys: pytest
     assert "has no metrics yet" in refused(capsys, "report", str(tmp_path))
 
 
-def test_run_when_notebooks_are_wanted(
+WITH_NOTEBOOKS = [word for word in run_words(Path()) if word != "--no-notebooks"]
+
+
+def with_notebooks(folder: Path) -> list[str]:
+    return [str(folder) if word == "." else word for word in WITH_NOTEBOOKS]
+
+
+def test_run_when_notebooks_are_wanted_makes_them_after_table_and_report(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given: list[Any] = []
-    monkeypatch.setattr(report, "execute_notebooks", lambda *words: given.extend(words))
-    assert cli.main([word for word in run_words(finished) if word != "--no-notebooks"]) == 0
-    folder, parameters, names = given
+
+    def executed(*words: Any) -> list[Path]:
+        given.extend([*words, capsys.readouterr().out, (finished / "report.html").is_file()])
+        page = finished / "notebooks" / "03_training.html"
+        page.parent.mkdir(exist_ok=True)
+        page.write_text("one")
+        return [page]
+
+    (finished / "report.html").unlink()
+    monkeypatch.setattr(report, "execute_notebooks", executed)
+    assert cli.main(with_notebooks(finished)) == 0
+    folder, parameters, names, _, out, reported = given
     assert folder == finished and names == commands.RUN_NOTEBOOKS
     assert parameters["overrides"] == TINY and parameters["out"] == str(finished) and parameters["epochs"] == EPOCHS
     assert list(parameters) == ["preset", "data", "protocol", "seed", "epochs", "out", "overrides"]
+    assert reported and "sampled candidates" in out and "the best of the reference rankers" in out
+    assert "notebooks/03_training.html" in (finished / "report.html").read_text(encoding="utf-8")  # linked at the end
+    shutil.rmtree(finished / "notebooks")
+
+
+def test_run_when_a_notebook_fails_is_a_line_and_well(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(notebook: Path, executed: Path, **named: Any) -> None:
+        executed.write_text("as far as it went")
+        if "02" in executed.name:
+            raise papermill.PapermillExecutionError(3, 3, "x", "AssertionError", "beats popularity\nin both", [])
+        raise RuntimeError("Kernel died before replying")
+
+    monkeypatch.setattr(papermill, "execute_notebook", failing)
+    before = (finished / "report.html").read_bytes()
+    assert cli.main(with_notebooks(finished)) == 0
+    out = capsys.readouterr().out
+    at = finished / "notebooks"
+    lines = [line.partition("] ")[2] for line in out.splitlines() if "failed" in line]
+    died, short = "RuntimeError: Kernel died before replying", "AssertionError: beats popularity in both"
+    names = zip(commands.RUN_NOTEBOOKS, (died, short, died), strict=True)
+    assert lines == [f"a notebook failed: {at / name}.ipynb: {why}" for name, why in names]
+    assert "Traceback" not in out and out.splitlines()[-1] == f"report: {finished / 'report.html'}"
+    assert len((finished / "report.html").read_bytes()) == pytest.approx(len(before), rel=0.01)
+    shutil.rmtree(at)
+
+
+def test_run_when_it_ends_says_what_every_stage_took_and_all(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):  # what is made anew each time does not add up
+        assert cli.main(run_words(finished)) == 0
+    table = [line.split() for line in capsys.readouterr().out.split("\n\n")[-2].splitlines()]
+    assert table[0][:2] == ["stage", "seconds"]
+    stages_of_the_run = ["prepare", "generator", "recall", "train", "references", "evaluate", "report"]
+    assert [line[0] for line in table[1:]] == [*stages_of_the_run, "total"]
+    seconds = [float(line[1]) for line in table[1:]]
+    assert seconds[-1] == pytest.approx(sum(seconds[:-1]), abs=0.02)
+    recorded = json.loads((finished / "run.json").read_text())["stages"]
+    assert recorded["report"]["seconds"] == seconds[-2]
+
+
+def test_cache_when_asked_for_says_its_size_and_empties_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("I2VAE_CACHE_DIR", str(tmp_path))
+    cache.once("fits", 1, ("i2vae_lib.graphs",), lambda folder: (folder / "table").write_bytes(bytes(2**20)))
+    (tmp_path / "cloth_sport_train.csv").write_bytes(bytes(2**19))
+    (tmp_path / "mine.txt").write_text("no entry")
+    assert cli.main(["cache"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"{tmp_path}: 1.5 MiB\n") and ["fits", "1", "1.0"] in [
+        one.split() for one in out.splitlines()
+    ]
+    assert cli.main(["cache", "--json", "--clear"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["cleared"] and [one["kind"] for one in found["kinds"]] == ["fits", "downloads"]
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["mine.txt"]
+    assert cli.main(["cache"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}: 0.0 MiB\n"
 
 
 # --- audit of a run ---------------------------------------------------------------------------------------------------

@@ -289,9 +289,16 @@ def test_page_when_a_sweep_varies_nothing(tmp_path: Path) -> None:
     assert found.children[0].value == "mine, g: nothing varies, or no cell is done yet"
 
 
-def test_page_when_a_folder_is_neither(tmp_path: Path) -> None:
-    with pytest.raises(LayoutError, match="holds no table of a sweep"):
-        explorers.write_page([tmp_path], tmp_path)
+def test_page_when_a_folder_is_neither(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for bad in (tmp_path, tmp_path / "nowhere"):
+        said = []
+        for command in ("explore", "report"):
+            assert cli.main([command, str(bad)]) == 2
+            said.append(capsys.readouterr().err.removeprefix(f"i2vae {command}: "))
+        assert said[0] == said[1] and f"{bad} is not a run directory (no run.json)" in said[0]
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(LayoutError, match=r"other\.csv holds no table of a sweep"):
+        explorers.write_page([tmp_path / "other.csv"], tmp_path)
 
 
 def test_of_user_when_it_is_not_trained(tiny: Parameters, tmp_path: Path) -> None:

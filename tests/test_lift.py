@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -130,3 +131,24 @@ def test_lift_when_a_cell_has_no_rows_or_a_resample_has_none_of_it(tmp_path: Pat
     for folder in (none, one):
         mean, low, high = lift.mean_lift([folder], resamples=200, rng=np.random.default_rng(0))
         assert low < mean < high
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "where"), [(0.01, 0.03, "behind"), (-0.03, -0.02, "ahead of"), (-0.01, 0.02, "level with")]
+)
+def test_verdict_when_read_follows_the_interval_of_the_best_reference(
+    runs: list[Path], low: float, high: float, where: str
+) -> None:
+    lines = [("popularity", -0.2, -0.3, -0.1), ("itemknn", (low + high) / 2, low, high), ("oracle", 0.5, 0.4, 0.6)]
+    overall = pd.DataFrame(lines, columns=["system", "difference", "interval_low", "interval_high"])
+    said = lift.verdict(dataclasses.replace(compared(runs), overall=overall))
+    assert said.startswith(
+        f"i2VAE is {where} ItemKNN, the best of the reference rankers: {-50 * (low + high):+.1f} points"
+    )
+    assert said.endswith(f"95 % interval {-100 * high:+.1f} to {-100 * low:+.1f}")
+
+
+def test_verdict_when_there_is_no_interval_is_empty(runs: list[Path]) -> None:
+    found = compared(runs)
+    assert lift.verdict(found).startswith("i2VAE is ")
+    assert lift.verdict(dataclasses.replace(found, overall=found.overall.assign(interval_low=np.nan))) == ""

@@ -12,8 +12,10 @@ import nbformat
 import papermill
 import pytest
 import yaml
+from nbclient import NotebookClient
 from papermill.inspection import inspect_notebook  # type: ignore[import-untyped]
 
+from i2vae_lib import report
 from i2vae_lib.grids import STUDY_NAMES
 from i2vae_lib.params import PRESET_NAMES, ParameterError, from_notebook
 from i2vae_lib.report import kernel_settings
@@ -101,6 +103,38 @@ def test_committed_executed_from_one_to_n(notebook: Path) -> None:
     cells = code_cells(notebook)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)
+
+
+def stored_names(cells: list[Any]) -> set[str]:
+    """What code cells assign."""
+    nodes = [node for cell in cells for node in ast.walk(ast.parse(cell.source))]
+    return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+
+
+def test_no_cell_takes_a_parameters_name(notebook: Path) -> None:
+    """Or the first two cells would not tell any more what was asked for."""
+    assert not stored_names(code_cells(notebook)[1:]) & set(inspect_notebook(str(notebook)))
+
+
+def test_first_two_cells_run_again_after_a_change() -> None:
+    """Those of every notebook, in one kernel: twice among the variables of all later cells, then with another seed."""
+    sources = []
+    for path in NOTEBOOKS:
+        declaring, asking, *later = code_cells(path)
+        variables = "\n".join(f"{name} = [1]" for name in sorted(stored_names(later)))
+        changed = re.sub(r"^seed: int = 0 ", "seed: int = 7 ", declaring.source, flags=re.MULTILINE)
+        told = "study.cells[0].parameters" if path.stem in STUDIES else "P"
+        once = [declaring.source, asking.source, f"assert {told}.seed == 0", variables]
+        sources += [*once, *once, changed, asking.source, f"assert {told}.seed == 7", variables]
+    sources += [
+        declaring.source,
+        "epoch = 3",
+        "try:\n    from_notebook(globals())\nexcept ValueError as error:\n    print(error)",
+    ]
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    with kernel_settings() as config:
+        done = NotebookClient(book, timeout=120, kernel_name="python3", config=config).execute()
+    assert "unknown parameter 'epoch'; did you mean 'epochs'?" in done.cells[-1].outputs[0].text
 
 
 def test_size_and_stored_figures(notebook: Path) -> None:
@@ -199,6 +233,25 @@ def test_unknown_or_mistyped_parameter_is_an_error(wrong: dict[str, Any], messag
     with pytest.raises(ParameterError) as caught:
         from_notebook(TINY | {"preset": "smoke", "overrides": {}} | wrong)
     assert message in str(caught.value)
+
+
+@pytest.mark.notebook
+def test_run_when_a_lesson_fails_keeps_its_copy_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = nbformat.v4.new_code_cell("out: str = None", metadata={"tags": ["parameters"]})
+    for name, line in (("a", "assert out is None, 'too short a run'"), ("b", "print(out)")):
+        cells = [parameters, nbformat.v4.new_code_cell(line)]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
+    monkeypatch.setattr(report, "notebooks_folder", lambda: tmp_path)
+    (tmp_path / "run" / "notebooks").mkdir(parents=True)
+    (tmp_path / "run" / "notebooks" / "a.html").write_text("of an earlier call")
+    said: list[str] = []
+    pages = report.execute_notebooks(tmp_path / "run", {"out": "here"}, ("a", "b"), said.append)
+    assert pages == [tmp_path / "run" / "notebooks" / "b.html"] and "here" in pages[0].read_text(encoding="utf-8")
+    copy = tmp_path / "run" / "notebooks" / "a.ipynb"
+    assert [line for line in said if "failed" in line] == [
+        f"a notebook failed: {copy}: AssertionError: too short a run"
+    ]
+    assert "too short a run" in copy.read_text(encoding="utf-8") and not copy.with_suffix(".html").exists()
 
 
 @pytest.mark.notebook

@@ -9,7 +9,16 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from i2vae_lib.params import ParameterError, known_keys, load, of_result, read_preset
+from i2vae_lib.params import (
+    PRESET_NAMES,
+    ParameterError,
+    declared,
+    from_notebook,
+    known_keys,
+    load,
+    of_result,
+    read_preset,
+)
 from i2vae_lib.places import preset_names
 from i2vae_lib.runs import flatten
 
@@ -233,3 +242,74 @@ def test_epochs_when_given_by_both_names_are_refused(tmp_path):
         load("smoke", {"training.epochs": 10}, epochs=5)
     with pytest.raises(ParameterError, match=r"overrides: training\.epochs is called epochs there"):
         load(written(tmp_path, overrides={"training.epochs": 7}, epochs=7))
+
+
+# --- what differs from the preset -------------------------------------------------------------------------------------
+
+
+def test_changed_when_nothing_is_that_a_result_depends_on_is_empty():
+    given = load("smoke", {"training.device": "cuda", "model.d": "16"}, seed=0, epochs=8, out="there")
+    assert given.changed == {} and given.is_preset("demo", "smoke") and not given.is_preset("demo")
+
+
+def test_changed_when_values_differ_names_them_by_key(tmp_path):
+    mine = load(written(tmp_path, preset="mine", seed=4), {"model.d": 8}, seed=5, protocol="strict", epochs=1)
+    assert mine.changed == {"protocol": "strict", "seed": 5, "model.d": 8, "training.epochs": 1}
+    assert load(written(tmp_path, preset="mine", seed=4)).is_preset("mine")  # the file's own values, wherever it lies
+    assert mine.model_copy(update={"seed": 4}).changed == {
+        key: mine.changed[key] for key in mine.changed if key != "seed"
+    }
+    assert not mine.is_preset("mine") and mine == mine.model_validate(mine.model_dump())
+
+
+# --- a notebook's parameters ------------------------------------------------------------------------------------------
+
+DECLARED = "preset: str = 'smoke'\ndata: str = 'synthetic'\nprotocol: str = 'strict'\nseed: int = {}\n"
+DECLARED += "epochs: int = None\nout: str = None\noverrides: dict = {{}}  # help\n"
+ASKED = "from i2vae_lib import from_notebook\nP = from_notebook(globals())"
+
+
+class Kernel:
+    """Runs cells as IPython does: what was executed stands in ``In``, the running cell included."""
+
+    def __init__(self):
+        self.names = {"In": [""], "Out": {}}
+
+    def run(self, *cells):
+        for source in cells:
+            self.names["In"].append(source)
+            exec(source, self.names)
+        return self.names["P"]
+
+
+def test_notebook_when_run_again_takes_no_later_variable_for_a_parameter():
+    kernel = Kernel()
+    later = "rows = 5\nnames = ['a']", "x = 3", "import os\nfolder = str(os.sep)"
+    assert kernel.run(DECLARED.format(0), ASKED, *later).seed == 0
+    assert kernel.run(DECLARED.format(0), ASKED, *later).seed == 0
+    assert kernel.run(DECLARED.format(7), ASKED).seed == 7
+    assert kernel.run(*later, ASKED).seed == 7
+
+
+def test_notebook_when_a_variable_was_there_before_takes_it_for_none():
+    assert Kernel().run("x = 3", DECLARED.format(2), ASKED).seed == 2
+
+
+@pytest.mark.parametrize("wrong", ["# Parameters\nepoch = 3\n", "# Parameters\nepoch = float('nan')\nseed = 1\n"])
+def test_notebook_when_papermill_injects_an_unknown_name_is_refused_at_any_time(wrong):
+    kernel = Kernel()
+    for _ in range(2):
+        with pytest.raises(ParameterError, match="unknown parameter 'epoch'; did you mean 'epochs'"):
+            kernel.run(DECLARED.format(0), wrong, ASKED)
+    assert kernel.run(DECLARED.format(0), "# Parameters\nseed = 5\n", ASKED, "epoch = 3", ASKED).seed == 5
+    with pytest.raises(ParameterError, match="unknown parameter 'epoch'"):
+        kernel.run(DECLARED.format(0) + "epoch = 3", ASKED)
+
+
+def test_notebook_when_its_cells_are_not_known_counts_every_plain_value():
+    given = dict.fromkeys(PRESET_NAMES) | {"preset": "smoke"}
+    assert from_notebook(given | {"_private": 1, "module": pytest}).preset == "smoke"
+    with pytest.raises(ParameterError, match="unknown parameter 'sede'; did you mean 'seed'"):
+        from_notebook(given | {"sede": 1, "In": []})
+    with pytest.raises(ParameterError, match="must declare overrides"):
+        declared({name: given[name] for name in PRESET_NAMES[:-1]}, PRESET_NAMES)

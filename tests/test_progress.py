@@ -1,10 +1,14 @@
-"""Progress where there is no terminal: a line now and then, not one an update."""
+"""Progress where there is no terminal: a line now and then, not one an update; and never a long silence."""
 
 from __future__ import annotations
 
+import re
+import threading
+import time
+
 import pytest
 
-from i2vae_lib.progress import bar
+from i2vae_lib.progress import bar, spoken
 
 
 def test_bar_when_not_a_terminal_prints_few_lines(
@@ -27,3 +31,27 @@ def test_bar_when_disabled_prints_nothing(monkeypatch: pytest.MonkeyPatch, capsy
     progress.update(2)
     progress.close()
     assert capsys.readouterr().err == ""
+
+
+def test_spoken_when_nothing_is_said_repeats_what_is_done(capsys: pytest.CaptureFixture[str]) -> None:
+    with spoken(silence=0.05) as say:
+        time.sleep(0.15)  # nothing said yet, nothing to repeat
+        assert capsys.readouterr().out == ""
+        say("training")
+        time.sleep(1.0)
+        say("evaluating")
+    assert not [one for one in threading.enumerate() if one.name == "still"]
+    lines = capsys.readouterr().out.splitlines()
+    assert all(re.fullmatch(r"\[ *\d+\.\d s\] .+", line) for line in lines)
+    said = [line.partition("] ")[2] for line in lines]
+    assert said[0] == "training" and said[-1] == "evaluating" and set(said[1:-1]) == {"still: training"}
+    seconds = [float(line[1:].split()[0]) for line in lines]
+    assert seconds == sorted(seconds)
+
+
+def test_spoken_when_much_is_said_repeats_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyError), spoken(silence=60) as say:
+        for i in range(5):
+            say(str(i))
+        raise KeyError
+    assert [line[-1] for line in capsys.readouterr().out.splitlines()] == list("01234")

@@ -17,6 +17,7 @@ from filelock import Timeout
 from i2vae_lib import runs, stages
 from i2vae_lib.data import load_dataset
 from i2vae_lib.params import load
+from i2vae_lib.places import preset_names, runs_folder
 from i2vae_lib.runs import (
     LayoutError,
     Run,
@@ -27,6 +28,7 @@ from i2vae_lib.runs import (
     write_atomically,
     write_json,
 )
+from i2vae_lib.stages import open_run
 from tests.conftest import TINY
 
 FULL = OSError(28, "No space left on device")
@@ -138,7 +140,10 @@ def test_run_when_opened_again_keeps_its_record(run, tiny):
     [
         ({"model.d": 32}, r"made with model\.d = 16, now it is 32: choose another OUT"),
         ({"split.data_seed": 5}, r"made with split\.data_seed = 0, now it is 5"),
-        ({"model.d": 32, "model.T": 11, "psg.epochs": 4}, r"model\.T = 10, now it is 11 \(and 2 more\)"),
+        (
+            {"model.d": 32, "model.T": 11, "psg.epochs": 4},
+            r"made with model\.T = 10, now it is 11; model\.d = 16, now it is 32; psg\.epochs = 3, now it is 4: choose",
+        ),
     ],
 )
 def test_run_when_made_with_other_parameters_is_refused_by_name(run, overrides, message):
@@ -275,3 +280,62 @@ def test_stamp_when_data_are_not_what_a_reader_takes_them_for() -> None:
     assert "NOT leak-free" in runs.stamp({"protocol": "released"})
     assert "One order of items" in runs.stamp({"protocol": "chronological", "one_order": True})
     assert runs.stamp({"protocol": "strict", "one_order": False}) == runs.stamp({}) == ""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "ending"),
+    [
+        ({}, ""),
+        ({"training.device": "cuda"}, ""),
+        ({"model.d": 16}, ""),  # as in the preset
+        ({"dasl.dropout": 0.5}, ""),  # which i2VAE does not read
+        ({"model.d": 32}, "+model.d=32"),
+        ({"model.causal": False, "training.epochs": 1}, r"+model.causal=false+training.epochs=1"),
+        ({"training.learning_rate": "1e-5", "psg.kind": "none"}, "+psg.kind=none+training.learning_rate=1e-05"),
+    ],
+)
+def test_folder_when_parameters_are_changed_says_which(monkeypatch, tmp_path, overrides, ending):
+    monkeypatch.setenv("I2VAE_RUNS_DIR", str(tmp_path))
+    assert open_run(load("smoke", overrides)).folder == tmp_path / f"synthetic-chronological-smoke-seed0{ending}"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"model.d": 8, "model.T": 9, "model.T_pseudo": 30, "psg.recalled": 5, "training.epochs": 2},
+        {"references.neighbours": [3]},
+    ],
+)
+def test_folder_when_changes_make_no_short_name_ends_with_a_digest(monkeypatch, tmp_path, overrides):
+    monkeypatch.setenv("I2VAE_RUNS_DIR", str(tmp_path))
+    name = open_run(load("smoke", overrides)).folder.name
+    assert re.fullmatch(r"synthetic-chronological-smoke-seed0\+[0-9a-f]{8}", name)
+    assert open_run(load("smoke", overrides, out=None)).folder.name == name
+    assert open_run(load("smoke", overrides | {"psg.recalled": 6})).folder.name != name
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_folder_when_a_preset_is_untouched_is_called_as_ever(monkeypatch, tmp_path, preset):
+    monkeypatch.setenv("I2VAE_RUNS_DIR", str(tmp_path))
+    p = load(preset)
+    assert default_folder(p).name == f"{p.data}-{p.protocol}-{preset}-seed0"
+    assert (
+        default_folder(load(preset, {"system": "savae"}, seed=2)).name == f"{p.data}-{p.protocol}-{preset}-savae-seed2"
+    )
+
+
+def test_runs_folder_when_one_works_below_a_checkout_is_the_checkouts(monkeypatch, tmp_path):
+    monkeypatch.delenv("I2VAE_RUNS_DIR", raising=False)
+    for name in ("notebooks/exercises", "params", "elsewhere/notebooks"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in (".", "notebooks", "notebooks/exercises", "elsewhere/notebooks"):
+        monkeypatch.chdir(tmp_path / name)
+        assert runs_folder().resolve() == (tmp_path / "runs").resolve(), name
+    monkeypatch.setenv("I2VAE_RUNS_DIR", "mine")
+    assert runs_folder() == Path("mine")
+
+
+def test_runs_folder_when_there_is_no_checkout_is_the_working_directorys(monkeypatch, tmp_path):
+    monkeypatch.delenv("I2VAE_RUNS_DIR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert runs_folder() == Path("runs")

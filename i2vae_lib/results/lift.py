@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib.evaluation import cutoff_of
-from i2vae_lib.recommenders import CEILINGS
+from i2vae_lib.recommenders import CEILINGS, REFERENCES, REGISTRY
 from i2vae_lib.results import significance
 from i2vae_lib.results.differences import CELL, Comparison, with_means
 from i2vae_lib.results.reading import HEADLINE, METRICS, Array, open_runs
@@ -62,6 +62,25 @@ def cells(found: Comparison) -> pd.DataFrame:
     below = table["interval_high"] < 0
     table["met"] = (table["difference"] >= 0) | ((table["n"] < FEW) & ~below)
     return table[list(COLUMNS)]
+
+
+def verdict(found: Comparison) -> str:
+    """A sentence: where the system of a comparison, its base, stands beside the best of the reference rankers.
+
+    Level is what the interval over users of the mean over the cells of :data:`HEADLINE` does not tell from 0. Empty
+    where there is no interval.
+    """
+    of_references: Any = found.overall[found.overall["system"].isin(list(REFERENCES))].dropna(subset=["interval_low"])
+    if of_references.empty:
+        return ""
+    best = of_references.loc[of_references["difference"].idxmax()]  # reference - system
+    difference, low, high = (-100 * best[name] for name in ("difference", "interval_high", "interval_low"))
+    system, reference = (REGISTRY[name].title for name in (found.about["base"], best["system"]))
+    where = "ahead of" if low > 0 else "behind" if high < 0 else "level with"
+    return (
+        f"{system} is {where} {reference}, the best of the reference rankers: {difference:+.1f} points on the mean "
+        f"over tailed, cold and all rows (HR@10 and NDCG@10), 95 % interval {low:+.1f} to {high:+.1f}"
+    )
 
 
 def mean_lift(
