@@ -208,7 +208,7 @@ def rank(scorer: Scorer, rows: Rows, negatives: Int | None, *, full: bool, batch
             if full:
                 # one matrix product a batch: all rows share the candidates (a broadcast view, no copy)
                 scores = scorer.score(batch, np.broadcast_to(everything, (len(at), len(everything))))
-                _refuse_non_finite(scorer, scores, batch)
+                refuse_non_finite(scorer, scores, batch)
                 aim = np.take_along_axis(scores, target - 1, axis=1)
                 above, equal = scores > aim, scores == aim
                 left_out = barred.take(at)
@@ -223,13 +223,14 @@ def rank(scorer: Scorer, rows: Rows, negatives: Int | None, *, full: bool, batch
                 there = negatives[at] != PAD
                 candidates = np.where(there, negatives[at], target)
                 scores = scorer.score(batch, np.concatenate([target, candidates], axis=1))
-                _refuse_non_finite(scorer, scores, batch)
+                refuse_non_finite(scorer, scores, batch)
                 out["greater_sampled"][at] = ((scores[:, 1:] > scores[:, :1]) & there).sum(axis=1)
                 out["ties_sampled"][at] = ((scores[:, 1:] == scores[:, :1]) & there).sum(axis=1)
     return pd.DataFrame(out)
 
 
-def _refuse_non_finite(scorer: Scorer, scores: Int, batch: Rows) -> None:
+def refuse_non_finite(scorer: Scorer, scores: Int, batch: Rows) -> None:
+    """Raise :class:`NonFiniteScore` for the first row with one."""
     finite = np.isfinite(scores).all(axis=1)
     if not finite.all():
         bad = int(np.flatnonzero(~finite)[0])

@@ -155,9 +155,14 @@ def top_items(scores: Int, histories: sparse.csr_matrix, numbers: Int, count: in
     """
     taken = histories[:, numbers].tocoo()
     scores[taken.row, taken.col] = -np.inf
-    count = min(count, scores.shape[1])
-    columns = torch.topk(torch.from_numpy(_ordered(scores)), count, dim=1).indices.numpy()
+    columns = best_columns(scores, count)
     return (columns + 1).astype(np.int32), np.take_along_axis(scores, columns, axis=1)
+
+
+def best_columns(scores: Int, count: int) -> Int:
+    """The ``count`` best columns of each line (or all there are), best first; of equal ones the first column leads."""
+    found: Int = torch.topk(torch.from_numpy(_ordered(scores)), min(count, scores.shape[1]), dim=1).indices.numpy()
+    return found
 
 
 def _ordered(scores: Int) -> Int:

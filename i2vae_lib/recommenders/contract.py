@@ -10,16 +10,24 @@ asks; only under ``temporal`` do known users keep their vectors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
 
 from i2vae_lib.data.dataset import DOMAINS, PAD, Catalogue, DataError, Int, Ragged, Rows, history_keys
+from i2vae_lib.evaluation import refuse_non_finite
 from i2vae_lib.params import Parameters
-from i2vae_lib.psg import Generator
+from i2vae_lib.psg import Generator, best_columns
 from i2vae_lib.training import Callbacks
+
+UNKNOWN = ("error", "drop")
+"""What becomes of ids that the vocabulary does not have."""
+ROWS_AT_ONCE = 1024
+SCORES_AT_ONCE = 4_000_000
+"""Rows and scores of a block of :func:`best_items`: speed and memory alone."""
 
 
 class Recommender(Protocol):
@@ -75,7 +83,8 @@ class Recommender(Protocol):
         Parameters
         ----------
         histories
-            ``{"x": [ids of user 0, …], "y": […]}``, oldest first; users never seen before are fine.
+            ``{"x": [ids of user 0, …], "y": […]}``, oldest first; users never seen before are fine. Domains go by
+            key or name.
 
         Returns
         -------
@@ -90,30 +99,121 @@ class Recommender(Protocol):
     def load(cls, folder: Path) -> Self: ...
 
 
-def rows_from_histories(catalogue: Catalogue, histories: Mapping[str, Sequence[Sequence[Any]]], domain: str) -> Rows:
-    """Rows that ask for an item of ``domain``; their target is padding, for nobody knows what comes next.
+def encoded(
+    catalogue: Catalogue, domain: str, ids: Sequence[Any], lengths: Int, unknown: str = "error"
+) -> tuple[Ragged, int]:
+    """Histories in people's ids as item numbers, and how many ids were left out because nobody knows them.
+
+    Parameters
+    ----------
+    domain
+        Its key.
+    ids
+        Of all histories, one after another.
+    lengths
+        int [histories].
+    unknown
+        ``"error"`` or ``"drop"``.
 
     Raises
     ------
     DataError
-        Unknown domain, lists of different lengths, or an id outside the vocabulary (named).
+        Ids outside the vocabulary (up to five are named, and the history of the first), unless they are dropped.
     """
-    unknown = [key for key in (domain, *histories) if key not in DOMAINS]
-    if unknown:
-        raise DataError(
-            f"unknown domain {unknown[0]!r}: expected 'x' ({catalogue.names['x']}) or 'y' ({catalogue.names['y']})"
-        )
-    filled = {d: list(histories.get(d, [])) for d in DOMAINS}
-    count = max(len(one) for one in filled.values())
+    if unknown not in UNKNOWN:
+        raise DataError(f"unknown is {unknown!r}: expected {' or '.join(map(repr, UNKNOWN))}")
+    found = Ragged.from_lengths(catalogue.numbers(domain, ids), lengths)
+    there = found.values != PAD
+    if unknown == "error" and not there.all():
+        row = found.owner[np.argmin(there)]
+        try:
+            catalogue.encode(domain, ids)
+        except DataError as error:
+            raise DataError(f"{error}; the first stands in history {row:,} (from 0)") from None
+    return found.keep(there), int((~there).sum())
+
+
+def encoded_lists(
+    catalogue: Catalogue, histories: Mapping[str, Sequence[Sequence[Any]]], unknown: str = "error"
+) -> tuple[dict[str, Ragged], int]:
+    """:func:`encoded` of a list of ids a user and domain; domains go by key or name, and one may be left out.
+
+    Raises
+    ------
+    DataError
+        As :func:`encoded`; an unknown domain, lists of different lengths, or what is no list of ids.
+    """
+    given: dict[str, Sequence[Sequence[Any]]] = {}
+    for name, lists in histories.items():
+        if catalogue.key(name) in given:
+            raise DataError(f"histories name domain {catalogue.key(name)} twice ({', '.join(map(repr, histories))})")
+        given[catalogue.key(name)] = lists
+    count, found, dropped = max((len(one) for one in given.values()), default=0), {}, 0
     for d in DOMAINS:
-        filled[d] = filled[d] or [[]] * count
-        if len(filled[d]) != count:
-            raise DataError(f"histories of {count} users in one domain but {len(filled[d])} in {d}: one list a user")
-    ragged = {d: Ragged.from_lists([catalogue.encode(d, ids) for ids in filled[d]]) for d in DOMAINS}
-    # named by what they took: the fold, and so the answer, depends on nobody else in the call
-    users = np.array([f"new user {key:016x}" for key in history_keys(ragged, "new user")], dtype=object)
+        lists = given.get(d, ())
+        if len(lists) not in (0, count):
+            raise DataError(f"histories of {count} users in one domain but {len(lists)} in {d}: one list a user")
+        for row, one in enumerate(lists):
+            if isinstance(one, str) or not hasattr(one, "__len__"):
+                raise DataError(f"history {row:,} (from 0) of domain {d} is {one!r}: expected a list of ids")
+        ids = [one for part in lists for one in part]
+        lengths = np.array([len(part) for part in lists] or [0] * count, dtype=np.int64)
+        found[d], lost = encoded(catalogue, d, ids, lengths, unknown)
+        dropped += lost
+    return found, dropped
+
+
+def rows_asking(catalogue: Catalogue, histories: Mapping[str, Ragged], domain: str, users: Int | None = None) -> Rows:
+    """Rows that ask for an item of ``domain``; their target is padding, for nobody knows what comes next.
+
+    ``users``: who they are, object array of str [n]; None: new ones.
+    """
+    if users is None:  # named by what they took: the fold, and so the answer, depends on nobody else in the call
+        users = np.array([f"new user {key:016x}" for key in history_keys(histories, "new user")], dtype=object)
+    count = len(users)
     which = np.full(count, DOMAINS.index(domain), dtype=np.int8)
-    return Rows(catalogue, users, which, np.full(count, PAD, dtype=np.int32), ragged, ragged[domain], np.arange(count))
+    nothing = np.full(count, PAD, dtype=np.int32)
+    return Rows(catalogue, users, which, nothing, histories, replace(histories[domain], moments=None), np.arange(count))
+
+
+def best_items(
+    recommender: Recommender, rows: Rows, domain: str, k: int, among: Int | None = None
+) -> Iterator[tuple[Int, Int]]:
+    """The k best items of ``domain`` for rows that all ask for it, some rows at a time: memory does not grow with them.
+
+    Parameters
+    ----------
+    among
+        Item numbers to choose from; None: all.
+
+    Yields
+    ------
+    items, scores
+        int32 and float32 [rows of the block, k at most], best first, of equal scores the smaller number; nothing of
+        the own history. Where fewer than k are left, 0 and minus infinity.
+
+    Raises
+    ------
+    DataError
+        k below 1.
+    """
+    if k < 1:
+        raise DataError(f"k is {k}; ask for at least 1 item")
+    size = recommender.catalogue.size(domain)
+    columns = np.arange(1, size + 1) if among is None else np.unique(among)
+    place = np.full(size + 1, -1)
+    place[columns] = np.arange(len(columns))
+    step = min(ROWS_AT_ONCE, max(1, SCORES_AT_ONCE // max(1, len(columns))))
+    for start in range(0, len(rows), step):
+        part = rows.take(np.arange(start, min(start + step, len(rows))))
+        scores = recommender.score(part, np.broadcast_to(columns.astype(np.int32), (len(part), len(columns)))).copy()
+        refuse_non_finite(recommender, scores, part)
+        own = part.history[domain]
+        at = place[own.values]
+        scores[own.owner[at >= 0], at[at >= 0]] = -np.inf
+        best = best_columns(scores, k)
+        found = np.take_along_axis(scores, best, axis=1)
+        yield np.where(np.isfinite(found), columns[best], PAD).astype(np.int32), found
 
 
 def recommend(
@@ -121,19 +221,13 @@ def recommend(
 ) -> list[tuple[list[str], list[float]]]:
     """The body of every recommender's ``recommend``."""
     catalogue = recommender.catalogue
-    if k < 1:
-        raise DataError(f"k is {k}; ask for at least 1 item")
-    rows = rows_from_histories(catalogue, histories, domain)
-    everything = np.arange(1, catalogue.size(domain) + 1, dtype=np.int32)
-    scores = recommender.score(rows, np.broadcast_to(everything, (len(rows), len(everything)))).copy()
-    own = rows.history[domain]
-    scores[own.owner, own.values - 1] = -np.inf
+    domain = catalogue.key(domain)
+    rows = rows_asking(catalogue, encoded_lists(catalogue, histories)[0], domain)
     found = []
-    for row in range(len(rows)):
-        order = np.argsort(-scores[row], kind="stable")[:k]
-        order = order[np.isfinite(scores[row][order])]
-        ids = [str(one) for one in catalogue.decode(domain, order + 1)]
-        found.append((ids, [float(one) for one in scores[row][order]]))
+    for items, scores in best_items(recommender, rows, domain, k):
+        for chosen, values in zip(items, scores.tolist(), strict=True):
+            ids = catalogue.decode(domain, chosen[chosen != PAD])
+            found.append(([str(one) for one in ids], values[: len(ids)]))
     return found
 
 
