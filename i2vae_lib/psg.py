@@ -68,7 +68,7 @@ from i2vae_lib.graphs import (
 )
 from i2vae_lib.lightgcn import train_lightgcn
 from i2vae_lib.params import PsgParameters
-from i2vae_lib.runs import LayoutError, write_atomically, write_json
+from i2vae_lib.runs import LayoutError, check_layout, write_atomically, write_json
 
 GENERATOR_LAYOUT = 3
 
@@ -451,8 +451,7 @@ def load(folder: Path, catalogue: Catalogue) -> Generator:
         Another layout version, or a catalogue that it was not fitted with.
     """
     header = json.loads((folder / "generator.json").read_text(encoding="utf-8"))
-    if header.get("layout") != GENERATOR_LAYOUT:
-        raise LayoutError(f"{folder}: generator layout {header.get('layout')}, this version reads {GENERATOR_LAYOUT}")
+    check_layout(f"{folder}: generator", header.get("layout"), GENERATOR_LAYOUT)
     if header["catalogue"] != catalogue.digest():
         raise LayoutError(f"{folder}: the generator was fitted with other items or links")
     p = PsgParameters.model_validate(header["parameters"])

@@ -20,6 +20,7 @@ import torch
 from i2vae_lib import evaluation, psg
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.dataset import DOMAINS, DataError, Int, Ragged, Rows, other, popularity
+from i2vae_lib.data.histories import encoded_lists, rows_asking
 from i2vae_lib.params import Parameters, load, read_preset
 from i2vae_lib.recommenders import (
     EASE,
@@ -31,7 +32,6 @@ from i2vae_lib.recommenders import (
     Popularity,
     Recommender,
 )
-from i2vae_lib.recommenders.contract import encoded_lists, rows_asking
 from i2vae_lib.runs import LayoutError
 from i2vae_lib.training import Callbacks
 from tests.conftest import TINY

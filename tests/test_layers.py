@@ -36,6 +36,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("plots", "views"),
     ("report", "explorers"),
     ("listing",),
+    ("api",),
     ("commands",),
     ("cli",),
 ]

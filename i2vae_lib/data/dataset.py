@@ -20,7 +20,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from i2vae_lib.runs import LayoutError, write_atomically, write_json
+from i2vae_lib.runs import LayoutError, check_layout, write_atomically, write_json
 
 DOMAINS = ("x", "y")
 SPLITS = ("train", "validation", "test")
@@ -526,10 +526,7 @@ class CrossDomainDataset:
             raise LayoutError(
                 f"{folder} is damaged ({type(error).__name__}: {error}): delete it and prepare it anew"
             ) from error
-        if header.get("layout") != LAYOUT:
-            raise LayoutError(
-                f"{folder} has dataset layout {header.get('layout')}, this version reads {LAYOUT}: prepare it anew"
-            )
+        check_layout(f"{folder} has dataset", header.get("layout"), LAYOUT, "prepare it anew")
         if dataset.fingerprint() != header["fingerprint"]:
             raise LayoutError(f"{folder}: contents do not match the fingerprint in dataset.json; prepare it anew")
         return dataset
@@ -594,8 +591,7 @@ def save_catalogue(catalogue: Catalogue, folder: Path) -> None:
 def read_catalogue(folder: Path) -> Catalogue:
     """Read what :func:`save_catalogue` wrote."""
     header = json.loads((folder / "catalogue.json").read_text(encoding="utf-8"))
-    if header.get("layout") != CATALOGUE_LAYOUT:
-        raise LayoutError(f"{folder}: catalogue layout {header.get('layout')}, this version reads {CATALOGUE_LAYOUT}")
+    check_layout(f"{folder}: catalogue", header.get("layout"), CATALOGUE_LAYOUT)
     return _read_items(folder, header["names"])
 
 

@@ -11,20 +11,18 @@ asks; only under ``temporal`` do known users keep their vectors.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
 
-from i2vae_lib.data.dataset import DOMAINS, PAD, Catalogue, DataError, Int, Ragged, Rows, history_keys
+from i2vae_lib.data.dataset import DOMAINS, PAD, Catalogue, DataError, Int, Rows
+from i2vae_lib.data.histories import encoded_lists, rows_asking
 from i2vae_lib.evaluation import refuse_non_finite
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator, best_columns
 from i2vae_lib.training import Callbacks
 
-UNKNOWN = ("error", "drop")
-"""What becomes of ids that the vocabulary does not have."""
 ROWS_AT_ONCE = 1024
 SCORES_AT_ONCE = 4_000_000
 """Rows and scores of a block of :func:`best_items`: speed and memory alone."""
@@ -99,83 +97,6 @@ class Recommender(Protocol):
     def load(cls, folder: Path) -> Self: ...
 
 
-def encoded(
-    catalogue: Catalogue, domain: str, ids: Sequence[Any], lengths: Int, unknown: str = "error"
-) -> tuple[Ragged, int]:
-    """Histories in people's ids as item numbers, and how many ids were left out because nobody knows them.
-
-    Parameters
-    ----------
-    domain
-        Its key.
-    ids
-        Of all histories, one after another.
-    lengths
-        int [histories].
-    unknown
-        ``"error"`` or ``"drop"``.
-
-    Raises
-    ------
-    DataError
-        Ids outside the vocabulary (up to five are named, and the history of the first), unless they are dropped.
-    """
-    if unknown not in UNKNOWN:
-        raise DataError(f"unknown is {unknown!r}: expected {' or '.join(map(repr, UNKNOWN))}")
-    found = Ragged.from_lengths(catalogue.numbers(domain, ids), lengths)
-    there = found.values != PAD
-    if unknown == "error" and not there.all():
-        row = found.owner[np.argmin(there)]
-        try:
-            catalogue.encode(domain, ids)
-        except DataError as error:
-            raise DataError(f"{error}; the first stands in history {row:,} (from 0)") from None
-    return found.keep(there), int((~there).sum())
-
-
-def encoded_lists(
-    catalogue: Catalogue, histories: Mapping[str, Sequence[Sequence[Any]]], unknown: str = "error"
-) -> tuple[dict[str, Ragged], int]:
-    """:func:`encoded` of a list of ids a user and domain; domains go by key or name, and one may be left out.
-
-    Raises
-    ------
-    DataError
-        As :func:`encoded`; an unknown domain, lists of different lengths, or what is no list of ids.
-    """
-    given: dict[str, Sequence[Sequence[Any]]] = {}
-    for name, lists in histories.items():
-        if catalogue.key(name) in given:
-            raise DataError(f"histories name domain {catalogue.key(name)} twice ({', '.join(map(repr, histories))})")
-        given[catalogue.key(name)] = lists
-    count, found, dropped = max((len(one) for one in given.values()), default=0), {}, 0
-    for d in DOMAINS:
-        lists = given.get(d, ())
-        if len(lists) not in (0, count):
-            raise DataError(f"histories of {count} users in one domain but {len(lists)} in {d}: one list a user")
-        for row, one in enumerate(lists):
-            if isinstance(one, str) or not hasattr(one, "__len__"):
-                raise DataError(f"history {row:,} (from 0) of domain {d} is {one!r}: expected a list of ids")
-        ids = [one for part in lists for one in part]
-        lengths = np.array([len(part) for part in lists] or [0] * count, dtype=np.int64)
-        found[d], lost = encoded(catalogue, d, ids, lengths, unknown)
-        dropped += lost
-    return found, dropped
-
-
-def rows_asking(catalogue: Catalogue, histories: Mapping[str, Ragged], domain: str, users: Int | None = None) -> Rows:
-    """Rows that ask for an item of ``domain``; their target is padding, for nobody knows what comes next.
-
-    ``users``: who they are, object array of str [n]; None: new ones.
-    """
-    if users is None:  # named by what they took: the fold, and so the answer, depends on nobody else in the call
-        users = np.array([f"new user {key:016x}" for key in history_keys(histories, "new user")], dtype=object)
-    count = len(users)
-    which = np.full(count, DOMAINS.index(domain), dtype=np.int8)
-    nothing = np.full(count, PAD, dtype=np.int32)
-    return Rows(catalogue, users, which, nothing, histories, replace(histories[domain], moments=None), np.arange(count))
-
-
 def best_items(
     recommender: Recommender, rows: Rows, domain: str, k: int, among: Int | None = None
 ) -> Iterator[tuple[Int, Int]]:
@@ -195,12 +116,14 @@ def best_items(
     Raises
     ------
     DataError
-        k below 1.
+        k below 1, or nothing to choose from.
     """
     if k < 1:
         raise DataError(f"k is {k}; ask for at least 1 item")
     size = recommender.catalogue.size(domain)
     columns = np.arange(1, size + 1) if among is None else np.unique(among)
+    if not len(columns):
+        raise DataError(f"no item of {recommender.catalogue.names[domain]} is left to choose from")
     place = np.full(size + 1, -1)
     place[columns] = np.arange(len(columns))
     step = min(ROWS_AT_ONCE, max(1, SCORES_AT_ONCE // max(1, len(columns))))
