@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from i2vae_lib import evaluation, stages
 from i2vae_lib.data.dataset import DOMAINS, PAD, Catalogue, CrossDomainDataset, DataError, Int, Ragged, Rows, listed
 from i2vae_lib.data.frames import TEXT, Log, by_name, write_pair
-from i2vae_lib.data.histories import encoded_lists, read_histories, rows_asking, whole_histories
+from i2vae_lib.data.histories import check_unknown, encoded_lists, read_histories, rows_asking, whole_histories
 from i2vae_lib.data.people import People
 from i2vae_lib.model.i2vae import ROLES
 from i2vae_lib.params import ParameterError, Parameters, load
@@ -235,6 +235,7 @@ class I2VAE:
 
     def asked(self, users: Sequence[Any] | None, histories: Histories | None, unknown: str = "error") -> Asked:
         """Known users, or anybody's histories, as the model takes them."""
+        check_unknown(unknown)
         if (users is None) == (histories is None):
             raise ParameterError("give either users or histories")
         if histories is not None:

@@ -32,6 +32,12 @@ UNKNOWN = ("error", "drop")
 ROWS_OF_A_FILE = 8192  # read at once
 
 
+def check_unknown(word: str) -> None:
+    """Refuse what is none of :data:`UNKNOWN`."""
+    if word not in UNKNOWN:
+        raise DataError(f"unknown is {word!r}: expected {' or '.join(map(repr, UNKNOWN))}")
+
+
 def encoded(
     catalogue: Catalogue, domain: str, ids: Sequence[Any], lengths: Int, unknown: str = "error", before: int = 0
 ) -> tuple[Ragged, int]:
@@ -55,8 +61,7 @@ def encoded(
     DataError
         Ids outside the vocabulary (up to five are named, and the history of the first), unless they are dropped.
     """
-    if unknown not in UNKNOWN:
-        raise DataError(f"unknown is {unknown!r}: expected {' or '.join(map(repr, UNKNOWN))}")
+    check_unknown(unknown)
     found = Ragged.from_lengths(catalogue.numbers(domain, ids), lengths)
     there = found.values != PAD
     if unknown == "error" and not there.all():

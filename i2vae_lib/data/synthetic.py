@@ -103,7 +103,9 @@ def sample_logs(users: int = 2000, seed: int = 0) -> dict[str, pd.DataFrame]:
     rng, found = np.random.default_rng(seed), {}
     for name, events in zip(("books", "films"), log.events.values(), strict=True):
         when = pd.to_datetime(events.time, unit="s")
-        table = pd.DataFrame({"user": events.user, "item": events.item, "when": when})
+        table = pd.DataFrame({"user": events.user, "item": events.item, "when": when}).astype(
+            {"user": int, "item": int}
+        )
         found[name] = table.iloc[rng.permutation(len(table))].reset_index(drop=True)
     return found
 
