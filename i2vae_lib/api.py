@@ -137,7 +137,8 @@ class I2VAE:
         chosen = dict(overrides or {}) | {"system": system}
         if protocol is None:
             chosen["split.test_share"], protocol = 0.0, "chronological"
-        types, names = {}, {}
+        types: dict[str, str] = {}
+        names: dict[str, str] = {}
         if isinstance(logs, Mapping):
             names = dict(zip(DOMAINS, map(str, logs), strict=False))
             columns = {"user": user, "item": item, "timestamp": time}
@@ -236,11 +237,11 @@ class I2VAE:
     def asked(self, users: Sequence[Any] | None, histories: Histories | None, unknown: str = "error") -> Asked:
         """Known users, or anybody's histories, as the model takes them."""
         check_unknown(unknown)
-        if (users is None) == (histories is None):
-            raise ParameterError("give either users or histories")
-        if histories is not None:
+        if users is None and histories is not None:
             took, dropped = encoded_lists(self.catalogue, histories, unknown)
             return Asked(took, np.arange(len(took["x"])), None, dropped)
+        if users is None or histories is not None:
+            raise ParameterError("give either users or histories")
         if isinstance(users, str) or not hasattr(users, "__len__"):
             raise DataError(f"users is {users!r}: expected a list of ids")
         words = [str(one) for one in users]
@@ -466,12 +467,11 @@ class I2VAE:
             table = pd.concat(
                 [ranked([given], self.dataset, self.run.parameters, full=False), table], ignore_index=True
             )
-        measures = None
-        if metric is not None:
-            named = isinstance(metric, str)
-            measures = (
-                {metric: evaluation.measure(metric)} if named else {getattr(metric, "__name__", "metric"): metric}
-            )
+        measures: dict[str, evaluation.Measure] | None = None
+        if isinstance(metric, str):
+            measures = {metric: evaluation.measure(metric)}
+        elif metric is not None:
+            measures = {getattr(metric, "__name__", "metric"): metric}
         found = evaluation.tidy(evaluation.metrics(table, measures), self.domains)
         return stamped(found, self.dataset)
 

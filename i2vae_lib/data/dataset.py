@@ -165,7 +165,7 @@ class Catalogue:
         """
         found = self.numbers(domain, ids)
         if not found.all():
-            unknown = [str(ids[at]) for at in np.flatnonzero(found == PAD)]
+            unknown = [str(one) for one, number in zip(ids, found, strict=True) if number == PAD]
             raise DataError(
                 f"{listed('item id', unknown)} not in the vocabulary of domain {domain} ({self.names[domain]}, "
                 f"{self.size(domain):,} items); {len(unknown)} of {len(found)} ids are unknown"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def _of_tables(logs: Mapping[str, Any], folder: Path, columns: Mapping[str, str 
         whole = pd.api.types.is_datetime64_any_dtype(moments)
         times = pa.array(moments.dt.as_unit(unit) if whole else moments, from_pandas=True)
         table = pa.table({user: users, item: items, time: times.cast(pa.int64()) if whole else times})
-        write_atomically(folder / f"{d}.parquet", lambda part, table=table: pq.write_table(table, part))
+        write_atomically(folder / f"{d}.parquet", partial(pq.write_table, table))
     pair: dict[str, Any] = {d: {"name": name, "path": f"{d}.parquet"} for d, name in zip(DOMAINS, logs, strict=True)}
     return pair | {"columns": {"user": user, "item": item, "timestamp": time, "unit": unit}}, types
 
