@@ -148,7 +148,7 @@ def read_histories(catalogue: Catalogue, path: Path | str, unknown: str = "error
             try:
                 found, lost = encoded(catalogue, d, ids, lengths, unknown, before)
             except DataError as error:
-                raise DataError(f"{path}: {error}") from None
+                raise DataError(f"{path}, rows {before:,} to {before + len(batch) - 1:,}: {error}") from None
             parts[d].append((found.values, found.lengths))
             dropped += lost
         before += len(batch)
