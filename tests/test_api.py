@@ -17,8 +17,9 @@ import pytest
 
 from i2vae_lib import I2VAE, cli, sample_logs
 from i2vae_lib.api import typed
-from i2vae_lib.data.dataset import DOMAINS, DataError, other
+from i2vae_lib.data.dataset import DOMAINS, CrossDomainDataset, DataError, other
 from i2vae_lib.data.frames import write_pair
+from i2vae_lib.data.histories import whole_histories
 from i2vae_lib.data.logs import load_logs
 from i2vae_lib.params import ParameterError
 from i2vae_lib.recommenders import contract
@@ -189,6 +190,18 @@ def test_recommend_when_neither_or_both_are_given(kit: I2VAE) -> None:
     for words in ({}, {"users": [1], "histories": {"books": [[]]}}):
         with pytest.raises(ParameterError, match="either users or histories"):
             kit.recommend(domain="films", **words)
+
+
+def test_known_users_when_data_have_no_times_are_those_of_all_splits(published: CrossDomainDataset) -> None:
+    found, longest = whole_histories(published), {}
+    for rows in published.splits.values():
+        for i, user in enumerate(rows.user):
+            for number, d in enumerate(DOMAINS):
+                shown = rows.history[d][i].tolist() + [int(rows.target[i])] * (rows.domain[i] == number)
+                longest[user, d] = max(longest.get((user, d), []), shown, key=len)
+    assert {user for user, _ in longest} == set(found.users) and len(found) == len(set(found.users))
+    for at, user in enumerate(found.users):
+        assert {d: found.sequences[d][at].tolist() for d in DOMAINS} == {d: longest[user, d] for d in DOMAINS}
 
 
 # --- what it learnt ---------------------------------------------------------------------------------------------------
