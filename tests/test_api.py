@@ -197,7 +197,7 @@ def test_known_users_when_data_have_no_times_are_those_of_all_splits(published: 
     for rows in published.splits.values():
         for i, user in enumerate(rows.user):
             for number, d in enumerate(DOMAINS):
-                shown = rows.history[d][i].tolist() + [int(rows.target[i])] * (rows.domain[i] == number)
+                shown = rows.history[d][i].tolist() + [int(rows.target[i])] * int(rows.domain[i] == number)
                 longest[user, d] = max(longest.get((user, d), []), shown, key=len)
     assert {user for user, _ in longest} == set(found.users) and len(found) == len(set(found.users))
     for at, user in enumerate(found.users):
