@@ -36,6 +36,7 @@
 ``report``            ``report.html`` of a run
 ``explorers``         widgets over views and plots, for JupyterLab and for a page without it
 ``listing``           ``i2vae list``: presets, pairs, systems, parameters with origins, runs
+``api``               your data in, your recommendations out: one class over a run directory
 ``commands``          what each command does
 ``cli``               ``i2vae``: the table of commands
 ====================  =================================================================================
@@ -49,7 +50,9 @@ from typing import TYPE_CHECKING
 from i2vae_lib.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from i2vae_lib.api import I2VAE
     from i2vae_lib.data.loading import load_dataset
+    from i2vae_lib.data.synthetic import sample_logs
     from i2vae_lib.params import Parameters, from_notebook, load
     from i2vae_lib.recommenders.i2vae import I2VAERecommender
     from i2vae_lib.stages import evaluate, open_run, prepare, recall, train
@@ -57,14 +60,17 @@ else:
     __getattr__ = lazy_names(
         __name__,
         {
+            "I2VAE": "i2vae_lib.api",
             "I2VAERecommender": "i2vae_lib.recommenders.i2vae",
             "load_dataset": "i2vae_lib.data.loading",
+            "sample_logs": "i2vae_lib.data.synthetic",
             **dict.fromkeys(("Parameters", "from_notebook", "load"), "i2vae_lib.params"),
             **dict.fromkeys(("evaluate", "open_run", "prepare", "recall", "train"), "i2vae_lib.stages"),
         },
     )
 
 __all__ = [
+    "I2VAE",
     "I2VAERecommender",
     "Parameters",
     "evaluate",
@@ -74,5 +80,6 @@ __all__ = [
     "open_run",
     "prepare",
     "recall",
+    "sample_logs",
     "train",
 ]

@@ -104,15 +104,29 @@ COMMANDS: dict[str, Command] = {
         commands.recommend,
         (
             ("run", {"type": Path, "help": "the run's directory"}),
-            ("--history", {"nargs": "*", "default": [], "metavar": "DOMAIN=ID,ID", "help": "oldest first: x=ID,ID"}),
-            ("--histories", {"type": Path, "help": "Parquet with columns x and y: a list of ids a user"}),
-            ("--domain", {"required": True, "choices": ("x", "y"), "help": "where to recommend"}),
+            ("--user", {"nargs": "+", "metavar": "ID", "help": "users of the data, whose histories are known"}),
+            ("--users", {"type": Path, "help": "file of them: an id a line, or Parquet with a column user"}),
+            (
+                "--history",
+                {"nargs": "*", "default": [], "metavar": "DOMAIN=ID,ID", "help": "anybody's, oldest first"},
+            ),
+            ("--histories", {"type": Path, "help": "Parquet with a column a domain: a list of ids a user"}),
+            ("--domain", {"required": True, "help": "where to recommend: its name, or x or y"}),
             ("--k", {"type": int, "default": 10, "help": "how many items (default: 10)"}),
+            ("--exclude", {"nargs": "+", "metavar": "ID", "help": "items that nobody gets"}),
+            ("--only", {"nargs": "+", "metavar": "ID", "help": "the only items that anybody gets"}),
+            (
+                "--unknown",
+                {"choices": ("error", "drop"), "default": "error", "help": "what becomes of unknown ids (error)"},
+            ),
+            ("--out", {"type": Path, "help": "Parquet file for user, item, score, rank; printed without it"}),
             JSON,
         ),
         (
             "i2vae recommend runs/a --history x=x20,s3 y=y40 --domain y --k 5",
-            "i2vae recommend runs/a --histories people.parquet --domain x --json",
+            "i2vae recommend runs/a --histories people.parquet --domain x --unknown drop --json",
+            "i2vae recommend runs/a --user u17 u20 --domain South --exclude y40 y41",
+            "i2vae recommend runs/a --users users.txt --domain South --only y1 y2 y3 --out recommended.parquet",
         ),
     ),
     "audit": Command(

@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from i2vae_lib.recommenders.registry import SYSTEMS
 if TYPE_CHECKING:
     import pandas as pd
 
+    from i2vae_lib.api import I2VAE, Asked
     from i2vae_lib.grids import Cell
     from i2vae_lib.runs import Run
 
@@ -148,18 +149,84 @@ def result_of(here: Run, ranks: pd.DataFrame) -> str:
 
 
 def recommend(given: argparse.Namespace) -> int:
-    recommender = trained_of(given.run)
-    histories = _histories(given)
-    found = recommender.recommend(histories, given.domain, given.k)
-    if given.json:
-        print(json.dumps([{"items": ids, "scores": scores} for ids, scores in found]))
+    from i2vae_lib.api import I2VAE
+
+    kit = I2VAE.load(given.run)
+    asked, d = _asked(kit, given), kit.catalogue.key(given.domain)
+    if asked.dropped:
+        print(f"{asked.dropped:,} unknown ids dropped", file=sys.stderr)
+    among = kit.among(d, given.exclude or (), given.only)
+    if given.out is not None:
+        _write_tables(kit.tables(asked, d, given.k, among), given.out)
+        print(f"written: {given.out}")
         return 0
-    for user, (ids, scores) in enumerate(found):
+    before = "["
+    for user, items, scores in kit.lists(asked, d, given.k, among):
+        ids = kit.ids(d, items).tolist()
+        if given.json:
+            print(before, json.dumps({"items": ids, "scores": scores}), sep="", end="")
+            before = ", "
+            continue
         print(f"user {user}")
-        labels = recommender.catalogue.label(given.domain, recommender.catalogue.encode(given.domain, ids))
-        for place, (one, score, label) in enumerate(zip(ids, scores, labels, strict=True), start=1):
-            print(f"{place:4d}  {one:<16} {score:9.4f}  {label if label != one else ''}".rstrip())
+        for place, (one, score, label) in enumerate(zip(ids, scores, kit.catalogue.label(d, items), strict=True), 1):
+            print(f"{place:4d}  {one:<16} {score:9.4f}  {label if label != str(one) else ''}".rstrip())
+    if given.json:
+        print("]" if before != "[" else "[]")
     return 0
+
+
+def _asked(kit: I2VAE, given: argparse.Namespace) -> Asked:
+    """Whom to recommend to: users of the data, histories of a file, or of one person on the command line."""
+    from i2vae_lib.data.dataset import DOMAINS, DataError
+    from i2vae_lib.params import ParameterError
+
+    ways = {"--history": given.history, "--histories": given.histories, "--user": given.user, "--users": given.users}
+    several = [name for name, one in ways.items() if one]
+    if len(several) > 1:
+        raise ParameterError(f"{' and '.join(several)}: one or the other")
+    if given.histories is not None:
+        return kit.asked_of_file(given.histories, given.unknown)
+    if several and not given.history:
+        return kit.asked(given.user or _users_of_file(given.users), None, given.unknown)
+    histories: dict[str, list[list[str]]] = {d: [[]] for d in DOMAINS}
+    for pair in given.history:
+        name, equals, ids = pair.partition("=")
+        if not equals:
+            raise DataError(f"--history {pair}: expected DOMAIN=ID,ID")
+        histories[kit.catalogue.key(name)][0] += [one for one in ids.split(",") if one]
+    return kit.asked(None, histories, given.unknown)
+
+
+def _users_of_file(path: Path) -> list[Any]:
+    """Column ``user`` of a Parquet file, or the lines of a text."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from i2vae_lib.data.dataset import DataError
+
+    try:
+        if path.suffix == ".parquet":
+            return list(pq.read_table(path, columns=["user"])["user"].to_pylist())
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line]
+    except (pa.ArrowException, KeyError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: expected an id a line, or Parquet with a column user: {error}") from None
+
+
+def _write_tables(tables: Iterator[pd.DataFrame], path: Path) -> None:
+    """Tables one after another as a Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from i2vae_lib.runs import write_atomically
+
+    def write(part: Path) -> None:
+        first = pa.Table.from_pandas(next(tables), preserve_index=False)
+        with pq.ParquetWriter(part, first.schema) as file:
+            file.write_table(first)
+            for table in tables:
+                file.write_table(pa.Table.from_pandas(table, first.schema, preserve_index=False))
+
+    write_atomically(path, write)
 
 
 def trained_of(folder: Path) -> Any:
@@ -167,29 +234,6 @@ def trained_of(folder: Path) -> Any:
     from i2vae_lib.runs import read_record
 
     return SYSTEMS[read_record(folder)["parameters"]["system"]].load(folder / "model")
-
-
-def _histories(given: argparse.Namespace) -> dict[str, list[list[str]]]:
-    from i2vae_lib.data.dataset import DOMAINS, DataError
-    from i2vae_lib.params import ParameterError
-
-    if given.histories is not None:
-        if given.history:
-            raise ParameterError("--history and --histories: one or the other")
-        import pandas as pd
-
-        table = pd.read_parquet(given.histories)
-        missing = [d for d in DOMAINS if d not in table.columns]
-        if missing:
-            raise DataError(f"{given.histories}: missing column {missing[0]}; expected x and y, a list of ids a user")
-        return {d: [[] if one is None else [str(i) for i in one] for one in table[d]] for d in DOMAINS}
-    histories: dict[str, list[list[str]]] = {d: [[]] for d in DOMAINS}
-    for pair in given.history:
-        d, equals, ids = pair.partition("=")
-        if d not in DOMAINS or not equals:
-            raise DataError(f"--history {pair}: expected x=ID,ID or y=ID,ID")
-        histories[d][0] += [one for one in ids.split(",") if one]
-    return histories
 
 
 def audit_data(given: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ not counted). A metric is its expectation over a random order of the ties, so a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -208,7 +208,7 @@ def rank(scorer: Scorer, rows: Rows, negatives: Int | None, *, full: bool, batch
             if full:
                 # one matrix product a batch: all rows share the candidates (a broadcast view, no copy)
                 scores = scorer.score(batch, np.broadcast_to(everything, (len(at), len(everything))))
-                _refuse_non_finite(scorer, scores, batch)
+                refuse_non_finite(scorer, scores, batch)
                 aim = np.take_along_axis(scores, target - 1, axis=1)
                 above, equal = scores > aim, scores == aim
                 left_out = barred.take(at)
@@ -223,13 +223,14 @@ def rank(scorer: Scorer, rows: Rows, negatives: Int | None, *, full: bool, batch
                 there = negatives[at] != PAD
                 candidates = np.where(there, negatives[at], target)
                 scores = scorer.score(batch, np.concatenate([target, candidates], axis=1))
-                _refuse_non_finite(scorer, scores, batch)
+                refuse_non_finite(scorer, scores, batch)
                 out["greater_sampled"][at] = ((scores[:, 1:] > scores[:, :1]) & there).sum(axis=1)
                 out["ties_sampled"][at] = ((scores[:, 1:] == scores[:, :1]) & there).sum(axis=1)
     return pd.DataFrame(out)
 
 
-def _refuse_non_finite(scorer: Scorer, scores: Int, batch: Rows) -> None:
+def refuse_non_finite(scorer: Scorer, scores: Int, batch: Rows) -> None:
+    """Raise :class:`NonFiniteScore` for the first row with one."""
     finite = np.isfinite(scores).all(axis=1)
     if not finite.all():
         bad = int(np.flatnonzero(~finite)[0])
@@ -264,6 +265,22 @@ def _mean_gain(greater: Int, ties: Int, gains: Int) -> Int:
 METRICS = {"HR": hit_rate, "NDCG": ndcg, "MRR": mrr}
 
 
+Measure = Callable[[Int, Int, Int], Int]
+"""``(greater, ties, candidates) -> values``, int64 [rows] each to float [rows]; candidates without the target."""
+
+
+def measure(name: str) -> Measure:
+    """A metric by its name, as ``HR@10``.
+
+    Raises
+    ------
+    ParameterError
+        As :func:`cutoff_of`.
+    """
+    of_row, k = cutoff_of(name)
+    return lambda greater, ties, candidates: METRICS[of_row](greater, ties, k)
+
+
 def cutoff_of(name: str) -> tuple[str, int]:
     """``HR@10`` as its measure and cutoff.
 
@@ -286,6 +303,65 @@ def row_values(table: pd.DataFrame, candidates: str, cutoffs: Sequence[tuple[str
     ranked = greater >= 0
     columns = [METRICS[name](greater.clip(0), ties.clip(0), k) for name, k in cutoffs]
     return np.where(ranked[:, None], np.stack(columns, axis=1), np.nan)
+
+
+class GivenScores:
+    """Scores of candidates that somebody brings, as a scorer: one a row and item.
+
+    Parameters
+    ----------
+    rows
+        The rows that are to be ranked.
+    table
+        Columns ``row`` (``Rows.source``), ``item`` (people's id, of the row's domain) and ``score``. What is no
+        candidate is not looked at.
+
+    Raises
+    ------
+    DataError
+        A missing column, or two scores of one row and item.
+    """
+
+    def __init__(self, name: str, rows: Rows, table: pd.DataFrame):
+        self.name = name
+        if missing := [column for column in ("row", "item", "score") if column not in table]:
+            raise DataError(f"scores: no column '{missing[0]}'; expected row, item and score")
+        domain_of = dict(zip(rows.source.tolist(), rows.domain.tolist(), strict=True))
+        domain = table["row"].map(domain_of).fillna(-1).to_numpy()
+        table = table[domain >= 0]
+        items = np.zeros(len(table), dtype=np.int64)
+        for i, d in enumerate(DOMAINS):
+            of_domain = domain[domain >= 0] == i
+            items[of_domain] = rows.catalogue.numbers(d, table.loc[of_domain, "item"].tolist())
+        keys = (table["row"].to_numpy(np.int64) << 32) + items
+        order = np.argsort(keys, kind="stable")
+        self.keys, self.values = keys[order], table["score"].to_numpy(np.float64)[order]
+        twice = np.flatnonzero((np.diff(self.keys) == 0) & (self.keys[1:] % 2**32 != PAD))
+        if len(twice):
+            row = table.iloc[order[twice[0]]]
+            raise DataError(f"scores: row {row['row']} has two of item {row['item']!r}; give one each")
+
+    def score(self, rows: Rows, candidates: Int) -> Int:
+        """What was given for each candidate, float64 [rows, k].
+
+        Raises
+        ------
+        DataError
+            A candidate without a score.
+        """
+        wanted = (rows.source[:, None] << 32) + candidates
+        at = np.searchsorted(self.keys, wanted)
+        found = np.append(self.keys, -1)[at] == wanted
+        if not found.all():
+            row, column = np.argwhere(~found)[0]
+            d = DOMAINS[rows.domain[row]]
+            item = rows.catalogue.decode(d, candidates[row, column])
+            raise DataError(
+                f"scores: none of item {item!r} for row {rows.source[row]} (user {rows.user[row]}, "
+                f"{rows.catalogue.names[d]}); every candidate needs one"
+            )
+        scores: Int = self.values[at]
+        return scores
 
 
 def seen_targets(rows: Rows, train: Rows) -> Int:
@@ -348,15 +424,26 @@ def kind_masks(table: pd.DataFrame) -> dict[str, pd.Series]:
     }
 
 
-def metrics(table: pd.DataFrame) -> dict[str, Any]:
+def metrics(table: pd.DataFrame, measures: Mapping[str, Measure] | None = None) -> dict[str, Any]:
     """``metrics.json`` from ``ranks.parquet``.
+
+    Parameters
+    ----------
+    measures
+        By name; None: those of :data:`METRICS` at each of :data:`CUTOFFS`.
 
     Returns
     -------
     dict
         recommender -> domain -> kind -> ``{"n": …, "sampled": {"HR@10": …}, "full": {…}}``; fractions, None where
         n = 0 or these candidates were not ranked (-1 in the table).
+
+    Raises
+    ------
+    ParameterError
+        A measure does not give a value a row.
     """
+    measures = measures or {f"{name}@{k}": measure(f"{name}@{k}") for name in METRICS for k in CUTOFFS}
     result: dict[str, Any] = {}
     named = [(name, d) for name in table["recommender"].unique() for d in DOMAINS]
     for name, d in named:
@@ -367,16 +454,20 @@ def metrics(table: pd.DataFrame) -> dict[str, Any]:
             chosen = part[masks[kind]]
             cells[kind] = {"n": len(chosen)}
             for candidates in ("sampled", "full"):
-                greater = chosen[f"greater_{candidates}"].to_numpy()
-                ties = chosen[f"ties_{candidates}"].to_numpy()
-                ranked = len(chosen) > 0 and greater.min() >= 0
+                counts = [chosen[f"{what}_{candidates}"].to_numpy() for what in ("greater", "ties", "candidates")]
+                ranked = len(chosen) > 0 and counts[0].min() >= 0
                 cells[kind][candidates] = {
-                    f"{metric}@{k}": float(of_row(greater, ties, k).mean()) if ranked else None
-                    for metric, of_row in METRICS.items()
-                    for k in CUTOFFS
+                    metric: _mean_of(metric, of_rows(*counts), len(chosen)) if ranked else None
+                    for metric, of_rows in measures.items()
                 }
         result.setdefault(str(name), {})[str(d)] = cells
     return result
+
+
+def _mean_of(metric: str, values: Int, rows: int) -> float:
+    if np.shape(values) != (rows,):
+        raise ParameterError(f"metric '{metric}' gave {np.shape(values)} for {rows} rows: expected a value for each")
+    return float(np.mean(values))
 
 
 def tidy(summary: Mapping[str, Any], names: Mapping[str, str] | None = None) -> pd.DataFrame:

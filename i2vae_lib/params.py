@@ -45,7 +45,7 @@ class SplitParameters(_Group):
 
     data_seed: NonNegative  # fixes splits, cold users and candidates; `seed` never does
     validation_share: Annotated[float, Field(gt=0.0, lt=1.0)]  # of the training users (chronological: of all users)
-    test_share: Annotated[float, Field(gt=0.0, lt=1.0)]  # of all users; chronological only
+    test_share: Annotated[float, Field(ge=0.0, lt=1.0)]  # of all users; chronological only; 0: nothing is held out
     first_cut: Annotated[float, Field(gt=0.0, lt=1.0)]  # temporal only: quantile of event time where training ends
     second_cut: Annotated[float, Field(gt=0.0, lt=1.0)]  # temporal only: where validation ends
     cold_share: Share  # K_cs: held-out users with both domains who lose one

@@ -68,7 +68,7 @@ from i2vae_lib.graphs import (
 )
 from i2vae_lib.lightgcn import train_lightgcn
 from i2vae_lib.params import PsgParameters
-from i2vae_lib.runs import LayoutError, write_atomically, write_json
+from i2vae_lib.runs import LayoutError, check_layout, write_atomically, write_json
 
 GENERATOR_LAYOUT = 3
 
@@ -150,9 +150,14 @@ def top_items(scores: Int, histories: sparse.csr_matrix, numbers: Int, count: in
     """
     taken = histories[:, numbers].tocoo()
     scores[taken.row, taken.col] = -np.inf
-    count = min(count, scores.shape[1])
-    columns = torch.topk(torch.from_numpy(_ordered(scores)), count, dim=1).indices.numpy()
+    columns = best_columns(scores, count)
     return (columns + 1).astype(np.int32), np.take_along_axis(scores, columns, axis=1)
+
+
+def best_columns(scores: Int, count: int) -> Int:
+    """The ``count`` best columns of each line (or all there are), best first; of equal ones the first column leads."""
+    found: Int = torch.topk(torch.from_numpy(_ordered(scores)), min(count, scores.shape[1]), dim=1).indices.numpy()
+    return found
 
 
 def _ordered(scores: Int) -> Int:
@@ -441,8 +446,7 @@ def load(folder: Path, catalogue: Catalogue) -> Generator:
         Another layout version, or a catalogue that it was not fitted with.
     """
     header = json.loads((folder / "generator.json").read_text(encoding="utf-8"))
-    if header.get("layout") != GENERATOR_LAYOUT:
-        raise LayoutError(f"{folder}: generator layout {header.get('layout')}, this version reads {GENERATOR_LAYOUT}")
+    check_layout(f"{folder}: generator", header.get("layout"), GENERATOR_LAYOUT)
     if header["catalogue"] != catalogue.digest():
         raise LayoutError(f"{folder}: the generator was fitted with other items or links")
     p = PsgParameters.model_validate(header["parameters"])

@@ -38,6 +38,21 @@ class LayoutError(ValueError):
     """A folder that this version cannot read, or that was made with other data or parameters."""
 
 
+def check_layout(what: str, found: Any, known: int, remedy: str = "") -> None:
+    """Refuse another layout than this version's; only what is older can be made anew by it.
+
+    Raises
+    ------
+    LayoutError
+        Says which layout, and what to do.
+    """
+    if found == known:
+        return
+    newer = isinstance(found, int) and found > known
+    told = "it was made by a newer version of the kit: upgrade i2vae-kit" if newer else remedy
+    raise LayoutError(f"{what} layout {found}, this version reads {known}" + (f": {told}" if told else ""))
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a file beside ``path``, then rename it: a full disk or a kill leaves the previous state.
 
@@ -276,10 +291,7 @@ def read_record(folder: Path | str) -> dict[str, Any]:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise LayoutError(f"{path}, line {error.lineno}: not valid JSON: {error.msg}") from None
-    if record.get("layout") != RUN_LAYOUT:
-        raise LayoutError(
-            f"{folder} has run layout {record.get('layout')}, this version reads layout {RUN_LAYOUT}: run it anew"
-        )
+    check_layout(f"{folder} has run", record.get("layout"), RUN_LAYOUT, "run it anew")
     return record
 
 

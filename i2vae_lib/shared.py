@@ -83,14 +83,14 @@ def reference_ranks(
     return pd.read_parquet(folder / "ranks.parquet"), about["chosen"], about["audit"]
 
 
-def ranked(scorers: Sequence[Any], dataset: CrossDomainDataset, p: Parameters) -> pd.DataFrame:
-    """Rank the test rows with each scorer: the lines of ``ranks.parquet``."""
+def ranked(scorers: Sequence[Any], dataset: CrossDomainDataset, p: Parameters, full: bool = True) -> pd.DataFrame:
+    """Rank the test rows with each scorer: the lines of ``ranks.parquet``; ``full``: among the whole catalogue too."""
     rows = dataset.splits["test"]
     negatives = evaluation.sample_negatives(rows, p.evaluation.negatives, p.split.data_seed)
     seen = evaluation.seen_targets(rows, dataset.splits["train"])
     parts = []
     for scorer in scorers:
-        ranks = evaluation.rank(scorer, rows, negatives, full=True, batch_size=p.evaluation.batch_size)
+        ranks = evaluation.rank(scorer, rows, negatives, full=full, batch_size=p.evaluation.batch_size)
         parts.append(evaluation.rank_table(scorer.name, rows, dataset.tail["test"], seen, ranks))
     return pd.concat(parts, ignore_index=True)
 

@@ -220,7 +220,8 @@ def test_recommend_when_histories_are_in_a_file(
 def test_recommend_when_input_is_wrong(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["recommend", str(finished), "--domain", "y"]
     assert "'nobody' is not in the vocabulary of domain x (North" in refused(capsys, *words, "--history", "x=nobody")
-    assert "--history z=1: expected x=ID,ID or y=ID,ID" in refused(capsys, *words, "--history", "z=1")
+    assert "--history z: expected DOMAIN=ID,ID" in refused(capsys, *words, "--history", "z")
+    assert "unknown domain 'z': expected 'x' (North) or" in refused(capsys, *words, "--history", "z=1")
     assert "k is 0" in refused(capsys, *words, "--k", "0")
     both = [*words, "--history", "x=x20", "--histories", "people.parquet"]
     assert "--history and --histories: one or the other" in refused(capsys, *both)

@@ -20,9 +20,9 @@ import torch
 from i2vae_lib import evaluation, psg
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.dataset import DOMAINS, DataError, Int, Ragged, Rows, other, popularity
+from i2vae_lib.data.histories import encoded_lists, rows_asking
 from i2vae_lib.params import Parameters, load, read_preset
 from i2vae_lib.recommenders import REFERENCES, SYSTEMS, I2VAERecommender, Recommender
-from i2vae_lib.recommenders.contract import rows_from_histories
 from i2vae_lib.runs import LayoutError
 from i2vae_lib.training import Callbacks
 from tests.conftest import TINY
@@ -292,7 +292,7 @@ def test_recommend_when_users_are_new(recommender: Any, histories: dict[str, lis
 
 
 def test_recommend_when_compared_with_score(recommender: Any, histories: dict[str, list[list[str]]]) -> None:
-    asks = rows_from_histories(recommender.catalogue, histories, "x")
+    asks = rows_asking(recommender.catalogue, encoded_lists(recommender.catalogue, histories)[0], "x")
     scores = recommender.score(asks, everything(asks))
     for user, (ids, found) in enumerate(recommender.recommend(histories, "x", 120)):
         own = set(histories["x"][user])

@@ -160,7 +160,7 @@ def test_vocabulary_when_encoded_and_decoded_gives_the_ids_back(dataset, domain)
 
 
 def test_vocabulary_when_an_id_is_unknown_names_it(dataset):
-    with pytest.raises(DataError, match=r"'nonsense' is not in the vocabulary of domain x.*; 2 of 3 ids are unknown"):
+    with pytest.raises(DataError, match=r"ids 'nonsense', 'y11' are not in the .* domain x.*; 2 of 3 ids are unknown"):
         dataset.catalogue.encode("x", ["s0", "nonsense", "y11"])
 
 

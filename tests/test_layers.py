@@ -37,6 +37,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("plots", "views"),
     ("report", "explorers"),
     ("listing",),
+    ("api",),
     ("commands",),
     ("cli",),
 ]

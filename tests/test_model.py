@@ -13,7 +13,7 @@ from i2vae_lib.data.batches import Side
 from i2vae_lib.data.dataset import Ragged
 from i2vae_lib.model import encoders
 from i2vae_lib.model.encoders import masked_mean
-from i2vae_lib.model.i2vae import I2VAE, ROLES, Latents, build, latent_name
+from i2vae_lib.model.i2vae import ROLES, I2VAENetwork, Latents, build, latent_name
 from i2vae_lib.model.objective import build_objective
 from i2vae_lib.params import ModelParameters, ObjectiveParameters, load
 
@@ -35,7 +35,7 @@ def objective_parameters(**changes: object) -> ObjectiveParameters:
     return load("paper", {f"objective.{key}": value for key, value in changes.items()}).objective
 
 
-def model_of(sizes: dict[str, int] = SIZES, seed: int = 0, **changes: object) -> I2VAE:
+def model_of(sizes: dict[str, int] = SIZES, seed: int = 0, **changes: object) -> I2VAENetwork:
     """A model whose every weight is random, biases, norms and priors included."""
     generator = torch.Generator().manual_seed(seed)
     model = build(parameters(**changes), sizes, generator)
@@ -73,7 +73,7 @@ def rows_of(side: Side, index: list[int]) -> Side:
     return Side(**{f.name: getattr(side, f.name)[index] for f in dataclasses.fields(side)})
 
 
-def everything(model: I2VAE, side: Side, domain: str) -> dict[str, torch.Tensor]:
+def everything(model: I2VAENetwork, side: Side, domain: str) -> dict[str, torch.Tensor]:
     """What inference, drawing and decoding give, without noise."""
     latents = model.infer(side, domain)
     draws = model.draw(latents, None)
@@ -93,7 +93,7 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], toleranc
         torch.testing.assert_close(value, b[name], rtol=0.0, atol=tolerance, msg=lambda m, name=name: f"{name}: {m}")
 
 
-def states(model: I2VAE, encoder: nn.Module, domain: str, items: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+def states(model: I2VAENetwork, encoder: nn.Module, domain: str, items: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     ids = torch.tensor([items])
     return encoder(model.items[domain](ids), ids != 0, None), ids != 0
 
@@ -191,14 +191,14 @@ def test_outputs_when_pseudo_items_of_a_cold_row_change() -> None:
     assert_same(found, everything(model, side, "x"), 1e-6)
 
 
-def tied(model: I2VAE) -> I2VAE:
+def tied(model: I2VAENetwork) -> I2VAENetwork:
     """X's modules in Y's place as well."""
     for modules in model.children():
         modules["y"].load_state_dict(modules["x"].state_dict())
     return model
 
 
-def exchanged(model: I2VAE) -> I2VAE:
+def exchanged(model: I2VAENetwork) -> I2VAENetwork:
     """The same weights with the domains' keys exchanged."""
     found = model_of(SAME)
     for name, modules in model.named_children():

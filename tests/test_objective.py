@@ -11,7 +11,7 @@ from torch import nn
 
 from i2vae_lib.data.batches import Side
 from i2vae_lib.data.dataset import Ragged
-from i2vae_lib.model.i2vae import I2VAE, build
+from i2vae_lib.model.i2vae import I2VAENetwork, build
 from i2vae_lib.model.latents import Gaussian, annealing, standard_like
 from i2vae_lib.model.objective import (
     Objective,
@@ -42,7 +42,7 @@ def objective(**changes: object) -> Objective:
     return build_objective(load("paper", {f"objective.{key}": value for key, value in changes.items()}).objective, T)
 
 
-def model_of(shared_prior: bool = True) -> I2VAE:
+def model_of(shared_prior: bool = True) -> I2VAENetwork:
     """A small model whose every weight is random, priors included."""
     overrides = {"d": D, "T": T, "T_pseudo": 9, "blocks": 1, "shared_prior": shared_prior}
     p = load("paper", {f"model.{key}": value for key, value in overrides.items()} | {"psg.recalled": 3}).model
@@ -85,7 +85,7 @@ def slow_kl(q: Gaussian, p: Gaussian, row: int, free_bits: float = 0.0) -> float
     return summed
 
 
-def slow_scores(model: I2VAE, interest: torch.Tensor, domain: str, row: int, items: list[int]) -> list[float]:
+def slow_scores(model: I2VAENetwork, interest: torch.Tensor, domain: str, row: int, items: list[int]) -> list[float]:
     table = model.items[domain].weight.detach()
     return [sum(float(interest[row, i] * table[item, i]) for i in range(D)) for item in items]
 
@@ -340,7 +340,7 @@ def test_objective_when_one_domain_is_absent() -> None:
     assert torch.isfinite(loss)
 
 
-def gradients(model: I2VAE, module: nn.Module, one: Objective, side: Side) -> list[bool]:
+def gradients(model: I2VAENetwork, module: nn.Module, one: Objective, side: Side) -> list[bool]:
     """For each weight of the module whether the loss moves it (posterior means: no draws)."""
     model.zero_grad(set_to_none=True)
     loss, _ = one(model, {"x": side}, 0, None)

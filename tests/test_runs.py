@@ -167,7 +167,7 @@ def test_run_when_only_place_or_device_differ_is_opened(run, tiny):
 
 def test_run_when_of_another_layout_is_refused(run, tiny):
     write_json(run.folder / "run.json", run.record | {"layout": 99})
-    with pytest.raises(LayoutError, match="run layout 99, this version reads layout 2"):
+    with pytest.raises(LayoutError, match="run layout 99, this version reads 2: it was made by a newer version"):
         Run(tiny, run.folder)
 
 

@@ -20,7 +20,7 @@ import i2vae_lib
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.dataset import Rows
 from i2vae_lib.model import objective
-from i2vae_lib.model.i2vae import I2VAE
+from i2vae_lib.model.i2vae import I2VAENetwork
 from i2vae_lib.model.latents import kl, sample, standard_like
 from i2vae_lib.params import load
 from i2vae_lib.recommenders import I2VAERecommender
@@ -52,7 +52,7 @@ def names() -> dict[str, Any]:
     return {name: value for module in modules() for name, value in vars(module).items()} | {"rows": Rows}
 
 
-def resolves(name: str, names: dict[str, Any], model: I2VAE) -> bool:
+def resolves(name: str, names: dict[str, Any], model: I2VAENetwork) -> bool:
     """Whether a code name of the glossary is there: a parameter, a function or class, or an attribute of one."""
     name = re.sub(r'\["[xy]"\]$', "", name)
     if name in flatten(load("paper").model_dump()):
@@ -60,14 +60,14 @@ def resolves(name: str, names: dict[str, Any], model: I2VAE) -> bool:
     top, _, attribute = name.partition(".")
     if top not in names:
         # a method by its name alone stands beside its class
-        return not attribute and hasattr(I2VAE, top)
+        return not attribute and hasattr(I2VAENetwork, top)
     owner = names[top]
     fields = getattr(owner, "__dataclass_fields__", {})
     return (
         not attribute
         or hasattr(owner, attribute)
         or attribute in fields
-        or (owner is I2VAE and hasattr(model, attribute))
+        or (owner is I2VAENetwork and hasattr(model, attribute))
     )
 
 
@@ -81,7 +81,7 @@ def test_glossary_when_its_names_are_looked_up(
 
 
 def test_glossary_when_a_name_is_wrong(names: dict[str, Any], trained: I2VAERecommender) -> None:
-    for name in ("Latents.specifc", "model.TT", "no_such_function", "I2VAE.itemz"):
+    for name in ("Latents.specifc", "model.TT", "no_such_function", "I2VAENetwork.itemz"):
         assert not resolves(name, names, trained.model), name
 
 
@@ -100,7 +100,7 @@ def test_glossary_when_its_shapes_are_measured(dataset: CrossDomainDataset, trai
     measured: dict[str, tuple[Any, ...]] = {
         "Side.own": (side.own,),
         "Side.pseudo": (side.pseudo,),
-        'I2VAE.items["x"]': (model.items["x"].weight,),
+        'I2VAENetwork.items["x"]': (model.items["x"].weight,),
         "SequenceEncoder.forward": (states,),
         "masked_mean": (states.mean(dim=1),),
         "Latents.specific": (q.mean, q.log_variance),
@@ -109,8 +109,8 @@ def test_glossary_when_its_shapes_are_measured(dataset: CrossDomainDataset, trai
         "Latents.augmented": (latents.augmented.mean, latents.augmented.log_variance),
         "Prior": (prior.mean, prior.log_variance),
         "sample": (sample(q, torch.Generator().manual_seed(0)),),
-        "I2VAE.decode": (interest,),
-        "I2VAE.score": (model.score(interest, "x", side, some), model.score_all(interest, "x", side)),
+        "I2VAENetwork.decode": (interest,),
+        "I2VAENetwork.score": (model.score(interest, "x", side, some), model.score_all(interest, "x", side)),
         "kl": (kl(q, standard_like(q)),),
         "joint_information": (objective.joint_information(kl(q, q), every).value,),
         "disentangling": (objective.disentangling(q, prior, every).value,),

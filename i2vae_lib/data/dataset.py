@@ -20,7 +20,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from i2vae_lib.runs import LayoutError, write_atomically, write_json
+from i2vae_lib.runs import LayoutError, check_layout, write_atomically, write_json
 
 DOMAINS = ("x", "y")
 SPLITS = ("train", "validation", "test")
@@ -36,6 +36,12 @@ Int = np.ndarray
 
 class DataError(ValueError):
     """Bad input data; the message says where (file, line, row) and what would be right."""
+
+
+def listed(what: str, words: Sequence[str]) -> str:
+    """The subject of a complaint: "item id 'a' is", or "item ids 'a', 'b' are", up to five of them, each once."""
+    named = ", ".join(repr(word) for word in list(dict.fromkeys(words))[:5])
+    return f"{what} {named} is" if len(set(words)) == 1 else f"{what}s {named} are"
 
 
 def other(domain: str) -> str:
@@ -131,22 +137,41 @@ class Catalogue:
         table[self.links[:, own]] = self.links[:, 1 - own]
         return table
 
+    def key(self, name: str) -> str:
+        """A domain's key, by its name or the key itself.
+
+        Raises
+        ------
+        DataError
+            Neither of the two has that name.
+        """
+        found = [d for d in DOMAINS if name == d] or [d for d in DOMAINS if name == self.names[d]]
+        if not found:
+            known = " or ".join(f"'{d}' ({self.names[d]})" for d in DOMAINS)
+            raise DataError(f"unknown domain {name!r}: expected {known}")
+        return found[0]
+
+    def numbers(self, domain: str, ids: Sequence[Any]) -> Int:
+        """People's ids to item numbers, int32 [n]; 0 for what the domain does not have."""
+        wanted = pd.Index([str(one) for one in ids], dtype=object)
+        return (pd.Index(self.ids[domain]).get_indexer(wanted) + 1).astype(np.int32)
+
     def encode(self, domain: str, ids: Sequence[Any]) -> Int:
         """People's ids to item numbers.
 
         Raises
         ------
         DataError
-            An id that the domain does not have; the message names it.
+            Ids that the domain does not have; the message names up to five.
         """
-        index = pd.Index(self.ids[domain]).get_indexer(pd.Index([str(one) for one in ids], dtype=object))
-        if (index < 0).any():
-            unknown = [str(one) for one, at in zip(ids, index, strict=True) if at < 0]
+        found = self.numbers(domain, ids)
+        if not found.all():
+            unknown = [str(one) for one, number in zip(ids, found, strict=True) if number == PAD]
             raise DataError(
-                f"item id {unknown[0]!r} is not in the vocabulary of domain {domain} ({self.names[domain]}, "
-                f"{self.size(domain):,} items); {len(unknown)} of {len(index)} ids are unknown"
+                f"{listed('item id', unknown)} not in the vocabulary of domain {domain} ({self.names[domain]}, "
+                f"{self.size(domain):,} items); {len(unknown)} of {len(found)} ids are unknown"
             )
-        return (index + 1).astype(np.int32)
+        return found
 
     def decode(self, domain: str, items: Int) -> Int:
         """Item numbers to people's ids (object array; padding is an error)."""
@@ -502,10 +527,7 @@ class CrossDomainDataset:
             raise LayoutError(
                 f"{folder} is damaged ({type(error).__name__}: {error}): delete it and prepare it anew"
             ) from error
-        if header.get("layout") != LAYOUT:
-            raise LayoutError(
-                f"{folder} has dataset layout {header.get('layout')}, this version reads {LAYOUT}: prepare it anew"
-            )
+        check_layout(f"{folder} has dataset", header.get("layout"), LAYOUT, "prepare it anew")
         if dataset.fingerprint() != header["fingerprint"]:
             raise LayoutError(f"{folder}: contents do not match the fingerprint in dataset.json; prepare it anew")
         return dataset
@@ -570,8 +592,7 @@ def save_catalogue(catalogue: Catalogue, folder: Path) -> None:
 def read_catalogue(folder: Path) -> Catalogue:
     """Read what :func:`save_catalogue` wrote."""
     header = json.loads((folder / "catalogue.json").read_text(encoding="utf-8"))
-    if header.get("layout") != CATALOGUE_LAYOUT:
-        raise LayoutError(f"{folder}: catalogue layout {header.get('layout')}, this version reads {CATALOGUE_LAYOUT}")
+    check_layout(f"{folder}: catalogue", header.get("layout"), CATALOGUE_LAYOUT)
     return _read_items(folder, header["names"])
 
 

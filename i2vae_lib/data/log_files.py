@@ -6,6 +6,7 @@ memory limit. Ids are text throughout: leading zeros stay.
 
 from __future__ import annotations
 
+import bisect
 import csv
 import glob
 import gzip
@@ -360,6 +361,11 @@ def no_id(column: str) -> str:
     """SQL: whether a column's text stands for no id."""
     unknown = ", ".join(f"'{word}'" for word in _NO_ID)
     return f"({column} IS NULL OR lower(trim({column})) IN ({unknown}))"
+
+
+def unit_by_size(time: float) -> Unit:
+    """The unit of a Unix time, by its size."""
+    return list(UNITS)[bisect.bisect_right(_UNIT_BOUNDS, time)]
 
 
 def unit_of(column: str, unit: Unit) -> str:

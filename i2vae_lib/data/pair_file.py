@@ -85,6 +85,8 @@ class PairFile(_Part):
             )
         if self.x.name == self.y.name:
             raise ValueError(f"x and y are both named {self.x.name!r}: tables tell domains apart by their names")
+        if self.x.name == "y" or self.y.name == "x":
+            raise ValueError("a domain is named after the other one's key (x, y): commands take keys and names alike")
         return self
 
     @property

@@ -26,6 +26,7 @@ from i2vae_lib.data.dataset import (
     Catalogue,
     CrossDomainDataset,
     DataError,
+    EventLog,
     Events,
     Int,
     LogPair,
@@ -84,7 +85,8 @@ def apply(
     else:
         pair, cut = temporal(pair, split)
     for name, rows in cut.splits.items():
-        if not len(rows):
+        wanted = name != "test" or protocol != "chronological" or split.test_share > 0
+        if wanted and not len(rows):
             raise DataError(f"{pair.name} under {protocol}: no {name} rows are left; {_account(cut.removed)}")
     dataset = assembled(protocol, pair, cut, split, controls)
     if isinstance(pair, LogPair):
@@ -439,12 +441,17 @@ class OrderedEvents:
 
 
 def ordered(pair: LogPair, data_seed: int) -> dict[str, OrderedEvents]:
+    """:func:`in_order` of a pair's log."""
+    return in_order(pair.log, pair.catalogue, data_seed)
+
+
+def in_order(log: EventLog, catalogue: Catalogue, data_seed: int) -> dict[str, OrderedEvents]:
     """Both domains' events in order; ties of time are broken by a hash of (user, item), never by ids or file order."""
-    found, resolution = {}, pair.log.resolution
-    user_keys = hashed(pair.log.users, "ties", data_seed)
+    found, resolution = {}, log.resolution
+    user_keys = hashed(log.users, "ties", data_seed)
     for d in DOMAINS:
-        events = pair.log.events[d]
-        ties = mixed(user_keys[events.user], hashed(pair.catalogue.ids[d], "ties", d)[events.item - 1])
+        events = log.events[d]
+        ties = mixed(user_keys[events.user], hashed(catalogue.ids[d], "ties", d)[events.item - 1])
         at = np.lexsort((ties, events.time, events.user))
         found[d] = OrderedEvents(events.user[at], events.item[at], events.time[at], events.time[at] // resolution)
     return found

@@ -29,7 +29,7 @@ import pandas as pd
 
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, EventLog, Events, Int, LogPair, Ragged, Rows, resolution_of
 from i2vae_lib.data.protocols import RawPair, raw_rows
-from i2vae_lib.params import SyntheticParameters
+from i2vae_lib.params import SyntheticParameters, load
 from i2vae_lib.runs import write_atomically
 
 HOUR, DAY = 3_600, 86_400  # seconds
@@ -90,6 +90,24 @@ def generate_log(p: SyntheticParameters) -> LogPair:
     ]
     filters = pd.DataFrame(counts, columns=["step", "domain", "events", "users", "items", "removed"])
     return LogPair("synthetic", _source(p), catalogue, EventLog(users, events, resolution_of(events)), filters, truth)
+
+
+def sample_logs(users: int = 2000, seed: int = 0) -> dict[str, pd.DataFrame]:
+    """Two small logs to try things with: ``books`` and ``films``, columns ``user``, ``item`` and ``when``.
+
+    Users and items are integers, each domain numbers its items by itself, rows are in no order. The world is the
+    planted one of the preset ``smoke``, in which every second user has both domains.
+    """
+    chosen = {"synthetic.users": users, "synthetic.seed": seed, "synthetic.overlap": 0.5, "synthetic.linked_items": 0}
+    log = generate_log(load("smoke", chosen).synthetic).log
+    rng, found = np.random.default_rng(seed), {}
+    for name, events in zip(("books", "films"), log.events.values(), strict=True):
+        when = pd.to_datetime(events.time, unit="s")
+        table = pd.DataFrame({"user": events.user, "item": events.item, "when": when}).astype(
+            {"user": int, "item": int}
+        )
+        found[name] = table.iloc[rng.permutation(len(table))].reset_index(drop=True)
+    return found
 
 
 def write_logs(pair: LogPair, folder: Path) -> tuple[Path, Path]:

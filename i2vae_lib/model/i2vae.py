@@ -136,7 +136,7 @@ class Network(nn.Module):
         raise NotImplementedError
 
 
-class I2VAE(Network):
+class I2VAENetwork(Network):
     """The model of the paper.
 
     Parameters
@@ -216,11 +216,11 @@ class I2VAE(Network):
         return interest @ self.items[domain].get_parameter("weight")[1:].T
 
 
-def build(p: ModelParameters, sizes: Mapping[str, int], generator: torch.Generator) -> I2VAE:
+def build(p: ModelParameters, sizes: Mapping[str, int], generator: torch.Generator) -> I2VAENetwork:
     """A model with every weight drawn from ``generator``; ``model.path`` picks its modules.
 
     The log-variance heads start at ``model.initial_log_variance`` (:func:`initialise`).
     """
-    model = I2VAE(sizes, p, PATHS[p.path])
+    model = I2VAENetwork(sizes, p, PATHS[p.path])
     initialise(model, generator)
     return model

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from i2vae_lib.data.batches import Side
-from i2vae_lib.model.i2vae import I2VAE, ROLES, Latents, Network, latent_name
+from i2vae_lib.model.i2vae import ROLES, I2VAENetwork, Latents, Network, latent_name
 from i2vae_lib.model.latents import Gaussian, annealing, kl, kl_per_dimension, standard_like
 from i2vae_lib.model.likelihoods import bernoulli, categorical
 from i2vae_lib.params import ObjectiveParameters
@@ -39,7 +39,7 @@ def masked(value: torch.Tensor, mask: torch.Tensor) -> Term:
     return Term(torch.where(mask, value, torch.zeros_like(value)), mask)
 
 
-def reconstruction_bce(model: I2VAE, interest: torch.Tensor, side: Side, domain: str) -> torch.Tensor:
+def reconstruction_bce(model: I2VAENetwork, interest: torch.Tensor, side: Side, domain: str) -> torch.Tensor:
     """Eq. 4, first terms: binary cross-entropy of the target and the sampled negatives, summed: [B].
 
     -log sigmoid(X_u . E_target) - sum over negatives of log sigmoid(-X_u . E_negative)

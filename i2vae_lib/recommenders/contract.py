@@ -10,16 +10,22 @@ asks; only under ``temporal`` do known users keep their vectors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
 
-from i2vae_lib.data.dataset import DOMAINS, PAD, Catalogue, DataError, Int, Ragged, Rows, history_keys
+from i2vae_lib.data.dataset import DOMAINS, PAD, Catalogue, DataError, Int, Rows
+from i2vae_lib.data.histories import encoded_lists, rows_asking
+from i2vae_lib.evaluation import refuse_non_finite
 from i2vae_lib.params import Parameters
-from i2vae_lib.psg import Generator
+from i2vae_lib.psg import Generator, best_columns
 from i2vae_lib.training import Callbacks
+
+ROWS_AT_ONCE = 1024
+SCORES_AT_ONCE = 4_000_000
+"""Rows and scores of a block of :func:`best_items`: speed and memory alone."""
 
 
 class Recommender(Protocol):
@@ -75,7 +81,8 @@ class Recommender(Protocol):
         Parameters
         ----------
         histories
-            ``{"x": [ids of user 0, …], "y": […]}``, oldest first; users never seen before are fine.
+            ``{"x": [ids of user 0, …], "y": […]}``, oldest first; users never seen before are fine. Domains go by
+            key or name.
 
         Returns
         -------
@@ -90,30 +97,46 @@ class Recommender(Protocol):
     def load(cls, folder: Path) -> Self: ...
 
 
-def rows_from_histories(catalogue: Catalogue, histories: Mapping[str, Sequence[Sequence[Any]]], domain: str) -> Rows:
-    """Rows that ask for an item of ``domain``; their target is padding, for nobody knows what comes next.
+def best_items(
+    recommender: Recommender, rows: Rows, domain: str, k: int, among: Int | None = None
+) -> Iterator[tuple[Int, Int]]:
+    """The k best items of ``domain`` for rows that all ask for it, some rows at a time: memory does not grow with them.
+
+    Parameters
+    ----------
+    among
+        Item numbers to choose from; None: all.
+
+    Yields
+    ------
+    items, scores
+        int32 and float32 [rows of the block, k at most], best first, of equal scores the smaller number; nothing of
+        the own history. Where fewer than k are left, 0 and minus infinity.
 
     Raises
     ------
     DataError
-        Unknown domain, lists of different lengths, or an id outside the vocabulary (named).
+        k below 1, or nothing to choose from.
     """
-    unknown = [key for key in (domain, *histories) if key not in DOMAINS]
-    if unknown:
-        raise DataError(
-            f"unknown domain {unknown[0]!r}: expected 'x' ({catalogue.names['x']}) or 'y' ({catalogue.names['y']})"
-        )
-    filled = {d: list(histories.get(d, [])) for d in DOMAINS}
-    count = max(len(one) for one in filled.values())
-    for d in DOMAINS:
-        filled[d] = filled[d] or [[]] * count
-        if len(filled[d]) != count:
-            raise DataError(f"histories of {count} users in one domain but {len(filled[d])} in {d}: one list a user")
-    ragged = {d: Ragged.from_lists([catalogue.encode(d, ids) for ids in filled[d]]) for d in DOMAINS}
-    # named by what they took: the fold, and so the answer, depends on nobody else in the call
-    users = np.array([f"new user {key:016x}" for key in history_keys(ragged, "new user")], dtype=object)
-    which = np.full(count, DOMAINS.index(domain), dtype=np.int8)
-    return Rows(catalogue, users, which, np.full(count, PAD, dtype=np.int32), ragged, ragged[domain], np.arange(count))
+    if k < 1:
+        raise DataError(f"k is {k}; ask for at least 1 item")
+    size = recommender.catalogue.size(domain)
+    columns = np.arange(1, size + 1) if among is None else np.unique(among)
+    if not len(columns):
+        raise DataError(f"no item of {recommender.catalogue.names[domain]} is left to choose from")
+    place = np.full(size + 1, -1)
+    place[columns] = np.arange(len(columns))
+    step = min(ROWS_AT_ONCE, max(1, SCORES_AT_ONCE // max(1, len(columns))))
+    for start in range(0, len(rows), step):
+        part = rows.take(np.arange(start, min(start + step, len(rows))))
+        scores = recommender.score(part, np.broadcast_to(columns.astype(np.int32), (len(part), len(columns)))).copy()
+        refuse_non_finite(recommender, scores, part)
+        own = part.history[domain]
+        at = place[own.values]
+        scores[own.owner[at >= 0], at[at >= 0]] = -np.inf
+        best = best_columns(scores, k)
+        found = np.take_along_axis(scores, best, axis=1)
+        yield np.where(np.isfinite(found), columns[best], PAD).astype(np.int32), found
 
 
 def recommend(
@@ -121,19 +144,13 @@ def recommend(
 ) -> list[tuple[list[str], list[float]]]:
     """The body of every recommender's ``recommend``."""
     catalogue = recommender.catalogue
-    if k < 1:
-        raise DataError(f"k is {k}; ask for at least 1 item")
-    rows = rows_from_histories(catalogue, histories, domain)
-    everything = np.arange(1, catalogue.size(domain) + 1, dtype=np.int32)
-    scores = recommender.score(rows, np.broadcast_to(everything, (len(rows), len(everything)))).copy()
-    own = rows.history[domain]
-    scores[own.owner, own.values - 1] = -np.inf
+    domain = catalogue.key(domain)
+    rows = rows_asking(catalogue, encoded_lists(catalogue, histories)[0], domain)
     found = []
-    for row in range(len(rows)):
-        order = np.argsort(-scores[row], kind="stable")[:k]
-        order = order[np.isfinite(scores[row][order])]
-        ids = [str(one) for one in catalogue.decode(domain, order + 1)]
-        found.append((ids, [float(one) for one in scores[row][order]]))
+    for items, scores in best_items(recommender, rows, domain, k):
+        for chosen, values in zip(items, scores.tolist(), strict=True):
+            ids = catalogue.decode(domain, chosen[chosen != PAD])
+            found.append(([str(one) for one in ids], values[: len(ids)]))
     return found
 
 

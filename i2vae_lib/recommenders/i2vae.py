@@ -35,7 +35,7 @@ from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.evidence import Evidence
 from i2vae_lib.graphs import Unified
 from i2vae_lib.model import every_position
-from i2vae_lib.model.i2vae import I2VAE, ROLES, Draws, Latents, Network, build, latent_name
+from i2vae_lib.model.i2vae import ROLES, Draws, I2VAENetwork, Latents, Network, build, latent_name
 from i2vae_lib.model.objective import active_units, build_objective
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.positions import Lessons, Shown
@@ -184,7 +184,7 @@ class I2VAERecommender(Trained):
     def scores_from(self, values: Draws, side: Any, domain: str, items: torch.Tensor) -> torch.Tensor:
         """:meth:`scores` of rows from values of their latents, whatever these are."""
         interest = self.model.decode(values, domain)
-        if isinstance(self.model, I2VAE) and len(items) > 1 and 32 * items.shape[1] <= self.sizes[domain]:
+        if isinstance(self.model, I2VAENetwork) and len(items) > 1 and 32 * items.shape[1] <= self.sizes[domain]:
             return self.model.score(interest, domain, items)
         # one product with all n costs less than gathering k vectors a row until n is some 30 k
         found = self.model.score_all(interest, domain, side)

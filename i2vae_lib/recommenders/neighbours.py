@@ -38,7 +38,7 @@ from i2vae_lib.params import Parameters
 from i2vae_lib.progress import bar
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders import contract
-from i2vae_lib.runs import LayoutError, write_atomically, write_json
+from i2vae_lib.runs import LayoutError, check_layout, write_atomically, write_json
 from i2vae_lib.training import Callbacks
 
 NUDGE = 1e-4
@@ -292,8 +292,7 @@ class FromHistories(ABC):
         if not (folder / "model.json").is_file():
             raise LayoutError(f"{folder} holds no saved model (no model.json)")
         header = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        if header.get("layout") != NEIGHBOURS_LAYOUT:
-            raise LayoutError(f"{folder}: model layout {header.get('layout')}, this version reads {NEIGHBOURS_LAYOUT}")
+        check_layout(f"{folder}: model", header.get("layout"), NEIGHBOURS_LAYOUT)
         found = cls(read_catalogue(folder))
         arrays = load_file(folder / "weights.safetensors")
         found.counts = {d: arrays.pop(f"counts/{d}") for d in DOMAINS}

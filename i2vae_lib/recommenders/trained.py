@@ -37,7 +37,7 @@ from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.params import Parameters, of_result
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders import REGISTRY, contract
-from i2vae_lib.runs import LayoutError, write_atomically, write_json
+from i2vae_lib.runs import LayoutError, check_layout, write_atomically, write_json
 from i2vae_lib.training import Callbacks, State
 
 MODEL_LAYOUT = 2
@@ -274,8 +274,7 @@ class Trained(ABC):
         if not (folder / "model.json").is_file():
             raise LayoutError(f"{folder} holds no saved model (no model.json)")
         header = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        if header.get("layout") != MODEL_LAYOUT:
-            raise LayoutError(f"{folder}: model layout {header.get('layout')}, this version reads {MODEL_LAYOUT}")
+        check_layout(f"{folder}: model", header.get("layout"), MODEL_LAYOUT)
         if header["system"] != cls.name:
             raise LayoutError(f"{folder} holds a model of {header['system']}, not of {cls.name}")
         try:

@@ -1,0 +1,498 @@
+"""Your data in, your recommendations out: one class over a run directory, which repeats nothing of the pipeline.
+
+>>> kit = I2VAE.fit({"books": books, "films": films}, time="when")      # two DataFrames, or two paths
+>>> kit.recommend(users=[700, 701], domain="films", k=10)               # DataFrame: user, item, score, rank
+
+Ids go in and come out as they are in the data: integers as integers. A domain goes by its name or its key (x, y).
+"""
+
+from __future__ import annotations
+
+import html
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from pydantic import ValidationError
+
+from i2vae_lib import evaluation, stages
+from i2vae_lib.data.dataset import DOMAINS, PAD, Catalogue, CrossDomainDataset, DataError, Int, Ragged, Rows, listed
+from i2vae_lib.data.frames import TEXT, Log, by_name, write_pair
+from i2vae_lib.data.histories import check_unknown, encoded_lists, read_histories, rows_asking, whole_histories
+from i2vae_lib.data.people import People
+from i2vae_lib.model.i2vae import ROLES
+from i2vae_lib.params import ParameterError, Parameters, load
+from i2vae_lib.recommenders import SYSTEMS, I2VAERecommender
+from i2vae_lib.recommenders.contract import ROWS_AT_ONCE, best_items
+from i2vae_lib.runs import LayoutError, Run, read_record, write_json
+from i2vae_lib.shared import ranked, stamped
+
+Histories = Mapping[str, Sequence[Sequence[Any]]]
+NO_NEED = (".lock", "last*.ckpt", "logs", ".*.part")  # a saved model's
+OF_PEOPLE = ("dataset", "pseudo.parquet", "ranks.parquet", "notebooks", "report.html")  # what names training users
+
+
+class Page(type(Path())):  # type: ignore[misc]  # the class of this system's paths
+    """The path of an HTML page, shown as the page in a notebook."""
+
+    def _repr_html_(self) -> str:
+        page = html.escape(self.read_text(encoding="utf-8"))
+        return f'<iframe srcdoc="{page}" style="width: 100%; height: 40rem; border: 0"></iframe>'
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Whom to recommend to."""
+
+    took: Mapping[str, Ragged]  # domain key -> their histories
+    users: Int  # array of what they are called
+    ids: Int | None  # object array of str: known users; None: new ones
+    dropped: int  # unknown ids left out
+
+    def rows(self, catalogue: Catalogue, d: str) -> Rows:
+        """Rows that ask for an item of a domain."""
+        return rows_asking(catalogue, self.took, d, self.ids)
+
+
+def typed(ids: Int, kind: str) -> Int:
+    """Ids (object array of str) as an array of the type that they came in."""
+    return ids if kind == TEXT else ids.astype(kind)
+
+
+class I2VAE:
+    """A trained system (i2VAE, or another by ``system``) with its data: :meth:`fit` or :meth:`load` it.
+
+    Attributes
+    ----------
+    folder
+        The run directory, as every other part of the kit takes it.
+    domains
+        The domains' names by their keys.
+    """
+
+    def __init__(self, run: Run, home: tempfile.TemporaryDirectory[str] | None = None):
+        self.run, self._home = run, home
+        self.folder = run.folder
+        self.recommender = SYSTEMS[run.parameters.system].load(run.folder / "model")
+        self.catalogue = self.recommender.catalogue
+        self.domains = dict(self.catalogue.names)
+        self._id_types: dict[str, str] = dict.fromkeys(("user", *DOMAINS), TEXT) | run.record.get("id_types", {})
+        self._ids = {d: typed(self.catalogue.ids[d], self._id_types[d]) for d in DOMAINS}
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name} {self.catalogue.size(d):,} items" for d, name in self.domains.items())
+        return f"I2VAE({self.recommender.name}: {sizes}; {self.folder})"
+
+    # --- in and out ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def fit(
+        cls,
+        logs: Mapping[str, Log] | str | Path,
+        *,
+        user: str | None = None,
+        item: str | None = None,
+        time: str | None = None,
+        preset: str = "tuned",
+        system: str = "i2vae",
+        protocol: str | None = "chronological",
+        seed: int = 0,
+        epochs: int | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        min_events: int = 1,
+        same_items: bool | None = None,
+        out: str | Path | None = None,
+    ) -> Self:
+        """Train on the training part of ``protocol``; its test rows are kept for :meth:`evaluate`.
+
+        Parameters
+        ----------
+        logs
+            Two DataFrames or two paths by the names of the domains; or what ``i2vae run --data`` takes.
+        user, item, time
+            Columns of the logs: text or integers; datetimes, ISO text or Unix time. None: columns of these names, in
+            files those that ``i2vae describe`` finds.
+        protocol
+            None: train on all but the validation users, and keep nothing for :meth:`evaluate`.
+        epochs, overrides
+            None: as the preset says. ``overrides``: dotted keys to values, as ``--set`` takes them.
+        min_events, same_items
+            As in :func:`i2vae_lib.data.frames.write_pair`.
+        out
+            The run directory, resumed if unfinished. None: a temporary one, gone with this object; see :meth:`save`.
+
+        Raises
+        ------
+        DataError, ParameterError
+            What is wrong, where, and what would be right.
+        """
+        home = None if out else tempfile.TemporaryDirectory(prefix="i2vae-", ignore_cleanup_errors=True)
+        folder = Path(out or (home.name if home else ""))
+        chosen = dict(overrides or {}) | {"system": system}
+        if protocol is None:
+            chosen["split.test_share"], protocol = 0.0, "chronological"
+        types: dict[str, str] = {}
+        names: dict[str, str] = {}
+        if isinstance(logs, Mapping):
+            names = dict(zip(DOMAINS, map(str, logs), strict=False))
+            columns = {"user": user, "item": item, "timestamp": time}
+            logs, types = write_pair(logs, folder / "logs", columns, min_events, same_items)
+        p = load(preset, chosen, data=str(logs), protocol=protocol, seed=seed, epochs=epochs)
+        with by_name(folder / "logs", names):
+            run = stages.open_run(p, folder)
+            run.note(id_types=types)
+            stages.train(run)
+        return cls(run, home)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """What :meth:`save` wrote, or any run directory with a trained model.
+
+        Raises
+        ------
+        LayoutError
+            No run, no model, or those of another version of the kit.
+        """
+        record = read_record(folder)
+        try:
+            parameters = Parameters.model_validate(record["parameters"])
+        except ValidationError as error:
+            key = ".".join(map(str, error.errors()[0]["loc"]))
+            raise LayoutError(f"{folder} was made by a version of the kit with other parameters ('{key}')") from None
+        return cls(Run(parameters, folder))
+
+    def save(self, folder: str | Path, histories: bool = True) -> Path:
+        """Write everything that :meth:`load` needs.
+
+        Parameters
+        ----------
+        folder
+            Must not be there.
+        histories
+            False: leave out the users' ids and histories, so that only ``recommend(histories=…)`` works. (The counts
+            of a model with ``psg.kind`` = leave_one_out hold every training user's items all the same.)
+        """
+        folder = Path(folder)
+        if folder.exists():
+            raise LayoutError(f"{folder} exists: choose another folder")
+        part = folder.with_name(f".{folder.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(self.folder, part, ignore=shutil.ignore_patterns(*NO_NEED, *(() if histories else OF_PEOPLE)))
+        if not histories:  # the audit's examples name users
+            record = read_record(part)
+            write_json(part / "run.json", record | {"audit": [one | {"example": ""} for one in record["audit"]]})
+        part.rename(folder)
+        return folder
+
+    # --- recommendations ----------------------------------------------------------------------------------------------
+
+    def recommend(
+        self,
+        *,
+        domain: str,
+        users: Sequence[Any] | None = None,
+        histories: Histories | None = None,
+        k: int = 10,
+        unknown: str = "error",
+        exclude: Sequence[Any] = (),
+        only: Sequence[Any] | None = None,
+    ) -> pd.DataFrame:
+        """The k best items of a domain, for known users or for anybody's histories; nothing that the user has.
+
+        Parameters
+        ----------
+        users
+            Ids of users in the data; what they took is known.
+        histories
+            A list of ids a user and domain, oldest first: ``{"books": [[3, 5], []], "films": [[], [8]]}``. The users
+            go by their place, from 0.
+        unknown
+            What becomes of users and items that nobody knows: ``"error"``, or ``"drop"``: such a user gets no line,
+            such an item leaves its history, and ``attrs["dropped"]`` has their number.
+        exclude, only
+            Items of the domain that nobody gets; the only ones that anybody gets.
+
+        Returns
+        -------
+        DataFrame
+            ``user``, ``item``, ``score``, ``rank`` (from 1); fewer than k lines a user where no more items are left.
+
+        Raises
+        ------
+        DataError
+            Unknown ids (up to five are named), an unknown domain, or k below 1.
+        """
+        asked, d = self.asked(users, histories, unknown), self.catalogue.key(domain)
+        empty, *tables = self.tables(asked, d, k, self.among(d, exclude, only))
+        found = pd.concat(tables or [empty], ignore_index=True)
+        found.attrs = {"dropped": asked.dropped}
+        return found
+
+    def asked(self, users: Sequence[Any] | None, histories: Histories | None, unknown: str = "error") -> Asked:
+        """Known users, or anybody's histories, as the model takes them."""
+        check_unknown(unknown)
+        if users is None and histories is not None:
+            took, dropped = encoded_lists(self.catalogue, histories, unknown)
+            return Asked(took, np.arange(len(took["x"])), None, dropped)
+        if users is None or histories is not None:
+            raise ParameterError("give either users or histories")
+        if isinstance(users, str) or not hasattr(users, "__len__"):
+            raise DataError(f"users is {users!r}: expected a list of ids")
+        words = [str(one) for one in users]
+        at = pd.Index(self.people.users, dtype=object).get_indexer(pd.Index(words, dtype=object))
+        strangers = [words[i] for i in np.flatnonzero(at < 0)]
+        if strangers and unknown == "error":
+            raise DataError(
+                f"{listed('user', strangers)} not among the {len(self.people):,} users of {self.folder} "
+                f"({len(strangers)} of {len(words)}); give what they took as histories"
+            )
+        at = at[at >= 0]
+        took = {d: self.people.sequences[d].take(at) for d in DOMAINS}
+        ids = self.people.users[at]
+        return Asked(took, typed(ids, self._id_types["user"]), ids, len(strangers))
+
+    def asked_of_file(self, path: Path | str, unknown: str = "error") -> Asked:
+        """Anybody's histories of a file (:func:`i2vae_lib.data.histories.read_histories`)."""
+        took, dropped = read_histories(self.catalogue, path, unknown)
+        return Asked(took, np.arange(len(took["x"])), None, dropped)
+
+    def among(self, d: str, exclude: Sequence[Any] = (), only: Sequence[Any] | None = None) -> Int:
+        """The numbers of the items that may be recommended."""
+        allowed = np.arange(1, self.catalogue.size(d) + 1) if only is None else self.catalogue.encode(d, list(only))
+        return np.setdiff1d(allowed, self.catalogue.encode(d, list(exclude)))
+
+    def tables(self, asked: Asked, d: str, k: int, among: Int | None = None) -> Iterator[pd.DataFrame]:
+        """:meth:`recommend` of some users at a time (the first table of none), where one table would be too large."""
+        yield self._table(asked.users[:0], d, np.zeros((0, 1), dtype=np.int32), np.zeros((0, 1), dtype=np.float32))
+        done = 0
+        for items, scores in best_items(self.recommender, asked.rows(self.catalogue, d), d, k, among):
+            yield self._table(asked.users[done : done + len(items)], d, items, scores)
+            done += len(items)
+
+    def _table(self, users: Int, d: str, items: Int, scores: Int) -> pd.DataFrame:
+        owner, place = np.nonzero(items != PAD)
+        found = {"user": users[owner], "item": self.ids(d, items[owner, place]), "score": scores[owner, place]}
+        return pd.DataFrame(found | {"rank": place + 1}).astype(
+            {c: "str" for c in ("user", "item") if found[c].dtype == object}
+        )
+
+    def lists(self, asked: Asked, d: str, k: int, among: Int | None = None) -> Iterator[tuple[Any, Int, list[float]]]:
+        """:meth:`recommend`, user by user: who, item numbers (:meth:`ids`) and scores, best first."""
+        done = 0
+        for items, scores in best_items(self.recommender, asked.rows(self.catalogue, d), d, k, among):
+            users = asked.users[done : done + len(items)].tolist()
+            for user, chosen, values in zip(users, items, scores.tolist(), strict=True):
+                chosen = chosen[chosen != PAD]
+                yield user, chosen, values[: len(chosen)]
+            done += len(items)
+
+    def ids(self, d: str, numbers: Int) -> Int:
+        """Item numbers as people's ids."""
+        return self._ids[d][numbers - 1]
+
+    def explain(self, user: Any, domain: str, item: Any, most: int = 100) -> pd.DataFrame:
+        """What a user's score of an item rests on: each event of the history left out in turn.
+
+        Parameters
+        ----------
+        most
+            The latest events of each domain that are tried.
+
+        Returns
+        -------
+        DataFrame
+            ``domain``, ``item``, ``difference``: the score less the one without that event, largest first;
+            ``attrs["score"]`` is the score.
+        """
+        d, asked = self.catalogue.key(domain), self.asked([user], None)
+        number = self.catalogue.encode(d, [item])
+        tried = [
+            (e, at) for e, one in asked.took.items() for at in range(max(0, len(one.values) - most), len(one.values))
+        ]
+        rows = asked.rows(self.catalogue, d).take(np.zeros(1 + len(tried), dtype=np.int64))
+        took = dict(rows.history)
+        for e in DOMAINS:
+            left_out = np.array([at if one == e else -1 for one, at in [("", -1), *tried]])
+            place = np.arange(len(took[e].values)) - took[e].offsets[took[e].owner]
+            took[e] = took[e].keep(place != left_out[took[e].owner])
+        rows = replace(rows, history=took)
+        parts = np.array_split(np.arange(len(rows)), -(-len(rows) // ROWS_AT_ONCE))
+        scores = np.concatenate([self.recommender.score(rows.take(at), np.tile(number, (len(at), 1))) for at in parts])
+        found = pd.DataFrame(
+            {
+                "domain": [self.domains[e] for e, _ in tried],
+                "item": self._mixed([e for e, _ in tried], [asked.took[e].values[at] for e, at in tried]),
+                "difference": scores[0, 0] - scores[1:, 0],
+            }
+        ).sort_values("difference", ascending=False, ignore_index=True)
+        found.attrs = {"score": float(scores[0, 0])}
+        return found
+
+    def _mixed(self, domains: Sequence[str], numbers: Sequence[int] | Int) -> Any:
+        """Ids of items of either domain; as text where the types of the two differ."""
+        kinds = {self._id_types[d] for d in DOMAINS}
+        ids = np.empty(len(numbers), dtype=object)
+        for d in DOMAINS:
+            at = np.flatnonzero(np.asarray(domains) == d)
+            ids[at] = self.catalogue.decode(d, np.asarray(numbers, dtype=np.int64)[at])
+        return typed(ids, kinds.pop() if len(kinds) == 1 else TEXT)
+
+    # --- what it learnt -----------------------------------------------------------------------------------------------
+
+    def item_vectors(self, domain: str) -> pd.DataFrame:
+        """The items' vectors, a line each, indexed by id.
+
+        Raises
+        ------
+        ParameterError
+            A system other than i2VAE.
+        """
+        d, model = self.catalogue.key(domain), self._i2vae("item vectors").model
+        table = model.items[d].get_parameter("weight")[1:].detach().cpu().numpy()
+        return pd.DataFrame(table, index=pd.Index(self.ids(d, np.arange(1, len(table) + 1)), name="item"))
+
+    def similar_items(self, domain: str, item: Any, k: int = 10) -> pd.DataFrame:
+        """The items of a domain whose vectors lie nearest to an item's, by cosine: ``item``, ``score``, ``rank``."""
+        d = self.catalogue.key(domain)
+        vectors = self.item_vectors(d).to_numpy()
+        at = self.catalogue.encode(d, [item])[0] - 1
+        unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        scores = unit @ unit[at]
+        scores[at] = -np.inf
+        best = np.argsort(-scores, kind="stable")[: min(k, len(scores) - 1)]
+        items = self.ids(d, best + 1)
+        return pd.DataFrame({"item": items, "score": scores[best], "rank": np.arange(1, len(best) + 1)})
+
+    def latents(self, *, users: Sequence[Any] | None = None, histories: Histories | None = None) -> pd.DataFrame:
+        """Posterior means of the latents of known users, or of anybody's histories.
+
+        Returns
+        -------
+        DataFrame
+            ``user``, ``domain`` (of the item that is asked for), ``latent`` (specific, transferable, augmented), and a
+            column a dimension, from 0. A latent that the histories do not give has no line.
+        """
+        system, asked, parts = self._i2vae("latents"), self.asked(users, histories), []
+        for d in DOMAINS:
+            rows = asked.rows(self.catalogue, d)
+            for start in range(0, len(rows), ROWS_AT_ONCE):
+                at = np.arange(start, min(start + ROWS_AT_ONCE, len(rows)))
+                for _, _, latents in system.infer(rows.take(at)):
+                    for role in ROLES:
+                        there = latents.has(role).cpu().numpy()
+                        if not there.any():
+                            continue
+                        lead = {"user": asked.users[at[there]], "domain": self.domains[d], "latent": role}
+                        values = pd.DataFrame(getattr(latents, role).mean.cpu().numpy()[there])
+                        parts.append(pd.concat([pd.DataFrame(lead, index=values.index), values], axis=1))
+        found = pd.concat(parts) if parts else pd.DataFrame(columns=["user", "domain", "latent"])
+        return found.sort_values("user", kind="stable", ignore_index=True)
+
+    def _i2vae(self, what: str) -> I2VAERecommender:
+        if not isinstance(self.recommender, I2VAERecommender):
+            raise ParameterError(f"{self.recommender.name} has no {what} to show: only i2vae does")
+        return self.recommender
+
+    # --- how good it is -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def dataset(self) -> CrossDomainDataset:
+        """The data under their protocol.
+
+        Raises
+        ------
+        DataError
+            They were not saved.
+        """
+        if not (self.folder / "dataset" / "dataset.json").is_file():
+            raise DataError(f"{self.folder} was saved without users' histories: it recommends for histories alone")
+        return CrossDomainDataset.load(self.folder / "dataset")
+
+    @cached_property
+    def people(self) -> People:
+        """Known users with all that they took."""
+        return whole_histories(self.dataset)
+
+    def candidates(self) -> pd.DataFrame:
+        """Frozen candidates of the test rows: ``row``, ``user``, ``domain``, ``item``, ``target`` (whether it is)."""
+        rows, p = self._test(), self.run.parameters
+        negatives = evaluation.sample_negatives(rows, p.evaluation.negatives, p.split.data_seed)
+        items = np.concatenate([rows.target[:, None], negatives], axis=1)
+        row, place = np.nonzero(items != PAD)
+        domain = np.array(DOMAINS)[rows.domain[row]]
+        return pd.DataFrame(
+            {
+                "row": rows.source[row],
+                "user": typed(rows.user, self._id_types["user"])[row],
+                "domain": np.array([self.domains[d] for d in DOMAINS], dtype=object)[rows.domain[row]],
+                "item": self._mixed(domain, items[row, place]),
+                "target": place == 0,
+            }
+        )
+
+    def evaluate(
+        self, metric: str | evaluation.Measure | None = None, scores: pd.DataFrame | None = None
+    ) -> pd.DataFrame:
+        """Metrics of the test rows, the reference rankers' beside the model's.
+
+        Parameters
+        ----------
+        metric
+            A name such as ``"NDCG@10"``, or a function of (greater, ties, candidates), int64 [rows] each, that gives a
+            value a row. None: HR, NDCG and MRR at 5, 10 and 20.
+        scores
+            Anybody's scores of :meth:`candidates` (columns ``row``, ``item``, ``score``), ranked beside the others
+            under the name ``given``, with sampled candidates alone.
+
+        Returns
+        -------
+        DataFrame
+            ``recommender``, ``domain``, ``kind`` (of row), ``n``, ``candidates``, ``metric``, ``value`` (fractions).
+
+        Raises
+        ------
+        DataError
+            No rows were kept for this (``protocol=None``), or a candidate has no score.
+        """
+        rows = self._test()
+        table = stages.evaluate(self.run, self.dataset)
+        if scores is not None:
+            given = evaluation.GivenScores("given", rows, scores)
+            table = pd.concat(
+                [ranked([given], self.dataset, self.run.parameters, full=False), table], ignore_index=True
+            )
+        measures: dict[str, evaluation.Measure] | None = None
+        if isinstance(metric, str):
+            measures = {metric: evaluation.measure(metric)}
+        elif metric is not None:
+            measures = {getattr(metric, "__name__", "metric"): metric}
+        found = evaluation.tidy(evaluation.metrics(table, measures), self.domains)
+        return stamped(found, self.dataset)
+
+    def _test(self) -> Rows:
+        rows = self.dataset.splits["test"]
+        if not len(rows):
+            raise DataError(
+                "nothing is left to evaluate on: with protocol=None all but the validation rows are trained on"
+            )
+        return rows
+
+    def timings(self) -> pd.DataFrame:
+        """Seconds and peak memory (MiB, of the process so far) of each stage."""
+        spent = read_record(self.folder)["stages"]
+        lines = [(name, one["seconds"], round(one["peak_memory_bytes"] / 2**20)) for name, one in spent.items()]
+        return pd.DataFrame(lines, columns=["stage", "seconds", "peak memory (MiB)"])
+
+    def report(self) -> Page:
+        """Write ``report.html`` and return its path, which a notebook shows as the page."""
+        from i2vae_lib.report import write_report  # plotly, for those who want it
+
+        self._test()
+        stages.evaluate(self.run, self.dataset)
+        return Page(write_report(self.folder))

@@ -1,0 +1,175 @@
+"""Two DataFrames as a pair of logs: Parquet files with a pair file, which :mod:`i2vae_lib.data.logs` reads as any."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from i2vae_lib.data.dataset import DOMAINS, DataError
+from i2vae_lib.data.describe import describe_files
+from i2vae_lib.data.log_files import Source, check_columns, unit_by_size
+from i2vae_lib.data.pair_file import UNITS, Unit
+from i2vae_lib.runs import write_atomically
+
+Log = pd.DataFrame | str | Path
+TEXT = "str"  # type of ids, beside int64 and uint64
+
+
+def write_pair(
+    logs: Mapping[str, Log],
+    folder: Path,
+    columns: Mapping[str, str | None],
+    min_events: int,
+    same_items: bool | None,
+) -> tuple[Path, dict[str, str]]:
+    """The pair file of two logs by their domains' names; logs in memory are written beside it.
+
+    Parameters
+    ----------
+    logs
+        Two DataFrames, or two paths of files whose layout :func:`i2vae_lib.data.describe.describe_files` tells.
+    columns
+        Names of the columns ``user``, ``item`` and ``timestamp``. None: user, item and time; of paths, as described.
+    min_events
+        Events that a user has at least in a domain, and an item.
+    same_items
+        Whether an id in both domains is one item. None: if ids are text; integers are each domain's own numbers.
+
+    Returns
+    -------
+    pair_file, id_types
+        Where it is; the type of the ids by ``"user"`` and domain key (``int64``, ``uint64`` or ``str``), for the way
+        back.
+
+    Raises
+    ------
+    DataError
+        Not two logs, or columns and times that no log has; it names domain and column.
+    """
+    if len(logs) != 2:
+        raise DataError(f"{len(logs)} logs ({', '.join(map(str, logs)) or 'none'}): a pair has two domains, give two")
+    tables = [isinstance(one, pd.DataFrame) for one in logs.values()]
+    if any(tables) != all(tables) or not all(isinstance(one, (pd.DataFrame, str, Path)) for one in logs.values()):
+        told = ", ".join(f"{name}: {type(one).__name__}" for name, one in logs.items())
+        raise DataError(f"expected two DataFrames or two paths, found {told}")
+    stem = re.sub(r"[^\w.-]+", "_", "_".join(map(str, logs)).lower())
+    pair, types = (_of_tables if all(tables) else _of_paths)(logs, folder, columns)
+    text = types["x"] == types["y"] == TEXT
+    pair = {"name": stem} | pair | {"min_user": min_events, "min_item": min_events}
+    pair["same_ids_are_same_items"] = text if same_items is None else same_items
+    path = folder / f"{stem}.yaml"
+    write_atomically(path, lambda part: part.write_text(yaml.safe_dump(pair, sort_keys=False), encoding="utf-8"))
+    return path, types
+
+
+@contextmanager
+def by_name(folder: Path, names: Mapping[str, str]) -> Iterator[None]:
+    """Errors that name the logs that :func:`write_pair` wrote to ``folder`` by their domains, not by their files."""
+    try:
+        yield
+    except DataError as error:
+        said = re.sub(re.escape(str(folder)) + r"[/\\][^/\\]*\.yaml: ", "", str(error))
+        for d, name in names.items():
+            said = said.replace(str((folder / f"{d}.parquet").resolve()), name)
+        raise DataError(said) from None
+
+
+Described = tuple[dict[str, Any], dict[str, str]]  # of a pair file; types of the ids
+
+
+def _of_paths(logs: Mapping[str, Any], folder: Path, columns: Mapping[str, str | None]) -> Described:
+    paths = [Path(one).resolve() for one in logs.values()]
+    found = yaml.safe_load(describe_files(*paths).yaml)
+    pair = {key: found[key] for key in ("columns", "format") if key in found}
+    for d, name, path in zip(DOMAINS, logs, paths, strict=True):
+        titles = {"titles": str(paths[0].parent / found[d]["titles"])} if "titles" in found[d] else {}
+        pair[d] = {"name": name, "path": str(path)} | titles
+    if given := {role: name for role, name in columns.items() if name is not None}:
+        if "format" in found:
+            raise DataError(f"{paths[0]} is of format {found['format']}, whose columns are known: leave out {[*given]}")
+        pair["columns"] |= given
+    return pair, dict.fromkeys(("user", *DOMAINS), TEXT)
+
+
+def _of_tables(logs: Mapping[str, Any], folder: Path, columns: Mapping[str, str | None]) -> Described:
+    user, item, time = (columns[role] or word for role, word in (("user",) * 2, ("item",) * 2, ("timestamp", "time")))
+    parts: dict[str, tuple[pa.Array, pa.Array, pd.Series]] = {}
+    for d, (name, frame) in zip(DOMAINS, logs.items(), strict=True):
+        names = tuple(map(str, frame.columns))
+        check_columns(Source(Path(name), False, ",", True, names, ()), (user, item, time))
+        if not len(frame):
+            raise DataError(f"{name}: no rows")
+        one, another, moments = (frame.iloc[:, names.index(column)] for column in (user, item, time))
+        ids = (_ids(name, user, one), _ids(name, item, another))
+        parts[d] = (*ids, _times(name, time, moments))
+    types = {d: _id_type(part[1]) for d, part in parts.items()}
+    of_users = {name: _id_type(part[0]) for name, part in zip(logs, parts.values(), strict=True)}
+    if len(set(of_users.values())) > 1:
+        told = ", ".join(f"{kind} in {name}" for name, kind in of_users.items())
+        raise DataError(f"column '{user}' holds {told}: the same person needs the same id, so write both alike")
+    types["user"] = next(iter(of_users.values()))
+    unit = _common_unit({name: part[2] for name, part in zip(logs, parts.values(), strict=True)})
+    for d, (users, items, moments) in parts.items():
+        whole = pd.api.types.is_datetime64_any_dtype(moments)
+        times = pa.array(moments.dt.as_unit(unit) if whole else moments, from_pandas=True)
+        table = pa.table({user: users, item: items, time: times.cast(pa.int64()) if whole else times})
+        write_atomically(folder / f"{d}.parquet", partial(pq.write_table, table))
+    pair: dict[str, Any] = {d: {"name": name, "path": f"{d}.parquet"} for d, name in zip(DOMAINS, logs, strict=True)}
+    return pair | {"columns": {"user": user, "item": item, "timestamp": time, "unit": unit}}, types
+
+
+def _ids(name: str, column: str, values: pd.Series) -> pa.Array:
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        values = values.astype(values.cat.categories.dtype)
+    try:
+        return pa.array(values, from_pandas=True)
+    except (pa.ArrowException, OverflowError, TypeError):
+        kinds = " and ".join(sorted({type(one).__name__ for one in values}))
+        raise DataError(f"{name}: column '{column}' mixes {kinds}; ids are all text or all integers") from None
+
+
+def _id_type(ids: pa.Array) -> str:
+    """What comes back; what is neither is refused where logs are read."""
+    if not pa.types.is_integer(ids.type):
+        return TEXT
+    return "uint64" if pa.types.is_uint64(ids.type) else "int64"
+
+
+def _times(name: str, column: str, values: pd.Series) -> pd.Series:
+    """Unix times as they are, everything else as datetimes in UTC; they must differ somewhere."""
+    if not pd.api.types.is_numeric_dtype(values):
+        found = pd.to_datetime(
+            values, utc=True, format=None if values.dtype.kind == "M" else "ISO8601", errors="coerce"
+        )
+        bad = found.isna() & values.notna()
+        if bad.any():
+            raise DataError(
+                f"{name}, row {int(bad.to_numpy().argmax()) + 1}: column '{column}' holds {values[bad].iloc[0]!r}; "
+                f"times are datetimes, text such as 2024-05-01 12:30 (ISO 8601) or Unix time"
+            )
+        values = found
+    if len(values) > 1 and values.nunique(dropna=False) == 1:
+        raise DataError(
+            f"{name}: column '{column}' holds {values.iloc[0]} in all {len(values):,} rows: nothing tells what came "
+            f"first"
+        )
+    return values
+
+
+def _common_unit(times: Mapping[str, pd.Series]) -> Unit:
+    """The unit of Unix times, by their size; that of datetimes is free."""
+    numbers = {name: one for name, one in times.items() if not pd.api.types.is_datetime64_any_dtype(one)}
+    units = {name: unit_by_size(float(one.median())) for name, one in numbers.items()}
+    if len(set(units.values())) > 1:
+        told = ", ".join(f"{UNITS[unit][0]} in {name}" for name, unit in units.items())
+        raise DataError(f"times differ in their unit, by their size: {told}; convert one of them")
+    return next(iter(units.values()), "us")
