@@ -6,6 +6,8 @@
 ``progress``          a bar, or plain lines
 ``runs``              the run directory: atomic writes, records, refusals
 ``cache``             work that is done once, named by what it depends on
+``workers``           who does work: processes of this machine, a Dask scheduler's workers
+``engine``            cells: made by workers, resumed, recorded where they fail
 ``data``              rows, vocabularies, protocols, controls; released pairs, logs, the planted world, batches
 ``evaluation``        candidates, greater and ties, metrics by row kind
 ``significance``      paired bootstrap over users, t-test over seeds, Holm
@@ -29,7 +31,7 @@
 ``compare``           runs side by side
 ``comparison``        all systems, tuned alike
 ``grids``             sweep files, resolved into cells
-``experiments``       a grid -> runs -> one tidy table; local processes or a Dask cluster
+``experiments``       a grid -> runs -> one tidy table
 ``lift``              a system beside the best reference ranker of each cell; the mean over a pair
 ``leaks``             what each leak is worth
 ``search``            a hyper-parameter search over the same engine

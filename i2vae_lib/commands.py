@@ -322,10 +322,10 @@ def search_for(given: argparse.Namespace) -> int:
 
 def _probe(cell: Cell) -> tuple[float, int]:
     """In a worker like those of the sweep, whose peak memory is its own."""
-    from i2vae_lib import experiments
+    from i2vae_lib import experiments, workers
 
-    with experiments.connect(workers=1) as client:
-        found: tuple[float, int] = client.submit(experiments.probe_cell, cell).result()
+    with workers.connect(1) as one:
+        found: tuple[float, int] = one.submit(experiments.probe_cell, cell).result()
     print(f"probe of {cell.parameters.system} on {cell.parameters.data}: {found[0]:.0f} s a cell at most", flush=True)
     return found
 

@@ -1,0 +1,185 @@
+"""The engine of sweeps, tuned comparisons, searches and the study of leaks: cells, made by any number of workers.
+
+A cell is a folder for one run, named by what it depends on, so that it is made once, whoever asks for it.
+
+====================  =============================================================================================
+``cells/ADDRESS/``    the run of a cell (``run.json`` says what it took)
+``…/log.txt``         what its maker printed
+``…/failed.json``     reason and traceback of a cell that failed; gone when it is begun again
+====================  =============================================================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from i2vae_lib.runs import forget_peak_memory, read_record, write_json
+from i2vae_lib.workers import SchedulerError, Workers
+
+Say = Callable[[str], None]
+
+
+def cell_folder(out: Path, address: str) -> Path:
+    """Where the run of a cell lies."""
+    return out / "cells" / address
+
+
+def cost(folder: Path) -> tuple[float, int]:
+    """Seconds of a run's stages so far, and its peak memory in bytes."""
+    stages = read_record(folder)["stages"].values()
+    return sum(one["seconds"] for one in stages), max((one["peak_memory_bytes"] for one in stages), default=0)
+
+
+def reason_of(folder: Path) -> str | None:
+    """Why a cell failed last; None if it did not."""
+    path = folder / "failed.json"
+    return str(json.loads(path.read_text(encoding="utf-8"))["reason"]) if path.is_file() else None
+
+
+def took(folder: Path) -> str:
+    """The seconds of a run, to be read."""
+    return f"{cost(folder)[0]:.0f} s"
+
+
+def validated_at(folder: Path) -> str:
+    """What a run reached on validation, to be read."""
+    value = read_record(folder).get("best_validation_ndcg")
+    return "pruned" if value is None else f"validation NDCG@10 {value:.4f}"
+
+
+@dataclass(frozen=True)
+class Work:
+    """A cell to be made.
+
+    Attributes
+    ----------
+    label
+        What messages call it.
+    make
+        Called with ``words`` and the folder, in a worker: a function of a module. It goes on with what it finds there.
+    result
+        The file that ``make`` leaves last: while it is there, the cell is done.
+    told
+        What is said of the cell once it is made.
+    """
+
+    folder: Path
+    label: str
+    make: Callable[..., object]
+    words: tuple[Any, ...]
+    result: str
+    told: Callable[[Path], str] = took
+
+    @property
+    def is_done(self) -> bool:
+        return (self.folder / self.result).is_file()
+
+
+@contextlib.contextmanager
+def at_work(folder: Path) -> Iterator[None]:
+    """Hold a cell's folder, made if it is not there; everything that is printed meanwhile goes to its log.
+
+    Raises
+    ------
+    Timeout
+        Another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        FileLock(folder / ".cell.lock").acquire(timeout=1),
+        (folder / "log.txt").open("a", encoding="utf-8") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),  # the cell's own progress; its sweep has its bar elsewhere
+    ):
+        yield
+
+
+def do(work: Work) -> dict[str, Any]:
+    """What a worker does: make one cell, in its own process.
+
+    Returns
+    -------
+    dict
+        ``state``: ``made``, ``failed`` (with ``reason`` and ``traceback``), or ``elsewhere``:
+        another process has it.
+    """
+    try:
+        with at_work(work.folder):
+            if not work.is_done:  # another sweep may have made it since this one was planned
+                (work.folder / "failed.json").unlink(missing_ok=True)
+                forget_peak_memory()  # of the cells that this process had before
+                work.make(*work.words, work.folder)
+            return {"state": "made"}
+    except Timeout:
+        return {"state": "elsewhere"}
+    except Exception as error:
+        return failure(error)
+
+
+def failure(error: BaseException) -> dict[str, Any]:
+    """What a worker, or who lost one, says of a cell that failed."""
+    text = "".join(traceback.format_exception(error))
+    return {"state": "failed", "reason": f"{type(error).__name__}: {error}", "traceback": text}
+
+
+def outcome(future: Future[Any]) -> dict[str, Any]:
+    """What a worker said, or that it died.
+
+    Raises
+    ------
+    SchedulerError
+        Nothing will be said: the scheduler is gone.
+    """
+    if future.cancelled():
+        raise SchedulerError("lost the scheduler; the same command goes on")
+    error = future.exception()
+    return future.result() if error is None else failure(error)
+
+
+def work_off(
+    workers: Workers,
+    todo: Iterable[Work],
+    *,
+    say: Say,
+    progress: Any,
+    then: Callable[[Work], Iterable[Work]] = lambda work: (),
+) -> None:
+    """Have every cell made that is not done; one that fails is recorded, and the rest goes on.
+
+    Killed at any moment, it loses nothing but what the cells in flight did since their last epoch; the same call goes
+    on. Two calls over one folder share its cells.
+
+    Parameters
+    ----------
+    progress
+        A bar that counts cells.
+    then
+        Called with each cell that has ended, well or not: what is to be made next.
+    """
+    ahead, asked = deque(todo), dict[Future[Any], Work]()
+    while ahead or asked:
+        while ahead and len(asked) < workers.width:  # nothing waits in a worker that dies
+            work = ahead.popleft()
+            asked[workers.submit(do, work)] = work
+        for future in wait(asked, return_when=FIRST_COMPLETED).done:
+            work, result = asked.pop(future), outcome(future)
+            if result["state"] == "elsewhere":
+                ahead.append(work)
+                continue
+            if result["state"] == "failed":
+                write_json(work.folder / "failed.json", {name: result[name] for name in ("reason", "traceback")})
+                say(f"{work.label}: FAILED: {result['reason']}")
+            else:
+                say(f"{work.label}: {work.told(work.folder)}")
+            progress.update()
+            ahead.extendleft(reversed(list(then(work))))
