@@ -29,11 +29,11 @@
 ``shared``            what runs on the same data share: recalled pseudo-sequences, ranks of the reference rankers
 ``stages``            the main job in four stages: prepare, recall, train, evaluate
 ``compare``           runs side by side
-``comparison``        all systems, tuned alike
 ``grids``             sweep files, resolved into cells
 ``experiments``       a grid -> runs -> one tidy table
 ``lift``              a system beside the best reference ranker of each cell; the mean over a pair
 ``leaks``             what each leak is worth
+``tuning``            all systems, tuned alike
 ``search``            a hyper-parameter search over the same engine
 ``table``             the paper's table of them
 ``plots``             figures

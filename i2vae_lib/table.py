@@ -1,6 +1,6 @@
 """The paper's table, made anew: every system by domain and user type, beside what the paper prints.
 
-Works on whatever a comparison has finished so far (:mod:`i2vae_lib.comparison`): what is missing or failed is a line of
+Works on whatever a comparison has finished so far (:mod:`i2vae_lib.tuning`): what is missing or failed is a line of
 the table too. Every number comes from the runs' ``ranks.parquet`` through :mod:`i2vae_lib.compare`.
 """
 
@@ -19,7 +19,6 @@ import pandas as pd
 
 from i2vae_lib import paper
 from i2vae_lib.compare import compare, own_parameters
-from i2vae_lib.comparison import Study, failures, read_study
 from i2vae_lib.data.dataset import DOMAINS
 from i2vae_lib.evaluation import COUNTS, kind_masks
 from i2vae_lib.lift import KINDS, METRICS
@@ -27,6 +26,7 @@ from i2vae_lib.params import ParameterError
 from i2vae_lib.places import suggestion
 from i2vae_lib.recommenders import CEILINGS, REGISTRY
 from i2vae_lib.runs import LayoutError, committed_path, read_record, write_atomically, write_json
+from i2vae_lib.tuning import Study, failures, read_study
 
 CELL = ["domain", "kind", "metric", "candidates"]
 BASE = "i2vae"
@@ -298,16 +298,15 @@ def _furthest(one: dict[str, Any] | None, other: dict[str, Any]) -> dict[str, An
 
 def _progress(study: Study, name: str) -> tuple[list[Path], dict[str, Any]]:
     """The finished runs of a system of a comparison, and how far it is."""
-    runs = [study.run_folder(name, point, study.tuning_seed) for point in study.points[name]]
+    tried = study.tried(name)
     reason = next(iter(failures(study, name).values()), "")
     point = study.chosen(name)
     if point is None:
-        begun = any((one / "run.json").is_file() for one in runs)
+        begun = any((one.folder / "run.json").is_file() for one in tried)
         return [], {"status": "failed" if reason else "begun" if begun else "missing", "reason": reason}
     asked = [study.run_folder(name, point, seed) for seed in study.seeds]
     done = [one for one in asked if (one / "metrics.json").is_file()]
-    tried = json.loads(study.chosen_path(name).read_text(encoding="utf-8"))["tried"]
-    lost = sum(one["failed"] is not None for one in tried)
+    lost = sum(one.value is None for one in tried)
     missing = [f"{lost} of {len(tried)} points failed"] if lost else []
     missing += [f"{len(done)} of {len(asked)} seeds done"] if len(done) < len(asked) else []
     words = ", ".join(f"{key}={value}" for key, value in point.items()) or "as the preset"

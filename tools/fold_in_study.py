@@ -24,7 +24,6 @@ import pages
 import pandas as pd
 
 from i2vae_lib import evaluation
-from i2vae_lib.comparison import Study, read_study
 from i2vae_lib.data import DOMAINS, CrossDomainDataset
 from i2vae_lib.evaluation import cutoff_of, row_values
 from i2vae_lib.lift import METRICS
@@ -32,6 +31,7 @@ from i2vae_lib.params import Parameters, load, pair_name
 from i2vae_lib.recommenders import REGISTRY, SYSTEMS
 from i2vae_lib.runs import LayoutError, read_record
 from i2vae_lib.significance import paired_bootstrap
+from i2vae_lib.tuning import Study, read_study
 
 KINDS = ("all", "tailed")  # a cold row's user has no vector in the target domain
 FULL = load("paper").training.epochs
