@@ -15,9 +15,9 @@ import contextlib
 import json
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from i2vae_lib.runs import forget_peak_memory, read_record, write_json
 from i2vae_lib.workers import SchedulerError, Workers
 
 Say = Callable[[str], None]
+Record = Mapping[str, Any]
 
 
 def cell_folder(out: Path, address: str) -> Path:
@@ -34,9 +35,9 @@ def cell_folder(out: Path, address: str) -> Path:
     return out / "cells" / address
 
 
-def cost(folder: Path) -> tuple[float, int]:
-    """Seconds of a run's stages so far, and its peak memory in bytes."""
-    stages = read_record(folder)["stages"].values()
+def cost(record: Record) -> tuple[float, int]:
+    """Seconds of a run's stages so far, and its peak memory in bytes, of its ``run.json``."""
+    stages = record["stages"].values()
     return sum(one["seconds"] for one in stages), max((one["peak_memory_bytes"] for one in stages), default=0)
 
 
@@ -46,14 +47,14 @@ def reason_of(folder: Path) -> str | None:
     return str(json.loads(path.read_text(encoding="utf-8"))["reason"]) if path.is_file() else None
 
 
-def took(folder: Path) -> str:
+def took(record: Record) -> str:
     """The seconds of a run, to be read."""
-    return f"{cost(folder)[0]:.0f} s"
+    return f"{cost(record)[0]:.0f} s"
 
 
-def validated_at(folder: Path) -> str:
+def validated_at(record: Record) -> str:
     """What a run reached on validation, to be read."""
-    value = read_record(folder).get("best_validation_ndcg")
+    value = record.get("best_validation_ndcg")
     return "pruned" if value is None else f"validation NDCG@10 {value:.4f}"
 
 
@@ -70,7 +71,7 @@ class Work:
     result
         The file that ``make`` leaves last: while it is there, the cell is done.
     told
-        What is said of the cell once it is made.
+        What is said of the cell that was made, from its ``run.json``.
     """
 
     folder: Path
@@ -78,15 +79,35 @@ class Work:
     make: Callable[..., object]
     words: tuple[Any, ...]
     result: str
-    told: Callable[[Path], str] = took
+    told: Callable[[Record], str] = took
 
     @property
     def is_done(self) -> bool:
         return (self.folder / self.result).is_file()
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """How work on a cell ended.
+
+    Attributes
+    ----------
+    state
+        ``done``; ``stopped``: without its result, as a pruned trial; ``failed``; ``elsewhere``: another process has it.
+    record
+        ``run.json``, as the worker read it: a shared file system may show it to others later.
+    reason, traceback
+        Of a failure.
+    """
+
+    state: str
+    record: Record = field(default_factory=dict)
+    reason: str = ""
+    traceback: str = ""
+
+
 @contextlib.contextmanager
-def at_work(folder: Path) -> Iterator[None]:
+def _at_work(folder: Path) -> Iterator[None]:
     """Hold a cell's folder, made if it is not there; everything that is printed meanwhile goes to its log.
 
     Raises
@@ -104,35 +125,27 @@ def at_work(folder: Path) -> Iterator[None]:
         yield
 
 
-def do(work: Work) -> dict[str, Any]:
-    """What a worker does: make one cell, in its own process.
-
-    Returns
-    -------
-    dict
-        ``state``: ``made``, ``failed`` (with ``reason`` and ``traceback``), or ``elsewhere``:
-        another process has it.
-    """
+def do(work: Work) -> Outcome:
+    """What a worker does: make one cell, in its own process."""
     try:
-        with at_work(work.folder):
+        with _at_work(work.folder):
             if not work.is_done:  # another sweep may have made it since this one was planned
                 (work.folder / "failed.json").unlink(missing_ok=True)
                 forget_peak_memory()  # of the cells that this process had before
                 work.make(*work.words, work.folder)
-            return {"state": "made"}
+            return Outcome("done" if work.is_done else "stopped", read_record(work.folder))
     except Timeout:
-        return {"state": "elsewhere"}
+        return Outcome("elsewhere")
     except Exception as error:
-        return failure(error)
+        return _failed(error)
 
 
-def failure(error: BaseException) -> dict[str, Any]:
-    """What a worker, or who lost one, says of a cell that failed."""
+def _failed(error: BaseException) -> Outcome:
     text = "".join(traceback.format_exception(error))
-    return {"state": "failed", "reason": f"{type(error).__name__}: {error}", "traceback": text}
+    return Outcome("failed", reason=f"{type(error).__name__}: {error}", traceback=text)
 
 
-def outcome(future: Future[Any]) -> dict[str, Any]:
+def _outcome(future: Future[Any]) -> Outcome:
     """What a worker said, or that it died.
 
     Raises
@@ -143,7 +156,7 @@ def outcome(future: Future[Any]) -> dict[str, Any]:
     if future.cancelled():
         raise SchedulerError("lost the scheduler; the same command goes on")
     error = future.exception()
-    return future.result() if error is None else failure(error)
+    return _failed(error) if error is not None else future.result()
 
 
 def work_off(
@@ -152,7 +165,7 @@ def work_off(
     *,
     say: Say,
     progress: Any,
-    then: Callable[[Work], Iterable[Work]] = lambda work: (),
+    then: Callable[[Work, Outcome], Iterable[Work]] = lambda work, outcome: (),
 ) -> None:
     """Have every cell made that is not done; one that fails is recorded, and the rest goes on.
 
@@ -172,14 +185,14 @@ def work_off(
             work = ahead.popleft()
             asked[workers.submit(do, work)] = work
         for future in wait(asked, return_when=FIRST_COMPLETED).done:
-            work, result = asked.pop(future), outcome(future)
-            if result["state"] == "elsewhere":
+            work, outcome = asked.pop(future), _outcome(future)
+            if outcome.state == "elsewhere":
                 ahead.append(work)
                 continue
-            if result["state"] == "failed":
-                write_json(work.folder / "failed.json", {name: result[name] for name in ("reason", "traceback")})
-                say(f"{work.label}: FAILED: {result['reason']}")
+            if outcome.state == "failed":
+                write_json(work.folder / "failed.json", {"reason": outcome.reason, "traceback": outcome.traceback})
+                say(f"{work.label}: FAILED: {outcome.reason}")
             else:
-                say(f"{work.label}: {work.told(work.folder)}")
+                say(f"{work.label}: {work.told(outcome.record)}")
             progress.update()
-            ahead.extendleft(reversed(list(then(work))))
+            ahead.extendleft(reversed(list(then(work, outcome))))

@@ -103,7 +103,7 @@ def plan(sweep: Sweep, out: Path | str) -> pd.DataFrame:
     for cell in sweep.cells:
         state, folder = state_of(cell, out), cell_folder(out, cell.address)
         reason = reason_of(folder) if state == "failed" else None
-        seconds, peak = cost(folder) if state == "done" else (None, None)
+        seconds, peak = cost(read_record(folder)) if state == "done" else (None, None)
         label = "; ".join(", ".join([place.grid, *labels(place)]) for place in cell.places)
         p = cell.parameters
         lines.append((cell.address, label, p.seed, pair_name(p.data), p.system, state, reason, seconds, peak))

@@ -220,8 +220,13 @@ def finished(raw: RawPair, p: Parameters, systems: Sequence[str], seeds: Sequenc
     parts = []
     for cell, work in _works(raw, p, systems, seeds, folder).items():
         if work.is_done:
-            known = {"leaks": label(cell.leaks), "seed": cell.seed, "seconds": round(cost(work.folder)[0], 1)}
-            known["revision"] = read_record(work.folder)["stages"]["measure"]["revision"]
+            record = read_record(work.folder)
+            known: dict[str, Any] = {
+                "leaks": label(cell.leaks),
+                "seed": cell.seed,
+                "seconds": round(cost(record)[0], 1),
+            }
+            known["revision"] = record["stages"]["measure"]["revision"]
             parts.append(pd.read_parquet(work.folder / "ranks.parquet").assign(**known))
     if not parts:
         raise LayoutError(f"{folder} holds no finished cell of {', '.join(systems)} on these data and parameters")
@@ -270,7 +275,13 @@ def worth(
             raise ValueError(f"{system}: {leak} has no seed in common with {against}, against which it is measured")
         part, closed = (one[one["seed"].isin(seeds)] for one in (part, closed))
         users, cells, masks = _cells(closed, names)
-        head = {"system": system, "leak": leak, "against": against, "seeds": len(seeds), "metric": metric}
+        head: dict[str, Any] = {
+            "system": system,
+            "leak": leak,
+            "against": against,
+            "seeds": len(seeds),
+            "metric": metric,
+        }
         for candidates in ("sampled", "full"):
             before, after = (_of_rows(one, candidates, metric) for one in (closed, part))
             test = significance.paired_bootstrap(after[:, None], before[:, None], masks, rng=rng, cluster=users)

@@ -28,12 +28,12 @@ from pydantic import Field, model_validator
 
 from i2vae_lib import stages
 from i2vae_lib.data.loading import source_of
-from i2vae_lib.engine import Say, Work, cell_folder, reason_of, validated_at, work_off
+from i2vae_lib.engine import Outcome, Say, Work, cell_folder, validated_at, work_off
 from i2vae_lib.grids import Settings, Strict, address_of, read_file, validated
 from i2vae_lib.params import ParameterError, Parameters, known_keys, load
 from i2vae_lib.places import suggestion
 from i2vae_lib.progress import bar
-from i2vae_lib.runs import LayoutError, flatten, read_record
+from i2vae_lib.runs import LayoutError, flatten
 from i2vae_lib.workers import connect
 
 START_UP = 5
@@ -217,34 +217,34 @@ def run(
 
 def _search(search: Search, out: Path, trials: int, workers: int | None, scheduler: str | None, say: Say) -> None:
     opt, (study, space) = optuna(), _opened(search, out)
-    states = opt.trial.TrialState
+    state = opt.trial.TrialState
+    ends = {"done": state.COMPLETE, "stopped": state.PRUNED, "failed": state.FAIL}
     if _finished(study) >= trials:
         return
 
-    def end(trial: Any, state: Any, value: float | None = None, reason: str | None = None) -> None:
-        if reason is not None:
-            opt.trial.Trial(study, trial._trial_id).set_user_attr("reason", reason)
-        study.tell(trial.number, value, state=state)
+    def end(number: int, outcome: Outcome) -> None:
+        if outcome.reason:
+            trial = study.get_trials(deepcopy=False)[number]
+            opt.trial.Trial(study, trial._trial_id).set_user_attr("reason", outcome.reason)
+        value = outcome.record["best_validation_ndcg"] if outcome.state == "done" else None
+        study.tell(number, value, state=ends[outcome.state])
 
     def asked() -> Iterator[Work]:
         """As many more trials as there is room for; values that do not go together fail before they are sent."""
         while len(_running(study)) < min(found.width, trials - _finished(study)):
-            trial = study.get_trials(deepcopy=False)[study.ask(space).number]
+            number = study.ask(space).number
+            trial = study.get_trials(deepcopy=False)[number]
             try:
                 work = _work(search, out, trial)
             except ParameterError as error:
-                say(f"trial {trial.number} {dict(trial.params)}: FAILED: {error}")
-                end(trial, states.FAIL, reason=str(error))
+                say(f"trial {number} {dict(trial.params)}: FAILED: {error}")
+                end(number, Outcome("failed", reason=str(error)))
                 progress.update()
             else:
                 yield work
 
-    def then(work: Work) -> Iterator[Work]:
-        trial, reason = study.get_trials(deepcopy=False)[work.words[-1]], reason_of(work.folder)
-        if work.is_done:
-            end(trial, states.COMPLETE, read_record(work.folder)["best_validation_ndcg"])
-        else:
-            end(trial, states.PRUNED if reason is None else states.FAIL, reason=reason)
+    def then(work: Work, outcome: Outcome) -> Iterator[Work]:
+        end(work.words[-1], outcome)
         return asked()
 
     with (

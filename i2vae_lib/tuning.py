@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from filelock import FileLock
 
 from i2vae_lib.data.loading import source_of
-from i2vae_lib.engine import Work, cell_folder, reason_of, validated_at, work_off
+from i2vae_lib.engine import Outcome, Work, cell_folder, reason_of, validated_at, work_off
 from i2vae_lib.experiments import make_run
 from i2vae_lib.grids import Settings, Strict, address_of, validated
 from i2vae_lib.params import ParameterError, Parameters, known_keys, load, pair_name, read_yaml
@@ -35,6 +35,7 @@ from i2vae_lib.stages import check_system, irrelevant_groups, open_run, train
 from i2vae_lib.workers import connect
 
 STUDY_LAYOUT = 2
+TRAINED, MEASURED = "model/model.json", "metrics.json"
 
 
 class Tuning(Strict):
@@ -163,9 +164,6 @@ class Study:
         return [one for one in works if not one.is_done]
 
 
-TRAINED, MEASURED = "model/model.json", "metrics.json"
-
-
 def make_model(parameters: Parameters, folder: Path) -> None:
     """What a worker does of a point: train it, and look at no test row."""
     train(open_run(parameters, folder))
@@ -283,7 +281,7 @@ def run_study(study: Study, *, workers: int = 1, say: Callable[[str], None] = pr
     todo = [work for name in study.systems for work in (left[name] or study.measurements(name))]
     total = len(todo) + sum(len(study.seeds) for trials in left.values() if trials)
 
-    def then(work: Work) -> Iterable[Work]:
+    def then(work: Work, outcome: Outcome) -> Iterable[Work]:
         name = next((name for name, trials in left.items() if work in trials), None)
         if name is None:
             return []

@@ -22,6 +22,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol
 
+from tqdm import tqdm
+
 from i2vae_lib.runs import usable_cores
 
 PATIENCE = 30
@@ -182,6 +184,7 @@ class _Process:
 def _serve(pipe: Any) -> None:
     """What a process does: task after task, until its parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's, which then ends all
+    tqdm.set_lock(threading.RLock())  # else it makes one between processes, which a process that is killed leaves there
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
         task, words = pipe.recv()

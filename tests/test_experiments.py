@@ -31,7 +31,7 @@ from i2vae_lib.data import load_dataset_once
 from i2vae_lib.engine import Work, cell_folder
 from i2vae_lib.experiments import KINDS, costs, effects, estimate, over_seeds, plan, results, run, state_of
 from i2vae_lib.grids import Sweep, address_of, resolve
-from i2vae_lib.runs import LayoutError
+from i2vae_lib.runs import RUN_LAYOUT, LayoutError, write_json
 from i2vae_lib.significance import holm
 from i2vae_lib.training import history_of
 from i2vae_lib.workers import Processes, SchedulerError, WorkerDied, connect
@@ -363,7 +363,7 @@ def test_cell_that_another_process_has(sweep: Sweep, tmp_path: Path) -> None:
         work = f"Work(pathlib.Path({str(folder)!r}), '', print, (), 'made')"
         code = f"import pathlib; from i2vae_lib.engine import Work, do; print(do({work}))"
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert found.stdout.strip() == "{'state': 'elsewhere'}"
+    assert found.stdout.startswith("Outcome(state='elsewhere'")
 
 
 def test_plan_to_be_read_has_a_line_for_all_seeds(sweep: Sweep, done: Path) -> None:
@@ -578,21 +578,21 @@ def test_cell_whose_process_dies_is_recorded_and_the_rest_goes_on(
 ) -> None:
     monkeypatch.setattr(workers, "TRIES", 1)
     dies = Work(tmp_path / "dies", "first", kill_itself, (), "made")
-    writes = Work(tmp_path / "writes", "second", write, ("well",), "made", in_short)
+    writes = Work(tmp_path / "writes", "second", write, ("well",), "made", engine.validated_at)
     said: list[str] = []
     with connect(1) as found:
         engine.work_off(found, [dies, writes], say=said.append, progress=SimpleNamespace(update=lambda: None))
     assert "killed by signal 9" in str(engine.reason_of(dies.folder)) and not dies.is_done
-    assert said[0].startswith("first: FAILED: WorkerDied: killed by signal 9") and said[1] == "second: said"
+    assert (
+        said[0].startswith("first: FAILED: WorkerDied: killed by signal 9")
+        and said[1] == "second: validation NDCG@10 0.5000"
+    )
     assert (writes.folder / "made").read_text(encoding="utf-8") == "well"
 
 
 def write(text: str, folder: Path) -> None:
+    write_json(folder / "run.json", {"layout": RUN_LAYOUT, "best_validation_ndcg": 0.5})
     (folder / "made").write_text(text, encoding="utf-8")
-
-
-def in_short(folder: Path) -> str:
-    return "said"
 
 
 def kill_itself(folder: Path) -> None:
