@@ -6,6 +6,8 @@
 ``progress``          a bar, or plain lines
 ``runs``              the run directory: atomic writes, records, refusals
 ``cache``             work that is done once, named by what it depends on
+``workers``           who does work: processes of this machine, a Dask scheduler's workers
+``engine``            cells: made by workers, resumed, recorded where they fail
 ``data``              rows, vocabularies, protocols, controls; released pairs, logs, the planted world, batches
 ``evaluation``        candidates, greater and ties, metrics by row kind
 ``information``       how much two sets of vectors know of each other, by independent estimators
@@ -25,11 +27,11 @@
 ``after_the_last``    rankers that go by the one order of a file: what that gives away
 ``shared``            what runs on the same data share: recalled pseudo-sequences, ranks of the reference rankers
 ``stages``            the main job in four stages: prepare, recall, train, evaluate
-``comparison``        all systems, tuned alike
 ``grids``             sweep files, resolved into cells
-``experiments``       a grid -> runs -> one tidy table; local processes or a Dask cluster
+``experiments``       a grid -> runs -> one tidy table
 ``results``           runs side by side: differences, tests, lifts, the paper's tables, one renderer
 ``leaks``             what each leak is worth
+``tuning``            all systems, tuned alike
 ``search``            a hyper-parameter search over the same engine
 ``plots``             figures
 ``views``             what the explorers show, as tables

@@ -50,7 +50,7 @@ WORKERS: Option = (
     "--workers",
     {"type": _positive, "help": "processes on this machine, a thread each (default: its cores)"},
 )
-SCHEDULER: Option = ("--scheduler", {"help": "tcp://HOST:PORT or the scheduler file of your own Dask cluster"})
+SCHEDULER: Option = ("--scheduler", {"help": "tcp://HOST:PORT, tls://… or the scheduler file of your own Dask cluster"})
 RESAMPLES: Option = ("--resamples", {"type": int, "default": 10_000, "help": "of the bootstrap (default: 10000)"})
 JSON: Option = ("--json", {"action": "store_true", "help": "for programs: JSON instead of text"})
 
@@ -208,7 +208,7 @@ COMMANDS: dict[str, Command] = {
             ("--out", {"type": Path, "help": "folder of the cells (default: runs/sweep-FILE-DATA-PROTOCOL)"}),
             WORKERS,
             SCHEDULER,
-            ("--dashboard", {"action": "store_true", "help": "serve Dask's page, on the loopback interface"}),
+            ("--dashboard", {"action": "store_true", "help": "say where the scheduler's page is"}),
             ("--dry-run", {"action": "store_true", "help": "only the plan: cells, hours, memory"}),
             ("--retry-failed", {"action": "store_true", "help": "run cells that failed before once more"}),
         ),

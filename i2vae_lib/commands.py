@@ -299,11 +299,11 @@ def describe(given: argparse.Namespace) -> int:
 
 
 def make_table(given: argparse.Namespace) -> int:
-    from i2vae_lib import comparison
+    from i2vae_lib import tuning as tuned
     from i2vae_lib.params import ParameterError, load, pair_name
     from i2vae_lib.runs import default_folder
 
-    tuning = comparison.read_tuning(given.tuning)
+    tuning = tuned.read_tuning(given.tuning)
     chosen = overrides(given.set)
     if "system" in chosen:
         raise ParameterError(f"--set system: here it is --systems {chosen['system']}")
@@ -315,7 +315,7 @@ def make_table(given: argparse.Namespace) -> int:
     resolved = load(given.preset, chosen, seed=given.seeds[0], **words)
     name = f"table-{pair_name(resolved.data)}-{resolved.protocol}-{resolved.preset}"
     folder = given.out or default_folder(resolved).with_name(name)
-    study = comparison.open_study(
+    study = tuned.open_study(
         folder,
         resolved,
         tuning,
@@ -324,9 +324,9 @@ def make_table(given: argparse.Namespace) -> int:
         trials=given.trials,
     )
     # beside the table, which may be read by a program
-    comparison.run_study(study, workers=given.workers, say=lambda line: print(line, file=sys.stderr, flush=True))
+    tuned.run_study(study, workers=given.workers, say=lambda line: print(line, file=sys.stderr, flush=True))
     print(_table_as([folder], given))
-    return 1 if any(comparison.failures(study, name) for name in study.systems) else 0
+    return 1 if any(tuned.failures(study, name) for name in study.systems) else 0
 
 
 def _table_as(folders: Sequence[Path], given: argparse.Namespace) -> str:
@@ -396,10 +396,10 @@ def search_for(given: argparse.Namespace) -> int:
 
 def _probe(cell: Cell) -> tuple[float, int]:
     """In a worker like those of the sweep, whose peak memory is its own."""
-    from i2vae_lib import experiments
+    from i2vae_lib import experiments, workers
 
-    with experiments.connect(workers=1) as client:
-        found: tuple[float, int] = client.submit(experiments.probe_cell, cell).result()
+    with workers.connect(1) as one:
+        found: tuple[float, int] = one.submit(experiments.probe_cell, cell).result()
     print(f"probe of {cell.parameters.system} on {cell.parameters.data}: {found[0]:.0f} s a cell at most", flush=True)
     return found
 

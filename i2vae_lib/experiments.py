@@ -3,124 +3,46 @@
 A cell of a grid is an ordinary run directory, made by the four stages in a worker's own process: a notebook a cell
 would cost seconds of start and a megabyte of copies for the same result, and the report of any cell can be written
 later (``i2vae report``). Cells are named by the digest of what they depend on, so a cell is run once, whatever sweep
-asks for it. What workers share (the dataset, the generator's fit, what every row recalls, the reference rankers) lies
-in the content-addressed cache; they are sent parameters and paths, never data.
-
-====================  =============================================================================================
-``cells/ADDRESS/``    the run of a cell
-``index.sqlite``      tables ``cells`` (state, reason, traceback, seconds, peak memory) and ``places`` (which sweep,
-                      grid, row, settings and seed a cell stands for); a record, which the folders outlive
-====================  =============================================================================================
+asks for it (:mod:`i2vae_lib.engine`). What workers share (the dataset, the generator's fit, what every row recalls, the
+reference rankers) lies in the content-addressed cache; they are sent parameters and paths, never data.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
-import logging
 import shutil
-import sqlite3
 import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-import dask
 import numpy as np
 import pandas as pd
 import scipy  # scipy.stats is imported where it is used: it takes most of a second
-from distributed import Client, LocalCluster, as_completed
-from distributed.comm import connect as open_comm
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from pyarrow import parquet
 from safetensors import SafetensorError, safe_open
 
 from i2vae_lib import evaluation, psg, stages
 from i2vae_lib.data.loading import load_dataset_once
+from i2vae_lib.engine import Say, Work, cell_folder, cost, reason_of, work_off
 from i2vae_lib.grids import Cell, Sweep, address_of, address_of_record, labels, resolve
 from i2vae_lib.params import Parameters, pair_name
 from i2vae_lib.progress import bar
 from i2vae_lib.recommenders import CEILINGS, REFERENCES, SYSTEMS
-from i2vae_lib.runs import (
-    RUN_LAYOUT,
-    LayoutError,
-    forget_peak_memory,
-    peak_memory_bytes,
-    read_record,
-    usable_cores,
-)
+from i2vae_lib.runs import RUN_LAYOUT, LayoutError, peak_memory_bytes, read_record
 from i2vae_lib.training import Callbacks, history_of
-
-INDEX_LAYOUT = 1
-PATIENCE = 30
-"""Seconds that a scheduler has to answer, and to show a worker."""
+from i2vae_lib.workers import Cluster, connect
 
 KINDS = ("all", "tailed", "cold")
-Say = Callable[[str], None]
 
 
-class SchedulerError(OSError):
-    """A scheduler that does not answer, or that has no workers."""
-
-
-# --- the folder -------------------------------------------------------------------------------------------------------
-
-
-def cell_folder(out: Path, address: str) -> Path:
-    """Where the run of a cell lies."""
-    return out / "cells" / address
-
-
-@contextlib.contextmanager
-def open_index(out: Path) -> Iterator[sqlite3.Connection]:
-    """The index of a folder of cells, made if it is not there; one transaction.
-
-    Raises
-    ------
-    LayoutError
-        Another layout version, or a file that is no index.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "index.sqlite"
-    try:
-        db = sqlite3.connect(path, timeout=60)
-    except sqlite3.OperationalError as error:
-        raise OSError(f"{path}: {error}") from None
-    try:
-        with db:
-            # in this order: who sees another's tables then sees its version too
-            empty = not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            found = db.execute("PRAGMA user_version").fetchone()[0]
-            if empty:
-                db.execute("BEGIN IMMEDIATE")
-                db.execute(
-                    "CREATE TABLE IF NOT EXISTS cells (address TEXT PRIMARY KEY, state TEXT NOT NULL, reason TEXT, "
-                    "traceback TEXT, seconds REAL, peak_memory_bytes INTEGER, parameters TEXT NOT NULL)"
-                )
-                db.execute(
-                    "CREATE TABLE IF NOT EXISTS places (sweep TEXT, grid TEXT, row TEXT, settings TEXT, seed INTEGER, "
-                    "address TEXT, against TEXT, UNIQUE (sweep, grid, row, settings, seed) ON CONFLICT REPLACE)"
-                )
-                db.execute(f"PRAGMA user_version = {INDEX_LAYOUT}")
-            elif found != INDEX_LAYOUT:
-                raise LayoutError(
-                    f"{path} has layout {found}, this version reads layout {INDEX_LAYOUT}: choose another OUT, or "
-                    f"delete the index (finished cells are found again)"
-                )
-            yield db
-    except sqlite3.OperationalError as error:  # locked for a minute, a full disk, a folder that cannot be written
-        raise OSError(f"{path}: {error}") from None
-    except sqlite3.DatabaseError as error:
-        raise LayoutError(f"{path}: {error}: delete it (finished cells are found again)") from None
-    finally:
-        db.close()
+# --- what there is ----------------------------------------------------------------------------------------------------
 
 
 def state_of(cell: Cell, out: Path) -> str:
-    """What a cell's folder says: ``done``, ``damaged``, ``begun`` or ``missing``.
+    """What a cell's folder says: ``done``, ``damaged``, ``failed``, ``begun`` or ``missing``.
 
     Damaged is a cell of which a file cannot be read, or a finished one without its system's metrics or with another
     cell's run.
@@ -134,8 +56,9 @@ def state_of(cell: Cell, out: Path) -> str:
     if not folder.is_dir():
         return "missing"
     finished, begun = (folder / "metrics.json").is_file(), (folder / "run.json").is_file()
+    unfinished = "begun" if reason_of(folder) is None else "failed"
     if not begun:
-        return "damaged" if finished else "begun"
+        return "damaged" if finished else unfinished
     try:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         if record["layout"] != RUN_LAYOUT:
@@ -152,7 +75,7 @@ def state_of(cell: Cell, out: Path) -> str:
         raise
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError):
         return "damaged"
-    return "done" if finished else "begun"
+    return "done" if finished else unfinished
 
 
 def _open_every_file(folder: Path, *, checkpoints: bool) -> None:
@@ -176,21 +99,11 @@ def plan(sweep: Sweep, out: Path | str) -> pd.DataFrame:
         ``missing``; ``reason``; ``seconds`` and ``peak_memory_bytes`` of finished cells.
     """
     out = Path(out)
-    known: dict[str, tuple[Any, ...]] = {}
-    if (out / "index.sqlite").is_file():
-        with open_index(out) as db:
-            for line in db.execute("SELECT address, state, reason, seconds, peak_memory_bytes FROM cells"):
-                known[line[0]] = line[1:]
     lines = []
     for cell in sweep.cells:
-        state = state_of(cell, out)
-        said, reason, seconds, peak = known.get(cell.address, (None, None, None, None))
-        if state == "done" and seconds is None:
-            seconds, peak = cost(cell_folder(out, cell.address))
-        if said == "failed" and state in ("missing", "begun"):
-            state = "failed"
-        else:
-            reason = None
+        state, folder = state_of(cell, out), cell_folder(out, cell.address)
+        reason = reason_of(folder) if state == "failed" else None
+        seconds, peak = cost(read_record(folder)) if state == "done" else (None, None)
         label = "; ".join(", ".join([place.grid, *labels(place)]) for place in cell.places)
         p = cell.parameters
         lines.append((cell.address, label, p.seed, pair_name(p.data), p.system, state, reason, seconds, peak))
@@ -215,12 +128,6 @@ def plan_by_seeds(planned: pd.DataFrame) -> pd.DataFrame:
         lines.append((cell, data, system, " ".join(map(str, part["seed"])), states, reasons))
     found = pd.DataFrame(lines, columns=["cell", "data", "system", "seeds", "state", "reason"])
     return found if found["reason"].any() else found.drop(columns="reason")
-
-
-def cost(folder: Path) -> tuple[float, int]:
-    """Seconds of a finished run's stages, and its peak memory."""
-    found = read_record(folder)["stages"].values()
-    return sum(one["seconds"] for one in found), max((one["peak_memory_bytes"] for one in found), default=0)
 
 
 def costs(sweep: Sweep, planned: pd.DataFrame, probe: Callable[[Cell], tuple[float, float]] | None) -> pd.DataFrame:
@@ -309,157 +216,14 @@ def probe_cell(cell: Cell, rows: int = 1024) -> tuple[float, int]:
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def at_work(folder: Path) -> Iterator[TextIO]:
-    """Hold a cell's folder, made if it is not there; its log, to which everything goes that is printed meanwhile.
+def make_run(parameters: Parameters, folder: Path) -> None:
+    """What a worker does of a sweep: the run of one cell."""
+    start = time.perf_counter()
 
-    Raises
-    ------
-    Timeout
-        Another process has it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (
-        FileLock(folder / ".cell.lock").acquire(timeout=1),
-        (folder / "log.txt").open("a", encoding="utf-8") as log,
-        contextlib.redirect_stdout(log),
-        contextlib.redirect_stderr(log),  # the cell's own progress; the sweep has its bar elsewhere
-    ):
-        yield log
+    def say(line: str) -> None:
+        print(f"[{time.perf_counter() - start:6.1f} s] {line}", flush=True)
 
-
-def failure(error: BaseException) -> dict[str, Any]:
-    """What a worker, or who lost one, says of a cell that failed."""
-    text = "".join(traceback.format_exception(error))
-    return {"state": "failed", "reason": f"{type(error).__name__}: {error}", "traceback": text}
-
-
-def outcome(future: Any, result: Any) -> dict[str, Any]:
-    """What a worker said, or that it died.
-
-    Raises
-    ------
-    SchedulerError
-        Nothing will be said: the scheduler is gone.
-    """
-    if future.cancelled():
-        raise SchedulerError("lost the scheduler; the same command goes on")
-    if isinstance(result, dict):
-        return result
-    return failure(result[1] if isinstance(result, tuple) else result)
-
-
-def run_cell(parameters: Mapping[str, Any], folder: str) -> dict[str, Any]:
-    """What a worker does: the run of one cell, in this process.
-
-    Returns
-    -------
-    dict
-        ``state``: ``done``, ``failed`` (with ``reason`` and ``traceback``), or ``elsewhere``: another process has it.
-    """
-    path = Path(folder)
-    try:
-        with at_work(path) as log:
-            if (path / "metrics.json").is_file():  # another sweep made it since this one was planned
-                return {"state": "done", **dict(zip(("seconds", "peak_memory_bytes"), cost(path)))}
-            forget_peak_memory()  # of the cells that this worker had before
-            start = time.perf_counter()
-
-            def say(line: str) -> None:
-                print(f"[{time.perf_counter() - start:6.1f} s] {line}", file=log, flush=True)
-
-            stages.run_all(stages.open_run(Parameters.model_validate(parameters), path), say)
-            seconds, peak = cost(path)
-            return {"state": "done", "seconds": seconds, "peak_memory_bytes": peak}
-    except Timeout:
-        return {"state": "elsewhere"}
-    except Exception as error:
-        return failure(error)
-
-
-@contextlib.contextmanager
-def connect(workers: int | None = None, scheduler: str | None = None, dashboard: bool = False) -> Iterator[Client]:
-    """A Dask client: of a cluster of one-thread processes on this machine, or of a scheduler that runs somewhere.
-
-    The local cluster listens on the loopback interface alone and serves no page unless ``dashboard`` asks for it.
-
-    Parameters
-    ----------
-    workers
-        Of the local cluster; None: as many as this process may use cores.
-    scheduler
-        ``tcp://host:port``, or the path of a scheduler file. Connect to your own alone: workers run what it sends.
-
-    Raises
-    ------
-    SchedulerError
-        No answer within :data:`PATIENCE` seconds, or no worker.
-    """
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    if scheduler is None:
-        # dask always serves HTTP: on a free port of this machine, and without a page unless asked for one
-        quiet: dict[str, Any] = {f"distributed.{who}.http.routes": [] for who in ("scheduler", "worker")}
-        with (
-            dask.config.set({} if dashboard else quiet),
-            LocalCluster(
-                n_workers=workers or usable_cores(),
-                threads_per_worker=1,
-                processes=True,
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",
-                scheduler_kwargs={"dashboard": dashboard},
-                memory_limit=None,  # a share each would kill the first cell that fits a large reference ranker
-                silence_logs=logging.CRITICAL,
-            ) as cluster,
-            Client(cluster) as client,
-        ):
-            yield client
-        return
-    is_file = scheduler.endswith(".json") or Path(scheduler).is_file()
-    address = _address_in(Path(scheduler)) if is_file else scheduler
-    try:
-        with ThreadPoolExecutor(1) as aside:  # a notebook's own loop runs already
-            aside.submit(asyncio.run, _greeted(address)).result()
-        client = Client(address, timeout=PATIENCE)
-    except (OSError, ValueError, TimeoutError) as error:
-        raise SchedulerError(f"the scheduler at {scheduler} did not answer within {PATIENCE} s ({error})") from None
-    with client:
-        try:
-            client.wait_for_workers(1, timeout=PATIENCE)
-        except TimeoutError:
-            raise SchedulerError(
-                f"the scheduler at {scheduler} has no worker after {PATIENCE} s: start some, as in `dask worker "
-                f"{'--scheduler-file ' * is_file}{scheduler} --nthreads 1`"
-            ) from None
-        yield _of_one_thread_each(client, scheduler)
-
-
-async def _greeted(address: str) -> None:
-    """Connect once, with an end to it: the client's own timeout does not hold for a peer that accepts and is silent."""
-    comm = await asyncio.wait_for(open_comm(address, timeout=PATIENCE), PATIENCE)
-    await comm.close()
-
-
-def _of_one_thread_each(client: Client, scheduler: str) -> Client:
-    """A cell's log is what its process prints, so a process has one cell at a time."""
-    wide = {address: n for address, n in client.nthreads().items() if n > 1}
-    if wide:
-        raise SchedulerError(
-            f"the scheduler at {scheduler} has workers of several threads ({', '.join(wide)}): start them with "
-            f"--nthreads 1"
-        )
-    return client
-
-
-def _address_in(file: Path) -> str:
-    """The address in a scheduler file, for which a scheduler may need a moment."""
-    end = time.monotonic() + PATIENCE
-    while True:
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            return str(json.loads(file.read_text(encoding="utf-8"))["address"])
-        if time.monotonic() > end:
-            raise SchedulerError(f"no scheduler has written its address to {file} within {PATIENCE} s")
-        time.sleep(0.1)
+    stages.run_all(stages.open_run(parameters, folder), say)
 
 
 def run(
@@ -474,18 +238,16 @@ def run(
 ) -> pd.DataFrame:
     """Run every cell that is not there yet; the finished part of the table.
 
-    Killed at any moment, it loses nothing but what the cells in flight did since their last epoch; the same call goes
-    on. Two calls over one folder share its cells. A cell that fails is recorded with its traceback, and the rest goes
-    on.
-
     Parameters
     ----------
     grid
         A sweep, or what a sweep file holds.
     out
-        Folder of the cells and of their index.
-    workers, scheduler, dashboard
-        Of :func:`connect`.
+        Folder of the cells.
+    workers, scheduler
+        Of :func:`i2vae_lib.workers.connect`.
+    dashboard
+        Say where the scheduler's page is.
     retry_failed
         Also run cells that failed before.
 
@@ -501,101 +263,37 @@ def run(
     LayoutError
         A folder of another layout version.
     SchedulerError
-        As :func:`connect`.
+        As :func:`i2vae_lib.workers.connect`.
     """
     sweep = grid if isinstance(grid, Sweep) else resolve("grid", grid)
-    out = Path(out)
-    record_places(sweep, out)
+    out = Path(out).resolve()
     planned = plan(sweep, out).set_index("address")
-    for cell in sweep.cells:
-        if planned.at[cell.address, "state"] == "damaged":
-            say(f"{cell.address} ({planned.at[cell.address, 'cell']!s}): damaged; set aside and run again")
-            set_aside(cell, out)
-    held_back = ["done"] if retry_failed else ["done", "failed"]
-    todo = [cell for cell in sweep.cells if planned.at[cell.address, "state"] not in held_back]
-    failed = int((planned["state"] == "failed").sum())
-    if failed and not retry_failed:
-        say(f"{failed} cells failed before and are left alone; --retry-failed runs them again")
-    finished = [cell.address for cell in sweep.cells if planned.at[cell.address, "state"] == "done"]
-    with open_index(out) as db:
-        for address in finished:
-            seconds, peak = planned.at[address, "seconds"], planned.at[address, "peak_memory_bytes"]
-            _note(db, address, {"state": "done", "seconds": seconds, "peak_memory_bytes": peak})
+    in_state = {state: set(part.index) for state, part in planned.groupby("state")}
+    for cell in (one for one in sweep.cells if one.address in in_state.get("damaged", ())):
+        say(f"{cell.address} ({planned.at[cell.address, 'cell']!s}): damaged; set aside and run again")
+        set_aside(cell, out)
+    held_back = in_state.get("done", set())
+    if (failed := in_state.get("failed", set())) and not retry_failed:
+        say(f"{len(failed)} cells failed before and are left alone; --retry-failed runs them again")
+        held_back = held_back | failed
+    todo = [_work(cell, out) for cell in sweep.cells if cell.address not in held_back]
     if todo:
-        with connect(workers, scheduler, dashboard) as client:
+        done, cells = len(in_state.get("done", ())), len(sweep.cells)
+        with (
+            contextlib.closing(bar("sweep", cells, "cell", initial=done)) as progress,
+            connect(workers, scheduler) as found,
+        ):
             if dashboard:
-                say(f"dashboard: {client.dashboard_link}")
-            _work_off(client, todo, out, len(finished), len(sweep.cells), say)
+                page = found.client.dashboard_link if isinstance(found, Cluster) else "only a scheduler has one"
+                say(f"dashboard: {page}")
+            work_off(found, todo, say=say, progress=progress)
     return results(sweep, out)
 
 
-def _work_off(client: Client, todo: Sequence[Cell], out: Path, done: int, total: int, say: Say) -> None:
-    cells = {cell.address: cell for cell in todo}
-    out = out.resolve()
-
-    def submit(address: str) -> Any:
-        words = (cells[address].parameters.model_dump(mode="json"), str(cell_folder(out, address)))
-        # not pure: an address that is asked for again (it was elsewhere) is another question
-        return client.submit(run_cell, *words, pure=False)
-
-    progress = bar("sweep", total, "cell", initial=done)
-    waiting = as_completed([], with_results=True, raise_errors=False)
-    asked: dict[Any, str] = {}
-    ahead = list(reversed(cells))
-    try:
-        while ahead or asked:
-            # as many as there are threads: a cell that kills its worker takes no other with it
-            while ahead and len(asked) < max(1, sum(client.ncores().values())):
-                address = ahead.pop()
-                future = submit(address)
-                asked[future] = address
-                waiting.add(future)
-            future, result = next(waiting)
-            address = asked.pop(future)
-            result = outcome(future, result)
-            if result["state"] == "elsewhere":
-                ahead.insert(0, address)
-                continue
-            with open_index(out) as db:
-                _note(db, address, result)
-            label = ", ".join(labels(cells[address].places[0])) or cells[address].places[0].grid
-            head = f"{address} ({label}, seed {cells[address].parameters.seed})"
-            say(
-                f"{head}: FAILED: {result['reason']}"
-                if result["state"] == "failed"
-                else f"{head}: {result['seconds']:.0f} s"
-            )
-            progress.update()
-    except BaseException:
-        with contextlib.suppress(Exception):  # the scheduler may be gone
-            client.cancel(list(asked))
-        raise
-    finally:
-        progress.close()
-
-
-def record_places(sweep: Sweep, out: Path) -> None:
-    """Write what the cells stand for into the index."""
-    with open_index(out) as db:
-        db.execute("DELETE FROM places WHERE sweep = ?", (sweep.name,))
-        for cell in sweep.cells:
-            text = json.dumps(cell.parameters.model_dump(mode="json"), sort_keys=True)
-            db.execute(
-                "INSERT OR IGNORE INTO cells (address, state, parameters) VALUES (?, 'missing', ?)",
-                (cell.address, text),
-            )
-            for place in cell.places:
-                line = (sweep.name, place.grid, place.row, json.dumps(dict(place.settings)))
-                db.execute(
-                    "INSERT INTO places VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (*line, cell.parameters.seed, cell.address, place.against),
-                )
-
-
-def _note(db: sqlite3.Connection, address: str, result: Mapping[str, Any]) -> None:
-    names = ("state", "reason", "traceback", "seconds", "peak_memory_bytes")
-    sets = ", ".join(f"{name} = ?" for name in names)
-    db.execute(f"UPDATE cells SET {sets} WHERE address = ?", (*(result.get(name) for name in names), address))
+def _work(cell: Cell, out: Path) -> Work:
+    place = cell.places[0]
+    label = f"{cell.address} ({', '.join(labels(place)) or place.grid}, seed {cell.parameters.seed})"
+    return Work(cell_folder(out, cell.address), label, make_run, (cell.parameters,), "metrics.json")
 
 
 def set_aside(cell: Cell, out: Path) -> None:

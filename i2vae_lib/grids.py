@@ -316,18 +316,13 @@ def resolve(name: str, content: Any, given: Settings | None = None, *, where: st
 
 
 def _cells(file: SweepFile, where: str) -> list[Cell]:
-    seeds = _listed(file.seeds)
-    if not seeds:
-        raise ParameterError(f"{where}: seeds: none; [0] is one")
-    if len(set(seeds)) < len(seeds) or any(seed != int(seed) for seed in seeds):
-        raise ParameterError(f"{where}: seeds: {seeds}: whole numbers, each once")
-    if not file.grids:
-        raise ParameterError(f"{where}: grids: none, so there is nothing to run")
+    for complaint in _complaints(file):
+        raise ParameterError(f"{where}: {complaint}")
     planned = [
         (grid, row, axes, own | axes, seed)
         for grid, content in file.grids.items()
-        for row, own, axes in _points(grid, content, where)
-        for seed in seeds
+        for row, own, axes in content.points()
+        for seed in _listed(file.seeds)
     ]
     found: dict[str, Cell] = {}
     sources: dict[str, str | None] = {}
@@ -335,27 +330,33 @@ def _cells(file: SweepFile, where: str) -> list[Cell]:
     for number, (grid, row, axes, settings, seed) in enumerate(planned, start=1):
         head = f"{where}: cell {number} of {len(planned)} (grid {grid}{f', {row}' if row else ''}, seed {seed})"
         try:
-            overrides = {key: value for key, value in settings.items() if key not in TOP}
-            top: dict[str, Any] = {"data": file.data, "protocol": file.protocol, "epochs": file.epochs}
-            top |= {key: settings[key] for key in TOP if key in settings}
-            if "training.epochs" in settings:
-                top["epochs"] = None
-            parameters = load(file.preset, dict(file.overrides) | overrides, seed=seed, **top)
-            check_run(parameters)
+            p = _parameters(file, settings, seed)
         except (ParameterError, DataError) as error:
             raise type(error)(f"{head}: {error}") from None
-        axes, settings = (_as_resolved(one, parameters) for one in (axes, settings))
+        axes, settings = (_as_resolved(one, p) for one in (axes, settings))
         here = json.dumps([grid, row, seed, axes], sort_keys=True)
         if here in places:
             raise ParameterError(f"{head}: a value stands twice: {', '.join(f'{k} = {v}' for k, v in axes.items())}")
         places.add(here)
-        if parameters.data not in sources:
-            sources[parameters.data] = source_of(parameters)
-        address = address_of(parameters, sources[parameters.data])
-        place = Place(grid, row, axes, settings, file.grids[grid].base_of(row), number)
+        if p.data not in sources:
+            sources[p.data] = source_of(p)
+        address = address_of(p, sources[p.data])
         before = found[address].places if address in found else ()
-        found[address] = Cell(address, parameters, (*before, place))
+        place = Place(grid, row, axes, settings, file.grids[grid].base_of(row), number)
+        found[address] = Cell(address, p, (*before, place))
     return list(found.values())
+
+
+def _parameters(file: SweepFile, settings: Settings, seed: int) -> Parameters:
+    """Those of a cell, checked."""
+    top: dict[str, Any] = {"data": file.data, "protocol": file.protocol, "epochs": file.epochs}
+    if "training.epochs" in settings:
+        top["epochs"] = None
+    top |= {key: settings[key] for key in TOP if key in settings}
+    overrides = {key: value for key, value in settings.items() if key not in TOP}
+    found = load(file.preset, file.overrides | overrides, seed=seed, **top)
+    check_run(found)
+    return found
 
 
 def _as_resolved(settings: Settings, parameters: Parameters) -> dict[str, Any]:
@@ -367,45 +368,65 @@ def _as_resolved(settings: Settings, parameters: Parameters) -> dict[str, Any]:
     }
 
 
-def _points(name: str, grid: Grid, where: str) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+def _complaints(file: SweepFile) -> Iterator[str]:
+    """What is wrong with a file, whatever its parameters are."""
+    seeds = _listed(file.seeds)
+    if not seeds:
+        yield "seeds: none; [0] is one"
+    if len(set(seeds)) < len(seeds) or any(seed != int(seed) for seed in seeds):
+        yield f"seeds: {seeds}: whole numbers, each once"
+    if not file.grids:
+        yield "grids: none, so there is nothing to run"
+    for name, grid in file.grids.items():
+        for complaint in itertools.chain(_unknown(grid), _no_points(grid), _twice(grid), _not_comparable(grid)):
+            yield f"grid {name}: {complaint}"
+        if not grid.points() or not (grid.product or grid.paired or grid.rows):
+            yield f"grid {name} is empty: give product, paired or rows at least one value"
+
+
+def _unknown(grid: Grid) -> Iterator[str]:
     known = [*TOP, *known_keys()]
     for key in itertools.chain(grid.product, grid.paired, *grid.rows.values()):
         if key not in known:
-            raise ParameterError(f"{where}: grid {name}: unknown key '{key}'{suggestion(str(key), known)}")
-    for row in [*grid.against, *grid.against.values(), *([grid.base] if grid.base else [])]:
+            yield f"unknown key '{key}'{suggestion(str(key), known)}"
+    for row in (*grid.against, *grid.against.values(), *([grid.base] if grid.base else [])):
         if row not in grid.rows:
-            near = suggestion(row, list(grid.rows))
-            raise ParameterError(f"{where}: grid {name}: base or against: no row '{row}'{near}")
-    by_rows = {key for row in grid.rows.values() for key in row}
-    kinds = {"product": set(grid.product), "paired": set(grid.paired), "rows": by_rows}
-    for one, other in itertools.combinations(kinds, 2):
-        twice = kinds[one] & kinds[other]
-        if twice:
-            raise ParameterError(f"{where}: grid {name}: {min(twice)} stands under {one} and under {other}")
-    if {"epochs", "training.epochs"} <= set.union(*kinds.values()):
-        raise ParameterError(f"{where}: grid {name}: epochs and training.epochs are one parameter")
-    for key, value in [*grid.product.items(), *grid.paired.items()]:
-        values = _listed(value)
-        if any(isinstance(one, list | dict) for one in values):
-            raise ParameterError(f"{where}: grid {name}: {key}: a list is no point of an axis; name it as a row")
-        if key in grid.product and len(set(values)) < len(values):
-            raise ParameterError(f"{where}: grid {name}: {key}: a value stands twice")
-    for row in grid.rows:
-        base = grid.base_of(row)
-        for key in sorted(grid.rows[row].keys() | grid.rows.get(base or "", {}).keys()) if base else ():
-            other_rows = key.partition(".")[0] in OTHER_ROWS or key == "evaluation.negatives"
-            if other_rows and grid.rows[row].get(key) != grid.rows[str(base)].get(key):
-                raise ParameterError(
-                    f"{where}: grid {name}: {row} sets {key}, so it ranks other rows or candidates than {base}, with "
-                    f"which it is to be compared: make {key} an axis (product)"
-                )
+            yield f"base or against: no row '{row}'{suggestion(row, list(grid.rows))}"
+
+
+def _no_points(grid: Grid) -> Iterator[str]:
+    for key, value in (*grid.product.items(), *grid.paired.items()):
+        if any(isinstance(one, list | dict) for one in _listed(value)):
+            yield f"{key}: a list is no point of an axis; name it as a row"
     lengths = {key: len(_listed(value)) for key, value in grid.paired.items()}
     if len(set(lengths.values())) > 1:
-        raise ParameterError(f"{where}: grid {name}: paired values of different numbers: {lengths}")
-    points = grid.points()
-    if not points or not (grid.product or grid.paired or grid.rows):
-        raise ParameterError(f"{where}: grid {name} is empty: give product, paired or rows at least one value")
-    return points
+        yield f"paired values of different numbers: {lengths}"
+
+
+def _twice(grid: Grid) -> Iterator[str]:
+    kinds = {"product": {*grid.product}, "paired": {*grid.paired}, "rows": {*itertools.chain(*grid.rows.values())}}
+    for one, other in itertools.combinations(kinds, 2):
+        if twice := kinds[one] & kinds[other]:
+            yield f"{min(twice)} stands under {one} and under {other}"
+    if {"epochs", "training.epochs"} <= set.union(*kinds.values()):
+        yield "epochs and training.epochs are one parameter"
+    for key, value in grid.product.items():
+        values = _listed(value)
+        if len(set(values)) < len(values):
+            yield f"{key}: a value stands twice"
+
+
+def _not_comparable(grid: Grid) -> Iterator[str]:
+    """Rows that change which test rows or candidates are ranked, and stand beside a base with others."""
+    for row, settings in grid.rows.items():
+        base = grid.rows.get(grid.base_of(row) or row, {})
+        for key in sorted(settings.keys() | base.keys()):
+            ranks_others = key.partition(".")[0] in OTHER_ROWS or key == "evaluation.negatives"
+            if ranks_others and settings.get(key) != base.get(key):
+                yield (
+                    f"{row} sets {key}, so it ranks other rows or candidates than {grid.base_of(row)}, with which it "
+                    f"is to be compared: make {key} an axis (product)"
+                )
 
 
 def _listed(value: Values) -> list[Any]:
@@ -428,8 +449,12 @@ def address_of(parameters: Parameters, source: str | None) -> str:
 def address_of_record(parameters: Mapping[str, Any], source: str | None) -> str:
     """:func:`address_of` of the parameters in a ``run.json``, where other systems' groups may be of another version."""
     content = of_result(parameters, irrelevant_groups([parameters["system"]]))
-    text = json.dumps([content, source], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest([content, source])
+
+
+def digest(content: Any) -> str:
+    """Of what JSON can hold, as names of cells have it."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def labels(place: Place) -> Iterator[str]:

@@ -22,9 +22,8 @@ This is the only place of the kit where a test row can reach training or selecti
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +31,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
 
 from i2vae_lib import evaluation, psg
 from i2vae_lib.after_the_last import AfterTheLast
@@ -40,7 +38,9 @@ from i2vae_lib.data import protocols
 from i2vae_lib.data.dataset import DOMAINS, CrossDomainDataset, Int, Ragged, Rows, hashed, joined, other, rows_digest
 from i2vae_lib.data.people import with_targets
 from i2vae_lib.data.protocols import RawPair
-from i2vae_lib.params import Parameters
+from i2vae_lib.engine import Say, Work, cell_folder, cost, reason_of, work_off
+from i2vae_lib.grids import digest
+from i2vae_lib.params import Parameters, of_result
 from i2vae_lib.progress import bar
 from i2vae_lib.recommenders.copy import Copy
 from i2vae_lib.recommenders.ease import EASE
@@ -50,12 +50,15 @@ from i2vae_lib.recommenders.ordered_counts import OrderedCounts
 from i2vae_lib.recommenders.popularity import Popularity
 from i2vae_lib.results import significance
 from i2vae_lib.results.lift import sums_by_user
-from i2vae_lib.runs import LayoutError, revision, write_atomically, write_json
+from i2vae_lib.runs import LayoutError, Run, read_record, write_atomically
+from i2vae_lib.stages import irrelevant_groups, quiet
 from i2vae_lib.training import Callbacks
+from i2vae_lib.workers import InThisProcess, Workers
 
 LEAKS = ("order", "users", "histories", "pseudo", "selection")
 CLOSED: frozenset[str] = frozenset()
 WORLDS = ("none", "order")
+CELL = ["domain", "kind", "candidates", "metric", "n"]
 CONDITIONS: tuple[frozenset[str], ...] = (CLOSED, *(frozenset([leak]) for leak in LEAKS), frozenset(LEAKS))
 SYSTEMS: dict[str, Callable[[CrossDomainDataset, Parameters], Any]] = {
     "popularity": lambda dataset, p: Popularity.unfitted(dataset.catalogue),
@@ -146,61 +149,89 @@ def measure(raw: RawPair, p: Parameters, cell: Cell, checkpoint: Path | None = N
     return evaluation.rank_table(cell.system, rows, closed.tail["test"], seen, ranks)
 
 
-def study(raw: RawPair, p: Parameters, systems: Sequence[str], seeds: Sequence[int], folder: Path) -> pd.DataFrame:
-    """Measure every cell that ``folder`` does not hold yet; killed at any moment, the same call goes on.
+def study(
+    raw: RawPair,
+    p: Parameters,
+    systems: Sequence[str],
+    seeds: Sequence[int],
+    folder: Path,
+    *,
+    workers: Workers | None = None,
+    say: Say = quiet,
+) -> pd.DataFrame:
+    """Measure every cell that ``folder`` does not hold yet (:mod:`i2vae_lib.engine`); one that failed is tried again.
 
-    Two calls over one folder share its cells.
+    Parameters
+    ----------
+    workers
+        Who measures; None: this process.
 
     Raises
     ------
-    LayoutError
-        The folder holds a study of other data or parameters.
+    RuntimeError
+        Cells failed (which, and why); all others are measured.
 
     Returns
     -------
     DataFrame
-        All cells' rank tables, with columns ``leaks``, ``seed``, ``seconds`` and ``revision`` (of the cell).
+        As :func:`finished`.
     """
-    digests = [raw.catalogue.digest(), rows_digest(raw.train), rows_digest(raw.test)]
-    identity = {"data": digests, "parameters": p.model_dump(mode="json", exclude={"seed", "out"})}
-    known = folder / "study.json"
-    if known.is_file() and json.loads(known.read_text(encoding="utf-8")) != identity:
-        raise LayoutError(f"{folder} holds a study of other data or parameters (study.json): choose another folder")
-    write_json(known, identity)
-    todo = cells(systems, seeds)
-    progress = bar("leaks", len(todo), "cell")
-    while todo:
-        cell = todo.pop(0)
-        try:
-            with FileLock(folder / f".{cell.name}.lock").acquire(timeout=1):
-                _measured_once(raw, p, cell, folder)
-        except Timeout:
-            todo.append(cell)  # another call has it: back to it after the rest
-            continue
-        progress.update()
-        progress.set_postfix_str(cell.name)
-    progress.close()
-    return finished(systems, seeds, folder)
+    works = _works(raw, p, systems, seeds, folder)
+    todo = [work for work in works.values() if not work.is_done]
+    with contextlib.closing(bar("leaks", len(works), "cell", initial=len(works) - len(todo))) as progress:
+        work_off(workers or InThisProcess(), todo, say=say, progress=progress)
+    if failed := [f"{work.label}: {reason_of(work.folder)}" for work in todo if not work.is_done]:
+        raise RuntimeError(f"{len(failed)} cells failed, the others are measured: {'; '.join(failed)}")
+    return finished(raw, p, systems, seeds, folder)
 
 
-def _measured_once(raw: RawPair, p: Parameters, cell: Cell, folder: Path) -> None:
-    path = folder / f"{cell.name}.parquet"
-    if path.is_file():
-        return
-    start = time.perf_counter()
-    table = measure(raw, p, cell, folder / f"{cell.name}.ckpt").assign(leaks=label(cell.leaks), seed=cell.seed)
-    table["seconds"] = round(time.perf_counter() - start, 1)  # since the last start of an interrupted one
-    table["revision"] = revision()
-    write_atomically(path, lambda part: table.to_parquet(part, index=False))
-    (folder / f"{cell.name}.ckpt").unlink(missing_ok=True)
+def _works(raw: RawPair, p: Parameters, systems: Sequence[str], seeds: Sequence[int], folder: Path) -> dict[Cell, Work]:
+    """The cells of a study by what they are, each named by what it depends on as well."""
+    rows = [raw.catalogue.digest(), rows_digest(raw.train), rows_digest(raw.test)]
+    read = of_result(p.model_dump(mode="json"), ("seed", "system", *irrelevant_groups(["i2vae"])))
+    address = digest([rows, read])[:8]
+    return {
+        cell: Work(cell_folder(folder, f"{cell.name}-{address}"), cell.name, make_cell, (raw, p, cell), "ranks.parquet")
+        for cell in cells(systems, seeds)
+    }
 
 
-def finished(systems: Sequence[str], seeds: Sequence[int], folder: Path) -> pd.DataFrame:
-    """The rank tables of the cells that ``folder`` holds, as :func:`study` gives them."""
-    paths = [path for cell in cells(systems, seeds) if (path := folder / f"{cell.name}.parquet").is_file()]
-    if not paths:
-        raise LayoutError(f"{folder} holds no finished cell of {', '.join(systems)}")
-    return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+def make_cell(raw: RawPair, p: Parameters, cell: Cell, folder: Path) -> None:
+    """What a worker does: :func:`measure` a cell, with a record of it as of any run."""
+    run = Run(p.model_copy(update={"seed": cell.seed}), folder)
+    run.note(recommender=cell.system, leaks=sorted(cell.leaks))
+    with run.stage("measure"):
+        table = measure(raw, p, cell, folder / "last.ckpt")
+    write_atomically(folder / "ranks.parquet", lambda part: table.to_parquet(part, index=False))
+
+
+def finished(raw: RawPair, p: Parameters, systems: Sequence[str], seeds: Sequence[int], folder: Path) -> pd.DataFrame:
+    """The rank tables of the cells that ``folder`` holds.
+
+    Returns
+    -------
+    DataFrame
+        Lines of ``ranks.parquet``, with columns ``leaks``, ``seed``, ``seconds`` and ``revision`` (of the cell).
+
+    Raises
+    ------
+    LayoutError
+        No cell is measured.
+    """
+    parts = []
+    for cell, work in _works(raw, p, systems, seeds, folder).items():
+        if work.is_done:
+            record = read_record(work.folder)
+            known: dict[str, Any] = {
+                "leaks": label(cell.leaks),
+                "seed": cell.seed,
+                "seconds": round(cost(record)[0], 1),
+            }
+            known["revision"] = record["stages"]["measure"]["revision"]
+            parts.append(pd.read_parquet(work.folder / "ranks.parquet").assign(**known))
+    if not parts:
+        raise LayoutError(f"{folder} holds no finished cell of {', '.join(systems)} on these data and parameters")
+    return pd.concat(parts, ignore_index=True)
 
 
 def worth(
@@ -236,7 +267,7 @@ def worth(
         raise ValueError(
             f"a leak's worth needs the condition none or order and one with another leak; the table has {conditions}"
         )
-    lines: list[dict[str, Any]] = []
+    parts = []
     for (system, leak), part in table[~table["leaks"].isin(WORLDS)].groupby(["recommender", "leaks"], sort=False):
         against = world_of(str(leak))
         closed = table[(table["recommender"] == system) & (table["leaks"] == against)]
@@ -244,14 +275,25 @@ def worth(
         if not seeds:
             raise ValueError(f"{system}: {leak} has no seed in common with {against}, against which it is measured")
         part, closed = (one[one["seed"].isin(seeds)] for one in (part, closed))
+        users, cells, masks = _cells(closed, names)
+        head: dict[str, Any] = {
+            "system": system,
+            "leak": leak,
+            "against": against,
+            "seeds": len(seeds),
+            "metric": metric,
+        }
         for candidates in ("sampled", "full"):
-            lines += [
-                {"system": system, "leak": leak, "against": against} | one
-                for one in _compared(closed, part, candidates, metric, names, rng)
-            ]
-    found = pd.DataFrame(lines)
-    found["p_holm"] = found.groupby(["candidates", "kind"])["p"].transform(lambda p: significance.holm(p.to_numpy()))
-    return found.drop(columns="p")
+            before, after = (_of_rows(one, candidates, metric) for one in (closed, part))
+            test = significance.paired_bootstrap(after[:, None], before[:, None], masks, rng=rng, cluster=users)
+            means = {name: _means(values, masks) for name, values in (("closed", before), ("open", after))}
+            found = {"worth": test.difference, "low": test.low, "high": test.high}
+            in_points = means | {name: 100 * one[:, 0] for name, one in found.items()}
+            parts.append(cells.assign(**head, candidates=candidates, **in_points, p=test.p[:, 0]))
+    whole = pd.concat(parts, ignore_index=True)
+    adjusted = whole.groupby(["candidates", "kind"])["p"].transform(lambda p: significance.holm(p.to_numpy()))
+    columns = ["system", "leak", "against", "seeds", *CELL, "closed", "open", "worth", "low", "high", "p_holm"]
+    return whole.assign(p_holm=adjusted)[columns]
 
 
 def world_of(condition: str) -> str:
@@ -265,42 +307,18 @@ def _of_rows(part: pd.DataFrame, candidates: str, metric: str) -> Int:
     return values.groupby("row", sort=True)["value"].mean().to_numpy()
 
 
-def _cells(part: pd.DataFrame) -> tuple[Int, list[tuple[str, str]], Int]:
-    """Users of the rows in the order of ``row``; (domain, kind) of each cell, and its rows: bool [rows, cells]."""
+def _means(values: Int, masks: Int) -> list[float]:
+    """Mean of each cell's rows in per cent; nan without any."""
+    return [100 * values[mask].mean() if mask.any() else np.nan for mask in masks.T]
+
+
+def _cells(part: pd.DataFrame, names: dict[str, str]) -> tuple[Int, pd.DataFrame, Int]:
+    """Users of the rows in the order of ``row``; ``domain, kind, n`` of each cell, and its rows: bool [rows, cells]."""
     flags = part.drop_duplicates("row").set_index("row").sort_index()
     kinds = {kind: mask for kind, mask in evaluation.kind_masks(flags).items() if kind != "cold_released"}
-    masks = [mask & (flags["domain"] == d) for d in DOMAINS for mask in kinds.values()]
-    return flags["user"].to_numpy(), list(itertools.product(DOMAINS, kinds)), np.stack(masks, axis=1)
-
-
-def _compared(
-    closed: pd.DataFrame,
-    opened: pd.DataFrame,
-    candidates: str,
-    metric: str,
-    names: dict[str, str],
-    rng: np.random.Generator,
-) -> list[dict[str, Any]]:
-    before, after = (_of_rows(one, candidates, metric) for one in (closed, opened))
-    users, cells, masks = _cells(closed)
-    found = significance.paired_bootstrap(after[:, None], before[:, None], masks, rng=rng, cluster=users)
-    return [
-        {
-            "seeds": int(opened["seed"].nunique()),
-            "domain": names[d],
-            "kind": kind,
-            "candidates": candidates,
-            "metric": metric,
-            "n": int(mask.sum()),
-            "closed": 100 * before[mask].mean() if mask.any() else np.nan,
-            "open": 100 * after[mask].mean() if mask.any() else np.nan,
-            "worth": 100 * found.difference[i, 0],
-            "low": 100 * found.low[i, 0],
-            "high": 100 * found.high[i, 0],
-            "p": found.p[i, 0],
-        }
-        for i, ((d, kind), mask) in enumerate(zip(cells, masks.T, strict=True))
-    ]
+    masks = np.stack([mask & (flags["domain"] == d) for d in DOMAINS for mask in kinds.values()], axis=1)
+    cells = pd.DataFrame(itertools.product([names[d] for d in DOMAINS], kinds), columns=["domain", "kind"])
+    return flags["user"].to_numpy(), cells.assign(n=masks.sum(axis=0)), masks
 
 
 def worlds(
@@ -339,12 +357,12 @@ def worlds(
     shown = [one for one in (*WORLDS, "all") if (table["leaks"] == one).any()]
     if not shown:
         raise ValueError(f"the worlds are the conditions none, order and all; the table has {set(table['leaks'])}")
-    lines: list[dict[str, Any]] = []
+    parts = []
     for world, candidates in itertools.product(shown, ("sampled", "full")):
         systems = dict(tuple(table[table["leaks"] == world].groupby("recommender", sort=False)))
         if "itemknn" not in systems:
             raise ValueError(f"{world}: lifts are over itemknn, which was not measured there")
-        users, cells, masks = _cells(systems["itemknn"])
+        users, cells, masks = _cells(systems["itemknn"], names)
         owner = pd.factorize(users)[0]
         values = np.stack([_of_rows(part, candidates, metric) for part in systems.values()], axis=1)
         sums = sums_by_user(owner, masks, values).transpose(1, 2, 0)  # [cells, systems, users]
@@ -358,26 +376,24 @@ def worlds(
         # a draw in which ItemKNN has nothing says nothing; nor does a cell in which it never has
         spread = np.where(np.isnan(lift), 0.0, np.concatenate(drawn, axis=2))
         low, high = np.where(np.isnan(lift[:, :, 0]), np.nan, np.nanquantile(spread, [0.025, 0.975], axis=2))
-        for (i, (d, kind)), (j, (name, part)) in itertools.product(enumerate(cells), enumerate(systems.items())):
-            n = int(masks[:, i].sum())
-            lines.append(
-                {
-                    "system": name,
-                    "world": world,
-                    "seeds": int(part["seed"].nunique()),
-                    "domain": names[d],
-                    "kind": kind,
-                    "candidates": candidates,
-                    "metric": metric,
-                    "n": n,
-                    "value": 100 * total[i, j] / n if n else np.nan,
-                    "itemknn": 100 * total[i, base] / n if n else np.nan,
-                    "lift": lift[i, j, 0],
-                    "low": low[i, j],
-                    "high": high[i, j],
-                }
+        means = 100 * total / cells[["n"]].where(cells["n"] > 0, axis=0).to_numpy()
+        head = {"world": world, "candidates": candidates, "metric": metric}
+        here = [
+            cells.assign(
+                **head,
+                system=name,
+                seeds=part["seed"].nunique(),
+                value=means[:, j],
+                itemknn=means[:, base],
+                lift=lift[:, j, 0],
+                low=low[:, j],
+                high=high[:, j],
             )
-    return pd.DataFrame(lines)
+            for j, (name, part) in enumerate(systems.items())
+        ]
+        parts.append(pd.concat(here).sort_index(kind="stable"))  # cell by cell
+    columns = ["system", "world", "seeds", *CELL, "value", "itemknn", "lift", "low", "high"]
+    return pd.concat(parts, ignore_index=True)[columns]
 
 
 def _lifts(sums: Int, base: int) -> Int:

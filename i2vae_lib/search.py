@@ -17,24 +17,24 @@ flight, each from its last epoch. Needs the extra ``search``: ``pip install 'i2v
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from distributed import Client, as_completed
 from filelock import FileLock, Timeout
 from pydantic import Field, model_validator
 
 from i2vae_lib import stages
 from i2vae_lib.data.loading import source_of
-from i2vae_lib.experiments import Say, at_work, cell_folder, connect, failure, outcome
+from i2vae_lib.engine import Outcome, Say, Work, cell_folder, validated_at, work_off
 from i2vae_lib.grids import Settings, Strict, address_of, read_file, validated
 from i2vae_lib.params import ParameterError, Parameters, known_keys, load
 from i2vae_lib.places import suggestion
 from i2vae_lib.progress import bar
-from i2vae_lib.runs import LayoutError, flatten, read_record, usable_cores
+from i2vae_lib.runs import LayoutError, flatten
+from i2vae_lib.workers import connect
 
 START_UP = 5
 """Trials that finish unpruned, so that there is a median to be below."""
@@ -157,20 +157,12 @@ def open_study(out: Path, seed: int = 0) -> Any:
     )
 
 
-def run_trial(parameters: Mapping[str, Any], out: str, number: int, address: str) -> dict[str, Any]:
-    """What a worker does: train one trial, reporting each epoch, until it is done or below the median.
-
-    Returns
-    -------
-    dict
-        ``state``: ``done`` (with ``value``, the best validation NDCG@10), ``pruned``, ``failed`` (with ``reason`` and
-        ``traceback``) or ``elsewhere``.
-    """
+def make_trial(parameters: Parameters, out: Path, number: int, folder: Path) -> None:
+    """What a worker does: train one trial, reporting each epoch, until it is done or below the median."""
     opt = optuna()
-    study = open_study(Path(out))
-    trial = opt.trial.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
-    reported = set(study.get_trials(deepcopy=False)[number].intermediate_values)
-    folder = cell_folder(Path(out), address)
+    study = open_study(out)
+    known = study.get_trials(deepcopy=False)[number]
+    trial, reported = opt.trial.Trial(study, known._trial_id), set(known.intermediate_values)
 
     def on_epoch(record: Mapping[str, float]) -> None:
         # a later stage of a system's training counts its epochs from one again
@@ -180,17 +172,8 @@ def run_trial(parameters: Mapping[str, Any], out: str, number: int, address: str
         if trial.should_prune():
             raise opt.TrialPruned
 
-    try:
-        with at_work(folder):
-            run = stages.open_run(Parameters.model_validate(parameters), folder)
-            stages.train(run, on_epoch=on_epoch)
-            return {"state": "done", "value": read_record(folder)["best_validation_ndcg"]}
-    except Timeout:
-        return {"state": "elsewhere"}
-    except opt.TrialPruned:
-        return {"state": "pruned"}
-    except Exception as error:
-        return failure(error)
+    with contextlib.suppress(opt.TrialPruned):
+        stages.train(stages.open_run(parameters, folder), on_epoch=on_epoch)
 
 
 def run(
@@ -209,7 +192,7 @@ def run(
     trials
         Finished ones in the end: done, pruned and failed; earlier calls' count.
     workers, scheduler
-        Of :func:`i2vae_lib.experiments.connect`. The order in which parallel trials end decides what is proposed next:
+        Of :func:`i2vae_lib.workers.connect`. The order in which parallel trials end decides what is proposed next:
         only one worker repeats a search exactly.
 
     Returns
@@ -233,85 +216,76 @@ def run(
 
 
 def _search(search: Search, out: Path, trials: int, workers: int | None, scheduler: str | None, say: Say) -> None:
+    opt, (study, space) = optuna(), _opened(search, out)
+    state = opt.trial.TrialState
+    ends = {"done": state.COMPLETE, "stopped": state.PRUNED, "failed": state.FAIL}
+    if _finished(study) >= trials:
+        return
+
+    def end(number: int, outcome: Outcome) -> None:
+        if outcome.reason:
+            trial = study.get_trials(deepcopy=False)[number]
+            opt.trial.Trial(study, trial._trial_id).set_user_attr("reason", outcome.reason)
+        value = outcome.record["best_validation_ndcg"] if outcome.state == "done" else None
+        study.tell(number, value, state=ends[outcome.state])
+
+    def asked() -> Iterator[Work]:
+        """As many more trials as there is room for; values that do not go together fail before they are sent."""
+        while len(_running(study)) < min(found.width, trials - _finished(study)):
+            number = study.ask(space).number
+            trial = study.get_trials(deepcopy=False)[number]
+            try:
+                work = _work(search, out, trial)
+            except ParameterError as error:
+                say(f"trial {number} {dict(trial.params)}: FAILED: {error}")
+                end(number, Outcome("failed", reason=str(error)))
+                progress.update()
+            else:
+                yield work
+
+    def then(work: Work, outcome: Outcome) -> Iterator[Work]:
+        end(work.words[-1], outcome)
+        return asked()
+
+    with (
+        contextlib.closing(bar("search", trials, "trial", initial=_finished(study))) as progress,
+        connect(workers, scheduler) as found,
+    ):
+        stopped = [_work(search, out, one) for one in _running(study)]  # in flight when an earlier call ended
+        work_off(found, [*stopped, *asked()], say=say, progress=progress, then=then)
+
+
+def _opened(search: Search, out: Path) -> tuple[Any, dict[str, Any]]:
+    """The study of a folder and what it draws from, of this search and no other."""
     opt = optuna()
     before = len(open_study(out).get_trials(deepcopy=False))
     study = open_study(out, (search.file.seed or 0) + before)
     space = {key: _distribution(opt, values) for key, values in search.file.space.items()}
-    asked_before = study.user_attrs.get("space")
-    text = search.file.model_dump(mode="json")
+    asked_before, text = study.user_attrs.get("space"), search.file.model_dump(mode="json")
     if asked_before is None:
         study.set_user_attr("space", text)
         own = flatten(search.parameters({}).model_dump(mode="json"))
-        first = {key: own[key] for key in space}
-        if all(_holds(values, first[key]) for key, values in search.file.space.items()):
-            study.enqueue_trial(first)
+        if all(_holds(values, own[key]) for key, values in search.file.space.items()):
+            study.enqueue_trial({key: own[key] for key in space})
     elif asked_before != text:
         differing = [key for key in text if text[key] != asked_before.get(key)]
         raise LayoutError(f"{out} holds a search with another {', '.join(differing)}: choose another OUT")
-    with contextlib.ExitStack() as stack:
-        progress = stack.enter_context(contextlib.closing(bar("search", trials, "trial", initial=_finished(study))))
-        client = stack.enter_context(connect(workers, scheduler)) if _finished(study) < trials else None
-        if client is not None:
-            width = workers or (len(client.scheduler_info()["workers"]) if scheduler else usable_cores())
-            _Loop(client, search, study, space, out, say, progress).run(trials, width)
+    return study, space
 
 
-class _Loop:
-    """Trials in flight: ask, submit, tell."""
-
-    def __init__(
-        self, client: Client, search: Search, study: Any, space: Any, out: Path, say: Say, progress: Any
-    ) -> None:
-        self.client, self.search, self.study, self.space = client, search, study, space
-        self.out, self.say, self.progress = out, say, progress
-        self.flying: dict[Any, Any] = {}  # future -> trial
-
-    def run(self, trials: int, width: int) -> None:
-        state = optuna().trial.TrialState
-        stopped = [one for one in self.study.get_trials(deepcopy=False) if one.state == state.RUNNING]
-        waiting = as_completed([], with_results=True, raise_errors=False)
-        for one in stopped:  # in flight when an earlier call ended
-            self.submit(one, waiting)
-        while _finished(self.study) < trials:
-            while len(self.flying) < min(width, trials - _finished(self.study)):
-                trial = self.study.ask(self.space)
-                self.submit(self.study.get_trials(deepcopy=False)[trial.number], waiting)
-            if not self.flying:  # all that were asked for failed before they were sent
-                continue
-            future, result = next(waiting)
-            self.tell(self.flying.pop(future), outcome(future, result), waiting)
-
-    def submit(self, trial: Any, waiting: Any) -> None:
-        try:
-            p = self.search.parameters(trial.params)
-        except ParameterError as error:  # values that do not go together
-            self.end(trial, {"state": "failed", "reason": str(error)})
-            return
-        address = address_of(p, source_of(p))
-        words = (p.model_dump(mode="json"), str(self.out), trial.number, address)
-        future = self.client.submit(run_trial, *words, pure=False)
-        self.flying[future] = trial
-        waiting.add(future)
-
-    def tell(self, trial: Any, result: Mapping[str, Any], waiting: Any) -> None:
-        if result["state"] == "elsewhere":  # a sweep over the same folder trains it
-            self.submit(trial, waiting)
-        else:
-            self.end(trial, result)
-
-    def end(self, trial: Any, result: Mapping[str, Any]) -> None:
-        state = optuna().trial.TrialState
-        ends = {"done": state.COMPLETE, "pruned": state.PRUNED, "failed": state.FAIL}
-        if result["state"] == "failed":
-            optuna().trial.Trial(self.study, trial._trial_id).set_user_attr("reason", result["reason"])
-        self.study.tell(trial.number, result.get("value"), state=ends[result["state"]])
-        value = f"validation NDCG@10 {result['value']:.4f}" if "value" in result else result["state"]
-        self.say(f"trial {trial.number} {dict(trial.params)}: {value} {result.get('reason', '')}".rstrip())
-        self.progress.update()
+def _work(search: Search, out: Path, trial: Any) -> Work:
+    p = search.parameters(trial.params)
+    label = f"trial {trial.number} {dict(trial.params)}"
+    folder = cell_folder(out, address_of(p, source_of(p)))
+    return Work(folder, label, make_trial, (p, out, trial.number), "model/model.json", validated_at)
 
 
 def _finished(study: Any) -> int:
     return sum(one.state.is_finished() for one in study.get_trials(deepcopy=False))
+
+
+def _running(study: Any) -> list[Any]:
+    return [one for one in study.get_trials(deepcopy=False) if one.state == optuna().trial.TrialState.RUNNING]
 
 
 def _holds(values: Between | Sequence[Any], value: Any) -> bool:

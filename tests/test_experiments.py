@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,28 +26,17 @@ import yaml
 from distributed import Client, LocalCluster
 from scipy import stats
 
-from i2vae_lib import cli, experiments, report, stages
+from i2vae_lib import cli, engine, experiments, report, stages, workers
 from i2vae_lib.data import load_dataset_once
-from i2vae_lib.experiments import (
-    KINDS,
-    cell_folder,
-    connect,
-    costs,
-    estimate,
-    open_index,
-    over_seeds,
-    plan,
-    results,
-    run,
-    run_cell,
-    state_of,
-)
+from i2vae_lib.engine import Work, cell_folder
+from i2vae_lib.experiments import KINDS, costs, estimate, over_seeds, plan, results, run, state_of
 from i2vae_lib.grids import Sweep, address_of, resolve
 from i2vae_lib.results.differences import compare
 from i2vae_lib.results.effects import effects
 from i2vae_lib.results.significance import holm
-from i2vae_lib.runs import LayoutError
+from i2vae_lib.runs import RUN_LAYOUT, LayoutError, write_json
 from i2vae_lib.training import history_of
+from i2vae_lib.workers import Processes, SchedulerError, WorkerDied, connect
 from tests.conftest import in_this_process
 
 # a cell of about a second
@@ -92,8 +79,7 @@ def done(sweep: Sweep, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def made_here(sweep: Sweep, out: Path, count: int) -> None:
     for cell in sweep.cells[:count]:
-        found = run_cell(cell.parameters.model_dump(mode="json"), str(cell_folder(out, cell.address)))
-        assert found["state"] == "done"
+        experiments.make_run(cell.parameters, cell_folder(out, cell.address))
 
 
 def stamps(out: Path) -> dict[str, int]:
@@ -131,29 +117,11 @@ def test_plan_of_a_finished_sweep(sweep: Sweep, done: Path) -> None:
     assert (found["seconds"] > 0).all() and (found["peak_memory_bytes"] > 2**27).all()
 
 
-def test_index_holds_cells_and_places(sweep: Sweep, done: Path) -> None:
-    with open_index(done) as db:
-        cells = pd.read_sql("SELECT * FROM cells", db)
-        places = pd.read_sql("SELECT * FROM places", db)
-    assert set(cells["state"]) == {"done"} and len(cells) == 6
-    assert json.loads(cells["parameters"][0])["synthetic"]["users"] == 600
-    assert len(places) == 8 and set(places["grid"]) == {"claims", "T"}
-    assert places.loc[places["row"] == "none", "against"].tolist() == ["full", "full"]
-
-
 def test_run_again_when_all_is_done(sweep: Sweep, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experiments, "connect", lambda *words: pytest.fail("a cluster for nothing"))
     before = stamps(done)
     table = run(sweep, done)
     assert stamps(done) == before and set(table["state"]) == {"done"}
-
-
-def test_deleted_index_when_cells_are_there(sweep: Sweep, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experiments, "connect", lambda *words: pytest.fail("a cluster for nothing"))
-    (done / "index.sqlite").unlink()
-    run(sweep, done)
-    with open_index(done) as db:
-        assert db.execute("SELECT count(*), min(seconds) > 0 FROM cells WHERE state = 'done'").fetchone() == (6, 1)
 
 
 def test_tidy_table(sweep: Sweep, done: Path) -> None:
@@ -343,10 +311,11 @@ def test_failing_cell_is_recorded_and_the_rest_goes_on(
     table = run(three, tmp_path, say=said.append)
     assert sum("FAILED: " in line for line in said) == 1
     assert table.groupby("seed")["state"].unique().map(list).to_dict() == {0: ["done"], 1: ["failed"]}
-    with open_index(tmp_path) as db:
-        lines = db.execute("SELECT address, reason, traceback FROM cells WHERE state = 'failed'").fetchall()
-    assert [line[0] for line in lines] == [sweep.cells[1].address]
-    assert "dataset" in lines[0][1] and "Traceback (most recent call last)" in lines[0][2]
+    [record] = tmp_path.glob("cells/*/failed.json")
+    assert record.parent == broken
+    failed = json.loads(record.read_text(encoding="utf-8"))
+    assert "dataset" in failed["reason"] and "Traceback (most recent call last)" in failed["traceback"]
+    assert plan(three, tmp_path)["reason"].dropna().tolist() == [failed["reason"]]
 
     before = stamps(tmp_path)
     said.clear()
@@ -356,17 +325,7 @@ def test_failing_cell_is_recorded_and_the_rest_goes_on(
     table = run(three, tmp_path, retry_failed=True)
     assert set(table["state"]) == {"done"}
     assert {name: stamp for name, stamp in stamps(tmp_path).items() if name in before} == before
-    assert plan(three, tmp_path)["reason"].isna().all()
-
-
-def test_folder_of_another_layout(sweep: Sweep, tmp_path: Path) -> None:
-    with open_index(tmp_path):
-        pass
-    db = sqlite3.connect(tmp_path / "index.sqlite")
-    db.execute("PRAGMA user_version = 99")
-    db.close()
-    with pytest.raises(LayoutError, match="has layout 99, this version reads layout 1"):
-        run(sweep, tmp_path)
+    assert plan(three, tmp_path)["reason"].isna().all() and not list(tmp_path.glob("cells/*/failed.json"))
 
 
 def test_cell_of_another_layout(sweep: Sweep, tmp_path: Path) -> None:
@@ -399,25 +358,14 @@ def test_nothing_done_is_a_table_too(sweep: Sweep, tmp_path: Path) -> None:
     assert effects(sweep, tmp_path, rng=np.random.default_rng(0)).empty
 
 
-def test_index_that_cannot_be_opened(sweep: Sweep, tmp_path: Path) -> None:
-    (tmp_path / "index.sqlite").mkdir()
-    with pytest.raises(OSError, match="unable to open"):
-        run(sweep, tmp_path)
-
-
-def test_index_that_is_none(sweep: Sweep, tmp_path: Path) -> None:
-    (tmp_path / "index.sqlite").write_bytes(b"no database at all" * 100)
-    with pytest.raises(LayoutError, match="delete it"):
-        run(sweep, tmp_path)
-
-
 def test_cell_that_another_process_has(sweep: Sweep, tmp_path: Path) -> None:
     folder = cell_folder(tmp_path, "x")
     folder.mkdir(parents=True)
-    with experiments.FileLock(folder / ".cell.lock"):
-        code = f"from i2vae_lib.experiments import run_cell; print(run_cell({{}}, {str(folder)!r}))"
+    with engine.FileLock(folder / ".cell.lock"):
+        work = f"Work(pathlib.Path({str(folder)!r}), '', print, (), 'made')"
+        code = f"import pathlib; from i2vae_lib.engine import Work, do; print(do({work}))"
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert found.stdout.strip() == "{'state': 'elsewhere'}"
+    assert found.stdout.startswith("Outcome(state='elsewhere'")
 
 
 def test_plan_to_be_read_has_a_line_for_all_seeds(sweep: Sweep, done: Path) -> None:
@@ -494,8 +442,8 @@ def test_probe_when_rows_cost_next_to_nothing_takes_the_whole_fit_for_them(
 def test_scheduler_that_does_not_answer(
     sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert experiments.PATIENCE == 30
-    monkeypatch.setattr(experiments, "PATIENCE", 1)
+    assert workers.PATIENCE == 30
+    monkeypatch.setattr(workers, "PATIENCE", 1)
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(CONTENT), encoding="utf-8")
     start = time.perf_counter()
@@ -505,12 +453,12 @@ def test_scheduler_that_does_not_answer(
 
 
 def test_scheduler_that_accepts_and_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experiments, "PATIENCE", 1)
+    monkeypatch.setattr(workers, "PATIENCE", 1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
         start = time.perf_counter()
         with (
-            pytest.raises(experiments.SchedulerError, match=f"the scheduler at {address} did not answer within 1 s"),
+            pytest.raises(SchedulerError, match=f"the scheduler at {address} did not answer within 1 s"),
             connect(scheduler=address),
         ):
             pass
@@ -520,19 +468,19 @@ def test_scheduler_that_accepts_and_says_nothing(monkeypatch: pytest.MonkeyPatch
 def test_scheduler_with_workers_of_several_threads() -> None:
     with (
         LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster,
-        pytest.raises(experiments.SchedulerError, match=r"workers of several threads .*--nthreads 1"),
+        pytest.raises(SchedulerError, match=r"workers of several threads .*--nthreads 1"),
         connect(scheduler=cluster.scheduler_address),
     ):
         pass
 
 
 def test_scheduler_file_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experiments, "PATIENCE", 0.3)
+    monkeypatch.setattr(workers, "PATIENCE", 0.3)
     for content in (None, "{half"):
         if content is not None:
             (tmp_path / "s.json").write_text(content, encoding="utf-8")
         with (
-            pytest.raises(experiments.SchedulerError, match="no scheduler has written its address to"),
+            pytest.raises(SchedulerError, match="no scheduler has written its address to"),
             connect(scheduler=str(tmp_path / "s.json")),
         ):
             pass
@@ -540,9 +488,9 @@ def test_scheduler_file_that_is_not_there(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_scheduler_without_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with own_cluster(tmp_path, 0) as (address, _):
-        monkeypatch.setattr(experiments, "PATIENCE", 2)
+        monkeypatch.setattr(workers, "PATIENCE", 2)
         with (
-            pytest.raises(experiments.SchedulerError, match=f"{address} has no worker after 2 s"),
+            pytest.raises(SchedulerError, match=f"{address} has no worker after 2 s"),
             connect(scheduler=address),
         ):
             pass
@@ -557,29 +505,136 @@ def test_scheduler_that_is_lost_ends_the_sweep_and_fails_no_cell(
         return future
 
     submit = Client.submit
-    monkeypatch.setattr(experiments, "connect", in_this_process)
     monkeypatch.setattr(Client, "submit", vanish)
-    with pytest.raises(experiments.SchedulerError, match="the same command goes on"):
-        run(sweep, tmp_path)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        pytest.raises(SchedulerError, match="the same command goes on"),
+    ):
+        run(sweep, tmp_path, scheduler=cluster.scheduler_address)
     assert "failed" not in plan(sweep, tmp_path)["state"].tolist()
 
 
-def listening(pid: int) -> set[str]:
-    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    found: set[str] = set()
-    for one in family:
-        with contextlib.suppress(psutil.Error):
-            found |= {c.laddr.ip for c in one.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
-    return found
+# --- processes of this machine ----------------------------------------------------------------------------------------
 
 
-def test_local_cluster_listens_on_loopback_alone() -> None:
-    before = listening(os.getpid())
-    with connect(workers=1) as client:
-        assert client.submit(sum, [1, 2]).result() == 3
-        assert listening(os.getpid()) - before == {"127.0.0.1"}
-        with pytest.raises(urllib.error.HTTPError, match="404"):  # no page unless asked for
-            urllib.request.urlopen(client.dashboard_link, timeout=10)
+def family() -> list[psutil.Process]:
+    return [psutil.Process(), *psutil.Process().children(recursive=True)]
+
+
+def listening() -> set[Any]:
+    """Addresses at which this process or one that it started listens: ports, and sockets of this machine."""
+    found = [one for process in family() for one in process.net_connections("all")]
+    return {one.laddr for one in found if one.status == psutil.CONN_LISTEN or (one.laddr and not one.raddr)}
+
+
+def test_sweep_on_this_machine_listens_nowhere(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that somebody else could connect to, from the first process to the last cell."""
+    seen: list[set[Any]] = []
+    before = listening()
+
+    def looking(found: Processes, todo: Any, **named: Any) -> None:
+        assert found.submit(sum, [1, 2]).result(200) == 3 and len(family()) > 1
+        seen.append(listening())
+        work_off(found, todo, **named)
+        seen.append(listening())
+
+    work_off = experiments.work_off
+    monkeypatch.setattr(experiments, "work_off", looking)
+    table = run(Sweep("one", sweep.cells[:1]), tmp_path, workers=1)
+    assert set(table["state"]) == {"done"} and seen == [before, before]
+
+
+def test_processes_have_a_thread_and_a_safe_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(workers, "TRIES", 1)
+    (tmp_path / "socket.py").write_text("raise SystemExit('ran what lies in the working directory')")
+    monkeypatch.chdir(tmp_path)
+    before = dict(os.environ)
+    with connect(1) as found:
+        assert found.submit(os.getenv, "OMP_NUM_THREADS").result(200) == "1"
+    assert dict(os.environ) == before and not multiprocessing.active_children()
+
+
+def die_once(by: int, folder: Path) -> str:
+    if (folder / "tried").is_file():
+        return "done"
+    (folder / "tried").touch()
+    os.kill(os.getpid(), by)
+    return "never said"
+
+
+def test_process_that_dies_is_followed_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with connect(2) as found:
+        assert found.submit(die_once, signal.SIGKILL, tmp_path).result(200) == "done"
+        monkeypatch.setattr(workers, "TRIES", 1)
+        lost, other = found.submit(signal.raise_signal, signal.SIGKILL), found.submit(sum, [1, 2])
+        with pytest.raises(WorkerDied, match=r"killed by signal 9 \(out of memory\?\)"):
+            lost.result(200)
+        assert other.result(200) == 3
+        with pytest.raises(ZeroDivisionError):  # an error is no death
+            found.submit(divmod, 1, 0).result(200)
+
+
+def test_cell_whose_process_dies_is_recorded_and_the_rest_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "TRIES", 1)
+    dies = Work(tmp_path / "dies", "first", kill_itself, (), "made")
+    writes = Work(tmp_path / "writes", "second", write, ("well",), "made", engine.validated_at)
+    said: list[str] = []
+    with connect(1) as found:
+        engine.work_off(found, [dies, writes], say=said.append, progress=SimpleNamespace(update=lambda: None))
+    assert "killed by signal 9" in str(engine.reason_of(dies.folder)) and not dies.is_done
+    assert (
+        said[0].startswith("first: FAILED: WorkerDied: killed by signal 9")
+        and said[1] == "second: validation NDCG@10 0.5000"
+    )
+    assert (writes.folder / "made").read_text(encoding="utf-8") == "well"
+
+
+def write(text: str, folder: Path) -> None:
+    write_json(folder / "run.json", {"layout": RUN_LAYOUT, "best_validation_ndcg": 0.5})
+    (folder / "made").write_text(text, encoding="utf-8")
+
+
+def kill_itself(folder: Path) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_processes_end_with_their_parent(tmp_path: Path) -> None:
+    """Whatever ends it, and whatever they do."""
+    code = "import os, time\nfrom i2vae_lib.workers import connect\nif __name__ == '__main__':\n"
+    code += "    with connect(1) as found:\n        print(found.submit(os.getpid).result(), flush=True)\n"
+    code += "        found.submit(time.sleep, 1000)\n        time.sleep(1000)\n"
+    (tmp_path / "parent.py").write_text(code)
+    with subprocess.Popen([sys.executable, str(tmp_path / "parent.py")], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    psutil.wait_procs([child], timeout=20)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+# --- a scheduler of one's own -----------------------------------------------------------------------------------------
+
+
+def test_scheduler_that_is_not_encrypted_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    words = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    with (
+        LocalCluster(**words, protocol="tcp", host="127.0.0.1") as cluster,
+        connect(scheduler=cluster.scheduler_address) as found,
+    ):
+        assert found.submit(sum, [1, 2]).result(200) == 3 and found.width == 1
+    said = capsys.readouterr().err.strip().splitlines()
+    assert said == [
+        f"{cluster.scheduler_address} is not TLS: whoever reaches that port runs code as you (docs/clusters.md)"
+    ]
+
+
+def test_scheduler_when_dask_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(SchedulerError, match="pip install distributed"), connect(scheduler="tcp://127.0.0.1:1"):
+        pass
 
 
 @contextlib.contextmanager
@@ -677,5 +732,3 @@ def test_sweep_killed_and_run_again(tmp_path: Path) -> None:
     after = stamps(out)
     assert len(after) == 6 and before.items() <= after.items()
     assert {times for name, times in trainings(out).items() if name not in in_flight} == {1}
-    with open_index(out) as db:
-        assert db.execute("SELECT count(*) FROM cells WHERE state = 'done'").fetchone() == (6,)

@@ -341,8 +341,7 @@ def measured(monkeypatch):
 
     def measure(raw, p, cell, checkpoint=None):
         calls.append(cell)
-        assert checkpoint.name == f"{cell.name}.ckpt"
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        assert checkpoint.name == "last.ckpt" and checkpoint.parent.name.startswith(f"{cell.name}-")
         checkpoint.write_bytes(b"half")
         stop = getattr(measure, "stop", None)
         if len(calls) == stop:
@@ -364,14 +363,15 @@ def test_study_when_cells_are_on_disk_measures_none_again(measured, p, tmp_path)
     pd.testing.assert_frame_equal(first, again)
     labels = [(leaks.label(cell.leaks), cell.seed) for cell in CELLS]
     assert list(zip(first["leaks"], first["seed"]))[::3] == labels
-    assert sorted(one.name for one in (tmp_path / "new").iterdir()) == sorted(
-        ["study.json", *(f"{c.name}.parquet" for c in CELLS), *(f".{c.name}.lock" for c in CELLS)]
-    )
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["cells"]
+    assert len(list((tmp_path / "new").glob("cells/*/ranks.parquet"))) == len(CELLS)
 
 
 def test_study_leaves_a_cell_to_the_call_that_has_it(measured, p, tmp_path, monkeypatch):
     calls, measure = measured
-    elsewhere = FileLock(tmp_path / f".{CELLS[0].name}.lock").acquire()
+    held = leaks._works(RAW, p, *SMALL, tmp_path)[CELLS[0]].folder
+    held.mkdir(parents=True)
+    elsewhere = FileLock(held / ".cell.lock").acquire()
 
     def at_the_last_it_is_let_go(*given):
         if given[2] == CELLS[-1]:
@@ -383,13 +383,36 @@ def test_study_leaves_a_cell_to_the_call_that_has_it(measured, p, tmp_path, monk
     assert calls == [*CELLS[1:], CELLS[0]]
 
 
-def test_study_when_the_folder_holds_another_is_refused(measured, p, tmp_path):
+def test_study_of_other_data_or_parameters_has_cells_of_its_own(measured, p, tmp_path):
+    calls, _ = measured
     leaks.study(RAW, p, *SMALL, tmp_path)
-    leaks.study(RAW, p.model_copy(update={"seed": 5}), *SMALL, tmp_path)  # seeds are named by the cells
+    moved = p.model_copy(update={"seed": 5, "preset": "another", "out": "elsewhere"})  # cells say which seed
+    leaks.study(RAW, moved, *SMALL, tmp_path)
+    assert calls == CELLS
     fewer = p.model_copy(update={"evaluation": p.evaluation.model_copy(update={"negatives": 7})})
     for raw, changed in ((leaks.planted(RAW, 0.9, 0), p), (RAW, fewer)):
-        with pytest.raises(LayoutError, match=r"holds a study of other data or parameters \(study\.json\)"):
-            leaks.study(raw, changed, *SMALL, tmp_path)
+        calls.clear()
+        with pytest.raises(LayoutError, match="holds no finished cell of copy, itemknn, i2vae on these data"):
+            leaks.finished(raw, changed, *SMALL, tmp_path)
+        leaks.study(raw, changed, *SMALL, tmp_path)
+        assert calls == CELLS
+
+
+def test_study_when_a_cell_fails_measures_the_others_and_says_why(measured, p, tmp_path, monkeypatch):
+    calls, measure = measured
+
+    def fails(*given):
+        if given[2] == CELLS[1]:
+            raise ArithmeticError("loss is nan")
+        return measure(*given)
+
+    monkeypatch.setattr(leaks, "measure", fails)
+    with pytest.raises(RuntimeError, match=f"1 cells failed.*{CELLS[1].name}: ArithmeticError: loss is nan"):
+        leaks.study(RAW, p, *SMALL, tmp_path)
+    assert calls == [CELLS[0], *CELLS[2:]]
+    assert len(leaks.finished(RAW, p, *SMALL, tmp_path)) == 3 * (len(CELLS) - 1)
+    monkeypatch.setattr(leaks, "measure", measure)  # tried again
+    assert len(leaks.study(RAW, p, *SMALL, tmp_path)) == 3 * len(CELLS)
 
 
 def test_worth_when_there_is_nothing_to_compare_says_so(measured, p, tmp_path):
@@ -408,15 +431,12 @@ def test_study_when_killed_goes_on_where_it_was(measured, p, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         leaks.study(RAW, p, *SMALL, tmp_path / "killed")
     assert calls == CELLS[:6]
-    left = sorted(one.name for one in (tmp_path / "killed").iterdir())
-    assert [name for name in left if not name.endswith(".lock")] == sorted(
-        ["study.json", *(f"{one.name}.parquet" for one in CELLS[:5]), f"{CELLS[5].name}.ckpt"]
-    )  # its epochs stay
+    assert len(list((tmp_path / "killed").glob("cells/*/ranks.parquet"))) == 5
+    assert (leaks._works(RAW, p, *SMALL, tmp_path / "killed")[CELLS[5]].folder / "last.ckpt").is_file()  # its epochs
     measure.stop = None
     calls.clear()
     pd.testing.assert_frame_equal(leaks.study(RAW, p, *SMALL, tmp_path / "killed"), whole)
     assert calls == CELLS[5:]
-    assert not list((tmp_path / "killed").glob("*.ckpt"))
 
 
 def test_study_when_more_seeds_are_asked_for_measures_those_only(measured, p, tmp_path):

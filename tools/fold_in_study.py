@@ -24,7 +24,6 @@ import pages
 import pandas as pd
 
 from i2vae_lib import evaluation
-from i2vae_lib.comparison import Study, read_study
 from i2vae_lib.data import DOMAINS, CrossDomainDataset
 from i2vae_lib.evaluation import cutoff_of, row_values
 from i2vae_lib.params import Parameters, load, pair_name
@@ -33,6 +32,7 @@ from i2vae_lib.results.reading import METRICS
 from i2vae_lib.results.significance import paired_bootstrap
 from i2vae_lib.results.text import with_interval
 from i2vae_lib.runs import LayoutError, read_record
+from i2vae_lib.tuning import Study, read_study
 
 KINDS = ("all", "tailed")  # a cold row's user has no vector in the target domain
 FULL = load("paper").training.epochs

@@ -66,9 +66,9 @@ def main(words: list[str]) -> None:
     p = load(given.preset, data=given.pair, protocol="strict", epochs=given.epochs)
     raw = load_released(given.pair)
     if given.finished:
-        table = leaks.finished(given.systems, given.seeds, folder)
+        table = leaks.finished(raw, p, given.systems, given.seeds, folder)
     else:
-        table = leaks.study(raw, p, given.systems, given.seeds, folder)
+        table = leaks.study(raw, p, given.systems, given.seeds, folder, say=print)
     names = dict(raw.catalogue.names)
     worlds = leaks.worlds(table, names, rng=np.random.default_rng(0))
     record = {

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.experiments import KINDS, cell_folder, plan
+from i2vae_lib.engine import cell_folder
+from i2vae_lib.experiments import KINDS, plan
 from i2vae_lib.grids import Sweep
 from i2vae_lib.results import significance
 from i2vae_lib.results.differences import CELL, compare, with_means

@@ -1,6 +1,6 @@
 """The paper's table with our numbers: every system by domain and user type, beside the printed values.
 
-Works on whatever a comparison (:mod:`i2vae_lib.comparison`) has finished so far: missing and failed systems have their
+Works on whatever a comparison (:mod:`i2vae_lib.tuning`) has finished so far: missing and failed systems have their
 lines too. Every number comes from the runs' ``ranks.parquet`` (:mod:`i2vae_lib.results.differences`).
 """
 
@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib import paper
-from i2vae_lib.comparison import Study, failures, read_study
 from i2vae_lib.evaluation import COUNTS
 from i2vae_lib.params import ParameterError
 from i2vae_lib.places import suggestion
@@ -26,6 +25,7 @@ from i2vae_lib.results.differences import CELL, compare, places
 from i2vae_lib.results.reading import CANDIDATES, HEADLINE, METRICS, Opened, System, open_runs
 from i2vae_lib.results.text import Captioned, Number, lines
 from i2vae_lib.runs import LayoutError, committed_path, read_record, write_atomically, write_json
+from i2vae_lib.tuning import Study, failures, read_study
 
 _BASE = "i2vae"
 _FLOOR = "popularity"
@@ -265,16 +265,15 @@ def _furthest(one: dict[str, Any] | None, other: dict[str, Any]) -> dict[str, An
 
 def _progress(study: Study, name: str) -> tuple[list[Path], dict[str, Any]]:
     """The finished runs of one system of a comparison, and its state."""
-    runs = [study.run_folder(name, point, study.tuning_seed) for point in study.points[name]]
+    tried = study.tried(name)
     reason = next(iter(failures(study, name).values()), "")
     point = study.chosen(name)
     if point is None:
-        begun = any((one / "run.json").is_file() for one in runs)
+        begun = any((one.folder / "run.json").is_file() for one in tried)
         return [], {"status": "failed" if reason else "begun" if begun else "missing", "reason": reason}
     asked = [study.run_folder(name, point, seed) for seed in study.seeds]
     done = [one for one in asked if (one / "metrics.json").is_file()]
-    tried = json.loads(study.chosen_path(name).read_text(encoding="utf-8"))["tried"]
-    lost = sum(one["failed"] is not None for one in tried)
+    lost = sum(one.value is None for one in tried)
     missing = [f"{lost} of {len(tried)} points failed"] if lost else []
     missing += [f"{len(done)} of {len(asked)} seeds done"] if len(done) < len(asked) else []
     words = ", ".join(f"{key}={value}" for key, value in point.items()) or "as the preset"

@@ -1,0 +1,198 @@
+"""The engine of sweeps, tuned comparisons, searches and the study of leaks: cells, made by any number of workers.
+
+A cell is a folder for one run, named by what it depends on, so that it is made once, whoever asks for it.
+
+====================  =============================================================================================
+``cells/ADDRESS/``    the run of a cell (``run.json`` says what it took)
+``…/log.txt``         what its maker printed
+``…/failed.json``     reason and traceback of a cell that failed; gone when it is begun again
+====================  =============================================================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from i2vae_lib.runs import forget_peak_memory, read_record, write_json
+from i2vae_lib.workers import SchedulerError, Workers
+
+Say = Callable[[str], None]
+Record = Mapping[str, Any]
+
+
+def cell_folder(out: Path, address: str) -> Path:
+    """Where the run of a cell lies."""
+    return out / "cells" / address
+
+
+def cost(record: Record) -> tuple[float, int]:
+    """Seconds of a run's stages so far, and its peak memory in bytes, of its ``run.json``."""
+    stages = record["stages"].values()
+    return sum(one["seconds"] for one in stages), max((one["peak_memory_bytes"] for one in stages), default=0)
+
+
+def reason_of(folder: Path) -> str | None:
+    """Why a cell failed last; None if it did not."""
+    path = folder / "failed.json"
+    return str(json.loads(path.read_text(encoding="utf-8"))["reason"]) if path.is_file() else None
+
+
+def took(record: Record) -> str:
+    """The seconds of a run, to be read."""
+    return f"{cost(record)[0]:.0f} s"
+
+
+def validated_at(record: Record) -> str:
+    """What a run reached on validation, to be read."""
+    value = record.get("best_validation_ndcg")
+    return "pruned" if value is None else f"validation NDCG@10 {value:.4f}"
+
+
+@dataclass(frozen=True)
+class Work:
+    """A cell to be made.
+
+    Attributes
+    ----------
+    label
+        What messages call it.
+    make
+        Called with ``words`` and the folder, in a worker: a function of a module. It goes on with what it finds there.
+    result
+        The file that ``make`` leaves last: while it is there, the cell is done.
+    told
+        What is said of the cell that was made, from its ``run.json``.
+    """
+
+    folder: Path
+    label: str
+    make: Callable[..., object]
+    words: tuple[Any, ...]
+    result: str
+    told: Callable[[Record], str] = took
+
+    @property
+    def is_done(self) -> bool:
+        return (self.folder / self.result).is_file()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How work on a cell ended.
+
+    Attributes
+    ----------
+    state
+        ``done``; ``stopped``: without its result, as a pruned trial; ``failed``; ``elsewhere``: another process has it.
+    record
+        ``run.json``, as the worker read it: a shared file system may show it to others later.
+    reason, traceback
+        Of a failure.
+    """
+
+    state: str
+    record: Record = field(default_factory=dict)
+    reason: str = ""
+    traceback: str = ""
+
+
+@contextlib.contextmanager
+def _at_work(folder: Path) -> Iterator[None]:
+    """Hold a cell's folder, made if it is not there; everything that is printed meanwhile goes to its log.
+
+    Raises
+    ------
+    Timeout
+        Another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        FileLock(folder / ".cell.lock").acquire(timeout=1),
+        (folder / "log.txt").open("a", encoding="utf-8") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),  # the cell's own progress; its sweep has its bar elsewhere
+    ):
+        yield
+
+
+def do(work: Work) -> Outcome:
+    """What a worker does: make one cell, in its own process."""
+    try:
+        with _at_work(work.folder):
+            if not work.is_done:  # another sweep may have made it since this one was planned
+                (work.folder / "failed.json").unlink(missing_ok=True)
+                forget_peak_memory()  # of the cells that this process had before
+                work.make(*work.words, work.folder)
+            return Outcome("done" if work.is_done else "stopped", read_record(work.folder))
+    except Timeout:
+        return Outcome("elsewhere")
+    except Exception as error:
+        return _failed(error)
+
+
+def _failed(error: BaseException) -> Outcome:
+    text = "".join(traceback.format_exception(error))
+    return Outcome("failed", reason=f"{type(error).__name__}: {error}", traceback=text)
+
+
+def _outcome(future: Future[Any]) -> Outcome:
+    """What a worker said, or that it died.
+
+    Raises
+    ------
+    SchedulerError
+        Nothing will be said: the scheduler is gone.
+    """
+    if future.cancelled():
+        raise SchedulerError("lost the scheduler; the same command goes on")
+    error = future.exception()
+    return _failed(error) if error is not None else future.result()
+
+
+def work_off(
+    workers: Workers,
+    todo: Iterable[Work],
+    *,
+    say: Say,
+    progress: Any,
+    then: Callable[[Work, Outcome], Iterable[Work]] = lambda work, outcome: (),
+) -> None:
+    """Have every cell made that is not done; one that fails is recorded, and the rest goes on.
+
+    Killed at any moment, it loses nothing but what the cells in flight did since their last epoch; the same call goes
+    on. Two calls over one folder share its cells.
+
+    Parameters
+    ----------
+    progress
+        A bar that counts cells.
+    then
+        Called with each cell that has ended, well or not: what is to be made next.
+    """
+    ahead, asked = deque(todo), dict[Future[Any], Work]()
+    while ahead or asked:
+        while ahead and len(asked) < workers.width:  # nothing waits in a worker that dies
+            work = ahead.popleft()
+            asked[workers.submit(do, work)] = work
+        for future in wait(asked, return_when=FIRST_COMPLETED).done:
+            work, outcome = asked.pop(future), _outcome(future)
+            if outcome.state == "elsewhere":
+                ahead.append(work)
+                continue
+            if outcome.state == "failed":
+                write_json(work.folder / "failed.json", {"reason": outcome.reason, "traceback": outcome.traceback})
+                say(f"{work.label}: FAILED: {outcome.reason}")
+            else:
+                say(f"{work.label}: {work.told(outcome.record)}")
+            progress.update()
+            ahead.extendleft(reversed(list(then(work, outcome))))

@@ -1,0 +1,305 @@
+"""All systems on one dataset: tuned alike on validation, trained, measured, each run a cell of the engine.
+
+``params/tuning.yaml`` lists as many points for each system. A point is a run that stops before it sees a test row; the
+one with the best validation NDCG@10 is the system's, and only that is evaluated, for every seed: a sweep on validation,
+and a sweep of what it chose (:mod:`i2vae_lib.engine`).
+
+======================  ===========================================================================================
+``study.json``          the parameters that all runs share, the points of each system, the seeds; points are compared on
+                        the first seed that the folder was ever asked for
+``cells/ADDRESS/``      the runs; what they reached on validation, of which the best is chosen, is in their ``run.json``
+======================  ===========================================================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock
+
+from i2vae_lib.data.loading import source_of
+from i2vae_lib.engine import Outcome, Work, cell_folder, reason_of, validated_at, work_off
+from i2vae_lib.experiments import make_run
+from i2vae_lib.grids import Settings, Strict, address_of, validated
+from i2vae_lib.params import ParameterError, Parameters, known_keys, load, pair_name, read_yaml
+from i2vae_lib.places import preset_folder, suggestion
+from i2vae_lib.progress import bar
+from i2vae_lib.recommenders import REGISTRY, SYSTEMS
+from i2vae_lib.runs import LayoutError, flatten, read_record, usable_cores, write_json
+from i2vae_lib.stages import check_system, irrelevant_groups, open_run, train
+from i2vae_lib.workers import connect
+
+STUDY_LAYOUT = 2
+TRAINED, MEASURED = "model/model.json", "metrics.json"
+
+
+class Tuning(Strict):
+    """What every system may try: ``shared`` overrides for all of them, and the same number of points each."""
+
+    shared: dict[str, Any]
+    points: dict[str, tuple[dict[str, Any], ...]]
+
+
+def read_tuning(path: Path | None = None) -> Tuning:
+    """Read ``params/tuning.yaml``, or another file of its form.
+
+    Raises
+    ------
+    ParameterError
+        An unknown system or key (the nearest is named), a system that is missing, budgets that differ, a point that
+        stands twice or that no run may have.
+    """
+    path = path or preset_folder() / "tuning.yaml"
+    tuning = validated(Tuning, read_yaml(path), str(path))
+    for complaint in _complaints(tuning):
+        raise ParameterError(f"{path}: {complaint}")
+    return tuning
+
+
+def _complaints(tuning: Tuning) -> Iterator[str]:
+    for name in tuning.points:
+        if name not in SYSTEMS:
+            yield f"points: unknown '{name}'{suggestion(name, list(SYSTEMS))}"
+    if missing := [name for name in SYSTEMS if name not in tuning.points]:
+        yield f"no points for {', '.join(missing)}: every system is tuned alike"
+    budgets = {name: len(points) for name, points in tuning.points.items()}
+    if len(set(budgets.values())) != 1:
+        yield f"budgets differ: {budgets}; every system gets the same number of points"
+    yield from _foreign("shared", tuning.shared, {"training", "references"})
+    for name, points in tuning.points.items():
+        for number, point in enumerate(points, start=1):
+            yield from _foreign(name, point, {"model", "training", *REGISTRY[name].groups})
+            try:
+                load("paper", {**tuning.shared, **point, "system": name})
+            except ParameterError as error:
+                yield f"{name}, point {number}: {error}"
+            if point in points[: number - 1]:
+                yield f"{name}: a point stands twice"
+
+
+def _foreign(name: str, point: Settings, groups: set[str]) -> Iterator[str]:
+    """The keys of a point that nobody knows, or that are of no group that it may set."""
+    known = known_keys()
+    for key in point:
+        if key not in known:
+            yield f"{name}: unknown key '{key}'{suggestion(key, known)}"
+        if key.partition(".")[0] not in groups:
+            yield f"{name} cannot be tuned by '{key}', only by {', '.join(sorted(groups))}"
+
+
+class Trial(NamedTuple):
+    """A point of a system, as far as it was tried: with neither value nor reason it was not."""
+
+    point: Settings
+    folder: Path
+    value: float | None  # validation NDCG@10
+    reason: str | None  # why it failed
+
+
+@dataclass(frozen=True)
+class Study:
+    """A folder of runs: what all of them share, and what a call asks for."""
+
+    folder: Path
+    parameters: Settings  # dotted keys
+    source: str | None  # SHA-256 of a pair's logs
+    systems: tuple[str, ...]
+    seeds: tuple[int, ...]
+    tuning_seed: int
+    points: Mapping[str, tuple[Settings, ...]]  # of every system that the folder was ever asked for
+
+    def run_parameters(self, system: str, point: Settings, seed: int) -> Parameters:
+        """Those of the run of a system at a point and seed."""
+        flat = {**self.parameters, **point, "system": system}
+        preset, data, protocol = (flat.pop(key) for key in ("preset", "data", "protocol"))
+        found = load("paper", flat, data=data, protocol=protocol, seed=seed)  # every value is given
+        return found.model_copy(update={"preset": preset})
+
+    def run_folder(self, system: str, point: Settings, seed: int) -> Path:
+        """Where the run of a system at a point and seed lies."""
+        return cell_folder(self.folder, address_of(self.run_parameters(system, point, seed), self.source))
+
+    def tried(self, system: str) -> list[Trial]:
+        """What each point of a system reached."""
+        found = []
+        for point in self.points[system]:
+            folder = self.run_folder(system, point, self.tuning_seed)
+            trained = (folder / TRAINED).is_file()
+            value = float(read_record(folder)["best_validation_ndcg"] or 0.0) if trained else None
+            found.append(Trial(point, folder, value, reason_of(folder)))
+        return found
+
+    def chosen(self, system: str) -> Settings | None:
+        """The point that validation chooses; None before all of the system's points were tried, or if all failed."""
+        tried = self.tried(system)
+        if any(one.value is None and one.reason is None for one in tried):
+            return None
+        values = {i: one.value for i, one in enumerate(tried) if one.value is not None}
+        return tried[max(values, key=lambda i: values[i])].point if values else None  # of equals the first
+
+    def trials(self, system: str) -> list[Work]:
+        """What is left to be trained of a system's points."""
+        return self._left(system, [(point, self.tuning_seed) for point in self.points[system]], make_model, TRAINED)
+
+    def measurements(self, system: str) -> list[Work]:
+        """What is left to be measured of a system, at the point that was chosen."""
+        point = self.chosen(system)
+        asked = [] if point is None else [(point, seed) for seed in self.seeds]
+        return self._left(system, asked, make_run, MEASURED)
+
+    def _left(
+        self, system: str, asked: Sequence[tuple[Settings, int]], make: Callable[..., object], result: str
+    ) -> list[Work]:
+        works = []
+        for point, seed in asked:
+            p = self.run_parameters(system, point, seed)
+            label = ", ".join([system, *(f"{key} = {value}" for key, value in point.items()), f"seed {seed}"])
+            folder = cell_folder(self.folder, address_of(p, self.source))
+            works.append(Work(folder, label, make, (p,), result, validated_at))
+        return [one for one in works if not one.is_done]
+
+
+def make_model(parameters: Parameters, folder: Path) -> None:
+    """What a worker does of a point: train it, and look at no test row."""
+    train(open_run(parameters, folder))
+
+
+def open_study(
+    folder: Path,
+    parameters: Parameters,
+    tuning: Tuning,
+    *,
+    systems: Sequence[str],
+    seeds: Sequence[int],
+    trials: int | None = None,
+) -> Study:
+    """Open or make the folder of a comparison.
+
+    Parameters
+    ----------
+    parameters
+        What all runs share; ``tuning.shared`` comes on top, a system's point on top of that.
+    systems, seeds
+        Of this call; the folder remembers all that it was ever asked for.
+    trials
+        How many of each system's points are tried, from the first; None: all. Never fewer than before.
+
+    Raises
+    ------
+    LayoutError
+        The folder holds a comparison with other parameters, logs or points.
+    ParameterError
+        An unknown system, or more trials than points.
+    """
+    for name in systems:
+        check_system(name)
+    budget = len(next(iter(tuning.points.values())))
+    trials = budget if trials is None else trials
+    if not 1 <= trials <= budget:
+        raise ParameterError(f"{trials} trials asked for; the tuning file has 1 to {budget} points a system")
+    flat = flatten(parameters.model_dump(mode="json")) | dict(tuning.shared)
+    for key in ("seed", "out", "system"):
+        flat.pop(key)
+    source = source_of(parameters)
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".study.lock"):
+        known = Study(folder, flat, source, (), (), seeds[0], {})
+        if (folder / "study.json").is_file():
+            known = read_study(folder)
+            _refuse_others(folder, known, flat, source)
+        points = dict(known.points)
+        for name in systems:
+            asked, before = tuning.points[name][:trials], points.get(name, ())
+            if any(one != other for one, other in zip(asked, before)):
+                raise LayoutError(f"{folder}: {name} was tuned by other points: choose another OUT, or delete it")
+            points[name] = max(asked, before, key=len)
+        points = {name: points[name] for name in SYSTEMS if name in points}
+        content = {
+            "layout": STUDY_LAYOUT,
+            "parameters": flat,
+            "source": source,
+            "points": {name: list(listed) for name, listed in points.items()},
+            "tuning_seed": known.tuning_seed,
+            "seeds": sorted({*known.seeds, *seeds}),
+        }
+        write_json(folder / "study.json", content)
+    return Study(folder, flat, source, tuple(systems), tuple(seeds), known.tuning_seed, points)
+
+
+def read_study(folder: Path) -> Study:
+    """The comparison of a folder, with all systems and seeds that it was ever asked for.
+
+    Raises
+    ------
+    LayoutError
+        Another layout version.
+    """
+    known = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    if (found := known.get("layout")) != STUDY_LAYOUT:
+        raise LayoutError(
+            f"{folder}: comparison layout {found}, this version reads {STUDY_LAYOUT}: choose another OUT, or delete it"
+        )
+    points = {name: tuple(listed) for name, listed in known["points"].items()}
+    seeds = tuple(known["seeds"])
+    return Study(folder, known["parameters"], known["source"], tuple(points), seeds, known["tuning_seed"], points)
+
+
+def _refuse_others(folder: Path, known: Study, now: Settings, source: str | None) -> None:
+    """Parameters of systems that the folder does not hold are nobody's concern."""
+    ignored = (*irrelevant_groups(known.points), "preset")
+    before, now = ({**one, "data": pair_name(one["data"])} for one in (known.parameters, now))
+    for key in sorted({*before, *now}):
+        read = key.partition(".")[0] not in ignored and key != "training.device"
+        if read and before.get(key) != now.get(key):
+            raise LayoutError(
+                f"{folder} was made with {key} = {before.get(key)!r}, now it is {now.get(key)!r}: choose another OUT, "
+                f"or delete the folder"
+            )
+    if known.source != source:
+        raise LayoutError(
+            f"{folder} was made when {now['data']} or its logs read otherwise: choose another OUT, or delete the folder"
+        )
+
+
+def run_study(study: Study, *, workers: int = 1, say: Callable[[str], None] = print) -> None:
+    """Make every run that is not there yet; one that failed is tried again.
+
+    Parameters
+    ----------
+    workers
+        Runs at a time; each gets its share of the machine's threads.
+    """
+    # with what other calls have asked for
+    study = replace(study, points=read_study(study.folder).points)
+    left = {name: study.trials(name) for name in study.systems}
+    todo = [work for name in study.systems for work in (left[name] or study.measurements(name))]
+    total = len(todo) + sum(len(study.seeds) for trials in left.values() if trials)
+
+    def then(work: Work, outcome: Outcome) -> Iterable[Work]:
+        name = next((name for name, trials in left.items() if work in trials), None)
+        if name is None:
+            return []
+        left[name].remove(work)
+        # a point that another call has asked for since is that call's to try, and to choose
+        return [] if left[name] else replace(study, points=read_study(study.folder).points).measurements(name)
+
+    if todo:
+        with (
+            contextlib.closing(bar("comparison", total, "run")) as progress,
+            connect(workers, threads=max(1, usable_cores() // workers)) as found,
+        ):
+            work_off(found, todo, say=say, progress=progress, then=then)
+
+
+def failures(study: Study, system: str) -> dict[str, str]:
+    """Runs of a system that failed, by address, and why."""
+    folders = [one.folder for one in study.tried(system)]
+    if (point := study.chosen(system)) is not None:
+        folders += [study.run_folder(system, point, seed) for seed in study.seeds]
+    return {folder.name: reason for folder in folders if (reason := reason_of(folder)) is not None}

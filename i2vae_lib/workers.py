@@ -1,0 +1,307 @@
+"""Who does the work: processes of this machine, the workers of a Dask scheduler of one's own, or this process.
+
+Local processes are started anew (spawned), have a thread each, and are spoken to through pipes that only their parent
+holds: nothing listens, so nobody else can give them work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from i2vae_lib.runs import usable_cores
+
+PATIENCE = 30
+"""Seconds that a scheduler has to answer, and to show a worker."""
+
+TRIES = 4
+"""How often a task is begun whose process dies."""
+
+
+class SchedulerError(OSError):
+    """A scheduler that does not answer, or that has no workers."""
+
+
+class WorkerDied(RuntimeError):
+    """A process that ended while it had a task."""
+
+
+class Workers(Protocol):
+    """Those who do tasks: as many at a time as they are wide."""
+
+    @property
+    def width(self) -> int: ...
+
+    def submit(self, task: Callable[..., Any], /, *words: Any) -> Future[Any]:
+        """Have ``task(*words)`` done: a function of a module, and words that can be sent to another process."""
+        ...
+
+
+@contextlib.contextmanager
+def connect(workers: int | None = None, scheduler: str | None = None, *, threads: int = 1) -> Iterator[Workers]:
+    """Processes of this machine, or the workers of a scheduler that runs somewhere.
+
+    Parameters
+    ----------
+    workers
+        How many processes; None: as many as this process may use cores.
+    scheduler
+        ``tcp://host:port``, ``tls://host:port``, or the path of a scheduler file. Connect to your own alone: workers
+        run what it sends. Needs Dask (``pip install distributed``).
+    threads
+        Of a local process, unless ``OMP_NUM_THREADS`` is set.
+
+    Raises
+    ------
+    SchedulerError
+        No Dask, no answer within :data:`PATIENCE` seconds, or no worker.
+    """
+    if scheduler is not None:
+        with _cluster(scheduler) as cluster:
+            yield cluster
+        return
+    inherited = {
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait take the cores from the other processes
+        "PYTHONSAFEPATH": "1",  # what lies in the working directory under a module's name is not imported
+    }
+    with (
+        _environment(inherited),
+        _terminated_as_interrupted(),
+        contextlib.closing(Processes(workers or usable_cores())) as processes,
+    ):
+        yield processes
+
+
+class InThisProcess:
+    """A task is done when it is submitted."""
+
+    width = 1
+
+    def submit(self, task: Callable[..., Any], /, *words: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(task(*words))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+# --- processes --------------------------------------------------------------------------------------------------------
+
+
+class Processes:
+    """Processes with a task at a time each: one that dies takes nothing of the others with it.
+
+    Its task is begun again, at most :data:`TRIES` times, in a new process. They end with this process, however it ends.
+    """
+
+    def __init__(self, count: int):
+        self.width = count
+        self._open = True
+        self._all = [_Process() for _ in range(count)]
+        self._idle: SimpleQueue[_Process] = SimpleQueue()
+        for one in self._all:
+            self._idle.put(one)
+        self._threads = ThreadPoolExecutor(count)  # each waits for a process
+
+    def submit(self, task: Callable[..., Any], /, *words: Any) -> Future[Any]:
+        return self._threads.submit(self._done, task, words)
+
+    def _done(self, task: Callable[..., Any], words: tuple[Any, ...]) -> Any:
+        process, end = self._idle.get(), "closed"
+        try:
+            for _ in range(TRIES if self._open else 0):
+                try:
+                    result, error = process.ask(task, words)
+                except (EOFError, OSError):
+                    end = process.end()
+                    if self._open:
+                        continue
+                    break
+                if error is not None:
+                    raise error
+                return result
+            raise WorkerDied(end)
+        finally:
+            self._idle.put(process)
+
+    def close(self) -> None:
+        """End every process, whatever it does."""
+        self._open = False
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        while True:
+            for one in self._all:
+                one.kill()
+            if self._idle.qsize() == self.width:
+                return
+            time.sleep(0.01)  # one that was just being started
+
+
+class _Process:
+    """A process, started when it is first asked."""
+
+    process: Any = None
+
+    def ask(self, task: Callable[..., Any], words: tuple[Any, ...]) -> tuple[Any, Exception | None]:
+        if self.process is None:
+            spawn = multiprocessing.get_context("spawn")
+            self.pipe, theirs = spawn.Pipe()
+            self.process = spawn.Process(target=_serve, args=(theirs,), daemon=True)
+            self.process.start()
+            theirs.close()
+        self.pipe.send((task, words))
+        answer: tuple[Any, Exception | None] = self.pipe.recv()
+        return answer
+
+    def kill(self) -> None:
+        if (process := self.process) is not None:
+            process.kill()
+            process.join()
+
+    def end(self) -> str:
+        """How it ended; the next task has a new one."""
+        self.process.join()
+        status, self.process = self.process.exitcode, None
+        return f"killed by signal {-status} (out of memory?)" if status < 0 else f"its process ended (status {status})"
+
+
+def _serve(pipe: Any) -> None:
+    """What a process does: task after task, until its parent ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's, which then ends all
+    tqdm.set_lock(threading.RLock())  # else it makes one between processes, which a process that is killed leaves there
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    while True:
+        task, words = pipe.recv()
+        answer: tuple[Any, Exception | None]
+        try:
+            answer = task(*words), None
+        except Exception as error:
+            answer = None, error
+        pipe.send(answer)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def _environment(wanted: dict[str, str]) -> Iterator[None]:
+    """These variables meanwhile, which processes that are started inherit."""
+    before = dict(os.environ)
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name in wanted:
+            if name in before:
+                os.environ[name] = before[name]
+            else:
+                os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """A SIGTERM is a Ctrl-C meanwhile: what is in flight is ended in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# --- a scheduler of one's own -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The workers of a Dask scheduler."""
+
+    client: Any
+
+    @property
+    def width(self) -> int:
+        return max(1, sum(self.client.ncores().values()))
+
+    def submit(self, task: Callable[..., Any], /, *words: Any) -> Future[Any]:
+        # not pure: a task that is asked for again is another question
+        future: Future[Any] = self.client.get_executor(pure=False).submit(task, *words)
+        return future
+
+
+@contextlib.contextmanager
+def _cluster(scheduler: str) -> Iterator[Cluster]:
+    try:
+        from distributed import Client
+    except ImportError:
+        raise SchedulerError("--scheduler needs Dask: pip install distributed") from None
+    is_file = scheduler.endswith(".json") or Path(scheduler).is_file()
+    address = _address_in(Path(scheduler)) if is_file else scheduler
+    if not address.startswith(("tls://", "inproc://")):
+        print(f"{address} is not TLS: whoever reaches that port runs code as you (docs/clusters.md)", file=sys.stderr)
+    try:
+        with ThreadPoolExecutor(1) as aside:  # a notebook's own loop runs already
+            aside.submit(asyncio.run, _greeted(address)).result()
+        client = Client(address, timeout=PATIENCE)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise SchedulerError(f"the scheduler at {scheduler} did not answer within {PATIENCE} s ({error})") from None
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=PATIENCE)
+        except TimeoutError:
+            raise SchedulerError(
+                f"the scheduler at {scheduler} has no worker after {PATIENCE} s: start some, as in `dask worker "
+                f"{'--scheduler-file ' * is_file}{scheduler} --nthreads 1`"
+            ) from None
+        _require_single_threaded(client, scheduler)
+        yield Cluster(client)
+
+
+async def _greeted(address: str) -> None:
+    """Connect once, with an end to it: the client's own timeout does not hold for a peer that accepts and is silent."""
+    from distributed.comm import connect as open_comm
+
+    comm = await asyncio.wait_for(open_comm(address, timeout=PATIENCE), PATIENCE)
+    await comm.close()
+
+
+def _require_single_threaded(client: Any, scheduler: str) -> None:
+    """A cell's log is what its process prints, so a process has one cell at a time."""
+    wide = {address: n for address, n in client.nthreads().items() if n > 1}
+    if wide:
+        raise SchedulerError(
+            f"the scheduler at {scheduler} has workers of several threads ({', '.join(wide)}): start them with "
+            f"--nthreads 1"
+        )
+
+
+def _address_in(file: Path) -> str:
+    """The address in a scheduler file, for which a scheduler may need a moment."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            return str(json.loads(file.read_text(encoding="utf-8"))["address"])
+        if time.monotonic() > end:
+            raise SchedulerError(f"no scheduler has written its address to {file} within {PATIENCE} s")
+        time.sleep(0.1)
