@@ -23,6 +23,9 @@ from i2vae_lib.runs import LayoutError
 FEW = 200
 """In a cell with fewer rows the bar counts as met unless the system is significantly below."""
 
+COUNTED = 100
+"""Rows that a cell must have to count in a pair's mean."""
+
 FRACTIONS = (
     *("system", "sd", "counts_alone", "reference", "lift", "base", "mean"),
     *("difference", "interval_low", "interval_high", "low", "high"),
@@ -92,7 +95,8 @@ def mean_lift(
 ) -> tuple[float, float, float]:
     """The mean over a pair's cells relative to that of the best references: system / reference - 1.
 
-    A ratio of means and not a mean of ratios, which would depend on cells where a reference has two hits.
+    A ratio of means and not a mean of ratios, which would depend on cells where a reference has two hits. Cells of
+    fewer than :data:`COUNTED` rows stand in tables and are not counted here, unless there is no larger one.
 
     Parameters
     ----------
@@ -118,6 +122,8 @@ def mean_lift(
         raise LayoutError(f"the mean lift is of one system; these runs are of {', '.join(trained)}")
     values = opened.values(candidates, [cutoff_of(name) for name in METRICS])
     masks = opened.headline
+    counted = masks.sum(axis=0) >= COUNTED
+    masks = masks[:, counted] if counted.any() else masks
     users, owner = np.unique(opened.users, return_inverse=True)
     counts = sums_by_user(owner, masks, np.ones((len(owner), 1)))
     totals = {
