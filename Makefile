@@ -21,7 +21,7 @@ RUN ?=
 PAIR ?= cloth_sport
 WORKERS ?= 2
 
-.PHONY: setup run test test-browser lint types unit notebook-tests notebooks lab explore bench format clean
+.PHONY: setup run test test-browser lint types unit notebook-tests notebooks lab explore bench measure format clean
 .DEFAULT_GOAL := run
 
 setup: $(STAMP)
@@ -78,6 +78,10 @@ lab: $(STAMP)
 # explorers of finished or running runs as a page on the loopback, without Jupyter: make explore RUN="runs/a runs/b"
 explore: $(STAMP)
 	$(BIN)/i2vae explore $(or $(RUN),$(error which run? make explore RUN=runs/NAME))
+
+# lines of code without blanks, comments and docstrings, and what is over the limits
+measure: $(STAMP)
+	$(BIN)/python tools/measure.py
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/bench.py --data $(PAIR)

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from i2vae_lib import disentanglement, experiments
+from i2vae_lib import disentanglement, engine, experiments
 from i2vae_lib.cooccurrence import item_vectors
 from i2vae_lib.data import DOMAINS, CrossDomainDataset
 from i2vae_lib.graphs import Unified
@@ -65,7 +65,7 @@ def main(words: list[str]) -> None:
         if experiments.state_of(cell, given.folder) != "done":
             continue
         folder, row, seed = (
-            experiments.cell_folder(given.folder, cell.address),
+            engine.cell_folder(given.folder, cell.address),
             cell.places[0].row,
             cell.parameters.seed,
         )

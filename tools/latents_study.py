@@ -18,7 +18,7 @@ import kept
 import numpy as np
 import pandas as pd
 
-from i2vae_lib import disentanglement, experiments
+from i2vae_lib import disentanglement, engine, experiments
 from i2vae_lib.cooccurrence import item_vectors
 from i2vae_lib.data import DOMAINS, CrossDomainDataset
 from i2vae_lib.graphs import Unified
@@ -43,7 +43,7 @@ def main(words: list[str]) -> None:
         row = next((one.row for one in cell.places if one.grid == "claims" and one.row in ROWS), None)
         if row is None or experiments.state_of(cell, given.folder) != "done":
             continue
-        folder, seed = experiments.cell_folder(given.folder, cell.address), cell.parameters.seed
+        folder, seed = engine.cell_folder(given.folder, cell.address), cell.parameters.seed
         dataset, trained = CrossDomainDataset.load(folder / "dataset"), I2VAERecommender.load(folder / "model")
         records.append(read_record(folder))
         train = dataset.splits["train"]

@@ -22,7 +22,7 @@ import numpy as np
 import pages
 import pandas as pd
 
-from i2vae_lib import evaluation, experiments
+from i2vae_lib import engine, evaluation, experiments
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.grids import Sweep, read_sweep
 from i2vae_lib.params import Parameters, pair_name
@@ -68,7 +68,7 @@ def finished(sweep: Sweep, out: Path, row: str) -> dict[int, Path]:
     states = experiments.plan(sweep, out).set_index("address")["state"]
     cells = [cell for cell in sweep.cells if row in {place.row for place in cell.places}]
     done = [cell for cell in cells if states[cell.address] == "done"]
-    return {cell.parameters.seed: experiments.cell_folder(out, cell.address) for cell in done}
+    return {cell.parameters.seed: engine.cell_folder(out, cell.address) for cell in done}
 
 
 def _counts_alone(run: Path) -> pd.DataFrame:

@@ -21,7 +21,7 @@ import kept
 import numpy as np
 import pandas as pd
 
-from i2vae_lib import experiments
+from i2vae_lib import engine, experiments
 from i2vae_lib.cli import build_parser
 from i2vae_lib.commands import overrides
 from i2vae_lib.grids import read_sweep
@@ -86,7 +86,7 @@ def main(words: list[str]) -> None:
     table = shown(table)
     planned = experiments.plan(sweep, asked.folder)
     done = planned[planned["state"] == "done"]
-    records = [read_record(experiments.cell_folder(asked.folder, one)) for one in done["address"]]
+    records = [read_record(engine.cell_folder(asked.folder, one)) for one in done["address"]]
     about = {
         "command": shlex.join(["i2vae", "sweep", *sweep_words]),
         **kept.made_by(records),
