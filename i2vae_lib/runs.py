@@ -113,7 +113,11 @@ def environment() -> dict[str, str]:
 
 @cache
 def revision() -> str:
-    """The commit of this checkout, as the process found it, ``-dirty`` with changes; ``unknown`` without git."""
+    """The commit of this checkout, as the process found it; ``unknown`` without git.
+
+    ``-dirty`` where what numbers come from was changed since: library, parameters or tools. Pages and kept tables make
+    none, and a study may write them while its next part runs.
+    """
 
     def git(*words: str) -> str:
         folder = Path(__file__).parent
@@ -121,7 +125,8 @@ def revision() -> str:
         return done.stdout.strip()
 
     try:
-        dirty = "-dirty" if git("status", "--porcelain", "--untracked-files=no") else ""
+        sources = [f":/{name}" for name in ("i2vae_lib", "params", "tools")]
+        dirty = "-dirty" if git("status", "--porcelain", "--untracked-files=no", "--", *sources) else ""
         return git("rev-parse", "HEAD") + dirty
     except (OSError, subprocess.SubprocessError):
         return "unknown"

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import stat
+import subprocess
 import time
 from pathlib import Path
 
@@ -128,6 +129,23 @@ def test_run_when_made_records_what_it_depends_on(run, tiny):
     assert (record["layout"], record["stages"]) == (2, {})
     assert {"python", "torch", "numpy", "scipy", "pandas", "git"} <= set(record["environment"])
     assert re.fullmatch(r"unknown|[0-9a-f]{40}(-dirty)?", record["environment"]["git"])
+
+
+@pytest.mark.parametrize(("changed", "dirty"), [("docs/page.md", False), ("i2vae_lib/one.py", True)])
+def test_revision_when_the_checkout_was_changed(changed, dirty, tmp_path, monkeypatch):
+    """A page that a study has rewritten is no change of what its numbers come from."""
+    for name in ("docs/page.md", "i2vae_lib/one.py"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("1")
+    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / "i2vae_lib" / "runs.py"))
+    runs.revision.cache_clear()
+    clean = runs.revision()
+    (tmp_path / changed).write_text("2")
+    runs.revision.cache_clear()
+    assert re.fullmatch("[0-9a-f]{40}", clean) and runs.revision() == clean + "-dirty" * dirty
+    runs.revision.cache_clear()
 
 
 def test_run_when_opened_again_keeps_its_record(run, tiny):
