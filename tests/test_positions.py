@@ -212,3 +212,16 @@ def test_asked_rows_when_users_are_new(recommender: I2VAERecommender, dataset: C
     nameless = replace(rows, moment=None)
     told = recommender.evidence.of(nameless)
     assert (told.moment == len(recommender.evidence.recent.edges)).all()
+
+
+@pytest.mark.parametrize("kept", ["half_lives", "kernels", "nothing"])
+def test_fit_when_evidence_is_taken_away(kept: str, dataset: CrossDomainDataset, recipe: Parameters) -> None:
+    """Kernels and recent takers are each there or not."""
+    names = ("shrinkage", "proximity", "backward", "across", "recency")
+    less = {} if kept == "kernels" else {f"evidence.{name}": [] for name in names}
+    less |= {} if kept == "half_lives" else {"evidence.half_lives": []}
+    p = load("smoke", TINY | CHOSEN | less, epochs=1)
+    found = fitted(I2VAERecommender(dataset.catalogue, p), dataset, p, psg.fit(dataset.splits["train"], p.psg))
+    rows = dataset.splits["test"]
+    everything = np.broadcast_to(np.arange(1, 121, dtype=np.int32), (len(rows), 120))
+    assert np.isfinite(found.score(rows, everything)).all()

@@ -97,11 +97,11 @@ class Evident(nn.Module):
 
     def gates(self, side: Asked) -> torch.Tensor:
         """All g, of evidence and then of the trend: [B, 2 kernels + 1]."""
-        beginning = self.log_beginning.exp()
-        lengths = torch.stack([side.own_length, side.other_length], dim=1).to(self.bias.dtype)
-        largest, total = side.evidence_scores.amax(dim=1), side.evidence_scores.sum(dim=1)
-        known = torch.cat([lengths, largest * beginning, total * beginning], dim=1).log1p()
-        return F.softplus(self.gate(known) + self.OPENING)
+        known = torch.stack([side.own_length, side.other_length], dim=1).to(self.bias.dtype)
+        if self.kernels:
+            beginning, scores = self.log_beginning.exp(), side.evidence_scores
+            known = torch.cat([known, scores.amax(dim=1) * beginning, scores.sum(dim=1) * beginning], dim=1)
+        return F.softplus(self.gate(known.log1p()) + self.OPENING)
 
     def evidence(self, side: Asked, gates: torch.Tensor) -> torch.Tensor:
         """Of the items that have any, [B, c]; 0 beside padding."""
