@@ -33,7 +33,6 @@ from i2vae_lib.data.log_files import (
 )
 from i2vae_lib.data.logs import (
     check_ids,
-    fingerprint,
     float_ids,
     id_suspicions,
     looks_swapped,
@@ -168,7 +167,7 @@ class SplitsDescription:
         return "\n".join(
             [
                 f"layout: {', '.join(RELEASED)} (as the paper and AMID publish): a row is a user's two sequences and "
-                f"the domain of the target; one file for training, one for test; no times: protocols strict and released",
+                f"the domain of the target; one for training, one for test; no times: protocols strict and released",
                 *told,
                 f"users in both: {self.shared_users:,}",
                 "",
@@ -290,7 +289,6 @@ def _refusal(db: duckdb.DuckDBPyConnection, sources: Mapping[str, Source], pair:
     try:
         for d in DOMAINS:
             check_log(db, d, sources[d], pair.layout)
-        fingerprint(pair)
         check_ids(db, sources, pair)
     except DataError as error:
         return str(error)

@@ -31,7 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from i2vae_lib.data.dataset import DataError
-from i2vae_lib.data.pair_file import COLUMNS_EXAMPLE, FORMATS, HEADERLESS, SIZED, UNITS, Columns, Side, Unit
+from i2vae_lib.data.pair_file import COLUMNS_EXAMPLE, FORMATS, HEADERLESS, SIZED, UNITS, Columns, Format, Side, Unit
 from i2vae_lib.places import suggestion
 
 NUMBER = r"[+-]?[0-9]{1,19}(\.[0-9]*)?"
@@ -183,7 +183,7 @@ def is_temporal(kind: Any) -> bool:
     return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
 
 
-def open_log(side: Side, layout: Columns, format: str | None) -> Source:
+def open_log(side: Side, layout: Columns, format: Format | None) -> Source:
     """Look at a log's first bytes and its header.
 
     Raises
@@ -279,7 +279,7 @@ def _open_parquet(path: Path) -> Source:
     return Source(path, False, ",", True, tuple(schema.names), tuple(types))
 
 
-def _open_headerless(path: Path, format: str) -> Source:
+def _open_headerless(path: Path, format: Format) -> Source:
     if _is_parquet(path):
         raise DataError(
             f"{path}: format {format} is CSV without a header, but this is a Parquet file; name its columns instead: "
@@ -348,7 +348,7 @@ def _first_line(path: Path) -> tuple[bool, str]:
         raise DataError(f"{path}: the file is empty" if not line else f"{path}, line 1: empty; the header belongs here")
     if any(unicodedata.category(one) == "Cc" and one not in "\t\r\n\x01" for one in line):
         raise DataError(
-            f"{path}: neither text nor Parquet (line 1 holds control characters); logs are CSV or JSON lines in UTF-8 "
+            f"{path}: neither CSV nor Parquet (line 1 holds control characters); logs are CSV or JSON lines in UTF-8 "
             f"(plain or .gz) or Parquet: convert it"
         )
     if line.lstrip().startswith("["):
@@ -563,23 +563,26 @@ def check_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Col
     wrong = wrong or (_odd_unit(found, layout.unit) if sized else None)
     if wrong := wrong or next((key for key in ("1970", "future") if key in found), None):
         where, values = locate(db, source, layout, bad[wrong])
-        raise DataError(f"{where}: {_complaint(wrong, found, total, values, layout)}")
+        advice = _advice(db, source, layout, values["timestamp"] or "") if wrong == "text" else ""
+        raise DataError(f"{where}: {_complaint(wrong, found, total, values, layout, advice)}")
     _refuse_cut(db, source, layout)
 
 
 def numbers_as(db: duckdb.DuckDBPyConnection, d: str) -> Unit | None:
     """What the numbers of a staged log are if no Unix times: "date" (digits), "order" (row numbers), "d" (days)."""
-    total, distinct, least, most, dates = first_row(
+    total, least, most, dates = first_row(
         db,
-        f"SELECT count(t), count(DISTINCT t), min(t), max(t), count(*) FILTER (regexp_full_match(CAST(t AS VARCHAR), "
+        f"SELECT count(t), min(t), max(t), count(*) FILTER (regexp_full_match(CAST(t AS VARCHAR), "
         f"'{DATE_DIGITS}')) FROM raw_{d}",
     )
     if not total:
         return None
     if dates == total:
         return "date"
-    if least in (0, 1) and most - least + 1 == total == distinct:
-        return "order"
+    if least in (0, 1) and most - least + 1 == total:
+        [distinct] = first_row(db, f"SELECT count(DISTINCT t) FROM raw_{d}")
+        if distinct == total:
+            return "order"
     # 1975 to 2100; times of that size would be of the first day of 1970
     return "d" if least >= 1826 and most < 47_482 else None
 
@@ -646,7 +649,7 @@ def _odd_unit(found: Mapping[str, int], right: Unit) -> Unit | None:
 
 
 def _complaint(
-    wrong: str, found: Mapping[str, int], total: int, values: Mapping[str, str | None], layout: Columns
+    wrong: str, found: Mapping[str, int], total: int, values: Mapping[str, str | None], layout: Columns, advice: str
 ) -> str:
     """What :func:`check_log` says of the first row that is wrong."""
     if wrong in ("user", "item"):
@@ -669,7 +672,7 @@ def _complaint(
     if wrong == "text":
         return (
             f"{column} holds {value!r}; columns.unit: {layout.unit} stands for {_wanted(layout.unit)} "
-            f"({found['text']:,} of {total:,} rows have something else){_reads(value or '')}"
+            f"({found['text']:,} of {total:,} rows have something else){advice}"
         )
     if wrong == "1970":
         return (
@@ -708,11 +711,14 @@ def _wanted(unit: Unit) -> str:
     return f"Unix time in {UNITS[unit][0]}, in digits" if unit in SIZED else UNITS[unit][0]
 
 
-def _reads(value: str) -> str:
-    """What a text that is no Unix time looks like, and what would read it; "" if that is not known."""
+def _advice(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns, value: str) -> str:
+    """What would read all rows' times, as tried on them, or what is wrong with one; "" if that is not known."""
+    rows, values = source.rows()
+    for unit in ("iso", "date"):
+        when = source.time(layout.model_copy(update={"unit": unit}))
+        if not first_row(db, f"SELECT count(*) FILTER ({when} IS NULL) FROM {rows}", values)[0]:
+            return f": set columns.unit: {unit}, which reads every row"
     text = value.strip()
-    if re.fullmatch(ISO, text):
-        return ": set columns.unit: iso"
     if re.fullmatch(r"[0-9]{1,3}([,.' ][0-9]{3})+", text):
         return ": digits only, without thousands separators"
     if re.fullmatch(r"[0-9.]+[eE][+-]?[0-9]+", text):

@@ -6,6 +6,7 @@ comes out are numpy arrays, which the protocols filter (:mod:`i2vae_lib.data.fil
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -170,11 +171,6 @@ def fingerprint(pair: PairFile) -> str:
     """SHA-256 over the files' contents and every option except where the files lie."""
     digests = {d: [_digest(one) for one in pair.side(d).files] for d in DOMAINS}
     values = [pair.side(d).value for d in DOMAINS]
-    if digests["x"] == digests["y"] and pair.layout.domain is None:
-        raise DataError(
-            f"x and y are the same log: {pair.x.path} and {pair.y.path} have the same content; "
-            f"give each domain its own file"
-        )
     sides = {"path", "more", "items", "value", "titles"}
     options = pair.model_dump(mode="json", exclude={"x": sides, "y": sides, "columns": True})
     options["columns"] = pair.layout.model_dump(mode="json", exclude_none=True)
@@ -304,7 +300,8 @@ def _numberings(db: duckdb.DuckDBPyConnection, names: Mapping[str, str]) -> list
             sql = f"SELECT {digits}, count(*), coalesce(min({number}), -1), coalesce(max({number}), -1) FROM {table}"
             integers, count, least, most = first_row(db, sql)
             (users if role == "user" else items)[d] = count
-            dense = integers and least in (0, 1) and count >= 0.98 * (most - least + 1)
+            # of a handful of ids nothing can be said
+            dense = integers and count >= 20 and least in (0, 1) and count >= 0.98 * (most - least + 1)
             ranges[role, d] = (integers, dense, least, most)
     shared, both = shared_users(db), shared_items(db)
     integers = [one[0] for one in ranges.values()]
@@ -352,6 +349,10 @@ def _check_pair(db: duckdb.DuckDBPyConnection, pair: PairFile) -> None:
     x, y = pair.x, pair.y
     if pair.layout.domain is not None and (x.value or x.name) == (y.value or y.name):
         raise DataError(f"x and y are the same rows: both have {x.value or x.name!r} in '{pair.layout.domain}'")
+    if pair.layout.domain is None and x.items is None and filecmp.cmp(x.path, y.path, shallow=False):
+        raise DataError(
+            f"x and y are the same log: {x.path} and {y.path} have the same content; give each domain its own file"
+        )
     for d in DOMAINS:
         if evidence := _swapped(db, d):
             raise DataError(f"{pair.side(d).path}: users and items are swapped: {evidence}; {_unswap(pair.format)}")
