@@ -329,7 +329,7 @@ def test_log_when_cut_in_its_last_time_is_refused(tmp_path, digits):
     put(tmp_path, csv_of)
     text = (tmp_path / "x.csv").read_text().rstrip("\n")
     (tmp_path / "x.csv").write_text(text[: digits - 10])
-    with pytest.raises(DataError, match=r"x\.csv, (line 151|last line): .*(a time of 1970|without a line end)"):
+    with pytest.raises(DataError, match=r"x\.csv, line 151: the file ends without a line end in the time"):
         load_logs(written(tmp_path))
 
 

@@ -479,6 +479,12 @@ def _translated(source: Source, message: str) -> str:
     return f"{where}: {'malformed CSV' if source.types is None else 'damaged Parquet file'}: {message.splitlines()[0]}"
 
 
+def _lines(source: Source) -> int:
+    """Lines of a plain file, one without a line end counted."""
+    with source.path.open("rb") as stream:
+        return 1 + sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
+
+
 def _raw_line(source: Source, number: int) -> str:
     with gzip.open(source.path, "rb") if source.gzipped else source.path.open("rb") as stream:
         return next(islice(stream, number - 1, None), b"x").decode("utf-8", errors="replace")
@@ -557,6 +563,7 @@ def check_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Col
         raise DataError(f"{source.path}: no row has {value!r} in column '{column}'")
     if not total:
         raise DataError(f"{source.path}: a header and no rows" if source.header else f"{source.path}: no rows")
+    _refuse_cut(db, source, layout)
     if sized:
         _refuse_no_times(db, d, source, layout, total)
     wrong: str | None = next((key for key in list(bad)[:8] if key in found), None)
@@ -565,7 +572,6 @@ def check_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Col
         where, values = locate(db, source, layout, bad[wrong])
         advice = _advice(db, source, layout, values["timestamp"] or "") if wrong == "text" else ""
         raise DataError(f"{where}: {_complaint(wrong, found, total, values, layout, advice)}")
-    _refuse_cut(db, source, layout)
 
 
 def numbers_as(db: duckdb.DuckDBPyConnection, d: str) -> Unit | None:
@@ -636,7 +642,7 @@ def _refuse_cut(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns) 
         )
     if short == 1 and least == most:
         raise DataError(
-            f"{source.path}, last line: the file ends without a line end in the time {stamp!r}, where all others have "
+            f"{source.path}, line {_lines(source)}: the file ends without a line end in the time {stamp!r}, where all others have "
             f"{most} characters: it was cut short; fetch it anew, or delete the line"
         )
 
