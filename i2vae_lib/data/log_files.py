@@ -642,8 +642,8 @@ def _refuse_cut(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns) 
         )
     if short == 1 and least == most:
         raise DataError(
-            f"{source.path}, line {_lines(source)}: the file ends without a line end in the time {stamp!r}, where all others have "
-            f"{most} characters: it was cut short; fetch it anew, or delete the line"
+            f"{source.path}, line {_lines(source)}: the file ends without a line end in the time {stamp!r}, "
+            f"where all others have {most} characters: it was cut short; fetch it anew, or delete the line"
         )
 
 
