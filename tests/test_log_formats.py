@@ -225,11 +225,13 @@ def test_released_layout_of_any_pair_when_described_runs_under_strict(tmp_path):
         load_dataset(load("smoke", {}, data=str(tmp_path / "pair.yaml"), protocol="chronological"))
 
 
-@pytest.mark.parametrize("ordered_by", ["lines", "counter"])
+@pytest.mark.parametrize("ordered_by", ["lines", "counter", "tenrec"])
 def test_order_without_times_when_read_shows_the_whole_other_domain(tmp_path, ordered_by):
     def text(rows: list[Event]) -> str:
         if ordered_by == "lines":
             return "".join(f"{u}\t{i}\t1\n" for u, i, _ in rows)
+        if ordered_by == "tenrec":
+            return "user_id,item_id,click,watching_times\n" + "".join(f"{u},{i},1,2\n" for u, i, _ in rows)
         return csv_of([(u, i, n) for n, (u, i, _) in enumerate(rows, 1)])
 
     found, pair = read_as_described(tmp_path, *put(tmp_path, text))

@@ -516,22 +516,17 @@ def _roles(path: Path, source: Source, columns: Mapping[str, Sequence[str]]) -> 
         )
     types = dict(zip(source.names, source.types, strict=True)) if source.types is not None else {}
     kinds = {name: _kind(columns[name], types.get(name)) for name in source.names}
-    named = [plain[one] for one in _ROLE_NAMES["timestamp"] if one in plain]
-    named += [name for one, name in plain.items() if re.search(r"time|date|stamp|^ts|ts$", one) and name not in named]
-    named = [name for name in named if kinds[name] not in ("numbers", "text") or name in named[:1]]
-    lone = [name for name, kind in kinds.items() if kind in ("unix", "iso") and name not in found.values()]
-    lone = [name for name in lone if name not in named]
-    candidates = named + (lone if len(lone) == 1 else [])
-    candidates = [name for name in candidates if kinds[name] != "text" or _is_time_name(name)]
+    known = [plain[one] for one in _ROLE_NAMES["timestamp"] if one in plain]
+    # by less than a known name only what looks like a time
+    seen = [name for name, kind in kinds.items() if kind in ("unix", "iso", "date") and name not in known]
+    named = [name for name in seen if re.search(r"time|date|stamp|ts$", name.lower())]
+    lone = [name for name in seen if name not in named and name not in found.values() and kinds[name] != "date"]
+    candidates = known + named + (lone if len(lone) == 1 else [])
     if not candidates:
         return Columns(user=str(found["user"]), item=str(found["item"]), unit="order")
     when = min(candidates, key=lambda name: (_KINDS.index(kinds[name]), candidates.index(name)))
     unit = _UNIT_OF.get(kinds[when], "s")
     return Columns(user=str(found["user"]), item=str(found["item"]), timestamp=when, unit=unit)
-
-
-def _is_time_name(name: str) -> bool:
-    return next(iter(_plain_names([name]))) in _ROLE_NAMES["timestamp"]
 
 
 def _unit(db: duckdb.DuckDBPyConnection, layout: Layout, suspicious: list[str]) -> Unit:
