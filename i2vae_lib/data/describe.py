@@ -17,6 +17,7 @@ from i2vae_lib.data.log_files import (
     DATE_DIGITS,
     ISO,
     Source,
+    check_columns,
     check_log,
     database,
     date_of,
@@ -188,7 +189,9 @@ class Layout:
     sides: Mapping[str, Side]
 
 
-def describe_files(a: Path | str, b: Path | str | None = None) -> Description | SplitsDescription:
+def describe_files(
+    a: Path | str, b: Path | str | None = None, given: Mapping[str, str] | None = None
+) -> Description | SplitsDescription:
     """Guess the layout of two logs, count what they hold, and propose the pair file that reads them.
 
     The pair file was tried on the rows at hand: where they would be refused there is none, and ``refusal`` says why.
@@ -197,6 +200,8 @@ def describe_files(a: Path | str, b: Path | str | None = None) -> Description | 
     ----------
     b
         None (or ``a``): one file with both domains, which a column tells apart.
+    given
+        Names of the columns ``user``, ``item`` and ``timestamp`` that are known; the others are guessed.
 
     Raises
     ------
@@ -209,7 +214,7 @@ def describe_files(a: Path | str, b: Path | str | None = None) -> Description | 
         return _describe_splits(paths)
     suspicious: list[str] = []
     with database("2GB") as db:
-        layout = _c2dsr(paths) or _guess_both(db, paths)
+        layout = _c2dsr(paths) or _guess_both(db, paths, given or {})
         sources = _read(db, layout)
         swapped = looks_swapped(db)
         righted = _righted(db, layout, swapped)
@@ -366,10 +371,10 @@ def _count_lines(path: Path) -> int:
         return sum(bool(line.strip()) for line in stream)
 
 
-def _guess_both(db: duckdb.DuckDBPyConnection, paths: Mapping[str, Path]) -> Layout:
+def _guess_both(db: duckdb.DuckDBPyConnection, paths: Mapping[str, Path], given: Mapping[str, str]) -> Layout:
     if paths["x"].resolve() == paths["y"].resolve():
-        return _guess_one(db, paths["x"])
-    guesses = {d: _guess(db, path) for d, path in paths.items()}
+        return _guess_one(db, paths["x"], given)
+    guesses = {d: _guess(db, path, given) for d, path in paths.items()}
     (how, format, columns), (_, other, others) = guesses["x"], guesses["y"]
     if (format is None) != (other is None) or columns.names != others.names or columns.header != others.header:
         told = " and ".join(f"{paths[d]} as {_told(*guesses[d][1:])}" for d in DOMAINS)
@@ -385,9 +390,9 @@ def _guess_both(db: duckdb.DuckDBPyConnection, paths: Mapping[str, Path]) -> Lay
     return Layout(how, format, columns, sides)
 
 
-def _guess_one(db: duckdb.DuckDBPyConnection, path: Path) -> Layout:
+def _guess_one(db: duckdb.DuckDBPyConnection, path: Path, given: Mapping[str, str]) -> Layout:
     """One file with a column that tells the domain."""
-    how, _, columns = _guess(db, path)
+    how, _, columns = _guess(db, path, given)
     source = open_table(path, columns.names, header=columns.header)
     plain = _plain_names(source.names)
     column = next((plain[one] for one in _ROLE_NAMES["domain"] if one in plain), None)
@@ -430,7 +435,7 @@ def _titles_beside(path: Path) -> Path | None:
 Guess = tuple[str, Format | None, Columns]  # in words; None: named columns
 
 
-def _guess(db: duckdb.DuckDBPyConnection, path: Path) -> Guess:
+def _guess(db: duckdb.DuckDBPyConnection, path: Path, given: Mapping[str, str]) -> Guess:
     """A file's layout by its header, or its first rows; the unit of Unix times comes later."""
     source = open_table(path, ())
     table = source.types is None and source.delimiter != "JSON lines"
@@ -446,7 +451,7 @@ def _guess(db: duckdb.DuckDBPyConnection, path: Path) -> Guess:
         how = "JSON lines"
     elif {"click", "follow", "like", "share", "watching_times"} <= {*source.names}:
         how = "named columns as Tenrec has them"
-    return how, None, _roles(path, source, columns)
+    return how, None, _roles(path, source, columns, given)
 
 
 def _without_header(db: duckdb.DuckDBPyConnection, path: Path, source: Source) -> Guess:
@@ -505,10 +510,14 @@ def _kind(values: Sequence[str], type: object | None) -> str:
     return "text"
 
 
-def _roles(path: Path, source: Source, columns: Mapping[str, Sequence[str]]) -> Columns:
+def _roles(path: Path, source: Source, columns: Mapping[str, Sequence[str]], given: Mapping[str, str]) -> Columns:
     """Which column is which by its name, the time by name and values: of several the one that tells time best."""
     plain = _plain_names(source.names)
-    found = {role: next((plain[one] for one in _ROLE_NAMES[role] if one in plain), None) for role in ("user", "item")}
+    check_columns(source, [*given.values()])
+    found = {
+        role: given.get(role) or next((plain[one] for one in _ROLE_NAMES[role] if one in plain), None)
+        for role in ("user", "item")
+    }
     if missing := [role for role, name in found.items() if name is None]:
         raise DataError(
             f"{path}: cannot tell which column holds the {' and the '.join(missing)} among {', '.join(source.names)}; "
@@ -522,6 +531,7 @@ def _roles(path: Path, source: Source, columns: Mapping[str, Sequence[str]]) -> 
     named = [name for name in seen if re.search(r"time|date|stamp|ts$", name.lower())]
     lone = [name for name in seen if name not in named and name not in found.values() and kinds[name] != "date"]
     candidates = known + named + (lone if len(lone) == 1 else [])
+    candidates = [given["timestamp"]] if "timestamp" in given else candidates
     if not candidates:
         return Columns(user=str(found["user"]), item=str(found["item"]), unit="order")
     when = min(candidates, key=lambda name: (_KINDS.index(kinds[name]), candidates.index(name)))

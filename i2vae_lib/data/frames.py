@@ -88,7 +88,8 @@ Described = tuple[dict[str, Any], dict[str, str]]  # of a pair file; types of th
 
 def _of_paths(logs: Mapping[str, Any], folder: Path, columns: Mapping[str, str | None]) -> Described:
     paths = [Path(one).resolve() for one in logs.values()]
-    described = describe_files(*paths)
+    given = {role: name for role, name in columns.items() if name is not None}
+    described = describe_files(*paths, given)
     if described.refusal:
         raise DataError(described.refusal)
     found = yaml.safe_load(described.yaml)
@@ -103,10 +104,10 @@ def _of_paths(logs: Mapping[str, Any], folder: Path, columns: Mapping[str, str |
         pair[d] = (
             side | {"name": name} | ({"more": [str(home / one) for one in side["more"]]} if "more" in side else {})
         )
-    if given := {role: name for role, name in columns.items() if name is not None}:
-        if "format" in found:
-            raise DataError(f"{paths[0]} is of format {found['format']}, whose columns are known: leave out {[*given]}")
-        pair["columns"] |= given
+    if given and "format" in found:
+        raise DataError(f"{paths[0]} is of format {found['format']}, whose columns are known: leave out {[*given]}")
+    if other := {role: name for role, name in given.items() if pair["columns"].get(role) != name}:
+        raise DataError(f"{paths[0]}: by the look of both files the columns are {pair['columns']}, not {other}")
     return pair, dict.fromkeys(("user", *DOMAINS), TEXT)
 
 
