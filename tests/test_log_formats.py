@@ -273,7 +273,8 @@ def test_rows_blind_to_the_other_domain_are_counted(tmp_path):
         (tmp_path / f"{d}.csv").write_text(texts[d])
     p = load("smoke", {"split.cold_share": 0.0}, protocol="chronological")
     dataset = protocols.apply("chronological", load_logs(written(tmp_path)), p.split, p.controls)
-    assert "10 of 60 rows of users with both domains see nothing of the other domain." in dataset.notes
+    rows = sum(map(len, dataset.splits.values()))
+    assert f"10 of {rows} rows of users with both domains see nothing of the other domain." in dataset.notes
     line = audit(dataset).set_index("check").loc["row that sees nothing of the other domain"]
     assert line["count"] == 10
     dataset.save(tmp_path / "saved")

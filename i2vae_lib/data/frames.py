@@ -89,7 +89,7 @@ Described = tuple[dict[str, Any], dict[str, str]]  # of a pair file; types of th
 def _of_paths(logs: Mapping[str, Any], folder: Path, columns: Mapping[str, str | None]) -> Described:
     paths = [Path(one).resolve() for one in logs.values()]
     given = {role: name for role, name in columns.items() if name is not None}
-    described = describe_files(*paths, given)
+    described = describe_files(paths[0], paths[1], given)
     if described.refusal:
         raise DataError(described.refusal)
     found = yaml.safe_load(described.yaml)
