@@ -519,7 +519,7 @@ def test_amazon_log_when_header_and_format_disagree_says_so(tmp_path, format, fi
         (b"\x1f\x8b" + bytes(20), "damaged or truncated gzip file"),
         (gzip.compress((HEADER + X * 500).encode(), mtime=0)[:-20], "damaged or truncated gzip file"),
         (gzip.compress((HEADER + X).encode(), mtime=0)[:-8] + bytes(8), r"damaged or truncated gzip file; .*CRC"),
-        (HEADER.encode("utf-16"), "text in UTF-16; logs are CSV in UTF-8"),
+        (HEADER.encode("utf-16"), "text in UTF-16; logs are CSV or JSON lines in UTF-8"),
         (b"PK\x03\x04" + bytes(30), "a zip archive or a spreadsheet"),
         (bytes(range(1, 200)), "not UTF-8 text|neither CSV nor Parquet"),
         (b"\x80\x04\x95" + bytes(30), "not UTF-8 text; convert it, e.g. `iconv"),
@@ -823,7 +823,8 @@ def test_files_when_suspicious_are_called_so(tmp_path, x, y, sentence):
 
 
 def test_files_when_sound_are_not_suspicious(tmp_path):
-    found, _ = described(tmp_path, HEADER + X.replace(str(T), str(T + 1)))
+    texts = (HEADER + X.replace(str(T), str(T + 1)), HEADER + Y.replace(str(T + 1), str(T + 2)))
+    found, _ = described(tmp_path, *texts)
     assert found.suspicious == () and "nothing suspicious" in found.text()
 
 
