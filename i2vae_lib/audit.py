@@ -36,6 +36,7 @@ from i2vae_lib.data.dataset import (
     DOMAINS,
     PAD,
     SPLITS,
+    SUSPICIOUS,
     CrossDomainDataset,
     EventLog,
     Int,
@@ -44,7 +45,7 @@ from i2vae_lib.data.dataset import (
     popularity,
 )
 from i2vae_lib.data.people import asked_by_event
-from i2vae_lib.data.protocols import COPY_LENGTH, contents
+from i2vae_lib.data.protocols import COPY_LENGTH, NO_COMMON_TIME, blind, contents
 from i2vae_lib.fewest_takers import fewest_takers
 from i2vae_lib.graphs import Unified, entries_apart, user_items, users_of_items
 from i2vae_lib.item_order import item_orders
@@ -87,6 +88,7 @@ def audit(
     lines += _of_order(dataset)
     lines += _of_few_takers(dataset)
     lines += _of_catalogue(dataset)
+    lines += _of_log(dataset)
     if generator is not None and generator.taken is not None:
         lines += [_of_graph(dataset, generator), _of_tables(dataset, generator)]
     if pseudo is not None:
@@ -347,7 +349,8 @@ def _late(book: Book, rows: Rows) -> Int:
         history = rows.history[d]
         time = _times(log, book, d, user[history.owner], history.values)
         own, limit = rows.domain[history.owner] == i, at_target[history.owner]
-        late = np.where(own, time > limit, time // resolution >= limit // resolution)
+        in_other = time // resolution >= limit // resolution if log.common_time else np.zeros(len(time), dtype=bool)
+        late = np.where(own, time > limit, in_other)
         hit[history.owner[(late | (time < 0)) & (user[history.owner] >= 0)]] = True
     return hit | ((at_target < 0) & (user >= 0))
 
@@ -490,6 +493,20 @@ def _of_catalogue(dataset: CrossDomainDataset) -> Iterator[Line]:
         count = len(splits["validation"])
         example = "the data bring no validation rows; these were held out of the training users"
         yield "validation row made of training users", "validation", "note", count, 1.0, example
+
+
+def _of_log(dataset: CrossDomainDataset) -> Iterator[Line]:
+    """What a reader of a log's results should know: the dataset's notes, rows blind to the other domain counted."""
+    if dataset.log is None:
+        return
+    empty, of = np.sum([blind(rows, dataset.log) for rows in dataset.splits.values()], axis=0)
+    told = f"of {of:,} rows of users with both domains"
+    yield "row that sees nothing of the other domain", "all", "note", int(empty), float(empty / max(of, 1)), told
+    if not dataset.log.common_time:
+        yield "no common time", "all", "note", int(of), 1.0, NO_COMMON_TIME
+    for one in dataset.notes:
+        if one.startswith(SUSPICIOUS):
+            yield "suspicious", "log", "note", 1, 0.0, one
 
 
 # --- checks of what was learnt ----------------------------------------------------------------------------------------

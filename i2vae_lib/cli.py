@@ -149,7 +149,7 @@ COMMANDS: dict[str, Command] = {
         commands.describe,
         (
             ("x", {"type": Path, "help": "log of one domain: CSV, JSON lines or Parquet"}),
-            ("y", {"type": Path, "help": "log of the other"}),
+            ("y", {"type": Path, "nargs": "?", "help": "log of the other; none: one file, a column tells the domain"}),
             ("--out", {"type": Path, "help": "where the proposed pair file goes: beside the logs, say"}),
         ),
         ("i2vae describe Food.csv.gz Kitchen.csv.gz --out food_kitchen.yaml",),

@@ -144,6 +144,7 @@ def result_of(here: Run, ranks: pd.DataFrame) -> str:
         lift.verdict(found),
         *evaluation.fewer_candidates(ranks, negatives, names),
         outside_note(here.record["outside"], names),
+        *here.record.get("notes", ()),
     ]
     return "\n".join(line for line in lines if line)
 
@@ -290,6 +291,8 @@ def describe(given: argparse.Namespace) -> int:
 
     found = describe_files(given.x, given.y)
     print(found.text())
+    if found.refusal:
+        raise DataError("no pair file that would work: see above")
     if given.out is not None:
         if given.out.exists():
             raise DataError(f"{given.out} exists: choose another --out")
@@ -436,7 +439,7 @@ def explore(given: argparse.Namespace) -> int:
     from i2vae_lib import explorers
 
     if importlib.util.find_spec("voila") is None:
-        raise ValueError("the page is served by Voila, which is not installed: pip install 'i2vae-kit[page]'")
+        raise ValueError("the page is served by Voila, which is not installed: pip install voila")
     with tempfile.TemporaryDirectory(prefix="explore-") as folder:
         notebook = explorers.write_page(given.folders, Path(folder))
         # at that port or not at all: who holds it may be somebody else

@@ -392,7 +392,7 @@ def by_umap(values: Array, seed: int) -> Array:
     try:
         from umap import UMAP
     except ImportError:
-        raise ImportError("UMAP is an extra: pip install 'i2vae-kit[umap]'") from None
+        raise ImportError("UMAP is an extra: pip install umap-learn") from None
     # one thread, so that the seed decides
     found: Array = UMAP(random_state=seed, n_jobs=1).fit_transform(values)
     return found

@@ -117,7 +117,8 @@ def _content(folder: Path, record: dict[str, Any], metrics: dict[str, Any], hist
         "title": f"{p['system']} on {record['data']} ({pair}), {record['protocol']}",
         "stamp": stamp(record),
         "summary": f"Rows: {rows}. Dataset SHA-256 {record['dataset_sha256'][:16]}…, data seed {record['data_seed']}, "
-        f"seed {p['seed']}. Kept out: {_removed(record['removed'])}. {outside_note(record['outside'], names)}",
+        f"seed {p['seed']}. Kept out: {_removed(record['removed'])}. {outside_note(record['outside'], names)} "
+        + " ".join(record.get("notes", ())),
         "command": command_of(p),
         "negatives": p["evaluation"]["negatives"],
         "fewer": evaluation.fewer_candidates(

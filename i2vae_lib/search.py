@@ -2,7 +2,7 @@
 
 A trial is a run directory among the cells of a sweep; it stops before it sees a test row. Trials lie in
 ``journal.log`` (Optuna's own file storage). Killed at any moment, the same call goes on with the trials that were in
-flight, each from its last epoch. Needs the extra ``search``: ``pip install 'i2vae-kit[search]'``.
+flight, each from its last epoch. Needs the extra ``search``: ``pip install optuna``.
 
 .. code-block:: yaml
 
@@ -136,7 +136,7 @@ def optuna() -> Any:
     try:
         import optuna as found
     except ImportError:
-        raise ParameterError("a search needs Optuna: pip install 'i2vae-kit[search]'") from None
+        raise ParameterError("a search needs Optuna: pip install optuna") from None
     found.logging.set_verbosity(found.logging.WARNING)
     return found
 

@@ -125,6 +125,7 @@ def prepare(run: Run) -> CrossDomainDataset:
             filters=json.loads(dataset.filters.to_json(orient="records")),
             outside=[dict(one) for one in dataset.outside],
             one_order=dataset.one_order,
+            notes=list(dataset.notes),
             rows={split: len(rows) for split, rows in dataset.splits.items()},
             audit=found.to_dict(orient="records"),
         )

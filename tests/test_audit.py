@@ -48,7 +48,8 @@ ONLY = "the only own item, and so the target, is the file's last"
 ORDER = "one order of items in "
 FEWEST = "fewest training takers ahead of chance in "
 MADE = "validation row made of training users"
-DESCRIBES = ("cold row", "row without any history", "history in order of item ids", MADE, ONLY, COPIED_SHORT)
+BLIND = "row that sees nothing of the other domain"
+DESCRIBES = ("cold row", "row without any history", "history in order of item ids", MADE, ONLY, COPIED_SHORT, BLIND)
 LEAKS = (USER, TARGET, OWN, OTHER, COPIED)
 README = {  # counted from the released files when they were put down: what the audit must find by itself
     "cloth_sport": {

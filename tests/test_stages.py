@@ -35,8 +35,8 @@ def finished(tiny: Parameters, tmp_path_factory: pytest.TempPathFactory) -> Run:
     stages.run_all(run, said.append)
     assert len(said) == 7 and said[0] == "preparing synthetic under chronological"
     assert [line for line in said if line.startswith("audit: ")] == [
-        "audit: 16 checks for leaks, 19 notes: no leak",
-        "audit: 20 checks for leaks, 19 notes: no leak",
+        "audit: 16 checks for leaks, 20 notes: no leak",
+        "audit: 20 checks for leaks, 20 notes: no leak",
     ]
     return run
 

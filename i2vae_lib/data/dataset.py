@@ -29,6 +29,7 @@ KINDS = ("all", "tailed", "tailed_warm", "cold", "no_history", "overlapping", "s
 LAYOUT = 3
 CATALOGUE_LAYOUT = 3
 PAD = 0
+SUSPICIOUS = "Suspicious: "  # what a note on a log's ids begins with
 DAY = 86_400  # seconds
 
 Int = np.ndarray
@@ -302,8 +303,14 @@ class EventLog:
 
     users: Int  # object array of str, ascending: a user's number depends on no row order
     events: Mapping[str, Events]  # domain key -> events, in any order
-    # seconds within which the order of events of two domains is unknown; of a part of a log that of the whole
+    # seconds within which the order of events of two domains is unknown; of a part of a log that of the whole.
+    # 0: it is never known (``unit: order``), and times tell the order inside each domain alone
     resolution: int
+
+    @property
+    def common_time(self) -> bool:
+        """Whether the times of both domains are of one clock."""
+        return self.resolution > 0
 
 
 def resolution_of(events: Mapping[str, Events]) -> int:
@@ -333,6 +340,7 @@ class LogPair:
     # int64: times of the events that repeat a (user, item), which the log no longer has
     repeats: Int = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     files: Mapping[str, str] = field(default_factory=dict)  # domain key -> where the events stand, for messages
+    suspicions: Sequence[str] = ()  # what looks wrong with the ids, in sentences
 
 
 def interactions(rows: Rows) -> dict[str, tuple[Int, Int]]:
@@ -449,6 +457,7 @@ class CrossDomainDataset:
     one_order: bool = False  # see LogPair
     # under ``temporal``: of the first events in a window, those of items outside the catalogue (protocols.outside)
     outside: Sequence[Mapping[str, Any]] = ()
+    notes: Sequence[str] = ()  # of a log: sentences that stand in run.json, tables and the audit
 
     def __repr__(self) -> str:
         size = ", ".join(f"{self.catalogue.names[d]} {self.catalogue.size(d):,} items" for d in DOMAINS)
@@ -501,6 +510,7 @@ class CrossDomainDataset:
             "tail": self._tail(),
             **self._account(),
             "outside": [dict(one) for one in self.outside],
+            "notes": list(self.notes),
             "resolution": None if self.log is None else self.log.resolution,
             "fingerprint": self.fingerprint(),
         }
@@ -560,6 +570,7 @@ class CrossDomainDataset:
             truth,
             header["one_order"],
             header["outside"],
+            header.get("notes", ()),
         )
 
 

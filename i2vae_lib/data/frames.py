@@ -88,15 +88,26 @@ Described = tuple[dict[str, Any], dict[str, str]]  # of a pair file; types of th
 
 def _of_paths(logs: Mapping[str, Any], folder: Path, columns: Mapping[str, str | None]) -> Described:
     paths = [Path(one).resolve() for one in logs.values()]
-    found = yaml.safe_load(describe_files(*paths).yaml)
+    given = {role: name for role, name in columns.items() if name is not None}
+    described = describe_files(paths[0], paths[1], given)
+    if described.refusal:
+        raise DataError(described.refusal)
+    found = yaml.safe_load(described.yaml)
+    if found.get("format") == "released":
+        raise DataError(
+            f"{paths[0]}: published splits, no logs; give `i2vae run --data` the pair file of i2vae describe"
+        )
     pair = {key: found[key] for key in ("columns", "format") if key in found}
-    for d, name, path in zip(DOMAINS, logs, paths, strict=True):
-        titles = {"titles": str(paths[0].parent / found[d]["titles"])} if "titles" in found[d] else {}
-        pair[d] = {"name": name, "path": str(path)} | titles
-    if given := {role: name for role, name in columns.items() if name is not None}:
-        if "format" in found:
-            raise DataError(f"{paths[0]} is of format {found['format']}, whose columns are known: leave out {[*given]}")
-        pair["columns"] |= given
+    home = paths[0].parent
+    for d, name in zip(DOMAINS, logs, strict=True):
+        side = found[d] | {key: str(home / found[d][key]) for key in ("path", "items", "titles") if key in found[d]}
+        pair[d] = (
+            side | {"name": name} | ({"more": [str(home / one) for one in side["more"]]} if "more" in side else {})
+        )
+    if given and "format" in found:
+        raise DataError(f"{paths[0]} is of format {found['format']}, whose columns are known: leave out {[*given]}")
+    if other := {role: name for role, name in given.items() if pair["columns"].get(role) != name}:
+        raise DataError(f"{paths[0]}: by the look of both files the columns are {pair['columns']}, not {other}")
     return pair, dict.fromkeys(("user", *DOMAINS), TEXT)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from i2vae_lib.cache import once
 from i2vae_lib.data import logs, protocols, synthetic
-from i2vae_lib.data.dataset import CrossDomainDataset, DataError, LogPair
-from i2vae_lib.data.pair_file import read_pair_file
+from i2vae_lib.data.dataset import DOMAINS, CrossDomainDataset, DataError, LogPair
+from i2vae_lib.data.pair_file import ReleasedPair, read_any_pair
 from i2vae_lib.data.registry import REGISTRY
-from i2vae_lib.data.released import load_released
+from i2vae_lib.data.released import load_released, read_pair, sha256_of
 from i2vae_lib.params import Parameters, pair_name
 from i2vae_lib.places import suggestion
 
@@ -44,7 +45,8 @@ def check_protocol(name: str, protocol: str) -> None:
         Says which protocols do.
     """
     if name != "synthetic":
-        protocols.check_served(protocol, pair_name(name), timed=is_pair_file(name))
+        timed = is_pair_file(name) and not isinstance(read_any_pair(name), ReleasedPair)
+        protocols.check_served(protocol, pair_name(name), timed=timed)
 
 
 def load_dataset(parameters: Parameters) -> CrossDomainDataset:
@@ -88,7 +90,16 @@ def load_dataset_once(parameters: Parameters, cache: Path | str | None = None) -
 def source_of(parameters: Parameters) -> str | None:
     """SHA-256 of what a pair file reads and how, as it stands now; None for data that cannot change under a name."""
     name = parameters.data
-    return logs.fingerprint(read_pair_file(Path(name))) if is_pair_file(name) else None
+    if not is_pair_file(name):
+        return None
+    pair = read_any_pair(name)
+    return of_splits(pair) if isinstance(pair, ReleasedPair) else logs.fingerprint(pair)
+
+
+def of_splits(pair: ReleasedPair) -> str:
+    """SHA-256 of both tables of published splits, with the names of the domains."""
+    parts = [pair.name, pair.x.name, pair.y.name, sha256_of(pair.train), sha256_of(pair.test)]
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()
 
 
 def load_pair(parameters: Parameters) -> protocols.RawPair | LogPair:
@@ -97,4 +108,10 @@ def load_pair(parameters: Parameters) -> protocols.RawPair | LogPair:
     if name == "synthetic":
         timed = parameters.protocol in ("chronological", "temporal")
         return (synthetic.generate_log if timed else synthetic.generate)(parameters.synthetic)
-    return logs.load_logs(Path(name)) if is_pair_file(name) else load_released(name)
+    if not is_pair_file(name):
+        return load_released(name)
+    pair = read_any_pair(name)
+    if isinstance(pair, ReleasedPair):
+        names = {d: getattr(pair, d).name for d in DOMAINS}
+        return read_pair(pair.name, names, pair.train, pair.test, of_splits(pair))
+    return logs.load_logs(pair)

@@ -6,6 +6,7 @@ comes out are numpy arrays, which the protocols filter (:mod:`i2vae_lib.data.fil
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,17 @@ import duckdb
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, EventLog, Events, Int, LogPair, resolution_of
+from i2vae_lib.data.dataset import (
+    DOMAINS,
+    SUSPICIOUS,
+    Catalogue,
+    DataError,
+    EventLog,
+    Events,
+    Int,
+    LogPair,
+    resolution_of,
+)
 from i2vae_lib.data.filters import line_of
 from i2vae_lib.data.log_files import (
     FLOAT_IDS,
@@ -79,11 +90,12 @@ def load_logs(pair: PairFile | Path | str, *, memory_limit: str = "2GB") -> LogP
         with stage(progress, "checksums"):
             source_sha256 = fingerprint(pair)
         with checked(pair, memory_limit, progress) as db:
+            suspicions = id_suspicions(db, names, pair.same_ids_are_same_items)
             for d in DOMAINS:
                 with stage(progress, f"first events of {names[d]}"):
                     repeats[d] = _keep_first(db, d, pair, steps)
             with stage(progress, "what is left"):
-                log, ids = _fetch(db)
+                log, ids = _fetch(db, timed=pair.layout.unit != "order")
                 _refuse_twice(pair, log, ids)
             with stage(progress, "titles"):
                 titles = {d: _titles(db, d, pair, ids[d]) for d in DOMAINS}
@@ -98,6 +110,7 @@ def load_logs(pair: PairFile | Path | str, *, memory_limit: str = "2GB") -> LogP
         min_item=pair.min_item,
         repeats=np.concatenate([repeats[d] for d in DOMAINS]),
         files={d: str(pair.side(d).path) for d in DOMAINS},
+        suspicions=[SUSPICIOUS + one for one in suspicions],
     )
 
 
@@ -134,7 +147,7 @@ def checked(pair: PairFile, memory_limit: str, progress: Any) -> Iterator[duckdb
         As :func:`load_logs`.
     """
     with stage(progress, "opening"):
-        sources = {d: open_log(pair.side(d).path, pair.layout, pair.format) for d in DOMAINS}
+        sources = {d: open_log(pair.side(d), pair.layout, pair.format) for d in DOMAINS}
     with database(memory_limit) as db:
         for d in DOMAINS:
             with stage(progress, f"reading {pair.side(d).name}"):
@@ -143,31 +156,34 @@ def checked(pair: PairFile, memory_limit: str, progress: Any) -> Iterator[duckdb
         with stage(progress, "numbers of ids"):
             number_ids(db)
         with stage(progress, "checks of ids"):
-            for d in DOMAINS:
-                _check_ids(db, d, sources[d], pair.layout)
-            _check_pair(db, pair)
+            check_ids(db, sources, pair)
         yield db
+
+
+def check_ids(db: duckdb.DuckDBPyConnection, sources: Mapping[str, Source], pair: PairFile) -> None:
+    """Refuse ids that are floats, swapped columns, and logs that share no user."""
+    for d in DOMAINS:
+        _check_ids(db, d, sources[d], pair.layout)
+    _check_pair(db, pair)
 
 
 def fingerprint(pair: PairFile) -> str:
     """SHA-256 over the files' contents and every option except where the files lie."""
-    digests = {}
-    for d in DOMAINS:
-        side = pair.side(d)
-        digests[d] = [_digest(one) for one in (side.path, side.titles) if one is not None]
-    if digests["x"][0] == digests["y"][0]:
-        raise DataError(
-            f"x and y are the same log: {pair.x.path} and {pair.y.path} have the same content; "
-            f"give each domain its own file"
-        )
-    options = pair.model_dump(mode="json", exclude={"x": {"path", "titles"}, "y": {"path", "titles"}, "columns": True})
-    options["columns"] = pair.layout.model_dump(mode="json")
+    digests = {d: [_digest(one) for one in pair.side(d).files] for d in DOMAINS}
+    values = [pair.side(d).value for d in DOMAINS]
+    sides = {"path", "more", "items", "value", "titles"}
+    options = pair.model_dump(mode="json", exclude={"x": sides, "y": sides, "columns": True})
+    options["columns"] = pair.layout.model_dump(mode="json", exclude_none=True)
+    if any(values):
+        options["values"] = values
     return hashlib.sha256(json.dumps([options, digests], sort_keys=True).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
+    if not path.stat().st_size:
+        raise DataError(f"{path}: the file is empty")
     return sha256_of(path)
 
 
@@ -227,6 +243,86 @@ def looks_swapped(db: duckdb.DuckDBPyConnection) -> str | None:
     return next((found for d in DOMAINS if (found := _swapped(db, d))), None)
 
 
+_BLANK = r"[\s\x{00A0}\x{1680}\x{2000}-\x{200F}\x{2028}-\x{202F}\x{205F}\x{2060}\x{3000}\x{FEFF}]+"
+_SPELLINGS = {  # what may set two spellings of one id apart: SQL of the id without it; whether it is told on its own
+    "a blank or an invisible character at an end": (f"regexp_replace(id, '^{_BLANK}|{_BLANK}$', '', 'g')", True),
+    "a decimal point, as numbers get it where one is missing": ("regexp_replace(id, '^([0-9]+)\\.0+$', '\\1')", True),
+    "leading zeros": ("regexp_replace(id, '^0+([0-9]+)$', '\\1')", False),
+    "capital letters": ("lower(id)", False),
+    "another Unicode form": ("nfc_normalize(id)", False),
+}
+
+
+def id_suspicions(db: duckdb.DuckDBPyConnection, names: Mapping[str, str], same_items: bool) -> list[str]:
+    """What looks wrong with ids that are read as they are, in sentences with counts and examples."""
+    items = {d: f"(SELECT id, {d == 'x'} AS x, {d == 'y'} AS y FROM items_{d})" for d in DOMAINS}
+    both = "(SELECT id, bool_or(x) AS x, bool_or(y) AS y FROM ({x} UNION ALL {y}) GROUP BY id)".format(**items)
+    found = _spellings(db, "user", "users", names)
+    if same_items:
+        found += _spellings(db, "item", both, names)
+    else:
+        found += [one for d in DOMAINS for one in _spellings(db, "item", items[d], {d: names[d]})]
+    return found + _numberings(db, names)
+
+
+def _spellings(db: duckdb.DuckDBPyConnection, role: str, ids: str, names: Mapping[str, str]) -> list[str]:
+    """Ids of a domain that would be another id of either domain without a blank, a point, zeros or capitals."""
+    found = []
+    for what, (plain, alone) in _SPELLINGS.items():
+        for d, name in names.items():
+            odd, twins, example, twin, first = first_row(
+                db,
+                f"WITH a AS (SELECT id, x, y, {plain} AS plain FROM {ids}), odd AS (SELECT id, plain FROM a WHERE {d} "
+                f"AND id <> plain), known AS (SELECT plain, min(id) AS low, max(id) AS high FROM a GROUP BY plain "
+                f"HAVING count(*) > 1) SELECT count(*), count(low), min(id) FILTER (low IS NOT NULL), "
+                f"min_by(CASE WHEN low = id THEN high ELSE low END, id) FILTER (low IS NOT NULL), min(id) "
+                f"FROM odd LEFT JOIN known USING (plain)",
+            )
+            if twins:
+                found.append(
+                    f"{name}: {odd:,} {role} ids have {what}, and {twins:,} of them, such as {example!r}, stand in the "
+                    f"files without it or otherwise too ({twin!r}): they are read as different {role}s"
+                )
+            elif odd and alone:
+                found.append(f"{name}: {odd:,} {role} ids, such as {first!r}, have {what}")
+    return found
+
+
+def _numberings(db: duckdb.DuckDBPyConnection, names: Mapping[str, str]) -> list[str]:
+    """Users that each file seems to number by itself, and users and items that seem to have changed places."""
+    ranges: dict[tuple[str, str], tuple[bool, bool, int, int]] = {}
+    users: dict[str, int] = {}
+    items: dict[str, int] = {}
+    for d in DOMAINS:
+        for role, table in _tables(d).items():
+            number = "TRY_CAST(id AS BIGINT)"
+            digits = "coalesce(bool_and(regexp_full_match(id, '[0-9]{1,18}')), false)"
+            sql = f"SELECT {digits}, count(*), coalesce(min({number}), -1), coalesce(max({number}), -1) FROM {table}"
+            integers, count, least, most = first_row(db, sql)
+            (users if role == "user" else items)[d] = count
+            # of a handful of ids nothing can be said
+            dense = integers and count >= 20 and least in (0, 1) and count >= 0.98 * (most - least + 1)
+            ranges[role, d] = (integers, dense, least, most)
+    shared, both = shared_users(db), shared_items(db)
+    integers = [one[0] for one in ranges.values()]
+    found = []
+    dense = {role: all(ranges[role, d][1] for d in DOMAINS) for role in ("user", "item")}
+    if dense["user"] and shared:
+        told = " and ".join("{2:,} to {3:,} in {name}".format(*ranges["user", d], name=names[d]) for d in DOMAINS)
+        found.append(
+            f"the user ids are {told}, with hardly a gap: each file may number its users by itself, and then the "
+            f"{shared:,} users in both are strangers"
+        )
+    fewest = min(items.values())
+    crowded = 0.5 * fewest < both < fewest and all(users[d] < items[d] for d in DOMAINS)
+    if all(integers) and both and not dense["item"] and (dense["user"] or crowded):
+        found.append(
+            f"users and items may be swapped: {shared:,} users stand in both files, of {users['x']:,} and "
+            f"{users['y']:,}, but {both:,} items do, of {items['x']:,} and {items['y']:,}, and all ids are integers"
+        )
+    return found
+
+
 def shared_users(db: duckdb.DuckDBPyConnection) -> int:
     """How many users are in both domains."""
     return int(first_row(db, "SELECT count(*) FROM users WHERE x AND y")[0])
@@ -250,6 +346,13 @@ def _unswap(format: str | None) -> str:
 
 def _check_pair(db: duckdb.DuckDBPyConnection, pair: PairFile) -> None:
     """Refuse swapped columns and logs that share no user."""
+    x, y = pair.x, pair.y
+    if pair.layout.domain is not None and (x.value or x.name) == (y.value or y.name):
+        raise DataError(f"x and y are the same rows: both have {x.value or x.name!r} in '{pair.layout.domain}'")
+    if pair.layout.domain is None and x.items is None and filecmp.cmp(x.path, y.path, shallow=False):
+        raise DataError(
+            f"x and y are the same log: {x.path} and {y.path} have the same content; give each domain its own file"
+        )
     for d in DOMAINS:
         if evidence := _swapped(db, d):
             raise DataError(f"{pair.side(d).path}: users and items are swapped: {evidence}; {_unswap(pair.format)}")
@@ -292,7 +395,7 @@ def _keep_first(db: duckdb.DuckDBPyConnection, d: str, pair: PairFile, steps: li
     return np.asarray(repeats, dtype=np.int64)
 
 
-def _fetch(db: duckdb.DuckDBPyConnection) -> tuple[EventLog, dict[str, Int]]:
+def _fetch(db: duckdb.DuckDBPyConnection, *, timed: bool) -> tuple[EventLog, dict[str, Int]]:
     """The events by user, time, item, and the ids in the order of their numbers."""
     events, ids = {}, {}
     for d in DOMAINS:
@@ -300,7 +403,7 @@ def _fetch(db: duckdb.DuckDBPyConnection) -> tuple[EventLog, dict[str, Int]]:
         found = db.execute(f"SELECT u, i + 1 AS i, t FROM events_{d} ORDER BY u, t, i").fetchnumpy()
         kinds = (np.int32, np.int32, np.int64)
         events[d] = Events(*(np.asarray(found[name], dtype=kind) for name, kind in zip("uit", kinds, strict=True)))
-    return EventLog(_ids(db, "users"), events, resolution_of(events)), ids
+    return EventLog(_ids(db, "users"), events, resolution_of(events) if timed else 0), ids
 
 
 def _ids(db: duckdb.DuckDBPyConnection, table: str) -> Int:

@@ -12,13 +12,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from i2vae_lib.data.dataset import DOMAINS, DataError
 from i2vae_lib.places import suggestion
 
-Unit = Literal["s", "ms", "us", "ns"]
-UNITS: dict[Unit, tuple[str, int]] = {  # word, and units a second
+Unit = Literal["s", "ms", "us", "ns", "d", "iso", "date", "order"]
+UNITS: dict[Unit, tuple[str, int]] = {  # word, and units a second once a log is staged
     "s": ("seconds", 1),
     "ms": ("milliseconds", 10**3),
     "us": ("microseconds", 10**6),
     "ns": ("nanoseconds", 10**9),
+    "d": ("days since 1970", 1),
+    "iso": ("dates and times (ISO 8601; without a zone: UTC)", 1),
+    "date": ("dates written as digits (YYYYMMDD, with hours, minutes and seconds or without)", 1),
+    "order": ("no time, an order inside each file", 1),
 }
+SIZED: tuple[Unit, ...] = ("s", "ms", "us", "ns")  # Unix times, which their size tells apart
 COLUMNS_EXAMPLE = "columns: {user: …, item: …, timestamp: …, unit: s}"  # as messages propose them
 
 
@@ -27,29 +32,39 @@ class _Part(BaseModel):
 
 
 class Columns(_Part):
-    """Names of a log's columns, and the unit of its Unix times."""
+    """Names of a log's columns, and what its times are."""
 
     user: str
     item: str
-    timestamp: str
+    timestamp: str | None = None  # None, under ``unit: order`` alone: the order is that of the lines
     unit: Unit
+    header: tuple[str, ...] | None = None  # names of all columns of a file without a header line
+    domain: str | None = None  # of one file with both domains: the column that says which (``Side.value``)
+
+    @model_validator(mode="after")
+    def _a_time_or_none(self) -> Columns:
+        if self.timestamp is None and self.unit != "order":
+            raise ValueError(f"columns has no timestamp, and its unit is {self.unit}: only unit: order does without")
+        return self
 
     @property
-    def names(self) -> tuple[str, str, str]:
-        return self.user, self.item, self.timestamp
+    def names(self) -> tuple[str, ...]:
+        return tuple(one for one in (self.user, self.item, self.timestamp, self.domain) if one is not None)
 
 
-HEADERLESS = {  # columns of files without a header; they get these names on reading
+Format = Literal["amazon2014", "amazon2018", "amazon2023", "c2dsr"]
+HEADERLESS: dict[Format, tuple[str, ...]] = {  # columns of files without a header; they get these names on reading
     "amazon2014": ("user", "item", "rating", "timestamp"),
     "amazon2018": ("item", "user", "rating", "timestamp"),
 }
-FORMATS = {
+FORMATS: dict[Format, Columns] = {
     **dict.fromkeys(HEADERLESS, Columns(user="user", item="item", timestamp="timestamp", unit="s")),
     "amazon2023": Columns(user="user_id", item="parent_asin", timestamp="timestamp", unit="ms"),
+    "c2dsr": Columns(user="user", item="item", timestamp="timestamp", unit="s"),
 }
 
 
-def other_format(format: str) -> str:
+def other_format(format: str) -> Format:
     """The format without a header that has users and items the other way round."""
     return next(one for one in HEADERLESS if one != format)
 
@@ -59,7 +74,15 @@ class Side(_Part):
 
     name: Annotated[str, Field(min_length=1)]
     path: Path
+    more: tuple[Path, ...] = ()  # format c2dsr: further files of the same layout
+    items: Path | None = None  # format c2dsr: the domain's items, a line each: id, tab, number in the log
+    value: str | None = None  # of ``columns.domain`` in this domain's rows; default: the name
     titles: Path | None = None  # CSV or Parquet: item id and title
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Everything that is read, the log first."""
+        return tuple(one for one in (self.path, *self.more, self.items, self.titles) if one is not None)
 
 
 class PairFile(_Part):
@@ -69,7 +92,7 @@ class PairFile(_Part):
     x: Side
     y: Side
     columns: Columns | None = None
-    format: Literal["amazon2014", "amazon2018", "amazon2023"] | None = None
+    format: Format | None = None
     min_user: Annotated[int, Field(strict=True, ge=1)]  # events a user has in the domain
     min_item: Annotated[int, Field(strict=True, ge=1)]  # events an item has
     same_ids_are_same_items: Annotated[bool, Field(strict=True)] = True  # an id in both domains is one product
@@ -83,6 +106,13 @@ class PairFile(_Part):
                 f"give either 'columns' or 'format', found {found}: {COLUMNS_EXAMPLE} for files with a header, or "
                 f"format: {' | '.join(FORMATS)}"
             )
+        for side in (self.x, self.y):
+            if (side.items is None) == (self.format == "c2dsr"):
+                raise ValueError(
+                    f"'items' of {side.name!r}: format c2dsr needs the list of each domain's items, others none"
+                )
+            if side.value is not None and (self.columns is None or self.columns.domain is None):
+                raise ValueError(f"'value' of {side.name!r} is one of a column that columns.domain names; name it")
         if self.x.name == self.y.name:
             raise ValueError(f"x and y are both named {self.x.name!r}: tables tell domains apart by their names")
         if self.x.name == "y" or self.y.name == "x":
@@ -101,8 +131,39 @@ class PairFile(_Part):
         return self.x if domain == "x" else self.y
 
 
+class Named(_Part):
+    """A domain of published splits."""
+
+    name: Annotated[str, Field(min_length=1)]
+
+
+class ReleasedPair(_Part):
+    """Two tables in the paper's layout (user_id, seq_d1, seq_d2, domain_id): x is ``seq_d1``, y is ``seq_d2``."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    x: Named
+    y: Named
+    format: Literal["released"]
+    train: Path
+    test: Path
+
+
 def read_pair_file(path: Path | str) -> PairFile:
-    """Read a YAML file that describes a pair of logs; its paths come back resolved.
+    """:func:`read_any_pair` of a pair of logs.
+
+    Raises
+    ------
+    DataError
+        As :func:`read_any_pair`, or the pair is one of published splits.
+    """
+    pair = read_any_pair(path)
+    if isinstance(pair, ReleasedPair):
+        raise DataError(f"{path}: format released stands for published splits, and logs are wanted here")
+    return pair
+
+
+def read_any_pair(path: Path | str) -> PairFile | ReleasedPair:
+    """Read a YAML file that describes a pair of logs, or of published splits; its paths come back resolved.
 
     A path is looked up beside the YAML file, then in ``I2VAE_DATA_DIR``, then in its ``logs/``.
 
@@ -124,6 +185,9 @@ def read_pair_file(path: Path | str) -> PairFile:
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected the keys {', '.join(PairFile.model_fields)}, found {type(content).__name__}")
     try:
+        if content.get("format") == "released":
+            splits = ReleasedPair.model_validate(content)
+            return splits.model_copy(update={one: _looked_up(getattr(splits, one), path) for one in ("train", "test")})
         pair = PairFile.model_validate(content)
     except ValidationError as error:
         raise DataError(f"{path}: " + "; ".join(_explained(one) for one in error.errors())) from None
@@ -147,10 +211,12 @@ def _explained(error: Any) -> str:
 
 
 def _resolved(side: Side, pair_file: Path) -> Side:
-    found = {"path": _looked_up(side.path, pair_file)}
-    if side.titles is not None:
-        found["titles"] = _looked_up(side.titles, pair_file)
-    return side.model_copy(update=found)
+    found = {
+        name: _looked_up(path, pair_file)
+        for name in ("path", "items", "titles")
+        if (path := getattr(side, name)) is not None
+    }
+    return side.model_copy(update={**found, "more": tuple(_looked_up(one, pair_file) for one in side.more)})
 
 
 def _looked_up(name: Path, pair_file: Path) -> Path:
@@ -160,5 +226,7 @@ def _looked_up(name: Path, pair_file: Path) -> Path:
     for folder in folders:
         if (folder / name).is_file():
             return (folder / name).resolve()
+        if (folder / name).is_dir():
+            raise DataError(f"{folder / name} is a folder: name one file")
     unset = "" if shared else " (I2VAE_DATA_DIR is not set)"
     raise DataError(f"{pair_file}: {name} is in none of {', '.join(map(str, folders))}{unset}")

@@ -77,6 +77,10 @@ def apply(
         asked for), or a split left without users.
     """
     check_served(protocol, pair.name, timed=isinstance(pair, LogPair))
+    if protocol == "temporal" and isinstance(pair, LogPair) and not pair.log.common_time:
+        raise DataError(
+            f"protocol temporal cuts at moments, and {pair.name} has none (columns.unit: order): choose chronological"
+        )
     if isinstance(pair, RawPair):
         cut = {"released": released, "strict": strict}[protocol](pair, split)
     elif protocol == "chronological":
@@ -90,12 +94,48 @@ def apply(
             raise DataError(f"{pair.name} under {protocol}: no {name} rows are left; {_account(cut.removed)}")
     dataset = assembled(protocol, pair, cut, split, controls)
     if isinstance(pair, LogPair):
+        notes = [*([] if pair.log.common_time else [NO_COMMON_TIME]), *_blind_note(pair, cut), *pair.suspicions]
         # the planted interests are those of a user's last events
         truth = pair.truth if protocol == "chronological" else {}
         dataset = replace(
-            dataset, log=pair.log, filters=pair.filters, one_order=pair.one_order, outside=cut.outside, truth=truth
+            dataset,
+            log=pair.log,
+            filters=pair.filters,
+            one_order=pair.one_order,
+            outside=cut.outside,
+            truth=truth,
+            notes=notes,
         )
     return dataset
+
+
+def blind(rows: Rows, log: EventLog) -> tuple[int, int]:
+    """Of the rows of users with events in both domains: how many see nothing of the other domain, and how many are."""
+    x, y = (log.events[d].user for d in DOMAINS)
+    both = belongs(rows.user, log.users[np.intersect1d(x, y)])
+    return int((both & (rows.lengths("other") == 0)).sum()), int(both.sum())
+
+
+def _blind_note(pair: LogPair, cut: Cut) -> list[str]:
+    """The sentence that counts :func:`blind` rows; all of them are an error."""
+    empty, of = np.sum([blind(rows, pair.log) for rows in cut.splits.values()], axis=0)
+    if 0 < of == empty:
+        times = [pair.log.events[d].time for d in DOMAINS]
+        equal = all((one == one[0]).all() for one in times if len(one))
+        why = "all times of each file are equal" if equal else "no event of the other domain lies before a row's target"
+        raise DataError(
+            f"{pair.name}: none of the {of:,} rows of users with both domains sees anything of the other domain: "
+            f"{why}. Are these the events' own times? Without a common time give columns.unit: order"
+        )
+    if not pair.log.common_time:
+        return []
+    return [f"{empty:,} of {of:,} rows of users with both domains see nothing of the other domain."]
+
+
+NO_COMMON_TIME = (
+    "No common time: the files have an order each and none between them, so a row sees all of the other domain, "
+    "whenever it was."
+)
 
 
 def check_served(protocol: str, name: str, *, timed: bool) -> None:
@@ -412,7 +452,7 @@ class OrderedEvents:
     user: Int
     item: Int
     time: Int  # seconds
-    moment: Int  # time // the log's resolution
+    moment: Int | None  # time // the log's resolution; None without a common time
 
     def __len__(self) -> int:
         return len(self.user)
@@ -432,8 +472,10 @@ class OrderedEvents:
         inside: Int = (low < self.time) & (self.time <= high)
         return inside
 
-    def before(self, user: Int, moment: Int) -> tuple[Int, Int]:
-        """Where the events of each ``user`` at moments before ``moment`` start and end."""
+    def before(self, user: Int, moment: Int | None) -> tuple[Int, Int]:
+        """Where the events of each ``user`` at moments before ``moment`` start and end; without a common time: all."""
+        if self.moment is None or moment is None:
+            return np.searchsorted(self.user, user), np.searchsorted(self.user, user, side="right")
         wide = 2**34  # moments lie within 2^33 of zero, those before 1970 below it
         keys = self.user.astype(np.int64) * wide + self.moment
         wanted = user.astype(np.int64) * wide
@@ -453,7 +495,8 @@ def in_order(log: EventLog, catalogue: Catalogue, data_seed: int) -> dict[str, O
         events = log.events[d]
         ties = mixed(user_keys[events.user], hashed(catalogue.ids[d], "ties", d)[events.item - 1])
         at = np.lexsort((ties, events.time, events.user))
-        found[d] = OrderedEvents(events.user[at], events.item[at], events.time[at], events.time[at] // resolution)
+        moment = events.time[at] // resolution if log.common_time else None
+        found[d] = OrderedEvents(events.user[at], events.item[at], events.time[at], moment)
     return found
 
 
@@ -465,7 +508,7 @@ def rows_at(pair: LogPair, events: Mapping[str, OrderedEvents], targets: Mapping
         user = own.user[at]
         starts = np.searchsorted(own.user, user)
         flat = {one: Ragged(events[one].item, np.zeros(1, dtype=np.int64), events[one].moment) for one in DOMAINS}
-        moment = own.moment[at]
+        moment = None if own.moment is None else own.moment[at]
         history = {
             d: flat[d].slices(starts, at),
             other(d): flat[other(d)].slices(*opposite.before(user, moment)),

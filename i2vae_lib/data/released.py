@@ -20,6 +20,7 @@ from i2vae_lib.data.protocols import RawPair, raw_rows
 from i2vae_lib.data.registry import REGISTRY, SOURCE, ReleasedFile
 from i2vae_lib.runs import cache_folder
 
+csv.field_size_limit(2**31 - 1)  # a cell holds a whole sequence
 COLUMNS = ("user_id", "seq_d1", "seq_d2", "domain_id")
 
 
@@ -130,13 +131,15 @@ def _read_table(path: Path) -> _Table:
     users: list[str] = []
     domains: list[int] = []
     sequences: dict[str, list[list[int]]] = {"x": [], "y": []}
-    with path.open(newline="", encoding="utf-8") as stream:
+    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
         reader = csv.DictReader(stream)
         missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
         if missing:
             raise DataError(f"{path}: missing column {', '.join(missing)}; expected {', '.join(COLUMNS)}")
         for record in reader:
             where = f"{path}, line {reader.line_num}"
+            if not "".join(str(one) for one in record.values()).isascii():
+                raise DataError(f"{where}: not UTF-8 text, or letters where numbers belong")
             user = record["user_id"]
             if not (user and user.isascii() and user.isdigit()):
                 raise DataError(f"{where}: user_id is {user!r}; user ids are integers from 0")
@@ -161,6 +164,8 @@ def _read_table(path: Path) -> _Table:
 def _sequence(cell: str | None, where: str, column: str) -> list[int]:
     try:
         items = json.loads(cell or "")
+    except RecursionError:
+        raise DataError(f"{where}: {column} is nested too deep; it is a JSON list of item ids") from None
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: {column} is not a JSON list: {error.msg} at column {error.colno}") from None
     if not isinstance(items, list):

@@ -75,7 +75,9 @@ def describe_log(dataset: CrossDomainDataset) -> pd.DataFrame:
             "days spanned": f"{int(days.max() - days.min()) + 1:,}",
             "share of a user's events on a day with another": f"{_same_day(events.user, days):.3f}",
         }
-    return pd.DataFrame(columns).rename_axis("statistic").reset_index()
+    table = pd.DataFrame(columns).rename_axis("statistic").reset_index()
+    # an order without times has no days
+    return table if dataset.log.common_time else table[~table["statistic"].str.contains("day")]
 
 
 def _same_day(user: Int, days: Int) -> float:

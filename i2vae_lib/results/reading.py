@@ -144,6 +144,7 @@ def open_runs(folders: Sequence[Path | str]) -> Opened:
         notes.append("no kind 'seen': not every run has stored which targets occur in training")
     if outside := outside_note(first.record.get("outside", ()), names):
         notes.append(outside)
+    notes += first.record.get("notes", ())
     by_kind = kind_masks(first.rows if "seen" in first.rows else first.rows.assign(seen=False))
     cells = list(itertools.product(DOMAINS, kinds))
     masks = [(first.rows["domain"] == d) & by_kind[kind].astype(bool) for d, kind in cells]

@@ -1,0 +1,354 @@
+"""Logs as they are in the world: each format is described, and the pair file of the description reads the same rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from i2vae_lib.audit import audit, fired
+from i2vae_lib.data import DOMAINS, DataError, protocols
+from i2vae_lib.data.describe import describe_files
+from i2vae_lib.data.loading import load_dataset
+from i2vae_lib.data.logs import load_logs
+from i2vae_lib.data.pair_file import read_pair_file
+from i2vae_lib.params import load
+
+T = 1_388_700_123
+Event = tuple[str, str, int]
+
+
+def events(prefix: str, shift: int) -> list[Event]:
+    """Five events of 30 users each, half a day apart; the users are numbered with gaps."""
+    return [
+        (f"{7 * u + 3}", f"{prefix}{(u + k) % 9}", T + 43_200 * (2 * k + shift) + 60 * u)
+        for u in range(30)
+        for k in range(5)
+    ]
+
+
+LOGS = {"x": events("1", 0), "y": events("2", 1)}
+
+
+def moment(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def csv_of(rows: list[Event], time: Callable[[int], object] = lambda t: t) -> str:
+    return "user_id,item_id,timestamp\n" + "".join(f"{u},{i},{time(t)}\n" for u, i, t in rows)
+
+
+def put(folder: Path, text: Callable[[list[Event]], str], ending: str = "csv") -> list[Path]:
+    paths = [folder / f"{d}.{ending}" for d in DOMAINS]
+    for d, path in zip(DOMAINS, paths, strict=True):
+        path.write_text(text(LOGS[d]), encoding="utf-8")
+    return paths
+
+
+def read_as_described(folder: Path, *paths: Path):
+    found = describe_files(*paths)
+    assert found.yaml, found.refusal
+    (folder / "pair.yaml").write_text(found.yaml, encoding="utf-8")
+    return found, load_logs(read_pair_file(folder / "pair.yaml"))
+
+
+def triples(pair, d: str) -> list[Event]:
+    log = pair.log.events[d]
+    ids = pair.catalogue.decode(d, log.item)
+    return sorted(zip(pair.log.users[log.user].tolist(), ids.tolist(), log.time.tolist(), strict=True))
+
+
+ZONE = timedelta(hours=9)
+TIMES: dict[str, tuple[Callable[[int], object], int]] = {  # how a time is written, and to how many seconds
+    "iso with a zone": (lambda t: (moment(t) + ZONE).strftime("%Y-%m-%dT%H:%M:%S+09:00"), 1),
+    "iso without": (lambda t: moment(t).strftime("%Y-%m-%d %H:%M:%S"), 1),
+    "iso day": (lambda t: moment(t).strftime("%Y-%m-%d"), 86_400),
+    "YYYYMMDD": (lambda t: moment(t).strftime("%Y%m%d"), 86_400),
+    "YYYYMMDDHH": (lambda t: moment(t).strftime("%Y%m%d%H"), 3_600),
+    "YYYYMMDDHHMM": (lambda t: moment(t).strftime("%Y%m%d%H%M"), 60),
+    "YYYYMMDDHHMMSS": (lambda t: moment(t).strftime("%Y%m%d%H%M%S"), 1),
+    "days": (lambda t: t // 86_400, 86_400),
+    "scientific": (lambda t: f"{t:.9e}", 1),
+}
+
+
+@pytest.mark.parametrize("kind", TIMES)
+def test_times_when_written_otherwise_are_read_as_described(tmp_path, kind):
+    write, step = TIMES[kind]
+    _, pair = read_as_described(tmp_path, *put(tmp_path, lambda rows: csv_of(rows, write)))
+    for d in DOMAINS:
+        expected = sorted((u, i, t // step * step) for u, i, t in LOGS[d])
+        assert triples(pair, d) == expected
+    if step in (1, 86_400):  # whole hours of these logs all stand at one time of day
+        assert pair.log.resolution == step
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda t: moment(t).strftime("%Y%m%d"), "dates written as digits, .*set columns.unit: date"),
+        (lambda t: moment(t).strftime("%Y%m%d%H%M%S"), "dates written as digits, .*set columns.unit: date"),
+        (lambda t: t // 86_400, "days since 1970 .*set columns.unit: d"),
+        (lambda t: (t - T) % 9_999_991, "as Unix time all 150 events are of 1970"),
+        (lambda t: f'"{t:,}"', "digits only, without thousands separators"),
+        (lambda t: f"{t:.3e}", "digits were rounded away"),
+    ],
+)
+def test_times_when_they_are_no_seconds_are_refused_under_that_unit(tmp_path, write, message):
+    put(tmp_path, lambda rows: csv_of([(u, i, t + 1) for u, i, t in rows], write))
+    with pytest.raises(DataError, match=message):
+        load_logs(written(tmp_path, unit="s"))
+
+
+def written(folder: Path, ending: str = "csv", **columns) -> Path:
+    """A pair file by hand."""
+    layout = {"user": "user_id", "item": "item_id", "timestamp": "timestamp", "unit": "s"} | columns
+    content = {d: {"name": f"Side {d}", "path": f"{d}.{ending}"} for d in DOMAINS}
+    content |= {"name": "hand", "columns": layout, "min_user": 1, "min_item": 1}
+    (folder / "hand.yaml").write_text(yaml.safe_dump(content))
+    return folder / "hand.yaml"
+
+
+@pytest.mark.parametrize("kind", [pd.Timestamp, "date"])
+def test_parquet_when_it_has_dates_is_read(tmp_path, kind):
+    paths = []
+    for d in DOMAINS:
+        frame = pd.DataFrame(LOGS[d], columns=["user_id", "item_id", "timestamp"])
+        when = pd.to_datetime(frame["timestamp"], unit="s", utc=True)
+        frame["timestamp"] = when.dt.date if kind == "date" else when.dt.tz_convert("Asia/Tokyo")
+        paths.append(tmp_path / f"{d}.parquet")
+        frame.to_parquet(paths[-1])
+    found, pair = read_as_described(tmp_path, *paths)
+    step = 86_400 if kind == "date" else 1
+    assert found.columns.unit == "iso"
+    assert triples(pair, "x") == sorted((u, i, t // step * step) for u, i, t in LOGS["x"])
+
+
+def test_days_when_they_start_at_another_hour_are_days(tmp_path):
+    found, pair = read_as_described(
+        tmp_path, *put(tmp_path, lambda rows: csv_of(rows, lambda t: t // 86_400 * 86_400 + 7 * 3_600))
+    )
+    assert pair.log.resolution == 86_400 and any("day resolution" in one for one in found.suspicious)
+
+
+FORMATS: dict[str, tuple[str, Callable[[Event], str], str]] = {  # header, line, ending
+    "CDRIB, MovieLens 100K": ("", lambda e: f"{e[0]}\t{e[1]}\t5\t{e[2]}", "txt"),
+    "MovieLens 1M": ("", lambda e: f"{e[0]}::{e[1]}::5::{e[2]}", "dat"),
+    "blanks": ("", lambda e: f"{e[0]} {e[1]} 5 {e[2]}", "txt"),
+    "control-A": ("", lambda e: f"{e[0]}\x01{e[1]}\x015\x01{e[2]}", "txt"),
+    "time first": ("", lambda e: f"{e[2]}\t{e[0]}\t{e[1]}", "tsv"),
+    "RecBole": (
+        "user_id:token\titem_id:token\trating:float\ttimestamp:float\n",
+        lambda e: f"{e[0]}\t{e[1]}\t5.0\t{e[2]}.0",
+        "inter",
+    ),
+    "KuaiRand": (
+        "user_id,video_id,item_id,date,hourmin,time_ms,is_click\n",
+        lambda e: f"{e[0]},v,{e[1]},{moment(e[2]):%Y%m%d},{moment(e[2]):%H%M},{e[2]}007,1",
+        "csv",
+    ),
+    "JSON lines": (
+        "",
+        lambda e: json.dumps({"rating": 5.0, "user_id": e[0], "item_id": e[1], "timestamp": e[2], "more": [1, {}]}),
+        "jsonl",
+    ),
+    "Amazon 2023": (
+        "",
+        lambda e: json.dumps(
+            {"rating": 5.0, "asin": "other", "parent_asin": e[1], "user_id": e[0], "timestamp": e[2] * 1000 + 7}
+        ),
+        "jsonl",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_format_when_described_is_read(tmp_path, name):
+    header, line, ending = FORMATS[name]
+    paths = put(tmp_path, lambda rows: header + "".join(line(one) + "\n" for one in rows), ending)
+    found, pair = read_as_described(tmp_path, *paths)
+    for d in DOMAINS:
+        assert triples(pair, d) == sorted(LOGS[d]), found.text()
+
+
+def test_one_file_when_a_column_tells_the_domain_is_two_logs(tmp_path):
+    rows = [(*one, name) for d, name in (("x", "books"), ("y", "films")) for one in LOGS[d]]
+    text = "user_id,item_id,timestamp,category\n" + "".join(f"{u},{i},{t},{c}\n" for u, i, t, c in rows)
+    (tmp_path / "log.csv").write_text(text)
+    found, pair = read_as_described(tmp_path, tmp_path / "log.csv")
+    assert pair.catalogue.names == {"x": "books", "y": "films"} and "'category'" in found.text()
+    assert all(triples(pair, d) == sorted(LOGS[d]) for d in DOMAINS)
+    (tmp_path / "log.csv").write_text(text + f"1,2,{T},games\n")
+    with pytest.raises(DataError, match=r"has 3 values, and a pair has two domains: choose two of 'books'"):
+        describe_files(tmp_path / "log.csv")
+
+
+def test_c2dsr_when_described_is_read_with_its_item_ids(tmp_path):
+    items = {d: sorted({i for _, i, _ in LOGS[d]}) for d in DOMAINS}
+    number = {i: n for n, i in enumerate(items["x"] + items["y"])}
+    for d, name in zip(DOMAINS, ("Alist.txt", "Blist.txt"), strict=True):
+        (tmp_path / name).write_text("".join(f"{i}\t{number[i]}\n" for i in items[d]))
+    users = sorted({u for u, _, _ in LOGS["x"]})
+    lines = [
+        "\t".join([str(n), user, *(f"{number[i]}|{t}" for d in DOMAINS for u, i, t in LOGS[d] if u == user)])
+        for n, user in enumerate(users)
+    ]
+    for name, part in (("traindata_new.txt", lines[:20]), ("testdata_new.txt", lines[20:])):
+        (tmp_path / name).write_text("".join(line + "\n" for line in part))
+    found, pair = read_as_described(tmp_path, tmp_path / "traindata_new.txt", tmp_path / "testdata_new.txt")
+    assert "C2DSR" in found.text() and all(triples(pair, d) == sorted(LOGS[d]) for d in DOMAINS)
+
+
+def test_released_layout_of_any_pair_when_described_runs_under_strict(tmp_path):
+    rng = np.random.default_rng(0)
+
+    def table(users: range) -> str:
+        rows = [
+            f'{u},"{rng.permutation(40)[:6].tolist()}","{(50 + rng.permutation(40)[:6]).tolist()}",{u % 2}'
+            for u in users
+        ]
+        return "user_id,seq_d1,seq_d2,domain_id\n" + "\n".join(rows) + "\n"
+
+    for name, users in (("train", range(60)), ("test", range(60, 80))):
+        (tmp_path / f"{name}.csv").write_text(table(users))
+    found = describe_files(tmp_path / "train.csv", tmp_path / "test.csv")
+    (tmp_path / "pair.yaml").write_text(found.yaml)
+    p = load("smoke", {}, data=str(tmp_path / "pair.yaml"), protocol="strict")
+    dataset = load_dataset(p)
+    assert len(dataset.splits["test"]) == 20 and "60 rows of 60 users" in found.text()
+    with pytest.raises(DataError, match="choose released or strict"):
+        load_dataset(load("smoke", {}, data=str(tmp_path / "pair.yaml"), protocol="chronological"))
+
+
+@pytest.mark.parametrize("ordered_by", ["lines", "counter", "tenrec"])
+def test_order_without_times_when_read_shows_the_whole_other_domain(tmp_path, ordered_by):
+    def text(rows: list[Event]) -> str:
+        if ordered_by == "lines":
+            return "".join(f"{u}\t{i}\t1\n" for u, i, _ in rows)
+        if ordered_by == "tenrec":
+            return "user_id,item_id,click,watching_times\n" + "".join(f"{u},{i},1,2\n" for u, i, _ in rows)
+        return csv_of([(u, i, n) for n, (u, i, _) in enumerate(rows, 1)])
+
+    found, pair = read_as_described(tmp_path, *put(tmp_path, text))
+    assert found.columns.unit == "order" and "nothing tells what of the other domain came before" in found.text()
+    p = load("smoke", {}, protocol="chronological")
+    dataset = protocols.apply("chronological", pair, p.split, p.controls)
+    assert any("No common time" in one for one in dataset.notes)
+    for d, rows in ((d, rows) for d in DOMAINS for rows in dataset.splits.values()):
+        other = "y" if d == "x" else "x"
+        of = rows.take(rows.of(d))
+        assert (of.history[other].lengths == 5).all() and of.moment is None
+        last = {u: i for u, i, _ in LOGS[d]}  # the last line of each user
+        targets = of.catalogue.decode(d, of.target)
+        assert targets.tolist() == [last[u] for u in of.user]
+    found_audit = audit(dataset)
+    assert fired(found_audit).empty and "no common time" in set(found_audit["check"])
+    with pytest.raises(DataError, match="protocol temporal cuts at moments"):
+        protocols.apply("temporal", pair, p.split, p.controls)
+
+
+def test_times_when_all_are_equal_are_refused_and_described(tmp_path):
+    paths = put(tmp_path, lambda rows: csv_of(rows, lambda t: T))
+    found = describe_files(*paths)
+    assert not found.yaml and "all 150 times are equal" in found.text() and "no pair file" in found.text()
+    p = load("smoke", {}, protocol="chronological")
+    with pytest.raises(DataError, match=r"none of the 60 rows .* sees anything of the other domain: all times"):
+        protocols.apply("chronological", load_logs(written(tmp_path)), p.split, p.controls)
+
+
+def test_rows_blind_to_the_other_domain_are_counted(tmp_path):
+    """Ten users take everything of y after their last event of x: those rows of x see nothing of y."""
+    late = {u for u, _, _ in LOGS["y"][:50]}
+    texts = {
+        "x": csv_of(LOGS["x"]),
+        "y": csv_of([(u, i, t + 10**8 * (u in late)) for u, i, t in LOGS["y"]]),
+    }
+    for d in DOMAINS:
+        (tmp_path / f"{d}.csv").write_text(texts[d])
+    p = load("smoke", {"split.cold_share": 0.0}, protocol="chronological")
+    dataset = protocols.apply("chronological", load_logs(written(tmp_path)), p.split, p.controls)
+    rows = sum(map(len, dataset.splits.values()))
+    assert f"10 of {rows} rows of users with both domains see nothing of the other domain." in dataset.notes
+    line = audit(dataset).set_index("check").loc["row that sees nothing of the other domain"]
+    assert line["count"] == 10
+    dataset.save(tmp_path / "saved")
+    assert list(type(dataset).load(tmp_path / "saved").notes) == list(dataset.notes)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda u: u + " ", "10 user ids have a blank or an invisible character at an end, and 10 of them"),
+        (lambda u: u + "\u00a0", "10 user ids have a blank or an invisible character at an end, and 10 of them"),
+        (lambda u: u + ".0", "10 user ids have a decimal point"),
+        (lambda u: "00" + u, "10 user ids have leading zeros, and 10 of them"),
+    ],
+)
+def test_ids_when_nearly_equal_are_suspicious(tmp_path, change, told):
+    odd = {u for u, _, _ in LOGS["y"][:50]}
+    rows = [("guest", "20", T), *((change(u) if u in odd else u, i, t) for u, i, t in LOGS["y"])]
+    (tmp_path / "x.csv").write_text(csv_of(LOGS["x"]))
+    (tmp_path / "y.csv").write_text(csv_of(rows))
+    found, pair = read_as_described(tmp_path, tmp_path / "x.csv", tmp_path / "y.csv")
+    assert any(told in one for one in found.suspicious) and any(told in one for one in pair.suspicions)
+    p = load("smoke", {}, protocol="chronological")
+    table = audit(protocols.apply("chronological", pair, p.split, p.controls))
+    assert any(told in one for one in table.loc[table["check"] == "suspicious", "example"])
+
+
+def test_ids_when_capitals_differ_are_suspicious(tmp_path):
+    (tmp_path / "x.csv").write_text(csv_of([("a" + u, i, t) for u, i, t in LOGS["x"]]))
+    (tmp_path / "y.csv").write_text(csv_of([("g", "1", T), ("G", "1", T), *(("A" + u, i, t) for u, i, t in LOGS["y"])]))
+    found = describe_files(tmp_path / "x.csv", tmp_path / "y.csv")
+    assert any("have capital letters, and 31 of them" in one for one in found.suspicious)
+
+
+def test_users_when_each_file_numbers_its_own_are_suspicious(tmp_path):
+    for d in DOMAINS:
+        rows = [(str((int(u) - 3) // 7), "i" + i, t) for u, i, t in LOGS[d]]
+        (tmp_path / f"{d}.csv").write_text(csv_of(rows))
+    found, pair = read_as_described(tmp_path, tmp_path / "x.csv", tmp_path / "y.csv")
+    for told in (found.suspicious, pair.suspicions):
+        assert any("0 to 29 in" in one and "number its users by itself" in one for one in told)
+
+
+@pytest.mark.parametrize(("sign", "told"), [("\0", "a NUL byte"), ("\n", "a line break")])
+def test_ids_when_they_hold_what_no_id_can_are_refused_with_the_line(tmp_path, sign, told):
+    rows = [(f'"3{sign}"' if n in (6, 8) else u, i, t) for n, (u, i, t) in enumerate(LOGS["x"])]
+    (tmp_path / "x.csv").write_text(csv_of(rows))
+    (tmp_path / "y.csv").write_text(csv_of(LOGS["y"]))
+    with pytest.raises(DataError, match=rf"x\.csv, line 8: column 'user_id' holds {told} .*so do 2 of 150 rows"):
+        load_logs(written(tmp_path))
+    assert told in describe_files(tmp_path / "x.csv", tmp_path / "y.csv").refusal
+
+
+@pytest.mark.parametrize("digits", [4, 8, 9])
+def test_log_when_cut_in_its_last_time_is_refused(tmp_path, digits):
+    put(tmp_path, csv_of)
+    text = (tmp_path / "x.csv").read_text().rstrip("\n")
+    (tmp_path / "x.csv").write_text(text[: digits - 10])
+    with pytest.raises(DataError, match=r"x\.csv, line 151: the file ends without a line end in the time"):
+        load_logs(written(tmp_path))
+
+
+def test_cells_when_longer_than_csv_allows_are_no_error(tmp_path):
+    put(tmp_path, csv_of)
+    text = "".join(line.replace("\n", ",note\n") for line in csv_of(LOGS["x"]).splitlines(True))
+    (tmp_path / "x.csv").write_text(text + f"3,1,{T},{'n' * 140_000}\n3,1,,n\n")
+    with pytest.raises(DataError, match=r"x\.csv, line 153: column 'timestamp' is empty; 1 of 152 rows"):
+        load_logs(written(tmp_path))
+
+
+def test_folder_when_given_is_called_one(tmp_path):
+    (tmp_path / "x.csv").mkdir()
+    (tmp_path / "y.csv").write_text(csv_of(LOGS["y"]))
+    with pytest.raises(DataError, match=r"x\.csv is a folder: (give|name) one file"):
+        describe_files(tmp_path / "x.csv", tmp_path / "y.csv")
+    with pytest.raises(DataError, match=r"x\.csv is a folder: (give|name) one file"):
+        read_pair_file(written(tmp_path))
