@@ -23,6 +23,13 @@ def _positive(word: str) -> int:
     return number
 
 
+def _port(word: str) -> int:
+    number = int(word)
+    if not 1 <= number <= 65535:
+        raise argparse.ArgumentTypeError(f"{number}: a port lies from 1 to 65535")
+    return number
+
+
 Option = tuple[str, dict[str, Any]]  # what argparse's add_argument takes
 
 
@@ -262,7 +269,7 @@ COMMANDS: dict[str, Command] = {
         commands.explore,
         (
             ("folders", {"type": Path, "nargs": "+", "metavar": "FOLDER", "help": "runs, folders of sweeps"}),
-            ("--port", {"type": int, "default": 8866, "help": "where it is served (default: 8866)"}),
+            ("--port", {"type": _port, "default": 8866, "help": "where it is served (default: 8866)"}),
             ("--no-browser", {"action": "store_true", "help": "open none"}),
         ),
         ("i2vae explore runs/a runs/b --port 9000 --no-browser",),

@@ -30,7 +30,6 @@ A generator is ``recall(rows, fold) -> (items [rows, n], scores [rows, n])`` in 
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -68,7 +67,7 @@ from i2vae_lib.graphs import (
 )
 from i2vae_lib.lightgcn import train_lightgcn
 from i2vae_lib.params import PsgParameters
-from i2vae_lib.runs import LayoutError, check_layout, write_atomically, write_json
+from i2vae_lib.runs import LayoutError, check_layout, read_json, reading, write_atomically, write_json
 
 GENERATOR_LAYOUT = 3
 
@@ -414,7 +413,7 @@ def fit_once(train: Rows, p: PsgParameters, cache: Path | str | None = None) -> 
 def seconds_of_fit(train: Rows, p: PsgParameters, cache: Path | str | None = None) -> float:
     """How long the fit took that :func:`fit_once` made or read back."""
     folder = entry_folder("generators", _fit_key(train, p), (__name__,), cache)
-    return float(json.loads((folder / "fit.json").read_text(encoding="utf-8"))["seconds"])
+    return float(read_json(folder / "fit.json")["seconds"])
 
 
 def _fit_key(train: Rows, p: PsgParameters) -> list[Any]:
@@ -445,12 +444,13 @@ def load(folder: Path, catalogue: Catalogue) -> Generator:
     LayoutError
         Another layout version, or a catalogue that it was not fitted with.
     """
-    header = json.loads((folder / "generator.json").read_text(encoding="utf-8"))
+    header = read_json(folder / "generator.json")
     check_layout(f"{folder}: generator", header.get("layout"), GENERATOR_LAYOUT)
-    if header["catalogue"] != catalogue.digest():
+    if header.get("catalogue") != catalogue.digest():
         raise LayoutError(f"{folder}: the generator was fitted with other items or links")
-    p = PsgParameters.model_validate(header["parameters"])
-    generator: Generator = GENERATORS[p.kind].restore(p, catalogue, load_file(folder / "generator.safetensors"))
+    with reading(folder / "generator.safetensors"):
+        p = PsgParameters.model_validate(header["parameters"])
+        generator: Generator = GENERATORS[p.kind].restore(p, catalogue, load_file(folder / "generator.safetensors"))
     return generator
 
 

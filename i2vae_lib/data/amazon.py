@@ -9,7 +9,6 @@ published, and no titles come with them. Duplicates and the k-core are the loade
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pooch
@@ -17,9 +16,8 @@ import pooch
 from i2vae_lib.data.dataset import DOMAINS, DataError
 from i2vae_lib.data.logs import CHECKED_STAGES, checked, stage
 from i2vae_lib.data.pair_file import PairFile, Side
-from i2vae_lib.data.released import sha256_of
 from i2vae_lib.progress import bar
-from i2vae_lib.runs import write_atomically, write_json
+from i2vae_lib.runs import read_json, sha256_of, write_atomically, write_json
 
 SOURCE = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
 FILES = {"x": "ratings_Grocery_and_Gourmet_Food.csv", "y": "ratings_Home_and_Kitchen.csv"}
@@ -117,7 +115,7 @@ def fetch_amazon2014(folder: Path | str, minimum: int = 3) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / RECORD
-    known: dict[str, str] = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    known: dict[str, str] = read_json(record) if record.is_file() else {}
     paths = {}
     for d, name in FILES.items():
         paths[d] = folder / name

@@ -27,7 +27,7 @@ from i2vae_lib.data.log_files import (
 )
 from i2vae_lib.data.logs import float_ids, looks_swapped, number_ids, shared_items, shared_users
 from i2vae_lib.data.pair_file import COLUMNS_EXAMPLE, FORMATS, HEADERLESS, UNITS, Columns, Unit, other_format
-from i2vae_lib.data.released import sha256_of
+from i2vae_lib.runs import sha256_of
 
 _ROLE_NAMES = {  # names of columns, without case and punctuation, likelier ones first
     "user": ("userid", "user", "reviewerid", "uid", "customerid", "visitorid", "userkey", "memberid", "u"),

@@ -18,15 +18,9 @@ import pooch
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Int, Ragged
 from i2vae_lib.data.protocols import RawPair, raw_rows
 from i2vae_lib.data.registry import REGISTRY, SOURCE, ReleasedFile
-from i2vae_lib.runs import cache_folder
+from i2vae_lib.runs import cache_folder, sha256_of
 
 COLUMNS = ("user_id", "seq_d1", "seq_d2", "domain_id")
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, read in blocks."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def locate(file: ReleasedFile, folder: Path | str | None = None, *, download: bool = True) -> Path:

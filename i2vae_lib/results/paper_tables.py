@@ -24,7 +24,7 @@ from i2vae_lib.results import text
 from i2vae_lib.results.differences import CELL, compare, places
 from i2vae_lib.results.reading import CANDIDATES, HEADLINE, METRICS, Opened, System, open_runs
 from i2vae_lib.results.text import Captioned, Number, lines
-from i2vae_lib.runs import LayoutError, committed_path, read_record, write_atomically, write_json
+from i2vae_lib.runs import LayoutError, checked, committed_path, read_record, write_atomically, write_json
 from i2vae_lib.tuning import Study, failures, read_study
 
 _BASE = "i2vae"
@@ -287,7 +287,7 @@ def _finished(runs: Sequence[Path]) -> dict[str, Any]:
         if not (one / "history.parquet").is_file():
             raise LayoutError(f"{one} is not trained yet (no history.parquet): the table has finished runs alone")
     records = [read_record(one) for one in runs]
-    histories = [pd.read_parquet(one / "history.parquet") for one in runs]
+    histories = [pd.read_parquet(checked(one, "history.parquet")) for one in runs]
     # from the history, which outlives a kill; the generator may have been fitted by an earlier run
     seconds = [
         float(history[["seconds", "validation seconds"]].to_numpy().sum()) + record.get("generator_seconds", 0.0)
