@@ -43,6 +43,7 @@ def overrides(pairs: Sequence[str]) -> dict[str, Any]:
     import yaml
 
     from i2vae_lib.params import ParameterError
+    from i2vae_lib.yaml_files import parse
 
     found = {}
     for pair in pairs:
@@ -50,7 +51,7 @@ def overrides(pairs: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise ParameterError(f"--set {pair}: expected KEY=VALUE, e.g. --set model.d=64")
         try:
-            found[key] = yaml.safe_load(value)
+            found[key] = parse(value)
         except yaml.YAMLError as error:
             raise ParameterError(f"--set {pair}: not valid YAML: {getattr(error, 'problem', error)}") from None
     return found

@@ -10,11 +10,10 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import yaml
-
 from i2vae_lib.data import registry as pair_registry
 from i2vae_lib.places import preset_folder, preset_names, runs_folder
 from i2vae_lib.recommenders.registry import REGISTRY
+from i2vae_lib.yaml_files import parse
 
 Line = dict[str, str]
 VALUE = re.compile(r"^ *([\w.]+): +(.*?) *(?:# *(.*))?$")
@@ -50,7 +49,7 @@ def pairs() -> list[Line]:
     for name, pair in pair_registry.REGISTRY.items():
         found.append({"data": name, **pair.names, "about": "released; `i2vae fetch` downloads it"})
     for path in sorted((preset_folder() / "pairs").glob("*.yaml")):
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse(path.read_text(encoding="utf-8"))
         names = {d: content[d]["name"] for d in ("x", "y")}
         found.append({"data": str(path), **names, "about": _first_sentence(path)})
     return found

@@ -66,7 +66,7 @@ from i2vae_lib.graphs import (
     users_of_items,
 )
 from i2vae_lib.lightgcn import train_lightgcn
-from i2vae_lib.params import PsgParameters
+from i2vae_lib.params import ParameterError, PsgParameters
 from i2vae_lib.runs import LayoutError, check_layout, read_json, reading, write_atomically, write_json
 
 GENERATOR_LAYOUT = 3
@@ -388,7 +388,14 @@ GENERATORS: dict[str, Any] = {
 def fit(train: Rows, p: PsgParameters) -> Generator:
     """Fit the generator that ``p.kind`` names, on training rows only."""
     kind = GENERATORS[p.kind]
-    generator: Generator = kind.fit(train, p) if hasattr(kind, "fit") else kind.restore(p, train.catalogue, {})
+    with np.errstate(all="ignore"):  # said below, in words
+        generator: Generator = kind.fit(train, p) if hasattr(kind, "fit") else kind.restore(p, train.catalogue, {})
+    for name, array in generator.arrays().items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ParameterError(
+                f"'psg.learning_rate': {p.learning_rate:g}: the generator's values are not finite ({name}); try a "
+                f"lower one, or a lower psg.decay ({p.decay:g})"
+            )
     return generator
 
 

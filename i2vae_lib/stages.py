@@ -24,7 +24,7 @@ from i2vae_lib.places import suggestion
 from i2vae_lib.recommenders import REGISTRY, SYSTEMS
 from i2vae_lib.runs import LayoutError, Run, as_json, checked, link_or_copy, read_json, read_record, reading
 from i2vae_lib.shared import ranked, recalled, reference_ranks, stamped
-from i2vae_lib.training import Callbacks, history_of
+from i2vae_lib.training import Callbacks, choose_device, history_of
 
 Say = Callable[[str], None]
 Arguments = ParamSpec("Arguments")
@@ -38,6 +38,7 @@ def quiet(line: str) -> None:
 def open_run(parameters: Parameters, out: str | Path | None = None) -> Run:
     """The run directory of these parameters, made if it is not there (not for data or protocols that cannot be)."""
     check_run(parameters)
+    choose_device(parameters.training.device)  # here, where it trains: not after an hour of fitting
     return Run(parameters, out, irrelevant_groups([parameters.system]))
 
 

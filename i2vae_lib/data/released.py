@@ -9,18 +9,55 @@ import csv
 import hashlib
 import json
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pooch
+import requests
 
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Int, Ragged
 from i2vae_lib.data.protocols import RawPair, raw_rows
 from i2vae_lib.data.registry import REGISTRY, SOURCE, ReleasedFile
+from i2vae_lib.progress import bar
 from i2vae_lib.runs import cache_folder, sha256_of
 
+MOST_BYTES = 4 * 2**30
+SILENCE, SLOWEST = 30.0, 1024
+"""Seconds without a word, and bytes a second after them, at which a server is given up."""
 COLUMNS = ("user_id", "seq_d1", "seq_d2", "domain_id")
+
+
+def download(url: str, output: str | Path, _pooch: object = None) -> None:
+    """What pooch calls for a file: bounded in size and time, and no web page in place of data.
+
+    Raises
+    ------
+    ValueError
+        A page came, or more than :data:`MOST_BYTES`.
+    OSError
+        No answer, a status that is no success, or fewer than :data:`SLOWEST` bytes a second.
+    """
+    begun, size = time.monotonic(), 0
+    with requests.get(url, stream=True, timeout=SILENCE) as answer:
+        answer.raise_for_status()
+        if "html" in answer.headers.get("Content-Type", "").lower():
+            raise ValueError(f"{url} sent a web page, not the file")
+        with (
+            Path(output).open("wb") as stream,
+            bar(f"fetching {Path(url).name}", int(answer.headers.get("Content-Length") or 0), "B") as progress,
+        ):
+            for block in answer.iter_content(1 << 16):
+                size += len(block)
+                if size == len(block) and block.lstrip()[:1] == b"<":
+                    raise ValueError(f"{url} sent a web page, not the file")
+                if size > MOST_BYTES:
+                    raise ValueError(f"{url} sent more than {MOST_BYTES:,} bytes")
+                if (seconds := time.monotonic() - begun) > SILENCE and size < SLOWEST * seconds:
+                    raise OSError(f"{url} is too slow: {size:,} bytes in {seconds:.0f} s")
+                stream.write(block)
+                progress.update(len(block))
 
 
 def locate(file: ReleasedFile, folder: Path | str | None = None, *, download: bool = True) -> Path:
@@ -55,7 +92,7 @@ def locate(file: ReleasedFile, folder: Path | str | None = None, *, download: bo
         raise DataError(f"{file.name} is not in {folder or 'I2VAE_DATA_DIR (not set)'}; `i2vae fetch` downloads it")
     try:
         fetched = pooch.retrieve(
-            SOURCE + file.name, f"sha256:{file.sha256}", file.name, cache_folder(), progressbar=True
+            SOURCE + file.name, f"sha256:{file.sha256}", file.name, cache_folder(), downloader=download
         )
     except (OSError, ValueError) as error:
         raise DataError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -286,13 +287,24 @@ class Trained(ABC):
                 f"{folder} was trained by a version of the kit with other parameters ('{key}': "
                 f"{error.errors()[0]['msg'].lower()}): train it anew"
             ) from None
-        found = cls(read_catalogue(folder), parameters)
+        found = cls(read_catalogue(folder), _on_this_machine(parameters))
         with reading(folder / "weights.safetensors", ANEW):
             weights = load_file(folder / "weights.safetensors")
             found.popularity = {d: weights.pop(f"popularity/{d}").numpy() for d in DOMAINS}
             found.restore(weights)
         found.settle()
         return found
+
+
+def _on_this_machine(parameters: Parameters) -> Parameters:
+    """With the CPU in place of a device that the model was trained on and that is not here."""
+    try:
+        training.choose_device(parameters.training.device)
+    except ValueError:
+        print(f"{parameters.training.device} is not there: the CPU is taken", file=sys.stderr)
+        cpu = parameters.training.model_copy(update={"device": "cpu"})
+        return parameters.model_copy(update={"training": cpu})
+    return parameters
 
 
 def dot(vectors: torch.Tensor, table: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
