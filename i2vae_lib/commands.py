@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -459,7 +460,9 @@ def explore(given: argparse.Namespace) -> int:
         except KeyboardInterrupt:  # as it was told
             return 0
         finally:
-            all_of_it = psutil.Process(server.pid).children(recursive=True) if server.poll() is None else []
+            all_of_it: list[psutil.Process] = []
+            with contextlib.suppress(psutil.Error):
+                all_of_it = psutil.Process(server.pid).children(recursive=True) if server.poll() is None else []
             server.terminate()
             try:
                 server.wait(5)  # it ends its kernels

@@ -256,7 +256,8 @@ def validated(kind: type[Model], content: Any, where: str) -> Model:
         known = list(kind.model_fields)
         unknown = first["type"] == "extra_forbidden" and len(first["loc"]) == 1
         near = suggestion(str(first["loc"][0]), known) if unknown else ""
-        raise ParameterError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}{near}") from None
+        place = ".".join(map(str, first["loc"]))
+        raise ParameterError(": ".join(filter(None, [where, place, f"{first['msg']}{near}"]))) from None
 
 
 def read_sweep(name: str | Path, given: Settings | None = None) -> Sweep:

@@ -60,16 +60,17 @@ class _Refused(tornado.web.RequestHandler):
         self.finish(f"refused: {self.reason}\n")
 
 
-class _Guarded(tornado.web.Application):
-    """Looks at every request before any handler does."""
+def guard(app: tornado.web.Application, port: int) -> None:
+    """Ask :func:`refusal` of every request, before any handler of ``app`` sees it."""
+    find = app.find_handler
 
-    port = 0
-
-    def find_handler(self, request: HTTPServerRequest, **words: Any) -> Any:
-        reason = refusal(request, self.port)
+    def guarded(request: HTTPServerRequest, **words: Any) -> Any:
+        reason = refusal(request, port)
         if reason is None:
-            return super().find_handler(request, **words)
-        return self.get_handler_delegate(request, _Refused, {"reason": reason})
+            return find(request, **words)
+        return app.get_handler_delegate(request, _Refused, {"reason": reason})
+
+    app.find_handler = guarded  # type: ignore[method-assign]
 
 
 class Kernels(AsyncMappingKernelManager):
@@ -92,19 +93,11 @@ class Kernels(AsyncMappingKernelManager):
 
 
 class Server(Voila):  # type: ignore[misc]
-    """Voila without configuration files, behind :func:`refusal`."""
+    """Voila behind :func:`guard`."""
 
-    def _config_file_paths_default(self) -> list[str]:
-        return []
-
-    def start(self) -> None:
-        plain = tornado.web.Application
-        tornado.web.Application = _Guarded  # type: ignore[misc]  # Voila names the class that it makes
-        _Guarded.port = self.port
-        try:
-            super().start()
-        finally:
-            tornado.web.Application = plain  # type: ignore[misc]
+    def listen(self) -> None:
+        guard(self.app, self.port)
+        super().listen()
 
     def launch_browser(self) -> None:
         # by a file, for the browser's command line is everybody's to read
@@ -123,6 +116,7 @@ def main(notebook: str, port: str, *, open_browser: bool) -> None:
     """Serve a notebook that :func:`i2vae_lib.explorers.write_page` wrote, until SIGTERM or the end of its input."""
     server = Server(
         ip="127.0.0.1",
+        config_file_paths=[],  # else what lies in the working directory and in the user's folders would count
         port=int(port),
         port_retries=0,  # at that port or not at all: who holds it may be somebody else
         token=os.environ[TOKEN],

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pickle
 import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +17,16 @@ import pytest
 import torch
 from torch import nn
 
-from i2vae_lib import cli, runs, stages, training
-from i2vae_lib.params import Parameters, load
+from i2vae_lib import cli, psg, runs, stages, training
+from i2vae_lib.data import CrossDomainDataset, amazon, released
+from i2vae_lib.data.dataset import DataError
+from i2vae_lib.grids import read_sweep
+from i2vae_lib.params import ParameterError, Parameters, load
 from i2vae_lib.runs import Damaged, LayoutError, Run, checked, write_atomically
+from i2vae_lib.workers import connect
 from tests.conftest import TINY
+
+KEYS = ("model.T", "psg.epochs", "psg.batch_size", "training.batch_size")
 
 
 @pytest.fixture(scope="module")
@@ -200,3 +209,165 @@ def test_cache_when_its_folder_cannot_be_made(
     monkeypatch.setenv("I2VAE_CACHE_DIR", str(tmp_path / "file" / "cache"))
     with pytest.raises(OSError, match="set I2VAE_CACHE_DIR"):
         stages.prepare(stages.open_run(tiny, tmp_path / "R"))
+
+
+def place_of(module: str) -> str:
+    return str(importlib.import_module(module).__file__)
+
+
+def test_workers_when_modules_lie_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of sweeps, tables, searches and the study of leaks."""
+    (tmp_path / "multiprocessing").mkdir()
+    for name in ("numpy.py", "argparse.py", "multiprocessing/__init__.py"):
+        (tmp_path / name).write_text("raise SystemExit('planted')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{os.environ.get('PYTHONPATH', '')}{os.pathsep}")  # an empty part: the directory
+    with connect(1) as workers:
+        for module in ("numpy", "argparse", "multiprocessing"):
+            assert not workers.submit(place_of, module).result().startswith(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("model.d=1000000000", "model.d"),
+        ("model.T=99999999999999999999", "model.T"),
+        ("model.T_pseudo=1000000000", "model.T_pseudo"),
+        ("psg.d=1000000000", "psg.d"),
+        ("psg.batch_size=1000000000000", "psg.batch_size"),
+        ("psg.folds=1000000", "psg.folds"),
+        ("objective.free_bits=1e300", "objective.free_bits"),
+        ("training.learning_rate=1e300", "training.learning_rate"),
+        ("multivae.hidden=1000000000", "multivae.hidden"),
+        ("evaluation.batch_size=1000000000000", "evaluation.batch_size"),
+        ("synthetic.users=1000000000000", "synthetic.users"),
+        ("synthetic.items=1000000000", "synthetic.items"),
+        ("synthetic.shared_topics=1000000000", "synthetic.shared_topics"),
+        ("training.device=meta", "training.device"),
+        ("training.device=cuda:99", "training.device"),
+        ("training.device=gpu", "training.device"),
+    ],
+)
+def test_run_when_a_value_cannot_be(
+    override: str, key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", "--preset", "smoke", "--set", override, "--out", str(tmp_path / "R")]) == 2
+    assert f"'{key}'" in capsys.readouterr().err and not (tmp_path / "R").exists()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes")])
+def test_command_when_memory_is_short(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*words: object, **named: object) -> None:
+        raise error
+
+    monkeypatch.setattr(stages, "open_run", fail)
+    assert cli.main(["run", "--preset", "smoke"]) == 2
+    assert "more memory than there is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("grids", "message"),
+    [
+        ("product: {model.d: {start: 1, stop: .inf, step: 1}}", r"model\.d.*finite"),
+        ("product: {model.d: {start: .nan, stop: 9, step: 1}}", r"model\.d.*finite"),
+        ("product: {model.d: {start: 1, stop: 2, step: 1.0e-300}}", r"model\.d.*more than 1,000 values"),
+        ("product: {model.d: {start: 1, stop: 1.0e+12, step: 1}}", r"model\.d.*more than 1,000 values"),
+        ("product: {model.d: {start: 1, stop: 9, number: 1000000000}}", r"model\.d.*number"),
+        ("paired: {model.d: {start: 1, stop: .inf, step: 1}}", r"model\.d.*finite"),
+        (
+            f"product: {{{', '.join(f'{key}: {{start: 1, stop: 99, step: 1}}' for key in KEYS)}}}",
+            "grid g has 96,059,601 cells",
+        ),
+    ],
+)
+def test_sweep_when_a_range_has_no_end(tmp_path: Path, grids: str, message: str) -> None:
+    path = tmp_path / "wide.yaml"
+    path.write_text(f"preset: smoke\ngrids: {{g: {{{grids}}}}}\n")
+    with pytest.raises(ParameterError, match=rf"wide\.yaml.*{message}"):
+        read_sweep(path)
+    path.write_text("preset: smoke\nseeds: {start: 0, stop: 1.0e+9, step: 1}\ngrids: {g: {product: {model.d: [8]}}}\n")
+    with pytest.raises(ParameterError, match=r"wide\.yaml: seeds.*more than 1,000 values"):
+        read_sweep(path)
+
+
+def test_model_when_its_device_is_not_here(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = json.loads((copied / "run.json").read_text())
+    del record["sha256"]
+    (copied / "run.json").write_text(json.dumps(record).replace('"device": "auto"', '"device": "cuda:99"'))
+    path = copied / "model" / "model.json"
+    path.write_text(path.read_text().replace('"device": "auto"', '"device": "cuda:99"'))
+    assert cli.commands.trained_of(copied).device == torch.device("cpu")
+    assert "cuda:99 is not there: the CPU is taken" in capsys.readouterr().err
+
+
+def test_generator_when_it_diverges(tiny: Parameters, dataset: CrossDomainDataset) -> None:
+    wild = tiny.psg.model_copy(update={"kind": "lightgcn", "learning_rate": 1e300, "epochs": 1})
+    with pytest.raises(ParameterError, match=r"'psg\.learning_rate': 1e\+300: .*not finite"):
+        psg.fit(dataset.splits["train"], wild)
+
+
+PAGE = b"<html><body>This file has moved.</body></html>\n"
+
+
+@pytest.mark.parametrize("page", [PAGE, b"", b"not found", PAGE[6:], b'{"error": 404}'])
+def test_fetch_when_no_ratings_come(page: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def retrieve(url: str, known: str | None, name: str, folder: Path, downloader: object) -> None:
+        (folder / name).write_bytes(page)
+
+    monkeypatch.setattr(amazon.pooch, "retrieve", retrieve)
+    with pytest.raises(DataError, match=r"ratings_Grocery_and_Gourmet_Food\.csv.*no ratings came"):
+        amazon.fetch_amazon2014(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+class Answer:
+    """What a server sends: headers and blocks."""
+
+    def __init__(self, blocks: list[bytes], **headers: str):
+        self.blocks, self.headers = blocks, headers
+
+    def __enter__(self) -> Answer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def raise_for_status(self) -> None:
+        pass
+
+    def iter_content(self, size: int) -> list[bytes]:
+        return self.blocks
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (Answer([PAGE]), "a web page"),
+        (Answer([b"a,b"], **{"Content-Type": "text/html; charset=utf-8"}), "a web page"),
+        (Answer([b"1234"] * 9), "more than 20 bytes"),
+    ],
+)
+def test_download_when_it_is_no_data(
+    answer: Answer, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(released, "MOST_BYTES", 20)
+    monkeypatch.setattr(released.requests, "get", lambda url, stream, timeout: answer)
+    with pytest.raises(ValueError, match=message):
+        released.download("http://127.0.0.1/a.csv", tmp_path / "a.csv")
+
+
+def test_download_when_the_server_drips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(released, "SILENCE", 0.0)
+    monkeypatch.setattr(released, "SLOWEST", 10**12)
+    monkeypatch.setattr(released.requests, "get", lambda url, stream, timeout: Answer([b"a"] * 9))
+    with pytest.raises(OSError, match="too slow"):
+        released.download("http://127.0.0.1/a.csv", tmp_path / "a.csv")
+
+
+def test_output_when_the_terminal_cannot_show_a_name() -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    script = "from i2vae_lib import cli\ncli.parse = lambda a: print('\u8336') or exit(0)\ncli.main()"
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, b"?", b"")
