@@ -65,9 +65,10 @@ def state_of(cell: Cell, out: Path) -> str:
             raise LayoutError(
                 f"{folder} has run layout {record['layout']}, this version reads {RUN_LAYOUT}: choose another OUT"
             )
-        if finished:
-            for name in record.get("sha256", ()):
+        for name in record.get("sha256", ()):
+            if finished or (folder / name).is_file():  # what is not there yet is made
                 checked(folder, name)
+        if finished:
             stages.load_metrics(folder)[cell.parameters.system]
             pd.read_parquet(folder / "ranks.parquet", columns=["recommender"])
             if address_of_record(record["parameters"], None) != address_of(cell.parameters, None):

@@ -79,9 +79,12 @@ def runs() -> list[Line]:
     for folder in sorted(path for path in runs_folder().glob("*") if path.is_dir()):
         cells = list(folder.glob("*/run.json"))
         if (folder / "run.json").is_file():
-            p = json.loads((folder / "run.json").read_text(encoding="utf-8"))["parameters"]
             state = "finished" if (folder / "metrics.json").is_file() else "begun"
-            about = {"data": Path(p["data"]).stem} | {key: str(p[key]) for key in ("protocol", "system", "seed")}
+            try:
+                p = json.loads((folder / "run.json").read_text(encoding="utf-8"))["parameters"]
+                about = {"data": Path(p["data"]).stem} | {key: str(p[key]) for key in ("protocol", "system", "seed")}
+            except (OSError, ValueError, KeyError, TypeError, RecursionError):
+                about, state = dict.fromkeys(("data", "protocol", "system", "seed"), ""), "run.json is damaged"
             found.append({"run": str(folder)} | about | {"state": state})
         elif cells:
             finished = sum((path.parent / "metrics.json").is_file() for path in cells)

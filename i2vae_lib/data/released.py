@@ -10,8 +10,11 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pooch
@@ -163,10 +166,12 @@ def _read_table(path: Path) -> _Table:
     sequences: dict[str, list[list[int]]] = {"x": [], "y": []}
     with path.open(newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
-        missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
+        with _of_csv(reader, path):
+            header = reader.fieldnames or []
+        missing = [column for column in COLUMNS if column not in header]
         if missing:
             raise DataError(f"{path}: missing column {', '.join(missing)}; expected {', '.join(COLUMNS)}")
-        for record in reader:
+        for record in _records(reader, path):
             where = f"{path}, line {reader.line_num}"
             user = record["user_id"]
             if not (user and user.isascii() and user.isdigit()):
@@ -189,11 +194,26 @@ def _read_table(path: Path) -> _Table:
     return _Table(np.array(users, dtype=object), np.array(domains, dtype=np.int8), ragged)
 
 
+def _records(reader: csv.DictReader[str], path: Path) -> Iterator[dict[str, Any]]:
+    with _of_csv(reader, path):
+        yield from reader
+
+
+@contextmanager
+def _of_csv(reader: csv.DictReader[str], path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{path}, after line {reader.line_num}: not a CSV table: {error}") from None
+
+
 def _sequence(cell: str | None, where: str, column: str) -> list[int]:
     try:
         items = json.loads(cell or "")
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: {column} is not a JSON list: {error.msg} at column {error.colno}") from None
+    except (RecursionError, ValueError) as error:  # deep, or a number of 5,000 digits
+        raise DataError(f"{where}: {column} is not a JSON list of ids: {error}") from None
     if not isinstance(items, list):
         raise DataError(f"{where}: {column} is not a JSON list but {type(items).__name__}")
     for item in items:

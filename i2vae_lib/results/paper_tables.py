@@ -6,7 +6,6 @@ lines too. Every number comes from the runs' ``ranks.parquet`` (:mod:`i2vae_lib.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from i2vae_lib.results import text
 from i2vae_lib.results.differences import CELL, compare, places
 from i2vae_lib.results.reading import CANDIDATES, HEADLINE, METRICS, Opened, System, open_runs
 from i2vae_lib.results.text import Captioned, Number, lines
-from i2vae_lib.runs import LayoutError, checked, committed_path, read_record, write_atomically, write_json
+from i2vae_lib.runs import LayoutError, checked, committed_path, read_json, read_record, write_atomically, write_json
 from i2vae_lib.tuning import Study, failures, read_study
 
 _BASE = "i2vae"
@@ -128,7 +127,7 @@ class Table:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read what :meth:`save` wrote."""
-        beside = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        beside = read_json(path.with_suffix(".json"))
         systems = pd.DataFrame(beside["systems"])
         numbers = ["seconds", "memory", "epochs", "best_epoch", "validation"]
         return cls(
