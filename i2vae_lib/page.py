@@ -17,7 +17,7 @@ from typing import Any
 import tornado.web
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 from tornado.httputil import HTTPServerRequest
-from voila.app import Voila
+from voila.app import Voila  # type: ignore[import-untyped]
 
 TOKEN = "I2VAE_PAGE_TOKEN"
 """The variable that has the token: other users can read a command line, but no environment."""
@@ -77,7 +77,7 @@ class Kernels(AsyncMappingKernelManager):
     """So many at a time, and none that nobody looks at."""
 
     def __init__(self, **words: Any):
-        super().__init__(**words)
+        super().__init__(**words)  # type: ignore[no-untyped-call]
         self.cull_idle_timeout, self.cull_interval = IDLE_SECONDS, 60
         self._starting = 0
 
@@ -92,7 +92,7 @@ class Kernels(AsyncMappingKernelManager):
             self._starting -= 1
 
 
-class Server(Voila):  # type: ignore[misc]
+class Server(Voila):
     """Voila behind :func:`guard`."""
 
     def listen(self) -> None:

@@ -223,8 +223,9 @@ def forget_peak_memory() -> None:
 
 
 def committed_path(name: str) -> Path:
-    """``docs/results/NAME.csv`` of this checkout; an installed wheel does not carry it."""
-    return Path(__file__).parents[1] / "docs" / "results" / f"{name}.csv"
+    """``docs/results/NAME.csv`` of this checkout, or the copy of it in an installed wheel."""
+    inside = Path(__file__).parent / "kept_tables"
+    return (inside if inside.is_dir() else Path(__file__).parents[1] / "docs" / "results") / f"{name}.csv"
 
 
 def usable_cores() -> int:

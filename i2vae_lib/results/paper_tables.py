@@ -139,7 +139,7 @@ class Table:
 
     @classmethod
     def committed(cls, name: str) -> Self:
-        """Load ``docs/results/NAME.csv`` of this checkout; an installed wheel does not have it."""
+        """Load ``docs/results/NAME.csv`` (:func:`i2vae_lib.runs.committed_path`)."""
         return cls.load(committed_path(name))
 
     def to_json(self) -> dict[str, Any]:
