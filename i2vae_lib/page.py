@@ -17,7 +17,7 @@ from typing import Any
 import tornado.web
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 from tornado.httputil import HTTPServerRequest
-from voila.app import Voila  # type: ignore[import-untyped]
+from voila.app import Voila
 
 TOKEN = "I2VAE_PAGE_TOKEN"
 """The variable that has the token: other users can read a command line, but no environment."""
