@@ -75,9 +75,10 @@ HOSTILE: list[dict[str, str]] = [
 
 @pytest.mark.parametrize("headers", HOSTILE, ids=str)
 def test_request_when_it_comes_from_elsewhere(headers: dict[str, str]) -> None:
-    assert asyncio.run(status(headers)) == 403
-    assert asyncio.run(status(headers, "/voila/api/shutdown/a", "POST")) == 403
-    assert asyncio.run(status(headers, "/channels", protocols=[PROTOCOL])) == 403
+    refused = (400, 403)  # tornado itself refuses what is no host
+    assert asyncio.run(status(headers)) in refused
+    assert asyncio.run(status(headers, "/voila/api/shutdown/a", "POST")) in refused
+    assert asyncio.run(status(headers, "/channels", protocols=[PROTOCOL])) in refused
 
 
 @pytest.mark.parametrize(
