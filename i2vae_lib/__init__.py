@@ -2,6 +2,8 @@
 
 ====================  =================================================================================
 ``lazy``, ``places``  names imported when used; files and folders that the kit knows by name
+``yaml_files``        the one reader of YAML: no aliases that blow up, no key twice
+``page``              the server of ``i2vae explore``: this machine and whoever has the token
 ``params``            frozen parameters, presets, one loader
 ``progress``          a bar, or plain lines
 ``runs``              the run directory: atomic writes, records, refusals

@@ -30,7 +30,7 @@ from i2vae_lib.model.i2vae import ROLES
 from i2vae_lib.params import ParameterError, Parameters, load
 from i2vae_lib.recommenders import SYSTEMS, I2VAERecommender
 from i2vae_lib.recommenders.contract import ROWS_AT_ONCE, best_items
-from i2vae_lib.runs import LayoutError, Run, read_record, write_json
+from i2vae_lib.runs import LayoutError, Run, checked, read_record, write_json
 from i2vae_lib.shared import ranked, stamped
 
 Histories = Mapping[str, Sequence[Sequence[Any]]]
@@ -79,7 +79,7 @@ class I2VAE:
     def __init__(self, run: Run, home: tempfile.TemporaryDirectory[str] | None = None):
         self.run, self._home = run, home
         self.folder = run.folder
-        self.recommender = SYSTEMS[run.parameters.system].load(run.folder / "model")
+        self.recommender = SYSTEMS[run.parameters.system].load(checked(run.folder, "model"))
         self.catalogue = self.recommender.catalogue
         self.domains = dict(self.catalogue.names)
         self._id_types: dict[str, str] = dict.fromkeys(("user", *DOMAINS), TEXT) | run.record.get("id_types", {})
@@ -412,7 +412,7 @@ class I2VAE:
         """
         if not (self.folder / "dataset" / "dataset.json").is_file():
             raise DataError(f"{self.folder} was saved without users' histories: it recommends for histories alone")
-        return CrossDomainDataset.load(self.folder / "dataset")
+        return CrossDomainDataset.load(checked(self.folder, "dataset"))
 
     @cached_property
     def people(self) -> People:

@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from i2vae_lib.runs import cache_folder, write_json
+from i2vae_lib.runs import cache_folder, sha256_of, write_json
 
 LIBRARY = Path(__file__).parent
 NEUTRAL = frozenset(f"i2vae_lib.{name}" for name in ("cache", "lazy", "params", "places", "progress", "runs"))
@@ -47,7 +47,13 @@ def once(
         Default: :func:`i2vae_lib.runs.cache_folder`.
     """
     folder = entry_folder(kind, key, code, cache)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / LOCK).touch()
+    except OSError as error:
+        raise OSError(
+            f"the cache {folder} cannot be made ({error.strerror}): set I2VAE_CACHE_DIR to a folder that can be written"
+        ) from error
     with FileLock(folder / LOCK):
         if not _is_whole(folder):
             for path in folder.iterdir():  # a killed call's, or damaged
@@ -112,8 +118,7 @@ def _checksums(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name not in (MANIFEST, LOCK):
-            with path.open("rb") as stream:
-                found[path.relative_to(folder).as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
+            found[path.relative_to(folder).as_posix()] = sha256_of(path)
     return found
 
 

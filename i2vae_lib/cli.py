@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,13 @@ def _positive(word: str) -> int:
     number = int(word)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number}: at least one")
+    return number
+
+
+def _port(word: str) -> int:
+    number = int(word)
+    if not 1 <= number <= 65535:
+        raise argparse.ArgumentTypeError(f"{number}: a port lies from 1 to 65535")
     return number
 
 
@@ -262,7 +270,7 @@ COMMANDS: dict[str, Command] = {
         commands.explore,
         (
             ("folders", {"type": Path, "nargs": "+", "metavar": "FOLDER", "help": "runs, folders of sweeps"}),
-            ("--port", {"type": int, "default": 8866, "help": "where it is served (default: 8866)"}),
+            ("--port", {"type": _port, "default": 8866, "help": "where it is served (default: 8866)"}),
             ("--no-browser", {"action": "store_true", "help": "open none"}),
         ),
         ("i2vae explore runs/a runs/b --port 9000 --no-browser",),
@@ -313,19 +321,36 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return given
 
 
+def _too_large(command: str, error: Exception) -> int:
+    said = (str(error).splitlines() or [""])[0]
+    print(
+        f"i2vae {command}: this takes more memory than there is{f' ({said})' if said else ''}: lower model.d, model.T, "
+        f"psg.d, a batch_size or the data, and the same command goes on",
+        file=sys.stderr,
+    )
+    return 2
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status (0 well, 1 a leak or runs that failed, 2 bad input)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that a terminal cannot show is no reason to stop
+            stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
     given = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         return COMMANDS[given.command].run(given)
     except (OSError, ValueError) as error:  # ParameterError, DataError, LayoutError among them
         print(f"i2vae {given.command}: {error}", file=sys.stderr)
         return 2
+    except MemoryError as error:
+        return _too_large(given.command, error)
     except (ArithmeticError, RuntimeError) as error:
         from i2vae_lib.audit import Leak
         from i2vae_lib.evaluation import NonFiniteScore
         from i2vae_lib.training import NonFiniteLoss
 
+        if "allocate" in str(error) or "out of memory" in str(error):  # torch's way of saying it
+            return _too_large(given.command, error)
         if not isinstance(error, (Leak, NonFiniteLoss, NonFiniteScore)):
             raise
         print(f"i2vae {given.command}: {error}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -43,6 +44,7 @@ def overrides(pairs: Sequence[str]) -> dict[str, Any]:
     import yaml
 
     from i2vae_lib.params import ParameterError
+    from i2vae_lib.yaml_files import parse
 
     found = {}
     for pair in pairs:
@@ -50,7 +52,7 @@ def overrides(pairs: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise ParameterError(f"--set {pair}: expected KEY=VALUE, e.g. --set model.d=64")
         try:
-            found[key] = yaml.safe_load(value)
+            found[key] = parse(value)
         except yaml.YAMLError as error:
             raise ParameterError(f"--set {pair}: not valid YAML: {getattr(error, 'problem', error)}") from None
     return found
@@ -232,9 +234,9 @@ def _write_tables(tables: Iterator[pd.DataFrame], path: Path) -> None:
 
 def trained_of(folder: Path) -> Any:
     """The trained system of a run."""
-    from i2vae_lib.runs import read_record
+    from i2vae_lib.runs import checked, read_record
 
-    return SYSTEMS[read_record(folder)["parameters"]["system"]].load(folder / "model")
+    return SYSTEMS[read_record(folder)["parameters"]["system"]].load(checked(folder, "model"))
 
 
 def audit_data(given: argparse.Namespace) -> int:
@@ -270,10 +272,10 @@ def _audit_run(folder: Path) -> tuple[str, str, pd.DataFrame]:
 
     from i2vae_lib import audit, stages
     from i2vae_lib.data.dataset import CrossDomainDataset
-    from i2vae_lib.runs import read_record
+    from i2vae_lib.runs import checked, read_record
 
     trained = trained_of(folder)
-    dataset = CrossDomainDataset.load(folder / "dataset")
+    dataset = CrossDomainDataset.load(checked(folder, "dataset"))
     if stages.uses_generator(trained.params):
         found = audit.audit(dataset, pseudo=stages.load_pseudo(folder), generator=trained.generator)
     else:
@@ -433,25 +435,45 @@ def compare_runs(given: argparse.Namespace) -> int:
 
 def explore(given: argparse.Namespace) -> int:
     import importlib.util
+    import secrets
     import subprocess
     import tempfile
 
+    import psutil
+
     from i2vae_lib import explorers
+    from i2vae_lib.workers import isolated, terminated_as_interrupted
 
     if importlib.util.find_spec("voila") is None:
         raise ValueError("the page is served by Voila, which is not installed: pip install voila")
-    with tempfile.TemporaryDirectory(prefix="explore-") as folder:
+    with terminated_as_interrupted(), tempfile.TemporaryDirectory(prefix="explore-") as folder:
         notebook = explorers.write_page(given.folders, Path(folder))
-        # at that port or not at all: who holds it may be somebody else
-        words = ["--Voila.ip=127.0.0.1", f"--port={given.port}", "--Voila.port_retries=0", "--template=kit"]
-        words += ["--no-browser"] if given.no_browser else []
-        paths = os.pathsep.join(one for one in (folder, os.environ.get("JUPYTER_PATH")) if one)
-        print(f"http://127.0.0.1:{given.port}/ for this machine alone; Ctrl-C ends it", flush=True)
-        command = [sys.executable, "-m", "voila", str(notebook), *words]
+        token = secrets.token_urlsafe(24)
+        environment = os.environ | isolated()
+        environment |= {name: folder for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_PATH", "IPYTHONDIR")}
+        command = [sys.executable, "-P", "-m", "i2vae_lib.page", str(notebook), str(given.port)]
+        command += ["--no-browser"] if given.no_browser else []
+        # its standard input ends when this process does, however it does
+        server = subprocess.Popen(
+            command, cwd=folder, env=environment | {"I2VAE_PAGE_TOKEN": token}, stdin=subprocess.PIPE, process_group=0
+        )
+        print(f"http://127.0.0.1:{given.port}/?token={token} for you alone; Ctrl-C ends it", flush=True)
         try:
-            return subprocess.run(command, env=os.environ | {"JUPYTER_PATH": paths}).returncode
+            return server.wait()
         except KeyboardInterrupt:  # as it was told
             return 0
+        finally:
+            all_of_it: list[psutil.Process] = []
+            with contextlib.suppress(psutil.Error):
+                all_of_it = psutil.Process(server.pid).children(recursive=True) if server.poll() is None else []
+            server.terminate()
+            try:
+                server.wait(5)  # it ends its kernels
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+            for process in psutil.wait_procs(all_of_it, timeout=1)[1]:
+                process.kill()
 
 
 def show_cache(given: argparse.Namespace) -> int:

@@ -12,7 +12,6 @@ A cell is a folder for one run, named by what it depends on, so that it is made 
 from __future__ import annotations
 
 import contextlib
-import json
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,7 +22,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from i2vae_lib.runs import forget_peak_memory, read_record, write_json
+from i2vae_lib.runs import forget_peak_memory, read_json, read_record, write_json
 from i2vae_lib.workers import SchedulerError, Workers
 
 Say = Callable[[str], None]
@@ -44,7 +43,7 @@ def cost(record: Record) -> tuple[float, int]:
 def reason_of(folder: Path) -> str | None:
     """Why a cell failed last; None if it did not."""
     path = folder / "failed.json"
-    return str(json.loads(path.read_text(encoding="utf-8"))["reason"]) if path.is_file() else None
+    return str(read_json(path)["reason"]) if path.is_file() else None
 
 
 def took(record: Record) -> str:

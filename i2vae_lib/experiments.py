@@ -31,7 +31,7 @@ from i2vae_lib.grids import Cell, Sweep, address_of, address_of_record, labels, 
 from i2vae_lib.params import Parameters, pair_name
 from i2vae_lib.progress import bar
 from i2vae_lib.recommenders import CEILINGS, REFERENCES, SYSTEMS
-from i2vae_lib.runs import RUN_LAYOUT, LayoutError, peak_memory_bytes, read_record
+from i2vae_lib.runs import RUN_LAYOUT, Damaged, LayoutError, checked, peak_memory_bytes, read_record, results_in
 from i2vae_lib.training import Callbacks, history_of
 from i2vae_lib.workers import Cluster, connect
 
@@ -58,20 +58,25 @@ def state_of(cell: Cell, out: Path) -> str:
     finished, begun = (folder / "metrics.json").is_file(), (folder / "run.json").is_file()
     unfinished = "begun" if reason_of(folder) is None else "failed"
     if not begun:
-        return "damaged" if finished else unfinished
+        return "damaged" if results_in(folder) else unfinished
     try:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         if record["layout"] != RUN_LAYOUT:
             raise LayoutError(
                 f"{folder} has run layout {record['layout']}, this version reads {RUN_LAYOUT}: choose another OUT"
             )
+        for name in record.get("sha256", ()):
+            if finished or (folder / name).is_file():  # what is not there yet is made
+                checked(folder, name)
         if finished:
             stages.load_metrics(folder)[cell.parameters.system]
             pd.read_parquet(folder / "ranks.parquet", columns=["recommender"])
             if address_of_record(record["parameters"], None) != address_of(cell.parameters, None):
                 return "damaged"
         _open_every_file(folder, checkpoints=not finished)
-    except LayoutError:
+    except LayoutError as error:
+        if isinstance(error, Damaged):
+            return "damaged"
         raise
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError):
         return "damaged"

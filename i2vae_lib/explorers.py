@@ -25,7 +25,7 @@ from i2vae_lib.model.i2vae import ROLES
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.results import text
 from i2vae_lib.results.reading import METRICS
-from i2vae_lib.runs import LayoutError, read_record, write_json
+from i2vae_lib.runs import LayoutError, checked, read_record, write_json
 
 # colours are inherited, so that tables follow the theme; words mark what matters, not colours
 STYLE = """<style>
@@ -442,8 +442,10 @@ def of_user(folder: Path | str, split: str = "test") -> UserExplorer:
     """
     folder = Path(folder)
     read_record(folder)
-    dataset = CrossDomainDataset.load(folder / "dataset")
-    return UserExplorer(I2VAERecommender.load(folder / "model"), dataset.splits[split], dataset.tail[split])
+    if not (folder / "model" / "model.json").is_file():
+        raise LayoutError(f"{folder} holds no saved model (no model.json)")
+    dataset = CrossDomainDataset.load(checked(folder, "dataset"))
+    return UserExplorer(I2VAERecommender.load(checked(folder, "model")), dataset.splits[split], dataset.tail[split])
 
 
 def of_data(folder: Path | str) -> DataExplorer:
@@ -454,7 +456,7 @@ def of_data(folder: Path | str) -> DataExplorer:
     LayoutError
         No dataset yet.
     """
-    return DataExplorer(CrossDomainDataset.load(Path(folder) / "dataset"), read_record(folder))
+    return DataExplorer(CrossDomainDataset.load(checked(folder, "dataset")), read_record(folder))
 
 
 class Page(widgets.Tab):

@@ -24,6 +24,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +56,9 @@ TOP = ("data", "protocol", "epochs")
 OTHER_ROWS = ("data", "protocol", "split", "controls", "synthetic", "references")
 """What two runs that are compared row by row must agree on, beside ``evaluation.negatives``."""
 
+MOST_VALUES, MOST_CELLS = 1_000, 20_000
+"""Of a range, and of a grid: what is more is a slip, and would fill the memory before a cell is run."""
+
 STUDY_NAMES = (*PRESET_NAMES, "sweep", "seeds", "cells")
 """What the notebook of a study declares."""
 
@@ -71,10 +75,10 @@ class Strict(BaseModel):
 class Range(Strict):
     """Evenly spaced values from ``start`` to ``stop``, both inclusive: by ``step``, or ``number`` of them."""
 
-    start: float
-    stop: float
-    step: Annotated[float, Field(gt=0)] | None = None
-    number: Annotated[int, Field(gt=1)] | None = None
+    start: Annotated[float, Field(allow_inf_nan=False)]
+    stop: Annotated[float, Field(allow_inf_nan=False)]
+    step: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    number: Annotated[int, Field(gt=1, le=MOST_VALUES)] | None = None
     scale: str = Field("linear", pattern="^(linear|log)$")
 
     @model_validator(mode="after")
@@ -83,6 +87,11 @@ class Range(Strict):
             raise ValueError("a range has either step or number")
         if self.scale == "log" and (self.step is not None or min(self.start, self.stop) <= 0):
             raise ValueError("a log range has number, and both its ends lie above 0")
+        if self.step is not None and (self.stop - self.start) / self.step >= MOST_VALUES:
+            raise ValueError(
+                f"from {self.start:g} to {self.stop:g} by {self.step:g} are more than {MOST_VALUES:,} values: a larger "
+                f"step, or nearer ends"
+            )
         return self
 
     def values(self) -> list[float | int]:
@@ -115,6 +124,12 @@ class Grid(Strict):
         found = self.against.get(row, self.base)
         return None if found == row else found
 
+    @property
+    def size(self) -> int:
+        """How many points it has; no list of them is made."""
+        pairs = min((len(_listed(value)) for value in self.paired.values()), default=1)
+        return max(len(self.rows), 1) * pairs * math.prod(len(_listed(value)) for value in self.product.values())
+
     def points(self) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
         """Of each point: the row's name, what the row sets, and where it stands on the axes."""
         rows = list(self.rows.items()) or [("", {})]
@@ -138,6 +153,13 @@ class SweepFile(Strict):
     overrides: dict[str, Any] = {}
     seeds: list[int] | Range = [0]
     grids: dict[str, Grid]
+
+    @model_validator(mode="after")
+    def _bounded(self) -> SweepFile:
+        for name, grid in self.grids.items():
+            if (count := grid.size * max(len(_listed(self.seeds)), 1)) > MOST_CELLS:
+                raise ValueError(f"grid {name} has {count:,} cells; at most {MOST_CELLS:,}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -228,10 +250,14 @@ def validated(kind: type[Model], content: Any, where: str) -> Model:
         return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
+        # of what may be one thing or another, what was meant: what got furthest, or what a check here says
+        same = [one for one in error.errors() if one["loc"][:1] == first["loc"][:1]]
+        first = max(same, key=lambda one: (len(one["loc"]), one["type"] == "value_error"))
         known = list(kind.model_fields)
         unknown = first["type"] == "extra_forbidden" and len(first["loc"]) == 1
         near = suggestion(str(first["loc"][0]), known) if unknown else ""
-        raise ParameterError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}{near}") from None
+        place = ".".join(map(str, first["loc"]))
+        raise ParameterError(": ".join(filter(None, [where, place, f"{first['msg']}{near}"]))) from None
 
 
 def read_sweep(name: str | Path, given: Settings | None = None) -> Sweep:

@@ -50,7 +50,7 @@ from i2vae_lib.recommenders.ordered_counts import OrderedCounts
 from i2vae_lib.recommenders.popularity import Popularity
 from i2vae_lib.results import significance
 from i2vae_lib.results.lift import sums_by_user
-from i2vae_lib.runs import LayoutError, Run, read_record, write_atomically
+from i2vae_lib.runs import LayoutError, Run, checked, read_record
 from i2vae_lib.stages import irrelevant_groups, quiet
 from i2vae_lib.training import Callbacks
 from i2vae_lib.workers import InThisProcess, Workers
@@ -202,7 +202,7 @@ def make_cell(raw: RawPair, p: Parameters, cell: Cell, folder: Path) -> None:
     run.note(recommender=cell.system, leaks=sorted(cell.leaks))
     with run.stage("measure"):
         table = measure(raw, p, cell, folder / "last.ckpt")
-    write_atomically(folder / "ranks.parquet", lambda part: table.to_parquet(part, index=False))
+    run.leave("ranks.parquet", lambda part: table.to_parquet(part, index=False))
 
 
 def finished(raw: RawPair, p: Parameters, systems: Sequence[str], seeds: Sequence[int], folder: Path) -> pd.DataFrame:
@@ -228,7 +228,7 @@ def finished(raw: RawPair, p: Parameters, systems: Sequence[str], seeds: Sequenc
                 "seconds": round(cost(record)[0], 1),
             }
             known["revision"] = record["stages"]["measure"]["revision"]
-            parts.append(pd.read_parquet(work.folder / "ranks.parquet").assign(**known))
+            parts.append(pd.read_parquet(checked(work.folder, "ranks.parquet")).assign(**known))
     if not parts:
         raise LayoutError(f"{folder} holds no finished cell of {', '.join(systems)} on these data and parameters")
     return pd.concat(parts, ignore_index=True)

@@ -10,11 +10,10 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import yaml
-
 from i2vae_lib.data import registry as pair_registry
 from i2vae_lib.places import preset_folder, preset_names, runs_folder
 from i2vae_lib.recommenders.registry import REGISTRY
+from i2vae_lib.yaml_files import parse
 
 Line = dict[str, str]
 VALUE = re.compile(r"^ *([\w.]+): +(.*?) *(?:# *(.*))?$")
@@ -50,7 +49,7 @@ def pairs() -> list[Line]:
     for name, pair in pair_registry.REGISTRY.items():
         found.append({"data": name, **pair.names, "about": "released; `i2vae fetch` downloads it"})
     for path in sorted((preset_folder() / "pairs").glob("*.yaml")):
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse(path.read_text(encoding="utf-8"))
         names = {d: content[d]["name"] for d in ("x", "y")}
         found.append({"data": str(path), **names, "about": _first_sentence(path)})
     return found
@@ -80,9 +79,12 @@ def runs() -> list[Line]:
     for folder in sorted(path for path in runs_folder().glob("*") if path.is_dir()):
         cells = list(folder.glob("*/run.json"))
         if (folder / "run.json").is_file():
-            p = json.loads((folder / "run.json").read_text(encoding="utf-8"))["parameters"]
             state = "finished" if (folder / "metrics.json").is_file() else "begun"
-            about = {"data": Path(p["data"]).stem} | {key: str(p[key]) for key in ("protocol", "system", "seed")}
+            try:
+                p = json.loads((folder / "run.json").read_text(encoding="utf-8"))["parameters"]
+                about = {"data": Path(p["data"]).stem} | {key: str(p[key]) for key in ("protocol", "system", "seed")}
+            except (OSError, ValueError, KeyError, TypeError, RecursionError):
+                about, state = dict.fromkeys(("data", "protocol", "system", "seed"), ""), "run.json is damaged"
             found.append({"run": str(folder)} | about | {"state": state})
         elif cells:
             finished = sum((path.parent / "metrics.json").is_file() for path in cells)

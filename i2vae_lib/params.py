@@ -12,6 +12,7 @@ import functools
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -20,15 +21,18 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from i2vae_lib.places import preset_folder, preset_names, suggestion
+from i2vae_lib.yaml_files import parse
 
 PRESET_NAMES = ("preset", "data", "protocol", "seed", "epochs", "out", "overrides")
 """The top-level names of a preset file: exactly the parameters that every notebook declares."""
 
-Positive = Annotated[int, Field(ge=1)]
-NonNegative = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1, le=10**7)]
+NonNegative = Annotated[int, Field(ge=0, le=2**53)]  # seeds among them; JSON holds no larger whole number exactly
+Width = Annotated[int, Field(ge=1, le=16_384)]  # of a layer, whose weights grow with its square
+Length = Annotated[int, Field(ge=1, le=65_536)]  # of a sequence
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
-Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0.0, le=1e9, allow_inf_nan=False)]  # float32 overflows at 3e38
+Rate = Annotated[float, Field(gt=0.0, le=1e9, allow_inf_nan=False)]
 HalfLife = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
@@ -63,9 +67,9 @@ class SyntheticParameters(_Group):
     """The planted world (:mod:`i2vae_lib.data.synthetic`)."""
 
     users: Positive
-    items: Positive  # a domain
-    shared_topics: Positive
-    specific_topics: Positive  # a domain
+    items: Annotated[int, Field(ge=1, le=10**6)]  # a domain
+    shared_topics: Annotated[int, Field(ge=1, le=1000)]  # each has a weight an item
+    specific_topics: Annotated[int, Field(ge=1, le=1000)]  # a domain
     linked_items: NonNegative  # items that stand in both domains
     dial: Annotated[float, Field(ge=0.0)]  # 0: every next item equally likely; 1: as planted
     focus: Rate  # how few topics a user likes (Dirichlet concentration; small: few)
@@ -85,11 +89,11 @@ class PsgParameters(_Group):
     kind: Literal["lightgcn", "cooccurrence", "leave_one_out", "random", "none"]
     recalled: NonNegative  # items a domain, for the pseudo-sequence
     arrangement: Literal["append", "interleave"]
-    folds: Positive  # 4: cross-fitted; 1: the paper's way
+    folds: Annotated[int, Field(ge=1, le=100)]  # a fit each; 4: cross-fitted; 1: the paper's way
     recall_from: Literal["history", "history_and_target"]  # the latter is the paper's way, under `released` alone
-    d: Positive
+    d: Width
     layers: NonNegative
-    learning_rate: Rate
+    learning_rate: Annotated[float, Field(gt=0.0, allow_inf_nan=False)]  # too high: the fit itself refuses
     decay: Weight  # L2 on the batch's layer-0 rows
     batch_size: Positive
     epochs: Positive
@@ -135,9 +139,9 @@ class ModelParameters(_Group):
     """Sizes of i2VAE (paper 3.2, 3.3, D)."""
 
     positions: Literal["last", "every"]  # that training asks after: a row's last, or every one of a user's sequence
-    d: Positive
-    T: Positive  # most recent real items kept
-    T_pseudo: Positive  # T' of the paper: cap on history + recalled
+    d: Width
+    T: Length  # most recent real items kept
+    T_pseudo: Length  # T' of the paper: cap on history + recalled
     blocks: Positive
     heads: Positive  # of the sequence encoder
     cross_heads: Positive  # of the cross-domain attention
@@ -199,7 +203,7 @@ class ReferenceParameters(_Group):
 class MultiVAEParameters(_Group):
     """Multi-VAE (Liang et al. 2018); its latent has ``model.d`` dimensions."""
 
-    hidden: Positive
+    hidden: Width
     dropout: Share  # of the input bag
     beta: Weight  # cap of the KL weight
     annealing_epochs: NonNegative  # epochs until the cap
@@ -208,9 +212,9 @@ class MultiVAEParameters(_Group):
 class SVAEParameters(_Group):
     """SVAE (Sachdeva et al. 2019); its items have ``model.d`` dimensions."""
 
-    recurrent: Positive  # GRU state
-    hidden: Positive
-    latent: Positive
+    recurrent: Width  # GRU state
+    hidden: Width
+    latent: Width
     next_items: Positive  # k: how many later items a step predicts
     beta: Weight
     annealing_epochs: NonNegative
@@ -296,8 +300,8 @@ class PiNetParameters(_Group):
 class DASLParameters(_Group):
     """DASL (Li et al. 2021); items, users and GRU have ``model.d`` units."""
 
-    attention: Positive
-    hidden: tuple[Positive, Positive]  # of the scoring MLP
+    attention: Width
+    hidden: tuple[Width, Width]  # of the scoring MLP
     negatives: Positive
     dropout: Share
     dual_weight: Weight  # cosine distance of a user's two vectors, one mapped
@@ -329,7 +333,7 @@ class DisenCDRParameters(_Group):
 class SAVAEParameters(_Group):
     """SA-VAE and RA-VAE (Salah et al. 2021); latents have ``model.d`` dimensions."""
 
-    hidden: Positive
+    hidden: Width
     dropout: Share
     beta: Weight
     annealing_epochs: NonNegative
@@ -435,7 +439,7 @@ def known_keys() -> list[str]:
 @functools.lru_cache(16)
 def _parsed(text: str) -> Any:
     """YAML of a preset; a sweep of hundreds of cells asks for the same ones, and parsing takes 40 ms."""
-    return yaml.safe_load(text)
+    return parse(text)
 
 
 def read_yaml(path: Path) -> Any:
@@ -448,6 +452,8 @@ def read_yaml(path: Path) -> Any:
     """
     try:
         return copy.deepcopy(_parsed(path.read_text(encoding="utf-8")))
+    except UnicodeDecodeError as error:
+        raise ParameterError(f"{path}: not UTF-8 text: {error}") from None
     except yaml.YAMLError as error:
         raise ParameterError(f"{path}: not valid YAML: {error}") from None
 
@@ -475,6 +481,10 @@ def read_preset(preset: str) -> dict[str, Any]:
     missing = [name for name in PRESET_NAMES if name not in content]
     if missing:
         raise ParameterError(f"{path}: missing {', '.join(missing)}")
+    if not isinstance(name := content["preset"], str) or not re.fullmatch(r"[\w.+-]{1,60}", name):
+        raise ParameterError(
+            f"{path}: 'preset': {str(name)[:80]!r} is no name: letters, digits and . _ + - (it names folders)"
+        )
     return content
 
 
@@ -482,7 +492,7 @@ def _flat(overrides: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
     if overrides is None:
         return {}
     if not isinstance(overrides, Mapping):
-        raise ParameterError(f"{where}: overrides must map dotted keys to values, found {overrides!r}")
+        raise ParameterError(f"{where}: overrides must map dotted keys to values, found {repr(overrides)[:200]}")
     known = known_keys()
     for key in overrides:
         if key not in known:
@@ -555,7 +565,7 @@ def _validated(flat: Mapping[str, Any]) -> Parameters:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise ParameterError(f"'{key}': {first['msg']} (got {first['input']!r})") from None
+        raise ParameterError(f"'{key}': {first['msg']} (got {repr(first['input'])[:200]})") from None
 
 
 def from_notebook(namespace: Mapping[str, Any]) -> Parameters:

@@ -30,7 +30,6 @@ A generator is ``recall(rows, fold) -> (items [rows, n], scores [rows, n])`` in 
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -67,8 +66,8 @@ from i2vae_lib.graphs import (
     users_of_items,
 )
 from i2vae_lib.lightgcn import train_lightgcn
-from i2vae_lib.params import PsgParameters
-from i2vae_lib.runs import LayoutError, check_layout, write_atomically, write_json
+from i2vae_lib.params import ParameterError, PsgParameters
+from i2vae_lib.runs import LayoutError, check_layout, read_json, reading, write_atomically, write_json
 
 GENERATOR_LAYOUT = 3
 
@@ -389,7 +388,14 @@ GENERATORS: dict[str, Any] = {
 def fit(train: Rows, p: PsgParameters) -> Generator:
     """Fit the generator that ``p.kind`` names, on training rows only."""
     kind = GENERATORS[p.kind]
-    generator: Generator = kind.fit(train, p) if hasattr(kind, "fit") else kind.restore(p, train.catalogue, {})
+    with np.errstate(all="ignore"):  # said below, in words
+        generator: Generator = kind.fit(train, p) if hasattr(kind, "fit") else kind.restore(p, train.catalogue, {})
+    for name, array in generator.arrays().items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ParameterError(
+                f"'psg.learning_rate': {p.learning_rate:g}: the generator's values are not finite ({name}); try a "
+                f"lower one, or a lower psg.decay ({p.decay:g})"
+            )
     return generator
 
 
@@ -414,7 +420,7 @@ def fit_once(train: Rows, p: PsgParameters, cache: Path | str | None = None) -> 
 def seconds_of_fit(train: Rows, p: PsgParameters, cache: Path | str | None = None) -> float:
     """How long the fit took that :func:`fit_once` made or read back."""
     folder = entry_folder("generators", _fit_key(train, p), (__name__,), cache)
-    return float(json.loads((folder / "fit.json").read_text(encoding="utf-8"))["seconds"])
+    return float(read_json(folder / "fit.json")["seconds"])
 
 
 def _fit_key(train: Rows, p: PsgParameters) -> list[Any]:
@@ -445,12 +451,13 @@ def load(folder: Path, catalogue: Catalogue) -> Generator:
     LayoutError
         Another layout version, or a catalogue that it was not fitted with.
     """
-    header = json.loads((folder / "generator.json").read_text(encoding="utf-8"))
+    header = read_json(folder / "generator.json")
     check_layout(f"{folder}: generator", header.get("layout"), GENERATOR_LAYOUT)
-    if header["catalogue"] != catalogue.digest():
+    if header.get("catalogue") != catalogue.digest():
         raise LayoutError(f"{folder}: the generator was fitted with other items or links")
-    p = PsgParameters.model_validate(header["parameters"])
-    generator: Generator = GENERATORS[p.kind].restore(p, catalogue, load_file(folder / "generator.safetensors"))
+    with reading(folder / "generator.safetensors"):
+        p = PsgParameters.model_validate(header["parameters"])
+        generator: Generator = GENERATORS[p.kind].restore(p, catalogue, load_file(folder / "generator.safetensors"))
     return generator
 
 

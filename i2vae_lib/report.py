@@ -32,6 +32,7 @@ from i2vae_lib.results.effects import effects
 from i2vae_lib.results.reading import METRICS
 from i2vae_lib.runs import flatten, read_record, stamp, write_atomically
 from i2vae_lib.stages import irrelevant_groups
+from i2vae_lib.workers import environment, isolated
 
 METRIC = "validation NDCG@10"
 TEMPLATE = """<!doctype html>
@@ -93,8 +94,8 @@ def write_report(folder: Path | str) -> Path:
     folder = Path(folder)
     record = read_record(folder)
     metrics, history = stages.load_metrics(folder), stages.load_history(folder)
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    page = environment.from_string(TEMPLATE).render(**_content(folder, record, metrics, history))
+    jinja = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    page = jinja.from_string(TEMPLATE).render(**_content(folder, record, metrics, history))
     path = folder / "report.html"
     write_atomically(path, lambda part: part.write_text(page, encoding="utf-8"))
     return path
@@ -121,9 +122,7 @@ def _content(folder: Path, record: dict[str, Any], metrics: dict[str, Any], hist
         + " ".join(record.get("notes", ())),
         "command": command_of(p),
         "negatives": p["evaluation"]["negatives"],
-        "fewer": evaluation.fewer_candidates(
-            pd.read_parquet(folder / "ranks.parquet"), p["evaluation"]["negatives"], names
-        ),
+        "fewer": evaluation.fewer_candidates(stages.load_ranks(folder), p["evaluation"]["negatives"], names),
         "tail": " and ".join(f"{record['L80']['test'][d]:.2f} ({names[d]})" for d in DOMAINS),
         "tables": [(heading, html(table)) for heading, table in tables],
         "results_figure": figure(plots.results(tables[0][1], "HR@10, sampled")),
@@ -228,7 +227,9 @@ def kernel_settings() -> Iterator[Any]:
 
     with tempfile.TemporaryDirectory(prefix="kernel-") as folder:
         over_files = {"transport": "ipc", "ip": str(Path(folder) / "kernel")}
-        yield Config({"KernelManager": {} if os.name == "nt" else over_files})
+        # beside the isolation that its environment brings: IPython puts the working directory on the path by itself
+        client = {"extra_arguments": ["--InteractiveShellApp.ignore_cwd=True"]}
+        yield Config({"KernelManager": {} if os.name == "nt" else over_files, "NotebookClient": client})
 
 
 def execute_notebooks(
@@ -246,10 +247,8 @@ def execute_notebooks(
     source = notebooks_folder()
     if source is None:
         return []
-    before = os.environ.get("PLOTLY_RENDERER")
-    os.environ["PLOTLY_RENDERER"] = "plotly_mimetype+notebook"
     written = []
-    try:
+    with environment({"PLOTLY_RENDERER": "plotly_mimetype+notebook", **isolated()}):
         for name in names:
             say(f"executing the notebook {name} on this run")
             executed = folder / "notebooks" / f"{name}.ipynb"
@@ -258,11 +257,6 @@ def execute_notebooks(
             except Exception as error:  # whatever it is: a cell's, a kernel's, the disk's
                 executed.with_suffix(".html").unlink(missing_ok=True)  # an earlier one's
                 say(f"a notebook failed: {executed}: {_in_a_line(error)}")
-    finally:
-        if before is None:
-            del os.environ["PLOTLY_RENDERER"]
-        else:
-            os.environ["PLOTLY_RENDERER"] = before
     return written
 
 

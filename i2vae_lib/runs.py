@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
@@ -17,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,17 @@ LONGEST_CHANGE = 60
 """Characters of what a folder's name says of changed parameters; what needs more is named by its digest."""
 
 
+FOLDERS = ("dataset", "model")
+RESULTS = ("dataset", "pseudo.parquet", "model", "history.parquet", "ranks.parquet", "metrics.json")
+"""What the stages leave in a run directory, beside checkpoints and ``run.json``, which has the SHA-256 of each file."""
+
+
 class LayoutError(ValueError):
     """A folder that this version cannot read, or that was made with other data or parameters."""
+
+
+class Damaged(LayoutError):
+    """A file that is not what was written: cut short, changed, lost, or of another run."""
 
 
 def check_layout(what: str, found: Any, known: int, remedy: str = "") -> None:
@@ -61,36 +71,105 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
-    part.touch(exist_ok=False)  # with the rights that the user's umask leaves, which mkstemp does not ask for
     try:
+        part.touch(exist_ok=False)
+        mode = part.stat().st_mode  # the rights that the user's umask leaves; a library may write a file with others
         write(part)
+        if part.stat().st_nlink == 1:
+            part.chmod(mode)
         with part.open("rb+") as stream:
             os.fsync(stream.fileno())
         os.replace(part, path)
+    except Exception as error:
+        if isinstance(error, ValueError | TypeError | LookupError | ArithmeticError):  # of what was to be written
+            raise
+        # libraries report a full disk by errors of their own, without the path
+        said = getattr(error, "strerror", None) or f"{type(error).__name__}: {_first_line(error)}"
+        raise OSError(
+            f"{path} could not be written ({said}): what was there before is whole; with room for it and the right to "
+            f"write there the same command goes on"
+        ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def as_json(content: Mapping[str, Any]) -> str:
+    """Strict JSON (no NaN)."""
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write strict JSON (no NaN) atomically."""
-    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    """Write strict JSON atomically."""
+    text = as_json(content)
     write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name, or a copy where the file system has no links; atomically.
+@contextmanager
+def reading(path: Path, remedy: str = "delete it and make it anew") -> Iterator[None]:
+    """Whatever a library says of a file that it cannot read, with the file's name and what to do.
+
+    Raises
+    ------
+    Damaged
+    """
+    try:
+        yield
+    except (LayoutError, PermissionError):
+        raise
+    except Exception as error:
+        raise Damaged(f"{path} is damaged ({type(error).__name__}: {_first_line(error)}): {remedy}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:200]
+
+
+def read_json(path: Path, remedy: str = "delete it and make it anew") -> dict[str, Any]:
+    """Strict JSON of a file, an object.
+
+    Raises
+    ------
+    Damaged
+    """
+
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is no JSON")
+
+    with reading(path, remedy):
+        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+        if not isinstance(found, dict):
+            raise ValueError(f"expected an object, found {type(found).__name__}")
+        return found
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, read in blocks."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@lru_cache(4096)
+def _sha256_of_state(path: Path, *state: int) -> str:
+    return sha256_of(path)
+
+
+def _sha256_once(path: Path) -> str:
+    """:func:`sha256_of`, computed once a process while the file stays as it is."""
+    found = path.stat()
+    return _sha256_of_state(path.absolute(), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def link_or_copy(source: Path, part: Path) -> None:
+    """Give a file a second name, or a copy where the file system has no links; ``part`` may be there.
 
     For files that are only ever replaced, never changed in place (:func:`write_atomically`).
     """
-
-    def write(part: Path) -> None:
-        part.unlink()
-        try:
-            os.link(source, part)
-        except OSError:
-            shutil.copyfile(source, part)
-
-    write_atomically(target, write)
+    part.unlink(missing_ok=True)
+    try:
+        os.link(source, part)
+    except OSError:
+        shutil.copyfile(source, part)
 
 
 def cache_folder() -> Path:
@@ -149,8 +228,9 @@ def forget_peak_memory() -> None:
 
 
 def committed_path(name: str) -> Path:
-    """``docs/results/NAME.csv`` of this checkout; an installed wheel does not carry it."""
-    return Path(__file__).parents[1] / "docs" / "results" / f"{name}.csv"
+    """``docs/results/NAME.csv`` of this checkout, or the copy of it in an installed wheel."""
+    inside = Path(__file__).parent / "kept_tables"
+    return (inside if inside.is_dir() else Path(__file__).parents[1] / "docs" / "results") / f"{name}.csv"
 
 
 def usable_cores() -> int:
@@ -211,7 +291,13 @@ class Run:
             "parameters": self.parameters.model_dump(mode="json"),
             "environment": environment(),
             "stages": {},
+            "sha256": {},
         }
+        if not self.record and (found := results_in(self.folder)):
+            raise LayoutError(
+                f"{self.folder} holds results ({', '.join(found)}) but no run.json, so nobody knows of what data and "
+                f"parameters they are: put run.json back, choose another OUT, or delete the folder"
+            )
         if self.record.keys() > begun.keys():
             self._refuse_other_parameters()
         else:  # new, or stopped before anything was made with its parameters
@@ -234,6 +320,34 @@ class Run:
         """Add entries to ``run.json``."""
         self.record |= entries
         write_json(self.folder / "run.json", self.record)
+
+    def leave(self, name: str, write: Callable[[Path], object]) -> None:
+        """Let ``write`` make a file, or a folder of files, of the run; its SHA-256 goes into ``run.json``.
+
+        It gets its name last: what has its name is whole and recorded.
+        """
+        target = self.folder / name
+
+        def recorded(part: Path) -> None:
+            write(part)
+            if "sha256" not in self.record:  # begun by an earlier version, whose files stay unrecorded
+                return
+            paths = [one for one in sorted(part.rglob("*")) if one.is_file()] if part.is_dir() else [part]
+            own = {(Path(name) / one.relative_to(part)).as_posix(): sha256_of(one) for one in paths}
+            others = {key: one for key, one in self.record["sha256"].items() if not _is_of(key, name)}
+            self.note(sha256=others | own)
+
+        if name in FOLDERS:
+            part = self.folder / f".{name}.part"
+            shutil.rmtree(part, ignore_errors=True)  # a killed call's
+            try:
+                recorded(part)
+                shutil.rmtree(target, ignore_errors=True)
+                part.rename(target)
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+        else:
+            write_atomically(target, recorded)
 
     def check_dataset(self, fingerprint: str) -> None:
         """Record the dataset's fingerprint, or refuse one that differs from the recorded one."""
@@ -272,6 +386,44 @@ class Run:
         self.note()
 
 
+def results_in(folder: Path) -> list[str]:
+    """What of :data:`RESULTS`, and which checkpoints, a folder holds."""
+    return [name for name in RESULTS if (folder / name).exists()] + [one.name for one in folder.glob("last*.ckpt")]
+
+
+def checked(folder: Path | str, name: str) -> Path:
+    """Where a file or folder of a run lies, once it is found to be what the run left there.
+
+    Runs of earlier versions recorded no SHA-256: theirs are taken as they are.
+
+    Raises
+    ------
+    Damaged
+        A file that was changed, lost, or that is another run's.
+    """
+    folder = Path(folder)
+    path, known = folder / name, read_record(folder).get("sha256")
+    if known is None:
+        return path
+    remedy = f"put the run's own file back, or delete {folder} and run it anew"
+    own = {key: one for key, one in known.items() if _is_of(key, name)}
+    if not own:
+        raise Damaged(f"{path} is not this run's: run.json does not know of it; {remedy}")
+    for key, sha256 in own.items():
+        if not (folder / key).is_file():
+            raise Damaged(f"{folder / key} is missing: {remedy}")
+        if (found := _sha256_once(folder / key)) != sha256:
+            raise Damaged(
+                f"{folder / key} is not what this run wrote: damaged, or another run's (SHA-256 {found[:12]}…, "
+                f"run.json has {sha256[:12]}…); {remedy}"
+            )
+    return path
+
+
+def _is_of(key: str, name: str) -> bool:
+    return key == name or key.startswith(f"{name}/")
+
+
 def stamp(record: Mapping[str, Any]) -> str:
     """What stands beside every table of a run whose data are not what a reader takes them for; "" for all others."""
     if record.get("protocol") == "released":
@@ -293,9 +445,17 @@ def read_record(folder: Path | str) -> dict[str, Any]:
     if not path.is_file():
         raise LayoutError(f"{folder} is not a run directory (no run.json); `i2vae run --out {folder}` makes one")
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record: Any = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise LayoutError(f"{path}, line {error.lineno}: not valid JSON: {error.msg}") from None
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise LayoutError(f"{path}: not valid JSON: {type(error).__name__}") from None
+    remedy = "put the run's own back, or delete the folder and run it anew"
+    if not isinstance(record, dict):
+        raise LayoutError(f"{path}: expected an object, found {type(record).__name__}: {remedy}")
+    for key, kind in {"parameters": dict, "stages": dict, "sha256": dict}.items():
+        if record.get("layout") == RUN_LAYOUT and not isinstance(record.get(key, kind()), kind):
+            raise LayoutError(f"{path}: '{key}' is no object: {remedy}")
     check_layout(f"{folder} has run", record.get("layout"), RUN_LAYOUT, "run it anew")
     return record
 

@@ -20,7 +20,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
@@ -43,12 +43,15 @@ WARM_UP = 2
 """Epochs after which a trial may first be pruned."""
 
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
 class Between(Strict):
     """A number between two ends, both inclusive; whole where ends and step are."""
 
-    low: int | float
-    high: int | float
-    step: int | float | None = None
+    low: int | Finite
+    high: int | Finite
+    step: int | Finite | None = None
     log: bool = False
 
     @model_validator(mode="after")
@@ -141,18 +144,36 @@ def optuna() -> Any:
     return found
 
 
-def open_study(out: Path, seed: int = 0) -> Any:
+class _JournalLock:
+    """Optuna's own is a file that a killed process leaves behind, for which the next one waits half a minute."""
+
+    def __init__(self, path: Path):
+        self._lock = FileLock(path)
+
+    def acquire(self) -> bool:
+        self._lock.acquire()
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+def _sampler(seed: int) -> Any:
+    """Parallel trials reckon with each other."""
+    return optuna().samplers.TPESampler(seed=seed, constant_liar=True)
+
+
+def open_study(out: Path) -> Any:
     """The Optuna study of a folder, made if it is not there."""
     opt = optuna()
     out.mkdir(parents=True, exist_ok=True)
-    storage = opt.storages.JournalStorage(opt.storages.journal.JournalFileBackend(str(out / "journal.log")))
+    lock = _JournalLock(out / ".journal.lock")
+    storage = opt.storages.JournalStorage(opt.storages.journal.JournalFileBackend(str(out / "journal.log"), lock))
     with contextlib.suppress(opt.exceptions.DuplicatedStudyError):
         opt.create_study(storage=storage, study_name="i2vae", direction="maximize")
     return opt.load_study(
         storage=storage,
         study_name="i2vae",
-        # proposals continue, they do not start over; parallel trials reckon with each other
-        sampler=opt.samplers.TPESampler(seed=seed, constant_liar=True),
         pruner=opt.pruners.MedianPruner(n_startup_trials=START_UP, n_warmup_steps=WARM_UP),
     )
 
@@ -232,6 +253,8 @@ def _search(search: Search, out: Path, trials: int, workers: int | None, schedul
     def asked() -> Iterator[Work]:
         """As many more trials as there is room for; values that do not go together fail before they are sent."""
         while len(_running(study)) < min(found.width, trials - _finished(study)):
+            # each trial has a seed of its own: the same, whichever call proposes it
+            study.sampler = _sampler((search.file.seed or 0) + len(study.get_trials(deepcopy=False)))
             number = study.ask(space).number
             trial = study.get_trials(deepcopy=False)[number]
             try:
@@ -258,8 +281,7 @@ def _search(search: Search, out: Path, trials: int, workers: int | None, schedul
 def _opened(search: Search, out: Path) -> tuple[Any, dict[str, Any]]:
     """The study of a folder and what it draws from, of this search and no other."""
     opt = optuna()
-    before = len(open_study(out).get_trials(deepcopy=False))
-    study = open_study(out, (search.file.seed or 0) + before)
+    study = open_study(out)
     space = {key: _distribution(opt, values) for key, values in search.file.space.items()}
     asked_before, text = study.user_attrs.get("space"), search.file.model_dump(mode="json")
     if asked_before is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from i2vae_lib.cache import once
 from i2vae_lib.data.dataset import DOMAINS, SPLITS, CrossDomainDataset
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.registry import CEILINGS, REFERENCES
-from i2vae_lib.runs import write_atomically, write_json
+from i2vae_lib.runs import read_json, write_atomically, write_json
 from i2vae_lib.training import Callbacks
 
 
@@ -39,7 +38,7 @@ def recalled(dataset: CrossDomainDataset, generator: psg.Generator) -> tuple[Pat
         write_json(folder / "about.json", {"audit": found})
 
     folder = once("recalled", [dataset.fingerprint(), psg.digest(generator)], (__name__,), make)
-    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    about = read_json(folder / "about.json")
     return folder / "pseudo.parquet", about["audit"]
 
 
@@ -79,7 +78,7 @@ def reference_ranks(
     relevant = p.model_dump(mode="json", include={"split", "evaluation", "references"})
     code = (__name__, *(one.__module__ for one in (*REFERENCES.values(), *CEILINGS.values())))
     folder = once("references", [dataset.fingerprint(), relevant], code, make)
-    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    about = read_json(folder / "about.json")
     return pd.read_parquet(folder / "ranks.parquet"), about["chosen"], about["audit"]
 
 

@@ -22,9 +22,9 @@ from i2vae_lib.data.loading import check_name, check_protocol, load_dataset_once
 from i2vae_lib.params import ParameterError, Parameters
 from i2vae_lib.places import suggestion
 from i2vae_lib.recommenders import REGISTRY, SYSTEMS
-from i2vae_lib.runs import LayoutError, Run, link_or_copy, read_record, write_atomically, write_json
+from i2vae_lib.runs import LayoutError, Run, as_json, checked, link_or_copy, read_json, read_record, reading
 from i2vae_lib.shared import ranked, recalled, reference_ranks, stamped
-from i2vae_lib.training import Callbacks, history_of
+from i2vae_lib.training import Callbacks, choose_device, history_of
 
 Say = Callable[[str], None]
 Arguments = ParamSpec("Arguments")
@@ -38,6 +38,7 @@ def quiet(line: str) -> None:
 def open_run(parameters: Parameters, out: str | Path | None = None) -> Run:
     """The run directory of these parameters, made if it is not there (not for data or protocols that cannot be)."""
     check_run(parameters)
+    choose_device(parameters.training.device)  # here, where it trains: not after an hour of fitting
     return Run(parameters, out, irrelevant_groups([parameters.system]))
 
 
@@ -97,7 +98,7 @@ def prepare(run: Run) -> CrossDomainDataset:
     """
     folder = run.folder / "dataset"
     if (folder / "dataset.json").is_file():
-        dataset = CrossDomainDataset.load(folder)
+        dataset = CrossDomainDataset.load(checked(run.folder, "dataset"))
         run.check_dataset(dataset.fingerprint())
         if source_of(run.parameters) not in (None, dataset.source_sha256):
             raise LayoutError(
@@ -129,7 +130,7 @@ def prepare(run: Run) -> CrossDomainDataset:
             rows={split: len(rows) for split, rows in dataset.splits.items()},
             audit=found.to_dict(orient="records"),
         )
-        dataset.save(folder)
+        run.leave("dataset", dataset.save)
     return dataset
 
 
@@ -149,7 +150,8 @@ def recall(run: Run, dataset: CrossDomainDataset | None = None) -> psg.Generator
     """
     dataset = dataset or prepare(run)
     train, p, path = dataset.splits["train"], effective_psg(run.parameters), run.folder / "pseudo.parquet"
-    if path.is_file():  # reading the fit back is no work of the stage
+    if path.is_file():
+        checked(run.folder, path.name)  # reading the fit back is no work of the stage
         generator = psg.fit_once(train, p)
         if psg.digest(generator) != run.record.get("generator_sha256"):
             raise LayoutError(
@@ -166,7 +168,7 @@ def recall(run: Run, dataset: CrossDomainDataset | None = None) -> psg.Generator
         table, found = recalled(dataset, generator)
         run.note(audit=found)
         audit.refuse_leaks(pd.DataFrame(found), dataset.protocol)
-        link_or_copy(table, path)
+        run.leave(path.name, lambda part: link_or_copy(table, part))
     return generator
 
 
@@ -191,7 +193,7 @@ def train(run: Run, dataset: CrossDomainDataset | None = None, on_epoch: Callabl
     """
     folder, kind = run.folder / "model", SYSTEMS[run.parameters.system]
     if (folder / "model.json").is_file():
-        return kind.load(folder)
+        return kind.load(checked(run.folder, "model"))
     dataset = dataset or prepare(run)
     generator = recall(run, dataset) if uses_generator(run.parameters) else None
     recommender = kind(dataset.catalogue, run.parameters)
@@ -206,7 +208,7 @@ def train(run: Run, dataset: CrossDomainDataset | None = None, on_epoch: Callabl
         )
     history = stamped(pd.DataFrame(recommender.state.history), dataset)
     run.took_at_least("train", float(history[["seconds", "validation seconds"]].to_numpy().sum()))
-    write_atomically(run.folder / "history.parquet", lambda part: history.to_parquet(part, index=False))
+    run.leave("history.parquet", lambda part: history.to_parquet(part, index=False))
     # what the model begins with and falls back to must be the training rows' own
     found = audit.audit_counts(dataset, recommender.popularity)
     if recommender.start is not None:
@@ -222,7 +224,7 @@ def train(run: Run, dataset: CrossDomainDataset | None = None, on_epoch: Callabl
         best_validation_ndcg=recommender.state.best_metric,
         weights=sum(weight.numel() for weight in recommender.module.parameters()),
     )
-    recommender.save(folder)
+    run.leave("model", recommender.save)
     return recommender
 
 
@@ -237,7 +239,8 @@ def evaluate(run: Run, dataset: CrossDomainDataset | None = None) -> pd.DataFram
     """
     path = run.folder / "ranks.parquet"
     if path.is_file() and (run.folder / "metrics.json").is_file():
-        return pd.read_parquet(path)
+        checked(run.folder, "metrics.json")
+        return load_ranks(run.folder)
     dataset = dataset or prepare(run)
     trained = train(run, dataset)
     p = run.parameters
@@ -247,8 +250,9 @@ def evaluate(run: Run, dataset: CrossDomainDataset | None = None) -> pd.DataFram
     audit.refuse_leaks(pd.DataFrame(found), dataset.protocol)
     with run.stage("evaluate"):
         table = stamped(pd.concat([ranked([trained], dataset, p), others], ignore_index=True), dataset)
-    write_atomically(path, lambda part: table.to_parquet(part, index=False))
-    write_json(run.folder / "metrics.json", evaluation.metrics(table))
+    run.leave(path.name, lambda part: table.to_parquet(part, index=False))
+    text = as_json(evaluation.metrics(table))
+    run.leave("metrics.json", lambda part: part.write_text(text, encoding="utf-8"))
     return table
 
 
@@ -279,7 +283,15 @@ def load_history(folder: Path | str) -> pd.DataFrame:
     path = Path(folder) / "history.parquet"
     if not path.is_file():
         raise LayoutError(f"{folder} has no history yet (no history.parquet): train it first")
-    return pd.read_parquet(path)
+    with reading(checked(folder, path.name)):
+        return pd.read_parquet(path)
+
+
+def load_ranks(folder: Path | str) -> pd.DataFrame:
+    """``ranks.parquet`` of a run (:func:`evaluate`)."""
+    path = checked(folder, "ranks.parquet")
+    with reading(path):
+        return pd.read_parquet(path)
 
 
 def history_so_far(folder: Path | str) -> pd.DataFrame:
@@ -307,7 +319,8 @@ def load_pseudo(folder: Path | str) -> dict[str, Any]:
     path = Path(folder) / "pseudo.parquet"
     if not path.is_file():
         raise LayoutError(f"{folder} has no pseudo-sequences yet (no pseudo.parquet): run it first")
-    table = pd.read_parquet(path)
+    with reading(checked(folder, path.name)):
+        table = pd.read_parquet(path)
     rows = read_record(folder)["rows"]
     found = table["split"].value_counts().to_dict()
     if found != rows:
@@ -320,8 +333,7 @@ def load_metrics(folder: Path | str) -> dict[str, Any]:
     path = Path(folder) / "metrics.json"
     if not path.is_file():
         raise LayoutError(f"{folder} has no metrics yet (no metrics.json): evaluate it first")
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    return read_json(checked(folder, path.name), f"`i2vae run` with --out {folder} evaluates anew without it")
 
 
 def result_table(

@@ -7,6 +7,7 @@ run that was killed and started again ends with the same weights, to the bit on 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -21,9 +22,9 @@ from torch import nn
 
 from i2vae_lib.params import TrainingParameters
 from i2vae_lib.progress import bar
-from i2vae_lib.runs import LayoutError, write_atomically
+from i2vae_lib.runs import LayoutError, reading, write_atomically
 
-CHECKPOINT_LAYOUT = 1
+CHECKPOINT_LAYOUT = 2
 
 
 class Movable(Protocol):
@@ -77,9 +78,9 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        torch.empty(1, device=name).cpu()  # meta has tensors without contents
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"'training.device': {name!r} cannot be used here: {reason}; try auto or cpu") from None
     return torch.device(name)
 
@@ -235,12 +236,41 @@ def _save(
         "generator": generator.get_state(),
         "rng": json.dumps(rng.bit_generator.state),
     }
+    content["sha256"] = _sha256(content)
     write_atomically(path, lambda part: torch.save(content, part))
+
+
+def _sha256(content: Mapping[str, Any]) -> str:
+    """Of all values and tensors in a nested mapping."""
+    found = hashlib.sha256()
+
+    def add(one: Any) -> None:
+        if isinstance(one, torch.Tensor):
+            array = one.detach().cpu().contiguous()
+            found.update(f"{array.dtype}{tuple(array.shape)}".encode() + array.numpy().tobytes())
+        elif isinstance(one, Mapping):
+            for key in sorted(one, key=str):
+                found.update(f"{key!r}:".encode())
+                add(one[key])
+        elif isinstance(one, list | tuple):
+            for part in one:
+                add(part)
+        else:
+            found.update(f"{one!r};".encode())
+
+    add(content)
+    return found.hexdigest()
+
+
+ANEW = "delete it to start anew"
 
 
 def history_of(checkpoint: Path) -> list[dict[str, float]]:
     """One record an epoch that a checkpoint knows of; its weights stay on the disk."""
-    found: list[dict[str, float]] = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)["history"]
+    with reading(checkpoint, ANEW):
+        found: list[dict[str, float]] = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)[
+            "history"
+        ]
     return found
 
 
@@ -254,11 +284,14 @@ def _resume(
 ) -> State | None:
     if path is None or not path.is_file():
         return None
-    saved: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-    if saved.get("layout") != CHECKPOINT_LAYOUT or saved["identity"] != identity:
-        raise LayoutError(f"{path} is a checkpoint of other data, parameters or layout; delete it to start anew")
-    load_parameters(module, saved["module"])
-    optimizer.load_state_dict(saved["optimizer"])
-    generator.set_state(saved["generator"])
-    rng.bit_generator.state = json.loads(saved["rng"])
+    with reading(path, ANEW):
+        saved: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        if saved.get("layout") != CHECKPOINT_LAYOUT or saved["identity"] != identity:
+            raise LayoutError(f"{path} is a checkpoint of other data, parameters or layout; {ANEW}")
+        if saved.pop("sha256") != _sha256(saved):
+            raise ValueError("its contents do not have its SHA-256")
+        load_parameters(module, saved["module"])
+        optimizer.load_state_dict(saved["optimizer"])
+        generator.set_state(saved["generator"])
+        rng.bit_generator.state = json.loads(saved["rng"])
     return State(saved["epoch"], saved["best_epoch"], saved["best_metric"], saved["best"], saved["history"])

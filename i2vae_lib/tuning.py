@@ -14,7 +14,6 @@ and a sweep of what it chose (:mod:`i2vae_lib.engine`).
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +29,7 @@ from i2vae_lib.params import ParameterError, Parameters, known_keys, load, pair_
 from i2vae_lib.places import preset_folder, suggestion
 from i2vae_lib.progress import bar
 from i2vae_lib.recommenders import REGISTRY, SYSTEMS
-from i2vae_lib.runs import LayoutError, flatten, read_record, usable_cores, write_json
+from i2vae_lib.runs import LayoutError, flatten, read_json, read_record, usable_cores, write_json
 from i2vae_lib.stages import check_system, irrelevant_groups, open_run, train
 from i2vae_lib.workers import connect
 
@@ -240,7 +239,7 @@ def read_study(folder: Path) -> Study:
     LayoutError
         Another layout version.
     """
-    known = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    known = read_json(folder / "study.json", "choose another OUT, or delete the folder")
     if (found := known.get("layout")) != STUDY_LAYOUT:
         raise LayoutError(
             f"{folder}: comparison layout {found}, this version reads {STUDY_LAYOUT}: choose another OUT, or delete it"

@@ -78,11 +78,11 @@ def connect(workers: int | None = None, scheduler: str | None = None, *, threads
     inherited = {
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
         "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait take the cores from the other processes
-        "PYTHONSAFEPATH": "1",  # what lies in the working directory under a module's name is not imported
+        **isolated(),
     }
     with (
-        _environment(inherited),
-        _terminated_as_interrupted(),
+        environment(inherited),
+        terminated_as_interrupted(),
         contextlib.closing(Processes(workers or usable_cores())) as processes,
     ):
         yield processes
@@ -203,8 +203,14 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+def isolated() -> dict[str, str]:
+    """Variables of a Python that imports nothing because it lies in the working directory under a module's name."""
+    named = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))  # an empty one means that directory
+    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(str(Path(one).absolute()) for one in named)}
+
+
 @contextlib.contextmanager
-def _environment(wanted: dict[str, str]) -> Iterator[None]:
+def environment(wanted: dict[str, str]) -> Iterator[None]:
     """These variables meanwhile, which processes that are started inherit."""
     before = dict(os.environ)
     os.environ.update(wanted)
@@ -219,7 +225,7 @@ def _environment(wanted: dict[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
+def terminated_as_interrupted() -> Iterator[None]:
     """A SIGTERM is a Ctrl-C meanwhile: what is in flight is ended in order."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -314,6 +314,9 @@ def test_of_user_when_it_is_another_system(run: Run, tmp_path: Path) -> None:
     shutil.copytree(run.folder, folder)
     header = json.loads((folder / "model" / "model.json").read_text())
     (folder / "model" / "model.json").write_text(json.dumps(header | {"system": "savae"}))
+    record = json.loads((folder / "run.json").read_text())
+    del record["sha256"]  # else the file itself is refused
+    (folder / "run.json").write_text(json.dumps(record))
     with pytest.raises(LayoutError, match="holds a model of savae, not of i2vae"):
         explorers.of_user(folder)
 
@@ -328,21 +331,39 @@ def test_write_page_when_served(run: Run, tmp_path: Path) -> None:
     assert json.loads((template / "conf.json").read_text()) == {"base_template": "lab"}
 
 
-def test_explore_when_called(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_explore_when_called(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """It starts isolated: a folder, a configuration of its own, nothing of the working directory, a token."""
     called: dict[str, Any] = {}
+    popen = subprocess.Popen
 
-    def serve(command: list[str], env: dict[str, str]) -> Any:
-        called.update(command=command, env=env, there=Path(command[3]).is_file())
-        return type("Done", (), {"returncode": 0})
+    def serve(command: list[str], **words: Any) -> Any:
+        called.update(words, command=command, there=Path(command[4]).is_file())
+        return popen([sys.executable, "-c", ""], stdin=subprocess.PIPE)
 
-    monkeypatch.setattr(subprocess, "run", serve)
+    for name in ("voila.py", "voila.json", "argparse.py"):
+        (tmp_path / name).write_text("raise SystemExit")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{os.pathsep}relative")
+    monkeypatch.setattr(subprocess, "Popen", serve)
     assert cli.main(["explore", str(run.folder), "--port", "9999", "--no-browser"]) == 0
-    assert called["command"][:3] == [sys.executable, "-m", "voila"] and called["there"]
-    assert {"--Voila.ip=127.0.0.1", "--port=9999", "--Voila.port_retries=0", "--template=kit", "--no-browser"} <= set(
-        called["command"]
-    )
-    assert called["env"]["JUPYTER_PATH"].split(os.pathsep)[0] == str(Path(called["command"][3]).parent)
-    assert "http://127.0.0.1:9999/" in capsys.readouterr().out
+    assert called["command"][:4] == [sys.executable, "-P", "-m", "i2vae_lib.page"] and called["there"]
+    assert called["command"][5:] == ["9999", "--no-browser"] and called["stdin"] == subprocess.PIPE
+    own = str(Path(called["command"][4]).parent)
+    assert called["cwd"] == own != str(tmp_path) and not Path(own).exists()
+    assert {called["env"][name] for name in ("JUPYTER_PATH", "JUPYTER_CONFIG_DIR", "IPYTHONDIR")} == {own}
+    assert (called["env"]["PYTHONSAFEPATH"], called["env"]["PYTHONPATH"]) == ("1", str(tmp_path / "relative"))
+    token = called["env"]["I2VAE_PAGE_TOKEN"]
+    assert len(token) >= 32 and token not in " ".join(called["command"])
+    assert f"http://127.0.0.1:9999/?token={token} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("port", ["0", "-1", "65536", "99999"])
+def test_explore_when_there_is_no_such_port(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["explore", "R", f"--port={port}"])
+    assert ended.value.code == 2 and "a port lies from 1 to 65535" in capsys.readouterr().err
 
 
 def test_explore_when_it_cannot(

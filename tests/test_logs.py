@@ -22,7 +22,7 @@ from i2vae_lib.data.describe import describe_files
 from i2vae_lib.data.filters import whole_core
 from i2vae_lib.data.logs import load_logs
 from i2vae_lib.data.pair_file import Columns, PairFile, Side, read_pair_file
-from i2vae_lib.data.released import sha256_of
+from i2vae_lib.runs import sha256_of
 from tests.test_released import QuietHandler, serving
 
 ROOT = Path(__file__).parent.parent

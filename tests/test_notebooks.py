@@ -238,10 +238,12 @@ def test_unknown_or_mistyped_parameter_is_an_error(wrong: dict[str, Any], messag
 @pytest.mark.notebook
 def test_run_when_a_lesson_fails_keeps_its_copy_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parameters = nbformat.v4.new_code_cell("out: str = None", metadata={"tags": ["parameters"]})
-    for name, line in (("a", "assert out is None, 'too short a run'"), ("b", "print(out)")):
+    for name, line in (("a", "assert out is None, 'too short a run'"), ("b", "import numpy; print(out)")):
         cells = [parameters, nbformat.v4.new_code_cell(line)]
         nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
     monkeypatch.setattr(report, "notebooks_folder", lambda: tmp_path)
+    (tmp_path / "numpy.py").write_text("raise RuntimeError('what lies in the working directory was executed')")
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "run" / "notebooks").mkdir(parents=True)
     (tmp_path / "run" / "notebooks" / "a.html").write_text("of an earlier call")
     said: list[str] = []

@@ -11,8 +11,9 @@ import pytest
 
 from i2vae_lib.data import DOMAINS, DataError, load_dataset, released
 from i2vae_lib.data.registry import REGISTRY, ReleasedFile, ReleasedPair
-from i2vae_lib.data.released import load_released, locate, read_pair, sha256_of
+from i2vae_lib.data.released import load_released, locate, read_pair
 from i2vae_lib.params import load
+from i2vae_lib.runs import sha256_of
 
 NAMES = {"x": "First", "y": "Second"}
 HEADER = "user_id,seq_d1,seq_d2,domain_id\n"

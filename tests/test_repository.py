@@ -137,7 +137,8 @@ def test_citation_when_read(project: dict[str, Any]) -> None:
 def test_wheel_when_its_contents_are_configured(project: dict[str, Any]) -> None:
     wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert wheel["packages"] == ["i2vae_lib"]
-    assert wheel["force-include"] == {"params": "i2vae_lib/presets"}  # where params.preset_folder looks first
+    # where places.preset_folder and runs.committed_path look first
+    assert wheel["force-include"] == {"params": "i2vae_lib/presets", "docs/results": "i2vae_lib/kept_tables"}
     assert (ROOT / "params" / "paper.yaml").is_file()
     module, function = project["project"]["scripts"]["i2vae"].split(":")
     assert callable(getattr(importlib.import_module(module), function))

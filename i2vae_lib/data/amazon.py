@@ -9,7 +9,7 @@ published, and no titles come with them. Duplicates and the k-core are the loade
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
 
 import pooch
@@ -17,9 +17,9 @@ import pooch
 from i2vae_lib.data.dataset import DOMAINS, DataError
 from i2vae_lib.data.logs import CHECKED_STAGES, checked, stage
 from i2vae_lib.data.pair_file import PairFile, Side
-from i2vae_lib.data.released import sha256_of
+from i2vae_lib.data.released import download
 from i2vae_lib.progress import bar
-from i2vae_lib.runs import write_atomically, write_json
+from i2vae_lib.runs import read_json, sha256_of, write_atomically, write_json
 
 SOURCE = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
 FILES = {"x": "ratings_Grocery_and_Gourmet_Food.csv", "y": "ratings_Home_and_Kitchen.csv"}
@@ -117,12 +117,14 @@ def fetch_amazon2014(folder: Path | str, minimum: int = 3) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / RECORD
-    known: dict[str, str] = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    known: dict[str, str] = read_json(record) if record.is_file() else {}
     paths = {}
     for d, name in FILES.items():
         paths[d] = folder / name
         if not paths[d].is_file() or (name in known and sha256_of(paths[d]) != known[name]):
             _download(name, folder, known.get(name))
+        if name not in known:
+            _require_ratings(paths[d])
         found = sha256_of(paths[d])
         if name not in known:
             print(
@@ -134,9 +136,27 @@ def fetch_amazon2014(folder: Path | str, minimum: int = 3) -> Path:
     return build_amazon2014(paths["x"], paths["y"], folder, minimum)
 
 
+def _require_ratings(path: Path) -> None:
+    """Nothing vouches for what came: what is no table of ratings is removed before it is taken for one.
+
+    Raises
+    ------
+    DataError
+    """
+    with path.open("rb") as stream:
+        lines = stream.read(4096).splitlines()
+    line = lines[0].decode("utf-8", "replace") if lines else ""
+    if not re.fullmatch(r"[^,<>\s]+,[^,<>\s]+,\d+(\.\d+)?,\d+", line):
+        path.unlink()
+        raise DataError(
+            f"{path}: no ratings came but {line[:60]!r}: expected user,item,rating,seconds. It was removed and nothing "
+            f"recorded: try again later, or put the file there by hand"
+        )
+
+
 def _download(name: str, folder: Path, sha256: str | None) -> None:
     try:
-        pooch.retrieve(SOURCE + name, f"sha256:{sha256}" if sha256 else None, name, folder, progressbar=True)
+        pooch.retrieve(SOURCE + name, f"sha256:{sha256}" if sha256 else None, name, folder, downloader=download)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{name} could not be fetched from {SOURCE}: {type(error).__name__}: {error}. Put the file into {folder} "

@@ -20,7 +20,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from i2vae_lib.runs import LayoutError, check_layout, write_atomically, write_json
+from i2vae_lib.runs import LayoutError, check_layout, read_json, reading, write_atomically, write_json
 
 DOMAINS = ("x", "y")
 SPLITS = ("train", "validation", "test")
@@ -602,9 +602,10 @@ def save_catalogue(catalogue: Catalogue, folder: Path) -> None:
 
 def read_catalogue(folder: Path) -> Catalogue:
     """Read what :func:`save_catalogue` wrote."""
-    header = json.loads((folder / "catalogue.json").read_text(encoding="utf-8"))
+    header = read_json(folder / "catalogue.json")
     check_layout(f"{folder}: catalogue", header.get("layout"), CATALOGUE_LAYOUT)
-    return _read_items(folder, header["names"])
+    with reading(folder):
+        return _read_items(folder, header["names"])
 
 
 def _write_items(catalogue: Catalogue, folder: Path) -> None:

@@ -10,9 +10,10 @@ from i2vae_lib.data import logs, protocols, synthetic
 from i2vae_lib.data.dataset import DOMAINS, CrossDomainDataset, DataError, LogPair
 from i2vae_lib.data.pair_file import ReleasedPair, read_any_pair
 from i2vae_lib.data.registry import REGISTRY
-from i2vae_lib.data.released import load_released, read_pair, sha256_of
+from i2vae_lib.data.released import load_released, read_pair
 from i2vae_lib.params import Parameters, pair_name
 from i2vae_lib.places import suggestion
+from i2vae_lib.runs import sha256_of
 
 
 def is_pair_file(name: str) -> bool:

@@ -46,8 +46,8 @@ from i2vae_lib.data.log_files import (
     stage_log,
 )
 from i2vae_lib.data.pair_file import HEADERLESS, UNITS, Columns, PairFile, other_format, read_pair_file
-from i2vae_lib.data.released import sha256_of
 from i2vae_lib.progress import bar
+from i2vae_lib.runs import sha256_of
 
 CHECKED_STAGES = 5  # that :func:`checked` takes of a bar
 _LOADING_STAGES = 1 + CHECKED_STAGES + 4

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from i2vae_lib.data.dataset import DOMAINS, DataError
 from i2vae_lib.places import suggestion
+from i2vae_lib.yaml_files import parse
 
 Unit = Literal["s", "ms", "us", "ns", "d", "iso", "date", "order"]
 UNITS: dict[Unit, tuple[str, int]] = {  # word, and units a second once a log is staged
@@ -175,7 +176,7 @@ def read_any_pair(path: Path | str) -> PairFile | ReleasedPair:
     """
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path}: no such pair file") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -9,25 +9,59 @@ import csv
 import hashlib
 import json
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pooch
+import requests
 
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Int, Ragged
 from i2vae_lib.data.protocols import RawPair, raw_rows
 from i2vae_lib.data.registry import REGISTRY, SOURCE, ReleasedFile
-from i2vae_lib.runs import cache_folder
+from i2vae_lib.progress import bar
+from i2vae_lib.runs import cache_folder, sha256_of
 
 csv.field_size_limit(2**31 - 1)  # a cell holds a whole sequence
+MOST_BYTES = 4 * 2**30
+SILENCE, SLOWEST = 30.0, 1024
+"""Seconds without a word, and bytes a second after them, at which a server is given up."""
 COLUMNS = ("user_id", "seq_d1", "seq_d2", "domain_id")
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, read in blocks."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def download(url: str, output: str | Path, _pooch: object = None) -> None:
+    """What pooch calls for a file: bounded in size and time, and no web page in place of data.
+
+    Raises
+    ------
+    ValueError
+        A page came, or more than :data:`MOST_BYTES`.
+    OSError
+        No answer, a status that is no success, or fewer than :data:`SLOWEST` bytes a second.
+    """
+    begun, size = time.monotonic(), 0
+    with requests.get(url, stream=True, timeout=SILENCE) as answer:
+        answer.raise_for_status()
+        if "html" in answer.headers.get("Content-Type", "").lower():
+            raise ValueError(f"{url} sent a web page, not the file")
+        with (
+            Path(output).open("wb") as stream,
+            bar(f"fetching {Path(url).name}", int(answer.headers.get("Content-Length") or 0), "B") as progress,
+        ):
+            for block in answer.iter_content(1 << 16):
+                size += len(block)
+                if size == len(block) and block.lstrip()[:1] == b"<":
+                    raise ValueError(f"{url} sent a web page, not the file")
+                if size > MOST_BYTES:
+                    raise ValueError(f"{url} sent more than {MOST_BYTES:,} bytes")
+                if (seconds := time.monotonic() - begun) > SILENCE and size < SLOWEST * seconds:
+                    raise OSError(f"{url} is too slow: {size:,} bytes in {seconds:.0f} s")
+                stream.write(block)
+                progress.update(len(block))
 
 
 def locate(file: ReleasedFile, folder: Path | str | None = None, *, download: bool = True) -> Path:
@@ -62,7 +96,7 @@ def locate(file: ReleasedFile, folder: Path | str | None = None, *, download: bo
         raise DataError(f"{file.name} is not in {folder or 'I2VAE_DATA_DIR (not set)'}; `i2vae fetch` downloads it")
     try:
         fetched = pooch.retrieve(
-            SOURCE + file.name, f"sha256:{file.sha256}", file.name, cache_folder(), progressbar=True
+            SOURCE + file.name, f"sha256:{file.sha256}", file.name, cache_folder(), downloader=download
         )
     except (OSError, ValueError) as error:
         raise DataError(
@@ -133,10 +167,12 @@ def _read_table(path: Path) -> _Table:
     sequences: dict[str, list[list[int]]] = {"x": [], "y": []}
     with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
         reader = csv.DictReader(stream)
-        missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
+        with _of_csv(reader, path):
+            header = reader.fieldnames or []
+        missing = [column for column in COLUMNS if column not in header]
         if missing:
             raise DataError(f"{path}: missing column {', '.join(missing)}; expected {', '.join(COLUMNS)}")
-        for record in reader:
+        for record in _records(reader, path):
             where = f"{path}, line {reader.line_num}"
             if not "".join(str(one) for one in record.values()).isascii():
                 raise DataError(f"{where}: not UTF-8 text, or letters where numbers belong")
@@ -161,6 +197,19 @@ def _read_table(path: Path) -> _Table:
     return _Table(np.array(users, dtype=object), np.array(domains, dtype=np.int8), ragged)
 
 
+def _records(reader: csv.DictReader[str], path: Path) -> Iterator[dict[str, Any]]:
+    with _of_csv(reader, path):
+        yield from reader
+
+
+@contextmanager
+def _of_csv(reader: csv.DictReader[str], path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{path}, after line {reader.line_num}: not a CSV table: {error}") from None
+
+
 def _sequence(cell: str | None, where: str, column: str) -> list[int]:
     try:
         items = json.loads(cell or "")
@@ -168,6 +217,8 @@ def _sequence(cell: str | None, where: str, column: str) -> list[int]:
         raise DataError(f"{where}: {column} is nested too deep; it is a JSON list of item ids") from None
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: {column} is not a JSON list: {error.msg} at column {error.colno}") from None
+    except ValueError as error:  # a number of 5,000 digits
+        raise DataError(f"{where}: {column} is not a JSON list of ids: {error}") from None
     if not isinstance(items, list):
         raise DataError(f"{where}: {column} is not a JSON list but {type(items).__name__}")
     for item in items:

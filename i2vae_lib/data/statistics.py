@@ -109,15 +109,11 @@ def popularity_curve(counts: Int, points: int = 60) -> pd.DataFrame:
 
 
 def committed(name: str) -> pd.DataFrame:
-    """``docs/results/NAME.csv`` of this checkout; empty for an installed wheel, which does not carry it."""
+    """``docs/results/NAME.csv``; empty where no table of that name is kept."""
     path = committed_path(name)
     return pd.read_csv(path) if path.is_file() else pd.DataFrame()
 
 
 def released_statistics() -> pd.DataFrame:
-    """``docs/results/pair_statistics.csv`` of this checkout: :func:`describe` of the released pairs under ``strict``.
-
-    An installed wheel does not carry it: then only the column ``statistic`` comes back, empty.
-    """
-    found = committed("pair_statistics")
-    return found if len(found) else pd.DataFrame({"statistic": pd.Series(dtype="str")})
+    """``docs/results/pair_statistics.csv``: :func:`describe` of the released pairs under ``strict``."""
+    return committed("pair_statistics")

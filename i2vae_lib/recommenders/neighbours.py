@@ -18,7 +18,6 @@ of the same terms in another order differ by some 1e-7, and a step of popularity
 
 from __future__ import annotations
 
-import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +37,7 @@ from i2vae_lib.params import Parameters
 from i2vae_lib.progress import bar
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders import contract
-from i2vae_lib.runs import LayoutError, check_layout, write_atomically, write_json
+from i2vae_lib.runs import LayoutError, check_layout, read_json, reading, write_atomically, write_json
 from i2vae_lib.training import Callbacks
 
 NUDGE = 1e-4
@@ -291,13 +290,14 @@ class FromHistories(ABC):
         folder = Path(folder)
         if not (folder / "model.json").is_file():
             raise LayoutError(f"{folder} holds no saved model (no model.json)")
-        header = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        header = read_json(folder / "model.json")
         check_layout(f"{folder}: model", header.get("layout"), NEIGHBOURS_LAYOUT)
         found = cls(read_catalogue(folder))
-        arrays = load_file(folder / "weights.safetensors")
-        found.counts = {d: arrays.pop(f"counts/{d}") for d in DOMAINS}
-        found.chosen = header["chosen"]
-        found.restore(found.unpacked(arrays))
+        with reading(folder / "weights.safetensors"):
+            arrays = load_file(folder / "weights.safetensors")
+            found.counts = {d: arrays.pop(f"counts/{d}") for d in DOMAINS}
+            found.chosen = header["chosen"]
+            found.restore(found.unpacked(arrays))
         return found
 
     def packed(self) -> dict[str, Int]:

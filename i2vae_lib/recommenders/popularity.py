@@ -13,7 +13,7 @@ from i2vae_lib.data.dataset import Catalogue, Int, Rows, popularity, read_catalo
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders import contract
-from i2vae_lib.runs import write_atomically
+from i2vae_lib.runs import reading, write_atomically
 from i2vae_lib.training import Callbacks
 
 
@@ -60,4 +60,6 @@ class Popularity:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        return cls(read_catalogue(folder), load_file(folder / "counts.safetensors"))
+        with reading(folder / "counts.safetensors"):
+            counts = load_file(folder / "counts.safetensors")
+        return cls(read_catalogue(folder), counts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,10 +38,11 @@ from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.params import Parameters, of_result
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders import REGISTRY, contract
-from i2vae_lib.runs import LayoutError, check_layout, write_atomically, write_json
+from i2vae_lib.runs import LayoutError, check_layout, read_json, reading, write_atomically, write_json
 from i2vae_lib.training import Callbacks, State
 
 MODEL_LAYOUT = 2
+ANEW = "put the right file back, or train it anew"
 
 
 @dataclass(frozen=True)
@@ -273,10 +275,10 @@ class Trained(ABC):
         folder = Path(folder)
         if not (folder / "model.json").is_file():
             raise LayoutError(f"{folder} holds no saved model (no model.json)")
-        header = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        header = read_json(folder / "model.json", ANEW)
         check_layout(f"{folder}: model", header.get("layout"), MODEL_LAYOUT)
-        if header["system"] != cls.name:
-            raise LayoutError(f"{folder} holds a model of {header['system']}, not of {cls.name}")
+        if header.get("system") != cls.name:
+            raise LayoutError(f"{folder} holds a model of {header.get('system')}, not of {cls.name}")
         try:
             parameters = Parameters.model_validate(header["parameters"])
         except ValidationError as error:
@@ -285,12 +287,24 @@ class Trained(ABC):
                 f"{folder} was trained by a version of the kit with other parameters ('{key}': "
                 f"{error.errors()[0]['msg'].lower()}): train it anew"
             ) from None
-        found = cls(read_catalogue(folder), parameters)
-        weights = load_file(folder / "weights.safetensors")
-        found.popularity = {d: weights.pop(f"popularity/{d}").numpy() for d in DOMAINS}
-        found.restore(weights)
+        found = cls(read_catalogue(folder), _on_this_machine(parameters))
+        with reading(folder / "weights.safetensors", ANEW):
+            weights = load_file(folder / "weights.safetensors")
+            found.popularity = {d: weights.pop(f"popularity/{d}").numpy() for d in DOMAINS}
+            found.restore(weights)
         found.settle()
         return found
+
+
+def _on_this_machine(parameters: Parameters) -> Parameters:
+    """With the CPU in place of a device that the model was trained on and that is not here."""
+    try:
+        training.choose_device(parameters.training.device)
+    except ValueError:
+        print(f"{parameters.training.device} is not there: the CPU is taken", file=sys.stderr)
+        cpu = parameters.training.model_copy(update={"device": "cpu"})
+        return parameters.model_copy(update={"training": cpu})
+    return parameters
 
 
 def dot(vectors: torch.Tensor, table: torch.Tensor, items: torch.Tensor) -> torch.Tensor:

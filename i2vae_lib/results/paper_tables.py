@@ -6,7 +6,6 @@ lines too. Every number comes from the runs' ``ranks.parquet`` (:mod:`i2vae_lib.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from i2vae_lib.results import text
 from i2vae_lib.results.differences import CELL, compare, places
 from i2vae_lib.results.reading import CANDIDATES, HEADLINE, METRICS, Opened, System, open_runs
 from i2vae_lib.results.text import Captioned, Number, lines
-from i2vae_lib.runs import LayoutError, committed_path, read_record, write_atomically, write_json
+from i2vae_lib.runs import LayoutError, checked, committed_path, read_json, read_record, write_atomically, write_json
 from i2vae_lib.tuning import Study, failures, read_study
 
 _BASE = "i2vae"
@@ -128,7 +127,7 @@ class Table:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read what :meth:`save` wrote."""
-        beside = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        beside = read_json(path.with_suffix(".json"))
         systems = pd.DataFrame(beside["systems"])
         numbers = ["seconds", "memory", "epochs", "best_epoch", "validation"]
         return cls(
@@ -140,7 +139,7 @@ class Table:
 
     @classmethod
     def committed(cls, name: str) -> Self:
-        """Load ``docs/results/NAME.csv`` of this checkout; an installed wheel does not have it."""
+        """Load ``docs/results/NAME.csv`` (:func:`i2vae_lib.runs.committed_path`)."""
         return cls.load(committed_path(name))
 
     def to_json(self) -> dict[str, Any]:
@@ -287,7 +286,7 @@ def _finished(runs: Sequence[Path]) -> dict[str, Any]:
         if not (one / "history.parquet").is_file():
             raise LayoutError(f"{one} is not trained yet (no history.parquet): the table has finished runs alone")
     records = [read_record(one) for one in runs]
-    histories = [pd.read_parquet(one / "history.parquet") for one in runs]
+    histories = [pd.read_parquet(checked(one, "history.parquet")) for one in runs]
     # from the history, which outlives a kill; the generator may have been fitted by an earlier run
     seconds = [
         float(history[["seconds", "validation seconds"]].to_numpy().sum()) + record.get("generator_seconds", 0.0)

@@ -21,7 +21,7 @@ from i2vae_lib.data.dataset import DOMAINS
 from i2vae_lib.data.protocols import outside_note
 from i2vae_lib.evaluation import COUNTS, fewer_candidates, kind_masks, row_values
 from i2vae_lib.params import of_result
-from i2vae_lib.runs import LayoutError, flatten, read_record
+from i2vae_lib.runs import LayoutError, checked, flatten, read_record, reading
 
 Array = np.ndarray
 
@@ -162,7 +162,8 @@ def _open(folder: Path) -> Run:
             f"{folder} is not finished (no ranks.parquet); `i2vae run {named} --out {folder}` goes on with it "
             f"(and --epochs, --set as it was started)"
         )
-    table = pd.read_parquet(path)
+    with reading(checked(folder, path.name)):
+        table = pd.read_parquet(path)
     if not set(COUNTS) <= set(table):
         raise LayoutError(
             f"{path} does not say how many candidates each row had: an earlier version made it, which drew other ones; "
