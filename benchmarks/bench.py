@@ -142,7 +142,7 @@ def main() -> None:
 
     seconds, negatives = timed(lambda: sample_negatives(test, p.evaluation.negatives, 0))
     report("candidates: 999 a test row", seconds, f"{len(test) / seconds:,.0f} rows/s")
-    scorer = Remembering(recommender, test, recommender.recall(test))
+    scorer = Remembering(recommender, recommender.shown(test))
     for full in (False, True):
         size = p.evaluation.batch_size
         seconds, _ = timed(functools.partial(rank, scorer, test, negatives, full=full, batch_size=size))

@@ -14,12 +14,14 @@
 ``evaluation``        candidates, greater and ties, metrics by row kind
 ``information``       how much two sets of vectors know of each other, by independent estimators
 ``paper``             the paper's tables, with their slips flagged
+``recency``           how many took an item shortly before a moment
 ``graphs``            users and items as a graph: adjacency, propagation, folding in
 ``item_order``        does one order of items run through everybody's list?
 ``fewest_takers``     does the catalogue tell which items will be taken?
 ``lightgcn``          LightGCN's training
 ``cooccurrence``      counts with the asker left out; item vectors of them
 ``psg``               pseudo-sequence generators: LightGCN, co-occurrence, random; cross-fitting
+``evidence``          what several counts say of the items that a row may ask for
 ``model``             latents, encoders, i2VAE (infer, decode, score), objective
 ``training``          a plain loop with checkpoints
 ``recommenders``      the contract; i2VAE, the paper's baselines, reference rankers, two ceilings; folding in
@@ -31,9 +33,9 @@
 ``stages``            the main job in four stages: prepare, recall, train, evaluate
 ``grids``             sweep files, resolved into cells
 ``experiments``       a grid -> runs -> one tidy table
+``tuning``            all systems, tuned alike
 ``results``           runs side by side: differences, tests, lifts, the paper's tables, one renderer
 ``leaks``             what each leak is worth
-``tuning``            all systems, tuned alike
 ``search``            a hyper-parameter search over the same engine
 ``plots``             figures
 ``views``             what the explorers show, as tables

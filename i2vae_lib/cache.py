@@ -21,7 +21,9 @@ from filelock import FileLock
 from i2vae_lib.runs import cache_folder, sha256_of, write_json
 
 LIBRARY = Path(__file__).parent
-NEUTRAL = frozenset(f"i2vae_lib.{name}" for name in ("cache", "lazy", "params", "places", "progress", "runs"))
+NEUTRAL = frozenset(
+    f"i2vae_lib.{name}" for name in ("cache", "lazy", "params", "places", "progress", "runs", "yaml_files")
+)
 """No result depends on the code of these: names, folders, bars, files; parameters stand in the keys by value."""
 
 MANIFEST = "entry.json"

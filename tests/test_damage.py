@@ -355,7 +355,7 @@ def test_download_when_it_is_no_data(
     monkeypatch.setattr(released, "MOST_BYTES", 20)
     monkeypatch.setattr(released.requests, "get", lambda url, stream, timeout: answer)
     with pytest.raises(ValueError, match=message):
-        released.download("http://127.0.0.1/a.csv", tmp_path / "a.csv")
+        released.fetch("http://127.0.0.1/a.csv", tmp_path / "a.csv")
 
 
 def test_download_when_the_server_drips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,7 +363,7 @@ def test_download_when_the_server_drips(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(released, "SLOWEST", 10**12)
     monkeypatch.setattr(released.requests, "get", lambda url, stream, timeout: Answer([b"a"] * 9))
     with pytest.raises(OSError, match="too slow"):
-        released.download("http://127.0.0.1/a.csv", tmp_path / "a.csv")
+        released.fetch("http://127.0.0.1/a.csv", tmp_path / "a.csv")
 
 
 def test_output_when_the_terminal_cannot_show_a_name() -> None:

@@ -346,7 +346,7 @@ def test_by_umap_when_groups_are_apart() -> None:
 
 def test_by_umap_when_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "umap", None)
-    with pytest.raises(ImportError, match=r"pip install 'i2vae-kit\[umap\]'"):
+    with pytest.raises(ImportError, match=r"pip install umap-learn"):
         by_umap(np.zeros((10, 3)), seed=0)
 
 

@@ -306,7 +306,7 @@ def test_failing_cell_is_recorded_and_the_rest_goes_on(
     three = Sweep("three", sweep.cells[:3])
     broken = cell_folder(tmp_path, sweep.cells[1].address)
     broken.mkdir(parents=True)
-    (broken / "dataset").write_text("in the way", encoding="utf-8")
+    (broken / ".lock").mkdir()  # in the way of the run's lock
     said: list[str] = []
     table = run(three, tmp_path, say=said.append)
     assert sum("FAILED: " in line for line in said) == 1
@@ -314,14 +314,14 @@ def test_failing_cell_is_recorded_and_the_rest_goes_on(
     [record] = tmp_path.glob("cells/*/failed.json")
     assert record.parent == broken
     failed = json.loads(record.read_text(encoding="utf-8"))
-    assert "dataset" in failed["reason"] and "Traceback (most recent call last)" in failed["traceback"]
+    assert ".lock" in failed["reason"] and "Traceback (most recent call last)" in failed["traceback"]
     assert plan(three, tmp_path)["reason"].dropna().tolist() == [failed["reason"]]
 
     before = stamps(tmp_path)
     said.clear()
     run(three, tmp_path, say=said.append)
     assert said == ["1 cells failed before and are left alone; --retry-failed runs them again"]
-    (broken / "dataset").unlink()
+    (broken / ".lock").rmdir()
     table = run(three, tmp_path, retry_failed=True)
     assert set(table["state"]) == {"done"}
     assert {name: stamp for name, stamp in stamps(tmp_path).items() if name in before} == before

@@ -370,7 +370,7 @@ def test_explore_when_it_cannot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["explore", str(tmp_path)]) == 2
-    assert "holds no table of a sweep" in capsys.readouterr().err
+    assert "is not a run directory" in capsys.readouterr().err
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert cli.main(["explore", str(tmp_path)]) == 2
-    assert "pip install 'i2vae-kit[page]'" in capsys.readouterr().err
+    assert "pip install voila" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from i2vae_lib.params import Parameters, load, of_result
 from i2vae_lib.runs import LayoutError
 from i2vae_lib.stages import irrelevant_groups
 
-NAMES = ["i2vae", "popularity", "copy", "itemknn", "ease", "ordered_counts", "oracle", "informed"]
+NAMES = ["i2vae", "popularity", "recent_popularity", "copy", "itemknn", "ease", "ordered_counts", "oracle", "informed"]
 
 NASTY = "<script>alert(1)</script>"
 # elements that a browser fetches, with the attribute that says from where

@@ -170,7 +170,7 @@ def test_kept_hours_are_those_of_every_stage() -> None:
 
 
 def test_recipe_rows_when_one_is_misspelt() -> None:
-    with pytest.raises(SystemExit, match="did you mean 'no denoising term'"):
+    with pytest.raises(SystemExit, match="did you mean 'the paper's denoising term'"):
         recipe_study.main(["cloth_sport", "strict", "--finished", "--rows", "full", "no denoising"])
 
 

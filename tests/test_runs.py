@@ -308,7 +308,7 @@ def test_stamp_when_data_are_not_what_a_reader_takes_them_for() -> None:
     ("overrides", "ending"),
     [
         ({}, ""),
-        ({"training.device": "cuda"}, ""),
+        ({"training.device": "cpu"}, ""),
         ({"model.d": 16}, ""),  # as in the preset
         ({"dasl.dropout": 0.5}, ""),  # which i2VAE does not read
         ({"model.d": 32}, "+model.d=32"),

@@ -60,7 +60,7 @@ def test_features_when_made_by_hand(stack: Any, dataset: CrossDomainDataset) -> 
         assert (found >= 0)[..., :9].all() and (found[..., 1:8:2] <= 1 + 1e-6).all()
         bag, ordered = stack.counts
         assert (bag.p.proximity, bag.p.backward, bag.p.across, bag.p.recency) == (0.0, 1.0, 1.0, 1.0)
-        told = ordered.scores(some)[:, stack.unified.of[d][1:]].toarray()
+        told = ordered.scores(some, d)
         np.testing.assert_allclose(
             found[..., 6], np.log1p(50 * np.take_along_axis(told, items - 1, axis=1)), rtol=1e-4, atol=1e-6
         )

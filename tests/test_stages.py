@@ -19,7 +19,7 @@ from i2vae_lib.runs import LayoutError, Run
 from i2vae_lib.training import Callbacks
 
 FILES = ["run.json", "pseudo.parquet", "last.ckpt", "history.parquet", "ranks.parquet", "metrics.json"]
-NAMES = ["i2vae", "popularity", "copy", "itemknn", "ease", "ordered_counts", "oracle", "informed"]
+NAMES = ["i2vae", "popularity", "recent_popularity", "copy", "itemknn", "ease", "ordered_counts", "oracle", "informed"]
 COUNTS = ["greater_sampled", "ties_sampled", "candidates_sampled", "greater_full", "ties_full", "candidates_full"]
 
 
@@ -245,7 +245,7 @@ def test_prepare_when_killed_right_after_saving(
     run = opened(tiny, tmp_path)
     stages.prepare(run)
     # the finished run was audited again, with what was learnt
-    assert len(run.record["audit"]) == len(finished.record["audit"]) - 13
+    assert len(run.record["audit"]) == len(finished.record["audit"]) - 15
     for name in ("names", "rows", "L80", "removed", "source_sha256", "dataset_sha256"):
         assert run.record[name] == finished.record[name]
 
@@ -299,8 +299,8 @@ def test_reference_ranks_when_asked_again_are_read_back(
 ) -> None:
     monkeypatch.setenv("I2VAE_CACHE_DIR", str(tmp_path))
     table, chosen, found = shared.reference_ranks(dataset, tiny)
-    assert [(one["count"], one["severity"]) for one in found] == 8 * [(0, "leak")]  # five counts, three tables
-    assert list(chosen) == ["itemknn", "ease", "ordered_counts"]
+    assert [(one["count"], one["severity"]) for one in found] == 10 * [(0, "leak")]  # six counts, four tables
+    assert list(chosen) == ["recent_popularity", "itemknn", "ease", "ordered_counts"]
     assert chosen["itemknn"]["shrinkage"] in tiny.references.shrinkage
     with monkeypatch.context() as patch:
         patch.setattr(shared, "references", lambda dataset, p: pytest.fail("fitted again"))
@@ -350,7 +350,7 @@ def test_train_when_it_was_killed_before_the_model_was_saved(
             stages.train(run)
     stages.train(run)
     checks = [(line["check"], line["split"]) for line in run.record["audit"]]
-    assert len(set(checks)) == len(checks) == 40
+    assert len(set(checks)) == len(checks) == 41
 
 
 def test_recall_when_the_protocol_is_released(tiny: Parameters, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pooch
 from i2vae_lib.data.dataset import DOMAINS, DataError
 from i2vae_lib.data.logs import CHECKED_STAGES, checked, stage
 from i2vae_lib.data.pair_file import PairFile, Side
-from i2vae_lib.data.released import download
+from i2vae_lib.data.released import fetch
 from i2vae_lib.progress import bar
 from i2vae_lib.runs import read_json, sha256_of, write_atomically, write_json
 
@@ -156,7 +156,7 @@ def _require_ratings(path: Path) -> None:
 
 def _download(name: str, folder: Path, sha256: str | None) -> None:
     try:
-        pooch.retrieve(SOURCE + name, f"sha256:{sha256}" if sha256 else None, name, folder, downloader=download)
+        pooch.retrieve(SOURCE + name, f"sha256:{sha256}" if sha256 else None, name, folder, downloader=fetch)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{name} could not be fetched from {SOURCE}: {type(error).__name__}: {error}. Put the file into {folder} "

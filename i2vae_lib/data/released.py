@@ -33,7 +33,7 @@ SILENCE, SLOWEST = 30.0, 1024
 COLUMNS = ("user_id", "seq_d1", "seq_d2", "domain_id")
 
 
-def download(url: str, output: str | Path, _pooch: object = None) -> None:
+def fetch(url: str, output: str | Path, _pooch: object = None) -> None:
     """What pooch calls for a file: bounded in size and time, and no web page in place of data.
 
     Raises
@@ -96,7 +96,7 @@ def locate(file: ReleasedFile, folder: Path | str | None = None, *, download: bo
         raise DataError(f"{file.name} is not in {folder or 'I2VAE_DATA_DIR (not set)'}; `i2vae fetch` downloads it")
     try:
         fetched = pooch.retrieve(
-            SOURCE + file.name, f"sha256:{file.sha256}", file.name, cache_folder(), downloader=download
+            SOURCE + file.name, f"sha256:{file.sha256}", file.name, cache_folder(), downloader=fetch
         )
     except (OSError, ValueError) as error:
         raise DataError(
