@@ -625,6 +625,7 @@ def test_run_when_the_data_are_logs_finishes_with_a_report(
         "n",
         "i2vae",
         "popularity",
+        "recent_popularity",
         "copy",
         "itemknn",
         "ease",
