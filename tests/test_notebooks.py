@@ -240,7 +240,8 @@ def test_run_when_a_lesson_fails_keeps_its_copy_and_goes_on(tmp_path: Path, monk
     parameters = nbformat.v4.new_code_cell("out: str = None", metadata={"tags": ["parameters"]})
     for name, line in (("a", "assert out is None, 'too short a run'"), ("b", "import numpy; print(out)")):
         cells = [parameters, nbformat.v4.new_code_cell(line)]
-        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
+        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / f"{name}.ipynb")
     monkeypatch.setattr(report, "notebooks_folder", lambda: tmp_path)
     (tmp_path / "numpy.py").write_text("raise RuntimeError('what lies in the working directory was executed')")
     monkeypatch.chdir(tmp_path)
