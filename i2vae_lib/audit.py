@@ -52,8 +52,10 @@ from i2vae_lib.item_order import item_orders
 from i2vae_lib.psg import CooccurrenceGenerator, Generator, LeaveOneOutGenerator, learning_folds
 
 COLUMNS = ["check", "split", "severity", "count", "share", "example"]
+LONGEST = 1000
+"""Most recent events of a history that the check of an epoch's rows looks at."""
+
 RECALL_SIGMAS = 4.0
-LONGEST = 1000  # most recent events of a history that the check of an epoch's rows looks at
 """How many standard errors the recalled share may differ by: under the rule 1 check in 16,000 fires by chance."""
 
 Line = tuple[str, str, str, int, float, str]
@@ -188,10 +190,9 @@ class Book:
         in_log = None if dataset.log is None else pd.Index(dataset.log.users).get_indexer(pd.Index(names))
         return cls(dataset, pd.Index(names), users, in_log)
 
-    def places(self, rows: Rows) -> Int:
-        """The position in the log of each row's user, int64 [rows]; -1 for a user that it does not have."""
-        assert self.in_log is not None
-        found: Int = self.in_log[self.names.get_indexer(pd.Index(origins(rows)))]
+    def numbers(self, rows: Rows) -> Int:
+        """The user of each row by number, int64 [rows]: of rows that stand in no split."""
+        found: Int = self.names.get_indexer(pd.Index(origins(rows)))
         return found
 
     def pairs(self, split: str, domain: str, positions: Int, items: Int) -> Int:
@@ -321,7 +322,7 @@ def _not_before_target(book: Book, split: str, earlier: Sequence[str]) -> Int:
     In the own domain an event at the target's very time may stand before it (ties are broken by a hash); in the other
     domain an event of the target's stamp (or day: ``EventLog.resolution``) may not.
     """
-    return _late(book, book.dataset.splits[split])
+    return _late(book, book.dataset.splits[split], book.users[split])
 
 
 def _late_in_an_epoch(book: Book, split: str, earlier: Sequence[str]) -> Int:
@@ -333,18 +334,17 @@ def _late_in_an_epoch(book: Book, split: str, earlier: Sequence[str]) -> Int:
         Rows of the users of whom an event's row is late.
     """
     rows = asked_by_event(book.dataset.splits[split], LONGEST)
-    hit = book.names.get_indexer(pd.Index(origins(rows.take(np.flatnonzero(_late(book, rows))))))
-    found: Int = np.isin(book.users[split], hit)
-    return found
+    users = book.numbers(rows)
+    return np.isin(book.users[split], users[_late(book, rows, users)])
 
 
-def _late(book: Book, rows: Rows) -> Int:
-    """Rows that hold an event not before their target, bool [rows]."""
+def _late(book: Book, rows: Rows, users: Int) -> Int:
+    """Rows of these users that hold an event not before their target, bool [rows]."""
     log = book.dataset.log
-    assert log is not None
-    user = book.places(rows)
+    assert log is not None and book.in_log is not None
+    user = book.in_log[users]
     hit = np.zeros(len(rows), dtype=bool)
-    at_target, resolution = _target_times(book, rows), log.resolution
+    at_target, resolution = _target_times(book, rows, users), log.resolution
     for i, d in enumerate(DOMAINS):
         history = rows.history[d]
         time = _times(log, book, d, user[history.owner], history.values)
@@ -358,8 +358,8 @@ def _late(book: Book, rows: Rows) -> Int:
 def _before_training_ends(book: Book, split: str, earlier: Sequence[str]) -> Int:
     """Rows whose target lies no later than a target of an earlier split (``temporal``: cuts are global)."""
     splits = book.dataset.splits
-    latest = max(int(_target_times(book, splits[one]).max(initial=-1)) for one in earlier)
-    times = _target_times(book, splits[split])
+    latest = max(int(_target_times(book, splits[one], book.users[one]).max(initial=-1)) for one in earlier)
+    times = _target_times(book, splits[split], book.users[split])
     return (times >= 0) & (times <= latest)
 
 
@@ -374,11 +374,11 @@ def _times(log: EventLog, book: Book, domain: str, user: Int, items: Int) -> Int
     return found
 
 
-def _target_times(book: Book, rows: Rows) -> Int:
-    """When the target of each row happened, int64 [rows]; -1: the log does not have it."""
+def _target_times(book: Book, rows: Rows, users: Int) -> Int:
+    """When the target of each row of these users happened, int64 [rows]; -1: the log does not have it."""
     log = book.dataset.log
-    assert log is not None
-    user, time = book.places(rows), np.full(len(rows), -1)
+    assert log is not None and book.in_log is not None
+    user, time = book.in_log[users], np.full(len(rows), -1)
     for d in DOMAINS:
         at = rows.of(d)
         time[at] = _times(log, book, d, user[at], rows.target[at])

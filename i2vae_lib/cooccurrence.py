@@ -152,8 +152,11 @@ class LeftOut:
 
     def apart(self, train: Rows) -> Int:
         """What of the interactions and the counts is not these rows', counted by unified item: int64 [n]."""
-        again = type(self).fit(train, self.p)
-        apart: Int = entries_apart(self.graph, again.graph) + entries_apart(self.together, again.together)
+        return self.apart_from(type(self).fit(train, self.p))
+
+    def apart_from(self, other: Self) -> Int:
+        """:meth:`apart` of counts that were made already, under the same settings."""
+        apart: Int = entries_apart(self.graph, other.graph) + entries_apart(self.together, other.together)
         return apart
 
     def _entry_keys(self, line: Int, item: Int) -> Int:

@@ -117,21 +117,20 @@ class Evidence:
 
     def apart(self, train: Rows) -> Int:
         """What of the counts is not these rows', by unified item: int64 [n]."""
-        unified = Unified(self.catalogue)
-        found = sum((one.apart(train) for one in self.left_out), np.zeros(unified.size, dtype=np.int64))
-        for d, one in self.recent.apart(train, self.p.half_lives).items():
-            np.add.at(found, unified.of[d][1:], one)
+        found = Unified(self.catalogue).summed(self.recent.apart(train, self.p.half_lives))
+        if self.left_out:
+            again = LeftOut.fit(train, self.left_out[0].p)
+            found += sum(one.apart_from(again.reweighted(one.p)) for one in self.left_out)
         return found
 
     def arrays(self) -> dict[str, Int]:
         """Everything that :meth:`of` needs."""
         found = self.left_out[0].arrays() if self.left_out else {}
-        return found | {"edges": self.recent.edges} | {f"recent/{d}": self.recent.counts[d] for d in DOMAINS}
+        return found | self.recent.arrays()
 
     @classmethod
     def restore(cls, p: EvidenceParameters, protocol: str, catalogue: Catalogue, arrays: Mapping[str, Int]) -> Self:
         """What :meth:`arrays` gave."""
         wanted = kernels(p, protocol)
         first = [LeftOut.restore(catalogue, arrays, wanted[0])] if wanted else []
-        recent = RecentTakers(arrays["edges"], {d: arrays[f"recent/{d}"] for d in DOMAINS})
-        return cls(p, [first[0].reweighted(one) for one in wanted], recent, catalogue)
+        return cls(p, [first[0].reweighted(one) for one in wanted], RecentTakers.restore(arrays), catalogue)

@@ -5,7 +5,7 @@ Shared by the pseudo-sequence generator and by every system that works on a grap
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -31,6 +31,13 @@ class Unified:
         self.column = {d: np.full(self.size, -1) for d in DOMAINS}  # 0-based item of the domain; -1: not of it
         for d in DOMAINS:
             self.column[d][self.of[d][1:]] = np.arange(catalogue.size(d))
+
+    def summed(self, by_domain: Mapping[str, Int]) -> Int:
+        """Counts of the items 1…n of each domain by unified item, int64 [size]."""
+        found = np.zeros(self.size, dtype=np.int64)
+        for d, counts in by_domain.items():
+            np.add.at(found, self.of[d][1:], counts)
+        return found
 
     def histories(self, rows: Rows) -> sparse.csr_matrix:
         """Binary rows x unified items, both histories."""

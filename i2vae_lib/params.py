@@ -146,7 +146,7 @@ class ModelParameters(_Group):
     heads: Positive  # of the sequence encoder
     cross_heads: Positive  # of the cross-domain attention
     dropout: Share
-    start: Literal["random", "cooccurrence"]  # of the item vectors; the latter also starts biases at popularity
+    start: Literal["random", "cooccurrence"]  # of the item vectors
     path: Literal["mlp", "residual"]  # states, posterior means, decoder: as in the paper, or what was taken + that
     causal: bool  # of the encoder of real sequences; pseudo-sequences are bags
     shared_prior: bool  # z_a shares the prior of its domain's z

@@ -77,6 +77,15 @@ class RecentTakers:
             return np.full(len(rows), len(self.edges))
         return np.searchsorted(self.edges, rows.moment, side="right")
 
+    def arrays(self) -> dict[str, Int]:
+        """Everything that :meth:`at` and its readers need."""
+        return {"edges": self.edges} | {f"recent/{d}": self.counts[d] for d in DOMAINS}
+
+    @classmethod
+    def restore(cls, arrays: Mapping[str, Int]) -> Self:
+        """What :meth:`arrays` gave."""
+        return cls(arrays["edges"], {d: arrays[f"recent/{d}"] for d in DOMAINS})
+
     def apart(self, train: Rows, half_lives: Sequence[float]) -> dict[str, Int]:
         """Lines and half-lives in which an item's count is not that of these rows: domain -> int64 [items]."""
         again = type(self).fit(train, half_lives)

@@ -59,24 +59,17 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 # --- run --------------------------------------------------------------------------------------------------------------
 
 
+RANKERS = ["popularity", "recent_popularity", "copy", "itemknn", "ease", "ordered_counts"]
+HEADER = ["domain", "kind", "n", "i2vae", *RANKERS]  # of the printed table
+
+
 def test_run_when_done_already(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (finished / "ranks.parquet").stat().st_mtime_ns
     assert cli.main(run_words(finished)) == 0
     out = capsys.readouterr().out
     assert (finished / "ranks.parquet").stat().st_mtime_ns == before
     header = next(line for line in out.splitlines() if "kind" in line).split()
-    known = [
-        "i2vae",
-        "popularity",
-        "recent_popularity",
-        "copy",
-        "itemknn",
-        "ease",
-        "ordered_counts",
-        "oracle",
-        "informed",
-    ]
-    assert header == ["domain", "kind", "n", *known]
+    assert header == [*HEADER, "oracle", "informed"]
     assert "1 + 49 sampled candidates\n" in out and "NOT leak-free" not in out
     assert out.splitlines()[-1] == f"report: {finished / 'report.html'}"
 
@@ -619,18 +612,7 @@ def test_run_when_the_data_are_logs_finishes_with_a_report(
     assert cli.main(log_words(pair, protocol, folder)) == 0
     out = capsys.readouterr().out
     header = next(line for line in out.splitlines() if "kind" in line).split()
-    assert header == [
-        "domain",
-        "kind",
-        "n",
-        "i2vae",
-        "popularity",
-        "recent_popularity",
-        "copy",
-        "itemknn",
-        "ease",
-        "ordered_counts",
-    ]  # logs have no oracle
+    assert header == HEADER  # logs have no oracle
     assert "NOT leak-free" not in out and out.endswith(f"report: {folder / 'report.html'}\n")
     assert cli.main(["audit", "--run", str(folder)]) == 0
     assert capsys.readouterr().out.count("event not before its target") == 4  # training rows as drawn too

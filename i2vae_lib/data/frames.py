@@ -19,6 +19,7 @@ from i2vae_lib.data.describe import describe_files
 from i2vae_lib.data.log_files import Source, check_columns, unit_by_size
 from i2vae_lib.data.pair_file import UNITS, Unit
 from i2vae_lib.runs import write_atomically
+from i2vae_lib.yaml_files import parse
 
 Log = pd.DataFrame | str | Path
 TEXT = "str"  # type of ids, beside int64 and uint64
@@ -92,7 +93,7 @@ def _of_paths(logs: Mapping[str, Any], folder: Path, columns: Mapping[str, str |
     described = describe_files(paths[0], paths[1], given)
     if described.refusal:
         raise DataError(described.refusal)
-    found = yaml.safe_load(described.yaml)
+    found = parse(described.yaml)
     if found.get("format") == "released":
         raise DataError(
             f"{paths[0]}: published splits, no logs; give `i2vae run --data` the pair file of i2vae describe"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from i2vae_lib.data.dataset import DOMAINS, Int, Rows
+from i2vae_lib.data.dataset import Int, Rows
 from i2vae_lib.params import Parameters
 from i2vae_lib.recency import RecentTakers
 from i2vae_lib.recommenders.neighbours import Axis, FromHistories, Setting
@@ -37,15 +37,11 @@ class RecentPopularity(FromHistories):
         return found
 
     def apart(self, train: Rows) -> Int:
-        found = np.zeros(self.unified.size, dtype=np.int64)
-        for d, one in self.recent.apart(train, [self.half_life]).items():
-            np.add.at(found, self.unified.of[d][1:], one)
-        return found
+        return self.unified.summed(self.recent.apart(train, [self.half_life]))
 
     def arrays(self) -> dict[str, Int]:
-        counts = {f"recent/{d}": self.recent.counts[d] for d in DOMAINS}
-        return counts | {"edges": self.recent.edges, "half_life": np.array([self.half_life])}
+        return self.recent.arrays() | {"half_life": np.array([self.half_life])}
 
     def restore(self, arrays: Mapping[str, Int]) -> None:
         self.half_life = float(arrays["half_life"][0])
-        self.recent = RecentTakers(arrays["edges"], {d: arrays[f"recent/{d}"] for d in DOMAINS})
+        self.recent = RecentTakers.restore(arrays)
