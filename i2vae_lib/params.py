@@ -233,7 +233,6 @@ class SASRecBCEParameters(_Group):
 class EveryPositionParameters(_Group):
     """What is trained at every position of a sequence (:mod:`i2vae_lib.recommenders.every_position`)."""
 
-    blocks: Positive
     heads: Positive
     dropout: Share
     hidden_share: Share  # of the sequences: once more with the domain of the last event hidden (merged only)
@@ -243,11 +242,24 @@ class EveryPositionParameters(_Group):
 class SASRecCEParameters(EveryPositionParameters):
     """SASRec with cross-entropy (Klenitskiy & Vasilev 2023)."""
 
+    blocks: Positive
+
 
 class ESASRecParameters(EveryPositionParameters):
     """eSASRec (Tikhonovich et al. 2025)."""
 
+    blocks: Positive
     multiplier: Positive  # m: width of the feed-forward net, in d
+
+
+class ABXIParameters(EveryPositionParameters):
+    """ABXI (Bian et al. 2025)."""
+
+    hidden: Width  # of the feed-forward nets
+    domain_rank: Positive  # of the adapters to a stream
+    invariant_rank: Positive  # of the adapters from both domains to one
+    temperature: Rate
+    decay: Weight  # AdamW's
 
 
 class SLISTParameters(_Group):
@@ -376,6 +388,7 @@ class Parameters(_Group):
     sasrec_bce: SASRecBCEParameters
     sasrec_ce: SASRecCEParameters
     esasrec: ESASRecParameters
+    abxi: ABXIParameters
     slist: SLISTParameters
     stack: StackParameters
     lightgcn: LightGCNParameters
@@ -667,6 +680,7 @@ def _check_together(p: Parameters) -> None:
         "sasrec-ce": {"sasrec_ce.heads": p.sasrec_ce.heads},
         "stack-ce": {"sasrec_ce.heads": p.sasrec_ce.heads},
         "esasrec": {"esasrec.heads": p.esasrec.heads},
+        "abxi": {"abxi.heads": p.abxi.heads},
         "c2dsr": {"c2dsr.heads": p.c2dsr.heads},
     }
     for key, heads in attending.get(p.system.removesuffix("-s").removesuffix("-m"), {}).items():

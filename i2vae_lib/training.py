@@ -99,6 +99,7 @@ def train(
     rows: int,
     steps: int,
     weight_decay: float = 0.0,
+    decoupled_decay: float = 0.0,
     beta2: float = 0.999,
 ) -> State:
     """Train ``module`` with Adam and leave the weights of the best epoch in it.
@@ -115,9 +116,10 @@ def train(
         What the weights depend on, as a string; a checkpoint of another identity is refused.
     rows, steps
         Rows and batches an epoch, for the rate and the progress bar.
-    weight_decay, beta2
-        L2 through the gradients (Adam, not AdamW) and Adam's second decay rate, of the systems whose papers or codes
-        have another.
+    weight_decay, decoupled_decay
+        L2 through the gradients (Adam), or beside them (AdamW); one of the two at most.
+    beta2
+        Adam's second decay rate.
 
     Raises
     ------
@@ -128,7 +130,12 @@ def train(
     """
     device = next(module.parameters()).device
     optimizer = torch.optim.Adam(
-        module.parameters(), lr=p.learning_rate, betas=(0.9, beta2), weight_decay=weight_decay, fused=True
+        module.parameters(),
+        lr=p.learning_rate,
+        betas=(0.9, beta2),
+        weight_decay=weight_decay or decoupled_decay,
+        decoupled_weight_decay=decoupled_decay > 0,
+        fused=True,
     )
     state = _resume(callbacks.checkpoint, identity, module, optimizer, rng, generator) or State()
     progress = bar("training", p.epochs * steps, "batch", initial=state.epoch * steps)

@@ -31,6 +31,7 @@ ORDER_MATTERS = {
     "sasrec-ce-m": True,
     "esasrec-s": True,
     "esasrec-m": True,
+    "abxi": True,
     "slist-s": True,
     "slist-m": True,
     "stack-counts": True,

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from i2vae_lib.model.transformers import CausalTransformer, LiGRBlock
 from i2vae_lib.params import ESASRecParameters
-from i2vae_lib.recommenders.every_position import EveryPosition
+from i2vae_lib.recommenders.every_position import EveryPosition, Stream
 from i2vae_lib.recommenders.readings import Interleaved, PerDomain
 
 
@@ -29,10 +29,11 @@ class ESASRec(EveryPosition):
     def own(self) -> ESASRecParameters:
         return self.params.esasrec
 
-    def transformer(self) -> CausalTransformer:
+    def network(self, stream: str) -> Stream:
         d, p = self.params.model.d, self.own
         blocks = [LiGRBlock(d, p.heads, p.multiplier) for _ in range(p.blocks)]
-        return CausalTransformer(d, self.params.model.T, blocks, final_norm=False, rate=p.dropout)
+        transformer = CausalTransformer(d, self.params.model.T, blocks, final_norm=False, rate=p.dropout)
+        return Stream(self.reading.size(stream), d, transformer)
 
 
 class ESASRecS(ESASRec):

@@ -167,16 +167,29 @@ class EveryPosition(Trained):
         """The system's own parameters."""
 
     @abstractmethod
-    def transformer(self) -> CausalTransformer:
-        """A new one of the right shapes."""
+    def network(self, stream: str) -> nn.Module:
+        """A new one for a stream: item numbers [B, L] -> states [B, L, d], and its item vectors as ``items``."""
+
+    def states(
+        self, stream: str, inputs: torch.Tensor, following: torch.Tensor, generator: torch.Generator | None
+    ) -> torch.Tensor:
+        """States after each event, [B, L, d].
+
+        Parameters
+        ----------
+        following
+            int64 [B, L]: which of the stream's domains the next event belongs to; -1 where there is none.
+        """
+        states: torch.Tensor = self.module[stream](inputs, generator)
+        return states
 
     def adopt(self, train: Rows, generator: Generator | None) -> None:
         if self.own.start == "cooccurrence":
             self.start = item_vectors(train, self.params.model.d, self.start_shrinkage)
 
     def build(self, weights: torch.Generator) -> nn.Module:
-        d, reading = self.params.model.d, self.reading
-        streams = {s: Stream(reading.size(s), d, self.transformer()) for s in reading.streams}
+        reading = self.reading
+        streams = {s: self.network(s) for s in reading.streams}
         module = nn.ModuleDict(streams)
         with torch.no_grad():
             for name, weight in module.named_parameters():
@@ -185,7 +198,7 @@ class EveryPosition(Trained):
                 elif name.endswith("bias"):
                     nn.init.zeros_(weight)
             for name in self.reading.streams:
-                table = streams[name].items.weight
+                table = streams[name].get_parameter("items.weight")
                 if self.start is not None:
                     table[1:] = torch.from_numpy(self.start[self.products(name)[1:]])
                 table[PAD] = 0.0
@@ -228,17 +241,23 @@ class EveryPosition(Trained):
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Mean over asked positions of -log softmax over the items of the target's domain, by the batch's share."""
         [(name, one)] = batch.items()
-        stream = self.module[name]
         asked = one.targets != PAD
-        states, targets = stream(one.inputs, generator)[asked], one.targets[asked]
+        following = self.domains_of(name, torch.cat([one.inputs[:, 1:], one.targets[:, -1:]], dim=1))
+        states, targets = self.states(name, one.inputs, following, generator)[asked], one.targets[asked]
         total = states.new_zeros(())
         for d in self.reading.domains(name):
             low, size = self.reading.offset(d), self.sizes[d]
             at = (targets > low) & (targets <= low + size)
-            table = stream.items.weight[low + 1 : low + 1 + size]
+            table = self.module[name].items.weight[low + 1 : low + 1 + size]
             total = total + at.sum() * categorical_mean(states[at], table, table.new_zeros(size), targets[at] - low - 1)
         value = total / max(1, len(targets))
         return one.share * value, {f"reconstruction/{name}": value.detach()}
+
+    def domains_of(self, stream: str, items: torch.Tensor) -> torch.Tensor:
+        """Which of the stream's domains each item number belongs to, -1 for padding."""
+        last = np.cumsum([self.sizes[d] for d in self.reading.domains(stream)])
+        found = torch.bucketize(items, torch.from_numpy(last).to(items.device))
+        return torch.where(items == PAD, -1, found)
 
     def evident(self, rows: Rows) -> Int:
         return self.reading.evident(rows)
@@ -246,7 +265,8 @@ class EveryPosition(Trained):
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
         name, offset = self.reading.stream(domain), self.reading.offset(domain)
         history = self.reading.histories(rows, domain).last(self.params.model.T)
-        stream = self.module[name]
-        states = stream(torch.from_numpy(history.astype(np.int64)).to(self.device), None)
-        table = stream.items.weight[offset + 1 : offset + 1 + self.sizes[domain]]
+        inputs = torch.from_numpy(history.astype(np.int64)).to(self.device)
+        asked = torch.full_like(inputs[:, :1], offset + 1)  # of the domain; the item does not matter
+        states = self.states(name, inputs, self.domains_of(name, torch.cat([inputs[:, 1:], asked], dim=1)), None)
+        table = self.module[name].items.weight[offset + 1 : offset + 1 + self.sizes[domain]]
         return dot(states[:, -1], table, items)

@@ -66,6 +66,7 @@ REGISTRY: dict[str, Entry] = {
     "stack-ce": Entry("Stack with SASRec-CE-M", "stack", "stack.StackCE", ("stack", "model", "sasrec_ce")),
     "lightgcn-s": Entry("LightGCN-S", "one domain", "lightgcn.LightGCNS", ("model", "lightgcn")),
     "lightgcn-m": Entry("LightGCN-M", "one domain", "lightgcn.LightGCNM", ("model", "lightgcn")),
+    "abxi": Entry("ABXI", "CDSR", "abxi.ABXI", ("model", "abxi")),
     "pinet": Entry("Pi-Net", "CDSR", "pinet.PiNet", ("model", "pinet"), "Pi-Net"),
     "dasl": Entry("DASL", "CDSR", "dasl.DASL", ("model", "dasl"), "DASL"),
     "c2dsr": Entry("C2DSR", "CDSR", "c2dsr.C2DSR", ("model", "c2dsr"), "C2DSR"),

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from i2vae_lib.model.transformers import CausalTransformer, SASRecBlock
 from i2vae_lib.params import SASRecCEParameters
-from i2vae_lib.recommenders.every_position import EveryPosition
+from i2vae_lib.recommenders.every_position import EveryPosition, Stream
 from i2vae_lib.recommenders.readings import Interleaved, PerDomain
 
 
@@ -39,10 +39,11 @@ class SASRecCE(EveryPosition):
     def own(self) -> SASRecCEParameters:
         return self.params.sasrec_ce
 
-    def transformer(self) -> CausalTransformer:
+    def network(self, stream: str) -> Stream:
         d, p = self.params.model.d, self.own
         blocks = [SASRecBlock(d, p.heads) for _ in range(p.blocks)]
-        return CausalTransformer(d, self.params.model.T, blocks, final_norm=True, rate=p.dropout)
+        transformer = CausalTransformer(d, self.params.model.T, blocks, final_norm=True, rate=p.dropout)
+        return Stream(self.reading.size(stream), d, transformer)
 
 
 class SASRecCES(SASRecCE):

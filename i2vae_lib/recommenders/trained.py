@@ -59,8 +59,8 @@ class Stage:
         As in :func:`i2vae_lib.training.train`.
     rows, steps
         Rows and batches an epoch.
-    weight_decay, beta2
-        L2 through the gradients; Adam's second decay rate.
+    weight_decay, decoupled_decay, beta2
+        As in :func:`i2vae_lib.training.train`.
     epochs
         At most so many, all of them (no early stop): a warm-up. None: ``training.epochs`` and ``training.patience``.
     """
@@ -72,6 +72,7 @@ class Stage:
     rows: int
     steps: int
     weight_decay: float = 0.0
+    decoupled_decay: float = 0.0
     beta2: float = 0.999
     epochs: int | None = None
 
@@ -199,6 +200,7 @@ class Trained(ABC):
                 rows=stage.rows,
                 steps=stage.steps,
                 weight_decay=stage.weight_decay,
+                decoupled_decay=stage.decoupled_decay,
                 beta2=stage.beta2,
             )
             histories.append(self.state.history)
