@@ -20,7 +20,7 @@ from i2vae_lib.model.transformers import CausalTransformer, LiGRBlock, SASRecBlo
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import ESASRecM, ESASRecS, Popularity, SASRecCEM, SASRecCES
 from i2vae_lib.recommenders.every_position import Orders, Steps
-from i2vae_lib.recommenders.readings import Interleaved
+from i2vae_lib.recommenders.readings import Merged
 from i2vae_lib.training import Callbacks
 from tests.conftest import TINY
 
@@ -82,7 +82,7 @@ def timed(dataset: CrossDomainDataset) -> Rows:
 
 
 def test_histories_when_stamps_are_equal(timed: Rows) -> None:
-    reading = Interleaved(timed.catalogue)
+    reading = Merged(timed.catalogue)
     assert reading.histories(timed, "x")[0].tolist() == [7, 123, 5]  # the domain that is asked for stands last
     assert reading.histories(timed, "y")[0].tolist() == [7, 5, 123]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -66,10 +68,55 @@ def test_merged_when_made_by_hand(rows: Rows) -> None:
     assert reading.evident(rows).tolist() == [True, True, True, False]
 
 
+def test_merged_when_stamps_are_shared(rows: Rows) -> None:
+    """In order of time; of a stamp of both domains, a training sequence has the row's own domain alone."""
+    timed = replace(
+        rows.take(np.array([0, 1])),
+        history={
+            "x": Ragged.from_lengths(
+                np.array([1, 2, 1, 2, 3], dtype=np.int32), np.array([2, 3]), np.array([1, 5, 1, 5, 9])
+            ),
+            "y": Ragged.from_lengths(np.array([1, 2, 1, 2], dtype=np.int32), np.array([2, 2]), np.array([3, 5, 3, 5])),
+        },
+        moment=np.array([9, 10]),
+    )
+    reading = Merged(rows.catalogue)
+    assert lists(reading.sequences(timed)["xy"]) == [[1, 6, 2, 3], [1, 6, 7, 3, 9]]
+    assert lists(reading.histories(timed, "x")) == [[1, 6, 7, 2], [1, 6, 7, 2, 3]]
+    assert lists(reading.histories(timed, "y")) == [[1, 6, 2, 7], [1, 6, 2, 7, 3]]
+
+
+def test_merged_when_no_step_may_see_what_a_row_may_not(dataset: CrossDomainDataset) -> None:
+    """Of every next item, all inputs of the other domain are earlier by stamp."""
+    rng, rows, lines = np.random.default_rng(0), dataset.splits["train"].take(np.arange(80)), []
+    for domain in rows.domain:
+        target = int(rng.integers(4, 9))
+        late = {"xy"[domain]: target + 1, "xy"[1 - domain]: target}  # of the other domain nothing of the target's stamp
+        lines.append((target, {d: np.sort(rng.integers(0, late[d], rng.integers(0, 6))) for d in DOMAINS}))
+    history = {}
+    for d in DOMAINS:
+        lengths = np.array([len(one[d]) for _, one in lines])
+        values = np.concatenate([rng.permutation(100)[:n] + 1 for n in lengths]).astype(np.int32)
+        history[d] = Ragged.from_lengths(values, lengths, np.concatenate([one[d] for _, one in lines]))
+    target = rng.integers(101, 121, len(rows)).astype(np.int32)
+    rows = replace(rows, target=target, history=history, moment=np.array([one for one, _ in lines]))
+    sequences, dropped = iter(lists(Merged(rows.catalogue).sequences(rows)["xy"])), 0
+    for number, d in enumerate(DOMAINS):
+        for i in rows.of(d):
+            stamp = {int(target[i]) + 120 * number: lines[i][0]}
+            for other_number, one in enumerate(DOMAINS):
+                stamp |= dict(zip((history[one][i] + 120 * other_number).tolist(), lines[i][1][one], strict=True))
+            sequence = next(sequences)
+            assert set(sequence) <= set(stamp) and all(item in sequence for item in stamp if (item > 120) == number)
+            dropped += len(stamp) - len(sequence)
+            for step, item in enumerate(sequence):
+                earlier = [one for one in sequence[:step] if (one > 120) != (item > 120)]
+                assert all(stamp[one] < stamp[item] for one in earlier)
+    assert dropped > 0
+
+
 def test_merged_when_targets_change(rows: Rows) -> None:
     # what a row shows when scored holds no target
-    from dataclasses import replace
-
     blind = replace(rows, target=np.ones(4, dtype=np.int32))
     for d in DOMAINS:
         assert lists(Merged(rows.catalogue).histories(blind, d)) == lists(Merged(rows.catalogue).histories(rows, d))
@@ -77,6 +124,8 @@ def test_merged_when_targets_change(rows: Rows) -> None:
 
 def test_readings_when_compared_with_loops(dataset: CrossDomainDataset) -> None:
     train = dataset.splits["train"]
+    # without a common time: other history, own history, target
+    train = replace(train, history={d: replace(one, moments=None) for d, one in train.history.items()}, moment=None)
     merged, apart = Merged(train.catalogue).sequences(train)["xy"], PerDomain(train.catalogue).sequences(train)
     expected = []
     for d in DOMAINS:

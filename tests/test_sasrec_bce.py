@@ -213,7 +213,7 @@ def test_batches_when_read_for_an_epoch(kind: Any, dataset: CrossDomainDataset, 
 
 @KINDS
 def test_score_when_compared_with_states(kind: Any, dataset: CrossDomainDataset, tiny: Parameters) -> None:
-    """The last state and the unscaled item table; merged: other history, then own, and a part of the table."""
+    """The last state and the unscaled item table; merged: both histories in order of time, and a part of the table."""
     system = built(kind, dataset, tiny)
     rows = dataset.splits["test"]
     rows = rows.take(np.flatnonzero(rows.kinds()["overlapping"])[:30])
@@ -223,7 +223,13 @@ def test_score_when_compared_with_states(kind: Any, dataset: CrossDomainDataset,
         d = DOMAINS[rows.domain[i]]
         shift = {"x": 0, "y": 120 if kind is SASRecBCEM else 0}
         parts = (other(d), d) if kind is SASRecBCEM else (d,)
-        sequence = [int(item) + shift[part] for part in parts for item in rows.history[part][i]][-10:]
+        events = [
+            (moment, part == d, int(item) + shift[part])  # of one moment the own event last
+            for part in parts
+            for one in [rows.history[part].take(np.array([i]))]
+            for item, moment in zip(one.values, one.moments, strict=True)
+        ]
+        sequence = [item for _, _, item in sorted(events, key=lambda event: event[:2])][-10:]
         stream = system.module["xy" if kind is SASRecBCEM else d]
         state = stream(torch.tensor([sequence]), None)[0, -1]
         expected = stream.items.weight[shift[d] + 1 : shift[d] + 121] @ state

@@ -40,7 +40,7 @@ from i2vae_lib.model.encoders import dropout
 from i2vae_lib.model.transformers import Attention
 from i2vae_lib.params import ABXIParameters
 from i2vae_lib.recommenders.every_position import EveryPosition
-from i2vae_lib.recommenders.readings import Interleaved
+from i2vae_lib.recommenders.readings import Merged
 from i2vae_lib.recommenders.trained import Stage
 
 MERGED = "merged"
@@ -135,7 +135,7 @@ class ABXI(EveryPosition):
     """The network of this module under the recommender contract."""
 
     name = "abxi"
-    reading_of = Interleaved
+    reading_of = Merged
 
     @property
     def own(self) -> ABXIParameters:

@@ -23,12 +23,13 @@ domain train ``shared`` and ``specific`` of that domain. A row without an own hi
 ``shared`` trains where domains change; no fallback is needed.
 
 Departs
-    - the merged order is other history, own history, target, as rows do not tell how the two interleave; then the own
-      items stand after the other view has ended and cannot change R^other, so infomax_own would tell equals apart:
-      a term is left out for rows where it is so, and for rows that lack a view (the code drops these rows altogether);
+    - a training row's sequence is both histories and the target in order of time, of one stamp only the events of the
+      row's own domain; where the data have no common time, other history, own history, target. There the own items
+      stand after the other view has ended and cannot change R^other, so infomax_own would tell equals apart: a term is
+      left out for rows where it is so, and for rows that lack a view (the code drops these rows altogether);
     - all views are views of the last T inputs (the code cuts nothing, a longer row breaks its evaluation);
-    - F and F^d are added at the same step, as the code trains; it tests with the last merged step and the last own
-      one, which under this order are one step;
+    - F and F^d are added at the same step in training, and at the last merged and the last own step in scoring, as in
+      the code;
     - terms are means over the steps or rows that have them (the code divides by all steps, padding too). Batches are
       of sequences of similar length (the code's of any), so a batch's mean counts by how much it has of what the mean
       is over, against a mean batch: every step weighs the same, as in batches of any length;
@@ -57,7 +58,7 @@ from torch.nn import functional as F
 
 from i2vae_lib.data.batches import bucketed
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Ragged, Rows, other
-from i2vae_lib.data.people import windows
+from i2vae_lib.data.people import windows, with_targets
 from i2vae_lib.graphs import Product, successors
 from i2vae_lib.model.encoders import SequenceEncoder, dropout, initialise, masked_mean
 from i2vae_lib.model.likelihoods import bernoulli, categorical_mean
@@ -211,9 +212,7 @@ class C2DSR(Trained):
         sequences = self.reading.sequences(train)[MERGED]
         edges = {MERGED: successors(sequences, self.reading.size(MERGED))}
         for d in DOMAINS:
-            part = sequences.keep(_within(self.reading, sequences.values, d))
-            part = Ragged(part.values - np.int32(self.reading.offset(d)), part.offsets)
-            edges[d] = successors(part, self.catalogue.size(d))
+            edges[d] = successors(with_targets(train, d), self.catalogue.size(d))
         self.connect(edges)
 
     def connect(self, edges: Mapping[str, sparse.csr_matrix]) -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 from i2vae_lib.model.transformers import CausalTransformer, LiGRBlock
 from i2vae_lib.params import ESASRecParameters
 from i2vae_lib.recommenders.every_position import EveryPosition, Stream
-from i2vae_lib.recommenders.readings import Interleaved, PerDomain
+from i2vae_lib.recommenders.readings import Merged, PerDomain
 
 
 class ESASRec(EveryPosition):
@@ -47,4 +47,4 @@ class ESASRecM(ESASRec):
     """``esasrec-m``: one model of both domains in order of time."""
 
     name = "esasrec-m"
-    reading_of = Interleaved
+    reading_of = Merged

@@ -21,7 +21,7 @@ from i2vae_lib.evidence import Told
 from i2vae_lib.graphs import Unified
 from i2vae_lib.model.every_position import Asked
 from i2vae_lib.recommenders.every_position import Orders
-from i2vae_lib.recommenders.readings import Interleaved
+from i2vae_lib.recommenders.readings import Merged
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Shown:
 
     def at_ends(self, at: Int, length: int) -> dict[str, Asked]:
         """The rows at ``at`` by target domain: each asks after the last ``length`` events of its histories."""
-        reading, found = Interleaved(self.rows.catalogue), {}
+        reading, found = Merged(self.rows.catalogue), {}
         for number, d in enumerate(DOMAINS):
             position = np.flatnonzero(self.rows.domain[at] == number)
             if len(position):

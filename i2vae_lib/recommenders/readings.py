@@ -6,21 +6,20 @@ number ``offset(d) + i`` of its stream.
 ``-S``: streams ``x`` and ``y``, each domain alone. A row without an own history has no evidence and gets popularity, by
 rule.
 
-``-M``: stream ``xy``, items of X and then items of Y (linked items stay two). A row's sequence is its other history and
-then its own: the released files do not keep how the two interleave. :class:`Interleaved` puts them in order of time
-where the data have one.
+``-M``: stream ``xy``, items of X and then items of Y (linked items stay two). A row's sequence is both of its histories
+in order of time; of one stamp, and where the data have no common time, the own history stands last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from i2vae_lib.data.batches import draw_others
-from i2vae_lib.data.dataset import DOMAINS, PAD, Catalogue, Int, Ragged, Rows, other
-from i2vae_lib.data.people import chained, interleaved, people, with_targets
+from i2vae_lib.data.dataset import DOMAINS, PAD, Catalogue, Int, Ragged, Rows
+from i2vae_lib.data.people import interleaved, people, with_targets
 
 
 class PerDomain:
@@ -83,30 +82,31 @@ class Merged(PerDomain):
         return DOMAINS
 
     def sequences(self, train: Rows) -> Mapping[str, Ragged]:
-        """A sequence a training row (a user may have two rows): other history, own history, target."""
+        """A sequence for each training row (a user may have two): both histories and the target.
+
+        Of a stamp that holds events of both domains, only those of the row's own domain are kept. So nothing that is
+        learnt at a step of a sequence has seen what an evaluation row may not show (``docs/evaluation.md``).
+        """
         parts = []
-        for d in DOMAINS:
+        for number, d in enumerate(DOMAINS):
             rows = train.take(train.of(d))
-            parts.append(
-                chained(self.numbered(rows.history[other(d)], other(d)), self.numbered(with_targets(rows, d), d))
-            )
+            both = self._in_order([with_targets(rows, one) for one in DOMAINS], np.full(len(rows), number))
+            own = (both.values > self.offset(d)) & (both.values <= self.offset(d) + self.catalogue.size(d))
+            stamp = np.cumsum(np.diff(both.moments, prepend=0) != 0)  # one number for each run of equal moments
+            stamp = both.owner * (len(stamp) + 1) + stamp
+            parts.append(both.keep(own | ~np.isin(stamp, stamp[own])))
         values = np.concatenate([one.values for one in parts])
         return {"xy": Ragged.from_lengths(values, np.concatenate([one.lengths for one in parts]))}
 
     def histories(self, rows: Rows, domain: str) -> Ragged:
-        return chained(*(self.numbered(rows.history[d], d) for d in (other(domain), domain)))
+        return self._in_order([rows.history[d] for d in DOMAINS], np.full(len(rows), DOMAINS.index(domain)))
+
+    def _in_order(self, parts: Sequence[Ragged], last: Int) -> Ragged:
+        return interleaved([self.numbered(one, d) for one, d in zip(parts, DOMAINS, strict=True)], last)
 
     def evident(self, rows: Rows) -> Int:
         found: Int = (rows.lengths("own") > 0) | (rows.lengths("other") > 0)
         return found
-
-
-class Interleaved(Merged):
-    """``-M`` in order of time; of one moment, and where data have no common time, the own history stands last."""
-
-    def histories(self, rows: Rows, domain: str) -> Ragged:
-        parts = [self.numbered(rows.history[d], d) for d in DOMAINS]
-        return interleaved(parts, np.full(len(rows), DOMAINS.index(domain)))
 
 
 def draw_beside(

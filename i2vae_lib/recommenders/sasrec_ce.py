@@ -29,7 +29,7 @@ from __future__ import annotations
 from i2vae_lib.model.transformers import CausalTransformer, SASRecBlock
 from i2vae_lib.params import SASRecCEParameters
 from i2vae_lib.recommenders.every_position import EveryPosition, Stream
-from i2vae_lib.recommenders.readings import Interleaved, PerDomain
+from i2vae_lib.recommenders.readings import Merged, PerDomain
 
 
 class SASRecCE(EveryPosition):
@@ -57,4 +57,4 @@ class SASRecCEM(SASRecCE):
     """``sasrec-ce-m``: one model of both domains in order of time."""
 
     name = "sasrec-ce-m"
-    reading_of = Interleaved
+    reading_of = Merged

@@ -37,7 +37,7 @@ from i2vae_lib.data.people import interleaved, people
 from i2vae_lib.params import Parameters, SLISTParameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders.ease import inverse_of
-from i2vae_lib.recommenders.readings import Interleaved, PerDomain
+from i2vae_lib.recommenders.readings import Merged, PerDomain
 from i2vae_lib.recommenders.trained import Stage, Trained
 from i2vae_lib.training import Callbacks, State
 
@@ -190,4 +190,4 @@ class SLISTM(SLIST):
     """``slist-m``: one matrix of both domains in order of time."""
 
     name = "slist-m"
-    reading_of = Interleaved
+    reading_of = Merged
