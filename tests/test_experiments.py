@@ -31,6 +31,7 @@ from i2vae_lib.data import load_dataset_once
 from i2vae_lib.engine import Work, cell_folder
 from i2vae_lib.experiments import KINDS, costs, estimate, over_seeds, plan, results, run, state_of
 from i2vae_lib.grids import Sweep, address_of, resolve
+from i2vae_lib.lazy import MissingLibrary
 from i2vae_lib.results.differences import compare
 from i2vae_lib.results.effects import effects
 from i2vae_lib.results.significance import holm
@@ -633,7 +634,7 @@ def test_scheduler_that_is_not_encrypted_is_said(capsys: pytest.CaptureFixture[s
 
 def test_scheduler_when_dask_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(SchedulerError, match="pip install distributed"), connect(scheduler="tcp://127.0.0.1:1"):
+    with pytest.raises(MissingLibrary, match="pip install distributed"), connect(scheduler="tcp://127.0.0.1:1"):
         pass
 
 
