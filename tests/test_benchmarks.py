@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.test_repository import ROOT
+from tests.helpers.worlds import ROOT
 
 TOY = ["--data", "synthetic", "--preset", "smoke"]
 

@@ -24,7 +24,7 @@ from i2vae_lib.grids import read_sweep
 from i2vae_lib.params import ParameterError, Parameters, load
 from i2vae_lib.runs import Damaged, LayoutError, Run, checked, write_atomically
 from i2vae_lib.workers import connect
-from tests.conftest import TINY
+from tests.helpers.worlds import TINY
 
 KEYS = ("model.T", "psg.epochs", "psg.batch_size", "training.batch_size")
 

@@ -46,7 +46,7 @@ from i2vae_lib.model.latents import kl
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.training import Callbacks
-from tests.conftest import TINY
+from tests.helpers.worlds import TINY
 
 N, K = 4000, 3
 

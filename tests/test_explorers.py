@@ -24,7 +24,7 @@ from i2vae_lib.explorers import DataExplorer, Page, SweepExplorer, TrainingExplo
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.runs import LayoutError, Run
-from tests.test_views import checkpoint, sweep_table
+from tests.helpers.tables import checkpoint, sweep_table
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,8 @@
 """Install the kit as a package and use it, away from the checkout: the wheel alone, in an empty folder.
 
-    python tools/check_wheel.py                         # this Python, the pinned versions: what make test-slow does
-    python tools/check_wheel.py --release               # the lowest versions, and every Python on the PATH: make test-release
-    python tools/check_wheel.py --environment FOLDER    # a virtual environment that has the kit and what it needs
+    python tools/check_wheel.py                       # this Python, the pinned versions: what make test-slow does
+    python tools/check_wheel.py --release             # the lowest versions, and every Python: make test-release
+    python tools/check_wheel.py --environment FOLDER  # a virtual environment that has the kit and what it needs
 
 A line for each environment says what was done and with which versions; the exit status counts those that failed.
 Standard library only: it runs under any Python. ``--cuda`` takes a build of torch with CUDA (gigabytes) where no other

@@ -402,7 +402,7 @@ def _guess_one(db: duckdb.DuckDBPyConnection, path: Path, given: Mapping[str, st
             f"{', '.join(source.names)}: a pair has two domains, give two files"
         )
     rows, values = source.rows()
-    with reading(source):
+    with reading(db, source):
         sql = f"SELECT {source.text(column)} AS v, count(*) FROM {rows} GROUP BY v ORDER BY 2 DESC, 1 LIMIT 11"
         found = db.execute(sql, values).fetchall()
     if len(found) != 2 or any(value is None for value, _ in found):
@@ -481,7 +481,7 @@ def _first_values(db: duckdb.DuckDBPyConnection, source: Source) -> dict[str, li
     """The first values of each column, as text."""
     rows, values = source.rows()
     cells = ", ".join(f"CAST(c{i} AS VARCHAR)" for i in range(len(source.names)))
-    with reading(source):
+    with reading(db, source):
         found = db.execute(f"SELECT {cells} FROM {rows} LIMIT {_SAMPLE}", values).fetchall()
     return {name: [str(row[i]) for row in found if row[i] not in (None, "")] for i, name in enumerate(source.names)}
 

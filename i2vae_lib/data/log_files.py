@@ -22,7 +22,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +48,7 @@ _DELIMITERS = (",", "\t", ";", "|", "\x01")
 _BETWEEN_ITEMS = "\x02"  # for lines that are read whole
 _JSON = "JSON lines"  # in place of a delimiter
 _NO_ID = ("", "nan", "none", "null", "<na>")  # what exporting an unknown id leaves behind, in lower case
+_REJECTS = "store_rejects=true, rejects_limit=100"  # lines that cannot be read, for :func:`reading`
 _NOT_UTF8 = "not UTF-8 text; convert it, e.g. `iconv -f latin1 -t utf-8`"
 csv.field_size_limit(2**31 - 1)  # a cell may hold a user's whole history
 _YEAR = 365 * 86_400  # seconds
@@ -111,13 +111,14 @@ class Source:
         types = ", ".join(f"{one}: 'VARCHAR'" for one in columns)
         sql = (
             f"read_csv(?, delim=?, compression=?, columns={{{types}}}, header={str(self.header).lower()}, quote='\"', "
-            f"escape='\"', auto_detect=false, strict_mode=true, hive_partitioning=false)"
+            f"escape='\"', auto_detect=false, strict_mode=true, hive_partitioning=false, {_REJECTS})"
         )
         return sql, [path, self.delimiter, "gzip" if self.gzipped else "none"]
 
     def _sequences(self, items: Path) -> tuple[str, list[Any]]:
         """C2DSR: an event of each ``number|time`` of the domain's items, which get their ids back."""
-        line = "read_csv(?, delim=?, quote='', escape='', columns={c: 'VARCHAR'}, header=false, auto_detect=false)"
+        how = f"quote='', escape='', columns={{c: 'VARCHAR'}}, header=false, auto_detect=false, {_REJECTS}"
+        line = f"read_csv(?, delim=?, {how})"
         paths = [glob.escape(str(one)) for one in (self.path, *self.more)]
         sql = (
             f"(SELECT u AS c0, id AS c1, split_part(p, '|', 2) AS c2 FROM (SELECT f[2] AS u, unnest(f[3:]) AS p "
@@ -448,46 +449,63 @@ def _first(error: Exception) -> str:
 
 
 @contextmanager
-def reading(source: Source) -> Iterator[None]:
-    """DuckDB's complaints about a file, as errors with file and line."""
+def reading(db: duckdb.DuckDBPyConnection, source: Source) -> Iterator[None]:
+    """What is wrong with a file that a statement reads, as an error with file and line.
+
+    Raises
+    ------
+    DataError
+    """
     try:
         yield
     except duckdb.OutOfMemoryException:
         raise
     except duckdb.Error as error:
-        raise DataError(_translated(source, str(error))) from None
+        raise DataError(f"{source.path}: {_unreadable(source)} ({_first(error)})") from None
+    try:
+        rejected = db.execute(_REJECTED).fetchall()
+    except duckdb.CatalogException:  # there is no such table before the first rejected line
+        return
+    if rejected:
+        db.execute("DELETE FROM reject_errors")
+        raise DataError("{}, line {}: {}".format(*rejected[0][:2], _wrong_line(source, *rejected[0][2:])))
 
 
-def _translated(source: Source, message: str) -> str:
-    line = re.search(r"CSV Error on Line: (\d+)", message)
-    where = f"{source.path}, line {line[1]}" if line else f"{source.path}"
-    fields = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message)
-    if line and not _raw_line(source, int(line[1])).strip():
-        return f"{where}: it holds blanks only: delete it"
-    if fields:
-        return f"{where}: {fields[2]} fields where line 1 has {fields[1]}; quote values that hold {source.delimiter!r}"
-    if "Malformed JSON" in message:
-        return f"{where}: {message.splitlines()[0]}; one JSON object a line"
-    if "unicode" in message or "utf-8" in message:
-        return f"{where}: {_NOT_UTF8}"
-    if "unterminated quote" in message:
-        return f'{where}: a value in double quotes does not end where it should; a quote inside is written twice ("")'
-    if "aximum line size" in message:
-        return f"{where}: a line of more than 2 MB; is this a log?"
-    if "invalid state" in message:
-        return f"{where}: malformed CSV; are there two kinds of line ends (\\r\\n and \\n) in the file?"
-    return f"{where}: {'malformed CSV' if source.types is None else 'damaged Parquet file'}: {message.splitlines()[0]}"
+# lines that DuckDB could not read under store_rejects; their number counts the header and starts from 1
+_REJECTED = (
+    "SELECT file_path, line, CAST(error_type AS VARCHAR), csv_line FROM reject_errors "
+    "JOIN reject_scans USING (scan_id, file_id) ORDER BY line LIMIT 1"
+)
+
+
+def _unreadable(source: Source) -> str:
+    if source.types is not None:
+        return "damaged Parquet file"
+    if source.delimiter == _JSON:
+        return "not one JSON object a line"
+    return "malformed CSV; are there two kinds of line ends (\\r\\n and \\n) in the file?"
+
+
+def _wrong_line(source: Source, kind: str, line: str) -> str:
+    """Why DuckDB rejected a line, and what would be right."""
+    if not line.strip():
+        return "it holds blanks only: delete it"
+    if kind in ("MISSING COLUMNS", "TOO MANY COLUMNS"):
+        found, expected = len(fields_of(line, source.delimiter)), len(source.names)
+        return f"{found} fields where line 1 has {expected}; quote values that hold {source.delimiter!r}"
+    if kind == "INVALID ENCODING":
+        return _NOT_UTF8
+    if kind == "UNQUOTED VALUE":
+        return 'a value in double quotes does not end where it should; a quote inside is written twice ("")'
+    if kind == "LINE SIZE OVER MAXIMUM":
+        return "a line of more than 2 MB; is this a log?"
+    return f"malformed CSV: {kind.lower()}"
 
 
 def _lines(source: Source) -> int:
     """Lines of a plain file, one without a line end counted."""
     with source.path.open("rb") as stream:
         return 1 + sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
-
-
-def _raw_line(source: Source, number: int) -> str:
-    with gzip.open(source.path, "rb") if source.gzipped else source.path.open("rb") as stream:
-        return next(islice(stream, number - 1, None), b"x").decode("utf-8", errors="replace")
 
 
 def stage_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Columns) -> None:
@@ -498,7 +516,7 @@ def stage_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Col
         f"CREATE OR REPLACE TABLE raw_{d} AS SELECT {source.text(layout.user)} AS u, {source.text(layout.item)} AS i, "
         f"{source.time(layout)} AS t FROM {rows}"
     )
-    with reading(source), in_file_order(db) if by_line else nullcontext():
+    with reading(db, source), in_file_order(db) if by_line else nullcontext():
         db.execute(sql, values)
 
 
@@ -633,7 +651,7 @@ def _refuse_cut(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns) 
         return
     stamp, (rows, values) = fields[-1], source.rows()
     length = f"length({source.text(layout.timestamp)})"
-    with reading(source):
+    with reading(db, source):
         short, least, most = first_row(
             db,
             f"SELECT count(*) FILTER ({length} <= {len(stamp)}), min({length}) FILTER ({length} > {len(stamp)}), "

@@ -429,7 +429,7 @@ def _titles(db: duckdb.DuckDBPyConnection, d: str, pair: PairFile, ids: Int) -> 
     name = next((one for one in id_names if one in source.names), pair.layout.item)
     check_columns(source, [name, "title"])
     rows, values = source.rows()
-    with reading(source):
+    with reading(db, source):
         found = db.execute(
             f"SELECT id, title FROM items_{d} JOIN (SELECT {source.text(name)} AS id, min({source.text('title')}) "
             f"AS title FROM {rows} GROUP BY 1) USING (id) WHERE trim(title) <> ''",
