@@ -92,6 +92,7 @@ class Interrupting:
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Interrupting())
 sys.modules.pop(sys.argv[1], None)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts tests with & has them ignore it
 from i2vae_lib.__main__ import main
 raise SystemExit(main(["run", "--preset", "smoke", "--out", sys.argv[2]]))
 """
