@@ -30,21 +30,9 @@ from i2vae_lib.data.dataset import (
     resolution_of,
 )
 from i2vae_lib.data.filters import line_of
-from i2vae_lib.data.log_files import (
-    FLOAT_IDS,
-    NUMBER,
-    Source,
-    check_columns,
-    check_gzip,
-    check_log,
-    database,
-    first_row,
-    locate,
-    open_log,
-    open_table,
-    reading,
-    stage_log,
-)
+from i2vae_lib.data.log_checks import check_log
+from i2vae_lib.data.log_database import database, first_row, locate, reading, stage_log
+from i2vae_lib.data.log_files import FLOAT_IDS, NUMBER, Source, check_columns, check_gzip, open_log, open_table
 from i2vae_lib.data.pair_file import HEADERLESS, UNITS, Columns, PairFile, other_format, read_pair_file
 from i2vae_lib.progress import bar
 from i2vae_lib.runs import sha256_of
