@@ -57,7 +57,7 @@ types: $(STAMP)
 QUIET := OMP_NUM_THREADS=1 TQDM_DISABLE=1
 
 unit: $(STAMP)
-	$(QUIET) $(BIN)/pytest -n $(WORKERS) --dist loadscope --durations 10 -m "not slow"
+	$(QUIET) $(BIN)/pytest -n $(WORKERS) --dist loadscope --durations 25 -m "not slow"
 
 # strict nbval over the committed notebooks, in a runs folder of their own
 notebook-tests: $(STAMP)
@@ -69,7 +69,7 @@ notebook-tests: $(STAMP)
 # papermill with other parameters, JupyterLab and the served page in a real Chromium (screenshots: build/screenshots),
 # kills, clusters, hostile input, the wheel in an empty folder
 test-slow: $(STAMP)
-	$(QUIET) $(BIN)/pytest -n $(WORKERS) --dist load --durations 10 -m slow
+	$(QUIET) $(BIN)/pytest -n $(WORKERS) --dist load --durations 25 -m slow
 
 # before a release, by hand: the lowest versions of pyproject.toml, then the newest under every Python that is found
 test-release:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from i2vae_lib import psg
+from i2vae_lib import psg, stages
 from i2vae_lib.data import CrossDomainDataset, load_dataset
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import I2VAERecommender
@@ -51,6 +51,15 @@ def generator(dataset: CrossDomainDataset, tiny: Parameters) -> psg.Generator:
 def trained(dataset: CrossDomainDataset, tiny: Parameters, generator: psg.Generator) -> I2VAERecommender:
     """i2VAE after two epochs on the tiny world. Do not change it."""
     return fitted(I2VAERecommender(dataset.catalogue, tiny), dataset, tiny, generator)
+
+
+@pytest.fixture(scope="session")
+def whole_run(tiny: Parameters, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """Folder of a finished run of the tiny world, and what was said meanwhile. Copy it before changing it."""
+    run = stages.open_run(tiny, tmp_path_factory.mktemp("run") / "a")
+    said: list[str] = []
+    stages.run_all(run, said.append)
+    return run.folder, said
 
 
 @pytest.fixture(scope="session")

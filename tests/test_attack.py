@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 import yaml
 
-from i2vae_lib import cli, stages
+from i2vae_lib import cli
 from i2vae_lib.data.dataset import DataError
 from i2vae_lib.data.describe import describe_files
 from i2vae_lib.data.logs import load_logs
-from i2vae_lib.params import Parameters
 
 pytestmark = pytest.mark.slow
 PAIR = {
@@ -101,11 +100,9 @@ def flipped(content: bytes) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def finished(tiny: Parameters, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(whole_run: tuple[Path, list[str]]) -> Path:
     """A finished run. Copy it before changing it."""
-    run = stages.open_run(tiny, tmp_path_factory.mktemp("attack") / "run")
-    stages.run_all(run, lambda line: None)
-    return run.folder
+    return whole_run[0]
 
 
 @pytest.mark.tries("damaged files of a run", 25)

@@ -10,6 +10,7 @@ import pytest
 
 from tests.helpers.worlds import ROOT
 
+pytestmark = pytest.mark.slow
 TOY = ["--data", "synthetic", "--preset", "smoke"]
 
 

@@ -30,11 +30,9 @@ KEYS = ("model.T", "psg.epochs", "psg.batch_size", "training.batch_size")
 
 
 @pytest.fixture(scope="module")
-def finished(tiny: Parameters, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(whole_run: tuple[Path, list[str]]) -> Path:
     """A whole run. Do not change it."""
-    run = stages.open_run(tiny, tmp_path_factory.mktemp("run") / "a")
-    stages.run_all(run)
-    return run.folder
+    return whole_run[0]
 
 
 @pytest.fixture

@@ -288,6 +288,7 @@ def reference_core(events, min_user: int, min_item: int) -> dict[tuple[int, int]
             del kept[key]
 
 
+@pytest.mark.slow
 @QUICK
 @given(x=EVENTS, y=EVENTS, least=st.tuples(st.integers(1, 3), st.integers(1, 3)), seed=st.integers(0, 2**16))
 def test_logs_when_shuffled_give_the_reference_core(tmp_path, x, y, least, seed):
@@ -645,6 +646,7 @@ def test_memory_limit_when_it_is_no_use_is_named(tmp_path, limit):
         load_logs(put(tmp_path), memory_limit=limit)
 
 
+@pytest.mark.slow
 def test_log_when_larger_than_the_memory_limit_is_read_all_the_same(tmp_path):
     rng = np.random.default_rng(0)
     n = 150_000

@@ -87,7 +87,7 @@ def _wrong_line(source: Source, kind: str, line: str) -> str:
     if not line.strip():
         return "it holds blanks only: delete it"
     if kind in ("MISSING COLUMNS", "TOO MANY COLUMNS"):
-        found, expected = len(fields_of(line, source.delimiter)), len(source.names)
+        found, expected = len(fields_of(line.strip(), source.delimiter)), len(source.names)
         return f"{found} fields where line 1 has {expected}; quote values that hold {source.delimiter!r}"
     if kind == "INVALID ENCODING":
         return NOT_UTF8

@@ -297,7 +297,7 @@ def fields_of(line: str, delimiter: str) -> list[str]:
     """The values of a line."""
     if len(delimiter) > 1:
         return line.split(delimiter)
-    return next(csv.reader([line], delimiter=delimiter), [])
+    return next(csv.reader(io.StringIO(line, newline=""), delimiter=delimiter), [])
 
 
 @contextmanager
