@@ -1,7 +1,7 @@
 # The verbs of the kit. Each makes the virtual environment .venv on first use.
 #   make run                 the whole main job on the planted pair (demo preset)
 #   make run DATA=cloth_sport PROTOCOL=strict PRESET=paper SEED=0 EPOCHS=20 OUT=runs/a
-#   make test                what CI runs, with test-browser: lint, types, unit and contract tests, notebooks
+#   make test                lint, types, unit and contract tests, every notebook once; CI adds make test-slow
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -21,7 +21,7 @@ RUN ?=
 PAIR ?= cloth_sport
 WORKERS ?= 2
 
-.PHONY: setup run test test-browser lint types unit notebook-tests notebooks lab explore bench measure format clean
+.PHONY: setup run test test-slow test-release lint types unit notebook-tests notebooks lab explore bench measure format clean
 .DEFAULT_GOAL := run
 
 setup: $(STAMP)
@@ -43,6 +43,7 @@ run: $(STAMP)
 	$(BIN)/i2vae run --preset $(PRESET) $(if $(DATA),--data $(DATA)) $(if $(PROTOCOL),--protocol $(PROTOCOL)) \
 	    $(if $(SEED),--seed $(SEED)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(OUT),--out $(OUT))
 
+# two cores, setup done: at most 8 minutes, and 12 for test-slow
 test: lint types unit notebook-tests
 
 lint: $(STAMP)
@@ -53,24 +54,30 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 # one thread a worker: two processes that each spin on two threads take ten times as long on two cores
-unit: $(STAMP)
-	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/pytest -n $(WORKERS) --dist loadscope --durations 15 -m "not notebook and not browser"
+QUIET := OMP_NUM_THREADS=1 TQDM_DISABLE=1
 
-# strict nbval over the committed notebooks, in a runs folder of their own; then papermill with other parameters
+unit: $(STAMP)
+	$(QUIET) $(BIN)/pytest -n $(WORKERS) --dist loadscope --durations 25 -m "not slow"
+
+# strict nbval over the committed notebooks, in a runs folder of their own
 notebook-tests: $(STAMP)
 	runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && \
-	OMP_NUM_THREADS=1 TQDM_DISABLE=1 I2VAE_RUNS_DIR=$$runs PLOTLY_RENDERER=plotly_mimetype $(BIN)/python -m pytest \
-	    -p tests.kernels_over_files -n $(WORKERS) --dist loadscope --durations 15 --nbval --nbval-current-env --nbval-cell-timeout 120 \
+	$(QUIET) I2VAE_RUNS_DIR=$$runs PLOTLY_RENDERER=plotly_mimetype $(BIN)/python -m pytest \
+	    -p tests.kernels_over_files -n $(WORKERS) --dist loadscope --durations 10 --nbval --nbval-current-env --nbval-cell-timeout 120 \
 	    --nbval-kernel-startup-timeout 60 --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks
-	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/pytest -n $(WORKERS) --dist load --durations 0 -m notebook
 
-# a real JupyterLab and the served page in a real Chromium; screenshots go into build/screenshots
-test-browser: $(STAMP)
-	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/pytest -n $(WORKERS) --dist load --durations 0 -m browser tests/test_browser.py
+# papermill with other parameters, JupyterLab and the served page in a real Chromium (screenshots: build/screenshots),
+# kills, clusters, hostile input, the wheel in an empty folder
+test-slow: $(STAMP)
+	$(QUIET) $(BIN)/pytest -n $(WORKERS) --dist load --durations 25 -m slow
+
+# before a release, by hand: the lowest versions of pyproject.toml, then the newest under every Python that is found
+test-release:
+	$(PYTHON) tools/check_wheel.py --release $(if $(CUDA),--cuda)
 
 # executes the committed notebooks at the smoke preset and stores their outputs (PNGs need Chromium)
 notebooks: $(STAMP)
-	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/python tools/execute_notebooks.py
+	$(QUIET) $(BIN)/python tools/execute_notebooks.py
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab --ip 127.0.0.1 notebooks

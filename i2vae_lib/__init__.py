@@ -45,6 +45,7 @@
 ``api``               your data in, your recommendations out: one class over a run directory
 ``commands``          what each command does
 ``cli``               ``i2vae``: the table of commands
+``__main__``          its entry point, which answers Ctrl-C
 ====================  =================================================================================
 
 Imports point one way: each line only to what stands above it. The names below and the modules are imported when they

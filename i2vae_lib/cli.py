@@ -12,6 +12,7 @@ from typing import Any
 
 from i2vae_lib import commands
 from i2vae_lib.data.registry import FOOD_KITCHEN, REGISTRY
+from i2vae_lib.lazy import MissingLibrary
 from i2vae_lib.listing import LISTS
 from i2vae_lib.places import suggestion
 from i2vae_lib.recommenders.registry import SYSTEMS
@@ -250,6 +251,12 @@ COMMANDS: dict[str, Command] = {
         (("--clear", {"action": "store_true", "help": "remove it; what is needed again is made again"}), JSON),
         ("i2vae cache", "i2vae cache --clear --json"),
     ),
+    "notebooks": Command(
+        "Copy the notebooks that come with the kit into a folder, to be opened in JupyterLab.",
+        commands.copy_notebooks,
+        (("folder", {"type": Path, "metavar": "DIR", "help": "made if it is not there; no file in it is replaced"}),),
+        ("i2vae notebooks lessons",),
+    ),
     "fetch": Command(
         "Download a released pair and check it, or build the Food and Kitchen logs anew.",
         commands.fetch,
@@ -339,7 +346,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         return COMMANDS[given.command].run(given)
-    except (OSError, ValueError) as error:  # ParameterError, DataError, LayoutError among them
+    except (OSError, ValueError, MissingLibrary) as error:  # ParameterError, DataError, LayoutError among them
         print(f"i2vae {given.command}: {error}", file=sys.stderr)
         return 2
     except MemoryError as error:

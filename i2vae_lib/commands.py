@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from i2vae_lib import listing
 from i2vae_lib.data.registry import FOOD_KITCHEN, REGISTRY
+from i2vae_lib.lazy import require
 from i2vae_lib.places import suggestion
 from i2vae_lib.recommenders.registry import SYSTEMS
 
@@ -434,18 +435,17 @@ def compare_runs(given: argparse.Namespace) -> int:
 
 
 def explore(given: argparse.Namespace) -> int:
-    import importlib.util
     import secrets
     import subprocess
     import tempfile
 
+    from i2vae_lib.workers import isolated, terminated_as_interrupted
+
+    require("the page", "voila", "ipywidgets", "anywidget", "psutil")
     import psutil
 
     from i2vae_lib import explorers
-    from i2vae_lib.workers import isolated, terminated_as_interrupted
 
-    if importlib.util.find_spec("voila") is None:
-        raise ValueError("the page is served by Voila, which is not installed: pip install voila")
     with terminated_as_interrupted(), tempfile.TemporaryDirectory(prefix="explore-") as folder:
         notebook = explorers.write_page(given.folders, Path(folder))
         token = secrets.token_urlsafe(24)
@@ -491,6 +491,23 @@ def show_cache(given: argparse.Namespace) -> int:
     if found:
         lines = [{"kind": kind, "entries": str(n), "MiB": f"{size / 2**20:,.1f}"} for kind, n, size in found]
         print(f"\n{listing.text(lines)}")
+    return 0
+
+
+def copy_notebooks(given: argparse.Namespace) -> int:
+    import shutil
+
+    from i2vae_lib.places import notebooks_folder
+
+    source = notebooks_folder()
+    found = sorted(path.relative_to(source) for path in source.rglob("[!.]*") if path.is_file())
+    found = [path for path in found if not any(part.startswith(".") for part in path.parts)]
+    if there := [str(path) for path in found if (given.folder / path).exists()]:
+        raise FileExistsError(f"{given.folder} has {', '.join(there[:3])} already: choose another folder")
+    for path in found:
+        (given.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / path, given.folder / path)
+    print(f"{len(found)} files in {given.folder}; open them with: jupyter lab {given.folder}")
     return 0
 
 

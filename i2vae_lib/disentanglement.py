@@ -17,12 +17,12 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.spatial import cKDTree
-from sklearn.ensemble import ExtraTreesRegressor
 
 from i2vae_lib import information
 from i2vae_lib.data.batches import Side
 from i2vae_lib.data.dataset import CrossDomainDataset, Int, Rows, other
 from i2vae_lib.data.synthetic import next_item_probabilities
+from i2vae_lib.lazy import require
 from i2vae_lib.model.encoders import masked_mean
 from i2vae_lib.model.i2vae import ROLES, Latents
 from i2vae_lib.model.latents import Gaussian, kl, sample, standard_like
@@ -126,6 +126,9 @@ def dci(codes: Array, factors: Array, owner: Array, rng: np.random.Generator, tr
     codes, factors
         float [n, d] and [n, k].
     """
+    require("measuring how well latents tell factors", "scikit-learn")
+    from sklearn.ensemble import ExtraTreesRegressor
+
     fitted = halves(owner, rng)
     importances, wrong, total = [], 0.0, 0.0
     for factor in factors.T:
@@ -386,13 +389,12 @@ def by_umap(values: Array, seed: int) -> Array:
 
     Raises
     ------
-    ImportError
-        The extra ``umap`` is not installed.
+    MissingLibrary
+        UMAP is not installed.
     """
-    try:
-        from umap import UMAP
-    except ImportError:
-        raise ImportError("UMAP is an extra: pip install umap-learn") from None
+    require("a map of latents by UMAP", "umap-learn")
+    from umap import UMAP
+
     # one thread, so that the seed decides
     found: Array = UMAP(random_state=seed, n_jobs=1).fit_transform(values)
     return found

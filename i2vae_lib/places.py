@@ -13,6 +13,12 @@ def preset_folder() -> Path:
     return inside if inside.is_dir() else Path(__file__).parent.parent / "params"
 
 
+def notebooks_folder() -> Path:
+    """Folder of the notebooks: inside an installed wheel, else beside the package in a checkout."""
+    inside = Path(__file__).parent / "lessons"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "notebooks"
+
+
 def preset_names() -> list[str]:
     """The presets by name (``tuning.yaml`` beside them is of another kind)."""
     return sorted(path.stem for path in preset_folder().glob("*.yaml") if path.stem != "tuning")

@@ -11,22 +11,65 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
-
-from tqdm import tqdm as plain
-from tqdm.auto import tqdm
-
-LINE = "{desc}: {n_fmt}/{total_fmt} {unit} [{elapsed}, {remaining} left, {rate_fmt}]{postfix}\n"
 
 SILENCE = 8.0
 """Seconds without a line after which it is said again what is being done."""
 
 
-class _Lines(plain):
-    """A bar whose postfix waits for the next line instead of printing one."""
+class _Lines:
+    """In place of a bar: a line every ten seconds at most, and the last one. With the methods of tqdm that we use."""
 
-    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
-        super().set_postfix_str(s, refresh=False)
+    def __init__(self, desc: str, total: int | None, unit: str, initial: int, quiet: bool):
+        self.desc, self.total, self.unit, self.quiet = desc, total, unit, quiet
+        self.n = self.initial = initial
+        self.begun = time.monotonic()
+        self.postfix, self.next = "", 0.0
+        self.update(0)
+
+    def update(self, n: int = 1) -> None:
+        self.n += n
+        if time.monotonic() >= self.next:
+            self._print()
+
+    def set_postfix_str(self, postfix: str) -> None:
+        """Shown with the next line."""
+        self.postfix = f", {postfix}" if postfix else ""
+
+    def close(self) -> None:
+        self._print()
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _print(self) -> None:
+        self.next = time.monotonic() + 10
+        if self.quiet:
+            return
+        seconds, done = time.monotonic() - self.begun, self.n - self.initial
+        left = f", {(self.total - self.n) * seconds / done:.0f} s left" if self.total and done else ""
+        rate = f", {done / seconds:,.2f} {self.unit}/s" if done and seconds else ""
+        of = f"/{self.total:,}" if self.total else ""
+        print(
+            f"{self.desc}: {self.n:,}{of} {self.unit} [{seconds:.0f} s{left}{rate}]{self.postfix}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+@cache
+def _tqdm() -> Any:
+    """The bar for where we are; None where tqdm is not installed (it comes with the extra ``notebooks``)."""
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        return None
+    tqdm.set_lock(threading.RLock())  # else it makes one between processes, which a process that is killed leaves there
+    return tqdm
 
 
 def _in_notebook() -> bool:
@@ -35,7 +78,7 @@ def _in_notebook() -> bool:
 
 
 def bar(description: str, total: int | None, unit: str, *, initial: int = 0, leave: bool = True) -> Any:
-    """A tqdm bar with rate and time left.
+    """A bar with rate and time left, to be used as one of tqdm.
 
     Parameters
     ----------
@@ -44,14 +87,11 @@ def bar(description: str, total: int | None, unit: str, *, initial: int = 0, lea
     leave
         Keep the finished bar.
     """
-    common: dict[str, Any] = {"desc": description, "total": total, "unit": unit, "initial": initial, "leave": leave}
-    # said outright: tqdm itself reads the variable only once, when it is imported
-    common["disable"] = os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
-    if common["disable"]:
-        return plain(**common)
-    if _in_notebook() or sys.stderr.isatty():
-        return tqdm(**common, mininterval=0.5)
-    return _Lines(**common, mininterval=10.0, bar_format=LINE)  # a log file: a line now and then
+    quiet = os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
+    if not quiet and (_in_notebook() or sys.stderr.isatty()) and (drawn := _tqdm()) is not None:
+        words: dict[str, Any] = {"desc": description, "total": total, "unit": unit, "initial": initial, "leave": leave}
+        return drawn(**words, mininterval=0.5, disable=False)  # tqdm itself reads the variable only once
+    return _Lines(description, total, unit, initial, quiet)
 
 
 @contextmanager
@@ -68,7 +108,8 @@ def spoken(silence: float = SILENCE) -> Iterator[Callable[[str], None]]:
     def print_line(line: str) -> None:
         nonlocal at
         at = time.perf_counter()
-        plain.write(f"[{at - start:6.1f} s] {line}")
+        write = sys.modules["tqdm"].tqdm.write if "tqdm" in sys.modules else print
+        write(f"[{at - start:6.1f} s] {line}")
         sys.stdout.flush()
 
     def say(line: str) -> None:

@@ -25,7 +25,9 @@ from i2vae_lib import audit, evaluation, experiments, plots, stages
 from i2vae_lib.data.dataset import DOMAINS
 from i2vae_lib.data.protocols import outside_note
 from i2vae_lib.grids import Sweep
+from i2vae_lib.lazy import MissingLibrary, require
 from i2vae_lib.params import ParameterError, load, of_result
+from i2vae_lib.places import notebooks_folder
 from i2vae_lib.recommenders import neighbours
 from i2vae_lib.results import lift, text
 from i2vae_lib.results.effects import effects
@@ -208,12 +210,6 @@ def figure(one: Any) -> Any:
     return Markup(pio.to_html(one, include_plotlyjs=False, full_html=False))
 
 
-def notebooks_folder() -> Path | None:
-    """The checkout's notebooks; None for an installed wheel, which does not carry them."""
-    folder = Path(__file__).parent.parent / "notebooks"
-    return folder if folder.is_dir() else None
-
-
 @contextmanager
 def kernel_settings() -> Iterator[Any]:
     """Configuration of one kernel that executes a notebook: over files, which nobody else can take, instead of TCP.
@@ -237,17 +233,20 @@ def execute_notebooks(
 ) -> list[Path]:
     """Execute notebooks on a finished run with papermill; executed copies and offline HTML go into ``notebooks/``.
 
-    A notebook that fails is a line: what teaches must not fail what works. Its copy stays, for reading.
+    A notebook that fails is a line: what teaches must not fail what works. Its copy stays, for reading. So is the lack
+    of what executes notebooks.
 
     Returns
     -------
     list of Path
         The pages of those that did not fail.
     """
-    source = notebooks_folder()
-    if source is None:
+    source, written = notebooks_folder(), []
+    try:
+        require("executing the notebooks on this run", "papermill", "nbconvert", "ipykernel")
+    except MissingLibrary as error:
+        say(str(error))
         return []
-    written = []
     with environment({"PLOTLY_RENDERER": "plotly_mimetype+notebook", **isolated()}):
         for name in names:
             say(f"executing the notebook {name} on this run")

@@ -23,8 +23,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import pooch
-import psutil
 from filelock import FileLock
 
 from i2vae_lib.params import Parameters, identity, of_result, pair_name
@@ -173,8 +171,10 @@ def link_or_copy(source: Path, part: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Where downloads and fits are kept: ``I2VAE_CACHE_DIR``, else the user's cache folder."""
-    return Path(os.environ.get("I2VAE_CACHE_DIR") or pooch.os_cache("i2vae"))
+    """Where downloads and fits are kept: ``I2VAE_CACHE_DIR``, else ``i2vae`` in the user's cache folder."""
+    if told := os.environ.get("I2VAE_CACHE_DIR"):
+        return Path(told)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "i2vae"
 
 
 def environment() -> dict[str, str]:
@@ -235,7 +235,7 @@ def committed_path(name: str) -> Path:
 
 def usable_cores() -> int:
     """Cores that this process may use."""
-    return len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_folder(p: Parameters, ignored: Collection[str] = ()) -> Path:

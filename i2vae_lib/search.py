@@ -2,7 +2,7 @@
 
 A trial is a run directory among the cells of a sweep; it stops before it sees a test row. Trials lie in
 ``journal.log`` (Optuna's own file storage). Killed at any moment, the same call goes on with the trials that were in
-flight, each from its last epoch. Needs the extra ``search``: ``pip install optuna``.
+flight, each from its last epoch. Needs Optuna (the extra ``search``).
 
 .. code-block:: yaml
 
@@ -30,6 +30,7 @@ from i2vae_lib import stages
 from i2vae_lib.data.loading import source_of
 from i2vae_lib.engine import Outcome, Say, Work, cell_folder, validated_at, work_off
 from i2vae_lib.grids import Settings, Strict, address_of, read_file, validated
+from i2vae_lib.lazy import require
 from i2vae_lib.params import ParameterError, Parameters, known_keys, load
 from i2vae_lib.places import suggestion
 from i2vae_lib.progress import bar
@@ -136,10 +137,9 @@ def read_search(name: str | Path, given: Settings | None = None) -> Search:
 
 def optuna() -> Any:
     """The package, or how to get it."""
-    try:
-        import optuna as found
-    except ImportError:
-        raise ParameterError("a search needs Optuna: pip install optuna") from None
+    require("a search", "optuna")
+    import optuna as found
+
     found.logging.set_verbosity(found.logging.WARNING)
     return found
 

@@ -22,8 +22,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from tqdm import tqdm
-
+from i2vae_lib.lazy import require
 from i2vae_lib.runs import usable_cores
 
 PATIENCE = 30
@@ -184,7 +183,6 @@ class _Process:
 def _serve(pipe: Any) -> None:
     """What a process does: task after task, until its parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's, which then ends all
-    tqdm.set_lock(threading.RLock())  # else it makes one between processes, which a process that is killed leaves there
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
         task, words = pipe.recv()
@@ -258,10 +256,9 @@ class Cluster:
 
 @contextlib.contextmanager
 def _cluster(scheduler: str) -> Iterator[Cluster]:
-    try:
-        from distributed import Client
-    except ImportError:
-        raise SchedulerError("--scheduler needs Dask: pip install distributed") from None
+    require("--scheduler", "distributed")
+    from distributed import Client
+
     is_file = scheduler.endswith(".json") or Path(scheduler).is_file()
     address = _address_in(Path(scheduler)) if is_file else scheduler
     if not address.startswith(("tls://", "inproc://")):

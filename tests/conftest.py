@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from i2vae_lib import psg
+from i2vae_lib import psg, stages
 from i2vae_lib.data import CrossDomainDataset, load_dataset
-from i2vae_lib.data.dataset import Rows
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import I2VAERecommender
-from i2vae_lib.training import Callbacks
-from i2vae_lib.workers import InThisProcess
-
-TINY = {
-    "synthetic.users": 600,
-    "synthetic.items": 120,
-    "synthetic.linked_items": 20,
-    "evaluation.negatives": 49,
-    "psg.epochs": 3,
-    "psg.recalled": 8,
-    "model.d": 16,
-    "model.T": 10,
-    "model.T_pseudo": 18,
-}
+from tests.helpers.worlds import TINY, fitted
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -58,34 +42,24 @@ def published(tiny: Parameters) -> CrossDomainDataset:
     return load_dataset(tiny.model_copy(update={"protocol": "strict"}))
 
 
-def one_a_user(rows: Rows, count: int) -> Rows:
-    """Rows of ``count`` users, one of each, of either domain (a log's rows stand user by user)."""
-    shuffled = rows.take(np.random.default_rng(0).permutation(len(rows)))
-    first = np.unique(shuffled.user.astype(str), return_index=True)[1]
-    return shuffled.take(np.sort(first)[:count])
-
-
 @pytest.fixture(scope="session")
 def generator(dataset: CrossDomainDataset, tiny: Parameters) -> psg.Generator:
     return psg.fit(dataset.splits["train"], tiny.psg)
-
-
-def fitted(system: Any, dataset: CrossDomainDataset, params: Parameters, generator: psg.Generator | None = None) -> Any:
-    """A system trained on a dataset's rows, seed 0."""
-    return system.fit(
-        dataset.splits["train"],
-        dataset.splits["validation"],
-        params=params,
-        generator=generator,
-        rng=np.random.default_rng(0),
-        callbacks=Callbacks(),
-    )
 
 
 @pytest.fixture(scope="session")
 def trained(dataset: CrossDomainDataset, tiny: Parameters, generator: psg.Generator) -> I2VAERecommender:
     """i2VAE after two epochs on the tiny world. Do not change it."""
     return fitted(I2VAERecommender(dataset.catalogue, tiny), dataset, tiny, generator)
+
+
+@pytest.fixture(scope="session")
+def whole_run(tiny: Parameters, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """Folder of a finished run of the tiny world, and what was said meanwhile. Copy it before changing it."""
+    run = stages.open_run(tiny, tmp_path_factory.mktemp("run") / "a")
+    said: list[str] = []
+    stages.run_all(run, said.append)
+    return run.folder, said
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +71,33 @@ def released_folder() -> Path:
     return Path(folder)
 
 
-@contextlib.contextmanager
-def in_this_process(*words: Any, **named: Any) -> Iterator[InThisProcess]:
-    """In place of ``workers.connect``, for what does not ask about processes; seconds less."""
-    yield InThisProcess()
+@pytest.fixture(scope="session")
+def logs_folder() -> Path:
+    """Folder with the real logs; the tests that need it are skipped, loudly, without it."""
+    folder = os.environ.get("I2VAE_DATA_DIR")
+    if not folder or not (Path(folder) / "logs").is_dir():
+        pytest.skip("I2VAE_DATA_DIR does not name a folder with logs/: tests on the real logs are SKIPPED")
+    return Path(folder)
+
+
+# --- what was tried ---------------------------------------------------------------------------------------------------
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """``@pytest.mark.tries("kill", 2)``: the test makes two kills, and passes only if nothing is lost."""
+    for mark in item.iter_markers("tries"):
+        what, count = (*mark.args, 1)[:2]
+        item.user_properties.append(("tries", [what, count]))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """How much hostile input, how many kills and faults were tried, and after how many something was wrong or lost."""
+    tried, lost = Counter[str](), Counter[str]()
+    for outcome in ("passed", "failed", "error"):
+        for report in terminalreporter.stats.get(outcome, ()):
+            for what, count in (value for name, value in report.user_properties if name == "tries"):
+                tried[what] += count
+                lost[what] += count * (outcome != "passed")
+    if tried:
+        told = ", ".join(f"{count:,} {what} ({lost[what]} lost)" for what, count in sorted(tried.items()))
+        terminalreporter.write_line(f"tried: {told}")

@@ -646,6 +646,7 @@ def test_command_when_histories_are_in_a_bad_file(
 # --- the ten lines ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ten_lines_of_the_docs_when_run_in_an_empty_folder(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8")
     snippet = page.split("```python\n")[1].split("```")[0]

@@ -26,7 +26,7 @@ from i2vae_lib.data.released import load_released
 from i2vae_lib.leaks import planted as planted_leaks
 from i2vae_lib.params import load
 from i2vae_lib.recommenders import EASE, ItemKNN, OrderedCounts, Popularity
-from tests.conftest import fitted
+from tests.helpers.worlds import fitted
 
 USER = "user also in training"
 TARGET = "target in the user's training rows"

@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from tests.test_repository import ROOT
+from tests.helpers.worlds import ROOT
 
+pytestmark = pytest.mark.slow
 TOY = ["--data", "synthetic", "--preset", "smoke"]
 
 

@@ -1,6 +1,6 @@
 """A real Chromium against a real JupyterLab and the served page: notebooks run, controls move, lists change.
 
-``make test-browser``. Without a browser every test is skipped and says so. Screenshots lie in ``build/screenshots``.
+Part of ``make test-slow``. Without a browser every test is skipped and says so. Screenshots: ``build/screenshots``.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ import psutil
 import pytest
 
 from i2vae_lib import cli
-from tests.test_notebooks import NAMES, ROOT
+from tests.helpers.worlds import ROOT
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+# a story, a study, the explorers; that every notebook runs, and runs twice, test_notebooks.py shows without a browser
+NAMES = ("00_tour", "05_sensitivity", "12_explorers")
 SHOTS = ROOT / "build" / "screenshots"
 # it starts no service of its maker's: those would be asked for over a network that may not be there
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]

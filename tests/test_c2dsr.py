@@ -23,7 +23,7 @@ from i2vae_lib.recommenders import C2DSR
 from i2vae_lib.recommenders.c2dsr import MERGED, Shares, View, corrupted, views
 from i2vae_lib.recommenders.readings import Merged
 from i2vae_lib.training import Callbacks
-from tests.conftest import one_a_user
+from tests.helpers.worlds import one_a_user
 
 # toy world: items 1…5 are X's, 6…11 are Y's 1…6
 X1, X2, X3, X4, Y1, Y2, Y3, Y4 = 1, 2, 3, 4, 6, 7, 8, 9

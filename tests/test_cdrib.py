@@ -18,7 +18,7 @@ from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import CDRIB, Popularity
 from i2vae_lib.recommenders.cdrib import concatenated, counterparts, draw_contrast, hinge, reconstruction
 from i2vae_lib.training import Callbacks
-from tests.conftest import TINY, one_a_user
+from tests.helpers.worlds import TINY, one_a_user
 
 CPU = torch.device("cpu")
 D, LAYERS = 16, 3

@@ -27,7 +27,7 @@ from i2vae_lib.data.synthetic import generate_log, write_logs
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.runs import LayoutError, Run
-from tests.conftest import TINY
+from tests.helpers.worlds import TINY
 
 SMALL = [word for key, value in TINY.items() for word in ("--set", f"{key}={value}")]
 
@@ -148,6 +148,8 @@ def in_a_process(*words: str, **named: Any) -> Any:
     )
 
 
+@pytest.mark.tries("kills")
+@pytest.mark.slow
 def test_run_when_killed_while_training(finished: Path, tmp_path: Path) -> None:
     folder, checkpoint = tmp_path / "run", tmp_path / "run" / "last.ckpt"
     process = in_a_process(*run_words(folder), stdout=subprocess.DEVNULL)
@@ -234,6 +236,7 @@ def test_recommend_when_input_is_wrong(finished: Path, tmp_path: Path, capsys: p
     assert "is not a run directory (no run.json)" in nowhere
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("history", "status", "lines"), [("x=x20", 0, (3, 0)), ("x=no", 2, (0, 1))])
 def test_recommend_when_in_a_process_of_its_own(
     finished: Path, history: str, status: int, lines: tuple[int, int]

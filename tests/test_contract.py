@@ -25,7 +25,7 @@ from i2vae_lib.params import Parameters, load, read_preset
 from i2vae_lib.recommenders import REFERENCES, SYSTEMS, I2VAERecommender, Recommender
 from i2vae_lib.runs import LayoutError
 from i2vae_lib.training import Callbacks
-from tests.conftest import TINY
+from tests.helpers.worlds import TINY
 
 # name -> an unfitted recommender of a catalogue
 UNFITTED: dict[str, Callable[..., Any]] = {

@@ -24,17 +24,15 @@ from i2vae_lib.grids import read_sweep
 from i2vae_lib.params import ParameterError, Parameters, load
 from i2vae_lib.runs import Damaged, LayoutError, Run, checked, write_atomically
 from i2vae_lib.workers import connect
-from tests.conftest import TINY
+from tests.helpers.worlds import TINY
 
 KEYS = ("model.T", "psg.epochs", "psg.batch_size", "training.batch_size")
 
 
 @pytest.fixture(scope="module")
-def finished(tiny: Parameters, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(whole_run: tuple[Path, list[str]]) -> Path:
     """A whole run. Do not change it."""
-    run = stages.open_run(tiny, tmp_path_factory.mktemp("run") / "a")
-    stages.run_all(run)
-    return run.folder
+    return whole_run[0]
 
 
 @pytest.fixture
@@ -313,10 +311,7 @@ PAGE = b"<html><body>This file has moved.</body></html>\n"
 
 @pytest.mark.parametrize("page", [PAGE, b"", b"not found", PAGE[6:], b'{"error": 404}'])
 def test_fetch_when_no_ratings_come(page: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def retrieve(url: str, known: str | None, name: str, folder: Path, downloader: object) -> None:
-        (folder / name).write_bytes(page)
-
-    monkeypatch.setattr(amazon.pooch, "retrieve", retrieve)
+    monkeypatch.setattr(amazon, "fetch", lambda url, path, sha256: path.write_bytes(page))
     with pytest.raises(DataError, match=r"ratings_Grocery_and_Gourmet_Food\.csv.*no ratings came"):
         amazon.fetch_amazon2014(tmp_path)
     assert not list(tmp_path.iterdir())
@@ -334,11 +329,8 @@ class Answer:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def raise_for_status(self) -> None:
-        pass
-
-    def iter_content(self, size: int) -> list[bytes]:
-        return self.blocks
+    def read(self, size: int) -> bytes:
+        return self.blocks.pop(0) if self.blocks else b""
 
 
 @pytest.mark.parametrize(
@@ -347,23 +339,25 @@ class Answer:
         (Answer([PAGE]), "a web page"),
         (Answer([b"a,b"], **{"Content-Type": "text/html; charset=utf-8"}), "a web page"),
         (Answer([b"1234"] * 9), "more than 20 bytes"),
+        (Answer([b"1234"], **{"Content-Length": "9"}), "broke off after 4 of 9 bytes"),
     ],
 )
 def test_download_when_it_is_no_data(
     answer: Answer, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(released, "MOST_BYTES", 20)
-    monkeypatch.setattr(released.requests, "get", lambda url, stream, timeout: answer)
-    with pytest.raises(ValueError, match=message):
-        released.fetch("http://127.0.0.1/a.csv", tmp_path / "a.csv")
+    monkeypatch.setattr(released.urllib.request, "urlopen", lambda url, timeout: answer)
+    with pytest.raises((ValueError, OSError), match=message):
+        released.fetch("http://127.0.0.1/a.csv", tmp_path / "a.csv", None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_download_when_the_server_drips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(released, "SILENCE", 0.0)
     monkeypatch.setattr(released, "SLOWEST", 10**12)
-    monkeypatch.setattr(released.requests, "get", lambda url, stream, timeout: Answer([b"a"] * 9))
+    monkeypatch.setattr(released.urllib.request, "urlopen", lambda url, timeout: Answer([b"a"] * 9))
     with pytest.raises(OSError, match="too slow"):
-        released.fetch("http://127.0.0.1/a.csv", tmp_path / "a.csv")
+        released.fetch("http://127.0.0.1/a.csv", tmp_path / "a.csv", None)
 
 
 def test_output_when_the_terminal_cannot_show_a_name() -> None:

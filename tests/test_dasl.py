@@ -22,7 +22,7 @@ from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import DASL, Popularity
 from i2vae_lib.recommenders.dasl import orthogonality, padded, shares
 from i2vae_lib.training import Callbacks
-from tests.conftest import one_a_user
+from tests.helpers.worlds import one_a_user
 
 
 def changed(params: Parameters, values: Mapping[str, Mapping[str, Any]]) -> Parameters:

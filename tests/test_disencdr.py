@@ -19,7 +19,7 @@ from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import DisenCDR, Popularity
 from i2vae_lib.recommenders.disencdr import mixed, shared_mean, shared_posterior, shares
 from i2vae_lib.training import Callbacks
-from tests.conftest import TINY, one_a_user
+from tests.helpers.worlds import TINY, one_a_user
 
 CPU = torch.device("cpu")
 

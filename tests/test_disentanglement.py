@@ -41,11 +41,12 @@ from i2vae_lib.disentanglement import (
     with_both,
 )
 from i2vae_lib.graphs import Unified
+from i2vae_lib.lazy import MissingLibrary
 from i2vae_lib.model.latents import kl
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.training import Callbacks
-from tests.conftest import TINY
+from tests.helpers.worlds import TINY
 
 N, K = 4000, 3
 
@@ -346,7 +347,7 @@ def test_by_umap_when_groups_are_apart() -> None:
 
 def test_by_umap_when_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "umap", None)
-    with pytest.raises(ImportError, match=r"pip install umap-learn"):
+    with pytest.raises(MissingLibrary, match=r"pip install umap-learn"):
         by_umap(np.zeros((10, 3)), seed=0)
 
 

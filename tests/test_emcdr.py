@@ -18,7 +18,7 @@ from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import EMCDR, Popularity
 from i2vae_lib.recommenders.emcdr import mapping_of, overlapping, ridge
 from i2vae_lib.training import Callbacks, load_parameters, parameters_of
-from tests.conftest import one_a_user
+from tests.helpers.worlds import one_a_user
 
 
 def changed(p: Parameters, group: str, **values: Any) -> Parameters:

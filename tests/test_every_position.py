@@ -22,7 +22,7 @@ from i2vae_lib.recommenders import ESASRecM, ESASRecS, Popularity, SASRecCEM, SA
 from i2vae_lib.recommenders.every_position import Orders, Steps
 from i2vae_lib.recommenders.readings import Merged
 from i2vae_lib.training import Callbacks
-from tests.conftest import TINY
+from tests.helpers.worlds import TINY
 
 KINDS = pytest.mark.parametrize("kind", [SASRecCES, SASRecCEM, ESASRecS, ESASRecM])
 

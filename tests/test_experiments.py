@@ -31,35 +31,15 @@ from i2vae_lib.data import load_dataset_once
 from i2vae_lib.engine import Work, cell_folder
 from i2vae_lib.experiments import KINDS, costs, estimate, over_seeds, plan, results, run, state_of
 from i2vae_lib.grids import Sweep, address_of, resolve
+from i2vae_lib.lazy import MissingLibrary
 from i2vae_lib.results.differences import compare
 from i2vae_lib.results.effects import effects
 from i2vae_lib.results.significance import holm
 from i2vae_lib.runs import RUN_LAYOUT, LayoutError, write_json
 from i2vae_lib.training import history_of
 from i2vae_lib.workers import Processes, SchedulerError, WorkerDied, connect
-from tests.conftest import in_this_process
-
-# a cell of about a second
-CONTENT: dict[str, Any] = {
-    "preset": "smoke",
-    "epochs": 1,
-    "seeds": [0, 1],
-    "overrides": {
-        "synthetic.users": 600,
-        "synthetic.items": 120,
-        "evaluation.negatives": 49,
-        "psg.kind": "random",
-        "psg.recalled": 8,
-        "model.d": 8,
-        "model.T": 10,
-        "model.T_pseudo": 18,
-        "references.ease_lambda": [100.0],
-    },
-    "grids": {
-        "claims": {"rows": {"full": {}, "none": {"psg.kind": "none"}}, "base": "full"},
-        "T": {"product": {"model.T": [5, 10]}},
-    },
-}
+from tests.helpers.sweeps import CONTENT
+from tests.helpers.worlds import in_this_process
 
 
 @pytest.fixture(scope="module")
@@ -601,6 +581,8 @@ def kill_itself(folder: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.tries("kills")
+@pytest.mark.slow
 def test_processes_end_with_their_parent(tmp_path: Path) -> None:
     """Whatever ends it, and whatever they do."""
     code = "import os, time\nfrom i2vae_lib.workers import connect\nif __name__ == '__main__':\n"
@@ -618,6 +600,7 @@ def test_processes_end_with_their_parent(tmp_path: Path) -> None:
 # --- a scheduler of one's own -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_scheduler_that_is_not_encrypted_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     words = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
     with (
@@ -633,7 +616,7 @@ def test_scheduler_that_is_not_encrypted_is_said(capsys: pytest.CaptureFixture[s
 
 def test_scheduler_when_dask_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(SchedulerError, match="pip install distributed"), connect(scheduler="tcp://127.0.0.1:1"):
+    with pytest.raises(MissingLibrary, match="pip install distributed"), connect(scheduler="tcp://127.0.0.1:1"):
         pass
 
 
@@ -694,6 +677,8 @@ def training_workers(workers: list[subprocess.Popen[bytes]]) -> Iterator[tuple[s
                 yield worker, folder
 
 
+@pytest.mark.tries("kills")
+@pytest.mark.slow
 def test_worker_killed_mid_sweep(tmp_path: Path) -> None:
     """Three workers of a cluster of one's own, one killed while it trains: nothing lost, nothing doubled.
 
@@ -717,6 +702,8 @@ def test_worker_killed_mid_sweep(tmp_path: Path) -> None:
     assert not list((tmp_path / "out" / "cells").glob("*.damaged"))
 
 
+@pytest.mark.tries("kills")
+@pytest.mark.slow
 def test_sweep_killed_and_run_again(tmp_path: Path) -> None:
     path, out = tmp_path / "tiny.yaml", tmp_path / "out"
     path.write_text(yaml.safe_dump(CONTENT | {"epochs": 10}), encoding="utf-8")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import html
-import importlib.util
 import json
 import os
 import re
@@ -25,7 +24,7 @@ from i2vae_lib.explorers import DataExplorer, Page, SweepExplorer, TrainingExplo
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.runs import LayoutError, Run
-from tests.test_views import checkpoint, sweep_table
+from tests.helpers.tables import checkpoint, sweep_table
 
 
 @pytest.fixture(scope="module")
@@ -371,6 +370,3 @@ def test_explore_when_it_cannot(
 ) -> None:
     assert cli.main(["explore", str(tmp_path)]) == 2
     assert "is not a run directory" in capsys.readouterr().err
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert cli.main(["explore", str(tmp_path)]) == 2
-    assert "pip install voila" in capsys.readouterr().err

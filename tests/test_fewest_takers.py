@@ -12,7 +12,7 @@ from i2vae_lib.data.dataset import interactions, popularity
 from i2vae_lib.data.filters import whole_core
 from i2vae_lib.fewest_takers import CHANCE, ERRORS, fewest_takers
 from i2vae_lib.params import load
-from tests.test_logs import ROOT, logs_folder  # noqa: F401 (a fixture)
+from tests.helpers.worlds import ROOT
 
 
 @pytest.mark.parametrize("protocol", ["strict", "temporal"])
@@ -42,7 +42,7 @@ def test_fewest_takers_when_every_item_has_as_many_has_chance(monkeypatch):
     assert found["hit_rate"].tolist() == pytest.approx([CHANCE, CHANCE]) and not found["above"].any()
 
 
-def test_fewest_takers_on_real_logs_beats_chance_only_where_the_future_made_the_catalogue(logs_folder, monkeypatch):  # noqa: F811
+def test_fewest_takers_on_real_logs_beats_chance_only_where_the_future_made_the_catalogue(logs_folder, monkeypatch):
     """Food and Kitchen: under a core of the whole log 7.7 and 6.1 %, items that nobody took first of all."""
     monkeypatch.setenv("I2VAE_DATA_DIR", str(logs_folder))
     p = load("paper", data=str(Path(ROOT) / "params" / "pairs" / "food_kitchen.yaml"), protocol="temporal")

@@ -14,7 +14,7 @@ from i2vae_lib.data import CrossDomainDataset, load_dataset
 from i2vae_lib.data.dataset import Int
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import SYSTEMS, Popularity
-from tests.conftest import fitted
+from tests.helpers.worlds import fitted
 
 SETTINGS = {
     "synthetic.users": 3000,

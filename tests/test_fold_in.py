@@ -19,7 +19,7 @@ from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders import contract
 from i2vae_lib.recommenders.fold_in import item_tables, mean_mapped, propagated, solved, user_vectors
 from i2vae_lib.training import Callbacks
-from tests import conftest
+from tests.helpers import worlds
 
 
 def matrix(dense: Any) -> sparse.csr_matrix:
@@ -416,7 +416,7 @@ class Factorisation:
 
 
 def fitted(dataset: CrossDomainDataset, params: Parameters, *, keep_known: bool = False) -> Factorisation:
-    found: Factorisation = conftest.fitted(Factorisation(dataset.catalogue, keep_known=keep_known), dataset, params)
+    found: Factorisation = worlds.fitted(Factorisation(dataset.catalogue, keep_known=keep_known), dataset, params)
     return found
 
 

@@ -42,6 +42,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("api",),
     ("commands",),
     ("cli",),
+    ("__main__",),
 ]
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in LIBRARY.rglob("*.py") if path != LIBRARY / "__init__.py")

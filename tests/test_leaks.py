@@ -22,7 +22,7 @@ from i2vae_lib.leaks import CLOSED, CONDITIONS, LEAKS, Cell
 from i2vae_lib.params import load
 from i2vae_lib.results import significance
 from i2vae_lib.runs import LayoutError, revision
-from tests.conftest import TINY
+from tests.helpers.worlds import TINY
 
 USER = "user also in training"
 TARGET = "target in the user's training rows"

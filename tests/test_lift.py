@@ -13,7 +13,7 @@ from i2vae_lib.evaluation import METRICS, kind_masks
 from i2vae_lib.results import lift
 from i2vae_lib.results.differences import compare
 from i2vae_lib.runs import LayoutError
-from tests.test_compare import cell, compared, ranks_of, skill, write_run
+from tests.helpers.planted_runs import cell, compared, ranks_of, skill, write_run
 
 REFERENCES = {
     "popularity": ranks_of(skill(100, 40)),

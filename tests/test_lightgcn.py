@@ -17,7 +17,7 @@ from i2vae_lib.lightgcn import Triples, terms
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import LightGCNM, LightGCNS, Popularity
 from i2vae_lib.training import Callbacks
-from tests.conftest import one_a_user
+from tests.helpers.worlds import one_a_user
 
 READINGS = [LightGCNS, LightGCNM]
 

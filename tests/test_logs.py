@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import gzip
 import json
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from i2vae_lib.data.filters import whole_core
 from i2vae_lib.data.logs import load_logs
 from i2vae_lib.data.pair_file import Columns, PairFile, Side, read_pair_file
 from i2vae_lib.runs import sha256_of
-from tests.test_released import QuietHandler, serving
+from tests.helpers.servers import QuietHandler, serving
 
 ROOT = Path(__file__).parent.parent
 HEADER = "user_id,item_id,timestamp\n"
@@ -46,15 +45,6 @@ COUNTS = {  # k: events, users, items of Food and Kitchen, users in both; counte
     3: ((59_729, 10_708, 6_682), (66_541, 11_562, 8_618), 7_984),
     2: ((77_635, 13_624, 13_048), (84_499, 14_010, 15_419), 11_709),
 }
-
-
-@pytest.fixture(scope="session")
-def logs_folder() -> Path:
-    """Folder with the real logs; the tests that need it are skipped, loudly, without it."""
-    folder = os.environ.get("I2VAE_DATA_DIR")
-    if not folder or not (Path(folder) / "logs").is_dir():
-        pytest.skip("I2VAE_DATA_DIR does not name a folder with logs/: tests on the real logs are SKIPPED")
-    return Path(folder)
 
 
 @pytest.fixture(scope="module")
@@ -298,6 +288,7 @@ def reference_core(events, min_user: int, min_item: int) -> dict[tuple[int, int]
             del kept[key]
 
 
+@pytest.mark.slow
 @QUICK
 @given(x=EVENTS, y=EVENTS, least=st.tuples(st.integers(1, 3), st.integers(1, 3)), seed=st.integers(0, 2**16))
 def test_logs_when_shuffled_give_the_reference_core(tmp_path, x, y, least, seed):
@@ -655,6 +646,7 @@ def test_memory_limit_when_it_is_no_use_is_named(tmp_path, limit):
         load_logs(put(tmp_path), memory_limit=limit)
 
 
+@pytest.mark.slow
 def test_log_when_larger_than_the_memory_limit_is_read_all_the_same(tmp_path):
     rng = np.random.default_rng(0)
     n = 150_000

@@ -191,7 +191,7 @@ def run(notebook: Path, folder: Path, parameters: dict[str, Any]) -> Any:
         )
 
 
-@pytest.mark.notebook
+@pytest.mark.slow
 def test_kernels_take_no_port(tmp_path: Path) -> None:
     """Two processes that start kernels at once have taken each other's ports."""
     source = tmp_path / "asks.ipynb"
@@ -201,16 +201,25 @@ def test_kernels_take_no_port(tmp_path: Path) -> None:
     assert done.cells[0].outputs[0].data["text/plain"] == ("'tcp'" if os.name == "nt" else "'ipc'")
 
 
-@pytest.mark.notebook
-def test_papermill_runs_with_other_parameters(notebook: Path, tmp_path: Path) -> None:
-    execute(notebook, tmp_path)
+def twice(notebook: Path, folder: Path) -> Path:
+    """A copy that runs everything below the parameters once more, as "Run All" in a kernel that has run it."""
+    book = nbformat.read(notebook, as_version=4)
+    at = next(i for i, cell in enumerate(book.cells) if "parameters" in tags(cell))
+    book.cells += [nbformat.v4.new_code_cell(cell.source) for cell in book.cells[at + 1 :] if cell.cell_type == "code"]
+    nbformat.write(book, folder / notebook.name)
+    return folder / notebook.name
+
+
+@pytest.mark.slow
+def test_papermill_runs_with_other_parameters_and_again(notebook: Path, tmp_path: Path) -> None:
+    execute(twice(notebook, tmp_path), tmp_path)
     if notebook.stem in STUDIES:
         assert len(list(tmp_path.glob("run/cells/*/run.json"))) >= 3
     else:
         assert (tmp_path / "run" / "run.json").is_file()
 
 
-@pytest.mark.notebook
+@pytest.mark.slow
 def test_papermill_runs_a_notebook_from_a_preset_file(tmp_path: Path) -> None:
     values = yaml.safe_load((ROOT / "params" / "smoke.yaml").read_text(encoding="utf-8"))
     assert tuple(values) == PRESET_NAMES
@@ -235,7 +244,7 @@ def test_unknown_or_mistyped_parameter_is_an_error(wrong: dict[str, Any], messag
     assert message in str(caught.value)
 
 
-@pytest.mark.notebook
+@pytest.mark.slow
 def test_run_when_a_lesson_fails_keeps_its_copy_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parameters = nbformat.v4.new_code_cell("out: str = None", metadata={"tags": ["parameters"]})
     for name, line in (("a", "assert out is None, 'too short a run'"), ("b", "import numpy; print(out)")):
@@ -257,7 +266,7 @@ def test_run_when_a_lesson_fails_keeps_its_copy_and_goes_on(tmp_path: Path, monk
     assert "too short a run" in copy.read_text(encoding="utf-8") and not copy.with_suffix(".html").exists()
 
 
-@pytest.mark.notebook
+@pytest.mark.slow
 def test_papermill_says_an_unknown_parameter(tmp_path: Path) -> None:
     """Papermill injects any name and only logs it; the notebook stops."""
     with pytest.raises(papermill.PapermillExecutionError) as caught:
@@ -265,7 +274,7 @@ def test_papermill_says_an_unknown_parameter(tmp_path: Path) -> None:
     assert "unknown parameter 'epoch'; did you mean 'epochs'" in caught.value.evalue
 
 
-@pytest.mark.notebook
+@pytest.mark.slow
 def test_training_notebook_runs_on_a_released_pair(released_folder: Path, tmp_path: Path) -> None:
     small = {"psg.kind": "random", "model.d": 8, "model.blocks": 1, "model.cross_heads": 1, "training.batch_size": 1024}
     small |= {"references.neighbours": [0], "references.shrinkage": [50.0]}

@@ -16,7 +16,7 @@ from i2vae_lib.recommenders import PiNet
 from i2vae_lib.recommenders.contract import gather
 from i2vae_lib.recommenders.pinet import Filter, Recurrent, Sessions, clipped, merged_order, pointers
 from i2vae_lib.training import Callbacks
-from tests.conftest import TINY
+from tests.helpers.worlds import TINY
 
 
 @pytest.fixture(scope="module")

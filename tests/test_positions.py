@@ -17,7 +17,7 @@ from i2vae_lib.model.i2vae import Draws
 from i2vae_lib.params import ParameterError, Parameters, load, read_preset
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.recommenders.positions import Lessons, silenced
-from tests.conftest import TINY, fitted
+from tests.helpers.worlds import TINY, fitted
 
 CHOSEN = {key: value for key, value in read_preset("tuned")["overrides"].items() if key not in ("model.d", "model.T")}
 

@@ -23,7 +23,7 @@ from i2vae_lib.recommenders.itemknn import nearest, places
 from i2vae_lib.recommenders.neighbours import NUDGE, Axis, FromHistories, extensions, fall_back, search, share
 from i2vae_lib.runs import LayoutError
 from i2vae_lib.training import Callbacks
-from tests.conftest import TINY, fitted
+from tests.helpers.worlds import TINY, fitted
 
 KINDS = (Popularity, Copy, ItemKNN, EASE, OrderedCounts)
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import functools
-import http.server
-import threading
-from contextlib import contextmanager
 
 import pytest
 
@@ -14,6 +11,7 @@ from i2vae_lib.data.registry import REGISTRY, ReleasedFile, ReleasedPair
 from i2vae_lib.data.released import load_released, locate, read_pair
 from i2vae_lib.params import load
 from i2vae_lib.runs import sha256_of
+from tests.helpers.servers import QuietHandler, serving
 
 NAMES = {"x": "First", "y": "Second"}
 HEADER = "user_id,seq_d1,seq_d2,domain_id\n"
@@ -54,21 +52,6 @@ def server(folder, tmp_path_factory, monkeypatch):
     with serving(handler) as address:
         monkeypatch.setattr(released, "SOURCE", address)
         yield cache
-
-
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *words):
-        pass
-
-
-@contextmanager
-def serving(handler):
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as one:
-        thread = threading.Thread(target=one.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{one.server_port}/"
-        one.shutdown()
-        thread.join()
 
 
 def read(folder, train: str = TRAIN, test: str = TEST):

@@ -17,7 +17,7 @@ from choreographer.errors import ChromeNotFoundError
 from kaleido._page_generator import PageGenerator
 
 from i2vae_lib import cli, commands, plots, report, stages
-from i2vae_lib.params import Parameters, load, of_result
+from i2vae_lib.params import load, of_result
 from i2vae_lib.runs import LayoutError
 from i2vae_lib.stages import irrelevant_groups
 
@@ -67,11 +67,9 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def folder(tiny: Parameters, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(whole_run: tuple[Path, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run. Do not change it."""
-    run = stages.open_run(tiny, tmp_path_factory.mktemp("report") / "run")
-    stages.run_all(run)
-    return run.folder
+    return Path(shutil.copytree(whole_run[0], tmp_path_factory.mktemp("report") / "run"))
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from i2vae_lib.runs import (
     write_json,
 )
 from i2vae_lib.stages import open_run
-from tests.conftest import TINY
+from tests.helpers.worlds import TINY
 
 FULL = OSError(28, "No space left on device")
 

@@ -13,8 +13,8 @@ from i2vae_lib import search as search_module
 from i2vae_lib.params import ParameterError
 from i2vae_lib.runs import LayoutError
 from i2vae_lib.search import Between, Search, open_study, optuna, read_search, run, table
-from tests.conftest import in_this_process
-from tests.test_experiments import CONTENT
+from tests.helpers.sweeps import CONTENT
+from tests.helpers.worlds import in_this_process
 
 RATES: dict[str, Any] = {"training.learning_rate": [0.1, 1.0e-9]}
 

@@ -12,7 +12,7 @@ from i2vae_lib.data.dataset import DOMAINS, DataError, Ragged
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import SLISTM, SLISTS
 from i2vae_lib.recommenders.slist import cuts, solved
-from tests.conftest import fitted
+from tests.helpers.worlds import fitted
 
 
 def test_cuts_when_a_stamp_holds_both_domains() -> None:

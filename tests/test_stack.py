@@ -17,7 +17,7 @@ from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import StackCE, StackCounts
 from i2vae_lib.recommenders.contract import without_evidence
 from i2vae_lib.recommenders.stack import Choices, Logit
-from tests.conftest import fitted
+from tests.helpers.worlds import fitted
 
 
 @pytest.fixture(scope="module", params=[StackCounts, StackCE])

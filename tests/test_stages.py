@@ -28,17 +28,15 @@ def opened(tiny: Parameters, folder: Path, **changes: Any) -> Run:
 
 
 @pytest.fixture(scope="module")
-def finished(tiny: Parameters, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def finished(tiny: Parameters, whole_run: tuple[Path, list[str]]) -> Run:
     """A whole run of the tiny world. Do not change it."""
-    run = opened(tiny, tmp_path_factory.mktemp("run") / "a")
-    said: list[str] = []
-    stages.run_all(run, said.append)
+    folder, said = whole_run
     assert len(said) == 7 and said[0] == "preparing synthetic under chronological"
     assert [line for line in said if line.startswith("audit: ")] == [
         "audit: 16 checks for leaks, 20 notes: no leak",
         "audit: 20 checks for leaks, 20 notes: no leak",
     ]
-    return run
+    return opened(tiny, folder)
 
 
 @pytest.fixture(scope="module")

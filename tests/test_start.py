@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -80,6 +82,83 @@ def test_module_when_what_it_needs_is_missing_says_so(tmp_path: Path, monkeypatc
     packaged = importlib.import_module("packaged")
     with pytest.raises(ModuleNotFoundError, match="not_installed_here"):
         _ = packaged.needy
+
+
+INTERRUPTED = """
+import os, signal, sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+sys.modules.pop(sys.argv[1], None)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts tests with & has them ignore it
+from i2vae_lib.__main__ import main
+raise SystemExit(main(["run", "--preset", "smoke", "--out", sys.argv[2]]))
+"""
+
+
+@pytest.mark.parametrize("module", ["argparse", "i2vae_lib.commands", "numpy", "torch", "i2vae_lib.stages"])
+def test_command_when_interrupted_while_it_imports(module: str, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", INTERRUPTED, module, str(tmp_path / "run")]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 130 and "Traceback" not in done.stderr and "interrupted" in done.stderr
+
+
+BARE = """
+import importlib, json, sys
+hidden, modules = json.loads(sys.argv[1])
+sys.modules.update(dict.fromkeys(hidden))  # as if they were not installed
+for name in modules:
+    importlib.import_module(name)
+"""
+IMPORTED_AS = {"scikit-learn": "sklearn", "umap-learn": "umap", "pyyaml": "yaml"}
+
+
+def test_library_when_only_its_own_dependencies_are_installed() -> None:
+    """Everything but the explorers and their page can be imported without the extras."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    words = [word for extra, one in project["optional-dependencies"].items() if extra != "dev" for word in one]
+    names = {re.split(r"[\[<>=]", word)[0] for word in words} - {project["name"]}
+    files = (path.relative_to(ROOT).with_suffix("") for path in (ROOT / "i2vae_lib").rglob("*.py"))
+    modules = sorted(".".join(path.parts) for path in files if path.stem not in ("page", "explorers", "__init__"))
+    given = json.dumps([[IMPORTED_AS.get(name, name) for name in sorted(names)], modules])
+    done = subprocess.run([sys.executable, "-c", BARE, given], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("missing", "words", "named"),
+    [
+        ("voila", ("explore", "R"), "the page needs voila: pip install voila"),
+        ("psutil", ("explore", "R"), "the page needs psutil: pip install psutil"),
+        ("optuna", ("search", "tuned", "--preset", "smoke", "--out", "S"), "a search needs optuna: pip install optuna"),
+    ],
+)
+def test_command_when_what_it_needs_is_not_installed(
+    missing: str,
+    words: tuple[str, ...],
+    named: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, missing, None)
+    assert cli.main(words) == 2
+    assert capsys.readouterr().err == f"i2vae {words[0]}: {named}\n"
+
+
+# --- notebooks out of the package -------------------------------------------------------------------------------------
+
+
+def test_notebooks_when_copied_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["notebooks", str(tmp_path / "lessons")]) == 0
+    copied = {path.name: path.read_bytes() for path in (tmp_path / "lessons").glob("*.ipynb")}
+    assert copied == {path.name: path.read_bytes() for path in (ROOT / "notebooks").glob("*.ipynb")}
+    capsys.readouterr()
+    assert cli.main(["notebooks", str(tmp_path / "lessons")]) == 2
+    assert "has 00_tour.ipynb" in capsys.readouterr().err
 
 
 # --- the table of commands --------------------------------------------------------------------------------------------

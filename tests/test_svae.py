@@ -17,7 +17,7 @@ from i2vae_lib.recommenders import SVAEM, SVAES
 from i2vae_lib.recommenders.contract import gather
 from i2vae_lib.recommenders.svae import Steps, Stream, next_items
 from i2vae_lib.training import Callbacks
-from tests.conftest import TINY
+from tests.helpers.worlds import TINY
 
 
 def built(kind: type[Any], dataset: CrossDomainDataset, p: Parameters) -> Any:

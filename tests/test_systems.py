@@ -16,7 +16,7 @@ from i2vae_lib.data.dataset import DOMAINS, Int, Ragged, Rows, other, popularity
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import SYSTEMS
 from i2vae_lib.training import Callbacks
-from tests.conftest import fitted
+from tests.helpers.worlds import fitted
 
 # name -> whether the order of a history may change its scores (and does)
 ORDER_MATTERS = {

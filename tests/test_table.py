@@ -24,8 +24,8 @@ from i2vae_lib.recommenders import SYSTEMS
 from i2vae_lib.results.paper_tables import Table, paper_table
 from i2vae_lib.runs import RUN_LAYOUT, LayoutError, read_record, write_json
 from i2vae_lib.tuning import Study, Tuning, failures, open_study, read_study, read_tuning, run_study
-from tests.conftest import in_this_process
-from tests.test_compare import REFERENCES, ROWS, cell, ranks_of, skill, write_run
+from tests.helpers.planted_runs import REFERENCES, ROWS, cell, ranks_of, skill, write_run
+from tests.helpers.worlds import in_this_process
 
 
 def finished(folder: Path, system: str, place: float, seed: int = 0, **named: Any) -> Path:
@@ -479,6 +479,8 @@ def test_command_when_nobody_works(words: list[str], capsys: pytest.CaptureFixtu
     assert "--workers: 0: at least one" in capsys.readouterr().err
 
 
+@pytest.mark.tries("interrupts")
+@pytest.mark.slow
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
 def test_command_when_interrupted_alone(by: signal.Signals, tmp_path: Path) -> None:
     """A signal that reaches the parent and not its children ends them too; nothing counts as failed."""

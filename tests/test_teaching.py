@@ -184,6 +184,7 @@ print(json.dumps({"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", ["Lesson 1", "Lesson 2", "Lesson 3"])
 def test_lesson_when_its_solutions_run(title: str, tmp_path: Path) -> None:
     parts = lessons()[title]

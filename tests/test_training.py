@@ -30,7 +30,7 @@ from i2vae_lib.params import Parameters, TrainingParameters, load
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.runs import LayoutError
 from i2vae_lib.training import Callbacks, NonFiniteLoss, State
-from tests.conftest import TINY
+from tests.helpers.worlds import TINY
 
 LATENTS = ("x", "y", "t_x", "t_y", "a_x", "a_y")
 EPOCHS = 12  # of the runs that are killed
@@ -353,6 +353,8 @@ def killed_once(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.tries("kills")
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [1, 2])
 def test_fit_when_killed_and_run_again(
     world: Path, killed_once: Path, uninterrupted: I2VAERecommender, tmp_path: Path, kills: int

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from i2vae_lib import evaluation, psg, stages, views
 from i2vae_lib.data import CrossDomainDataset
@@ -20,7 +19,8 @@ from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.runs import LayoutError
 from i2vae_lib.training import Callbacks
 from i2vae_lib.views import Apart, Switches
-from tests.conftest import TINY
+from tests.helpers.tables import checkpoint, sweep_table
+from tests.helpers.worlds import TINY
 
 ON = Switches()
 
@@ -290,12 +290,6 @@ def test_curves_while_a_run_trains_and_after(tiny: Parameters, tmp_path: Path) -
         views.curves(runs, "kl/z")
 
 
-def checkpoint(folder: Path, name: str, epochs: int, ndcg: float) -> None:
-    """As training leaves it, but for weights."""
-    record = {"ndcg@10": ndcg, "seconds": 60.0, "validation seconds": 0.0}
-    torch.save({"history": [{"epoch": float(i + 1), **record} for i in range(epochs)]}, folder / name)
-
-
 def test_progress_when_a_run_is_trained_in_stages(tiny: Parameters, tmp_path: Path) -> None:
     folder = stages.open_run(tiny.model_copy(update={"system": "emcdr"}), tmp_path / "run").folder
     checkpoint(folder, "last.ckpt", 2, 0.3)
@@ -322,23 +316,6 @@ def test_named_when_folders_are_alike() -> None:
 
 
 # --- a sweep ----------------------------------------------------------------------------------------------------------
-
-
-def sweep_table() -> pd.DataFrame:
-    lines = [
-        (t, d, seed, "done", "i2vae", "North", "all", "HR@10", "sampled", (t + d + seed) / 1000)
-        for t in (10, 20)
-        for d in (32, 64)
-        for seed in (0, 1)
-    ]
-    head = ["model.T", "model.d", "seed", "state", "recommender", "domain", "kind", "metric", "candidates", "value"]
-    table = pd.DataFrame(lines, columns=head)
-    missing = pd.DataFrame([{"model.T": 30, "model.d": 32, "seed": 0, "state": "missing", "recommender": "i2vae"}])
-    table = pd.concat([table, missing], ignore_index=True)
-    table["run"] = [f"cells/{i}" for i in range(len(table))]
-    table.insert(0, "row", "")
-    table.insert(0, "grid", "g")
-    return table
 
 
 def test_cells_when_over_seeds() -> None:

@@ -10,9 +10,8 @@ published, and no titles come with them. Duplicates and the k-core are the loade
 from __future__ import annotations
 
 import re
+from http.client import HTTPException
 from pathlib import Path
-
-import pooch
 
 from i2vae_lib.data.dataset import DOMAINS, DataError
 from i2vae_lib.data.logs import CHECKED_STAGES, checked, stage
@@ -156,8 +155,8 @@ def _require_ratings(path: Path) -> None:
 
 def _download(name: str, folder: Path, sha256: str | None) -> None:
     try:
-        pooch.retrieve(SOURCE + name, f"sha256:{sha256}" if sha256 else None, name, folder, downloader=fetch)
-    except (OSError, ValueError) as error:
+        fetch(SOURCE + name, folder / name, sha256)
+    except (OSError, ValueError, HTTPException) as error:
         raise DataError(
             f"{name} could not be fetched from {SOURCE}: {type(error).__name__}: {error}. Put the file into {folder} "
             f"by hand (any copy of the Amazon 2014 ratings), or delete {folder / RECORD} if another version is meant"

@@ -16,7 +16,8 @@ import yaml
 
 from i2vae_lib.data.dataset import DOMAINS, DataError
 from i2vae_lib.data.describe import describe_files
-from i2vae_lib.data.log_files import Source, check_columns, unit_by_size
+from i2vae_lib.data.log_checks import unit_by_size
+from i2vae_lib.data.log_files import Source, check_columns
 from i2vae_lib.data.pair_file import UNITS, Unit
 from i2vae_lib.runs import write_atomically
 from i2vae_lib.yaml_files import parse

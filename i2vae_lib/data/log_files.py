@@ -1,37 +1,26 @@
-"""One log file: opening CSV(.gz), JSON lines and Parquet, the temporary database, and what is wrong with the rows.
-
-The engine is DuckDB: it reads them all alike and spills to the temporary folder (``TMPDIR``) above its
-memory limit. Ids are text throughout: leading zeros stay.
-"""
+"""One log file: CSV(.gz), JSON lines or Parquet, opened, and how SQL reads it. Ids are text: leading zeros stay."""
 
 from __future__ import annotations
 
-import bisect
 import csv
 import glob
 import gzip
 import io
 import json
-import os
 import re
-import tempfile
-import time
 import unicodedata
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from i2vae_lib.data.dataset import DataError
-from i2vae_lib.data.pair_file import COLUMNS_EXAMPLE, FORMATS, HEADERLESS, SIZED, UNITS, Columns, Format, Side, Unit
+from i2vae_lib.data.pair_file import COLUMNS_EXAMPLE, FORMATS, HEADERLESS, UNITS, Columns, Format, Side
 from i2vae_lib.places import suggestion
 
 NUMBER = r"[+-]?[0-9]{1,19}(\.[0-9]*)?"
@@ -43,15 +32,12 @@ FLOAT_IDS = (  # end of a message
     "; integers that became floats, as pandas makes them where one is missing? Drop the rows without an id and write "
     "the column as text or integers"
 )
-# Unix times by size: from March 1973 to the year 5138 those of a unit lie above its bound and below the next one's
-_UNIT_BOUNDS = (10**11, 10**14, 10**17)
 _DELIMITERS = (",", "\t", ";", "|", "\x01")
 _BETWEEN_ITEMS = "\x02"  # for lines that are read whole
-_JSON = "JSON lines"  # in place of a delimiter
-_NO_ID = ("", "nan", "none", "null", "<na>")  # what exporting an unknown id leaves behind, in lower case
-_NOT_UTF8 = "not UTF-8 text; convert it, e.g. `iconv -f latin1 -t utf-8`"
+JSON_LINES = "JSON lines"  # in place of a delimiter
+_REJECTS = "store_rejects=true, rejects_limit=100"  # lines that cannot be read, for :func:`reading`
+NOT_UTF8 = "not UTF-8 text; convert it, e.g. `iconv -f latin1 -t utf-8`"
 csv.field_size_limit(2**31 - 1)  # a cell may hold a user's whole history
-_YEAR = 365 * 86_400  # seconds
 _DAMAGED_GZIP = "damaged or truncated gzip file; fetch or compress it anew"
 _MAGIC = {
     b"PK\x03\x04": "a zip archive or a spreadsheet",
@@ -62,9 +48,6 @@ _MAGIC = {
     b"\xff\xfe": "text in UTF-16",
     b"\xfe\xff": "text in UTF-16",
 }
-
-
-# --- opening a file ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -97,7 +80,7 @@ class Source:
     def _all_rows(self) -> tuple[str, list[Any]]:
         if self.items is not None:
             return self._sequences(self.items)
-        if self.delimiter == _JSON:
+        if self.delimiter == JSON_LINES:
             keys = ["$." + json.dumps(name) for name in self.names]
             cells = ", ".join(f"json_extract_string(json, ?) AS c{i}" for i in range(len(keys)))
             read = "read_ndjson_objects(?, compression=?, maximum_object_size=268435456)"
@@ -111,13 +94,14 @@ class Source:
         types = ", ".join(f"{one}: 'VARCHAR'" for one in columns)
         sql = (
             f"read_csv(?, delim=?, compression=?, columns={{{types}}}, header={str(self.header).lower()}, quote='\"', "
-            f"escape='\"', auto_detect=false, strict_mode=true, hive_partitioning=false)"
+            f"escape='\"', auto_detect=false, strict_mode=true, hive_partitioning=false, {_REJECTS})"
         )
         return sql, [path, self.delimiter, "gzip" if self.gzipped else "none"]
 
     def _sequences(self, items: Path) -> tuple[str, list[Any]]:
         """C2DSR: an event of each ``number|time`` of the domain's items, which get their ids back."""
-        line = "read_csv(?, delim=?, quote='', escape='', columns={c: 'VARCHAR'}, header=false, auto_detect=false)"
+        how = f"quote='', escape='', columns={{c: 'VARCHAR'}}, header=false, auto_detect=false, {_REJECTS}"
+        line = f"read_csv(?, delim=?, {how})"
         paths = [glob.escape(str(one)) for one in (self.path, *self.more)]
         sql = (
             f"(SELECT u AS c0, id AS c1, split_part(p, '|', 2) AS c2 FROM (SELECT f[2] AS u, unnest(f[3:]) AS p "
@@ -225,7 +209,7 @@ def open_table(path: Path, wanted: Sequence[str], *, header: Sequence[str] | Non
         return _open_parquet(path)
     gzipped, line = _first_line(path)
     if line.lstrip().startswith("{"):
-        return Source(path, gzipped, _JSON, False, _keys(path, line), None)
+        return Source(path, gzipped, JSON_LINES, False, _keys(path, line), None)
     split = {delimiter: fields_of(line, delimiter) for delimiter in _delimiters(line)}
     best = max(split, key=lambda one: (len({*split[one]} & {*wanted}), len(split[one])))
     if header is not None:
@@ -313,11 +297,11 @@ def fields_of(line: str, delimiter: str) -> list[str]:
     """The values of a line."""
     if len(delimiter) > 1:
         return line.split(delimiter)
-    return next(csv.reader([line], delimiter=delimiter), [])
+    return next(csv.reader(io.StringIO(line, newline=""), delimiter=delimiter), [])
 
 
 @contextmanager
-def _text(source: Source) -> Iterator[io.TextIOWrapper]:
+def text_of(source: Source) -> Iterator[io.TextIOWrapper]:
     with (
         gzip.open(source.path, "rb") if source.gzipped else source.path.open("rb") as raw,
         io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as stream,
@@ -339,7 +323,7 @@ def _first_line(path: Path) -> tuple[bool, str]:
         with gzip.open(path, "rb") if gzipped else path.open("rb") as stream:
             line = stream.readline(1 << 28).decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise DataError(f"{path}, line 1: {_NOT_UTF8}") from None
+        raise DataError(f"{path}, line 1: {NOT_UTF8}") from None
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: {_DAMAGED_GZIP} ({error})") from None
     if "\r" in line.rstrip("\r\n"):
@@ -381,7 +365,7 @@ def check_columns(source: Source, wanted: Sequence[str]) -> None:
             continue
         if name in source.names:
             raise DataError(f"{where}: two columns are named '{name}'; rename one")
-        if source.types is None and source.delimiter != _JSON and any(map(is_number, source.names)):
+        if source.types is None and source.delimiter != JSON_LINES and any(map(is_number, source.names)):
             raise DataError(
                 f"{where}: {','.join(source.names)!r} are values and no column names: the file has no header; Amazon "
                 f"ratings without one are format: amazon2014 (user first) or amazon2018 (item first); of any other "
@@ -414,368 +398,3 @@ def _check_time_type(path: Path, layout: Columns, kind: Any) -> None:
 def _is_text_or_integer(kind: Any) -> bool:
     text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
     return pa.types.is_integer(kind) or any(is_it(kind) for is_it in text)
-
-
-# --- the database -----------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def database(memory_limit: str) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database in memory that spills to a temporary folder, gone afterwards; it never fetches an extension."""
-    config: dict[str, Any] = {
-        "memory_limit": memory_limit,
-        "threads": min(8, os.cpu_count() or 1),  # each takes its own buffers out of the same memory
-        "preserve_insertion_order": False,
-        "autoinstall_known_extensions": False,
-        "autoload_known_extensions": False,
-    }
-    with tempfile.TemporaryDirectory(prefix="i2vae-logs-") as folder:
-        try:
-            db = duckdb.connect(":memory:", config={**config, "temp_directory": folder})
-            db.execute("SET TimeZone='UTC'")  # of times without a zone
-        except duckdb.Error as error:
-            raise DataError(f"memory_limit {memory_limit!r}: {_first(error)}") from None
-        try:
-            yield db
-        except duckdb.OutOfMemoryException as error:
-            raise DataError(f"memory_limit {memory_limit} is too little for these logs: {_first(error)}") from None
-        finally:
-            db.close()
-
-
-def _first(error: Exception) -> str:
-    return str(error).split("\n", 1)[0]
-
-
-@contextmanager
-def reading(source: Source) -> Iterator[None]:
-    """DuckDB's complaints about a file, as errors with file and line."""
-    try:
-        yield
-    except duckdb.OutOfMemoryException:
-        raise
-    except duckdb.Error as error:
-        raise DataError(_translated(source, str(error))) from None
-
-
-def _translated(source: Source, message: str) -> str:
-    line = re.search(r"CSV Error on Line: (\d+)", message)
-    where = f"{source.path}, line {line[1]}" if line else f"{source.path}"
-    fields = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message)
-    if line and not _raw_line(source, int(line[1])).strip():
-        return f"{where}: it holds blanks only: delete it"
-    if fields:
-        return f"{where}: {fields[2]} fields where line 1 has {fields[1]}; quote values that hold {source.delimiter!r}"
-    if "Malformed JSON" in message:
-        return f"{where}: {message.splitlines()[0]}; one JSON object a line"
-    if "unicode" in message or "utf-8" in message:
-        return f"{where}: {_NOT_UTF8}"
-    if "unterminated quote" in message:
-        return f'{where}: a value in double quotes does not end where it should; a quote inside is written twice ("")'
-    if "aximum line size" in message:
-        return f"{where}: a line of more than 2 MB; is this a log?"
-    if "invalid state" in message:
-        return f"{where}: malformed CSV; are there two kinds of line ends (\\r\\n and \\n) in the file?"
-    return f"{where}: {'malformed CSV' if source.types is None else 'damaged Parquet file'}: {message.splitlines()[0]}"
-
-
-def _lines(source: Source) -> int:
-    """Lines of a plain file, one without a line end counted."""
-    with source.path.open("rb") as stream:
-        return 1 + sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
-
-
-def _raw_line(source: Source, number: int) -> str:
-    with gzip.open(source.path, "rb") if source.gzipped else source.path.open("rb") as stream:
-        return next(islice(stream, number - 1, None), b"x").decode("utf-8", errors="replace")
-
-
-def stage_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Columns) -> None:
-    """Table ``raw_d``: u, i as text, t as :meth:`Source.time` (NULL where it is none)."""
-    by_line = layout.timestamp is None
-    rows, values = source.numbered() if by_line else source.rows()
-    sql = (
-        f"CREATE OR REPLACE TABLE raw_{d} AS SELECT {source.text(layout.user)} AS u, {source.text(layout.item)} AS i, "
-        f"{source.time(layout)} AS t FROM {rows}"
-    )
-    with reading(source), in_file_order(db) if by_line else nullcontext():
-        db.execute(sql, values)
-
-
-@contextmanager
-def in_file_order(db: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """One thread reads, so that rows have numbers in the order of the file."""
-    [threads] = first_row(db, "SELECT current_setting('threads')")
-    db.execute("SET threads=1")
-    db.execute("SET preserve_insertion_order=true")
-    try:
-        yield
-    finally:
-        db.execute("SET preserve_insertion_order=false")
-        db.execute(f"SET threads={int(threads)}")
-
-
-def first_row(db: duckdb.DuckDBPyConnection, sql: str, values: Sequence[Any] = ()) -> tuple[Any, ...]:
-    """The first row of what a statement gives."""
-    return tuple(db.execute(sql, list(values)).fetchall()[0])
-
-
-def no_id(column: str) -> str:
-    """SQL: whether a column's text stands for no id."""
-    unknown = ", ".join(f"'{word}'" for word in _NO_ID)
-    return f"({column} IS NULL OR lower(trim({column})) IN ({unknown}))"
-
-
-def unit_by_size(time: float) -> Unit:
-    """The unit of a Unix time, by its size."""
-    return SIZED[bisect.bisect_right(_UNIT_BOUNDS, time)]
-
-
-def unit_of(column: str, unit: Unit) -> str:
-    """SQL: whether a positive time has the size of times in this unit."""
-    edges = (1, *_UNIT_BOUNDS, 2**63)
-    at = SIZED.index(unit)
-    return f"({column} >= {edges[at]} AND {column} < {edges[at + 1]})"
-
-
-def check_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Columns) -> None:
-    """Refuse a log with unknown ids or times; each message has the first line that is bad, and how many are."""
-    now = int(time.time() * UNITS[layout.unit][1])
-    ordered, sized = layout.unit == "order", layout.unit in SIZED
-    bad: dict[str, str] = {
-        "user": no_id("u"),
-        "item": no_id("i"),
-        "NUL in user": "contains(u, chr(0))",
-        "NUL in item": "contains(i, chr(0))",
-        "break in user": "regexp_matches(u, '[\\n\\r]')",
-        "break in item": "regexp_matches(i, '[\\n\\r]')",
-        "text": "t IS NULL",
-        "unknown": "false" if ordered else "t <= 0",
-        **{unit: unit_of("t", unit) if sized else "false" for unit in SIZED},
-        "1970": "false" if ordered else f"t > 0 AND t < {_YEAR * UNITS[layout.unit][1]}",
-        "future": "false" if ordered else f"t > {now}",
-    }
-    columns = ", ".join(f"count(*) FILTER ({condition})" for condition in bad.values())
-    total, *counts = first_row(db, f"SELECT count(*), {columns} FROM raw_{d}")
-    found = {key: count for key, count in zip(bad, counts, strict=True) if count}
-    if not total and source.only is not None:
-        column, value = source.only
-        raise DataError(f"{source.path}: no row has {value!r} in column '{column}'")
-    if not total:
-        raise DataError(f"{source.path}: a header and no rows" if source.header else f"{source.path}: no rows")
-    _refuse_cut(db, source, layout)
-    if sized:
-        _refuse_no_times(db, d, source, layout, total)
-    wrong: str | None = next((key for key in list(bad)[:8] if key in found), None)
-    wrong = wrong or (_odd_unit(found, layout.unit) if sized else None)
-    if wrong := wrong or next((key for key in ("1970", "future") if key in found), None):
-        where, values = locate(db, source, layout, bad[wrong])
-        advice = _advice(db, source, layout, values["timestamp"] or "") if wrong == "text" else ""
-        raise DataError(f"{where}: {_complaint(wrong, found, total, values, layout, advice)}")
-
-
-def numbers_as(db: duckdb.DuckDBPyConnection, d: str) -> Unit | None:
-    """What the numbers of a staged log are if no Unix times: "date" (digits), "order" (row numbers), "d" (days)."""
-    total, least, most, dates = first_row(
-        db,
-        f"SELECT count(t), min(t), max(t), count(*) FILTER (regexp_full_match(CAST(t AS VARCHAR), "
-        f"'{DATE_DIGITS}')) FROM raw_{d}",
-    )
-    if not total:
-        return None
-    if dates == total:
-        return "date"
-    if least in (0, 1) and most - least + 1 == total:
-        [distinct] = first_row(db, f"SELECT count(DISTINCT t) FROM raw_{d}")
-        if distinct == total:
-            return "order"
-    # 1975 to 2100; times of that size would be of the first day of 1970
-    return "d" if least >= 1826 and most < 47_482 else None
-
-
-def _refuse_no_times(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Columns, total: int) -> None:
-    """Refuse numbers that are no Unix times: digits of dates, numbers of rows, days, whatever lies in 1970."""
-    kind = numbers_as(db, d)
-    least, most = first_row(db, f"SELECT min(t), max(t) FROM raw_{d}")
-    where = f"{source.path}: column '{layout.timestamp}'"
-    if kind == "date":
-        raise DataError(
-            f"{where} holds dates written as digits, such as {least}, and no {UNITS[layout.unit][0]} since 1970: set "
-            f"columns.unit: date"
-        )
-    if kind == "order":
-        raise DataError(
-            f"{where} holds the numbers {least:,} to {most:,}: they count the rows, an order inside the file and no "
-            f"times; set columns.unit: order, or give the times"
-        )
-    if kind == "d":
-        raise DataError(
-            f"{where} holds {least:,} to {most:,}, days since 1970 ({date_of(least * 86_400)} to "
-            f"{date_of(most * 86_400)}) and no {UNITS[layout.unit][0]}: set columns.unit: d"
-        )
-    if least is not None and least >= 0 and most < _YEAR:
-        raise DataError(
-            f"{where} holds {least:,} to {most:,}: as Unix time all {total:,} events are of 1970. Give Unix times; if "
-            f"the numbers are only an order inside the file, set columns.unit: order"
-        )
-
-
-def _refuse_cut(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns) -> None:
-    """Refuse a plain text file that ends inside its last time: all others are as long as each other, and longer."""
-    if source.types is not None or source.gzipped or source.items is not None or layout.timestamp is None:
-        return
-    with source.path.open("rb") as stream:
-        stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, stream.tell() - 4096))
-        last = stream.read().decode("utf-8", errors="replace")
-    fields = fields_of(last.rsplit("\n", 1)[-1], source.delimiter)
-    if last.endswith(("\n", "\r")) or len(fields) != len(source.names) or layout.timestamp != source.names[-1]:
-        return
-    stamp, (rows, values) = fields[-1], source.rows()
-    length = f"length({source.text(layout.timestamp)})"
-    with reading(source):
-        short, least, most = first_row(
-            db,
-            f"SELECT count(*) FILTER ({length} <= {len(stamp)}), min({length}) FILTER ({length} > {len(stamp)}), "
-            f"max({length}) FROM {rows}",
-            values,
-        )
-    if short == 1 and least == most:
-        raise DataError(
-            f"{source.path}, line {_lines(source)}: the file ends without a line end in the time {stamp!r}, "
-            f"where all others have {most} characters: it was cut short; fetch it anew, or delete the line"
-        )
-
-
-def _odd_unit(found: Mapping[str, int], right: Unit) -> Unit | None:
-    """The unit of the times that do not look right: the rarest of several, or the only one if it is another."""
-    looks = [unit for unit in SIZED if unit in found]
-    odd = min(looks, key=lambda unit: (found[unit], unit == right))
-    return odd if len(looks) > 1 or odd != right else None
-
-
-def _complaint(
-    wrong: str, found: Mapping[str, int], total: int, values: Mapping[str, str | None], layout: Columns, advice: str
-) -> str:
-    """What :func:`check_log` says of the first row that is wrong."""
-    if wrong in ("user", "item"):
-        name = layout.user if wrong == "user" else layout.item
-        return (
-            f"column '{name}' has no id but {values[wrong]!r}; so have {found[wrong]:,} of {total:,} rows: drop them, "
-            f"or give the {wrong}s ids"
-        )
-    what, _, role = wrong.partition(" in ")
-    if role:
-        name = layout.user if role == "user" else layout.item
-        sign = "a NUL byte" if what == "NUL" else "a line break"
-        return (
-            f"column '{name}' holds {sign} in {values[role]!r}; so do {found[wrong]:,} of {total:,} rows: write the "
-            f"ids without it"
-        )
-    column, value = f"column '{layout.timestamp}'", values["timestamp"]
-    if wrong == "text" and value is None:
-        return f"{column} is empty; {found['text']:,} of {total:,} rows have no usable time: drop them"
-    if wrong == "text":
-        return (
-            f"{column} holds {value!r}; columns.unit: {layout.unit} stands for {_wanted(layout.unit)} "
-            f"({found['text']:,} of {total:,} rows have something else){advice}"
-        )
-    if wrong == "1970":
-        return (
-            f"{column} holds {value!r}, a time of 1970; so do {found['1970']:,} of {total:,} rows, and the others lie "
-            f"later: cut short, or unknown times? Mend or drop them"
-        )
-    if wrong == "unknown":
-        return (
-            f"{column} holds {value!r}: 0 and negative times are unknown ones ({found['unknown']:,} of {total:,} "
-            f"rows): drop them"
-        )
-    if wrong == "future":
-        if layout.unit not in SIZED:
-            return (
-                f"{column} holds {value!r}, which lies in the future ({found['future']:,} of {total:,} rows): drop them"
-            )
-        seconds = int(float(value or 0)) // UNITS[layout.unit][1]
-        return (
-            f"{column} holds {value!r}, which is {date_of(seconds)} and lies in the future ({found['future']:,} of "
-            f"{total:,} rows): if columns.unit: {layout.unit} is right, drop them"
-        )
-    words: dict[str, str] = {unit: UNITS[unit][0] for unit in SIZED if unit in found}
-    if len(words) > 1:
-        told = " and ".join(f"{found[unit]:,} in {word}" for unit, word in words.items())
-        return (
-            f"{column} mixes units: {told}, by their size; here {value!r} is in {words[wrong]}. Convert them to "
-            f"one unit"
-        )
-    return (
-        f"{column} holds {value!r}, and all of its {total:,} times look like {words[wrong]}, not "
-        f"{UNITS[layout.unit][0]}: set columns.unit: {wrong}"
-    )
-
-
-def _wanted(unit: Unit) -> str:
-    return f"Unix time in {UNITS[unit][0]}, in digits" if unit in SIZED else UNITS[unit][0]
-
-
-def _advice(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns, value: str) -> str:
-    """What would read all rows' times, as tried on them, or what is wrong with one; "" if that is not known."""
-    rows, values = source.rows()
-    for unit in ("iso", "date"):
-        when = source.time(layout.model_copy(update={"unit": unit}))
-        if not first_row(db, f"SELECT count(*) FILTER ({when} IS NULL) FROM {rows}", values)[0]:
-            return f": set columns.unit: {unit}, which reads every row"
-    text = value.strip()
-    if re.fullmatch(r"[0-9]{1,3}([,.' ][0-9]{3})+", text):
-        return ": digits only, without thousands separators"
-    if re.fullmatch(r"[0-9.]+[eE][+-]?[0-9]+", text):
-        return ": in this notation digits were rounded away; write whole numbers from the source"
-    return ""
-
-
-def date_of(seconds: float) -> str:
-    """The day (UTC) of a Unix time."""
-    try:
-        return datetime.fromtimestamp(seconds, UTC).date().isoformat()
-    except (OverflowError, ValueError):
-        return "after the year 9999"
-
-
-def locate(
-    db: duckdb.DuckDBPyConnection, source: Source, layout: Columns, condition: str
-) -> tuple[str, dict[str, str | None]]:
-    """Where the file first meets a condition on u, i and t, and the texts there. Reads the file again: errors only."""
-    rows, parameters = source.numbered()
-    names = {"user": layout.user, "item": layout.item, "timestamp": layout.timestamp}
-    texts = ", ".join(
-        f"{'CAST(n AS VARCHAR)' if name is None else source.text(name)} AS {role}_text" for role, name in names.items()
-    )
-    with in_file_order(db):
-        n, *found = first_row(
-            db,
-            f"SELECT n, user_text, item_text, timestamp_text FROM (SELECT n, {texts}, {source.text(layout.user)} AS u, "
-            f"{source.text(layout.item)} AS i, {source.time(layout)} AS t FROM {rows}) "
-            f"WHERE {condition} ORDER BY n LIMIT 1",
-            parameters,
-        )
-    if source.items is not None:
-        where = f"{source.path}"
-    elif source.types is not None:
-        where = f"{source.path}, row {n}"
-    else:
-        where = f"{source.path}, line {_line(source, n)}"
-    return where, dict(zip(names, found, strict=True))
-
-
-def _line(source: Source, n: int) -> int:
-    """The line on which record ``n`` (from 1, header not counted) starts: empty lines and line ends in quotes count."""
-    if len(source.delimiter) > 1:  # JSON lines, "::": a line is a record
-        return int(n)
-    with _text(source) as stream:
-        reader = csv.reader(stream, delimiter=source.delimiter)
-        left, line = n + source.header, 0
-        for record in reader:
-            left -= bool(record)
-            if not left:
-                return line + 1
-            line = reader.line_num
-    return line

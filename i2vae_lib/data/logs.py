@@ -30,21 +30,9 @@ from i2vae_lib.data.dataset import (
     resolution_of,
 )
 from i2vae_lib.data.filters import line_of
-from i2vae_lib.data.log_files import (
-    FLOAT_IDS,
-    NUMBER,
-    Source,
-    check_columns,
-    check_gzip,
-    check_log,
-    database,
-    first_row,
-    locate,
-    open_log,
-    open_table,
-    reading,
-    stage_log,
-)
+from i2vae_lib.data.log_checks import check_log
+from i2vae_lib.data.log_database import database, first_row, locate, reading, stage_log
+from i2vae_lib.data.log_files import FLOAT_IDS, NUMBER, Source, check_columns, check_gzip, open_log, open_table
 from i2vae_lib.data.pair_file import HEADERLESS, UNITS, Columns, PairFile, other_format, read_pair_file
 from i2vae_lib.progress import bar
 from i2vae_lib.runs import sha256_of
@@ -429,7 +417,7 @@ def _titles(db: duckdb.DuckDBPyConnection, d: str, pair: PairFile, ids: Int) -> 
     name = next((one for one in id_names if one in source.names), pair.layout.item)
     check_columns(source, [name, "title"])
     rows, values = source.rows()
-    with reading(source):
+    with reading(db, source):
         found = db.execute(
             f"SELECT id, title FROM items_{d} JOIN (SELECT {source.text(name)} AS id, min({source.text('title')}) "
             f"AS title FROM {rows} GROUP BY 1) USING (id) WHERE trim(title) <> ''",

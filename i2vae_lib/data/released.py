@@ -10,15 +10,15 @@ import hashlib
 import json
 import os
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pooch
-import requests
 
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Int, Ragged
 from i2vae_lib.data.protocols import RawPair, raw_rows
@@ -33,26 +33,42 @@ SILENCE, SLOWEST = 30.0, 1024
 COLUMNS = ("user_id", "seq_d1", "seq_d2", "domain_id")
 
 
-def fetch(url: str, output: str | Path, _pooch: object = None) -> None:
-    """What pooch calls for a file: bounded in size and time, and no web page in place of data.
+def fetch(url: str, path: Path, sha256: str | None) -> None:
+    """Download a file unless it is there: bounded in size and time, and no web page in place of data.
+
+    Parameters
+    ----------
+    sha256
+        What the file must have, and a file that is there too. None: not known.
 
     Raises
     ------
     ValueError
-        A page came, or more than :data:`MOST_BYTES`.
-    OSError
-        No answer, a status that is no success, or fewer than :data:`SLOWEST` bytes a second.
+        A page came, more than :data:`MOST_BYTES`, or another SHA-256.
+    OSError, HTTPException
+        No answer, a status that is no success, a broken connection, or fewer than :data:`SLOWEST` bytes a second.
     """
+    if path.is_file() and sha256 in (None, sha256_of(path)):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        _download(url, part)
+        if sha256 not in (None, found := sha256_of(part)):
+            raise ValueError(f"{url}: the SHA-256 hash of what came is {found}, expected {sha256}")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _download(url: str, path: Path) -> None:
     begun, size = time.monotonic(), 0
-    with requests.get(url, stream=True, timeout=SILENCE) as answer:
-        answer.raise_for_status()
+    with urllib.request.urlopen(url, timeout=SILENCE) as answer:
         if "html" in answer.headers.get("Content-Type", "").lower():
             raise ValueError(f"{url} sent a web page, not the file")
-        with (
-            Path(output).open("wb") as stream,
-            bar(f"fetching {Path(url).name}", int(answer.headers.get("Content-Length") or 0), "B") as progress,
-        ):
-            for block in answer.iter_content(1 << 16):
+        total = int(answer.headers.get("Content-Length") or 0)
+        with path.open("wb") as stream, bar(f"fetching {Path(url).name}", total, "B") as progress:
+            while block := answer.read(1 << 16):
                 size += len(block)
                 if size == len(block) and block.lstrip()[:1] == b"<":
                     raise ValueError(f"{url} sent a web page, not the file")
@@ -62,6 +78,8 @@ def fetch(url: str, output: str | Path, _pooch: object = None) -> None:
                     raise OSError(f"{url} is too slow: {size:,} bytes in {seconds:.0f} s")
                 stream.write(block)
                 progress.update(len(block))
+    if size < total:
+        raise OSError(f"{url} broke off after {size:,} of {total:,} bytes")
 
 
 def locate(file: ReleasedFile, folder: Path | str | None = None, *, download: bool = True) -> Path:
@@ -95,15 +113,13 @@ def locate(file: ReleasedFile, folder: Path | str | None = None, *, download: bo
     if not download:
         raise DataError(f"{file.name} is not in {folder or 'I2VAE_DATA_DIR (not set)'}; `i2vae fetch` downloads it")
     try:
-        fetched = pooch.retrieve(
-            SOURCE + file.name, f"sha256:{file.sha256}", file.name, cache_folder(), downloader=fetch
-        )
-    except (OSError, ValueError) as error:
+        fetch(SOURCE + file.name, fetched := cache_folder() / file.name, file.sha256)
+    except (OSError, ValueError, HTTPException) as error:
         raise DataError(
             f"{file.name} is not in {folder or 'I2VAE_DATA_DIR (not set)'} and could not be fetched from {SOURCE}: "
             f"{type(error).__name__}: {error}. Put the file into a folder and set I2VAE_DATA_DIR to it"
         ) from None
-    return Path(fetched)
+    return fetched
 
 
 def load_released(name: str, folder: Path | str | None = None) -> RawPair:

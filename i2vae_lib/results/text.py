@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from i2vae_lib.lazy import require
+
 MARKS = {
     "text": {"ahead": "> {}", "best": "{}¹", "second": "{}²", "by rule": "{} =pop"},
     "markdown": {"best": "**{}**", "second": "<u>{}</u>", "by rule": "{} =pop"},
@@ -90,6 +92,7 @@ def document(blocks: Iterable[str | Captioned], style: str) -> str:
         if style == "text":
             parts.append(f"\n{caption}\n{shown.to_string(index=False)}")
         elif style == "markdown":
+            require("a table as Markdown", "tabulate")
             parts.append(f"**{caption}**\n\n{shown.to_markdown(index=False, disable_numparse=True)}")
         else:
             columns = "l" + "r" * (shown.shape[1] - 1)
