@@ -205,14 +205,12 @@ class Book:
         """(row position, item) of everything that a split's rows hold of a domain: history, also from before a
         cold-start removal, and targets."""
         rows = self.dataset.splits[split]
-        history, at = rows.history[domain], rows.of(domain)
-        before = rows.excluded.keep(np.isin(rows.excluded.owner, at))
+        history, at = rows.held(domain), rows.of(domain)
         # scrubbing took a target's twin from the other history; of a log, where the twin is an event of its own with
         # a time of its own, only the target itself counts
         targets = rows.target_in(domain)
         asked = at if self.dataset.log is not None else np.flatnonzero(targets)
-        positions = np.concatenate([history.owner, before.owner, asked])
-        return positions, np.concatenate([history.values, before.values, targets[asked]])
+        return np.concatenate([history.owner, asked]), np.concatenate([history.values, targets[asked]])
 
 
 # --- checks of rows: (book, split, earlier splits) -> bool [rows] -----------------------------------------------------

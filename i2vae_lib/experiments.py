@@ -31,7 +31,16 @@ from i2vae_lib.grids import Cell, Sweep, address_of, address_of_record, labels, 
 from i2vae_lib.params import Parameters, pair_name
 from i2vae_lib.progress import bar
 from i2vae_lib.recommenders import CEILINGS, REFERENCES, SYSTEMS
-from i2vae_lib.runs import RUN_LAYOUT, Damaged, LayoutError, checked, peak_memory_bytes, read_record, results_in
+from i2vae_lib.runs import (
+    RUN_LAYOUT,
+    Damaged,
+    LayoutError,
+    check_layout,
+    checked,
+    peak_memory_bytes,
+    read_record,
+    results_in,
+)
 from i2vae_lib.training import Callbacks, history_of
 from i2vae_lib.workers import Cluster, connect
 
@@ -61,10 +70,7 @@ def state_of(cell: Cell, out: Path) -> str:
         return "damaged" if results_in(folder) else unfinished
     try:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        if record["layout"] != RUN_LAYOUT:
-            raise LayoutError(
-                f"{folder} has run layout {record['layout']}, this version reads {RUN_LAYOUT}: choose another OUT"
-            )
+        check_layout(f"{folder} has run", record["layout"], RUN_LAYOUT, "choose another OUT")
         for name in record.get("sha256", ()):
             if finished or (folder / name).is_file():  # what is not there yet is made
                 checked(folder, name)

@@ -433,9 +433,9 @@ def of_result(parameters: Mapping[str, Any], unread: Collection[str] = ()) -> di
     return kept | {"data": pair_name(kept["data"])}
 
 
-def identity(parameters: Parameters, unread: Collection[str] = ()) -> str:
-    """SHA-256, in hex, of :func:`of_result`."""
-    text = json.dumps(of_result(parameters.model_dump(mode="json"), unread), sort_keys=True)
+def digest(*content: Any) -> str:
+    """SHA-256, in hex, of what JSON can hold: of one thing, or of several as a list."""
+    text = json.dumps(content[0] if len(content) == 1 else content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -33,6 +33,7 @@ from i2vae_lib.data.dataset import (
     Ragged,
     Rows,
     belongs,
+    chosen,
     hashed,
     joined,
     mixed,
@@ -244,14 +245,14 @@ def contents(rows: Rows) -> tuple[Int, Int]:
         uint64 [rows], equal for rows with the same items (others collide by chance in one of 2^64), and the number of
         different items, int64 [rows].
     """
-    size, before = rows.catalogue.size("x"), rows.excluded
+    size = rows.catalogue.size("x")
     twins = rows.catalogue.linked("y")
     product = {"x": np.arange(size + 1), "y": np.where(twins > 0, twins, size + np.arange(len(twins)))}
     owner, items = [], []
-    for i, d in enumerate(DOMAINS):
-        history, at, own = rows.history[d], rows.of(d), rows.domain[before.owner] == i
-        owner += [history.owner, before.owner[own], at]
-        items += [product[d][one] for one in (history.values, before.values[own], rows.target[at])]
+    for d in DOMAINS:
+        history, at = rows.held(d), rows.of(d)
+        owner += [history.owner, at]
+        items += [product[d][one] for one in (history.values, rows.target[at])]
     wide = size + len(twins)
     row, item = np.divmod(np.unique(np.concatenate(owner) * wide + np.concatenate(items)), wide)
     keys = np.zeros(len(rows), dtype=np.uint64)
@@ -607,8 +608,4 @@ def raw_rows(catalogue: Catalogue, user: Int, domain: Int, sequences: Mapping[st
 
 def own_histories(rows: Rows) -> Ragged:
     """Each row's history in its own domain."""
-    stacked = Ragged(
-        np.concatenate([rows.history[d].values for d in DOMAINS]),
-        np.concatenate([rows.history["x"].offsets[:-1], len(rows.history["x"].values) + rows.history["y"].offsets]),
-    )
-    return stacked.take(np.arange(len(rows)) + rows.domain.astype(np.int64) * len(rows))
+    return chosen([rows.history[d] for d in DOMAINS], rows.domain)

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -37,12 +37,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from i2vae_lib import training
-from i2vae_lib.data.dataset import Catalogue, Int, Ragged, Rows
+from i2vae_lib.data.batches import Tensors
+from i2vae_lib.data.dataset import Int, Ragged, Rows
 from i2vae_lib.data.people import chained, people
 from i2vae_lib.model.encoders import dropout, initialise
 from i2vae_lib.model.latents import Gaussian, annealing, kl, sample
 from i2vae_lib.model.likelihoods import multinomial
-from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.readings import Merged, PerDomain
 from i2vae_lib.recommenders.trained import Stage, Trained, dot
 
@@ -51,7 +51,7 @@ Block = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Bags:
+class Bags(Tensors):
     """B sets of items, flat: set i is ``items[offsets[i]:offsets[i + 1]]``."""
 
     items: torch.Tensor  # int64 [m], 0-based, distinct inside a set
@@ -64,9 +64,6 @@ class Bags:
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
-
-    def to(self, device: torch.device) -> Self:
-        return type(self)(self.items.to(device), self.offsets.to(device))
 
     @property
     def counts(self) -> torch.Tensor:
@@ -226,12 +223,6 @@ def bag_stage(name: str, module: nn.Module, loss: training.Loss, bags: Mapping[s
 class MultiVAE(Trained):
     """Both readings; a class of its own for each below."""
 
-    reading_of: ClassVar[type[PerDomain]]
-
-    def __init__(self, catalogue: Catalogue, params: Parameters):
-        super().__init__(catalogue, params)
-        self.reading = self.reading_of(catalogue)
-
     def blocks(self, stream: str) -> Sequence[Block]:
         """A softmax for each domain of a stream."""
         return [(self.reading.offset(d), self.catalogue.size(d)) for d in self.reading.domains(stream)]
@@ -267,9 +258,6 @@ class MultiVAE(Trained):
         prior = standard(self.params.model.d, module.encoder.bias)
         found = costs(module, bags, prior, self.blocks(name), p.dropout, generator)
         return weighed(name, found, p.beta * annealing(epoch, p.annealing_epochs))
-
-    def evident(self, rows: Rows) -> Int:
-        return self.reading.evident(rows)
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
         module = self.module[self.reading.stream(domain)]

@@ -24,21 +24,19 @@ Departs
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import ClassVar, Self
+from typing import Self
 
 import numpy as np
 import torch
 from scipy import sparse
-from torch import nn
 
-from i2vae_lib.data.dataset import Catalogue, DataError, Int, Ragged, Rows
+from i2vae_lib.data.dataset import DataError, Int, Ragged, Rows, popularity
 from i2vae_lib.data.people import interleaved, people
 from i2vae_lib.params import Parameters, SLISTParameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders.ease import inverse_of
 from i2vae_lib.recommenders.readings import Interleaved, PerDomain
-from i2vae_lib.recommenders.trained import Stage, Trained
+from i2vae_lib.recommenders.trained import Scorer, solved_epoch
 from i2vae_lib.training import Callbacks, State
 
 
@@ -101,23 +99,8 @@ def solved(sequences: Ragged, domain: Int, size: int, p: SLISTParameters) -> Int
     return np.ascontiguousarray(found)
 
 
-class SLIST(Trained):
+class SLIST(Scorer):
     """Both readings; a class of its own for each below."""
-
-    reading_of: ClassVar[type[PerDomain]]
-
-    def __init__(self, catalogue: Catalogue, params: Parameters):
-        super().__init__(catalogue, params)
-        self.reading = self.reading_of(catalogue)
-        self.tables: dict[str, Int] = {}
-
-    def build(self, weights: torch.Generator) -> nn.Module:
-        """Nothing: what is learnt is a formula's."""
-        return nn.Module()
-
-    def stages(self, train: Rows) -> Iterator[Stage]:
-        """None: :meth:`fit` is of its own."""
-        yield from ()
 
     def fit(
         self,
@@ -137,7 +120,7 @@ class SLIST(Trained):
             A stream of more items than ``slist.limit``.
         """
         self.params, start = params, time.perf_counter()
-        self.begin(train, generator, rng)
+        self.popularity = popularity(train)
         sequences, p = people(train).sequences, params.slist
         for s in self.reading.streams:
             size = self.reading.size(s)
@@ -150,23 +133,11 @@ class SLIST(Trained):
             whole = interleaved(parts, np.zeros(len(parts[0]), dtype=np.int64))
             last = whole.slices(np.maximum(whole.offsets[:-1], whole.offsets[1:] - params.model.T), whole.offsets[1:])
             border = np.cumsum([self.sizes[d] for d in self.reading.domains(s)])
-            self.tables[s] = solved(last, np.searchsorted(border, last.values), size, p)
-        seconds = time.perf_counter() - start
+            self.frozen[s] = torch.from_numpy(solved(last, np.searchsorted(border, last.values), size, p))
+        learnt = time.perf_counter()
         found = self.validator(validation)()
-        line = {"epoch": 1.0, "seconds": seconds, "rows/s": len(train) / seconds} | found
-        line |= {"validation seconds": time.perf_counter() - start - seconds}
-        self.state = State(1, 0, found["ndcg@10"], {}, [line])
+        self.state = State(1, 0, found["ndcg@10"], {}, [solved_epoch(len(train), start, learnt, found)])
         return self
-
-    def arrays(self) -> dict[str, torch.Tensor]:
-        return {name: torch.from_numpy(one) for name, one in self.tables.items()}
-
-    def restore(self, arrays: dict[str, torch.Tensor]) -> None:
-        self.module = self.build(torch.Generator())
-        self.tables = {name: one.numpy() for name, one in arrays.items()}
-
-    def evident(self, rows: Rows) -> Int:
-        return self.reading.evident(rows)
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
         name, low = self.reading.stream(domain), self.reading.offset(domain)
@@ -175,7 +146,8 @@ class SLIST(Trained):
         weight = np.exp(-back / self.params.slist.recency_decay).astype(np.float32)
         shape = (len(rows), self.reading.size(name))
         shown = sparse.csr_matrix((weight, (history.owner, history.values - 1)), shape=shape)
-        found = torch.from_numpy(shown @ self.tables[name][:, low : low + self.sizes[domain]]).to(self.device)
+        table = self.frozen[name].cpu().numpy()
+        found = torch.from_numpy(shown @ table[:, low : low + self.sizes[domain]]).to(self.device)
         return found[:, items[0] - 1] if len(items) == 1 else found.gather(1, items - 1)
 
 

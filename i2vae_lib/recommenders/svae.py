@@ -41,14 +41,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Self
 
 import numpy as np
 import torch
 from torch import nn
 
-from i2vae_lib.data.batches import bucketed
-from i2vae_lib.data.dataset import PAD, Catalogue, Int, Ragged, Rows
+from i2vae_lib.data.batches import Tensors, bucketed_streams
+from i2vae_lib.data.dataset import PAD, Int, Ragged, Rows
 from i2vae_lib.data.people import right_padded
 from i2vae_lib.model.encoders import initialise
 from i2vae_lib.model.latents import Gaussian, annealing, kl, sample, standard_like
@@ -59,14 +58,11 @@ from i2vae_lib.recommenders.trained import Stage, Trained, dot
 
 
 @dataclass(frozen=True)
-class Steps:
+class Steps(Tensors):
     """Sequences of one stream, right-padded with 0, and what follows each of their steps."""
 
     inputs: torch.Tensor  # int64 [B, L]
     targets: torch.Tensor  # int64 [B, L, k]: the set Y_t, 0 where it is smaller; all 0 where the input is no step
-
-    def to(self, device: torch.device) -> Self:
-        return type(self)(self.inputs.to(device), self.targets.to(device))
 
 
 def next_items(items: Int, k: int) -> Int:
@@ -121,12 +117,6 @@ class Stream(nn.Module):
 class SVAE(Trained):
     """Both readings; a class of its own for each below."""
 
-    reading_of: ClassVar[type[PerDomain]]
-
-    def __init__(self, catalogue: Catalogue, params: Parameters):
-        super().__init__(catalogue, params)
-        self.reading = self.reading_of(catalogue)
-
     def build(self, weights: torch.Generator) -> nn.Module:
         module = nn.ModuleDict({s: Stream(self.reading.size(s), self.params) for s in self.reading.streams})
         initialise(module, weights)
@@ -138,9 +128,7 @@ class SVAE(Trained):
         sequences = {s: one.take(np.flatnonzero(one.lengths > 1)) for s, one in every.items()}
 
         def batches(rng: np.random.Generator) -> Iterator[dict[str, Steps]]:
-            order = [(s, at) for s, one in sequences.items() for at in bucketed(one.lengths, size, rng)]
-            for i in rng.permutation(len(order)):
-                stream, at = order[i]
+            for stream, at in bucketed_streams({s: one.lengths for s, one in sequences.items()}, size, rng):
                 yield {stream: self.steps(sequences[stream].take(at))}
 
         rows = sum(len(one) for one in sequences.values())
@@ -202,9 +190,6 @@ class SVAE(Trained):
             weight, bias = output.weight[low : low + size], output.bias[low : low + size]
             found = found + multinomial_sum(decoded[line], weight, bias, owner, items, share[line])
         return found
-
-    def evident(self, rows: Rows) -> Int:
-        return self.reading.evident(rows)
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
         name, offset = self.reading.stream(domain), self.reading.offset(domain)
