@@ -422,6 +422,7 @@ def test_fit_when_there_are_twenty_users(dataset: CrossDomainDataset, tiny: Para
 
     found = fitted(DASL(dataset.catalogue, params))
     assert ndcg(found) > 0.8  # the item biases alone get to 0.7
-    found.params = params.model_copy(update={"protocol": "strict"})  # as newcomers: the same histories, vectors folded in
+    # as newcomers: the same histories, vectors folded in
+    found.params = params.model_copy(update={"protocol": "strict"})
     assert ndcg(found) > 0.7
     assert ndcg(fitted(Popularity.unfitted(dataset.catalogue))) < 0.4  # though these rows' targets are in its counts

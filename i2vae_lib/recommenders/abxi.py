@@ -41,7 +41,7 @@ from i2vae_lib.model.transformers import Attention
 from i2vae_lib.params import ABXIParameters
 from i2vae_lib.recommenders.every_position import EveryPosition
 from i2vae_lib.recommenders.readings import Interleaved
-from i2vae_lib.recommenders.trained import Stage
+from i2vae_lib.training import Stage
 
 MERGED = "merged"
 

@@ -64,7 +64,8 @@ from i2vae_lib.model.likelihoods import bernoulli, categorical_mean
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders.readings import Merged
-from i2vae_lib.recommenders.trained import Stage, Trained, dot
+from i2vae_lib.recommenders.trained import Trained, dot
+from i2vae_lib.training import Stage
 
 MERGED = "xy"
 

@@ -67,7 +67,8 @@ from i2vae_lib.model.likelihoods import bernoulli
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders.graph_encoded import GraphEncoded
-from i2vae_lib.recommenders.trained import Stage, dot
+from i2vae_lib.recommenders.trained import dot
+from i2vae_lib.training import Stage
 
 CRITIC = 100  # units of the discriminator's second layer
 

@@ -60,7 +60,8 @@ from i2vae_lib.model.likelihoods import bernoulli
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders import fold_in
-from i2vae_lib.recommenders.trained import Stage, Trained
+from i2vae_lib.recommenders.trained import Trained
+from i2vae_lib.training import Stage
 
 BLOCK = 1 << 22  # float32 numbers of the first layer that are held at once when scoring: 16 MiB
 

@@ -52,7 +52,8 @@ from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders.fold_in import item_tables, mean_mapped
 from i2vae_lib.recommenders.lightgcn import known_lines, node_vectors, triple_batches
-from i2vae_lib.recommenders.trained import Stage, Trained, dot
+from i2vae_lib.recommenders.trained import Trained, dot
+from i2vae_lib.training import Stage
 
 
 def mapping_of(kind: str, d: int) -> nn.Module:

@@ -42,7 +42,8 @@ from i2vae_lib.model.transformers import CausalTransformer
 from i2vae_lib.params import EveryPositionParameters, Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders.readings import PerDomain
-from i2vae_lib.recommenders.trained import Stage, Trained, dot
+from i2vae_lib.recommenders.trained import Trained, dot
+from i2vae_lib.training import Stage
 
 
 @dataclass(frozen=True)

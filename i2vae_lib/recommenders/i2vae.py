@@ -39,7 +39,8 @@ from i2vae_lib.model.i2vae import ROLES, Draws, I2VAENetwork, Latents, Network, 
 from i2vae_lib.model.objective import active_units, build_objective
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.positions import Lessons, Shown
-from i2vae_lib.recommenders.trained import Stage, Trained
+from i2vae_lib.recommenders.trained import Trained
+from i2vae_lib.training import Stage
 
 Batches = Callable[[np.random.Generator], Iterable[dict[str, Any]]]
 

@@ -43,7 +43,8 @@ from i2vae_lib.lightgcn import Triples, terms
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders.fold_in import propagated
-from i2vae_lib.recommenders.trained import Stage, Trained, dot
+from i2vae_lib.recommenders.trained import Trained, dot
+from i2vae_lib.training import Stage
 
 
 class Separate:

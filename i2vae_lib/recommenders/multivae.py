@@ -44,7 +44,8 @@ from i2vae_lib.model.encoders import dropout, initialise
 from i2vae_lib.model.latents import Gaussian, annealing, kl, sample
 from i2vae_lib.model.likelihoods import multinomial
 from i2vae_lib.recommenders.readings import Merged, PerDomain
-from i2vae_lib.recommenders.trained import Stage, Trained, dot
+from i2vae_lib.recommenders.trained import Trained, dot
+from i2vae_lib.training import Stage
 
 Block = tuple[int, int]
 """A softmax over a part of a vocabulary: the number of items before it, and of its own."""

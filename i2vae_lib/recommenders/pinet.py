@@ -49,7 +49,8 @@ from i2vae_lib.data.people import right_padded
 from i2vae_lib.model.encoders import dropout, initialise
 from i2vae_lib.model.likelihoods import categorical_mean
 from i2vae_lib.params import Parameters
-from i2vae_lib.recommenders.trained import Stage, Trained, dot
+from i2vae_lib.recommenders.trained import Trained, dot
+from i2vae_lib.training import Stage
 
 
 @dataclass(frozen=True)

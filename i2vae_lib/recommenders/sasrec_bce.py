@@ -42,7 +42,8 @@ from i2vae_lib.model.encoders import SequenceEncoder, initialise
 from i2vae_lib.model.likelihoods import bernoulli
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.readings import Merged, PerDomain, draw_beside
-from i2vae_lib.recommenders.trained import Stage, Trained, dot
+from i2vae_lib.recommenders.trained import Trained, dot
+from i2vae_lib.training import Stage
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,8 @@ from i2vae_lib.recommenders.multivae import (
     standard,
     weighed,
 )
-from i2vae_lib.recommenders.trained import Stage, Trained
+from i2vae_lib.recommenders.trained import Trained
+from i2vae_lib.training import Stage
 
 LOWEST, HIGHEST = -6.0, 2.0  # of a prior's log-variance
 

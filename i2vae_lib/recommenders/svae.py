@@ -54,7 +54,8 @@ from i2vae_lib.model.latents import Gaussian, annealing, kl, sample, standard_li
 from i2vae_lib.model.likelihoods import multinomial_sum
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.readings import Merged, PerDomain
-from i2vae_lib.recommenders.trained import Stage, Trained, dot
+from i2vae_lib.recommenders.trained import Trained, dot
+from i2vae_lib.training import Stage
 
 
 @dataclass(frozen=True)

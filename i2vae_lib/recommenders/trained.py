@@ -12,8 +12,7 @@ import json
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -42,42 +41,10 @@ from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders import REGISTRY, contract
 from i2vae_lib.recommenders.fold_in import user_vectors
 from i2vae_lib.runs import LayoutError, check_layout, read_json, reading, write_atomically, write_json
-from i2vae_lib.training import Callbacks, State
+from i2vae_lib.training import Callbacks, Stage, State
 
 MODEL_LAYOUT = 3
 ANEW = "put the right file back, or train it anew"
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One training: what :func:`i2vae_lib.training.train` is given.
-
-    Parameters
-    ----------
-    name
-        Of the stage's checkpoint and of its lines in the history.
-    module
-        Its parameters are trained, and the best epoch's stay in it.
-    loss, batches
-        As in :func:`i2vae_lib.training.train`.
-    rows, steps
-        Rows and batches an epoch.
-    weight_decay, decoupled_decay, beta2
-        As in :func:`i2vae_lib.training.train`.
-    epochs
-        At most so many, all of them (no early stop): a warm-up. None: ``training.epochs`` and ``training.patience``.
-    """
-
-    name: str
-    module: nn.Module
-    loss: training.Loss
-    batches: Callable[[np.random.Generator], Iterable[Mapping[str, training.Movable]]]
-    rows: int
-    steps: int
-    weight_decay: float = 0.0
-    decoupled_decay: float = 0.0
-    beta2: float = 0.999
-    epochs: int | None = None
 
 
 class Scorer(ABC):
@@ -317,26 +284,16 @@ class Trained(Scorer):
             checkpoint = callbacks.checkpoint
             if checkpoint is not None and number:
                 checkpoint = checkpoint.with_name(f"{checkpoint.stem}-{stage.name}{checkpoint.suffix}")
-            p = params.training
-            if stage.epochs is not None:
-                p = p.model_copy(update={"epochs": min(stage.epochs, p.epochs), "patience": 0})
+            # a later stage starts from what the earlier ones left; a first one from what seed and data say, which are
+            # in the identity (and an eigenvector's last bits may differ when it is computed again)
             self.state = training.train(
-                stage.module,
-                stage.loss,
-                stage.batches,
+                stage,
                 validate,
-                p,
+                params.training,
                 rng=rng,
                 generator=noise,
-                # a later stage starts from what the earlier ones left; a first one from what seed and data say, which
-                # are in the identity (and an eigenvector's last bits may differ when it is computed again)
                 identity=f"{identity} {stage.name} {_digest(self.module) if number else ''}",
                 callbacks=Callbacks(checkpoint, callbacks.on_epoch),
-                rows=stage.rows,
-                steps=stage.steps,
-                weight_decay=stage.weight_decay,
-                decoupled_decay=stage.decoupled_decay,
-                beta2=stage.beta2,
             )
             histories.append(self.state.history)
         self.settle()
