@@ -334,7 +334,7 @@ def observed_measures(
     rows
         Those with both histories are used; targets are not looked at.
     vectors
-        A vector an item, domain -> float [items + 1, k] (0: padding), that the model has no part in.
+        A vector per item, domain -> float [items + 1, k] (0: padding), that the model has no part in.
 
     Returns
     -------
@@ -397,7 +397,7 @@ def shared_information(
     Parameters
     ----------
     vectors
-        A vector an item, domain -> float [items + 1, k] (0: padding), that the model has no part in: a history is
+        A vector per item, domain -> float [items + 1, k] (0: padding), that the model has no part in: a history is
         their mean.
     values
         :func:`means`, or :func:`sampled`. All latents of a row are functions of its histories: the information of

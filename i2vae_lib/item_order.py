@@ -69,9 +69,9 @@ class ItemOrder:
 def whole_lists(dataset: CrossDomainDataset) -> dict[str, Events]:
     """Everybody's whole list by domain: of a log its events, else each user's longest list, with places for times.
 
-    A user has up to two rows a split, and one list may hold what another lost (a target that was scrubbed). The longest
-    of them, with what a row made cold held before, is taken as it stands: lists put together would stand in an order
-    that nobody's list has.
+    A user has up to two rows per split, and one list may hold what another lost (a target that was scrubbed). The
+    longest of them, with what a row made cold held before, is taken as it stands: lists put together would stand in an
+    order that nobody's list has.
     """
     if dataset.log is not None:
         return dict(dataset.log.events)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from i2vae_lib.params import TrainingParameters
+from i2vae_lib.parameter_groups import TrainingParameters
 from i2vae_lib.progress import bar
 from i2vae_lib.runs import LayoutError, reading, write_atomically
 
@@ -42,7 +42,7 @@ class NonFiniteLoss(ArithmeticError):
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What a caller may want of a fit: a checkpoint to resume from, and a word an epoch.
+    """What a caller may want of a fit: a checkpoint to resume from, and a word per epoch.
 
     Parameters
     ----------

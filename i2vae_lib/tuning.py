@@ -209,7 +209,7 @@ def open_study(
     budget = len(next(iter(tuning.points.values())))
     trials = budget if trials is None else trials
     if not 1 <= trials <= budget:
-        raise ParameterError(f"{trials} trials asked for; the tuning file has 1 to {budget} points a system")
+        raise ParameterError(f"{trials} trials asked for; the tuning file has 1 to {budget} points per system")
     flat = flatten(parameters.model_dump(mode="json")) | dict(tuning.shared)
     for key in ("seed", "out", "system"):
         flat.pop(key)

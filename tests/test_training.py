@@ -27,7 +27,8 @@ from i2vae_lib.data.batches import collate
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.model.i2vae import build
 from i2vae_lib.model.objective import build_objective
-from i2vae_lib.params import Parameters, TrainingParameters, load
+from i2vae_lib.parameter_groups import TrainingParameters
+from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.runs import LayoutError
 from i2vae_lib.training import Callbacks, NonFiniteLoss, Stage, State

@@ -15,7 +15,7 @@ import torch
 
 from i2vae_lib.data.dataset import DOMAINS, PAD, DataError, Int, Ragged, Rows, other
 from i2vae_lib.data.people import chained
-from i2vae_lib.params import ModelParameters
+from i2vae_lib.parameter_groups import ModelParameters
 
 
 class Tensors:
@@ -97,7 +97,7 @@ def collate(
     Parameters
     ----------
     negatives
-        Sampled negatives a row: uniform over the domain's items that are neither the target nor in the own history.
+        Sampled negatives per row: uniform over the domain's items that are neither the target nor in the own history.
     rng
         Draws the negatives; needed if ``negatives`` > 0.
     """

@@ -339,7 +339,7 @@ class LogPair:
 
     As it is read, nothing is filtered: which events the k-core is of is for the protocol to say
     (:mod:`i2vae_lib.data.filters`), and ``chronological`` and ``temporal`` say it differently. ``truth`` is only there
-    for the planted world: arrays with one line a user and domain, ``2 * user + domain``.
+    for the planted world: arrays with one line per user and domain, ``2 * user + domain``.
     """
 
     name: str

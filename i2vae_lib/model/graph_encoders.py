@@ -4,7 +4,7 @@ Of DisenCDR (Cao et al., SIGIR 2022) and CDRIB (Cao et al., ICDE 2022), which sh
 UV [users, items] and VU [items, users] the binary graph and its transpose, each row divided by its sum, and d
 dimensions throughout, a layer of the users' path is a hop to the items and a hop back::
 
-    M = lrelu(VU U W1 + b1)                       messages, one an item
+    M = lrelu(VU U W1 + b1)                       messages, one per item
     H = lrelu(UV M W2 + b2)                       what a user hears
     hidden layer: U' = relu([H ; U] W3 + b3)      last layer: mean and log-variance, each with a W2, W3 of its own
 

@@ -7,7 +7,7 @@ domain for the views), and an encoder (:class:`i2vae_lib.model.encoders.Sequence
 
     E^0 = E, E^{l+1} = A dropout(E^l) + b        G = mean of E^0 … E^L        F = encoder(G[items] + E[items])
 
-One head a domain, lin_d, not tied to E, over all n_d items. At each step t, with F at the step where the view's is:
+One head per domain, lin_d, not tied to E, over all n_d items. At each step t, with F at the step where the view's is:
 
     shared_d      -log softmax(lin_d(F_t))[M_{t+1}]               where M_{t+1} is of domain d
     specific_d    -log softmax(lin_d(F_t + F^d_t))[next d item]   where M_t is of domain d and a d item comes later

@@ -8,7 +8,7 @@ gusye1234/LightGCN-PyTorch). With E^0 the trained vectors of users and items and
 
 over triples of a uniform user u, one of its items i and an item j that it did not take. With L = 0 this is BPR-MF.
 
-Made for implicit feedback in one domain. Here it comes in two readings: ``lightgcn-s``, a graph a domain, and
+Made for implicit feedback in one domain. Here it comes in two readings: ``lightgcn-s``, a graph per domain, and
 ``lightgcn-m``, one graph of the users of both domains and the unified items (:class:`i2vae_lib.graphs.Unified`). What
 somebody took in the other domain reaches items of this one by way of users of both, from the third layer on as a user's
 vector and from the first as an item's. The loss and its triples are those of :mod:`i2vae_lib.lightgcn`, which the
@@ -48,7 +48,7 @@ from i2vae_lib.training import Stage
 
 
 class Separate:
-    """``-S``: a graph a domain, of all users and the domain's items."""
+    """``-S``: a graph per domain, of all users and the domain's items."""
 
     graphs: tuple[str, ...] = DOMAINS
 
@@ -200,7 +200,7 @@ class LightGCN(Trained):
 
 
 class LightGCNS(LightGCN):
-    """``lightgcn-s``: a graph a domain."""
+    """``lightgcn-s``: a graph per domain."""
 
     name = "lightgcn-s"
     reading_of = Separate

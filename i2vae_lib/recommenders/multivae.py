@@ -20,7 +20,7 @@ Departs
       near 0 on these data;
     - biases start at 0 (the code: normal, sd 0.001), and the L2 term, which the code's VAE weighs with 0, is left out;
     - epochs are selected on sampled NDCG@10 of both domains together, not on NDCG@100 of held-out clicks;
-    - merged: a softmax a domain, their costs summed over the domains in which a user has items; one softmax over the
+    - merged: a softmax per domain, their costs summed over the domains in which a user has items; one softmax over the
       union would let the larger domain take the smaller one's share;
     - the two models of ``multivae-s`` share one early stop, on both domains' mean.
 """
@@ -270,7 +270,7 @@ class MultiVAE(Trained):
 
 
 class MultiVAES(MultiVAE):
-    """``multivae-s``: a model a domain."""
+    """``multivae-s``: a model per domain."""
 
     name = "multivae-s"
     reading_of = PerDomain

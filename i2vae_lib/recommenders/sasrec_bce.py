@@ -127,7 +127,7 @@ class SASRecBCE(Trained):
 
 
 class SASRecBCES(SASRecBCE):
-    """``sasrec-bce-s``: a model a domain."""
+    """``sasrec-bce-s``: a model per domain."""
 
     name = "sasrec-bce-s"
     reading_of = PerDomain

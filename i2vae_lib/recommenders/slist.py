@@ -1,7 +1,7 @@
 """SLIST: two linear models of sequences, one of what is taken together and one of what follows, in one closed form.
 
 Choi, Kim, Lee, Shim & Lee, "Session-aware linear item-item models for session-based recommendation", WWW 2021 (code:
-jin530/SLIST, 4e095ee). X has a line a sequence, binary. Each cut t of a sequence gives a line of S, the items up to t
+jin530/SLIST, 4e095ee). X has a line per sequence, binary. Each cut t of a sequence gives a line of S, the items up to t
 with weights exp(-(t - s) / ``source_decay``), and one of T, the items after it with exp(-(s - t - 1) /
 ``target_decay``); lines of both sum to 1. With a = ``consistency`` and l = ``decay``,
 
@@ -11,7 +11,7 @@ with weights exp(-(t - s) / ``source_decay``), and one of T, the items after it 
 a = 0 is SLIT, of transitions alone; a = 1 SLIS, of what stands together (without its bound on the diagonal).
 
 Made for one catalogue and short sessions. Here it comes in both readings (:mod:`i2vae_lib.recommenders.readings`):
-``slist-s``, a matrix a domain, and ``slist-m``, one of both domains' events in order of time.
+``slist-s``, a matrix per domain, and ``slist-m``, one of both domains' events in order of time.
 
 Departs
     - a user's whole sequence is one session, its last T events (``model.T``);
@@ -32,7 +32,8 @@ from scipy import sparse
 
 from i2vae_lib.data.dataset import DataError, Int, Ragged, Rows, popularity
 from i2vae_lib.data.people import interleaved, people
-from i2vae_lib.params import Parameters, SLISTParameters
+from i2vae_lib.parameter_groups import SLISTParameters
+from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders.ease import inverse_of
 from i2vae_lib.recommenders.readings import Interleaved, PerDomain
@@ -63,7 +64,7 @@ def cuts(sequences: Ragged, domain: Int) -> tuple[Int, Int]:
 
 
 def transitions(sequences: Ragged, at: Int, size: int, source: float, target: float) -> tuple[sparse.csr_matrix, ...]:
-    """S and T (module docstring), a line a cut and a column an item (0…size - 1): float32.
+    """S and T (module docstring), a line per cut and a column per item (0…size - 1): float32.
 
     Parameters
     ----------
@@ -152,7 +153,7 @@ class SLIST(Scorer):
 
 
 class SLISTS(SLIST):
-    """``slist-s``: a matrix a domain."""
+    """``slist-s``: a matrix per domain."""
 
     name = "slist-s"
     reading_of = PerDomain

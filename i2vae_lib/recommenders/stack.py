@@ -8,7 +8,7 @@ domain d and L the length of the row's own history,
 
 over the row's target and its sampled candidates. Features: for ItemKNN, EASE, a bag and ordered counts, with evidence
 s >= 0, log(1 + 50 s) and s / (largest s in the domain); log(1 + popularity); in ``stack-ce`` also the score of
-:mod:`i2vae_lib.recommenders.sasrec_ce`, merged. All w start at .3 and all g at 0; Adam, all rows a step.
+:mod:`i2vae_lib.recommenders.sasrec_ce`, merged. All w start at .3 and all g at 0; Adam, each step on all rows.
 
 No published system, and no reference: the yardstick of a mere combination. The rankers learn from training rows and
 choose on validation rows what they always choose there; w and g are fitted on validation rows, for of training rows the

@@ -32,7 +32,7 @@ Departs
     - the mean is scored and the whole history shown; the code samples at evaluation and withholds the last item;
     - beside a mean over steps, ``svae.beta`` and ``svae.weight_decay`` press harder than beside the code's sum over
       some hundred, hence smaller values than the code's (0.2 and 5e-3);
-    - merged: a softmax a domain, over which -log p of the items of that domain is taken. One over both vocabularies
+    - merged: a softmax per domain, over which -log p of the items of that domain is taken. One over both vocabularies
       would, beside this, learn which domain comes next: in a row always the other's items first, and candidates are
       never compared across domains.
 """
@@ -205,7 +205,7 @@ class SVAE(Trained):
 
 
 class SVAES(SVAE):
-    """``svae-s``: a model a domain."""
+    """``svae-s``: a model per domain."""
 
     name = "svae-s"
     reading_of = PerDomain

@@ -350,7 +350,7 @@ def dot(vectors: torch.Tensor, table: torch.Tensor, items: torch.Tensor) -> torc
     if len(items) == 1:
         return vectors @ table[items[0] - 1].T
     if 32 * items.shape[1] > len(table):
-        # gathering k vectors a row costs more than a product with all n until n is some 30 k
+        # gathering k vectors per row costs more than a product with all n until n is some 30 k
         return (vectors @ table.T).gather(1, items - 1)
     return torch.bmm(table[items - 1], vectors[:, :, None])[:, :, 0]
 
