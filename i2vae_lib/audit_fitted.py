@@ -52,8 +52,8 @@ def audit_references(dataset: CrossDomainDataset, fitted: Sequence[Any]) -> pd.D
     Parameters
     ----------
     fitted
-        Rankers; those that have ``apart(train)`` (:class:`i2vae_lib.recommenders.neighbours.FromHistories`) are asked,
-        and of those that have ``counts`` by domain these are compared.
+        Rankers. Those with ``apart(train)`` (:class:`i2vae_lib.recommenders.neighbours.FromHistories`) are asked; of
+        those with ``counts`` by domain, these are compared.
     """
     train, lines = dataset.splits["train"], []
     for one in fitted:

@@ -36,14 +36,20 @@ def quiet(line: str) -> None:
 
 
 def open_run(parameters: Parameters, out: str | Path | None = None) -> Run:
-    """The run directory of these parameters, made if it is not there (not for data or protocols that cannot be)."""
+    """The run directory of these parameters, created if missing.
+
+    Raises
+    ------
+    DataError, ParameterError
+        Unknown data, protocol or system, or data that the protocol cannot serve.
+    """
     check_run(parameters)
     choose_device(parameters.training.device)  # here, where it trains: not after an hour of fitting
     return Run(parameters, out, irrelevant_groups([parameters.system]))
 
 
 def check_run(parameters: Parameters) -> None:
-    """Refuse data, a protocol or a system that cannot be, before anything is made.
+    """Refuse unknown data, protocol or system before anything is made.
 
     Raises
     ------

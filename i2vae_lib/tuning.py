@@ -258,7 +258,8 @@ def read_study(folder: Path) -> Study:
 def _refuse_others(folder: Path, known: Study, now: Settings, source: str | None) -> None:
     """Parameters of systems that the folder does not hold are nobody's concern."""
     ignored = (*irrelevant_groups(known.points), "preset")
-    refuse_changes(folder, *({**one, "data": pair_name(one["data"])} for one in (known.parameters, now)), ignored)
+    before, after = ({**one, "data": pair_name(one["data"])} for one in (known.parameters, now))
+    refuse_changes(folder, before, after, ignored)
     if known.source != source:
         raise LayoutError(
             f"{folder} was made when {now['data']} or its logs read otherwise: choose another OUT, or delete the folder"

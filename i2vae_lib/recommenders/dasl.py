@@ -198,7 +198,7 @@ class DASL(Trained):
 
     def stages(self, train: Rows) -> Iterator[Stage]:
         p, size = self.params, self.params.training.batch_size
-        lines = {d: pd.Index(self.users[d], dtype=object).get_indexer(pd.Index(train.user)) for d in DOMAINS}
+        lines = {d: pd.Index(np.array(self.users[d], dtype=object)).get_indexer(pd.Index(train.user)) for d in DOMAINS}
         both = np.stack([lines[d] for d in DOMAINS], axis=1)
         rows = {d: train.of(d) for d in DOMAINS}
 

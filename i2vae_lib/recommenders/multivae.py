@@ -164,7 +164,7 @@ def reconstruction(decoder: Decoder, z: torch.Tensor, bags: Bags, blocks: Sequen
     z
         [B, d].
     blocks
-        They cover the vocabulary. A block of which a bag holds nothing costs that bag nothing, nor any computing.
+        They cover the vocabulary. A bag skips the blocks in which it has no items.
     """
     states, owner = decoder(z), bags.owner
     total = states.new_zeros(len(bags))

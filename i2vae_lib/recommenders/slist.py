@@ -10,8 +10,9 @@ with weights exp(-(t - s) / ``source_decay``), and one of T, the items after it 
 
 a = 0 is SLIT, of transitions alone; a = 1 SLIS, of what stands together (without its bound on the diagonal).
 
-Made for one catalogue and short sessions. Here it comes in both readings (:mod:`i2vae_lib.recommenders.readings`):
-``slist-s``, a matrix per domain, and ``slist-m``, one of both domains' events in order of time.
+Made for one catalogue and short sessions. Here it comes in both readings
+(:mod:`i2vae_lib.recommenders.readings`): ``slist-s``, a matrix per domain, and ``slist-m``, one of both domains' events
+in order of time.
 
 Departs
     - a user's whole sequence is one session, its last T events (``model.T``);

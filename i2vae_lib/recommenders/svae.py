@@ -11,10 +11,10 @@ are),
 
 A step's latent depends on the items so far, but not on the latents before it.
 
-Made for one domain. Here it comes in both readings (:mod:`i2vae_lib.recommenders.readings`): ``svae-s``, two models
-that know nothing of each other (a row without an own history is popularity's), and ``svae-m``, one model of the merged
-sequence, which ranks the candidates among the items of their domain. A row is scored by the posterior mean of its last
-step.
+Made for one domain. Here it comes in both readings (:mod:`i2vae_lib.recommenders.readings`). ``svae-s`` is two models
+that know nothing of each other; a row without an own history is ranked by popularity. ``svae-m`` is one model of the
+merged sequence and ranks the candidates among the items of their domain. A row is scored by the posterior mean of its
+last step.
 
 Departs
     - sigma^2 = exp(lambda) everywhere; the released code samples with sigma = exp(lambda) and takes lambda for the

@@ -74,7 +74,7 @@ class Scorer(ABC):
     start: Int | None = None
     start_shrinkage = 10.0
     counted: Sequence[Any] = ()
-    reading_of: ClassVar[Callable[[Catalogue], Any] | None] = None
+    reading_of: ClassVar[Any] = None
     module: Any  # an nn.Module; torch's types know no attributes
 
     def __init__(self, catalogue: Catalogue, params: Parameters):
