@@ -271,7 +271,7 @@ def _audit_run(folder: Path) -> tuple[str, str, pd.DataFrame]:
     """Everything the audit can look at in a finished run."""
     import pandas as pd
 
-    from i2vae_lib import audit, stages
+    from i2vae_lib import audit, audit_fitted, stages
     from i2vae_lib.data.dataset import CrossDomainDataset
     from i2vae_lib.runs import checked, read_record
 
@@ -281,7 +281,7 @@ def _audit_run(folder: Path) -> tuple[str, str, pd.DataFrame]:
         found = audit.audit(dataset, pseudo=stages.load_pseudo(folder), generator=trained.generator)
     else:
         found = audit.audit(dataset)
-    found = pd.concat([found, audit.audit_counts(dataset, trained.popularity)], ignore_index=True)
+    found = pd.concat([found, audit_fitted.audit_counts(dataset, trained.popularity)], ignore_index=True)
     # what training began with and the reference rankers are not kept: what the run itself saw of them
     seen = pd.DataFrame(read_record(folder)["audit"])
     return str(folder), dataset.protocol, pd.concat([found, seen[~seen["check"].isin(found["check"])]])

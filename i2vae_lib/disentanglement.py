@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.spatial import cKDTree
+from scipy.stats import entropy
 
 from i2vae_lib import information
 from i2vae_lib.data.batches import Side
@@ -146,9 +147,8 @@ def _unmixed(weight: Array) -> float:
     lines = weight.sum(axis=1)
     if weight.shape[1] < 2:
         return 1.0
-    shares = weight / np.maximum(lines[:, None], 1e-12)
-    entropy = -(shares * np.log(np.maximum(shares, 1e-12))).sum(axis=1) / np.log(weight.shape[1])
-    return float(((1 - entropy) * lines).sum() / max(lines.sum(), 1e-12))
+    spread = np.nan_to_num(entropy(weight, axis=1, base=weight.shape[1]))  # of a line of zeros: nan
+    return float(((1 - spread) * lines).sum() / max(lines.sum(), 1e-12))
 
 
 def mig(codes: Array, factors: Array, bins: int = 20) -> float:
@@ -158,13 +158,16 @@ def mig(codes: Array, factors: Array, bins: int = 20) -> float:
     that knows little is about (bins - 1)² / 2n nats too high, that of one that knows all is right: the gap is too small
     (that of the factors themselves is the ceiling).
     """
+    require("measuring how well latents tell factors", "scikit-learn")
+    from sklearn.metrics import mutual_info_score
+
     cut = [_binned(one, bins) for one in codes.T]
     gaps = []
     for factor in factors.T:
         target = _binned(factor, bins)
-        entropy = _entropy(np.bincount(target))
-        known = sorted((_shared(code, target) for code in cut), reverse=True)
-        gaps.append((known[0] - (known[1] if len(known) > 1 else 0.0)) / max(entropy, 1e-12))
+        known = sorted((mutual_info_score(code, target) for code in cut), reverse=True)
+        gap = known[0] - (known[1] if len(known) > 1 else 0.0)
+        gaps.append(gap / max(float(entropy(np.bincount(target))), 1e-12))
     return float(np.mean(gaps))
 
 
@@ -184,16 +187,6 @@ def _binned(values: Array, bins: int) -> Array:
     edges = np.unique(np.quantile(values, np.linspace(0, 1, bins + 1)[1:-1]))
     found: Array = np.searchsorted(edges, values, side="right")
     return found
-
-
-def _entropy(counts: Array) -> float:
-    shares = counts[counts > 0] / counts.sum()
-    return float(-(shares * np.log(shares)).sum())
-
-
-def _shared(a: Array, b: Array) -> float:
-    joint = np.bincount(a * (b.max() + 1) + b)
-    return _entropy(np.bincount(a)) + _entropy(np.bincount(b)) - _entropy(joint)
 
 
 # --- a trained model --------------------------------------------------------------------------------------------------
@@ -346,7 +339,7 @@ def observed_measures(
     rows
         Those with both histories are used; targets are not looked at.
     vectors
-        A vector an item, domain -> float [items + 1, k] (0: padding), that the model has no part in.
+        A vector per item, domain -> float [items + 1, k] (0: padding), that the model has no part in.
 
     Returns
     -------
@@ -408,7 +401,7 @@ def shared_information(
     Parameters
     ----------
     vectors
-        A vector an item, domain -> float [items + 1, k] (0: padding), that the model has no part in: a history is
+        A vector per item, domain -> float [items + 1, k] (0: padding), that the model has no part in: a history is
         their mean.
     values
         :func:`means`, or :func:`sampled`. All latents of a row are functions of its histories: the information of
@@ -608,13 +601,7 @@ def denoising(recommender: I2VAERecommender, dataset: CrossDomainDataset, rows: 
         truth = next_item_probabilities(dataset.truth, warm, lines_of, str(domain))
         part = part.assign(relevance=truth[where, part["item"].to_numpy()])
         ranks = part.groupby("row")[["influence", "relevance"]].rank()
-        ranks = ranks - ranks.groupby(part["row"]).transform("mean")
-        sums = ranks.assign(product=ranks["influence"] * ranks["relevance"]).assign(
-            influence=ranks["influence"] ** 2, relevance=ranks["relevance"] ** 2
-        )
-        sums = sums.groupby(part["row"]).sum()
-        sums = sums[(sums["influence"] > 0) & (sums["relevance"] > 0)]
-        each: Any = sums["product"] / np.sqrt(sums["influence"] * sums["relevance"])
+        each: Any = ranks.groupby(part["row"]).corr()["relevance"].xs("influence", level=1).dropna()
         half: Any = part["relevance"] > part.groupby("row")["relevance"].transform("median")
         error = 1.96 * float(each.std(ddof=1)) / np.sqrt(len(each)) if len(each) > 1 else np.nan
         mean, relevant = float(each.mean()), float(part.loc[half, "influence"].mean())

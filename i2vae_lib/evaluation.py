@@ -36,7 +36,7 @@ class NonFiniteScore(ArithmeticError):
 
 
 def sample_negatives(rows: Rows, count: int, data_seed: int) -> Int:
-    """Frozen sampled candidates: ``count`` negatives a row, uniform without replacement, or all items that are left.
+    """Frozen sampled candidates: ``count`` negatives per row, uniform without replacement, or all items that are left.
 
     Drawn from the catalogue of the row's domain less the target and the own history *before* any cold-start removal
     (``rows.excluded``). The draw depends on (catalogue, the excluded items, user, domain, target, data_seed) and on
@@ -182,8 +182,8 @@ def rank(scorer: Scorer, rows: Rows, negatives: Int | None, *, full: bool, batch
     Returns
     -------
     DataFrame
-        One line a row, the columns :data:`COUNTS` (int64; -1 where not asked for): how many candidates stand above the
-        target, how many beside it, and how many there are, the target not counted.
+        One line per row, the columns :data:`COUNTS` (int64; -1 where not asked for): how many candidates stand above
+        the target, how many beside it, and how many there are, the target not counted.
 
     Raises
     ------
@@ -306,7 +306,7 @@ def row_values(table: pd.DataFrame, candidates: str, cutoffs: Sequence[tuple[str
 
 
 class GivenScores:
-    """Scores of candidates that somebody brings, as a scorer: one a row and item.
+    """Scores of candidates that somebody brings, as a scorer: one per row and item.
 
     Parameters
     ----------
@@ -441,7 +441,7 @@ def metrics(table: pd.DataFrame, measures: Mapping[str, Measure] | None = None) 
     Raises
     ------
     ParameterError
-        A measure does not give a value a row.
+        A measure does not give a value per row.
     """
     measures = measures or {f"{name}@{k}": measure(f"{name}@{k}") for name in METRICS for k in CUTOFFS}
     result: dict[str, Any] = {}
@@ -471,7 +471,7 @@ def _mean_of(metric: str, values: Int, rows: int) -> float:
 
 
 def tidy(summary: Mapping[str, Any], names: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """``metrics.json`` as a table: one line a recommender, domain, kind, candidates and metric."""
+    """``metrics.json`` as a table: one line per recommender, domain, kind, candidates and metric."""
     lines = [
         (name, (names or {}).get(d, d), kind, cell["n"], candidates, metric, value)
         for name, domains in summary.items()

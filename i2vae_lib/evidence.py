@@ -23,7 +23,7 @@ import numpy as np
 from i2vae_lib.cooccurrence import Kernel, LeftOut, scores_of
 from i2vae_lib.data.dataset import DOMAINS, ORDER_FREE, Catalogue, Int, Rows
 from i2vae_lib.graphs import Unified
-from i2vae_lib.params import EvidenceParameters
+from i2vae_lib.parameter_groups import EvidenceParameters
 from i2vae_lib.psg import top_items
 from i2vae_lib.recency import RecentTakers
 

@@ -1,6 +1,6 @@
 """A grid -> runs -> one tidy table, on this machine's cores or on a Dask cluster.
 
-A cell of a grid is an ordinary run directory, made by the four stages in a worker's own process: a notebook a cell
+A cell of a grid is an ordinary run directory, made by the four stages in a worker's own process: a notebook per cell
 would cost seconds of start and a megabyte of copies for the same result, and the report of any cell can be written
 later (``i2vae report``). Cells are named by the digest of what they depend on, so a cell is run once, whatever sweep
 asks for it (:mod:`i2vae_lib.engine`). What workers share (the dataset, the generator's fit, what every row recalls, the
@@ -31,7 +31,16 @@ from i2vae_lib.grids import Cell, Sweep, address_of, address_of_record, labels, 
 from i2vae_lib.params import Parameters, pair_name
 from i2vae_lib.progress import bar
 from i2vae_lib.recommenders import CEILINGS, REFERENCES, SYSTEMS
-from i2vae_lib.runs import RUN_LAYOUT, Damaged, LayoutError, checked, peak_memory_bytes, read_record, results_in
+from i2vae_lib.runs import (
+    RUN_LAYOUT,
+    Damaged,
+    LayoutError,
+    check_layout,
+    checked,
+    peak_memory_bytes,
+    read_record,
+    results_in,
+)
 from i2vae_lib.training import Callbacks, history_of
 from i2vae_lib.workers import Cluster, connect
 
@@ -61,10 +70,7 @@ def state_of(cell: Cell, out: Path) -> str:
         return "damaged" if results_in(folder) else unfinished
     try:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        if record["layout"] != RUN_LAYOUT:
-            raise LayoutError(
-                f"{folder} has run layout {record['layout']}, this version reads {RUN_LAYOUT}: choose another OUT"
-            )
+        check_layout(f"{folder} has run", record["layout"], RUN_LAYOUT, "choose another OUT")
         for name in record.get("sha256", ()):
             if finished or (folder / name).is_file():  # what is not there yet is made
                 checked(folder, name)
@@ -95,7 +101,7 @@ def _open_every_file(folder: Path, *, checkpoints: bool) -> None:
 
 
 def plan(sweep: Sweep, out: Path | str) -> pd.DataFrame:
-    """A line a cell: what it is, and what is known of it.
+    """A line per cell: what it is, and what is known of it.
 
     Returns
     -------
@@ -375,7 +381,7 @@ def over_seeds(table: pd.DataFrame, axes: Sequence[str], confidence: float = 0.9
 
 
 def by_place(table: pd.DataFrame, axes: Sequence[str], metric: str = "HR@10") -> pd.DataFrame:
-    """To be read: a metric of :func:`results` in per cent, over seeds; the trained systems, a line a place.
+    """To be read: a metric of :func:`results` in per cent, over seeds; the trained systems, a line per place.
 
     Missing cells stand there with ``seeds`` 0.
     """

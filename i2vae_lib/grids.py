@@ -21,7 +21,6 @@ Two grids that name the same parameters share the cell. Everything is resolved a
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import math
@@ -40,6 +39,7 @@ from i2vae_lib.params import (
     ParameterError,
     Parameters,
     declared,
+    digest,
     known_keys,
     load,
     of_result,
@@ -474,13 +474,7 @@ def address_of(parameters: Parameters, source: str | None) -> str:
 
 def address_of_record(parameters: Mapping[str, Any], source: str | None) -> str:
     """:func:`address_of` of the parameters in a ``run.json``, where other systems' groups may be of another version."""
-    content = of_result(parameters, irrelevant_groups([parameters["system"]]))
-    return digest([content, source])
-
-
-def digest(content: Any) -> str:
-    """Of what JSON can hold, as names of cells have it."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return digest(of_result(parameters, irrelevant_groups([parameters["system"]])), source)[:16]
 
 
 def labels(place: Place) -> Iterator[str]:

@@ -12,7 +12,7 @@ None is right alone; calibrated on Gaussians of known information (``tests/test_
 :func:`alignment`       linear CKA: likeness of two geometries, no amount either
 ======================  =============================================================================================
 
-Inputs are float [n, d] and [n, e], a pair a line; estimates in nats.
+Inputs are float [n, d] and [n, e], a pair per line; estimates in nats.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.data.dataset import DOMAINS, SPLITS, CrossDomainDataset, Events, Int, Ragged, Rows, hashed, origins
+from i2vae_lib.data.dataset import DOMAINS, SPLITS, CrossDomainDataset, Events, Int, Ragged, hashed, origins
 from i2vae_lib.data.people import with_targets
 
 MOST = 50
@@ -69,9 +69,9 @@ class ItemOrder:
 def whole_lists(dataset: CrossDomainDataset) -> dict[str, Events]:
     """Everybody's whole list by domain: of a log its events, else each user's longest list, with places for times.
 
-    A user has up to two rows a split, and one list may hold what another lost (a target that was scrubbed). The longest
-    of them, with what a row made cold held before, is taken as it stands: lists put together would stand in an order
-    that nobody's list has.
+    A user has up to two rows per split, and one list may hold what another lost (a target that was scrubbed). The
+    longest of them, with what a row made cold held before, is taken as it stands: lists put together would stand in an
+    order that nobody's list has.
     """
     if dataset.log is not None:
         return dict(dataset.log.events)
@@ -79,7 +79,7 @@ def whole_lists(dataset: CrossDomainDataset) -> dict[str, Events]:
     user = pd.factorize(np.concatenate([origins(rows) for rows in parts]))[0]
     found = {}
     for d in DOMAINS:
-        lists = [with_targets(_whole(rows, d), d) for rows in parts]
+        lists = [with_targets(replace(rows, history={d: rows.held(d)}), d) for rows in parts]
         lengths = np.concatenate([one.lengths for one in lists])
         every = Ragged.from_lengths(np.concatenate([one.values for one in lists]), lengths)
         order = np.lexsort((-lengths, user))
@@ -88,17 +88,6 @@ def whole_lists(dataset: CrossDomainDataset) -> dict[str, Events]:
         place = np.arange(len(chosen.values)) - chosen.offsets[chosen.owner]
         found[d] = Events(user[longest][chosen.owner], chosen.values, place)
     return found
-
-
-def _whole(rows: Rows, domain: str) -> Rows:
-    """The rows with what those that ask for ``domain`` held before any of them was made cold."""
-    asked = rows.domain == DOMAINS.index(domain)
-    shown, before = rows.history[domain], rows.excluded
-    stacked = Ragged(
-        np.concatenate([shown.values, before.values]),
-        np.concatenate([shown.offsets[:-1], len(shown.values) + before.offsets]),
-    )
-    return replace(rows, history={**rows.history, domain: stacked.take(np.arange(len(rows)) + asked * len(rows))})
 
 
 def observed_pairs(events: Events, ids: Int, block: int = 2_000_000) -> Iterator[Pairs]:

@@ -39,8 +39,7 @@ from i2vae_lib.data.dataset import DOMAINS, CrossDomainDataset, Int, Ragged, Row
 from i2vae_lib.data.people import with_targets
 from i2vae_lib.data.protocols import RawPair
 from i2vae_lib.engine import Say, Work, cell_folder, cost, reason_of, work_off
-from i2vae_lib.grids import digest
-from i2vae_lib.params import Parameters, of_result
+from i2vae_lib.params import Parameters, digest, of_result
 from i2vae_lib.progress import bar
 from i2vae_lib.recommenders.copy import Copy
 from i2vae_lib.recommenders.ease import EASE
@@ -189,7 +188,7 @@ def _works(raw: RawPair, p: Parameters, systems: Sequence[str], seeds: Sequence[
     """The cells of a study by what they are, each named by what it depends on as well."""
     rows = [raw.catalogue.digest(), rows_digest(raw.train), rows_digest(raw.test)]
     read = of_result(p.model_dump(mode="json"), ("seed", "system", *irrelevant_groups(["i2vae"])))
-    address = digest([rows, read])[:8]
+    address = digest(rows, read)[:8]
     return {
         cell: Work(cell_folder(folder, f"{cell.name}-{address}"), cell.name, make_cell, (raw, p, cell), "ranks.parquet")
         for cell in cells(systems, seeds)

@@ -15,7 +15,7 @@ from scipy import sparse
 
 from i2vae_lib.data.dataset import DOMAINS, DataError, Int, Ragged
 from i2vae_lib.graphs import Adjacency, binary, normalised, propagate
-from i2vae_lib.params import PsgParameters
+from i2vae_lib.parameter_groups import PsgParameters
 from i2vae_lib.progress import bar
 
 

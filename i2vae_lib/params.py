@@ -1,7 +1,7 @@
 """Parameters: frozen classes, preset files, and one loader that refuses what it does not know.
 
 ``params/paper.yaml`` holds *every* value with its origin; another preset lists only where it differs.
-The classes below hold no values of their own, so a value stands in one place.
+The classes of :mod:`i2vae_lib.parameter_groups` hold no values, so a value stands in one place.
 """
 
 from __future__ import annotations
@@ -15,356 +15,53 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
+from i2vae_lib.parameter_groups import (
+    ABXIParameters,
+    C2DSRParameters,
+    CDRIBParameters,
+    ControlParameters,
+    DASLParameters,
+    DisenCDRParameters,
+    EMCDRParameters,
+    ESASRecParameters,
+    EvaluationParameters,
+    EvidenceParameters,
+    Group,
+    LightGCNParameters,
+    ModelParameters,
+    MultiVAEParameters,
+    NonNegative,
+    ObjectiveParameters,
+    PiNetParameters,
+    PsgParameters,
+    ReferenceParameters,
+    SASRecBCEParameters,
+    SASRecCEParameters,
+    SAVAEParameters,
+    SLISTParameters,
+    SplitParameters,
+    StackParameters,
+    SVAEParameters,
+    SyntheticParameters,
+    TrainingParameters,
+)
 from i2vae_lib.places import preset_folder, preset_names, suggestion
 from i2vae_lib.yaml_files import parse
 
 PRESET_NAMES = ("preset", "data", "protocol", "seed", "epochs", "out", "overrides")
 """The top-level names of a preset file: exactly the parameters that every notebook declares."""
 
-Positive = Annotated[int, Field(ge=1, le=10**7)]
-NonNegative = Annotated[int, Field(ge=0, le=2**53)]  # seeds among them; JSON holds no larger whole number exactly
-Width = Annotated[int, Field(ge=1, le=16_384)]  # of a layer, whose weights grow with its square
-Length = Annotated[int, Field(ge=1, le=65_536)]  # of a sequence
-Share = Annotated[float, Field(ge=0.0, lt=1.0)]
-Weight = Annotated[float, Field(ge=0.0, le=1e9, allow_inf_nan=False)]  # float32 overflows at 3e38
-Rate = Annotated[float, Field(gt=0.0, le=1e9, allow_inf_nan=False)]
-HalfLife = Annotated[float, Field(gt=0.0, le=1.0)]
-
 
 class ParameterError(ValueError):
     """A key, type or value that the kit does not accept; the message names the key and what would be right."""
 
 
-class _Group(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SplitParameters(_Group):
-    """How rows become train, validation and test (``docs/evaluation.md``: Protocols)."""
-
-    data_seed: NonNegative  # fixes splits, cold users and candidates; `seed` never does
-    validation_share: Annotated[float, Field(gt=0.0, lt=1.0)]  # of the training users (chronological: of all users)
-    test_share: Annotated[float, Field(ge=0.0, lt=1.0)]  # of all users; chronological only; 0: nothing is held out
-    first_cut: Annotated[float, Field(gt=0.0, lt=1.0)]  # temporal only: quantile of event time where training ends
-    second_cut: Annotated[float, Field(gt=0.0, lt=1.0)]  # temporal only: where validation ends
-    cold_share: Share  # K_cs: held-out users with both domains who lose one
-
-
-class ControlParameters(_Group):
-    """What robustness studies take away (:mod:`i2vae_lib.data.controls`)."""
-
-    overlap: Annotated[float, Field(gt=0.0, le=1.0)]  # K_o: share of the overlapping training users kept as such
-    overlap_mode: Literal["drop", "detach"]  # the others leave, or stay as two unlinked one-domain users
-    density: Annotated[float, Field(gt=0.0, le=1.0)]  # D_s: probability that an interaction is kept
-
-
-class SyntheticParameters(_Group):
-    """The planted world (:mod:`i2vae_lib.data.synthetic`)."""
-
-    users: Positive
-    items: Annotated[int, Field(ge=1, le=10**6)]  # a domain
-    shared_topics: Annotated[int, Field(ge=1, le=1000)]  # each has a weight an item
-    specific_topics: Annotated[int, Field(ge=1, le=1000)]  # a domain
-    linked_items: NonNegative  # items that stand in both domains
-    dial: Annotated[float, Field(ge=0.0)]  # 0: every next item equally likely; 1: as planted
-    focus: Rate  # how few topics a user likes (Dirichlet concentration; small: few)
-    shared_weight: Annotated[float, Field(ge=0.0, le=1.0)]  # share of interest in the shared topics
-    drift: Weight  # how far interests wander an event
-    zipf: Weight  # exponent of item popularity
-    overlap: Annotated[float, Field(gt=0.0, le=1.0)]  # users with both domains
-    mean_length: Annotated[float, Field(ge=2.0)]  # items, target included
-    cold_rows: Share  # test rows whose own history is empty (half of them have no other history either)
-    test_share: Annotated[float, Field(gt=0.0, lt=1.0)]
-    seed: NonNegative
-
-
-class PsgParameters(_Group):
-    """The pseudo-sequence generator (paper 3.1, D.1; :mod:`i2vae_lib.psg`)."""
-
-    kind: Literal["lightgcn", "cooccurrence", "leave_one_out", "random", "none"]
-    recalled: NonNegative  # items a domain, for the pseudo-sequence
-    arrangement: Literal["append", "interleave"]
-    folds: Annotated[int, Field(ge=1, le=100)]  # a fit each; 4: cross-fitted; 1: the paper's way
-    recall_from: Literal["history", "history_and_target"]  # the latter is the paper's way, under `released` alone
-    d: Width
-    layers: NonNegative
-    learning_rate: Annotated[float, Field(gt=0.0, allow_inf_nan=False)]  # too high: the fit itself refuses
-    decay: Weight  # L2 on the batch's layer-0 rows
-    batch_size: Positive
-    epochs: Positive
-    patience: Positive  # epochs without a better validation recall
-    validation_share: Annotated[float, Field(gt=0.0, lt=1.0)]  # of the training interactions
-    rounds: Positive  # of recall; 1: plain recall
-    edges_per_round: NonNegative  # pseudo-edges a user and domain
-    shrinkage: Weight  # cooccurrence and leave_one_out
-    # leave_one_out only (:mod:`i2vae_lib.cooccurrence`); the first values are those of a bag
-    proximity: Weight  # 0: items of one sequence count alike; else by gap^-proximity
-    backward: Weight  # 1: in both directions; else the weight of what stands before in the sequence
-    across: Weight  # 1: items of the two domains count as those of one; else their weight
-    recency: Annotated[float, Field(gt=0.0, le=1.0)]  # 1: all of a history speaks alike; else recency^steps back
-    seed: NonNegative  # its own, so that runs with different `seed` share one fit
-
-
-class EvidenceParameters(_Group):
-    """Counts that enter the item scores (:mod:`i2vae_lib.evidence`); ``model.positions`` = every only.
-
-    Five settings of as many kernels as they have values; none where they are empty.
-    """
-
-    items: Positive  # a row, best first
-    shrinkage: tuple[Weight, ...]  # as `psg.shrinkage`, and so the next four
-    proximity: tuple[Weight, ...]
-    backward: tuple[Weight, ...]
-    across: tuple[Weight, ...]
-    recency: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...]
-    half_lives: tuple[HalfLife, ...]  # of recent takers, shares of the training events
-
-    @model_validator(mode="after")
-    def _of_one_length(self) -> Self:
-        lengths = {
-            name: len(getattr(self, name)) for name in ("shrinkage", "proximity", "backward", "across", "recency")
-        }
-        if len(set(lengths.values())) > 1:
-            listed = ", ".join(f"{name} {count}" for name, count in lengths.items())
-            raise ValueError(f"a kernel needs one value of each setting, but their numbers differ: {listed}")
-        return self
-
-
-class ModelParameters(_Group):
-    """Sizes of i2VAE (paper 3.2, 3.3, D)."""
-
-    positions: Literal["last", "every"]  # that training asks after: a row's last, or every one of a user's sequence
-    d: Width
-    T: Length  # most recent real items kept
-    T_pseudo: Length  # T' of the paper: cap on history + recalled
-    blocks: Positive
-    heads: Positive  # of the sequence encoder
-    cross_heads: Positive  # of the cross-domain attention
-    dropout: Share
-    start: Literal["random", "cooccurrence"]  # of the item vectors
-    path: Literal["mlp", "residual"]  # states, posterior means, decoder: as in the paper, or what was taken + that
-    causal: bool  # of the encoder of real sequences; pseudo-sequences are bags
-    shared_prior: bool  # z_a shares the prior of its domain's z
-    initial_log_variance: Annotated[float, Field(ge=-10.0, le=4.0)]
-
-
-class ObjectiveParameters(_Group):
-    """What training rows ask for, and the weights of the objective (paper 3.4, 3.5, D.1)."""
-
-    blank_share: Share  # of the users, anew each epoch: once more, the last event's domain hidden (every position only)
-    reconstruction: Literal["bce", "softmax"]
-    negatives: Positive  # sampled a row (bce only)
-    lambda_a: Weight  # denoising
-    lambda_c: Weight  # cross-domain and disentangling
-    a: Weight  # adaptive weight exp(a L / T) - b
-    b: Weight
-    kl_weight: Weight  # on the six KLs of Eq. 4; 1 in the paper
-    kl_annealing_epochs: NonNegative  # epochs of linear warm-up; 0: off
-    free_bits: Weight  # nats a dimension below which a KL is not pressed; 0: off
-
-
-class TrainingParameters(_Group):
-    epochs: Positive
-    batch_size: Positive
-    learning_rate: Rate
-    patience: NonNegative  # epochs without a better validation NDCG@10; 0: never stop early
-    device: str  # auto, cpu, cuda, cuda:1 …
-
-
-class EvaluationParameters(_Group):
-    negatives: Positive  # sampled candidates beside the target
-    batch_size: Positive  # rows scored at once
-
-
-class ReferenceParameters(_Group):
-    """What the reference rankers choose from, on validation (:mod:`i2vae_lib.recommenders.neighbours`).
-
-    A grid whose best value lies at its edge extends itself; a grid of one value stays.
-    """
-
-    half_life: Annotated[tuple[HalfLife, ...], Field(min_length=1)]  # recent popularity, a share of the training events
-    neighbours: Annotated[tuple[NonNegative, ...], Field(min_length=1)]  # ItemKNN, kept an item; 0: all
-    shrinkage: Annotated[tuple[Weight, ...], Field(min_length=1)]  # ItemKNN and ordered counts
-    # ordered counts, as the next four: the settings of `psg` that have these names
-    proximity: Annotated[tuple[Weight, ...], Field(min_length=1)]
-    backward: Annotated[tuple[Weight, ...], Field(min_length=1)]
-    recency: Annotated[tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...], Field(min_length=1)]
-    across: Annotated[tuple[Weight, ...], Field(min_length=1)]
-    popularity: Annotated[tuple[Weight, ...], Field(min_length=1)]  # weight of log(1 + takers)
-    ease_lambda: Annotated[tuple[Rate, ...], Field(min_length=1)]  # EASE: L2
-    ease_limit: Positive  # EASE: largest matrix that is factorised, a side (items or users, whichever are fewer)
-
-
-class MultiVAEParameters(_Group):
-    """Multi-VAE (Liang et al. 2018); its latent has ``model.d`` dimensions."""
-
-    hidden: Width
-    dropout: Share  # of the input bag
-    beta: Weight  # cap of the KL weight
-    annealing_epochs: NonNegative  # epochs until the cap
-
-
-class SVAEParameters(_Group):
-    """SVAE (Sachdeva et al. 2019); its items have ``model.d`` dimensions."""
-
-    recurrent: Width  # GRU state
-    hidden: Width
-    latent: Width
-    next_items: Positive  # k: how many later items a step predicts
-    beta: Weight
-    annealing_epochs: NonNegative
-    weight_decay: Weight
-
-
-class SASRecBCEParameters(_Group):
-    """SASRec with its own loss (Kang & McAuley 2018)."""
-
-    blocks: Positive
-    heads: Positive
-    dropout: Share
-    negatives: Positive  # a step
-
-
-class EveryPositionParameters(_Group):
-    """What is trained at every position of a sequence (:mod:`i2vae_lib.recommenders.every_position`)."""
-
-    heads: Positive
-    dropout: Share
-    hidden_share: Share  # of the sequences: once more with the domain of the last event hidden (merged only)
-    start: Literal["random", "cooccurrence"]  # of the item vectors
-
-
-class SASRecCEParameters(EveryPositionParameters):
-    """SASRec with cross-entropy (Klenitskiy & Vasilev 2023)."""
-
-    blocks: Positive
-
-
-class ESASRecParameters(EveryPositionParameters):
-    """eSASRec (Tikhonovich et al. 2025)."""
-
-    blocks: Positive
-    multiplier: Positive  # m: width of the feed-forward net, in d
-
-
-class ABXIParameters(EveryPositionParameters):
-    """ABXI (Bian et al. 2025)."""
-
-    hidden: Width  # of the feed-forward nets
-    domain_rank: Positive  # of the adapters to a stream
-    invariant_rank: Positive  # of the adapters from both domains to one
-    temperature: Rate
-    decay: Weight  # AdamW's
-
-
-class SLISTParameters(_Group):
-    """SLIST (Choi et al. 2021)."""
-
-    consistency: Annotated[float, Field(ge=0.0, le=1.0)]  # a; 0: SLIT, 1: SLIS
-    decay: Rate  # L2
-    source_decay: Rate  # steps, as the next two
-    target_decay: Rate
-    recency_decay: Rate  # of a history that is scored
-    limit: Positive  # largest matrix that is solved, a side
-
-
-class StackParameters(_Group):
-    """A conditional logit over other rankers (:mod:`i2vae_lib.recommenders.stack`)."""
-
-    learning_rate: Rate
-    steps: Positive  # of all rows
-    decay: Weight  # on the squared weights
-    folds: Annotated[int, Field(ge=2)]  # of users, for the validation figures
-
-
-class LightGCNParameters(_Group):
-    """LightGCN (He et al. 2020) as a recommender; the generator's own settings are in ``psg``."""
-
-    layers: NonNegative
-    decay: Weight  # L2 on the batch's layer-0 vectors
-    batch_size: Positive  # triples
-
-
-class EMCDRParameters(_Group):
-    """EMCDR (Man et al. 2017) over BPR-MF."""
-
-    decay: Weight  # L2 on the batch's vectors
-    batch_size: Positive  # triples
-    mapping: Literal["linear", "mlp"]
-    mapping_decay: Weight
-    active_share: Annotated[float, Field(gt=0.0, le=1.0)]  # the most active overlapping users, for the mapping
-
-
-class PiNetParameters(_Group):
-    """Pi-Net (Ma et al. 2019); its cells have ``model.d`` units."""
-
-    members: Positive  # K latent members of an account
-    dropout: Share
-    blank_share: Share  # training rows shown without their own history
-    clip: Rate  # of each gradient element
-
-
-class DASLParameters(_Group):
-    """DASL (Li et al. 2021); items, users and GRU have ``model.d`` units."""
-
-    attention: Width
-    hidden: tuple[Width, Width]  # of the scoring MLP
-    negatives: Positive
-    dropout: Share
-    dual_weight: Weight  # cosine distance of a user's two vectors, one mapped
-    orthogonality: Weight  # || W^T W - I ||^2
-
-
-class C2DSRParameters(_Group):
-    """C2DSR (Cao et al. 2022)."""
-
-    layers: NonNegative  # of the item graph
-    blocks: Positive
-    heads: Positive
-    dropout: Share
-    balance: Annotated[float, Field(ge=0.0, le=1.0)]  # lambda: of the losses against the infomax terms
-    steps: Positive  # only the last so many count
-
-
-class DisenCDRParameters(_Group):
-    """DisenCDR (Cao et al. 2022)."""
-
-    layers: Positive
-    dropout: Share
-    beta: Annotated[float, Field(ge=0.0, le=1.0)]  # of the informative regulariser
-    kl_weight: Weight
-    warm_up: NonNegative  # epochs of specific latents alone
-    batch_size: Positive  # interactions
-
-
-class SAVAEParameters(_Group):
-    """SA-VAE and RA-VAE (Salah et al. 2021); latents have ``model.d`` dimensions."""
-
-    hidden: Width
-    dropout: Share
-    beta: Weight
-    annealing_epochs: NonNegative
-
-
-class CDRIBParameters(_Group):
-    """CDRIB (Cao et al. 2022)."""
-
-    layers: Positive
-    dropout: Share
-    beta: Weight  # on the users' KL
-    kl_weight: Weight  # on both KLs
-    margin: Share  # of the contrastive hinge
-    contrasted: Positive  # overlapping users a step
-    batch_size: Positive  # interactions
-    weight_decay: Weight
-
-
-class Parameters(_Group):
+class Parameters(Group):
     """Everything that decides a run. ``model_dump()`` of it goes into ``run.json``."""
 
     preset: str
@@ -433,9 +130,9 @@ def of_result(parameters: Mapping[str, Any], unread: Collection[str] = ()) -> di
     return kept | {"data": pair_name(kept["data"])}
 
 
-def identity(parameters: Parameters, unread: Collection[str] = ()) -> str:
-    """SHA-256, in hex, of :func:`of_result`."""
-    text = json.dumps(of_result(parameters.model_dump(mode="json"), unread), sort_keys=True)
+def digest(*content: Any) -> str:
+    """SHA-256, in hex, of what JSON can hold: of one thing, or of several as a list."""
+    text = json.dumps(content[0] if len(content) == 1 else content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -444,7 +141,7 @@ def known_keys() -> list[str]:
     return ["system"] + [
         f"{group}.{key}"
         for group, field in Parameters.model_fields.items()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, _Group)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Group)
         for key in field.annotation.model_fields
     ]
 

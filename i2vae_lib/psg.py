@@ -66,7 +66,8 @@ from i2vae_lib.graphs import (
     users_of_items,
 )
 from i2vae_lib.lightgcn import train_lightgcn
-from i2vae_lib.params import ParameterError, PsgParameters
+from i2vae_lib.parameter_groups import PsgParameters
+from i2vae_lib.params import ParameterError
 from i2vae_lib.runs import LayoutError, check_layout, read_json, reading, write_atomically, write_json
 
 GENERATOR_LAYOUT = 3

@@ -25,7 +25,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from i2vae_lib.params import Parameters, identity, of_result, pair_name
+from i2vae_lib.params import Parameters, digest, of_result, pair_name
 from i2vae_lib.places import runs_folder
 
 RUN_LAYOUT = 2
@@ -250,7 +250,7 @@ def default_folder(p: Parameters, ignored: Collection[str] = ()) -> Path:
     changes = [(key, value) for key, value in p.changed.items() if key.split(".")[0] not in silent]
     words = "".join(f"+{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in changes)
     if len(words) > LONGEST_CHANGE or not re.fullmatch(r"[\w.=+-]*", words, re.ASCII):
-        words = f"+{identity(p, ignored)[:8]}"
+        words = f"+{digest(of_result(p.model_dump(mode='json'), ignored))[:8]}"
     return runs_folder() / f"{data}-{p.protocol}-{p.preset}{system}-seed{p.seed}{words}"
 
 
@@ -306,11 +306,7 @@ class Run:
 
     def _refuse_other_parameters(self) -> None:
         both = (self.record["parameters"], self.parameters.model_dump(mode="json"))
-        before, now = (flatten(of_result(one, self.ignored)) for one in both)
-        differing = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
-        if differing:
-            listed = "; ".join(f"{key} = {before.get(key)!r}, now it is {now.get(key)!r}" for key in differing)
-            raise LayoutError(f"{self.folder} was made with {listed}: choose another OUT, or delete the folder")
+        refuse_changes(self.folder, *(flatten(of_result(one, self.ignored)) for one in both))
 
     def refresh(self) -> None:
         """Read ``run.json`` again: another process may have added to it."""
@@ -384,6 +380,23 @@ class Run:
         stage = self.record["stages"][name]
         stage["seconds"] = max(stage["seconds"], round(seconds, 2))
         self.note()
+
+
+def refuse_changes(
+    folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str] = ()
+) -> None:
+    """Refuse a folder that was made with other parameters, but for the device and groups in ``ignored``.
+
+    Raises
+    ------
+    LayoutError
+        Names every parameter (dotted key) that differs.
+    """
+    read = [key for key in sorted({*before, *now}) if key.partition(".")[0] not in ignored and key != "training.device"]
+    differing = [key for key in read if before.get(key) != now.get(key)]
+    if differing:
+        listed = "; ".join(f"{key} = {before.get(key)!r}, now it is {now.get(key)!r}" for key in differing)
+        raise LayoutError(f"{folder} was made with {listed}: choose another OUT, or delete the folder")
 
 
 def results_in(folder: Path) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from i2vae_lib import audit, evaluation, psg
+from i2vae_lib import audit, audit_fitted, evaluation, psg
 from i2vae_lib.cache import once
 from i2vae_lib.data.dataset import DOMAINS, SPLITS, CrossDomainDataset
 from i2vae_lib.params import Parameters
@@ -71,7 +71,7 @@ def reference_ranks(
         fitted = references(dataset, p)
         table = ranked(fitted, dataset, p)
         write_atomically(folder / "ranks.parquet", lambda part: table.to_parquet(part, index=False))
-        found = audit.audit_references(dataset, fitted).to_dict(orient="records")
+        found = audit_fitted.audit_references(dataset, fitted).to_dict(orient="records")
         chosen = {one.name: one.chosen for one in fitted if hasattr(one, "chosen")}
         write_json(folder / "about.json", {"chosen": chosen, "audit": found})
 

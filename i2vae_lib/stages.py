@@ -16,7 +16,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 import pandas as pd
 
-from i2vae_lib import audit, evaluation, psg
+from i2vae_lib import audit, audit_fitted, evaluation, psg
 from i2vae_lib.data.dataset import DOMAINS, KINDS, SPLITS, CrossDomainDataset
 from i2vae_lib.data.loading import check_name, check_protocol, load_dataset_once, source_of
 from i2vae_lib.params import ParameterError, Parameters
@@ -36,14 +36,20 @@ def quiet(line: str) -> None:
 
 
 def open_run(parameters: Parameters, out: str | Path | None = None) -> Run:
-    """The run directory of these parameters, made if it is not there (not for data or protocols that cannot be)."""
+    """The run directory of these parameters, created if missing.
+
+    Raises
+    ------
+    DataError, ParameterError
+        Unknown data, protocol or system, or data that the protocol cannot serve.
+    """
     check_run(parameters)
     choose_device(parameters.training.device)  # here, where it trains: not after an hour of fitting
     return Run(parameters, out, irrelevant_groups([parameters.system]))
 
 
 def check_run(parameters: Parameters) -> None:
-    """Refuse data, a protocol or a system that cannot be, before anything is made.
+    """Refuse unknown data, protocol or system before anything is made.
 
     Raises
     ------
@@ -210,12 +216,12 @@ def train(run: Run, dataset: CrossDomainDataset | None = None, on_epoch: Callabl
     run.took_at_least("train", float(history[["seconds", "validation seconds"]].to_numpy().sum()))
     run.leave("history.parquet", lambda part: history.to_parquet(part, index=False))
     # what the model begins with and falls back to must be the training rows' own
-    found = audit.audit_counts(dataset, recommender.popularity)
+    found = audit_fitted.audit_counts(dataset, recommender.popularity)
     if recommender.start is not None:
-        started = audit.audit_start(dataset, recommender.start, recommender.start_shrinkage)
+        started = audit_fitted.audit_start(dataset, recommender.start, recommender.start_shrinkage)
         found = pd.concat([found, started], ignore_index=True)
     if recommender.counted:
-        found = pd.concat([found, audit.audit_references(dataset, recommender.counted)], ignore_index=True)
+        found = pd.concat([found, audit_fitted.audit_references(dataset, recommender.counted)], ignore_index=True)
     audit.refuse_leaks(found, dataset.protocol)
     run.note(
         audit=_with(run.record["audit"], found.to_dict(orient="records")),
@@ -263,7 +269,7 @@ def _with(lines: list[dict[Any, Any]], more: list[dict[Any, Any]]) -> list[dict[
 
 
 def run_all(run: Run, say: Say = quiet) -> pd.DataFrame:
-    """The whole main job; ``say`` gets a line a stage."""
+    """The whole main job; ``say`` gets a line per stage."""
     say(f"preparing {run.parameters.data} under {run.parameters.protocol}")
     dataset = prepare(run)
     say(str(dataset))
@@ -279,7 +285,7 @@ def run_all(run: Run, say: Say = quiet) -> pd.DataFrame:
 
 
 def load_history(folder: Path | str) -> pd.DataFrame:
-    """``history.parquet`` of a run: one line an epoch."""
+    """``history.parquet`` of a run: one line per epoch."""
     path = Path(folder) / "history.parquet"
     if not path.is_file():
         raise LayoutError(f"{folder} has no history yet (no history.parquet): train it first")
@@ -339,7 +345,7 @@ def load_metrics(folder: Path | str) -> dict[str, Any]:
 def result_table(
     metrics: dict[str, Any], names: dict[str, str], metric: str = "HR@10", candidates: str = "sampled"
 ) -> pd.DataFrame:
-    """Result by domain and row kind, one column a recommender, in per cent, with n."""
+    """Result by domain and row kind, one column per recommender, in per cent, with n."""
     tidy = evaluation.tidy(metrics, names)
     part = tidy[(tidy["metric"] == metric) & (tidy["candidates"] == candidates)].copy()
     part["value"] = (part["value"] * 100).round(2)

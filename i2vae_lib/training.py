@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from i2vae_lib.params import TrainingParameters
+from i2vae_lib.parameter_groups import TrainingParameters
 from i2vae_lib.progress import bar
 from i2vae_lib.runs import LayoutError, reading, write_atomically
 
@@ -42,7 +42,7 @@ class NonFiniteLoss(ArithmeticError):
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What a caller may want of a fit: a checkpoint to resume from, and a word an epoch.
+    """What a caller may want of a fit: a checkpoint to resume from, and a word per epoch.
 
     Parameters
     ----------
@@ -54,6 +54,42 @@ class Callbacks:
 
     checkpoint: Path | None = None
     on_epoch: Callable[[Mapping[str, float]], None] | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training: what is trained, on what.
+
+    Parameters
+    ----------
+    name
+        Of the stage's checkpoint and of its lines in the history.
+    module
+        Its parameters are trained, and the best epoch's stay in it.
+    loss
+        ``(batch, epoch, generator) -> (scalar, named parts)``.
+    batches
+        One epoch's batches, drawn with the generator that is handed in.
+    rows, steps
+        Rows and batches per epoch, for the rate and the progress bar.
+    weight_decay, decoupled_decay
+        L2 through the gradients (Adam), or beside them (AdamW); one of the two at most.
+    beta2
+        Adam's second decay rate.
+    epochs
+        At most so many, all of them (no early stop): a warm-up. None: ``training.epochs`` and ``training.patience``.
+    """
+
+    name: str
+    module: nn.Module
+    loss: Loss
+    batches: Callable[[np.random.Generator], Iterable[Mapping[str, Movable]]]
+    rows: int
+    steps: int
+    weight_decay: float = 0.0
+    decoupled_decay: float = 0.0
+    beta2: float = 0.999
+    epochs: int | None = None
 
 
 @dataclass
@@ -86,9 +122,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def train(
-    module: nn.Module,
-    loss: Loss,
-    batches: Callable[[np.random.Generator], Iterable[Mapping[str, Movable]]],
+    stage: Stage,
     validate: Callable[[], Mapping[str, float]],
     p: TrainingParameters,
     *,
@@ -96,30 +130,17 @@ def train(
     generator: torch.Generator,
     identity: str,
     callbacks: Callbacks,
-    rows: int,
-    steps: int,
-    weight_decay: float = 0.0,
-    decoupled_decay: float = 0.0,
-    beta2: float = 0.999,
 ) -> State:
-    """Train ``module`` with Adam and leave the weights of the best epoch in it.
+    """Train the stage's module with Adam and leave the weights of the best epoch in it.
 
     Parameters
     ----------
-    loss
-        ``(batch, epoch, generator) -> (scalar, named parts)``.
-    batches
-        One epoch's batches, drawn with ``rng``.
     validate
         Metrics of the module as it stands; ``ndcg@10`` selects the epoch.
+    rng, generator
+        For the batches, and for dropout and samples.
     identity
         What the weights depend on, as a string; a checkpoint of another identity is refused.
-    rows, steps
-        Rows and batches an epoch, for the rate and the progress bar.
-    weight_decay, decoupled_decay
-        L2 through the gradients (Adam), or beside them (AdamW); one of the two at most.
-    beta2
-        Adam's second decay rate.
 
     Raises
     ------
@@ -128,36 +149,26 @@ def train(
     LayoutError
         The checkpoint belongs to other data or parameters.
     """
+    if stage.epochs is not None:
+        p = p.model_copy(update={"epochs": min(stage.epochs, p.epochs), "patience": 0})
+    module = stage.module
     device = next(module.parameters()).device
     optimizer = torch.optim.Adam(
         module.parameters(),
         lr=p.learning_rate,
-        betas=(0.9, beta2),
-        weight_decay=weight_decay or decoupled_decay,
-        decoupled_weight_decay=decoupled_decay > 0,
+        betas=(0.9, stage.beta2),
+        weight_decay=stage.weight_decay or stage.decoupled_decay,
+        decoupled_weight_decay=stage.decoupled_decay > 0,
         fused=True,
     )
     state = _resume(callbacks.checkpoint, identity, module, optimizer, rng, generator) or State()
-    progress = bar("training", p.epochs * steps, "batch", initial=state.epoch * steps)
+    progress = bar("training", p.epochs * stage.steps, "batch", initial=state.epoch * stage.steps)
     try:
         while state.epoch < p.epochs and not _exhausted(state, p):
             start = time.perf_counter()
-            sums: dict[str, torch.Tensor] = {}
-            counts: dict[str, int] = {}
-            for number, batch in enumerate(batches(rng)):
-                value, parts = loss({name: one.to(device) for name, one in batch.items()}, state.epoch, generator)
-                if not torch.isfinite(value):
-                    raise NonFiniteLoss(_name_the_term(value, parts, state.epoch, number))
-                optimizer.zero_grad(set_to_none=True)
-                value.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                for name, part in (parts | {"loss": value.detach()}).items():
-                    sums[name] = sums.get(name, 0.0) + part
-                    counts[name] = counts.get(name, 0) + 1
-                progress.update()
+            means = _epoch(stage, optimizer, state.epoch, device, rng, generator, progress)
             seconds = time.perf_counter() - start
-            record = {"epoch": float(state.epoch + 1)} | {name: float(one) / counts[name] for name, one in sums.items()}
-            record |= {"seconds": seconds, "rows/s": rows / seconds}
+            record = {"epoch": float(state.epoch + 1)} | means | {"seconds": seconds, "rows/s": stage.rows / seconds}
             found = dict(validate())
             record |= found | {"validation seconds": time.perf_counter() - start - seconds}
             _advance(state, record, module)
@@ -171,6 +182,32 @@ def train(
         progress.close()
     load_parameters(module, state.best)
     return state
+
+
+def _epoch(
+    stage: Stage,
+    optimizer: torch.optim.Optimizer,
+    epoch: int,
+    device: torch.device,
+    rng: np.random.Generator,
+    generator: torch.Generator,
+    progress: Any,
+) -> dict[str, float]:
+    """One pass over the batches: the means of the loss and of its parts, each over the batches that have it."""
+    sums: dict[str, torch.Tensor] = {}
+    counts: dict[str, int] = {}
+    for number, batch in enumerate(stage.batches(rng)):
+        value, parts = stage.loss({name: one.to(device) for name, one in batch.items()}, epoch, generator)
+        if not torch.isfinite(value):
+            raise NonFiniteLoss(_name_the_term(value, parts, epoch, number))
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        for name, part in (parts | {"loss": value.detach()}).items():
+            sums[name] = sums.get(name, 0.0) + part
+            counts[name] = counts.get(name, 0) + 1
+        progress.update()
+    return {name: float(one) / counts[name] for name, one in sums.items()}
 
 
 def _exhausted(state: State, p: TrainingParameters) -> bool:

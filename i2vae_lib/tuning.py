@@ -29,7 +29,16 @@ from i2vae_lib.params import ParameterError, Parameters, known_keys, load, pair_
 from i2vae_lib.places import preset_folder, suggestion
 from i2vae_lib.progress import bar
 from i2vae_lib.recommenders import REGISTRY, SYSTEMS
-from i2vae_lib.runs import LayoutError, flatten, read_json, read_record, usable_cores, write_json
+from i2vae_lib.runs import (
+    LayoutError,
+    check_layout,
+    flatten,
+    read_json,
+    read_record,
+    refuse_changes,
+    usable_cores,
+    write_json,
+)
 from i2vae_lib.stages import check_system, irrelevant_groups, open_run, train
 from i2vae_lib.workers import connect
 
@@ -200,7 +209,7 @@ def open_study(
     budget = len(next(iter(tuning.points.values())))
     trials = budget if trials is None else trials
     if not 1 <= trials <= budget:
-        raise ParameterError(f"{trials} trials asked for; the tuning file has 1 to {budget} points a system")
+        raise ParameterError(f"{trials} trials asked for; the tuning file has 1 to {budget} points per system")
     flat = flatten(parameters.model_dump(mode="json")) | dict(tuning.shared)
     for key in ("seed", "out", "system"):
         flat.pop(key)
@@ -240,10 +249,7 @@ def read_study(folder: Path) -> Study:
         Another layout version.
     """
     known = read_json(folder / "study.json", "choose another OUT, or delete the folder")
-    if (found := known.get("layout")) != STUDY_LAYOUT:
-        raise LayoutError(
-            f"{folder}: comparison layout {found}, this version reads {STUDY_LAYOUT}: choose another OUT, or delete it"
-        )
+    check_layout(f"{folder}: comparison", known.get("layout"), STUDY_LAYOUT, "choose another OUT, or delete it")
     points = {name: tuple(listed) for name, listed in known["points"].items()}
     seeds = tuple(known["seeds"])
     return Study(folder, known["parameters"], known["source"], tuple(points), seeds, known["tuning_seed"], points)
@@ -252,14 +258,8 @@ def read_study(folder: Path) -> Study:
 def _refuse_others(folder: Path, known: Study, now: Settings, source: str | None) -> None:
     """Parameters of systems that the folder does not hold are nobody's concern."""
     ignored = (*irrelevant_groups(known.points), "preset")
-    before, now = ({**one, "data": pair_name(one["data"])} for one in (known.parameters, now))
-    for key in sorted({*before, *now}):
-        read = key.partition(".")[0] not in ignored and key != "training.device"
-        if read and before.get(key) != now.get(key):
-            raise LayoutError(
-                f"{folder} was made with {key} = {before.get(key)!r}, now it is {now.get(key)!r}: choose another OUT, "
-                f"or delete the folder"
-            )
+    before, after = ({**one, "data": pair_name(one["data"])} for one in (known.parameters, now))
+    refuse_changes(folder, before, after, ignored)
     if known.source != source:
         raise LayoutError(
             f"{folder} was made when {now['data']} or its logs read otherwise: choose another OUT, or delete the folder"

@@ -9,16 +9,8 @@ import numpy as np
 import pytest
 
 from i2vae_lib import psg
-from i2vae_lib.audit import (
-    Leak,
-    audit,
-    audit_counts,
-    audit_references,
-    audit_start,
-    fired,
-    recalled_shares,
-    refuse_leaks,
-)
+from i2vae_lib.audit import Leak, audit, fired, refuse_leaks
+from i2vae_lib.audit_fitted import audit_counts, audit_references, audit_start, recalled_shares
 from i2vae_lib.cooccurrence import item_vectors
 from i2vae_lib.data import DOMAINS, Catalogue, Ragged, load_dataset, protocols, synthetic
 from i2vae_lib.data.dataset import interactions, joined, popularity

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from i2vae_lib.data import CrossDomainDataset, DataError
 from i2vae_lib.data.batches import collate, draw_negatives, epoch_order, pseudo_sequences
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Ragged, Rows
-from i2vae_lib.params import ModelParameters, load
+from i2vae_lib.parameter_groups import ModelParameters
+from i2vae_lib.params import load
 
 SIZES = {"x": 30, "y": 20}
 LISTS = st.lists(st.lists(st.integers(1, 20), max_size=7), min_size=1, max_size=6)

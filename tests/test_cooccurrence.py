@@ -15,7 +15,8 @@ from i2vae_lib.data.controls import detach
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Int, Rows, origins, other
 from i2vae_lib.data.people import with_targets
 from i2vae_lib.graphs import Unified, cosine, user_items
-from i2vae_lib.params import Parameters, PsgParameters, load
+from i2vae_lib.parameter_groups import PsgParameters
+from i2vae_lib.params import Parameters, load
 
 
 @pytest.fixture(scope="module")

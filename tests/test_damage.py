@@ -145,17 +145,13 @@ def fit(path: Path, epochs: int) -> training.State:
         return module(torch.ones(1, 40)).square().sum(), {}
 
     return training.train(
-        module,
-        loss,
-        lambda rng: [{}],
+        training.Stage("one", module, loss, lambda rng: [{}], rows=1, steps=1),
         lambda: {"ndcg@10": 0.5},
         load("smoke", TINY, epochs=epochs).training,
         rng=np.random.default_rng(0),
         generator=generator,
         identity="a",
         callbacks=training.Callbacks(path),
-        rows=1,
-        steps=1,
     )
 
 

@@ -135,7 +135,7 @@ def test_mapping_when_it_is_learnt(dataset: CrossDomainDataset, tiny: Parameters
         items = system.module["factors"][d].detach().numpy()[len(system.users) :]
         means = np.stack([items[system.taken[d][u].indices].mean(axis=0) for u in lines])
         size = np.sqrt((means**2).mean())
-        assert float(system.scale[d]) == pytest.approx(size, rel=1e-5)
+        assert float(system.frozen[f"scale {d}"]) == pytest.approx(size, rel=1e-5)
         np.testing.assert_allclose(seen[d], means / size, atol=1e-5)
     stages = [one["stage"] for one in system.state.history]
     assert stages == [1.0] * 2 + [2.0] * 2
@@ -182,7 +182,7 @@ def test_linear_mapping_when_the_second_domain_is_an_image_of_the_first(
     image = np.eye(d) if identical else np.random.default_rng(5).normal(size=(d, d)) / np.sqrt(d)
     system = EMCDR(train.catalogue, changed(linear, "emcdr", mapping_decay=1e-7))
     factors_set(system, train, image)
-    ratio = float(system.scale["x"] / system.scale["y"])
+    ratio = float(system.frozen["scale x"] / system.frozen["scale y"])
     found = system.module["mapping"]["x"].weight.detach().numpy().T
     np.testing.assert_allclose(found, image * ratio, atol=1e-3)
     back = system.module["mapping"]["y"].weight.detach().numpy().T
@@ -212,8 +212,8 @@ def test_scores_when_computed_by_hand(
         vector = tables[source][np.unique(rows.history[source][row]) - 1].mean(axis=0)
         if side == "cold":
             with torch.no_grad():
-                vector = system.module["mapping"][source](torch.from_numpy(vector) / system.scale[source])
-                vector = (vector * system.scale[d]).numpy()
+                vector = system.module["mapping"][source](torch.from_numpy(vector) / system.frozen[f"scale {source}"])
+                vector = (vector * system.frozen[f"scale {d}"]).numpy()
         np.testing.assert_allclose(scores[row], tables[d] @ vector, atol=1e-5)
     system.save(tmp_path)
     np.testing.assert_array_equal(EMCDR.load(tmp_path).score(rows, everything(rows)), scores)

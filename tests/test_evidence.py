@@ -15,7 +15,7 @@ from i2vae_lib.data.dataset import DOMAINS, Catalogue, Ragged, Rows
 from i2vae_lib.data.people import asked_by_event, people
 from i2vae_lib.evidence import Evidence, kernels
 from i2vae_lib.graphs import Unified
-from i2vae_lib.params import EvidenceParameters
+from i2vae_lib.parameter_groups import EvidenceParameters
 from i2vae_lib.recency import RecentTakers
 
 TWO = EvidenceParameters(

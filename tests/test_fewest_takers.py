@@ -10,6 +10,7 @@ import pytest
 from i2vae_lib.data import DOMAINS, load_dataset, load_pair, protocols
 from i2vae_lib.data.dataset import interactions, popularity
 from i2vae_lib.data.filters import whole_core
+from i2vae_lib.data.ordered_events import ordered, rows_at
 from i2vae_lib.fewest_takers import CHANCE, ERRORS, fewest_takers
 from i2vae_lib.params import load
 from tests.helpers.worlds import ROOT
@@ -56,13 +57,13 @@ def test_fewest_takers_on_real_logs_beats_chance_only_where_the_future_made_the_
 
     first, second = protocols.cut_times(pair, p.split)
     kept = whole_core(pair)
-    events = protocols.ordered(kept, 0)
+    events = ordered(kept, 0)
     targets = {
         "train": {d: events[d].last_of_user(events[d].time <= first) for d in DOMAINS},
         "validation": {d: events[d].first_of_user(events[d].between(first, second)) for d in DOMAINS},
         "test": {d: events[d].first_of_user(events[d].time > second) for d in DOMAINS},
     }
-    splits = {name: protocols.rows_at(kept, events, at) for name, at in targets.items()}
+    splits = {name: rows_at(kept, events, at) for name, at in targets.items()}
     old = protocols.assembled("temporal", kept, protocols.Cut(splits, {}), p.split, p.controls)
     found = fewest_takers(old)
     assert found["above"].all() and found["hit_rate"].tolist() == pytest.approx([0.0770, 0.0606], abs=0.012)

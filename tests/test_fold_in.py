@@ -326,32 +326,30 @@ def test_user_vectors_when_a_known_users_row_was_made_cold(dataset: CrossDomainD
     cold = replace(rows, history=dict(rows.history) | {own: emptied[own]})
     assert cold.lengths("own").tolist()[0] == 0 < cold.lengths("own")[1]
     table, folded = np.array([[7, 7]], dtype=np.float32), np.zeros((2, 2), dtype=np.float32)
-    kept = user_vectors(cold, {"a": 0}, table, folded, keep_known=True)
+    kept = user_vectors(cold, ["a"], table, folded)
     np.testing.assert_array_equal(kept, [[0, 0], [7, 7]])
     # one who never took anything there has no such training: nothing is hidden, and the vector stays
     never = replace(cold, excluded=cold.excluded.keep(cold.excluded.owner > 0))
-    kept = user_vectors(never, {"a": 0}, table, folded, keep_known=True)
+    kept = user_vectors(never, ["a"], table, folded)
     np.testing.assert_array_equal(kept, [[7, 7], [7, 7]])
 
 
 def test_user_vectors_when_some_users_are_known(dataset: CrossDomainDataset) -> None:
     rows = named(dataset.splits["validation"], "b", "new", "a", "b")
     table, folded = np.array([[1, 2], [3, 4], [5, 6]], dtype=np.float32), -np.arange(8, dtype=np.float32).reshape(4, 2)
-    kept = user_vectors(rows, {"a": 2, "b": 0}, table, folded, keep_known=True)
+    kept = user_vectors(rows, ["b", "c", "a"], table, folded)
     np.testing.assert_array_equal(kept, [[1, 2], [-2, -3], [5, 6], [1, 2]])
-    unknown = user_vectors(rows, {"a": 2, "b": 0}, table, folded, keep_known=False)
-    np.testing.assert_array_equal(unknown, folded)
-    kept[:], unknown[:] = 9, 9
+    kept[:] = 9
     assert table[0].tolist() == [1, 2] and folded[1].tolist() == [-2, -3]
 
 
 def test_user_vectors_when_sizes_do_not_fit(dataset: CrossDomainDataset) -> None:
     rows, table = named(dataset.splits["validation"], "a", "b"), np.zeros((3, 2), dtype=np.float32)
     for shape in ((3, 2), (2, 3)):
-        with pytest.raises(DataError, match=r"expected \(2, 2\)"):
-            user_vectors(rows, {}, table, np.zeros(shape), keep_known=False)
-    with pytest.raises(DataError, match="user b is line 3 of 3 trained vectors"):
-        user_vectors(rows, {"a": 1, "b": 3}, table, np.zeros((2, 2)), keep_known=True)
+        with pytest.raises(DataError, match=r"expected .* and \(2, 2\)"):
+            user_vectors(rows, ["a", "b", "c"], table, np.zeros(shape))
+    with pytest.raises(DataError, match=r"2 ids, \(3, 2\) trained vectors"):
+        user_vectors(rows, ["a", "b"], table, np.zeros((2, 2)))
 
 
 # --- a recommender that folds in --------------------------------------------------------------------------------------
@@ -378,7 +376,7 @@ class Factorisation:
     ) -> Self:
         graph = graphs.user_items(train, self.unified)
         self.users, self.items = self.learn(graph, rng)
-        self.known = {user: line for line, user in enumerate(dict.fromkeys(train.user))}
+        self.known = list(dict.fromkeys(train.user))
         self.counts = popularity(train)
         return self
 
@@ -397,7 +395,7 @@ class Factorisation:
 
     def vectors(self, rows: Rows) -> Int:
         folded = self.fold(self.unified.histories(rows), self.items)
-        return user_vectors(rows, self.known, self.users, folded, keep_known=self.keep_known)
+        return user_vectors(rows, self.known, self.users, folded) if self.keep_known else folded
 
     def score(self, rows: Rows, candidates: Int) -> Int:
         contract.check_candidates(rows, candidates)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,21 +36,22 @@ def first_epoch(dataset: CrossDomainDataset, generator: psg.Generator, device: s
     recalled = generator.recall(rows, psg.fold_of(rows, p.psg))[0]
     model = build(p.model, {d: dataset.catalogue.size(d) for d in "xy"}, torch.Generator().manual_seed(0)).to(device)
     objective = build_objective(p.objective, p.model.T)
+
+    def batches(rng: np.random.Generator) -> Iterator[Any]:
+        for at in epoch_order(rows, p.training.batch_size, rng):
+            yield collate(rows, recalled, at, p.model, p.psg.arrangement)
+
+    def loss(batch: Any, epoch: int, _: torch.Generator) -> Any:
+        return objective(model, batch, epoch, None)
+
     state = training.train(
-        model,
-        lambda batch, epoch, _: objective(model, batch, epoch, None),
-        lambda rng: (
-            collate(rows, recalled, at, p.model, p.psg.arrangement)
-            for at in epoch_order(rows, p.training.batch_size, rng)
-        ),
+        training.Stage("i2vae", model, loss, batches, len(rows), steps=1),
         lambda: {"ndcg@10": 0.0},
         p.training,
         rng=np.random.default_rng(0),
         generator=torch.Generator(device).manual_seed(0),
         identity="",
         callbacks=Callbacks(),
-        rows=len(rows),
-        steps=1,
     )
     return {name: value for name, value in state.history[0].items() if "/" in name and name != "rows/s"} | {
         "loss": state.history[0]["loss"]

@@ -13,7 +13,7 @@ import i2vae_lib
 LIBRARY = Path(i2vae_lib.__file__).parent
 # each imports only what stands above it, and its own line; a new module needs a place here
 LAYERS: list[tuple[str, ...]] = [
-    ("lazy", "places", "yaml_files", "page"),
+    ("lazy", "places", "yaml_files", "page", "parameter_groups"),
     ("params", "progress"),
     ("runs",),
     ("cache", "workers"),
@@ -27,7 +27,8 @@ LAYERS: list[tuple[str, ...]] = [
     ("model",),
     ("training",),
     ("recommenders",),
-    ("audit", "inspection", "disentanglement", "after_the_last"),
+    ("audit_fitted", "inspection", "disentanglement", "after_the_last"),
+    ("audit",),
     ("shared",),
     ("stages",),
     ("grids",),

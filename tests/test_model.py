@@ -15,7 +15,8 @@ from i2vae_lib.model import encoders
 from i2vae_lib.model.encoders import masked_mean
 from i2vae_lib.model.i2vae import ROLES, I2VAENetwork, Latents, build, latent_name
 from i2vae_lib.model.objective import build_objective
-from i2vae_lib.params import ModelParameters, ObjectiveParameters, load
+from i2vae_lib.parameter_groups import ModelParameters, ObjectiveParameters
+from i2vae_lib.params import load
 
 SIZES = {"x": 12, "y": 9}
 SAME = {"x": 12, "y": 12}

@@ -18,7 +18,8 @@ from i2vae_lib import graphs, lightgcn, psg
 from i2vae_lib.data import CrossDomainDataset, load_dataset
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Int, Ragged, Rows, other
 from i2vae_lib.data.people import asked_by_event
-from i2vae_lib.params import Parameters, PsgParameters, load
+from i2vae_lib.parameter_groups import PsgParameters
+from i2vae_lib.params import Parameters, load
 from i2vae_lib.runs import LayoutError
 
 KINDS = ["lightgcn", "cooccurrence", "random"]

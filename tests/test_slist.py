@@ -62,7 +62,9 @@ def test_scores_when_compared_with_a_loop(kind: Any, dataset: CrossDomainDataset
         items = system.reading.histories(rows.take(np.array([i])), d)[0]
         expected = np.zeros(120)
         for back, item in enumerate(items[::-1]):
-            expected += np.exp(-back / tiny.slist.recency_decay) * system.tables[name][item - 1, low : low + 120]
+            expected += (
+                np.exp(-back / tiny.slist.recency_decay) * system.frozen[name].numpy()[item - 1, low : low + 120]
+            )
         np.testing.assert_allclose(scores[i], expected, atol=1e-5)
 
 

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,10 +27,11 @@ from i2vae_lib.data.batches import collate
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.model.i2vae import build
 from i2vae_lib.model.objective import build_objective
-from i2vae_lib.params import Parameters, TrainingParameters, load
+from i2vae_lib.parameter_groups import TrainingParameters
+from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.runs import LayoutError
-from i2vae_lib.training import Callbacks, NonFiniteLoss, State
+from i2vae_lib.training import Callbacks, NonFiniteLoss, Stage, State
 from tests.helpers.worlds import TINY
 
 LATENTS = ("x", "y", "t_x", "t_y", "a_x", "a_y")
@@ -66,17 +68,13 @@ def train_toy(
 ) -> State:
     remaining = iter(metrics)
     return training.train(
-        toy,
-        loss or toy.loss,
-        lambda rng: [{}, {}, {}],
+        Stage("toy", toy, loss or toy.loss, lambda rng: [{}, {}, {}], rows=30, steps=3),
         lambda: {"ndcg@10": next(remaining)},
         settings(len(metrics) if epochs is None else epochs, patience),
         rng=np.random.default_rng(0),
         generator=torch.Generator().manual_seed(0),
         identity="toy",
         callbacks=callbacks or Callbacks(),
-        rows=30,
-        steps=3,
     )
 
 
@@ -224,18 +222,18 @@ def test_train_when_there_are_twenty_rows(dataset: CrossDomainDataset, generator
     batch = collate(rows, recalled, np.arange(20), p.model, p.psg.arrangement)
     model = build(p.model, {d: dataset.catalogue.size(d) for d in "xy"}, torch.Generator().manual_seed(0))
     objective, improving = build_objective(p.objective, p.model.T), itertools.count(1)
+
+    def loss(batch: Any, epoch: int, generator: torch.Generator) -> Any:
+        return objective(model, batch, epoch, generator)
+
     state = training.train(
-        model,
-        lambda batch, epoch, generator: objective(model, batch, epoch, generator),
-        lambda rng: [batch],
+        Stage("twenty", model, loss, lambda rng: [batch], rows=20, steps=1),
         lambda: {"ndcg@10": float(next(improving))},
         p.training,
         rng=np.random.default_rng(0),
         generator=torch.Generator().manual_seed(0),
         identity="",
         callbacks=Callbacks(),
-        rows=20,
-        steps=1,
     )
     for d in "xy":
         losses = [record[f"reconstruction/{d}"] for record in state.history]

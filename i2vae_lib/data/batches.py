@@ -7,7 +7,7 @@ for one item of one domain: its own, other and pseudo sequences are padded toget
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -15,11 +15,22 @@ import torch
 
 from i2vae_lib.data.dataset import DOMAINS, PAD, DataError, Int, Ragged, Rows, other
 from i2vae_lib.data.people import chained
-from i2vae_lib.params import ModelParameters
+from i2vae_lib.parameter_groups import ModelParameters
+
+
+class Tensors:
+    """Base of the dataclasses in a batch."""
+
+    def to(self, device: torch.device, non_blocking: bool = True) -> Self:
+        """The same on a device: every field that can be moved."""
+        whole = vars(self).items()
+        return type(self)(
+            **{name: one.to(device, non_blocking=non_blocking) if hasattr(one, "to") else one for name, one in whole}
+        )
 
 
 @dataclass(frozen=True)
-class Side:
+class Side(Tensors):
     """The rows of a batch that share one target domain. Sequences are left-padded with 0, most recent item last."""
 
     own: torch.Tensor  # int64 [B, L] history in the target domain, L <= T
@@ -29,12 +40,6 @@ class Side:
     target: torch.Tensor  # int64 [B]
     negatives: torch.Tensor  # int64 [B, k], k = 0 where none are asked for
     position: torch.Tensor  # int64 [B] of each row in what was collated
-
-    def to(self, device: torch.device) -> Self:
-        return type(self)(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
-
-
-Batch = Mapping[str, Side]
 
 
 def pseudo_sequences(rows: Rows, recalled: Int, at: Int, domain: str, p: ModelParameters, arrangement: str) -> Int:
@@ -92,7 +97,7 @@ def collate(
     Parameters
     ----------
     negatives
-        Sampled negatives a row: uniform over the domain's items that are neither the target nor in the own history.
+        Sampled negatives per row: uniform over the domain's items that are neither the target nor in the own history.
     rng
         Draws the negatives; needed if ``negatives`` > 0.
     """
@@ -194,3 +199,11 @@ def bucketed(length: Int, batch_size: int, rng: np.random.Generator, *, pool: in
         part = part[np.argsort(length[part], kind="stable")]
         batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
     yield from (batches[i] for i in rng.permutation(len(batches)))
+
+
+def bucketed_streams(
+    lengths: Mapping[str, Int], batch_size: int, rng: np.random.Generator
+) -> Iterator[tuple[str, Int]]:
+    """:func:`bucketed` of several streams, their batches mixed: name of the stream, and positions in it."""
+    order = [(name, at) for name, length in lengths.items() for at in bucketed(length, batch_size, rng)]
+    yield from (order[i] for i in rng.permutation(len(order)))

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from i2vae_lib.data.dataset import DOMAINS, ONLY, Int, Rows, belongs, hashed, joined, mixed, other
-from i2vae_lib.params import ControlParameters
+from i2vae_lib.parameter_groups import ControlParameters
 
 
 def control(splits: Mapping[str, Rows], p: ControlParameters, data_seed: int) -> tuple[dict[str, Rows], dict[str, int]]:

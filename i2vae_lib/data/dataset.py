@@ -111,6 +111,14 @@ class Ragged:
         return np.where(valid, self.values[np.where(valid, position, 0)], PAD).astype(np.int32)
 
 
+def chosen(parts: Sequence[Ragged], which: Int) -> Ragged:
+    """Sequence i of part ``which[i]``, without moments."""
+    ends = np.cumsum([0, *(len(one.values) for one in parts)])
+    offsets = [one.offsets[:-1] + end for one, end in zip(parts, ends, strict=False)]
+    stacked = Ragged(np.concatenate([one.values for one in parts]), np.concatenate([*offsets, ends[-1:]]))
+    return stacked.take(np.arange(len(which)) + which.astype(np.int64) * len(which))
+
+
 @dataclass(frozen=True)
 class Catalogue:
     """What every model may know of the items: people's ids, titles, and which item of X is which item of Y."""
@@ -232,6 +240,12 @@ class Rows:
         x, y = (self.history[d].lengths for d in DOMAINS)
         return np.where((self.domain ^ flip) == 0, x, y)
 
+    def held(self, domain: str) -> Ragged:
+        """Each row's history in ``domain``, with what making the row cold or thinning it took away; no moments."""
+        shown = self.history[domain]
+        lost = (self.domain == DOMAINS.index(domain)) & (self.excluded.lengths > shown.lengths)
+        return chosen([shown, self.excluded], lost)
+
     def target_in(self, domain: str) -> Int:
         """Each row's target as an item of ``domain``, int32 [n]: in the other domain its twin, 0 if it has none."""
         own = self.domain == DOMAINS.index(domain)
@@ -325,7 +339,7 @@ class LogPair:
 
     As it is read, nothing is filtered: which events the k-core is of is for the protocol to say
     (:mod:`i2vae_lib.data.filters`), and ``chronological`` and ``temporal`` say it differently. ``truth`` is only there
-    for the planted world: arrays with one line a user and domain, ``2 * user + domain``.
+    for the planted world: arrays with one line per user and domain, ``2 * user + domain``.
     """
 
     name: str
@@ -398,7 +412,7 @@ def packed(words: Sequence[str] | Int) -> Int:
 
 def unpacked(array: Int) -> list[str]:
     """What :func:`packed` took."""
-    return bytes(array).decode().split("\n")
+    return bytes(array).decode().split("\n") if len(array) else []
 
 
 ONLY = " ({} only)"

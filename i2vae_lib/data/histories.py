@@ -24,8 +24,8 @@ from i2vae_lib.data.dataset import (
     joined,
     rejoined,
 )
+from i2vae_lib.data.ordered_events import in_order
 from i2vae_lib.data.people import People, people
-from i2vae_lib.data.protocols import in_order
 
 UNKNOWN = ("error", "drop")
 """What becomes of ids that the vocabulary does not have."""

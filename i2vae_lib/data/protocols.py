@@ -33,14 +33,15 @@ from i2vae_lib.data.dataset import (
     Ragged,
     Rows,
     belongs,
+    chosen,
     hashed,
     joined,
     mixed,
-    other,
 )
 from i2vae_lib.data.filters import core_until, day_of, whole_core
+from i2vae_lib.data.ordered_events import OrderedEvents, ordered, rows_at
 from i2vae_lib.data.people import with_targets
-from i2vae_lib.params import ControlParameters, SplitParameters
+from i2vae_lib.parameter_groups import ControlParameters, SplitParameters
 
 COPY_LENGTH = 8  # items from which on two people with the same ones are one person under two names
 
@@ -244,14 +245,14 @@ def contents(rows: Rows) -> tuple[Int, Int]:
         uint64 [rows], equal for rows with the same items (others collide by chance in one of 2^64), and the number of
         different items, int64 [rows].
     """
-    size, before = rows.catalogue.size("x"), rows.excluded
+    size = rows.catalogue.size("x")
     twins = rows.catalogue.linked("y")
     product = {"x": np.arange(size + 1), "y": np.where(twins > 0, twins, size + np.arange(len(twins)))}
     owner, items = [], []
-    for i, d in enumerate(DOMAINS):
-        history, at, own = rows.history[d], rows.of(d), rows.domain[before.owner] == i
-        owner += [history.owner, before.owner[own], at]
-        items += [product[d][one] for one in (history.values, before.values[own], rows.target[at])]
+    for d in DOMAINS:
+        history, at = rows.held(d), rows.of(d)
+        owner += [history.owner, at]
+        items += [product[d][one] for one in (history.values, rows.target[at])]
     wide = size + len(twins)
     row, item = np.divmod(np.unique(np.concatenate(owner) * wide + np.concatenate(items)), wide)
     keys = np.zeros(len(rows), dtype=np.uint64)
@@ -445,83 +446,6 @@ def outside_note(found: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -
     )
 
 
-@dataclass(frozen=True)
-class OrderedEvents:
-    """Events of one domain by user, then time, then a seeded hash."""
-
-    user: Int
-    item: Int
-    time: Int  # seconds
-    moment: Int | None  # time // the log's resolution; None without a common time
-
-    def __len__(self) -> int:
-        return len(self.user)
-
-    def last_of_user(self, among: Int | None = None) -> Int:
-        """Positions of each user's last event (of those in the mask ``among``)."""
-        at = np.arange(len(self)) if among is None else np.flatnonzero(among)
-        return at[np.append(self.user[at][1:] != self.user[at][:-1], True)] if len(at) else at
-
-    def first_of_user(self, among: Int) -> Int:
-        """Positions of each user's first event of those in the mask."""
-        at = np.flatnonzero(among)
-        return at[np.append(True, self.user[at][1:] != self.user[at][:-1])] if len(at) else at
-
-    def between(self, low: int, high: int) -> Int:
-        """Which events are later than ``low`` and no later than ``high``, bool."""
-        inside: Int = (low < self.time) & (self.time <= high)
-        return inside
-
-    def before(self, user: Int, moment: Int | None) -> tuple[Int, Int]:
-        """Where the events of each ``user`` at moments before ``moment`` start and end; without a common time: all."""
-        if self.moment is None or moment is None:
-            return np.searchsorted(self.user, user), np.searchsorted(self.user, user, side="right")
-        wide = 2**34  # moments lie within 2^33 of zero, those before 1970 below it
-        keys = self.user.astype(np.int64) * wide + self.moment
-        wanted = user.astype(np.int64) * wide
-        return np.searchsorted(keys, wanted - wide // 2), np.searchsorted(keys, wanted + moment)
-
-
-def ordered(pair: LogPair, data_seed: int) -> dict[str, OrderedEvents]:
-    """:func:`in_order` of a pair's log."""
-    return in_order(pair.log, pair.catalogue, data_seed)
-
-
-def in_order(log: EventLog, catalogue: Catalogue, data_seed: int) -> dict[str, OrderedEvents]:
-    """Both domains' events in order; ties of time are broken by a hash of (user, item), never by ids or file order."""
-    found, resolution = {}, log.resolution
-    user_keys = hashed(log.users, "ties", data_seed)
-    for d in DOMAINS:
-        events = log.events[d]
-        ties = mixed(user_keys[events.user], hashed(catalogue.ids[d], "ties", d)[events.item - 1])
-        at = np.lexsort((ties, events.time, events.user))
-        moment = events.time[at] // resolution if log.common_time else None
-        found[d] = OrderedEvents(events.user[at], events.item[at], events.time[at], moment)
-    return found
-
-
-def rows_at(pair: LogPair, events: Mapping[str, OrderedEvents], targets: Mapping[str, Int]) -> Rows:
-    """Rows whose targets are the events at ``targets``, by user and domain; ``source`` is 2 * user + domain."""
-    parts = []
-    for i, d in enumerate(DOMAINS):
-        own, opposite, at = events[d], events[other(d)], targets[d]
-        user = own.user[at]
-        starts = np.searchsorted(own.user, user)
-        flat = {one: Ragged(events[one].item, np.zeros(1, dtype=np.int64), events[one].moment) for one in DOMAINS}
-        moment = None if own.moment is None else own.moment[at]
-        history = {
-            d: flat[d].slices(starts, at),
-            other(d): flat[other(d)].slices(*opposite.before(user, moment)),
-        }
-        domain = np.full(len(at), i, dtype=np.int8)
-        source = 2 * user.astype(np.int64) + i
-        names = pair.log.users[user]
-        excluded = replace(history[d], moments=None)
-        parts.append(Rows(pair.catalogue, names, domain, own.item[at], history, excluded, source, moment))
-    rows = joined(parts)
-    return rows.take(np.argsort(rows.source, kind="stable"))
-
-
 def scrub(rows: Rows) -> tuple[Rows, int]:
     """Remove each row's target from both of its histories (as itself in its own, through the link in the other).
 
@@ -607,8 +531,4 @@ def raw_rows(catalogue: Catalogue, user: Int, domain: Int, sequences: Mapping[st
 
 def own_histories(rows: Rows) -> Ragged:
     """Each row's history in its own domain."""
-    stacked = Ragged(
-        np.concatenate([rows.history[d].values for d in DOMAINS]),
-        np.concatenate([rows.history["x"].offsets[:-1], len(rows.history["x"].values) + rows.history["y"].offsets]),
-    )
-    return stacked.take(np.arange(len(rows)) + rows.domain.astype(np.int64) * len(rows))
+    return chosen([rows.history[d] for d in DOMAINS], rows.domain)

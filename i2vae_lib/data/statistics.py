@@ -10,7 +10,7 @@ from i2vae_lib.runs import committed_path
 
 
 def describe(dataset: CrossDomainDataset) -> pd.DataFrame:
-    """One line a statistic, one column a domain.
+    """One line per statistic, one column per domain.
 
     Returns
     -------
@@ -49,12 +49,12 @@ def describe(dataset: CrossDomainDataset) -> pd.DataFrame:
 
 
 def describe_log(dataset: CrossDomainDataset) -> pd.DataFrame:
-    """A timestamped log after its filters: one line a statistic, one column a domain.
+    """A timestamped log after its filters: one line per statistic, one column per domain.
 
     Returns
     -------
     DataFrame
-        Columns ``statistic`` and the two domains' names, as text; lengths are events a user, days are UTC days.
+        Columns ``statistic`` and the two domains' names, as text; lengths are events per user, days are UTC days.
     """
     assert dataset.log is not None
     users = {d: np.unique(events.user) for d, events in dataset.log.events.items()}

@@ -29,7 +29,8 @@ import pandas as pd
 
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, EventLog, Events, Int, LogPair, Ragged, Rows, resolution_of
 from i2vae_lib.data.protocols import RawPair, raw_rows
-from i2vae_lib.params import SyntheticParameters, load
+from i2vae_lib.parameter_groups import SyntheticParameters
+from i2vae_lib.params import load
 from i2vae_lib.runs import write_atomically
 
 HOUR, DAY = 3_600, 86_400  # seconds
@@ -62,7 +63,7 @@ def generate_log(p: SyntheticParameters) -> LogPair:
     -------
     LogPair
         ``truth`` holds ``topics_x``, ``topics_y`` [n + 1] (topic of each item; -1 for padding; topics 0…S-1 are shared,
-        then S…S+P-1 specific), ``popularity_x``, ``popularity_y`` [n + 1]; one line a user and domain (``2 * user +
+        then S…S+P-1 specific), ``popularity_x``, ``popularity_y`` [n + 1]; one line per user and domain (``2 * user +
         domain``) ``interest`` [2 users, S + P] (at the user's last event of the domain, so an oracle exists under
         ``chronological`` only), ``planted_shared`` [2 users, S], ``planted_x``, ``planted_y`` [2 users, P]; and the
         numbers ``dial``, ``focus`` and ``shared_weight``.
@@ -288,7 +289,7 @@ def _rows(
     users, domains = np.concatenate(user), np.concatenate(domain)
     order = rng.permutation(len(users))
     users, domains = users[order], domains[order]
-    # one row a user, as in nearly all of the released rows; two in one of four overlapping users
+    # one row per user, as in nearly all of the released rows; two in one of four overlapping users
     second = np.ones(len(users), dtype=bool)
     second[np.unique(users, return_index=True)[1]] = False
     stays = ~second | (rng.random(len(users)) < 0.25)

@@ -34,7 +34,7 @@ def masked_mean(states: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
 
 
 class Correction(nn.Linear):
-    """Last layer of what is added to something: zero at the start, so that the something is what one starts from."""
+    """Output layer of a residual branch. Initialised to zero, so training starts from the unmodified input."""
 
 
 def initialise(model: nn.Module, generator: torch.Generator) -> None:
@@ -227,7 +227,7 @@ class CrossDomainPosterior(nn.Module):
 
 
 class CorrectingHead(GaussianHead):
-    """A :class:`GaussianHead` whose mean is zero at the start: it is added to another mean."""
+    """A :class:`GaussianHead` whose mean starts at zero and is added to another mean."""
 
     last = Correction
 

@@ -38,7 +38,7 @@ from i2vae_lib.model.encoders import Correction, ResidualHead, initialise, maske
 from i2vae_lib.model.i2vae import Draws, Latents, Network, Prior
 from i2vae_lib.model.latents import where
 from i2vae_lib.model.transformers import CausalTransformer, LiGRBlock
-from i2vae_lib.params import ModelParameters
+from i2vae_lib.parameter_groups import ModelParameters
 
 SCALE = 0.7  # length of an item vector at the start
 POSITION = 0.15  # of position vectors at the start, against what `initialise` draws

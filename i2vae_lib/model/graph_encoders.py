@@ -4,7 +4,7 @@ Of DisenCDR (Cao et al., SIGIR 2022) and CDRIB (Cao et al., ICDE 2022), which sh
 UV [users, items] and VU [items, users] the binary graph and its transpose, each row divided by its sum, and d
 dimensions throughout, a layer of the users' path is a hop to the items and a hop back::
 
-    M = lrelu(VU U W1 + b1)                       messages, one an item
+    M = lrelu(VU U W1 + b1)                       messages, one per item
     H = lrelu(UV M W2 + b2)                       what a user hears
     hidden layer: U' = relu([H ; U] W3 + b3)      last layer: mean and log-variance, each with a W2, W3 of its own
 
@@ -28,7 +28,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from i2vae_lib import graphs
-from i2vae_lib.data.batches import draw_others
+from i2vae_lib.data.batches import Tensors, draw_others
 from i2vae_lib.data.dataset import DOMAINS, Int, Ragged, Rows, interactions
 from i2vae_lib.model.encoders import dropout, initialise
 from i2vae_lib.model.latents import Gaussian
@@ -69,15 +69,12 @@ def bipartites(train: Rows, device: torch.device) -> dict[str, Bipartite]:
 
 
 @dataclass(frozen=True)
-class Triples:
+class Triples(Tensors):
     """Interactions of one domain, each with an item that its user did not take."""
 
     user: torch.Tensor  # int64 [m], lines of the domain's graph
     item: torch.Tensor  # int64 [m], 0-based
     negative: torch.Tensor  # int64 [m], 0-based
-
-    def to(self, device: torch.device) -> Self:
-        return type(self)(self.user.to(device), self.item.to(device), self.negative.to(device))
 
 
 def interaction_batches(

@@ -28,7 +28,7 @@ from i2vae_lib.model.encoders import (
     masked_mean,
 )
 from i2vae_lib.model.latents import Gaussian, sample, scatter, where
-from i2vae_lib.params import ModelParameters
+from i2vae_lib.parameter_groups import ModelParameters
 
 ROLES = ("specific", "transferable", "augmented")
 
@@ -209,7 +209,7 @@ class I2VAENetwork(Network):
         return interest
 
     def score(self, interest: torch.Tensor, domain: str, items: torch.Tensor) -> torch.Tensor:
-        """X_u . E_v (paper 3.3.3) of a few items a row: interest [B, d], items [B, k] -> [B, k]."""
+        """X_u . E_v (paper 3.3.3) of a few items per row: interest [B, d], items [B, k] -> [B, k]."""
         return torch.bmm(self.items[domain](items), interest[:, :, None])[:, :, 0]
 
     def score_all(self, interest: torch.Tensor, domain: str, side: Side) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The objective (paper Eq. 4 and 7 to 12): one function a term, one value a row, in nats, as a cost to minimise.
+"""The objective (paper Eq. 4 and 7 to 12): one function a term, one value per row, in nats, as a cost to minimise.
 
 ``total`` is the only place where rows are averaged and weights applied. A row that a term does not concern is masked:
 its value is exactly 0, its gradient too, and the term's mean is over the other rows.
@@ -18,14 +18,14 @@ from i2vae_lib.data.batches import Side
 from i2vae_lib.model.i2vae import ROLES, I2VAENetwork, Latents, Network, latent_name
 from i2vae_lib.model.latents import Gaussian, annealing, kl, kl_per_dimension, standard_like
 from i2vae_lib.model.likelihoods import bernoulli, categorical
-from i2vae_lib.params import ObjectiveParameters
+from i2vae_lib.parameter_groups import ObjectiveParameters
 
 Reconstruction = Callable[[Any, torch.Tensor, Any, str], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Term:
-    """One value a row, in nats; exactly 0 where ``mask`` is false."""
+    """One value per row, in nats; exactly 0 where ``mask`` is false."""
 
     value: torch.Tensor  # [B]
     mask: torch.Tensor  # bool [B]

@@ -38,10 +38,10 @@ from torch.nn import functional as F
 from i2vae_lib.data.dataset import DOMAINS, PAD, Rows
 from i2vae_lib.model.encoders import dropout
 from i2vae_lib.model.transformers import Attention
-from i2vae_lib.params import ABXIParameters
+from i2vae_lib.parameter_groups import ABXIParameters
 from i2vae_lib.recommenders.every_position import EveryPosition
 from i2vae_lib.recommenders.readings import Merged
-from i2vae_lib.recommenders.trained import Stage
+from i2vae_lib.training import Stage
 
 MERGED = "merged"
 

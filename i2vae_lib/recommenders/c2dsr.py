@@ -7,7 +7,7 @@ domain for the views), and an encoder (:class:`i2vae_lib.model.encoders.Sequence
 
     E^0 = E, E^{l+1} = A dropout(E^l) + b        G = mean of E^0 … E^L        F = encoder(G[items] + E[items])
 
-One head a domain, lin_d, not tied to E, over all n_d items. At each step t, with F at the step where the view's is:
+One head per domain, lin_d, not tied to E, over all n_d items. At each step t, with F at the step where the view's is:
 
     shared_d      -log softmax(lin_d(F_t))[M_{t+1}]               where M_{t+1} is of domain d
     specific_d    -log softmax(lin_d(F_t + F^d_t))[next d item]   where M_t is of domain d and a d item comes later
@@ -47,8 +47,8 @@ Departs
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +56,7 @@ from scipy import sparse
 from torch import nn
 from torch.nn import functional as F
 
-from i2vae_lib.data.batches import bucketed
+from i2vae_lib.data.batches import Tensors, bucketed
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Ragged, Rows, other
 from i2vae_lib.data.people import windows, with_targets
 from i2vae_lib.graphs import Product, successors
@@ -65,13 +65,14 @@ from i2vae_lib.model.likelihoods import bernoulli, categorical_mean
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders.readings import Merged
-from i2vae_lib.recommenders.trained import Stage, Trained, dot
+from i2vae_lib.recommenders.trained import Trained, dot
+from i2vae_lib.training import Stage
 
 MERGED = "xy"
 
 
 @dataclass(frozen=True)
-class View:
+class View(Tensors):
     """What a view shows of a batch of B merged sequences of W slots; a view's k-th input is its k-th standing slot."""
 
     rows: torch.Tensor  # int64 [b], ascending: the sequences that it shows anything of
@@ -79,12 +80,9 @@ class View:
     targets: torch.Tensor  # int64 [b, L], what comes next in the view, where its input stands
     standing: torch.Tensor  # bool [b, W]: slots of the merged sequence where its inputs stand
 
-    def to(self, device: torch.device) -> Self:
-        return type(self)(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
-
 
 @dataclass(frozen=True)
-class Corrupted:
+class Corrupted(Tensors):
     """Merged sequences in which items of a domain d gave way to random ones, of rows for which that says anything."""
 
     rows: torch.Tensor  # int64 [c]
@@ -92,18 +90,12 @@ class Corrupted:
     own: torch.Tensor  # int64 [c]: their lines in view d
     standing: torch.Tensor  # bool [c, W]: slots of the other view
 
-    def to(self, device: torch.device) -> Self:
-        return type(self)(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
-
 
 @dataclass(frozen=True)
-class Shares:
+class Shares(Tensors):
     """By term: how many steps or rows a batch has of those that it is a mean over, against a mean batch."""
 
     of: Mapping[str, float]
-
-    def to(self, device: torch.device) -> Self:
-        return self
 
 
 def views(reading: Merged, sequences: Ragged, length: int) -> dict[str, View]:
@@ -200,13 +192,12 @@ class C2DSR(Trained):
     """``c2dsr``."""
 
     name = "c2dsr"
+    reading_of = Merged
 
     def __init__(self, catalogue: Catalogue, params: Parameters):
         super().__init__(catalogue, params)
-        self.reading = Merged(catalogue)
         self.edges: Mapping[str, sparse.csr_matrix] = {}
         self.graphs: Mapping[str, Product] = {}
-        self.vectors: Mapping[str, torch.Tensor] = {}
 
     def adopt(self, train: Rows, generator: Generator | None) -> None:
         sequences = self.reading.sequences(train)[MERGED]
@@ -334,30 +325,15 @@ class C2DSR(Trained):
 
     @torch.no_grad()
     def settle(self) -> None:
-        """The vectors that encoders read, without dropout."""
-        self.vectors = {name: one.vectors(self.graphs[name], None) for name, one in self.module.streams.items()}
+        """The vectors that encoders read, without dropout. A loaded model has them and no graph."""
+        if self.graphs:
+            self.frozen = {name: one.vectors(self.graphs[name], None) for name, one in self.module.streams.items()}
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
         shown = {MERGED: self.reading.histories(rows, domain), domain: rows.history[domain]}
         last = torch.zeros(len(rows), self.params.model.d, device=self.device)
         for name, sequences in shown.items():
             inputs = torch.from_numpy(sequences.last(self.params.model.T).astype(np.int64)).to(self.device)
-            last = last + self.module.streams[name](self.vectors[name], inputs, None)[:, -1]
+            last = last + self.module.streams[name](self.frozen[name], inputs, None)[:, -1]
         head = self.module.heads[domain]
         return dot(last, head.weight, items) + head.bias[items - 1]
-
-    def arrays(self) -> dict[str, torch.Tensor]:
-        """Weights, and the graphs."""
-        found = super().arrays()
-        for name, one in self.edges.items():
-            for part in ("indices", "indptr", "data"):
-                found[f"graph/{name}/{part}"] = torch.from_numpy(getattr(one, part))
-        return found
-
-    def restore(self, arrays: dict[str, torch.Tensor]) -> None:
-        edges = {}
-        for name in (MERGED, *DOMAINS):
-            parts = [arrays.pop(f"graph/{name}/{part}").numpy() for part in ("data", "indices", "indptr")]
-            edges[name] = sparse.csr_matrix(tuple(parts), shape=(len(parts[2]) - 1,) * 2)
-        self.connect(edges)
-        super().restore(arrays)

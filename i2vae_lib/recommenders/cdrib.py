@@ -44,50 +44,43 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from i2vae_lib.data.batches import Tensors
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Rows, other
-from i2vae_lib.data.people import people
 from i2vae_lib.model.graph_encoders import (
     VBGE,
     Bipartite,
     Encoded,
-    Path,
     Triples,
-    bipartites,
-    folded,
-    initialise_encoders,
     interaction_batches,
     lines,
-    pooling,
     steps,
 )
 from i2vae_lib.model.latents import kl, sample, standard_like
 from i2vae_lib.model.likelihoods import bernoulli
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
-from i2vae_lib.recommenders.fold_in import user_vectors
-from i2vae_lib.recommenders.trained import Stage, Trained, bundled, dot, unbundled
+from i2vae_lib.recommenders.graph_encoded import GraphEncoded
+from i2vae_lib.recommenders.trained import dot
+from i2vae_lib.training import Stage
 
 CRITIC = 100  # units of the discriminator's second layer
 
 
 @dataclass(frozen=True)
-class Contrast:
+class Contrast(Tensors):
     """Users of both domains, and another user of each domain beside them; lines of the graphs, int64 [k] each."""
 
     x: torch.Tensor
     y: torch.Tensor
     other_x: torch.Tensor
     other_y: torch.Tensor
-
-    def to(self, device: torch.device) -> Self:
-        return type(self)(*(one.to(device) for one in (self.x, self.y, self.other_x, self.other_y)))
 
 
 class Bottleneck(nn.Module):
@@ -140,30 +133,22 @@ def draw_contrast(twins: Mapping[str, Int], count: int, rng: np.random.Generator
     return Contrast(*(torch.from_numpy(one) for part in (lines_of, partners) for one in part.values()))
 
 
-class CDRIB(Trained):
+class CDRIB(GraphEncoded):
     """``cdrib``."""
 
     name = "cdrib"
 
     def __init__(self, catalogue: Catalogue, params: Parameters):
         super().__init__(catalogue, params)
-        self.graphs: dict[str, Bipartite] = {}
         self.twins: dict[str, torch.Tensor] = {}
-        self.people: list[str] = []  # ids of the training users
-        self.paths: Any = nn.ModuleDict()  # those that a new user goes through
-        self.frozen: dict[str, torch.Tensor] = {}  # and what they need of the items
 
     def adopt(self, train: Rows, generator: Generator | None) -> None:
-        self.graphs = bipartites(train, self.device)
-        self.people = [str(one) for one in people(train).users]
+        super().adopt(train, generator)
         twins = counterparts(self.graphs, len(self.people))
         self.twins = {d: torch.from_numpy(one).to(self.device) for d, one in twins.items()}
 
-    def build(self, weights: torch.Generator) -> nn.Module:
-        users = {d: len(graph.users) for d, graph in self.graphs.items()}
-        module = Bottleneck(users, self.sizes, self.params)
-        initialise_encoders(module, weights, self.params.model.initial_log_variance)
-        return module
+    def network(self, users: Mapping[str, int]) -> nn.Module:
+        return Bottleneck(users, self.sizes, self.params)
 
     def stages(self, train: Rows) -> Iterator[Stage]:
         own = self.params.cdrib
@@ -215,27 +200,16 @@ class CDRIB(Trained):
         first = hinge(same, agreement(x, lines(drawn.other_y, users["y"])), margin)
         return first + hinge(same, agreement(lines(drawn.other_x, users["x"]), y), margin)
 
-    @torch.no_grad()
-    def settle(self) -> None:
-        if not self.graphs:
-            return  # loaded: there is no training graph, and what it gave is here
+    def freeze(self) -> None:
         module = self.module
-        self.paths = nn.ModuleDict({d: module.encoders[d].users for d in DOMAINS})
-        self.frozen = {}
         for d, graph in self.graphs.items():
             users, items = module.encoders[d](module.users[d].weight, module.items[d].weight, graph, None)
-            self.frozen |= {f"messages {d}/{i}": sent for i, sent in enumerate(users.messages)}
+            self.freeze_messages(d, users.messages)
             self.frozen[f"items {d}"] = concatenated(items, None)
-            if self.params.protocol == "temporal":
-                self.frozen |= {f"known {d}": concatenated(users, None), f"line {d}": graph.index}
+            self.remember(d, self.users_of(d), concatenated(users, None))
 
-    def arrays(self) -> dict[str, torch.Tensor]:
-        return bundled(self.paths, self.frozen, self.people if self.params.protocol == "temporal" else [])
-
-    def restore(self, arrays: dict[str, torch.Tensor]) -> None:
-        own = self.params.cdrib
-        self.paths = nn.ModuleDict({d: Path(self.params.model.d, own.layers, own.dropout) for d in DOMAINS})
-        self.frozen, self.people = unbundled(arrays, self.paths, self.device)
+    def kept(self) -> nn.Module:
+        return nn.ModuleDict({d: self.module.encoders[d].users for d in DOMAINS})
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
         warm = torch.from_numpy(rows.history[domain].lengths > 0).to(self.device)
@@ -244,15 +218,8 @@ class CDRIB(Trained):
 
     def users(self, rows: Rows, domain: str) -> torch.Tensor:
         """r of the rows as users of a domain, with the posterior mean: [rows, L d]."""
-        messages = [self.frozen[f"messages {domain}/{i}"] for i in range(self.params.cdrib.layers)]
-        hidden, mean = folded(self.paths[domain], messages, pooling(rows, domain, self.device))
-        vectors = torch.cat([*hidden, mean], dim=1)
-        if self.params.protocol != "temporal":
-            return vectors
-        table = self.frozen[f"known {domain}"].cpu().numpy()
-        known = {self.people[user]: line for line, user in enumerate(self.frozen[f"line {domain}"].tolist())}
-        kept = user_vectors(rows, known, table, vectors.cpu().numpy(), keep_known=True)
-        return torch.from_numpy(kept).to(self.device)
+        hidden, mean = self.folded(self.module.encoders[domain].users, domain, rows, domain)
+        return self.known_or(torch.cat([*hidden, mean], dim=1), rows, domain)
 
 
 def reconstruction(user: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:

@@ -3,9 +3,9 @@
 A recommender is fitted on rows of two splits (it never gets the third), scores candidates of a row's target domain,
 recommends in people's own ids, and lives on in a folder that alone suffices.
 
-Users are never known to it: a row is what its histories hold. A system that learns a vector a user folds evaluation
+It does not know users: a row is what its histories hold. A system that learns one vector per user folds evaluation
 rows in as new users (:mod:`i2vae_lib.recommenders.fold_in`), so that the same history gives the same answer whoever
-asks; only under ``temporal`` do known users keep their vectors.
+asks. Only under ``temporal`` do known users keep their vectors.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def check_candidates(rows: Rows, candidates: Int) -> None:
 
 
 def gather(table: Mapping[str, Int], rows: Rows, candidates: Int) -> Int:
-    """Look candidates up in one number an item and domain: float32 [rows, k]."""
+    """Look candidates up in one number per item and domain: float32 [rows, k]."""
     scores = np.zeros(candidates.shape, dtype=np.float32)
     for d in DOMAINS:
         at = rows.of(d)

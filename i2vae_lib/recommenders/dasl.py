@@ -41,19 +41,18 @@ Departs
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
-from typing import Self
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy import sparse
 from torch import nn
 from torch.nn import functional as F
 
-from i2vae_lib import training
-from i2vae_lib.data.batches import bucketed, draw_negatives
-from i2vae_lib.data.dataset import DOMAINS, PAD, Catalogue, Int, Ragged, Rows, other
+from i2vae_lib.data.batches import Tensors, bucketed_streams, draw_negatives
+from i2vae_lib.data.dataset import DOMAINS, PAD, Catalogue, Ragged, Rows, other, packed, unpacked
 from i2vae_lib.data.people import people, right_padded
 from i2vae_lib.graphs import binary
 from i2vae_lib.model.encoders import dropout, initialise
@@ -61,13 +60,14 @@ from i2vae_lib.model.likelihoods import bernoulli
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders import fold_in
-from i2vae_lib.recommenders.trained import Stage, Trained, packed, unpacked
+from i2vae_lib.recommenders.trained import Trained
+from i2vae_lib.training import Stage
 
 BLOCK = 1 << 22  # float32 numbers of the first layer that are held at once when scoring: 16 MiB
 
 
 @dataclass(frozen=True)
-class Asked:
+class Asked(Tensors):
     """Training rows that ask for one domain. Histories are padded with 0 on the right: a GRU starts at the left."""
 
     own: torch.Tensor  # int64 [B, L], L <= T
@@ -75,9 +75,6 @@ class Asked:
     user: torch.Tensor  # int64 [B] line of the domain's user table
     items: torch.Tensor  # int64 [B, 1 + k]: the target, then negatives
     pairs: torch.Tensor  # int64 [m, 2] lines in x and in y of those of the users who have both
-
-    def to(self, device: torch.device) -> Self:
-        return type(self)(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
 def padded(histories: Ragged, width: int) -> torch.Tensor:
@@ -180,16 +177,15 @@ class DASL(Trained):
 
     def __init__(self, catalogue: Catalogue, params: Parameters):
         super().__init__(catalogue, params)
-        self.keep_known = params.protocol == "temporal"
-        self.users: Mapping[str, Int] = {}  # domain -> ids in the order of its user table, object arrays of str
+        self.users: Mapping[str, Sequence[str]] = {}  # domain -> ids in the order of its user table
         self.whole: Mapping[str, Ragged] = {}  # domain -> their sequences; empty after load
-        self.mapping: dict[str, Int] = {}  # domain -> float32 [d, d], of mean item vectors to user vectors
 
     def adopt(self, train: Rows, generator: Generator | None) -> None:
-        self.keep_known = self.params.protocol == "temporal"
         found = people(train)
         has = {d: np.flatnonzero(found.sequences[d].lengths) for d in DOMAINS}
-        self.users = {d: found.users[has[d]] for d in DOMAINS}
+        self.users = {d: [str(one) for one in found.users[has[d]]] for d in DOMAINS}
+        if self.params.protocol == "temporal":
+            self.frozen |= {f"users {d}": torch.from_numpy(packed(ids)) for d, ids in self.users.items()}
         self.whole = {d: found.sequences[d].take(has[d]) for d in DOMAINS}
 
     def build(self, weights: torch.Generator) -> nn.Module:
@@ -202,15 +198,13 @@ class DASL(Trained):
 
     def stages(self, train: Rows) -> Iterator[Stage]:
         p, size = self.params, self.params.training.batch_size
-        line = {d: {str(user): i for i, user in enumerate(self.users[d])} for d in DOMAINS}
-        lines = {d: np.array([line[d].get(str(user), -1) for user in train.user], dtype=np.int64) for d in DOMAINS}
+        lines = {d: pd.Index(np.array(self.users[d], dtype=object)).get_indexer(pd.Index(train.user)) for d in DOMAINS}
         both = np.stack([lines[d] for d in DOMAINS], axis=1)
         rows = {d: train.of(d) for d in DOMAINS}
 
         def batches(rng: np.random.Generator) -> Iterator[dict[str, Asked]]:
-            order = [(d, rows[d][at]) for d in DOMAINS for at in bucketed(train.lengths("own")[rows[d]], size, rng)]
-            for i in rng.permutation(len(order)):
-                d, at = order[i]
+            for d, inside in bucketed_streams({d: train.lengths("own")[rows[d]] for d in DOMAINS}, size, rng):
+                at = rows[d][inside]
                 own, target = train.history[d].take(at), train.target[at].astype(np.int64)
                 negatives = draw_negatives(own, target, self.catalogue.size(d), p.dasl.negatives, rng)
                 pairs = np.unique(both[at], axis=0)
@@ -253,17 +247,18 @@ class DASL(Trained):
             users = self.module.side(d).users.weight.detach().cpu().numpy().astype(np.float64)
             # the normal equations, d x d: this is done at every validation
             inverse = np.linalg.pinv(means.T @ means, hermitian=True)
-            self.mapping[d] = (inverse @ (means.T @ users)).astype(np.float32)
+            self.frozen[f"mapping {d}"] = torch.from_numpy((inverse @ (means.T @ users)).astype(np.float32))
 
     def user_vectors(self, rows: Rows, domain: str) -> torch.Tensor:
         """Of rows that ask for ``domain``: [B, d]."""
         found = {}
         for d in DOMAINS:
             table = self.module.side(d).items.weight[1:].detach().cpu().numpy()
-            folded = fold_in.mean_mapped(_edges(rows.history[d], len(table)), table, self.mapping[d])
-            trained = self.module.side(d).users.weight.detach().cpu().numpy()
-            known = {str(user): i for i, user in enumerate(self.users[d])} if self.keep_known else {}
-            vectors = fold_in.user_vectors(rows, known, trained, folded, keep_known=self.keep_known)
+            mapping = self.frozen[f"mapping {d}"].cpu().numpy()
+            vectors = fold_in.mean_mapped(_edges(rows.history[d], len(table)), table, mapping)
+            if self.params.protocol == "temporal":
+                trained = self.module.side(d).users.weight.detach().cpu().numpy()
+                vectors = fold_in.user_vectors(rows, self.users[d], trained, vectors)
             found[d] = torch.from_numpy(vectors).to(self.device)
         warm = torch.from_numpy(rows.history[domain].lengths > 0).to(self.device)
         return torch.where(warm[:, None], found[domain], self.module.turned(domain, found[other(domain)]))
@@ -282,20 +277,11 @@ class DASL(Trained):
             found[start : start + step] = logits + side.item_bias[wanted]
         return found
 
-    def arrays(self) -> dict[str, torch.Tensor]:
-        """Weights, the newcomers' mapping and, under ``temporal`` alone, whom the user tables are of."""
-        extra = {f"mapping/{d}": torch.from_numpy(self.mapping[d]) for d in DOMAINS}
-        if self.keep_known:
-            extra |= {f"users/{d}": packed(self.users[d]) for d in DOMAINS}
-        return training.parameters_of(self.module) | extra
-
-    def restore(self, arrays: dict[str, torch.Tensor]) -> None:
-        self.mapping = {d: arrays.pop(f"mapping/{d}").numpy() for d in DOMAINS}
-        if self.keep_known:
-            self.users = {d: np.array(unpacked(arrays.pop(f"users/{d}")), dtype=object) for d in DOMAINS}
-        else:  # nobody will ask who they were
-            self.users = {d: np.full(len(arrays[f"{d}.users.weight"]), "", dtype=object) for d in DOMAINS}
-        super().restore(arrays)
+    def restore(self, weights: dict[str, torch.Tensor]) -> None:
+        count = {d: len(weights[f"{d}.users.weight"]) for d in DOMAINS}
+        ids = {d: self.frozen.get(f"users {d}") for d in DOMAINS}  # without them, nobody will ask who they were
+        self.users = {d: [""] * count[d] if one is None else unpacked(one.cpu().numpy()) for d, one in ids.items()}
+        super().restore(weights)
 
 
 def _edges(sequences: Ragged, items: int) -> sparse.csr_matrix:

@@ -49,7 +49,6 @@ import torch
 from torch import nn
 
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, Rows
-from i2vae_lib.data.people import people
 from i2vae_lib.graphs import Adjacency, domain_histories
 from i2vae_lib.model.encoders import dropout
 from i2vae_lib.model.graph_encoders import (
@@ -57,9 +56,6 @@ from i2vae_lib.model.graph_encoders import (
     Bipartite,
     Path,
     Triples,
-    bipartites,
-    folded,
-    initialise_encoders,
     interaction_batches,
     lines,
     pooling,
@@ -69,8 +65,9 @@ from i2vae_lib.model.latents import Gaussian, kl, sample, standard_like
 from i2vae_lib.model.likelihoods import bernoulli
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
-from i2vae_lib.recommenders.fold_in import user_vectors
-from i2vae_lib.recommenders.trained import Stage, Trained, bundled, dot, unbundled
+from i2vae_lib.recommenders.graph_encoded import GraphEncoded
+from i2vae_lib.recommenders.trained import dot
+from i2vae_lib.training import Stage
 
 
 class Disentangled(nn.Module):
@@ -171,30 +168,22 @@ def shared_mean(
     return mean
 
 
-class DisenCDR(Trained):
+class DisenCDR(GraphEncoded):
     """``disencdr``."""
 
     name = "disencdr"
 
     def __init__(self, catalogue: Catalogue, params: Parameters):
         super().__init__(catalogue, params)
-        self.graphs: dict[str, Bipartite] = {}
         self.share: dict[str, torch.Tensor] = {}
         self.sharing = True  # the shared latent is in use: after the warm-up
-        self.people: list[str] = []  # ids of the training users
-        self.paths: Any = nn.ModuleDict()  # those that a new user goes through
-        self.frozen: dict[str, torch.Tensor] = {}  # and what they need of the items
 
     def adopt(self, train: Rows, generator: Generator | None) -> None:
-        self.graphs = bipartites(train, self.device)
-        self.people = [str(one) for one in people(train).users]
+        super().adopt(train, generator)
         self.share = shares(self.graphs, len(self.people))
 
-    def build(self, weights: torch.Generator) -> nn.Module:
-        users = {d: len(graph.users) for d, graph in self.graphs.items()}
-        module = Disentangled(users, self.sizes, self.params)
-        initialise_encoders(module, weights, self.params.model.initial_log_variance)
-        return module
+    def network(self, users: Mapping[str, int]) -> nn.Module:
+        return Disentangled(users, self.sizes, self.params)
 
     def stages(self, train: Rows) -> Iterator[Stage]:
         own = self.params.disencdr
@@ -246,35 +235,21 @@ class DisenCDR(Trained):
         value = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
         return value, {name: part.detach() for name, part in parts.items()}
 
-    @torch.no_grad()
-    def settle(self) -> None:
-        if not self.graphs:
-            return  # loaded: there is no training graph, and what it gave is here
+    def freeze(self) -> None:
         module = self.module
-        self.paths = nn.ModuleDict(
-            {f"specific {d}": module.specific[d].users for d in DOMAINS}
-            | {f"shared {d}": module.shared[d] for d in DOMAINS}
-        )
         shared, messages = shared_posterior(module, self.graphs, self.share, len(self.people), None)
-        self.frozen = {f"shared {d}/{i}": sent for d in DOMAINS for i, sent in enumerate(messages[d])}
-        known = {"shared": shared.mean}
+        self.remember("shared", self.people, shared.mean)
         for d, graph in self.graphs.items():
             users, items = module.specific[d](module.users[d].weight, module.items[d].weight, graph, None)
-            self.frozen |= {f"specific {d}/{i}": sent for i, sent in enumerate(users.messages)}
+            self.freeze_messages(f"shared {d}", messages[d])
+            self.freeze_messages(f"specific {d}", users.messages)
             self.frozen[f"items {d}"] = items.posterior.mean
-            known[f"specific {d}"] = users.posterior.mean
-        if self.params.protocol == "temporal":
-            self.frozen |= {f"known {name}": table for name, table in known.items()}
-            self.frozen |= {f"line {d}": graph.index for d, graph in self.graphs.items()}
+            self.remember(f"specific {d}", self.users_of(d), users.posterior.mean)
 
-    def arrays(self) -> dict[str, torch.Tensor]:
-        return bundled(self.paths, self.frozen, self.people if self.params.protocol == "temporal" else [])
-
-    def restore(self, arrays: dict[str, torch.Tensor]) -> None:
-        own, d = self.params.disencdr, self.params.model.d
-        names = (f"{kind} {key}" for kind in ("specific", "shared") for key in DOMAINS)
-        self.paths = nn.ModuleDict({name: Path(d, own.layers, own.dropout) for name in names})
-        self.frozen, self.people = unbundled(arrays, self.paths, self.device)
+    def kept(self) -> nn.Module:
+        module = self.module
+        specific = {f"specific {d}": module.specific[d].users for d in DOMAINS}
+        return nn.ModuleDict(specific | {f"shared {d}": module.shared[d] for d in DOMAINS})
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
         warm = torch.from_numpy(rows.history[domain].lengths > 0).to(self.device)
@@ -289,23 +264,11 @@ class DisenCDR(Trained):
         total = np.maximum(sum(counts.values()), 1)
         share = {d: torch.from_numpy((counts[d] / total).astype(np.float32)).to(self.device) for d in DOMAINS}
         pools = {d: pooling(rows, d, self.device) for d in DOMAINS}
-        paths = {d: self.paths[f"shared {d}"] for d in DOMAINS}
-        vectors = shared_mean(paths, {d: self._messages(f"shared {d}") for d in DOMAINS}, pools, share)
-        return self._known_or(vectors, rows, "shared", {name: line for line, name in enumerate(self.people)})
+        messages = {d: self.messages(f"shared {d}") for d in DOMAINS}
+        return self.known_or(shared_mean(self.module.shared, messages, pools, share), rows, "shared")
 
     def specific_users(self, rows: Rows, domain: str) -> torch.Tensor:
         """Means of the specific latent, [rows, d]; of a row without an own history they say nothing."""
         name = f"specific {domain}"
-        _, vectors = folded(self.paths[name], self._messages(name), pooling(rows, domain, self.device))
-        trained = self.frozen.get(f"line {domain}", torch.zeros(0, dtype=torch.int64)).tolist()
-        return self._known_or(vectors, rows, name, {self.people[user]: line for line, user in enumerate(trained)})
-
-    def _messages(self, name: str) -> list[torch.Tensor]:
-        return [self.frozen[f"{name}/{i}"] for i in range(self.params.disencdr.layers)]
-
-    def _known_or(self, vectors: torch.Tensor, rows: Rows, name: str, known: Mapping[str, int]) -> torch.Tensor:
-        if self.params.protocol != "temporal":
-            return vectors
-        table = self.frozen[f"known {name}"].cpu().numpy()
-        kept = user_vectors(rows, known, table, vectors.cpu().numpy(), keep_known=True)
-        return torch.from_numpy(kept).to(self.device)
+        _, vectors = self.folded(self.module.specific[domain].users, name, rows, domain)
+        return self.known_or(vectors, rows, name)

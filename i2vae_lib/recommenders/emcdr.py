@@ -50,9 +50,10 @@ from i2vae_lib.lightgcn import terms
 from i2vae_lib.model.encoders import initialise
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
-from i2vae_lib.recommenders.fold_in import item_tables, mean_mapped, user_vectors
+from i2vae_lib.recommenders.fold_in import item_tables, mean_mapped
 from i2vae_lib.recommenders.lightgcn import known_lines, node_vectors, triple_batches
-from i2vae_lib.recommenders.trained import Stage, Trained, dot, packed, unpacked
+from i2vae_lib.recommenders.trained import Trained, dot
+from i2vae_lib.training import Stage
 
 
 def mapping_of(kind: str, d: int) -> nn.Module:
@@ -105,26 +106,28 @@ class EMCDR(Trained):
     def __init__(self, catalogue: Catalogue, params: Parameters):
         super().__init__(catalogue, params)
         self.taken: dict[str, sparse.csr_matrix] = {}  # in training only
-        self.items: dict[str, torch.Tensor] = {}  # float32 [n, d]: all of the factors that scoring needs
-        self.kept: dict[str, torch.Tensor] = {}  # temporal: users' trained vectors and ids
-        self.mapping: nn.Module | None = None  # by source domain; none before there is one
-        self.scale: dict[str, torch.Tensor] = {}  # float32 [1]: of the numbers in the vectors that it was fitted to
+
+    @property
+    def mapping(self) -> nn.Module | None:
+        """By source domain; None before it is fitted, and where nobody is in both domains."""
+        found: nn.Module = self.module["mapping"]
+        return found if "scale x" in self.frozen else None
 
     def adopt(self, train: Rows, generator: Generator | None) -> None:
         self.users = np.array(list(dict.fromkeys(train.user)), dtype=object)
         self.taken = {d: graphs.domain_takers(train, d) for d in DOMAINS}
         self.overlap = overlapping(self.taken, self.params.emcdr.active_share)
-        self.mapping, self.scale = None, {}
 
     def build(self, weights: torch.Generator) -> nn.Module:
-        factors = node_vectors(self.taken, self.params.model.d, weights)
-        return nn.ModuleDict({"factors": factors, "mapping": self._mappings(weights)})
-
-    def _mappings(self, weights: torch.Generator) -> nn.Module:
         p = self.params
+        factors = node_vectors(self.taken, p.model.d, weights)
         mappings = nn.ModuleDict({d: mapping_of(p.emcdr.mapping, p.model.d) for d in DOMAINS})
         initialise(mappings, weights)
-        return mappings
+        return nn.ModuleDict({"factors": factors, "mapping": mappings})
+
+    def kept(self) -> nn.Module:
+        """The mapping; of the factors, ``frozen`` has what scores."""
+        return nn.Module() if self.mapping is None else self.mapping
 
     def stages(self, train: Rows) -> Iterator[Stage]:
         p = self.params
@@ -137,7 +140,6 @@ class EMCDR(Trained):
             self.settle()
             pairs = self.overlapping_pairs()
             if pairs:
-                self.mapping = self.module["mapping"]
                 yield self.mapping_stage(pairs)
 
     def overlapping_pairs(self) -> dict[str, torch.Tensor]:
@@ -145,17 +147,14 @@ class EMCDR(Trained):
         if not len(self.overlap):
             return {}
         vectors = {d: self.fold(self.taken[d][self.overlap], d) for d in DOMAINS}
-        self.scale = {d: vectors[d].square().mean().sqrt()[None].cpu() for d in DOMAINS}
-        return {d: vectors[d] / self.scale[d].to(self.device) for d in DOMAINS}
+        self.frozen |= {f"scale {d}": vectors[d].square().mean().sqrt()[None] for d in DOMAINS}
+        return {d: vectors[d] / self.frozen[f"scale {d}"] for d in DOMAINS}
 
     def solve(self) -> None:
         """Step 2 for the linear mapping, from the factors as they stand."""
         pairs = {d: vectors.cpu().numpy() for d, vectors in self.overlapping_pairs().items()}
-        if not pairs:
-            return
-        self.mapping = self.module["mapping"]
-        for d in DOMAINS:
-            found = ridge(pairs[d], pairs[other(d)], self.params.emcdr.mapping_decay).T
+        for d, vectors in pairs.items():
+            found = ridge(vectors, pairs[other(d)], self.params.emcdr.mapping_decay).T
             training.load_parameters(self.module["mapping"][d], {"weight": torch.from_numpy(found)})
 
     def factors_loss(
@@ -199,47 +198,25 @@ class EMCDR(Trained):
         each of their epochs is measured with it. A loaded model has both and no training interactions."""
         for d, graph in self.taken.items():
             users, items = np.split(self.module["factors"][d].detach().cpu().numpy(), [graph.shape[0]])
-            self.items[d] = torch.from_numpy(item_tables(graph, users, items, 0)[1]).to(self.device)
-            if self.params.protocol == "temporal":
-                ids, lines = known_lines(self.users, graph)
-                self.kept |= {f"user/{d}": torch.from_numpy(users[lines]), f"known/{d}": packed(ids)}
-        self.known = {
-            d: {user: line for line, user in enumerate(unpacked(self.kept[f"known/{d}"]))}
-            for d in DOMAINS
-            if f"known/{d}" in self.kept
-        }
+            self.frozen[f"items {d}"] = torch.from_numpy(item_tables(graph, users, items, 0)[1]).to(self.device)
+            ids, lines = known_lines(self.users, graph)
+            self.remember(d, ids, torch.from_numpy(users[lines]))
         if self.taken and self.params.emcdr.mapping == "linear":
             self.solve()
-
-    def arrays(self) -> dict[str, torch.Tensor]:
-        found = {f"item/{d}": self.items[d] for d in DOMAINS} | self.kept
-        if self.mapping is not None:
-            found |= {f"scale/{d}": self.scale[d] for d in DOMAINS}
-            found |= {f"mapping/{name}": one for name, one in training.parameters_of(self.mapping).items()}
-        return found
-
-    def restore(self, arrays: dict[str, torch.Tensor]) -> None:
-        self.items = {d: arrays[f"item/{d}"].to(self.device) for d in DOMAINS}
-        self.kept = {name: one for name, one in arrays.items() if name.startswith(("user/", "known/"))}
-        if "scale/x" in arrays:
-            self.scale = {d: arrays[f"scale/{d}"] for d in DOMAINS}
-            self.mapping = self._mappings(torch.Generator().manual_seed(0)).to(self.device)
-            weights = {n.removeprefix("mapping/"): one for n, one in arrays.items() if n.startswith("mapping/")}
-            training.load_parameters(self.mapping, weights)
 
     def fold(self, edges: sparse.csr_matrix, domain: str) -> torch.Tensor:
         """Vectors of newcomers: the means of those of their items that training users took.
 
         Binary [rows, items] -> [rows, d].
         """
-        items = self.items[domain].cpu().numpy()
+        items = self.frozen[f"items {domain}"].cpu().numpy()
         taken = items.any(axis=1)
         means = mean_mapped(edges[:, taken], items[taken], np.eye(items.shape[1], dtype=np.float32))
         return torch.from_numpy(means).to(self.device)
 
     def informed(self, rows: Rows, domain: str) -> Int:
         """Rows whose history in ``domain`` holds an item that a training user took, bool [n]."""
-        seen = self.items[domain].any(dim=1).cpu().numpy().astype(np.float32)
+        seen = self.frozen[f"items {domain}"].any(dim=1).cpu().numpy().astype(np.float32)
         found: Int = graphs.domain_histories(rows, domain) @ seen > 0
         return found
 
@@ -252,20 +229,14 @@ class EMCDR(Trained):
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
         """Own-domain vectors where there are any, mapped ones elsewhere."""
-        folded = self.fold(graphs.domain_histories(rows, domain), domain)
-        if domain in self.known:  # temporal
-            trained = self.kept[f"user/{domain}"].numpy()
-            kept = user_vectors(rows, self.known[domain], trained, folded.cpu().numpy(), keep_known=True)
-            folded = torch.from_numpy(kept).to(self.device)
+        vectors = self.known_or(self.fold(graphs.domain_histories(rows, domain), domain), rows, domain)
         if self.mapping is not None:
             cold = torch.from_numpy(~self.informed(rows, domain)).to(self.device)
-            folded = torch.where(cold[:, None], self.mapped(rows, other(domain)), folded)
-        return dot(folded, self.items[domain], items)
+            vectors = torch.where(cold[:, None], self.mapped(rows, other(domain)), vectors)
+        return dot(vectors, self.frozen[f"items {domain}"], items)
 
     def mapped(self, rows: Rows, source: str) -> torch.Tensor:
         """The rows' vectors of ``source``, mapped to the other domain, [B, d]."""
-        assert isinstance(self.mapping, nn.ModuleDict)
-        scale = {d: one.to(self.device) for d, one in self.scale.items()}
-        vectors = self.fold(graphs.domain_histories(rows, source), source) / scale[source]
-        found: torch.Tensor = self.mapping[source](vectors) * scale[other(source)]
+        vectors = self.fold(graphs.domain_histories(rows, source), source) / self.frozen[f"scale {source}"]
+        found: torch.Tensor = self.module["mapping"][source](vectors) * self.frozen[f"scale {other(source)}"]
         return found

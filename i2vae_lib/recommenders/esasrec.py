@@ -17,7 +17,7 @@ Departs
 from __future__ import annotations
 
 from i2vae_lib.model.transformers import CausalTransformer, LiGRBlock
-from i2vae_lib.params import ESASRecParameters
+from i2vae_lib.parameter_groups import ESASRecParameters
 from i2vae_lib.recommenders.every_position import EveryPosition, Stream
 from i2vae_lib.recommenders.readings import Merged, PerDomain
 
@@ -37,7 +37,7 @@ class ESASRec(EveryPosition):
 
 
 class ESASRecS(ESASRec):
-    """``esasrec-s``: a model a domain."""
+    """``esasrec-s``: a model per domain."""
 
     name = "esasrec-s"
     reading_of = PerDomain

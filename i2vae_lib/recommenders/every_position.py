@@ -39,10 +39,12 @@ from i2vae_lib.data.people import interleaved, people
 from i2vae_lib.graphs import Unified
 from i2vae_lib.model.likelihoods import categorical_mean
 from i2vae_lib.model.transformers import CausalTransformer
-from i2vae_lib.params import EveryPositionParameters, Parameters
+from i2vae_lib.parameter_groups import EveryPositionParameters
+from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders.readings import PerDomain
-from i2vae_lib.recommenders.trained import Stage, Trained, dot
+from i2vae_lib.recommenders.trained import Trained, dot
+from i2vae_lib.training import Stage
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ Departs: what a newcomer's vector is, is the kit's rule, not that of any of the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
 from i2vae_lib import graphs
@@ -170,22 +171,22 @@ def mean_mapped(edges: sparse.csr_matrix, item_vectors: Int, mapping: Int) -> In
     return vectors
 
 
-def user_vectors(rows: Rows, known: Mapping[str, int], table: Int, folded: Int, *, keep_known: bool) -> Int:
-    """Each row's user vector: the trained one for a known user under ``temporal``, the folded-in one otherwise.
+def user_vectors(rows: Rows, known: Sequence[str] | Int, table: Int, folded: Int) -> Int:
+    """Each row's user vector under ``temporal``: the trained one of a known user, else the folded-in one.
+
+    Under any other protocol an evaluation user may not have been a training user (the audit sees to it), and an id
+    must change nothing: there the folded-in vectors are the users' vectors.
 
     Parameters
     ----------
     rows
-        Any rows; only their users' ids are read, and which of them were made cold.
+        Only their users' ids are read, and which of them were made cold.
     known
-        Training user's id -> line of ``table``.
+        Ids of the training users, in the order of ``table``.
     table
         Trained user vectors, float32 [users, d].
     folded
         The rows' folded-in vectors, float32 [rows, d].
-    keep_known
-        True under ``temporal`` alone. Elsewhere an evaluation user may not have been a training user (the audit sees
-        to it), and an id must change nothing.
 
     Returns
     -------
@@ -193,18 +194,16 @@ def user_vectors(rows: Rows, known: Mapping[str, int], table: Int, folded: Int, 
         New memory. A row that was made cold (validation) is folded in, whoever asks: its user has trained on what the
         row no longer shows.
     """
-    if folded.shape != (len(rows), table.shape[1]):
+    if len(known) != len(table) or folded.shape != (len(rows), table.shape[1]):
         raise DataError(
-            f"folded is {folded.shape}; expected {(len(rows), table.shape[1])}, as rows and trained vectors"
+            f"{len(known)} ids, {table.shape} trained vectors and {folded.shape} folded-in ones of {len(rows)} rows: "
+            f"expected {(len(known), table.shape[1])} and {(len(rows), table.shape[1])}"
         )
     vectors: Int = folded.astype(np.float32)
-    if keep_known:
-        # a row made cold shows nothing of what its user took there in training: the trained vector would
-        line = np.array([known.get(str(user), -1) for user in rows.user], dtype=np.int64)
-        line[(rows.lengths("own") == 0) & (rows.excluded.lengths > 0)] = -1
-        if (line >= len(table)).any():
-            raise DataError(f"user {rows.user[line.argmax()]} is line {line.max()} of {len(table)} trained vectors")
-        vectors[line >= 0] = table[line[line >= 0]]
+    line = pd.Index(known, dtype=object).get_indexer(pd.Index(rows.user, dtype=object))
+    # a row made cold shows nothing of what its user took there in training: the trained vector would
+    line[(rows.lengths("own") == 0) & (rows.excluded.lengths > 0)] = -1
+    vectors[line >= 0] = table[line[line >= 0]]
     return vectors
 
 

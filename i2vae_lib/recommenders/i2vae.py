@@ -39,7 +39,8 @@ from i2vae_lib.model.i2vae import ROLES, Draws, I2VAENetwork, Latents, Network, 
 from i2vae_lib.model.objective import active_units, build_objective
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.positions import Lessons, Shown
-from i2vae_lib.recommenders.trained import Stage, Trained
+from i2vae_lib.recommenders.trained import Trained
+from i2vae_lib.training import Stage
 
 Batches = Callable[[np.random.Generator], Iterable[dict[str, Any]]]
 
@@ -72,6 +73,7 @@ class I2VAERecommender(Trained):
         if self.everywhere:
             self.evidence = Evidence.fit(train, self.params.evidence, self.params.protocol)
             self.counted = (self.evidence,)
+            self.frozen |= {f"evidence/{name}": torch.from_numpy(one) for name, one in self.evidence.arrays().items()}
         if self.params.model.start == "cooccurrence":
             self.start_shrinkage = self.params.psg.shrinkage
             self.start = item_vectors(train, self.params.model.d, self.start_shrinkage)
@@ -190,18 +192,11 @@ class I2VAERecommender(Trained):
         found = self.model.score_all(interest, domain, side)
         return found[:, items[0] - 1] if len(items) == 1 else found.gather(1, items - 1)
 
-    def arrays(self) -> dict[str, torch.Tensor]:
-        found = super().arrays()
+    def restore(self, weights: dict[str, torch.Tensor]) -> None:
         if self.everywhere:
-            found |= {f"evidence/{name}": torch.from_numpy(one) for name, one in self.evidence.arrays().items()}
-        return found
-
-    def restore(self, arrays: dict[str, torch.Tensor]) -> None:
-        if self.everywhere:
-            named = {name: arrays.pop(name).numpy() for name in list(arrays) if name.startswith("evidence/")}
-            told = {name.removeprefix("evidence/"): one for name, one in named.items()}
+            told = {name.removeprefix("evidence/"): one.cpu().numpy() for name, one in self.frozen.items()}
             self.evidence = Evidence.restore(self.params.evidence, self.params.protocol, self.catalogue, told)
-        super().restore(arrays)
+        super().restore(weights)
 
     def save(self, folder: Path) -> None:
         """Weights, popularity and generator as safetensors, vocabularies and parameters beside them."""

@@ -8,7 +8,7 @@ gusye1234/LightGCN-PyTorch). With E^0 the trained vectors of users and items and
 
 over triples of a uniform user u, one of its items i and an item j that it did not take. With L = 0 this is BPR-MF.
 
-Made for implicit feedback in one domain. Here it comes in two readings: ``lightgcn-s``, a graph a domain, and
+Made for implicit feedback in one domain. Here it comes in two readings: ``lightgcn-s``, a graph per domain, and
 ``lightgcn-m``, one graph of the users of both domains and the unified items (:class:`i2vae_lib.graphs.Unified`). What
 somebody took in the other domain reaches items of this one by way of users of both, from the third layer on as a user's
 vector and from the first as an item's. The loss and its triples are those of :mod:`i2vae_lib.lightgcn`, which the
@@ -30,7 +30,6 @@ Departs
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -43,12 +42,13 @@ from i2vae_lib.graphs import Adjacency, Unified
 from i2vae_lib.lightgcn import Triples, terms
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
-from i2vae_lib.recommenders.fold_in import propagated, user_vectors
-from i2vae_lib.recommenders.trained import Stage, Trained, dot, packed, unpacked
+from i2vae_lib.recommenders.fold_in import propagated
+from i2vae_lib.recommenders.trained import Trained, dot
+from i2vae_lib.training import Stage
 
 
 class Separate:
-    """``-S``: a graph a domain, of all users and the domain's items."""
+    """``-S``: a graph per domain, of all users and the domain's items."""
 
     graphs: tuple[str, ...] = DOMAINS
 
@@ -132,13 +132,9 @@ def known_lines(users: Int, graph: sparse.csr_matrix) -> tuple[Int, Int]:
 class LightGCN(Trained):
     """Both readings; a class of its own for each below."""
 
-    reading_of: ClassVar[type[Separate]]
-
     def __init__(self, catalogue: Catalogue, params: Parameters):
         super().__init__(catalogue, params)
-        self.reading = self.reading_of(catalogue)
         self.taken: dict[str, sparse.csr_matrix] = {}  # in training only
-        self.tables: dict[str, torch.Tensor] = {}  # all that scores: see settle
 
     def adopt(self, train: Rows, generator: Generator | None) -> None:
         self.users = np.array(list(dict.fromkeys(train.user)), dtype=object)
@@ -175,46 +171,36 @@ class LightGCN(Trained):
             users = graph.shape[0]
             layers = self.params.lightgcn.layers
             mean, fold_in, final = graphs.tables_of(graph, (start[:users], start[users:]), layers)
-            self.tables |= {f"fold_in/{name}": torch.from_numpy(fold_in), f"final/{name}": torch.from_numpy(final)}
-            if self.params.protocol == "temporal":
-                ids, lines = known_lines(self.users, graph)
-                vectors = torch.from_numpy(mean[lines].astype(np.float32))
-                self.tables |= {f"user/{name}": vectors, f"known/{name}": packed(ids)}
-        self.finals = {}
-        self.known = {}
-        for name in self.reading.graphs:
-            for d, items in self.reading.pools(name).items():
-                self.finals[d] = self.tables[f"final/{name}"][torch.from_numpy(items)].to(self.device)
-            if f"known/{name}" in self.tables:
-                self.known[name] = {user: line for line, user in enumerate(unpacked(self.tables[f"known/{name}"]))}
+            self.frozen |= {f"fold_in {name}": torch.from_numpy(fold_in), f"final {name}": torch.from_numpy(final)}
+            ids, lines = known_lines(self.users, graph)
+            self.remember(name, ids, torch.from_numpy(mean[lines].astype(np.float32)))
+        pools = [(name, *pool) for name in self.reading.graphs for pool in self.reading.pools(name).items()]
+        self.finals = {
+            d: self.frozen[f"final {name}"][torch.from_numpy(items)].to(self.device) for name, d, items in pools
+        }
 
-    def arrays(self) -> dict[str, torch.Tensor]:
-        return dict(self.tables)
-
-    def restore(self, arrays: dict[str, torch.Tensor]) -> None:
-        self.tables = dict(arrays)
+    def kept(self) -> nn.Module:
+        """Nothing: ``frozen`` is all that scores."""
+        return nn.Module()
 
     def evident(self, rows: Rows) -> Int:
         """Rows of which an item that the graph knows is in the history, bool [n]."""
         found = np.zeros(len(rows), dtype=bool)
         for d in DOMAINS:
             at, name = rows.of(d), self.reading.graph_of(d)
-            seen = self.tables[f"fold_in/{name}"].numpy().any(axis=1)  # zero for an item without edges
+            seen = self.frozen[f"fold_in {name}"].cpu().numpy().any(axis=1)  # zero for an item without edges
             found[at] = self.reading.histories(rows.take(at), name) @ seen.astype(np.float32) > 0
         return found
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
         name = self.reading.graph_of(domain)
-        vectors = propagated(self.reading.histories(rows, name), self.tables[f"fold_in/{name}"].numpy())
-        if name in self.known:  # temporal
-            vectors = user_vectors(
-                rows, self.known[name], self.tables[f"user/{name}"].numpy(), vectors, keep_known=True
-            )
-        return dot(torch.from_numpy(vectors).to(self.device), self.finals[domain], items)
+        folded = propagated(self.reading.histories(rows, name), self.frozen[f"fold_in {name}"].cpu().numpy())
+        vectors = self.known_or(torch.from_numpy(folded).to(self.device), rows, name)
+        return dot(vectors, self.finals[domain], items)
 
 
 class LightGCNS(LightGCN):
-    """``lightgcn-s``: a graph a domain."""
+    """``lightgcn-s``: a graph per domain."""
 
     name = "lightgcn-s"
     reading_of = Separate

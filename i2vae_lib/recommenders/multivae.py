@@ -20,7 +20,7 @@ Departs
       near 0 on these data;
     - biases start at 0 (the code: normal, sd 0.001), and the L2 term, which the code's VAE weighs with 0, is left out;
     - epochs are selected on sampled NDCG@10 of both domains together, not on NDCG@100 of held-out clicks;
-    - merged: a softmax a domain, their costs summed over the domains in which a user has items; one softmax over the
+    - merged: a softmax per domain, their costs summed over the domains in which a user has items; one softmax over the
       union would let the larger domain take the smaller one's share;
     - the two models of ``multivae-s`` share one early stop, on both domains' mean.
 """
@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -37,21 +37,22 @@ from torch import nn
 from torch.nn import functional as F
 
 from i2vae_lib import training
-from i2vae_lib.data.dataset import Catalogue, Int, Ragged, Rows
+from i2vae_lib.data.batches import Tensors
+from i2vae_lib.data.dataset import Int, Ragged, Rows
 from i2vae_lib.data.people import chained, people
 from i2vae_lib.model.encoders import dropout, initialise
 from i2vae_lib.model.latents import Gaussian, annealing, kl, sample
 from i2vae_lib.model.likelihoods import multinomial
-from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.readings import Merged, PerDomain
-from i2vae_lib.recommenders.trained import Stage, Trained, dot
+from i2vae_lib.recommenders.trained import Trained, dot
+from i2vae_lib.training import Stage
 
 Block = tuple[int, int]
 """A softmax over a part of a vocabulary: the number of items before it, and of its own."""
 
 
 @dataclass(frozen=True)
-class Bags:
+class Bags(Tensors):
     """B sets of items, flat: set i is ``items[offsets[i]:offsets[i + 1]]``."""
 
     items: torch.Tensor  # int64 [m], 0-based, distinct inside a set
@@ -64,9 +65,6 @@ class Bags:
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
-
-    def to(self, device: torch.device) -> Self:
-        return type(self)(self.items.to(device), self.offsets.to(device))
 
     @property
     def counts(self) -> torch.Tensor:
@@ -166,7 +164,7 @@ def reconstruction(decoder: Decoder, z: torch.Tensor, bags: Bags, blocks: Sequen
     z
         [B, d].
     blocks
-        They cover the vocabulary. A block of which a bag holds nothing costs that bag nothing, nor any computing.
+        They cover the vocabulary. A bag skips the blocks in which it has no items.
     """
     states, owner = decoder(z), bags.owner
     total = states.new_zeros(len(bags))
@@ -226,12 +224,6 @@ def bag_stage(name: str, module: nn.Module, loss: training.Loss, bags: Mapping[s
 class MultiVAE(Trained):
     """Both readings; a class of its own for each below."""
 
-    reading_of: ClassVar[type[PerDomain]]
-
-    def __init__(self, catalogue: Catalogue, params: Parameters):
-        super().__init__(catalogue, params)
-        self.reading = self.reading_of(catalogue)
-
     def blocks(self, stream: str) -> Sequence[Block]:
         """A softmax for each domain of a stream."""
         return [(self.reading.offset(d), self.catalogue.size(d)) for d in self.reading.domains(stream)]
@@ -268,9 +260,6 @@ class MultiVAE(Trained):
         found = costs(module, bags, prior, self.blocks(name), p.dropout, generator)
         return weighed(name, found, p.beta * annealing(epoch, p.annealing_epochs))
 
-    def evident(self, rows: Rows) -> Int:
-        return self.reading.evident(rows)
-
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
         module = self.module[self.reading.stream(domain)]
         bags = Bags.of(distinct(self.reading.histories(rows, domain))).to(self.device)
@@ -281,7 +270,7 @@ class MultiVAE(Trained):
 
 
 class MultiVAES(MultiVAE):
-    """``multivae-s``: a model a domain."""
+    """``multivae-s``: a model per domain."""
 
     name = "multivae-s"
     reading_of = PerDomain

@@ -37,33 +37,30 @@ Departs
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from typing import Self
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
-from i2vae_lib.data.batches import bucketed
+from i2vae_lib.data.batches import Tensors, bucketed
 from i2vae_lib.data.dataset import DOMAINS, PAD, Int, Rows, other
 from i2vae_lib.data.people import right_padded
 from i2vae_lib.model.encoders import dropout, initialise
 from i2vae_lib.model.likelihoods import categorical_mean
 from i2vae_lib.params import Parameters
-from i2vae_lib.recommenders.trained import Stage, Trained, dot
+from i2vae_lib.recommenders.trained import Trained, dot
+from i2vae_lib.training import Stage
 
 
 @dataclass(frozen=True)
-class Sessions:
+class Sessions(Tensors):
     """Rows of one target domain. Sequences are right-padded with 0."""
 
     own: torch.Tensor  # int64 [B, m]
     other: torch.Tensor  # int64 [B, n]
     pointers: torch.Tensor  # int64 [B, n]: own items before each other one
     target: torch.Tensor  # int64 [B]
-
-    def to(self, device: torch.device) -> Self:
-        return type(self)(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
 def merged_order(first: Int, second: Int) -> Int:

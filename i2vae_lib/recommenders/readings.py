@@ -1,4 +1,4 @@
-"""The two readings of a system made for one domain: ``-S``, a model a domain, and ``-M``, one merged vocabulary.
+"""The two readings of a system made for one domain: ``-S``, a model per domain, and ``-M``, one merged vocabulary.
 
 A reading turns rows into *streams*: sequences of item numbers of one vocabulary, 0 for padding. Item i of domain d is
 number ``offset(d) + i`` of its stream.

@@ -30,33 +30,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Self
 
 import numpy as np
 import torch
 from torch import nn
 
-from i2vae_lib.data.batches import bucketed
-from i2vae_lib.data.dataset import Catalogue, Int, Rows
+from i2vae_lib.data.batches import Tensors, bucketed_streams
+from i2vae_lib.data.dataset import Rows
 from i2vae_lib.data.people import windows
 from i2vae_lib.model.encoders import SequenceEncoder, initialise
 from i2vae_lib.model.likelihoods import bernoulli
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.readings import Merged, PerDomain, draw_beside
-from i2vae_lib.recommenders.trained import Stage, Trained, dot
+from i2vae_lib.recommenders.trained import Trained, dot
+from i2vae_lib.training import Stage
 
 
 @dataclass(frozen=True)
-class Windows:
+class Windows(Tensors):
     """Sequences of one stream, left-padded with 0: the next item of every step, and negatives beside it."""
 
     inputs: torch.Tensor  # int64 [B, L]
     targets: torch.Tensor  # int64 [B, L]
     negatives: torch.Tensor  # int64 [B, L, k]
     share: float  # its steps that have a next item, against a mean batch of the stream
-
-    def to(self, device: torch.device) -> Self:
-        return type(self)(self.inputs.to(device), self.targets.to(device), self.negatives.to(device), self.share)
 
 
 class Stream(nn.Module):
@@ -78,12 +75,6 @@ class Stream(nn.Module):
 class SASRecBCE(Trained):
     """Both readings; a class of its own for each below."""
 
-    reading_of: ClassVar[type[PerDomain]]
-
-    def __init__(self, catalogue: Catalogue, params: Parameters):
-        super().__init__(catalogue, params)
-        self.reading = self.reading_of(catalogue)
-
     def build(self, weights: torch.Generator) -> nn.Module:
         module = nn.ModuleDict({s: Stream(self.reading.size(s), self.params) for s in self.reading.streams})
         initialise(module, weights)
@@ -103,9 +94,7 @@ class SASRecBCE(Trained):
         mean = {s: np.minimum(one.lengths - 1, p.model.T).sum() / max(1, steps[s]) for s, one in sequences.items()}
 
         def batches(rng: np.random.Generator) -> Iterator[dict[str, Windows]]:
-            order = [(s, at) for s, one in sequences.items() for at in bucketed(one.lengths, size, rng)]
-            for i in rng.permutation(len(order)):
-                stream, at = order[i]
+            for stream, at in bucketed_streams({s: one.lengths for s, one in sequences.items()}, size, rng):
                 own = sequences[stream].take(at)
                 inputs, targets = windows(own, p.model.T)
                 negatives = draw_beside(self.reading, stream, own, targets, p.sasrec_bce.negatives, rng)
@@ -129,9 +118,6 @@ class SASRecBCE(Trained):
         value = bernoulli(positive, negatives).mean()
         return one.share * value, {f"reconstruction/{name}": value.detach()}
 
-    def evident(self, rows: Rows) -> Int:
-        return self.reading.evident(rows)
-
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
         name, offset = self.reading.stream(domain), self.reading.offset(domain)
         history = self.reading.histories(rows, domain).last(self.params.model.T)
@@ -141,7 +127,7 @@ class SASRecBCE(Trained):
 
 
 class SASRecBCES(SASRecBCE):
-    """``sasrec-bce-s``: a model a domain."""
+    """``sasrec-bce-s``: a model per domain."""
 
     name = "sasrec-bce-s"
     reading_of = PerDomain

@@ -27,7 +27,7 @@ Departs
 from __future__ import annotations
 
 from i2vae_lib.model.transformers import CausalTransformer, SASRecBlock
-from i2vae_lib.params import SASRecCEParameters
+from i2vae_lib.parameter_groups import SASRecCEParameters
 from i2vae_lib.recommenders.every_position import EveryPosition, Stream
 from i2vae_lib.recommenders.readings import Merged, PerDomain
 
@@ -47,7 +47,7 @@ class SASRecCE(EveryPosition):
 
 
 class SASRecCES(SASRecCE):
-    """``sasrec-ce-s``: a model a domain."""
+    """``sasrec-ce-s``: a model per domain."""
 
     name = "sasrec-ce-s"
     reading_of = PerDomain

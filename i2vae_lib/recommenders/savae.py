@@ -36,12 +36,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from i2vae_lib.data.batches import Tensors
 from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Ragged, Rows, other
 from i2vae_lib.data.people import people
 from i2vae_lib.model.latents import Gaussian, annealing, sample, standard_like, where
@@ -61,21 +62,19 @@ from i2vae_lib.recommenders.multivae import (
     standard,
     weighed,
 )
-from i2vae_lib.recommenders.trained import Stage, Trained
+from i2vae_lib.recommenders.trained import Trained
+from i2vae_lib.training import Stage
 
 LOWEST, HIGHEST = -6.0, 2.0  # of a prior's log-variance
 
 
 @dataclass(frozen=True)
-class Pairs:
+class Pairs(Tensors):
     """Users of a target domain: their bags in it, and the priors that the source gives them."""
 
     bags: Bags  # B sets
     mean: torch.Tensor  # [B, d]
     log_variance: torch.Tensor  # [B, d]
-
-    def to(self, device: torch.device) -> Self:
-        return type(self)(self.bags.to(device), self.mean.to(device), self.log_variance.to(device))
 
     @property
     def prior(self) -> Gaussian:

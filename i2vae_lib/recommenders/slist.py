@@ -1,7 +1,7 @@
 """SLIST: two linear models of sequences, one of what is taken together and one of what follows, in one closed form.
 
 Choi, Kim, Lee, Shim & Lee, "Session-aware linear item-item models for session-based recommendation", WWW 2021 (code:
-jin530/SLIST, 4e095ee). X has a line a sequence, binary. Each cut t of a sequence gives a line of S, the items up to t
+jin530/SLIST, 4e095ee). X has a line per sequence, binary. Each cut t of a sequence gives a line of S, the items up to t
 with weights exp(-(t - s) / ``source_decay``), and one of T, the items after it with exp(-(s - t - 1) /
 ``target_decay``); lines of both sum to 1. With a = ``consistency`` and l = ``decay``,
 
@@ -10,8 +10,9 @@ with weights exp(-(t - s) / ``source_decay``), and one of T, the items after it 
 
 a = 0 is SLIT, of transitions alone; a = 1 SLIS, of what stands together (without its bound on the diagonal).
 
-Made for one catalogue and short sessions. Here it comes in both readings (:mod:`i2vae_lib.recommenders.readings`):
-``slist-s``, a matrix a domain, and ``slist-m``, one of both domains' events in order of time.
+Made for one catalogue and short sessions. Here it comes in both readings
+(:mod:`i2vae_lib.recommenders.readings`): ``slist-s``, a matrix per domain, and ``slist-m``, one of both domains' events
+in order of time.
 
 Departs
     - a user's whole sequence is one session, its last T events (``model.T``);
@@ -24,21 +25,20 @@ Departs
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import ClassVar, Self
+from typing import Self
 
 import numpy as np
 import torch
 from scipy import sparse
-from torch import nn
 
-from i2vae_lib.data.dataset import Catalogue, DataError, Int, Ragged, Rows
+from i2vae_lib.data.dataset import DataError, Int, Ragged, Rows, popularity
 from i2vae_lib.data.people import interleaved, people
-from i2vae_lib.params import Parameters, SLISTParameters
+from i2vae_lib.parameter_groups import SLISTParameters
+from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders.ease import inverse_of
 from i2vae_lib.recommenders.readings import Merged, PerDomain
-from i2vae_lib.recommenders.trained import Stage, Trained
+from i2vae_lib.recommenders.trained import Scorer, solved_epoch
 from i2vae_lib.training import Callbacks, State
 
 
@@ -65,7 +65,7 @@ def cuts(sequences: Ragged, domain: Int) -> tuple[Int, Int]:
 
 
 def transitions(sequences: Ragged, at: Int, size: int, source: float, target: float) -> tuple[sparse.csr_matrix, ...]:
-    """S and T (module docstring), a line a cut and a column an item (0…size - 1): float32.
+    """S and T (module docstring), a line per cut and a column per item (0…size - 1): float32.
 
     Parameters
     ----------
@@ -101,23 +101,8 @@ def solved(sequences: Ragged, domain: Int, size: int, p: SLISTParameters) -> Int
     return np.ascontiguousarray(found)
 
 
-class SLIST(Trained):
+class SLIST(Scorer):
     """Both readings; a class of its own for each below."""
-
-    reading_of: ClassVar[type[PerDomain]]
-
-    def __init__(self, catalogue: Catalogue, params: Parameters):
-        super().__init__(catalogue, params)
-        self.reading = self.reading_of(catalogue)
-        self.tables: dict[str, Int] = {}
-
-    def build(self, weights: torch.Generator) -> nn.Module:
-        """Nothing: what is learnt is a formula's."""
-        return nn.Module()
-
-    def stages(self, train: Rows) -> Iterator[Stage]:
-        """None: :meth:`fit` is of its own."""
-        yield from ()
 
     def fit(
         self,
@@ -137,7 +122,7 @@ class SLIST(Trained):
             A stream of more items than ``slist.limit``.
         """
         self.params, start = params, time.perf_counter()
-        self.begin(train, generator, rng)
+        self.popularity = popularity(train)
         sequences, p = people(train).sequences, params.slist
         for s in self.reading.streams:
             size = self.reading.size(s)
@@ -150,23 +135,11 @@ class SLIST(Trained):
             whole = interleaved(parts, np.zeros(len(parts[0]), dtype=np.int64))
             last = whole.slices(np.maximum(whole.offsets[:-1], whole.offsets[1:] - params.model.T), whole.offsets[1:])
             border = np.cumsum([self.sizes[d] for d in self.reading.domains(s)])
-            self.tables[s] = solved(last, np.searchsorted(border, last.values), size, p)
-        seconds = time.perf_counter() - start
+            self.frozen[s] = torch.from_numpy(solved(last, np.searchsorted(border, last.values), size, p))
+        learnt = time.perf_counter()
         found = self.validator(validation)()
-        line = {"epoch": 1.0, "seconds": seconds, "rows/s": len(train) / seconds} | found
-        line |= {"validation seconds": time.perf_counter() - start - seconds}
-        self.state = State(1, 0, found["ndcg@10"], {}, [line])
+        self.state = State(1, 0, found["ndcg@10"], {}, [solved_epoch(len(train), start, learnt, found)])
         return self
-
-    def arrays(self) -> dict[str, torch.Tensor]:
-        return {name: torch.from_numpy(one) for name, one in self.tables.items()}
-
-    def restore(self, arrays: dict[str, torch.Tensor]) -> None:
-        self.module = self.build(torch.Generator())
-        self.tables = {name: one.numpy() for name, one in arrays.items()}
-
-    def evident(self, rows: Rows) -> Int:
-        return self.reading.evident(rows)
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
         name, low = self.reading.stream(domain), self.reading.offset(domain)
@@ -175,12 +148,13 @@ class SLIST(Trained):
         weight = np.exp(-back / self.params.slist.recency_decay).astype(np.float32)
         shape = (len(rows), self.reading.size(name))
         shown = sparse.csr_matrix((weight, (history.owner, history.values - 1)), shape=shape)
-        found = torch.from_numpy(shown @ self.tables[name][:, low : low + self.sizes[domain]]).to(self.device)
+        table = self.frozen[name].cpu().numpy()
+        found = torch.from_numpy(shown @ table[:, low : low + self.sizes[domain]]).to(self.device)
         return found[:, items[0] - 1] if len(items) == 1 else found.gather(1, items - 1)
 
 
 class SLISTS(SLIST):
-    """``slist-s``: a matrix a domain."""
+    """``slist-s``: a matrix per domain."""
 
     name = "slist-s"
     reading_of = PerDomain

@@ -8,7 +8,7 @@ domain d and L the length of the row's own history,
 
 over the row's target and its sampled candidates. Features: for ItemKNN, EASE, a bag and ordered counts, with evidence
 s >= 0, log(1 + 50 s) and s / (largest s in the domain); log(1 + popularity); in ``stack-ce`` also the score of
-:mod:`i2vae_lib.recommenders.sasrec_ce`, merged. All w start at .3 and all g at 0; Adam, all rows a step.
+:mod:`i2vae_lib.recommenders.sasrec_ce`, merged. All w start at .3 and all g at 0; Adam, each step on all rows.
 
 No published system, and no reference: the yardstick of a mere combination. The rankers learn from training rows and
 choose on validation rows what they always choose there; w and g are fitted on validation rows, for of training rows the
@@ -25,7 +25,6 @@ Departs
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -47,7 +46,7 @@ from i2vae_lib.recommenders.ease import EASE
 from i2vae_lib.recommenders.itemknn import ItemKNN
 from i2vae_lib.recommenders.ordered_counts import OrderedCounts
 from i2vae_lib.recommenders.sasrec_ce import SASRecCEM
-from i2vae_lib.recommenders.trained import Stage, Trained
+from i2vae_lib.recommenders.trained import Scorer, Trained, solved_epoch
 from i2vae_lib.training import Callbacks, State
 
 SCALE = 50.0  # of evidence inside the logarithm
@@ -81,7 +80,7 @@ class Known:
         return found
 
 
-class Stack(Trained):
+class Stack(Scorer):
     """Both stacks; a class of its own for each below."""
 
     RANKERS: ClassVar[tuple[type[Any], ...]] = (ItemKNN, EASE, OrderedCounts)
@@ -103,10 +102,6 @@ class Stack(Trained):
 
     def build(self, weights: torch.Generator) -> nn.Module:
         return Logit(self.width)
-
-    def stages(self, train: Rows) -> Iterator[Stage]:
-        """None: :meth:`fit` is of its own."""
-        yield from ()
 
     def fit(
         self,
@@ -133,14 +128,12 @@ class Stack(Trained):
         utilities = self.cross_fitted(choices, hashed(choices.rows.user, "stack", params.split.data_seed))
         whole = contract.gather(self.popularity, validation, np.concatenate([validation.target[:, None], negatives], 1))
         whole[choices.at] = utilities
-        seconds = time.perf_counter() - start
+        learnt = time.perf_counter()
         known = Known(self.name, validation, whole)
         found = selection_metric(
             rank(known, validation, negatives, full=False, batch_size=params.evaluation.batch_size), validation
         )
-        line = {"epoch": 1.0, "loss": float(choices.cost(self.module).detach()), "seconds": seconds}
-        line |= {"rows/s": len(train) / seconds} | found
-        line |= {"validation seconds": time.perf_counter() - start - seconds}
+        line = solved_epoch(len(train), start, learnt, found) | {"loss": float(choices.cost(self.module).detach())}
         before = [{"stage": 1.0} | one for learner in self.learners for one in learner.state.history]
         self.state = State(1, 0, found["ndcg@10"], {}, [*before, {"stage": 2.0} | line if before else line])
         self.module = self.module.to(self.device)

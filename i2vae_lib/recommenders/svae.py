@@ -11,10 +11,10 @@ are),
 
 A step's latent depends on the items so far, but not on the latents before it.
 
-Made for one domain. Here it comes in both readings (:mod:`i2vae_lib.recommenders.readings`): ``svae-s``, two models
-that know nothing of each other (a row without an own history is popularity's), and ``svae-m``, one model of the merged
-sequence, which ranks the candidates among the items of their domain. A row is scored by the posterior mean of its last
-step.
+Made for one domain. Here it comes in both readings (:mod:`i2vae_lib.recommenders.readings`). ``svae-s`` is two models
+that know nothing of each other; a row without an own history is ranked by popularity. ``svae-m`` is one model of the
+merged sequence and ranks the candidates among the items of their domain. A row is scored by the posterior mean of its
+last step.
 
 Departs
     - sigma^2 = exp(lambda) everywhere; the released code samples with sigma = exp(lambda) and takes lambda for the
@@ -32,7 +32,7 @@ Departs
     - the mean is scored and the whole history shown; the code samples at evaluation and withholds the last item;
     - beside a mean over steps, ``svae.beta`` and ``svae.weight_decay`` press harder than beside the code's sum over
       some hundred, hence smaller values than the code's (0.2 and 5e-3);
-    - merged: a softmax a domain, over which -log p of the items of that domain is taken. One over both vocabularies
+    - merged: a softmax per domain, over which -log p of the items of that domain is taken. One over both vocabularies
       would, beside this, learn which domain comes next: in a row always the other's items first, and candidates are
       never compared across domains.
 """
@@ -41,32 +41,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Self
 
 import numpy as np
 import torch
 from torch import nn
 
-from i2vae_lib.data.batches import bucketed
-from i2vae_lib.data.dataset import PAD, Catalogue, Int, Ragged, Rows
+from i2vae_lib.data.batches import Tensors, bucketed_streams
+from i2vae_lib.data.dataset import PAD, Int, Ragged, Rows
 from i2vae_lib.data.people import right_padded
 from i2vae_lib.model.encoders import initialise
 from i2vae_lib.model.latents import Gaussian, annealing, kl, sample, standard_like
 from i2vae_lib.model.likelihoods import multinomial_sum
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.readings import Merged, PerDomain
-from i2vae_lib.recommenders.trained import Stage, Trained, dot
+from i2vae_lib.recommenders.trained import Trained, dot
+from i2vae_lib.training import Stage
 
 
 @dataclass(frozen=True)
-class Steps:
+class Steps(Tensors):
     """Sequences of one stream, right-padded with 0, and what follows each of their steps."""
 
     inputs: torch.Tensor  # int64 [B, L]
     targets: torch.Tensor  # int64 [B, L, k]: the set Y_t, 0 where it is smaller; all 0 where the input is no step
-
-    def to(self, device: torch.device) -> Self:
-        return type(self)(self.inputs.to(device), self.targets.to(device))
 
 
 def next_items(items: Int, k: int) -> Int:
@@ -121,12 +118,6 @@ class Stream(nn.Module):
 class SVAE(Trained):
     """Both readings; a class of its own for each below."""
 
-    reading_of: ClassVar[type[PerDomain]]
-
-    def __init__(self, catalogue: Catalogue, params: Parameters):
-        super().__init__(catalogue, params)
-        self.reading = self.reading_of(catalogue)
-
     def build(self, weights: torch.Generator) -> nn.Module:
         module = nn.ModuleDict({s: Stream(self.reading.size(s), self.params) for s in self.reading.streams})
         initialise(module, weights)
@@ -138,9 +129,7 @@ class SVAE(Trained):
         sequences = {s: one.take(np.flatnonzero(one.lengths > 1)) for s, one in every.items()}
 
         def batches(rng: np.random.Generator) -> Iterator[dict[str, Steps]]:
-            order = [(s, at) for s, one in sequences.items() for at in bucketed(one.lengths, size, rng)]
-            for i in rng.permutation(len(order)):
-                stream, at = order[i]
+            for stream, at in bucketed_streams({s: one.lengths for s, one in sequences.items()}, size, rng):
                 yield {stream: self.steps(sequences[stream].take(at))}
 
         rows = sum(len(one) for one in sequences.values())
@@ -203,9 +192,6 @@ class SVAE(Trained):
             found = found + multinomial_sum(decoded[line], weight, bias, owner, items, share[line])
         return found
 
-    def evident(self, rows: Rows) -> Int:
-        return self.reading.evident(rows)
-
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
         name, offset = self.reading.stream(domain), self.reading.offset(domain)
         history = self.reading.histories(rows, domain)
@@ -219,7 +205,7 @@ class SVAE(Trained):
 
 
 class SVAES(SVAE):
-    """``svae-s``: a model a domain."""
+    """``svae-s``: a model per domain."""
 
     name = "svae-s"
     reading_of = PerDomain

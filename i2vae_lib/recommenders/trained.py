@@ -1,8 +1,8 @@
-"""What every system shares whose weights are learnt by gradient: fit, score, recommend, save, load.
+"""What all systems share: score, recommend, save and load (:class:`Scorer`), and training (:class:`Trained`).
 
-A system says what is to be trained (:meth:`Trained.stages`) and what a row's candidates score
-(:meth:`Trained.scores`); the loop is that of :mod:`i2vae_lib.training`, the epoch is selected on validation, and rows
-that a system has no evidence for are ranked by popularity.
+A system says what a row's candidates score (:meth:`Scorer.scores`) and what is to be trained (:meth:`Trained.stages`).
+The loop is that of :mod:`i2vae_lib.training`, the epoch is selected on validation, and rows that a system has no
+evidence for are ranked by popularity.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -23,71 +23,45 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from i2vae_lib import psg, training
-from i2vae_lib.data import dataset
 from i2vae_lib.data.dataset import (
     DOMAINS,
     Catalogue,
     Int,
     Rows,
+    packed,
     popularity,
     read_catalogue,
     rows_digest,
     save_catalogue,
+    unpacked,
 )
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.params import Parameters, of_result
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders import REGISTRY, contract
+from i2vae_lib.recommenders.fold_in import user_vectors
 from i2vae_lib.runs import LayoutError, check_layout, read_json, reading, write_atomically, write_json
-from i2vae_lib.training import Callbacks, State
+from i2vae_lib.training import Callbacks, Stage, State
 
-MODEL_LAYOUT = 2
+MODEL_LAYOUT = 3
 ANEW = "put the right file back, or train it anew"
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One training: what :func:`i2vae_lib.training.train` is given.
-
-    Parameters
-    ----------
-    name
-        Of the stage's checkpoint and of its lines in the history.
-    module
-        Its parameters are trained, and the best epoch's stay in it.
-    loss, batches
-        As in :func:`i2vae_lib.training.train`.
-    rows, steps
-        Rows and batches an epoch.
-    weight_decay, decoupled_decay, beta2
-        As in :func:`i2vae_lib.training.train`.
-    epochs
-        At most so many, all of them (no early stop): a warm-up. None: ``training.epochs`` and ``training.patience``.
-    """
-
-    name: str
-    module: nn.Module
-    loss: training.Loss
-    batches: Callable[[np.random.Generator], Iterable[Mapping[str, training.Movable]]]
-    rows: int
-    steps: int
-    weight_decay: float = 0.0
-    decoupled_decay: float = 0.0
-    beta2: float = 0.999
-    epochs: int | None = None
-
-
-class Trained(ABC):
-    """A recommender of trained weights.
+class Scorer(ABC):
+    """A recommender that scores with a module and frozen tables, and lives on in a folder.
 
     Attributes
     ----------
     name
-        Of the system, as ``--set system=…`` takes it.
+        The system's name, as ``--set system=…`` takes it.
+    reading_of
+        How a system of one domain reads rows: separately or merged (:mod:`i2vae_lib.recommenders.readings`).
     module
-        Everything that is trained.
+        The weights.
+    frozen
+        What else scoring needs, saved beside the weights: tables that follow from weights or training rows.
     state
-        After :meth:`fit`: history by epoch (of all stages) and which epoch of the last was selected.
+        After ``fit``: the history by epoch (of all stages) and which epoch of the last was selected.
     start
         Vectors of the unified items that training begins with (``cooccurrence.item_vectors`` with ``start_shrinkage``),
         where a system has any; for the audit.
@@ -100,6 +74,7 @@ class Trained(ABC):
     start: Int | None = None
     start_shrinkage = 10.0
     counted: Sequence[Any] = ()
+    reading_of: ClassVar[Any] = None
     module: Any  # an nn.Module; torch's types know no attributes
 
     def __init__(self, catalogue: Catalogue, params: Parameters):
@@ -107,23 +82,21 @@ class Trained(ABC):
         self.params = params
         self.device = training.choose_device(params.training.device)
         self.popularity: Mapping[str, Int] = {}
+        self.frozen: dict[str, torch.Tensor] = {}
+        self.module = nn.Module()
+        self.reading: Any = None if self.reading_of is None else self.reading_of(catalogue)
         self.state = State()
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Items a domain, padding not counted."""
+        """Items by domain, padding not counted."""
         return {d: self.catalogue.size(d) for d in DOMAINS}
 
     # --- what a system says ---
 
-    @abstractmethod
     def build(self, weights: torch.Generator) -> nn.Module:
         """A new module of the right shapes, every weight drawn from ``weights``."""
-
-    @abstractmethod
-    def stages(self, train: Rows) -> Iterator[Stage]:
-        """What is to be trained, in order. ``self.module`` is built, and where the generator goes on after a stage,
-        that stage is trained."""
+        return nn.Module()
 
     @abstractmethod
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
@@ -138,87 +111,37 @@ class Trained(ABC):
         """
 
     def evident(self, rows: Rows) -> Int:
-        """Rows that the system has something to say of, bool [n]; the others get popularity."""
-        return ~contract.without_evidence(rows)
+        """Rows that the system can rank for, bool [n]; the others get popularity."""
+        return ~contract.without_evidence(rows) if self.reading is None else self.reading.evident(rows)
 
     def settle(self) -> None:  # noqa: B027
-        """Compute from the weights what :meth:`scores` needs. Called before each validation and after training."""
+        """Compute what :meth:`scores` needs. Called before each validation, after training and after loading."""
 
-    def arrays(self) -> dict[str, torch.Tensor]:
-        """Everything that scoring needs, for :meth:`save`."""
-        return training.parameters_of(self.module)
+    def kept(self) -> nn.Module:
+        """The part of ``module`` that scoring needs: what :meth:`save` writes and :meth:`load` reads."""
+        module: nn.Module = self.module
+        return module
 
-    def restore(self, arrays: dict[str, torch.Tensor]) -> None:
-        """Take what :meth:`arrays` gave."""
+    def restore(self, weights: dict[str, torch.Tensor]) -> None:
+        """Take the saved weights of :meth:`kept`; ``frozen`` is there already."""
         self.module = self.build(torch.Generator().manual_seed(0)).to(self.device)
-        training.load_parameters(self.module, arrays)
+        training.load_parameters(self.kept(), weights)
+
+    # --- known users ---
+
+    def remember(self, name: str, ids: Sequence[str] | Int, vectors: torch.Tensor) -> None:
+        """Under ``temporal``, keep the trained vectors [users, d] of these users."""
+        if self.params.protocol == "temporal":
+            self.frozen |= {f"known {name}": vectors, f"ids {name}": torch.from_numpy(packed(ids))}
+
+    def known_or(self, folded: torch.Tensor, rows: Rows, name: str) -> torch.Tensor:
+        """Folded-in vectors [rows, d]; under ``temporal`` those of known users are the ones they trained."""
+        if self.params.protocol != "temporal":
+            return folded
+        ids, table = unpacked(self.frozen[f"ids {name}"].cpu().numpy()), self.frozen[f"known {name}"].cpu().numpy()
+        return torch.from_numpy(user_vectors(rows, ids, table, folded.cpu().numpy())).to(self.device)
 
     # --- the contract ---
-
-    def fit(
-        self,
-        train: Rows,
-        validation: Rows,
-        *,
-        params: Parameters,
-        generator: Generator | None,
-        rng: np.random.Generator,
-        callbacks: Callbacks,
-    ) -> Self:
-        """Train stage after stage with :func:`i2vae_lib.training.train`; the weights of the best epochs stay.
-
-        Raises
-        ------
-        NonFiniteLoss
-            Names the term, the epoch and the batch.
-        """
-        self.params = params
-        self.begin(train, generator, rng)
-        noise = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
-        validate = self.validator(validation)
-        identity = _identity(self, train, validation, generator)
-        histories: list[list[dict[str, float]]] = []
-        for number, stage in enumerate(self.stages(train)):
-            checkpoint = callbacks.checkpoint
-            if checkpoint is not None and number:
-                checkpoint = checkpoint.with_name(f"{checkpoint.stem}-{stage.name}{checkpoint.suffix}")
-            p = params.training
-            if stage.epochs is not None:
-                p = p.model_copy(update={"epochs": min(stage.epochs, p.epochs), "patience": 0})
-            self.state = training.train(
-                stage.module,
-                stage.loss,
-                stage.batches,
-                validate,
-                p,
-                rng=rng,
-                generator=noise,
-                # a later stage starts from what the earlier ones left; a first one from what seed and data say, which
-                # are in the identity (and an eigenvector's last bits may differ when it is computed again)
-                identity=f"{identity} {stage.name} {_digest(self.module) if number else ''}",
-                callbacks=Callbacks(checkpoint, callbacks.on_epoch),
-                rows=stage.rows,
-                steps=stage.steps,
-                weight_decay=stage.weight_decay,
-                decoupled_decay=stage.decoupled_decay,
-                beta2=stage.beta2,
-            )
-            histories.append(self.state.history)
-        self.settle()
-        if len(histories) > 1:
-            self.state.history = [
-                {"stage": float(number)} | one for number, part in enumerate(histories, start=1) for one in part
-            ]
-        return self
-
-    def begin(self, train: Rows, generator: Generator | None, rng: np.random.Generator) -> None:
-        """Everything that training starts from: what it takes from the rows, and weights drawn from ``rng``."""
-        self.popularity = popularity(train)
-        self.adopt(train, generator)
-        self.module = self.build(torch.Generator().manual_seed(int(rng.integers(2**62)))).to(self.device)
-
-    def adopt(self, train: Rows, generator: Generator | None) -> None:  # noqa: B027
-        """Take from training rows what the module's shapes and constants depend on (a graph, the number of users)."""
 
     def validator(self, validation: Rows) -> Callable[[], dict[str, float]]:
         """What measures the weights as they stand: sampled NDCG@10 on validation rows."""
@@ -256,12 +179,26 @@ class Trained(ABC):
     ) -> list[tuple[list[str], list[float]]]:
         return contract.recommend(self, histories, domain, k)
 
+    @abstractmethod
+    def fit(
+        self,
+        train: Rows,
+        validation: Rows,
+        *,
+        params: Parameters,
+        generator: Generator | None,
+        rng: np.random.Generator,
+        callbacks: Callbacks,
+    ) -> Self:
+        """As :meth:`i2vae_lib.recommenders.contract.Recommender.fit`."""
+
     def save(self, folder: Path) -> None:
-        """Weights and popularity as safetensors, vocabularies and parameters beside them."""
+        """Weights, frozen tables and popularity as safetensors, vocabularies and parameters beside them."""
         save_catalogue(self.catalogue, folder)
-        weights = {name: one.detach().cpu().contiguous() for name, one in self.arrays().items()}
-        weights |= {f"popularity/{d}": torch.from_numpy(self.popularity[d]) for d in DOMAINS}
-        write_atomically(folder / "weights.safetensors", lambda part: save_file(weights, part))
+        tensors = training.parameters_of(self.kept())
+        tensors |= {f"frozen/{name}": one.detach().cpu().contiguous() for name, one in self.frozen.items()}
+        tensors |= {f"popularity/{d}": torch.from_numpy(self.popularity[d]) for d in DOMAINS}
+        write_atomically(folder / "weights.safetensors", lambda part: save_file(tensors, part))
         header = {"layout": MODEL_LAYOUT, "system": self.name, "parameters": self.params.model_dump(mode="json")}
         write_json(folder / "model.json", header)
 
@@ -278,7 +215,7 @@ class Trained(ABC):
         if not (folder / "model.json").is_file():
             raise LayoutError(f"{folder} holds no saved model (no model.json)")
         header = read_json(folder / "model.json", ANEW)
-        check_layout(f"{folder}: model", header.get("layout"), MODEL_LAYOUT)
+        check_layout(f"{folder}: model", header.get("layout"), MODEL_LAYOUT, "train it anew")
         if header.get("system") != cls.name:
             raise LayoutError(f"{folder} holds a model of {header.get('system')}, not of {cls.name}")
         try:
@@ -293,9 +230,94 @@ class Trained(ABC):
         with reading(folder / "weights.safetensors", ANEW):
             weights = load_file(folder / "weights.safetensors")
             found.popularity = {d: weights.pop(f"popularity/{d}").numpy() for d in DOMAINS}
+            frozen = [name for name in weights if name.startswith("frozen/")]
+            found.frozen = {name.removeprefix("frozen/"): weights.pop(name).to(found.device) for name in frozen}
             found.restore(weights)
         found.settle()
         return found
+
+
+class Trained(Scorer):
+    """A recommender of trained weights."""
+
+    @abstractmethod
+    def build(self, weights: torch.Generator) -> nn.Module: ...
+
+    @abstractmethod
+    def stages(self, train: Rows) -> Iterator[Stage]:
+        """What is to be trained, in order. ``self.module`` is built, and where the generator goes on after a stage,
+        that stage is trained."""
+
+    def adopt(self, train: Rows, generator: Generator | None) -> None:
+        """Take from training rows what the module's shapes and constants depend on (a graph, the number of users)."""
+
+    def begin(self, train: Rows, generator: Generator | None, rng: np.random.Generator) -> None:
+        """Everything that training starts from: what it takes from the rows, and weights drawn from ``rng``."""
+        self.popularity, self.frozen = popularity(train), {}
+        self.adopt(train, generator)
+        self.module = self.build(torch.Generator().manual_seed(int(rng.integers(2**62)))).to(self.device)
+
+    def fit(
+        self,
+        train: Rows,
+        validation: Rows,
+        *,
+        params: Parameters,
+        generator: Generator | None,
+        rng: np.random.Generator,
+        callbacks: Callbacks,
+    ) -> Self:
+        """Train stage after stage with :func:`i2vae_lib.training.train`; the weights of the best epochs stay.
+
+        Raises
+        ------
+        NonFiniteLoss
+            Names the term, the epoch and the batch.
+        """
+        self.params = params
+        self.begin(train, generator, rng)
+        noise = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
+        validate = self.validator(validation)
+        identity = _identity(self, train, validation, generator)
+        histories: list[list[dict[str, float]]] = []
+        for number, stage in enumerate(self.stages(train)):
+            checkpoint = callbacks.checkpoint
+            if checkpoint is not None and number:
+                checkpoint = checkpoint.with_name(f"{checkpoint.stem}-{stage.name}{checkpoint.suffix}")
+            # a later stage starts from what the earlier ones left; a first one from what seed and data say, which are
+            # in the identity (and an eigenvector's last bits may differ when it is computed again)
+            self.state = training.train(
+                stage,
+                validate,
+                params.training,
+                rng=rng,
+                generator=noise,
+                identity=f"{identity} {stage.name} {_digest(self.module) if number else ''}",
+                callbacks=Callbacks(checkpoint, callbacks.on_epoch),
+            )
+            histories.append(self.state.history)
+        self.settle()
+        if len(histories) > 1:
+            self.state.history = [
+                {"stage": float(number)} | one for number, part in enumerate(histories, start=1) for one in part
+            ]
+        return self
+
+
+def solved_epoch(rows: int, start: float, learnt: float, found: Mapping[str, float]) -> dict[str, float]:
+    """The history's record of what was solved in one go.
+
+    Parameters
+    ----------
+    rows
+        Training rows.
+    start, learnt
+        ``time.perf_counter()`` before and after the solution; what came since was validation.
+    found
+        Of :func:`i2vae_lib.evaluation.selection_metric`.
+    """
+    timed = {"seconds": learnt - start, "rows/s": rows / (learnt - start)}
+    return {"epoch": 1.0} | timed | dict(found) | {"validation seconds": time.perf_counter() - learnt}
 
 
 def _on_this_machine(parameters: Parameters) -> Parameters:
@@ -328,40 +350,9 @@ def dot(vectors: torch.Tensor, table: torch.Tensor, items: torch.Tensor) -> torc
     if len(items) == 1:
         return vectors @ table[items[0] - 1].T
     if 32 * items.shape[1] > len(table):
-        # gathering k vectors a row costs more than a product with all n until n is some 30 k
+        # gathering k vectors per row costs more than a product with all n until n is some 30 k
         return (vectors @ table.T).gather(1, items - 1)
     return torch.bmm(table[items - 1], vectors[:, :, None])[:, :, 0]
-
-
-def packed(words: Int) -> torch.Tensor:
-    """:func:`i2vae_lib.data.dataset.packed` as a tensor, for :meth:`Trained.arrays`."""
-    return torch.from_numpy(dataset.packed(words))
-
-
-def unpacked(tensor: torch.Tensor) -> list[str]:
-    """What :func:`packed` took."""
-    return dataset.unpacked(tensor.numpy())
-
-
-def bundled(module: nn.Module, frozen: Mapping[str, torch.Tensor], people: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Trained weights, tables that were computed from them, and users' ids (where it matters who they are) in one."""
-    found = {f"paths/{name}": weight for name, weight in training.parameters_of(module).items()}
-    found |= {f"frozen/{name}": table for name, table in frozen.items()}
-    return found | ({"people": packed(np.array(people, dtype=object))} if len(people) else {})
-
-
-def unbundled(
-    arrays: Mapping[str, torch.Tensor], module: nn.Module, device: torch.device
-) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Load a module with what :func:`bundled` took of one like it; the tables, and the users' ids."""
-    parts = {
-        kind: {n.removeprefix(kind): one for n, one in arrays.items() if n.startswith(kind)}
-        for kind in ("paths/", "frozen/")
-    }
-    training.load_parameters(module, parts["paths/"])
-    module.to(device)
-    frozen = {name: table.to(device) for name, table in parts["frozen/"].items()}
-    return frozen, unpacked(arrays["people"]) if "people" in arrays else []
 
 
 def _digest(module: nn.Module) -> str:

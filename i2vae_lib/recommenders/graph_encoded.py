@@ -1,0 +1,67 @@
+"""What CDRIB and DisenCDR share: posteriors of :mod:`i2vae_lib.model.graph_encoders`, and how new users get vectors.
+
+A new user goes through the trained paths of a domain's users. Of the training graph these need only the messages that
+the items send, which are frozen.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from i2vae_lib.data.dataset import DOMAINS, Catalogue, Rows
+from i2vae_lib.data.people import people
+from i2vae_lib.model.graph_encoders import Bipartite, Path, bipartites, folded, initialise_encoders, pooling
+from i2vae_lib.params import Parameters
+from i2vae_lib.psg import Generator
+from i2vae_lib.recommenders.trained import Trained
+
+
+class GraphEncoded(Trained):
+    """A system of graph encoders. A loaded one has no training graph, and tables of users without a line."""
+
+    def __init__(self, catalogue: Catalogue, params: Parameters):
+        super().__init__(catalogue, params)
+        self.graphs: dict[str, Bipartite] = {}
+        self.people: list[str] = []  # ids of the training users
+
+    @abstractmethod
+    def network(self, users: Mapping[str, int]) -> nn.Module:
+        """All tables and encoders, for so many users of each domain."""
+
+    @abstractmethod
+    def freeze(self) -> None:
+        """Put what :meth:`scores` needs of the training graph into ``frozen``."""
+
+    def adopt(self, train: Rows, generator: Generator | None) -> None:
+        self.graphs = bipartites(train, self.device)
+        self.people = [str(one) for one in people(train).users]
+
+    def build(self, weights: torch.Generator) -> nn.Module:
+        module = self.network({d: len(self.graphs[d].users) if self.graphs else 0 for d in DOMAINS})
+        initialise_encoders(module, weights, self.params.model.initial_log_variance)
+        return module
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        if self.graphs:
+            self.freeze()
+
+    def users_of(self, domain: str) -> list[str]:
+        """Ids of the domain's training users, in the order of its tables."""
+        return [self.people[user] for user in self.graphs[domain].users]
+
+    def freeze_messages(self, name: str, messages: Sequence[torch.Tensor]) -> None:
+        """Keep the messages [items, d] of each layer of a path."""
+        self.frozen |= {f"{name}/{i}": sent for i, sent in enumerate(messages)}
+
+    def messages(self, name: str) -> list[torch.Tensor]:
+        """What :meth:`freeze_messages` kept."""
+        return [self.frozen[f"{name}/{i}"] for i in range(sum(one.startswith(f"{name}/") for one in self.frozen))]
+
+    def folded(self, path: Path, name: str, rows: Rows, domain: str) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """:func:`~i2vae_lib.model.graph_encoders.folded` of rows as new users of a domain."""
+        return folded(path, self.messages(name), pooling(rows, domain, self.device))
