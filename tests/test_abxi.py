@@ -13,7 +13,7 @@ from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders.abxi import ABXI, Network, SwiGLU
 from i2vae_lib.recommenders.every_position import Steps
 from i2vae_lib.training import Callbacks
-from tests.conftest import TINY
+from tests.helpers.worlds import TINY
 
 
 @pytest.fixture

@@ -102,12 +102,12 @@ def test_imports_when_the_lowest_layers_are_read() -> None:
     found = {name: layers_imported(LIBRARY / f"{name}.py") for name in ("progress", "params", "runs", "plots")}
     assert found == {
         "progress": set(),
-        "params": {"places", "yaml_files"},
+        "params": {"parameter_groups", "places", "yaml_files"},
         "runs": {"params", "places"},
         "plots": {"results"},
     }
     data = set().union(*(layers_imported(path) for path in (LIBRARY / "data").glob("*.py")))
-    assert data <= {"data", "params", "runs", "progress", "places", "lazy", "cache", "yaml_files"}
+    assert data <= {"data", "parameter_groups", "params", "runs", "progress", "places", "lazy", "cache", "yaml_files"}
 
 
 def test_imports_when_they_point_the_wrong_way(tmp_path: Path) -> None:
