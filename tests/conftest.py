@@ -14,7 +14,7 @@ import torch
 
 from i2vae_lib import psg
 from i2vae_lib.data import CrossDomainDataset, load_dataset
-from i2vae_lib.data.dataset import Rows
+from i2vae_lib.data.rows import Rows
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.training import Callbacks

@@ -13,8 +13,8 @@ import pytest
 from scipy import stats
 
 from i2vae_lib.data import DOMAINS, Catalogue, Ragged
-from i2vae_lib.data.dataset import Rows
 from i2vae_lib.data.protocols import raw_rows
+from i2vae_lib.data.rows import Rows
 from i2vae_lib.evaluation import kind_masks, metrics, rank_table, row_values
 from i2vae_lib.params import ParameterError, load
 from i2vae_lib.results.differences import Comparison, compare, sampled_against_full

@@ -12,7 +12,6 @@ from typing import Any
 import duckdb
 import yaml
 
-from i2vae_lib.data.dataset import DOMAINS, DataError
 from i2vae_lib.data.log_files import (
     DATE_DIGITS,
     ISO,
@@ -56,6 +55,7 @@ from i2vae_lib.data.pair_file import (
 )
 from i2vae_lib.data.released import COLUMNS as RELEASED
 from i2vae_lib.data.released import read_pair
+from i2vae_lib.data.rows import DOMAINS, DataError
 
 _ROLE_NAMES = {  # names of columns, without case and punctuation, likelier ones first
     "user": ("userid", "user", "reviewerid", "uid", "customerid", "visitorid", "userkey", "memberid", "u"),
@@ -71,7 +71,7 @@ _SAMPLE = 1000  # rows that a guess looks at
 
 
 @dataclass(frozen=True)
-class LogDescription:
+class _LogDescription:
     """Counts of one log. Events without ids or with an impossible time are counted as that, and nowhere else."""
 
     path: Path
@@ -114,14 +114,14 @@ class LogDescription:
 
 
 @dataclass(frozen=True)
-class Description:
+class _Description:
     """What two log files hold, what is suspicious, and the pair file that reads them."""
 
     layout: str  # a format's name, or columns
     how: str  # the layout in words
     columns: Columns
     delimiters: Mapping[str, str]  # domain key -> delimiter, "JSON lines" or "Parquet"
-    files: Mapping[str, LogDescription]
+    files: Mapping[str, _LogDescription]
     shared_users: int
     shared_items: int  # ids that stand in both item columns
     suspicious: tuple[str, ...]  # plain sentences
@@ -154,7 +154,7 @@ class Description:
 
 
 @dataclass(frozen=True)
-class SplitsDescription:
+class _SplitsDescription:
     """Two tables of the paper's layout: what they hold, and the pair file that reads them."""
 
     counts: Mapping[str, tuple[int, int]]  # file name -> rows, users
@@ -180,7 +180,7 @@ class SplitsDescription:
 
 
 @dataclass(frozen=True)
-class Layout:
+class _Layout:
     """A guess: how two logs are read."""
 
     how: str
@@ -191,7 +191,7 @@ class Layout:
 
 def describe_files(
     a: Path | str, b: Path | str | None = None, given: Mapping[str, str] | None = None
-) -> Description | SplitsDescription:
+) -> _Description | _SplitsDescription:
     """Guess the layout of two logs, count what they hold, and propose the pair file that reads them.
 
     The pair file was tried on the rows at hand: where they would be refused there is none, and ``refusal`` says why.
@@ -249,10 +249,10 @@ def describe_files(
         for d in DOMAINS:
             suspicious += _suspicions(files[d], bool(float_ids(db, d)))
         told = {d: layout.sides[d].path.name for d in DOMAINS}
-        suspicious += id_suspicions(db, told if len({*told.values()}) == 2 else names_of(layout), same_items=True)
+        suspicious += id_suspicions(db, told if len({*told.values()}) == 2 else _names_of(layout), same_items=True)
         refusal = refusal or _blind(db, files, layout.columns.unit)
     suspicious += _shared_suspicions(files, users, items, integers)
-    return Description(
+    return _Description(
         layout.format or "columns",
         layout.how,
         layout.columns,
@@ -266,12 +266,12 @@ def describe_files(
     )
 
 
-def names_of(layout: Layout) -> dict[str, str]:
+def _names_of(layout: _Layout) -> dict[str, str]:
     """The domains' names by their keys."""
     return {d: side.name for d, side in layout.sides.items()}
 
 
-def _describe_splits(paths: Mapping[str, Path]) -> SplitsDescription:
+def _describe_splits(paths: Mapping[str, Path]) -> _SplitsDescription:
     found = read_pair("pair", {"x": "first", "y": "second"}, paths["x"], paths["y"], "")
     rows = {"x": found.train, "y": found.test}
     counts = {paths[d].name: (len(one), len(set(one.user))) for d, one in rows.items()}
@@ -280,10 +280,10 @@ def _describe_splits(paths: Mapping[str, Path]) -> SplitsDescription:
         "name: pair\nx: {name: first}\ny: {name: second}\nformat: released\n"
         f"{_flow({'train': _relative(paths['x'], home)})[1:-1]}\n{_flow({'test': _relative(paths['y'], home)})[1:-1]}\n"
     )
-    return SplitsDescription(counts, len(set(found.train.user) & set(found.test.user)), text)
+    return _SplitsDescription(counts, len(set(found.train.user) & set(found.test.user)), text)
 
 
-def _pair(layout: Layout) -> PairFile:
+def _pair(layout: _Layout) -> PairFile:
     columns = layout.columns if layout.format is None else None
     x, y = (layout.sides[d] for d in DOMAINS)
     return PairFile(name="pair", x=x, y=y, columns=columns, format=layout.format, min_user=1, min_item=1)
@@ -300,7 +300,7 @@ def _refusal(db: duckdb.DuckDBPyConnection, sources: Mapping[str, Source], pair:
     return ""
 
 
-def _blind(db: duckdb.DuckDBPyConnection, files: Mapping[str, LogDescription], unit: Unit) -> str:
+def _blind(db: duckdb.DuckDBPyConnection, files: Mapping[str, _LogDescription], unit: Unit) -> str:
     """Why no row could see anything of the other domain; "" if one can."""
     if unit == "order":
         return ""
@@ -319,7 +319,7 @@ def _blind(db: duckdb.DuckDBPyConnection, files: Mapping[str, LogDescription], u
     )
 
 
-def _read(db: duckdb.DuckDBPyConnection, layout: Layout) -> dict[str, Source]:
+def _read(db: duckdb.DuckDBPyConnection, layout: _Layout) -> dict[str, Source]:
     """Both logs into the database, unchecked, with the tables of their ids."""
     sources = {d: open_log(side, layout.columns, layout.format) for d, side in layout.sides.items()}
     for d, source in sources.items():
@@ -328,7 +328,7 @@ def _read(db: duckdb.DuckDBPyConnection, layout: Layout) -> dict[str, Source]:
     return sources
 
 
-def _righted(db: duckdb.DuckDBPyConnection, layout: Layout, swapped: str | None) -> Layout:
+def _righted(db: duckdb.DuckDBPyConnection, layout: _Layout, swapped: str | None) -> _Layout:
     """The layout with users and items the right way round, as far as the files can say so."""
     # ids without a look: in the right order the files share users
     unshared = not shared_users(db) and shared_items(db) > 0
@@ -344,7 +344,7 @@ def _righted(db: duckdb.DuckDBPyConnection, layout: Layout, swapped: str | None)
 # --- guessing ---------------------------------------------------------------------------------------------------------
 
 
-def _c2dsr(paths: Mapping[str, Path]) -> Layout | None:
+def _c2dsr(paths: Mapping[str, Path]) -> _Layout | None:
     """C2DSR's text files: index, user, then ``item|time``, by tabs; the domains' items stand in lists beside them."""
     for path in paths.values():
         with path.open("rb") as stream:
@@ -363,7 +363,7 @@ def _c2dsr(paths: Mapping[str, Path]) -> Layout | None:
     sides = {d: Side(name=names[d], path=paths["x"], more=more, items=lists[d]) for d in DOMAINS}
     told = " and ".join(f"{_count_lines(lists[d]):,} items of {lists[d].name}" for d in DOMAINS)
     how = f"C2DSR (index, user, then item|time, by tabs; both domains in a line, told apart by the {told})"
-    return Layout(how, "c2dsr", FORMATS["c2dsr"], sides)
+    return _Layout(how, "c2dsr", FORMATS["c2dsr"], sides)
 
 
 def _count_lines(path: Path) -> int:
@@ -371,7 +371,7 @@ def _count_lines(path: Path) -> int:
         return sum(bool(line.strip()) for line in stream)
 
 
-def _guess_both(db: duckdb.DuckDBPyConnection, paths: Mapping[str, Path], given: Mapping[str, str]) -> Layout:
+def _guess_both(db: duckdb.DuckDBPyConnection, paths: Mapping[str, Path], given: Mapping[str, str]) -> _Layout:
     if paths["x"].resolve() == paths["y"].resolve():
         return _guess_one(db, paths["x"], given)
     guesses = {d: _guess(db, path, given) for d, path in paths.items()}
@@ -387,10 +387,10 @@ def _guess_both(db: duckdb.DuckDBPyConnection, paths: Mapping[str, Path], given:
     if names["x"] == names["y"] or names["x"] == "y" or names["y"] == "x":
         names = {d: f"{name} {d}" for d, name in names.items()}
     sides = {d: Side(name=names[d], path=path, titles=_titles_beside(path)) for d, path in paths.items()}
-    return Layout(how, format, columns, sides)
+    return _Layout(how, format, columns, sides)
 
 
-def _guess_one(db: duckdb.DuckDBPyConnection, path: Path, given: Mapping[str, str]) -> Layout:
+def _guess_one(db: duckdb.DuckDBPyConnection, path: Path, given: Mapping[str, str]) -> _Layout:
     """One file with a column that tells the domain."""
     how, _, columns = _guess(db, path, given)
     source = open_table(path, columns.names, header=columns.header)
@@ -415,7 +415,7 @@ def _guess_one(db: duckdb.DuckDBPyConnection, path: Path, given: Mapping[str, st
     names = {"x": x, "y": y} if (x != "y" and y != "x") else {"x": f"{column} {x}", "y": f"{column} {y}"}
     sides = {d: Side(name=names[d], path=path, value=value) for d, value in (("x", x), ("y", y))}
     told = f"{how}, both domains in one file, told apart by {column!r} ({x!r}, {y!r})"
-    return Layout(told, None, columns.model_copy(update={"domain": column}), sides)
+    return _Layout(told, None, columns.model_copy(update={"domain": column}), sides)
 
 
 def _told(format: str | None, columns: Columns) -> str:
@@ -539,7 +539,7 @@ def _roles(path: Path, source: Source, columns: Mapping[str, Sequence[str]], giv
     return Columns(user=str(found["user"]), item=str(found["item"]), timestamp=when, unit=unit)
 
 
-def _unit(db: duckdb.DuckDBPyConnection, layout: Layout, suspicious: list[str]) -> Unit:
+def _unit(db: duckdb.DuckDBPyConnection, layout: _Layout, suspicious: list[str]) -> Unit:
     """The unit of the staged times: that of Unix times by size, unless their numbers are something else."""
     if layout.columns.unit not in SIZED:
         return layout.columns.unit
@@ -570,7 +570,7 @@ def _common_unit(db: duckdb.DuckDBPyConnection, paths: Mapping[str, Path], suspi
     return units["x"]
 
 
-def _count_log(db: duckdb.DuckDBPyConnection, d: str, path: Path, unit: Unit) -> LogDescription:
+def _count_log(db: duckdb.DuckDBPyConnection, d: str, path: Path, unit: Unit) -> _LogDescription:
     """Counts of a staged log, from which unusable events then go."""
     scale, timed = UNITS[unit][1], unit != "order"
     ids, now = f"NOT {no_id('u')} AND NOT {no_id('i')}", int(time.time() * scale)
@@ -592,7 +592,7 @@ def _count_log(db: duckdb.DuckDBPyConnection, d: str, path: Path, unit: Unit) ->
     )
     [distinct] = first_row(db, f"SELECT count(*) FROM (SELECT DISTINCT u, i FROM raw_{d})")
     share = max(events, 1)
-    return LogDescription(
+    return _LogDescription(
         path=path,
         events=events,
         users=users,
@@ -610,7 +610,7 @@ def _count_log(db: duckdb.DuckDBPyConnection, d: str, path: Path, unit: Unit) ->
     )
 
 
-def _suspicions(log: LogDescription, floats: bool) -> list[str]:
+def _suspicions(log: _LogDescription, floats: bool) -> list[str]:
     found = []
     name = log.path.name
     if log.without_id:
@@ -641,7 +641,7 @@ def _suspicions(log: LogDescription, floats: bool) -> list[str]:
 
 
 def _shared_suspicions(
-    files: Mapping[str, LogDescription], shared_users: int, shared_items: int, integers: bool
+    files: Mapping[str, _LogDescription], shared_users: int, shared_items: int, integers: bool
 ) -> list[str]:
     found = []
     fewest = min(one.users for one in files.values())
@@ -660,9 +660,9 @@ def _shared_suspicions(
     return found
 
 
-def _proposed(layout: Layout, doubtful: bool) -> str:
+def _proposed(layout: _Layout, doubtful: bool) -> str:
     """The pair file's text; what lies in another folder than the first log is named by its whole path."""
-    home, names = layout.sides["x"].path.resolve().parent, names_of(layout)
+    home, names = layout.sides["x"].path.resolve().parent, _names_of(layout)
     lines = ["name: " + (re.sub(r"[^\w.-]+", "_", f"{names['x']}_{names['y']}".lower()) or "pair")]
     for d, side in layout.sides.items():
         told: dict[str, Any] = {"name": side.name, "path": _relative(side.path, home)}

@@ -30,8 +30,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from i2vae_lib.data.dataset import DataError
 from i2vae_lib.data.pair_file import COLUMNS_EXAMPLE, FORMATS, HEADERLESS, SIZED, UNITS, Columns, Format, Side, Unit
+from i2vae_lib.data.rows import DataError
 from i2vae_lib.places import suggestion
 
 NUMBER = r"[+-]?[0-9]{1,19}(\.[0-9]*)?"
@@ -127,7 +127,7 @@ class Source:
         return sql, [paths, _BETWEEN_ITEMS, glob.escape(str(items)), _BETWEEN_ITEMS]
 
     def numbered(self) -> tuple[str, list[Any]]:
-        """SQL of all rows with their number ``n`` (from 1), and its parameters; only for :func:`in_file_order`."""
+        """SQL of all rows with their number ``n`` (from 1), and its parameters; only for :func:`_in_file_order`."""
         sql, values = self._all_rows()
         number = "row_number() OVER ()" if self.types is None else "file_row_number + 1"
         where = ""
@@ -226,7 +226,7 @@ def open_table(path: Path, wanted: Sequence[str], *, header: Sequence[str] | Non
     gzipped, line = _first_line(path)
     if line.lstrip().startswith("{"):
         return Source(path, gzipped, _JSON, False, _keys(path, line), None)
-    split = {delimiter: fields_of(line, delimiter) for delimiter in _delimiters(line)}
+    split = {delimiter: _fields_of(line, delimiter) for delimiter in _delimiters(line)}
     best = max(split, key=lambda one: (len({*split[one]} & {*wanted}), len(split[one])))
     if header is not None:
         if len(split[best]) != len(header):
@@ -288,8 +288,8 @@ def _open_headerless(path: Path, format: Format) -> Source:
     gzipped, line = _first_line(path)
     source = Source(path, gzipped, ",", False, HEADERLESS[format], None)
     check_gzip(source)
-    fields = fields_of(line, ",")
-    other = next((one for one in _delimiters(line) if len(fields_of(line, one)) >= 3), None)
+    fields = _fields_of(line, ",")
+    other = next((one for one in _delimiters(line) if len(_fields_of(line, one)) >= 3), None)
     if len(fields) < 3 and other is not None:
         names = ", ".join(source.names)
         raise DataError(
@@ -309,7 +309,7 @@ def _open_headerless(path: Path, format: Format) -> Source:
     return source
 
 
-def fields_of(line: str, delimiter: str) -> list[str]:
+def _fields_of(line: str, delimiter: str) -> list[str]:
     """The values of a line."""
     if len(delimiter) > 1:
         return line.split(delimiter)
@@ -498,12 +498,12 @@ def stage_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Col
         f"CREATE OR REPLACE TABLE raw_{d} AS SELECT {source.text(layout.user)} AS u, {source.text(layout.item)} AS i, "
         f"{source.time(layout)} AS t FROM {rows}"
     )
-    with reading(source), in_file_order(db) if by_line else nullcontext():
+    with reading(source), _in_file_order(db) if by_line else nullcontext():
         db.execute(sql, values)
 
 
 @contextmanager
-def in_file_order(db: duckdb.DuckDBPyConnection) -> Iterator[None]:
+def _in_file_order(db: duckdb.DuckDBPyConnection) -> Iterator[None]:
     """One thread reads, so that rows have numbers in the order of the file."""
     [threads] = first_row(db, "SELECT current_setting('threads')")
     db.execute("SET threads=1")
@@ -628,7 +628,7 @@ def _refuse_cut(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns) 
         stream.seek(0, os.SEEK_END)
         stream.seek(max(0, stream.tell() - 4096))
         last = stream.read().decode("utf-8", errors="replace")
-    fields = fields_of(last.rsplit("\n", 1)[-1], source.delimiter)
+    fields = _fields_of(last.rsplit("\n", 1)[-1], source.delimiter)
     if last.endswith(("\n", "\r")) or len(fields) != len(source.names) or layout.timestamp != source.names[-1]:
         return
     stamp, (rows, values) = fields[-1], source.rows()
@@ -749,7 +749,7 @@ def locate(
     texts = ", ".join(
         f"{'CAST(n AS VARCHAR)' if name is None else source.text(name)} AS {role}_text" for role, name in names.items()
     )
-    with in_file_order(db):
+    with _in_file_order(db):
         n, *found = first_row(
             db,
             f"SELECT n, user_text, item_text, timestamp_text FROM (SELECT n, {texts}, {source.text(layout.user)} AS u, "
