@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from i2vae_lib import psg
 from i2vae_lib.data import load_dataset
-from i2vae_lib.data.dataset import Rows
+from i2vae_lib.data.rows import Rows
 from i2vae_lib.evaluation import rank, sample_negatives
 from i2vae_lib.params import load
 from i2vae_lib.recommenders.i2vae import I2VAERecommender, Remembering

@@ -35,7 +35,7 @@
 ``experiments``       a grid -> runs -> one tidy table
 ``tuning``            all systems, tuned alike
 ``results``           runs side by side: differences, tests, lifts, the paper's tables, one renderer
-``leaks``             what each leak is worth
+``leak_worth``        what each leak is worth
 ``search``            a hyper-parameter search over the same engine
 ``plots``             figures
 ``views``             what the explorers show, as tables

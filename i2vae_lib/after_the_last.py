@@ -19,15 +19,15 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from scipy.stats import rankdata
 
-from i2vae_lib.data.dataset import DOMAINS, Int, Rows
-from i2vae_lib.data.people import with_targets
+from i2vae_lib.data.rows import DOMAINS, Array, Rows
+from i2vae_lib.data.user_sequences import with_targets
 from i2vae_lib.graphs import binary, successors
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.training import Callbacks
 
 
-def places(train: Rows) -> dict[str, Int]:
+def places(train: Rows) -> dict[str, Array]:
     """Each item's place in the order of the training rows, by domain: float64 [n + 1].
 
     Not a number for padding, and for an item that no row has beside another one.
@@ -46,7 +46,7 @@ def places(train: Rows) -> dict[str, Int]:
     return found
 
 
-def _steps(edges: sparse.csr_matrix) -> Int:
+def _steps(edges: sparse.csr_matrix) -> Array:
     """The longest way to each node of a graph without cycles, in edges: int64 [nodes]."""
     waiting = edges.getnnz(axis=0)  # for so many nodes before it
     found = np.zeros(len(waiting), dtype=np.int64)
@@ -70,7 +70,7 @@ class AfterTheLast:
     def __init__(self, plain: Any):
         self.plain = plain
         self.name = f"{plain.name}_after"
-        self.place: Mapping[str, Int] = {}
+        self.place: Mapping[str, Array] = {}
 
     def fit(
         self,
@@ -87,7 +87,7 @@ class AfterTheLast:
         self.place = places(train)
         return self
 
-    def score(self, rows: Rows, candidates: Int) -> Int:
+    def score(self, rows: Rows, candidates: Array) -> Array:
         """Ranks, best highest: a row's scores compare with each other only. float32 [rows, k]."""
         before = np.zeros(candidates.shape, dtype=bool)
         for d in DOMAINS:
@@ -95,5 +95,5 @@ class AfterTheLast:
             last = rows.history[d].take(at).last(1)
             before[at] = self.place[d][candidates[at]] < self.place[d][last]  # false of what is not a number
         ranks = rankdata(self.plain.score(rows, candidates), method="dense", axis=1)
-        found: Int = np.where(before, ranks, ranks + candidates.shape[1]).astype(np.float32)
+        found: Array = np.where(before, ranks, ranks + candidates.shape[1]).astype(np.float32)
         return found

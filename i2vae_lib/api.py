@@ -22,10 +22,11 @@ import pandas as pd
 from pydantic import ValidationError
 
 from i2vae_lib import evaluation, stages
-from i2vae_lib.data.dataset import DOMAINS, PAD, Catalogue, CrossDomainDataset, DataError, Int, Ragged, Rows, listed
+from i2vae_lib.data.dataset import CrossDomainDataset
 from i2vae_lib.data.frames import TEXT, Log, by_name, write_pair
 from i2vae_lib.data.histories import check_unknown, encoded_lists, read_histories, rows_asking, whole_histories
-from i2vae_lib.data.people import People
+from i2vae_lib.data.rows import DOMAINS, PAD, Array, Catalogue, DataError, Ragged, Rows, listed
+from i2vae_lib.data.user_sequences import UserSequences
 from i2vae_lib.model.i2vae import ROLES
 from i2vae_lib.params import ParameterError, Parameters, load
 from i2vae_lib.recommenders import SYSTEMS, I2VAERecommender
@@ -34,8 +35,8 @@ from i2vae_lib.runs import LayoutError, Run, checked, read_record, write_json
 from i2vae_lib.shared import ranked, stamped
 
 Histories = Mapping[str, Sequence[Sequence[Any]]]
-NO_NEED = (".lock", "last*.ckpt", "logs", ".*.part")  # a saved model's
-OF_PEOPLE = ("dataset", "pseudo.parquet", "ranks.parquet", "notebooks", "report.html")  # what names training users
+_NO_NEED = (".lock", "last*.ckpt", "logs", ".*.part")  # a saved model's
+_OF_PEOPLE = ("dataset", "pseudo.parquet", "ranks.parquet", "notebooks", "report.html")  # what names training users
 
 
 class Page(type(Path())):  # type: ignore[misc]  # the class of this system's paths
@@ -51,8 +52,8 @@ class Asked:
     """Whom to recommend to."""
 
     took: Mapping[str, Ragged]  # domain key -> their histories
-    users: Int  # array of what they are called
-    ids: Int | None  # object array of str: known users; None: new ones
+    users: Array  # array of what they are called
+    ids: Array | None  # object array of str: known users; None: new ones
     dropped: int  # unknown ids left out
 
     def rows(self, catalogue: Catalogue, d: str) -> Rows:
@@ -60,7 +61,7 @@ class Asked:
         return rows_asking(catalogue, self.took, d, self.ids)
 
 
-def typed(ids: Int, kind: str) -> Int:
+def typed(ids: Array, kind: str) -> Array:
     """Ids (object array of str) as an array of the type that they came in."""
     return ids if kind == TEXT else ids.astype(kind)
 
@@ -183,7 +184,7 @@ class I2VAE:
             raise LayoutError(f"{folder} exists: choose another folder")
         part = folder.with_name(f".{folder.name}.part")
         shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(self.folder, part, ignore=shutil.ignore_patterns(*NO_NEED, *(() if histories else OF_PEOPLE)))
+        shutil.copytree(self.folder, part, ignore=shutil.ignore_patterns(*_NO_NEED, *(() if histories else _OF_PEOPLE)))
         if not histories:  # the audit's examples name users
             record = read_record(part)
             write_json(part / "run.json", record | {"audit": [one | {"example": ""} for one in record["audit"]]})
@@ -262,12 +263,12 @@ class I2VAE:
         took, dropped = read_histories(self.catalogue, path, unknown)
         return Asked(took, np.arange(len(took["x"])), None, dropped)
 
-    def among(self, d: str, exclude: Sequence[Any] = (), only: Sequence[Any] | None = None) -> Int:
+    def among(self, d: str, exclude: Sequence[Any] = (), only: Sequence[Any] | None = None) -> Array:
         """The numbers of the items that may be recommended."""
         allowed = np.arange(1, self.catalogue.size(d) + 1) if only is None else self.catalogue.encode(d, list(only))
         return np.setdiff1d(allowed, self.catalogue.encode(d, list(exclude)))
 
-    def tables(self, asked: Asked, d: str, k: int, among: Int | None = None) -> Iterator[pd.DataFrame]:
+    def tables(self, asked: Asked, d: str, k: int, among: Array | None = None) -> Iterator[pd.DataFrame]:
         """:meth:`recommend` of some users at a time (the first table of none), where one table would be too large."""
         yield self._table(asked.users[:0], d, np.zeros((0, 1), dtype=np.int32), np.zeros((0, 1), dtype=np.float32))
         done = 0
@@ -275,14 +276,16 @@ class I2VAE:
             yield self._table(asked.users[done : done + len(items)], d, items, scores)
             done += len(items)
 
-    def _table(self, users: Int, d: str, items: Int, scores: Int) -> pd.DataFrame:
+    def _table(self, users: Array, d: str, items: Array, scores: Array) -> pd.DataFrame:
         owner, place = np.nonzero(items != PAD)
         found = {"user": users[owner], "item": self.ids(d, items[owner, place]), "score": scores[owner, place]}
         return pd.DataFrame(found | {"rank": place + 1}).astype(
             {c: "str" for c in ("user", "item") if found[c].dtype == object}
         )
 
-    def lists(self, asked: Asked, d: str, k: int, among: Int | None = None) -> Iterator[tuple[Any, Int, list[float]]]:
+    def lists(
+        self, asked: Asked, d: str, k: int, among: Array | None = None
+    ) -> Iterator[tuple[Any, Array, list[float]]]:
         """:meth:`recommend`, user by user: who, item numbers (:meth:`ids`) and scores, best first."""
         done = 0
         for items, scores in best_items(self.recommender, asked.rows(self.catalogue, d), d, k, among):
@@ -292,7 +295,7 @@ class I2VAE:
                 yield user, chosen, values[: len(chosen)]
             done += len(items)
 
-    def ids(self, d: str, numbers: Int) -> Int:
+    def ids(self, d: str, numbers: Array) -> Array:
         """Item numbers as people's ids."""
         return self._ids[d][numbers - 1]
 
@@ -334,7 +337,7 @@ class I2VAE:
         found.attrs = {"score": float(scores[0, 0])}
         return found
 
-    def _mixed(self, domains: Sequence[str], numbers: Sequence[int] | Int) -> Any:
+    def _mixed(self, domains: Sequence[str], numbers: Sequence[int] | Array) -> Any:
         """Ids of items of either domain; as text where the types of the two differ."""
         kinds = {self._id_types[d] for d in DOMAINS}
         ids = np.empty(len(numbers), dtype=object)
@@ -415,7 +418,7 @@ class I2VAE:
         return CrossDomainDataset.load(checked(self.folder, "dataset"))
 
     @cached_property
-    def people(self) -> People:
+    def people(self) -> UserSequences:
         """Known users with all that they took."""
         return whole_histories(self.dataset)
 

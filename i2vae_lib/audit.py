@@ -32,18 +32,10 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib.audit_fitted import COLUMNS, Line, of_graph, of_recall, of_tables
-from i2vae_lib.data.dataset import (
-    DOMAINS,
-    SPLITS,
-    SUSPICIOUS,
-    CrossDomainDataset,
-    EventLog,
-    Int,
-    Rows,
-    origins,
-)
-from i2vae_lib.data.people import asked_by_event
+from i2vae_lib.data.dataset import CrossDomainDataset
 from i2vae_lib.data.protocols import COPY_LENGTH, NO_COMMON_TIME, blind, contents
+from i2vae_lib.data.rows import DOMAINS, SPLITS, SUSPICIOUS, Array, EventLog, Rows, origins
+from i2vae_lib.data.user_sequences import asked_by_event
 from i2vae_lib.fewest_takers import fewest_takers
 from i2vae_lib.item_order import item_orders
 from i2vae_lib.psg import Generator
@@ -59,7 +51,7 @@ class Leak(RuntimeError):
 def audit(
     dataset: CrossDomainDataset,
     *,
-    pseudo: Mapping[str, Int] | None = None,
+    pseudo: Mapping[str, Array] | None = None,
     generator: Generator | None = None,
 ) -> pd.DataFrame:
     """Run every check that what is handed in allows.
@@ -76,8 +68,8 @@ def audit(
         ``check, split, severity`` ("leak" or "note"), ``count`` (rows concerned), ``share`` of the split's rows,
         ``example`` (source row and user of one, and how many rows a domain has; "" if none).
     """
-    book = Book.of(dataset)
-    lines = [line for split in SPLITS for line in _of_rows(book, split)]
+    numbered = _NumberedUsers.of(dataset)
+    lines = [line for split in SPLITS for line in _of_rows(numbered, split)]
     lines += _of_order(dataset)
     lines += _of_few_takers(dataset)
     lines += _of_catalogue(dataset)
@@ -120,16 +112,16 @@ def refuse_leaks(found: pd.DataFrame, protocol: str) -> None:
 
 
 @dataclass(frozen=True)
-class Book:
+class _NumberedUsers:
     """A dataset with its users numbered over all splits, so that (user, item) is one integer."""
 
     dataset: CrossDomainDataset
     names: pd.Index  # of the users, by their numbers
-    users: Mapping[str, Int]  # split -> int64 [rows]
-    in_log: Int | None  # int64 [users]: position in the log, -1 for a user that it does not have
+    users: Mapping[str, Array]  # split -> int64 [rows]
+    in_log: Array | None  # int64 [users]: position in the log, -1 for a user that it does not have
 
     @classmethod
-    def of(cls, dataset: CrossDomainDataset) -> Book:
+    def of(cls, dataset: CrossDomainDataset) -> _NumberedUsers:
         splits = dataset.splits
         # the halves of a detached user are still that user
         codes, names = pd.factorize(np.concatenate([origins(splits[s]) for s in SPLITS]))
@@ -138,18 +130,18 @@ class Book:
         in_log = None if dataset.log is None else pd.Index(dataset.log.users).get_indexer(pd.Index(names))
         return cls(dataset, pd.Index(names), users, in_log)
 
-    def numbers(self, rows: Rows) -> Int:
+    def numbers(self, rows: Rows) -> Array:
         """The user of each row by number, int64 [rows]: of rows that stand in no split."""
-        found: Int = self.names.get_indexer(pd.Index(origins(rows)))
+        found: Array = self.names.get_indexer(pd.Index(origins(rows)))
         return found
 
-    def pairs(self, split: str, domain: str, positions: Int, items: Int) -> Int:
+    def pairs(self, split: str, domain: str, positions: Array, items: Array) -> Array:
         """(user, item) of ``domain`` as one number each."""
         wide = self.dataset.catalogue.size(domain) + 1
-        found: Int = self.users[split][positions] * wide + items
+        found: Array = self.users[split][positions] * wide + items
         return found
 
-    def held(self, split: str, domain: str) -> tuple[Int, Int]:
+    def held(self, split: str, domain: str) -> tuple[Array, Array]:
         """(row position, item) of everything that a split's rows hold of a domain: history, also from before a
         cold-start removal, and targets."""
         rows = self.dataset.splits[split]
@@ -164,29 +156,29 @@ class Book:
 # --- checks of rows: (book, split, earlier splits) -> bool [rows] -----------------------------------------------------
 
 
-def _user_in_training(book: Book, split: str, earlier: Sequence[str]) -> Int:
-    return np.isin(book.users[split], np.concatenate([book.users[one] for one in earlier]))
+def _user_in_training(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
+    return np.isin(numbered.users[split], np.concatenate([numbered.users[one] for one in earlier]))
 
 
-def _target_in_training(book: Book, split: str, earlier: Sequence[str]) -> Int:
-    rows = book.dataset.splits[split]
+def _target_in_training(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
+    rows = numbered.dataset.splits[split]
     hit = np.zeros(len(rows), dtype=bool)
     for d in DOMAINS:
         at = rows.of(d)
-        known = [book.pairs(one, d, *book.held(one, d)) for one in earlier]
-        hit[at] = np.isin(book.pairs(split, d, at, rows.target[at]), np.concatenate(known))
+        known = [numbered.pairs(one, d, *numbered.held(one, d)) for one in earlier]
+        hit[at] = np.isin(numbered.pairs(split, d, at, rows.target[at]), np.concatenate(known))
     return hit
 
 
-def _target_in_own_history(book: Book, split: str, earlier: Sequence[str]) -> Int:
-    return _target_in_history(book.dataset.splits[split], own=True)
+def _target_in_own_history(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
+    return _target_in_history(numbered.dataset.splits[split], own=True)
 
 
-def _target_in_other_history(book: Book, split: str, earlier: Sequence[str]) -> Int:
-    return _target_in_history(book.dataset.splits[split], own=False)
+def _target_in_other_history(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
+    return _target_in_history(numbered.dataset.splits[split], own=False)
 
 
-def _target_in_history(rows: Rows, *, own: bool) -> Int:
+def _target_in_history(rows: Rows, *, own: bool) -> Array:
     hit = np.zeros(len(rows), dtype=bool)
     for i, d in enumerate(DOMAINS):
         holders = rows.history[d].owner[rows.holds_target(d)]
@@ -194,27 +186,27 @@ def _target_in_history(rows: Rows, *, own: bool) -> Int:
     return hit
 
 
-def _duplicated(book: Book, split: str, earlier: Sequence[str]) -> Int:
-    rows = book.dataset.splits[split]
-    table = pd.DataFrame({"user": book.users[split], "domain": rows.domain, "target": rows.target})
+def _duplicated(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
+    rows = numbered.dataset.splits[split]
+    table = pd.DataFrame({"user": numbered.users[split], "domain": rows.domain, "target": rows.target})
     return table.duplicated().to_numpy()
 
 
-def _copy(book: Book, split: str, earlier: Sequence[str]) -> Int:
-    return _same_items(book, split, earlier) & (contents(book.dataset.splits[split])[1] >= COPY_LENGTH)
+def _copy(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
+    return _same_items(numbered, split, earlier) & (contents(numbered.dataset.splits[split])[1] >= COPY_LENGTH)
 
 
-def _short_copy(book: Book, split: str, earlier: Sequence[str]) -> Int:
-    return _same_items(book, split, earlier) & (contents(book.dataset.splits[split])[1] < COPY_LENGTH)
+def _short_copy(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
+    return _same_items(numbered, split, earlier) & (contents(numbered.dataset.splits[split])[1] < COPY_LENGTH)
 
 
-def _same_items(book: Book, split: str, earlier: Sequence[str]) -> Int:
+def _same_items(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
     """Rows that hold just what a row of somebody else holds in an earlier split: items of both domains, targets too."""
-    keys = np.concatenate([contents(book.dataset.splits[one])[0] for one in earlier])
-    theirs = np.concatenate([book.users[one] for one in earlier])
+    keys = np.concatenate([contents(numbered.dataset.splits[one])[0] for one in earlier])
+    theirs = np.concatenate([numbered.users[one] for one in earlier])
     order = np.lexsort((theirs, keys))
     keys, theirs = keys[order], theirs[order]
-    mine, user = contents(book.dataset.splits[split])[0], book.users[split]
+    mine, user = contents(numbered.dataset.splits[split])[0], numbered.users[split]
     begin, end = np.searchsorted(keys, mine), np.searchsorted(keys, mine, side="right")
     found = np.flatnonzero(begin < end)
     hit = np.zeros(len(mine), dtype=bool)
@@ -224,35 +216,35 @@ def _same_items(book: Book, split: str, earlier: Sequence[str]) -> Int:
     return hit
 
 
-def _only_item(book: Book, split: str, earlier: Sequence[str]) -> Int:
+def _only_item(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
     """Rows that never had an own history: of one item the order by hash cannot choose another."""
-    rows = book.dataset.splits[split]
+    rows = numbered.dataset.splits[split]
     return (rows.lengths("own") == 0) & (rows.excluded.lengths == 0)
 
 
-def _target_unseen(book: Book, split: str, earlier: Sequence[str]) -> Int:
-    rows = book.dataset.splits[split]
+def _target_unseen(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
+    rows = numbered.dataset.splits[split]
     hit = np.zeros(len(rows), dtype=bool)
     for d in DOMAINS:
         seen = np.zeros(rows.catalogue.size(d) + 1, dtype=bool)
         for one in earlier:
-            seen[book.held(one, d)[1]] = True
+            seen[numbered.held(one, d)[1]] = True
         at = rows.of(d)
         hit[at] = ~seen[rows.target[at]]
     return hit
 
 
-def _cold(book: Book, split: str, earlier: Sequence[str]) -> Int:
-    return book.dataset.splits[split].kinds()["cold"]
+def _cold(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
+    return numbered.dataset.splits[split].kinds()["cold"]
 
 
-def _no_history(book: Book, split: str, earlier: Sequence[str]) -> Int:
-    return book.dataset.splits[split].kinds()["no_history"]
+def _no_history(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
+    return numbered.dataset.splits[split].kinds()["no_history"]
 
 
-def _in_item_order(book: Book, split: str, earlier: Sequence[str]) -> Int:
+def _in_item_order(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
     """Own histories of five items or more whose item numbers ascend (chance: 1 in 120)."""
-    rows = book.dataset.splits[split]
+    rows = numbered.dataset.splits[split]
     hit = rows.lengths("own") >= 5
     for i, d in enumerate(DOMAINS):
         history = rows.history[d]
@@ -262,16 +254,16 @@ def _in_item_order(book: Book, split: str, earlier: Sequence[str]) -> Int:
     return hit
 
 
-def _not_before_target(book: Book, split: str, earlier: Sequence[str]) -> Int:
+def _not_before_target(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
     """Rows with an event that the log does not put before the target: at or after it, or not in the log at all.
 
     In the own domain an event at the target's very time may stand before it (ties are broken by a hash); in the other
     domain an event of the target's stamp (or day: ``EventLog.resolution``) may not.
     """
-    return _late(book, book.dataset.splits[split], book.users[split])
+    return _late(numbered, numbered.dataset.splits[split], numbered.users[split])
 
 
-def _late_in_an_epoch(book: Book, split: str, earlier: Sequence[str]) -> Int:
+def _late_in_an_epoch(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
     """:func:`_not_before_target` of what a training epoch asks (``model.positions`` = every): a row of each event.
 
     Returns
@@ -279,21 +271,21 @@ def _late_in_an_epoch(book: Book, split: str, earlier: Sequence[str]) -> Int:
     bool [rows]
         Rows of the users of whom an event's row is late.
     """
-    rows = asked_by_event(book.dataset.splits[split], LONGEST)
-    users = book.numbers(rows)
-    return np.isin(book.users[split], users[_late(book, rows, users)])
+    rows = asked_by_event(numbered.dataset.splits[split], LONGEST)
+    users = numbered.numbers(rows)
+    return np.isin(numbered.users[split], users[_late(numbered, rows, users)])
 
 
-def _late(book: Book, rows: Rows, users: Int) -> Int:
+def _late(numbered: _NumberedUsers, rows: Rows, users: Array) -> Array:
     """Rows of these users that hold an event not before their target, bool [rows]."""
-    log = book.dataset.log
-    assert log is not None and book.in_log is not None
-    user = book.in_log[users]
+    log = numbered.dataset.log
+    assert log is not None and numbered.in_log is not None
+    user = numbered.in_log[users]
     hit = np.zeros(len(rows), dtype=bool)
-    at_target, resolution = _target_times(book, rows, users), log.resolution
+    at_target, resolution = _target_times(numbered, rows, users), log.resolution
     for i, d in enumerate(DOMAINS):
         history = rows.history[d]
-        time = _times(log, book, d, user[history.owner], history.values)
+        time = _times(log, numbered, d, user[history.owner], history.values)
         own, limit = rows.domain[history.owner] == i, at_target[history.owner]
         in_other = time // resolution >= limit // resolution if log.common_time else np.zeros(len(time), dtype=bool)
         late = np.where(own, time > limit, in_other)
@@ -301,38 +293,38 @@ def _late(book: Book, rows: Rows, users: Int) -> Int:
     return hit | ((at_target < 0) & (user >= 0))
 
 
-def _before_training_ends(book: Book, split: str, earlier: Sequence[str]) -> Int:
+def _before_training_ends(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
     """Rows whose target lies no later than a target of an earlier split (``temporal``: cuts are global)."""
-    splits = book.dataset.splits
-    latest = max(int(_target_times(book, splits[one], book.users[one]).max(initial=-1)) for one in earlier)
-    times = _target_times(book, splits[split], book.users[split])
+    splits = numbered.dataset.splits
+    latest = max(int(_target_times(numbered, splits[one], numbered.users[one]).max(initial=-1)) for one in earlier)
+    times = _target_times(numbered, splits[split], numbered.users[split])
     return (times >= 0) & (times <= latest)
 
 
-def _times(log: EventLog, book: Book, domain: str, user: Int, items: Int) -> Int:
+def _times(log: EventLog, numbered: _NumberedUsers, domain: str, user: Array, items: Array) -> Array:
     """When a user took an item, int64; -1 where the log does not have it."""
-    events, wide = log.events[domain], book.dataset.catalogue.size(domain) + 1
+    events, wide = log.events[domain], numbered.dataset.catalogue.size(domain) + 1
     keys = events.user.astype(np.int64) * wide + events.item
     order = np.argsort(keys, kind="stable")
     wanted = user * wide + items
     at = np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)
-    found: Int = np.where((keys[order[at]] == wanted) & (user >= 0), events.time[order[at]], -1)
+    found: Array = np.where((keys[order[at]] == wanted) & (user >= 0), events.time[order[at]], -1)
     return found
 
 
-def _target_times(book: Book, rows: Rows, users: Int) -> Int:
+def _target_times(numbered: _NumberedUsers, rows: Rows, users: Array) -> Array:
     """When the target of each row of these users happened, int64 [rows]; -1: the log does not have it."""
-    log = book.dataset.log
-    assert log is not None and book.in_log is not None
-    user, time = book.in_log[users], np.full(len(rows), -1)
+    log = numbered.dataset.log
+    assert log is not None and numbered.in_log is not None
+    user, time = numbered.in_log[users], np.full(len(rows), -1)
     for d in DOMAINS:
         at = rows.of(d)
-        time[at] = _times(log, book, d, user[at], rows.target[at])
+        time[at] = _times(log, numbered, d, user[at], rows.target[at])
     return time
 
 
-Check = Callable[[Book, str, Sequence[str]], Int]
-EARLIER = {"train": (), "validation": ("train",), "test": ("train", "validation")}
+Check = Callable[[_NumberedUsers, str, Sequence[str]], Array]
+_EARLIER = {"train": (), "validation": ("train",), "test": ("train", "validation")}
 
 
 def _checks(dataset: CrossDomainDataset, split: str) -> Iterator[tuple[str, str, Check]]:
@@ -360,12 +352,12 @@ def _checks(dataset: CrossDomainDataset, split: str) -> Iterator[tuple[str, str,
         yield "the only own item, and so the target, is the file's last", "note", _only_item
 
 
-def _of_rows(book: Book, split: str) -> Iterator[Line]:
-    rows = book.dataset.splits[split]
-    for name, severity, check in _checks(book.dataset, split):
-        hit = check(book, split, EARLIER[split])
+def _of_rows(numbered: _NumberedUsers, split: str) -> Iterator[Line]:
+    rows = numbered.dataset.splits[split]
+    for name, severity, check in _checks(numbered.dataset, split):
+        hit = check(numbered, split, _EARLIER[split])
         first = np.flatnonzero(hit)[:1]
-        of = ", ".join(f"{book.dataset.catalogue.names[d]} {int(hit[rows.of(d)].sum())}" for d in DOMAINS)
+        of = ", ".join(f"{numbered.dataset.catalogue.names[d]} {int(hit[rows.of(d)].sum())}" for d in DOMAINS)
         example = f"row {rows.source[first[0]]}, user {rows.user[first[0]]} ({of})" if len(first) else ""
         if len(first) and check in (_copy, _short_copy):
             lengths, counts = np.unique(contents(rows)[1][hit], return_counts=True)

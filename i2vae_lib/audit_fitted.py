@@ -12,18 +12,19 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib.cooccurrence import start_apart
-from i2vae_lib.data.dataset import DOMAINS, PAD, SPLITS, CrossDomainDataset, Int, Rows, popularity
+from i2vae_lib.data.dataset import CrossDomainDataset
+from i2vae_lib.data.rows import DOMAINS, PAD, SPLITS, Array, Rows, popularity
 from i2vae_lib.graphs import Unified, entries_apart, user_items, users_of_items
 from i2vae_lib.psg import CooccurrenceGenerator, Generator, LeaveOneOutGenerator, learning_folds
 
 COLUMNS = ["check", "split", "severity", "count", "share", "example"]
-RECALL_SIGMAS = 4.0
+_RECALL_SIGMAS = 4.0
 """How many standard errors the recalled share may differ by: under the rule 1 check in 16,000 fires by chance."""
 
 Line = tuple[str, str, str, int, float, str]
 
 
-def audit_counts(dataset: CrossDomainDataset, counts: Mapping[str, Int]) -> pd.DataFrame:
+def audit_counts(dataset: CrossDomainDataset, counts: Mapping[str, Array]) -> pd.DataFrame:
     """One more line: do the popularity counts that a model uses ([n + 1] by domain) come from training rows alone?"""
     known = popularity(dataset.splits["train"])
     ends = np.cumsum([0, *(len(known[d]) for d in DOMAINS)])
@@ -33,7 +34,7 @@ def audit_counts(dataset: CrossDomainDataset, counts: Mapping[str, Int]) -> pd.D
     return pd.DataFrame([line], columns=COLUMNS)
 
 
-def audit_start(dataset: CrossDomainDataset, start: Int, shrinkage: float) -> pd.DataFrame:
+def audit_start(dataset: CrossDomainDataset, start: Array, shrinkage: float) -> pd.DataFrame:
     """One more line: are the item vectors that a model begins with those of the training rows?
 
     Parameters
@@ -52,8 +53,8 @@ def audit_references(dataset: CrossDomainDataset, fitted: Sequence[Any]) -> pd.D
     Parameters
     ----------
     fitted
-        Rankers. Those with ``apart(train)`` (:class:`i2vae_lib.recommenders.neighbours.FromHistories`) are asked; of
-        those with ``counts`` by domain, these are compared.
+        Rankers. Those with ``apart(train)`` (:class:`i2vae_lib.recommenders.from_histories.FromHistories`) are asked;
+        of those with ``counts`` by domain, these are compared.
     """
     train, lines = dataset.splits["train"], []
     for one in fitted:
@@ -94,7 +95,7 @@ def of_tables(dataset: CrossDomainDataset, generator: Generator) -> Line:
     return _apart("entries beside the training rows in the generator's tables", dataset, apart)
 
 
-def _apart(name: str, dataset: CrossDomainDataset, apart: Int) -> Line:
+def _apart(name: str, dataset: CrossDomainDataset, apart: Array) -> Line:
     """The line of a check that counts, for each unified item, what should not be there."""
     apart, example = np.asarray(apart), ""
     if apart.any():
@@ -104,14 +105,14 @@ def _apart(name: str, dataset: CrossDomainDataset, apart: Int) -> Line:
     return name, "train", "leak", int(apart.sum()), float((apart > 0).mean()), example
 
 
-def _item_at(dataset: CrossDomainDataset, of: Mapping[str, Int], column: int) -> str:
+def _item_at(dataset: CrossDomainDataset, of: Mapping[str, Array], column: int) -> str:
     """What stands in a column of a table, by its id."""
     d = next(d for d in DOMAINS if (np.asarray(of[d])[1:] == column).any())
     item = dataset.catalogue.ids[d][np.flatnonzero(np.asarray(of[d])[1:] == column)[0]]
     return f"item {item} of {dataset.catalogue.names[d]}"
 
 
-def _difference(what: str, dataset: CrossDomainDataset, expected: Int, found: Int, of: Mapping[str, Int]) -> Line:
+def _difference(what: str, dataset: CrossDomainDataset, expected: Array, found: Array, of: Mapping[str, Array]) -> Line:
     name = f"interactions beside the training rows in the {what}"
     apart, example = np.abs(found - expected), ""
     if apart.any():
@@ -121,7 +122,7 @@ def _difference(what: str, dataset: CrossDomainDataset, expected: Int, found: In
     return name, "train", "leak", int(apart.sum()), float(apart.sum() / max(expected.sum(), 1)), example
 
 
-def of_recall(dataset: CrossDomainDataset, pseudo: Mapping[str, Int]) -> Iterator[Line]:
+def of_recall(dataset: CrossDomainDataset, pseudo: Mapping[str, Array]) -> Iterator[Line]:
     """Is the target among a row's pseudo-items as often in training as in evaluation? Warm rows, by own length."""
     if dataset.protocol == "released":
         # the published way: a row is recalled from its history and target, so that the target is never among them
@@ -138,7 +139,7 @@ def of_recall(dataset: CrossDomainDataset, pseudo: Mapping[str, Int]) -> Iterato
     severity = "note" if dataset.protocol == "temporal" else "leak"
     for split in ("validation", "test"):
         one = compared.loc[split]
-        apart = abs(one["difference"]) > RECALL_SIGMAS * one["error"]
+        apart = abs(one["difference"]) > _RECALL_SIGMAS * one["error"]
         count = round(abs(one["difference"]) * one["rows"]) if apart else 0
         example = (
             f"{one['training share']:.2%} of like training rows, {one['share']:.2%} here "
@@ -147,13 +148,13 @@ def of_recall(dataset: CrossDomainDataset, pseudo: Mapping[str, Int]) -> Iterato
         yield "target recalled in training and here alike", split, severity, count, abs(one["difference"]), example
 
 
-def _recalled(rows: Rows, pseudo: Int) -> Int:
+def _recalled(rows: Rows, pseudo: Array) -> Array:
     """Rows whose target is among their pseudo-items, bool [rows]."""
-    hit: Int = (np.asarray(pseudo) == np.where(rows.target == PAD, -1, rows.target)[:, None]).any(axis=1)
+    hit: Array = (np.asarray(pseudo) == np.where(rows.target == PAD, -1, rows.target)[:, None]).any(axis=1)
     return hit
 
 
-def recalled_shares(dataset: CrossDomainDataset, pseudo: Mapping[str, Int]) -> pd.DataFrame:
+def recalled_shares(dataset: CrossDomainDataset, pseudo: Mapping[str, Array]) -> pd.DataFrame:
     """Share of warm rows whose target is among their pseudo-items, against training rows of the same own length.
 
     Training rows are weighed so that their own lengths (1 … 9, 10 and more) are distributed as the split's.
@@ -165,12 +166,12 @@ def recalled_shares(dataset: CrossDomainDataset, pseudo: Mapping[str, Int]) -> p
         error of the difference), fractions.
     """
 
-    def warm(split: str) -> tuple[Int, Int]:
+    def warm(split: str) -> tuple[Array, Array]:
         rows = dataset.splits[split]
         own = rows.lengths("own")
         return np.minimum(own[own > 0], 10), _recalled(rows, pseudo[split])[own > 0]
 
-    def by_length(length: Int, hit: Int) -> tuple[Int, Int]:
+    def by_length(length: Array, hit: Array) -> tuple[Array, Array]:
         n = np.bincount(length, minlength=11)
         return n, np.bincount(length, weights=hit, minlength=11) / np.maximum(n, 1)
 

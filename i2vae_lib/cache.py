@@ -27,7 +27,7 @@ NEUTRAL = frozenset(
 """No result depends on the code of these: names, folders, bars, files; parameters stand in the keys by value."""
 
 MANIFEST = "entry.json"
-LOCK = ".lock"
+_LOCK = ".lock"
 
 
 def once(
@@ -51,17 +51,17 @@ def once(
     folder = entry_folder(kind, key, code, cache)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / LOCK).touch()
+        (folder / _LOCK).touch()
     except OSError as error:
         raise OSError(
             f"the cache {folder} cannot be made ({error.strerror}): set I2VAE_CACHE_DIR to a folder that can be written"
         ) from error
-    with FileLock(folder / LOCK):
+    with FileLock(folder / _LOCK):
         if not _is_whole(folder):
             for path in folder.iterdir():  # a killed call's, or damaged
                 if path.is_dir():
                     shutil.rmtree(path)
-                elif path.name != LOCK:
+                elif path.name != _LOCK:
                     path.unlink()
             make(folder)
             # written last: its presence means that the rest is whole
@@ -93,7 +93,7 @@ def clear(downloads: Collection[str] = (), cache: Path | str | None = None) -> l
         if path.is_file():
             path.unlink()
             continue
-        with FileLock(path / LOCK):
+        with FileLock(path / _LOCK):
             (path / MANIFEST).unlink(missing_ok=True)  # first: without it the rest is no entry
         shutil.rmtree(path)
     return before
@@ -103,7 +103,7 @@ def _entries(downloads: Collection[str], cache: Path | str | None) -> Iterator[t
     """Kind and path of each entry, kinds in order."""
     folder = Path(cache) if cache else cache_folder()
     for path in sorted(folder.glob("*/*")):
-        if re.fullmatch("[0-9a-f]{64}", path.name) and (path / LOCK).is_file():
+        if re.fullmatch("[0-9a-f]{64}", path.name) and (path / _LOCK).is_file():
             yield path.parent.name, path
     yield from (("downloads", folder / name) for name in downloads if (folder / name).is_file())
 
@@ -119,7 +119,7 @@ def _is_whole(folder: Path) -> bool:
 def _checksums(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name not in (MANIFEST, LOCK):
+        if path.is_file() and path.name not in (MANIFEST, _LOCK):
             found[path.relative_to(folder).as_posix()] = sha256_of(path)
     return found
 

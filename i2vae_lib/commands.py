@@ -96,7 +96,7 @@ def _run(given: argparse.Namespace, say: Callable[[str], None]) -> int:
     path = None
     if not given.no_report:
         say("writing the report")
-        path = report_of(here)
+        path = _report_of(here)
     say("comparing with the reference rankers")
     print(result_of(here, ranks), flush=True)
     if not given.no_notebooks and resolved.system == "i2vae":  # what the notebooks tell of
@@ -113,14 +113,14 @@ def _run(given: argparse.Namespace, say: Callable[[str], None]) -> int:
             report.execute_notebooks(here.folder, names, RUN_NOTEBOOKS, say)
         if path:
             say("linking the notebooks in the report")
-            report_of(here)
+            _report_of(here)
     say("done")
     print(f"\n{report.seconds_by_stage(here.record).to_string(index=False)}")
     print(f"\nreport: {path}" if path else f"\nrun: {here.folder}")
     return 0
 
 
-def report_of(here: Run) -> Path:
+def _report_of(here: Run) -> Path:
     """The report of a run, as a stage of it."""
     from i2vae_lib import report
 
@@ -181,7 +181,7 @@ def recommend(given: argparse.Namespace) -> int:
 
 def _asked(kit: I2VAE, given: argparse.Namespace) -> Asked:
     """Whom to recommend to: users of the data, histories of a file, or of one person on the command line."""
-    from i2vae_lib.data.dataset import DOMAINS, DataError
+    from i2vae_lib.data.rows import DOMAINS, DataError
     from i2vae_lib.params import ParameterError
 
     ways = {"--history": given.history, "--histories": given.histories, "--user": given.user, "--users": given.users}
@@ -206,7 +206,7 @@ def _users_of_file(path: Path) -> list[Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from i2vae_lib.data.dataset import DataError
+    from i2vae_lib.data.rows import DataError
 
     try:
         if path.suffix == ".parquet":
@@ -288,8 +288,8 @@ def _audit_run(folder: Path) -> tuple[str, str, pd.DataFrame]:
 
 
 def describe(given: argparse.Namespace) -> int:
-    from i2vae_lib.data.dataset import DataError
     from i2vae_lib.data.describe import describe_files
+    from i2vae_lib.data.rows import DataError
     from i2vae_lib.runs import write_atomically
 
     found = describe_files(given.x, given.y)
@@ -512,8 +512,8 @@ def copy_notebooks(given: argparse.Namespace) -> int:
 
 
 def fetch(given: argparse.Namespace) -> int:
-    from i2vae_lib.data.dataset import DataError
     from i2vae_lib.data.released import locate
+    from i2vae_lib.data.rows import DataError
     from i2vae_lib.params import ParameterError
 
     if given.name == FOOD_KITCHEN:

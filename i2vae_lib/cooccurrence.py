@@ -33,11 +33,11 @@ import pandas as pd
 from scipy import sparse
 from scipy.sparse.linalg import eigsh
 
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Rows, origins, packed, rejoined, unpacked
-from i2vae_lib.data.people import people
+from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows, origins, packed, rejoined, unpacked
+from i2vae_lib.data.user_sequences import user_sequences
 from i2vae_lib.graphs import Unified, cosine, entries_apart, user_items, users_of_items
 
-NOWHERE = -1  # an item that a user's whole sequence does not hold (a shorter row's did)
+_NOWHERE = -1  # an item that a user's whole sequence does not hold (a shorter row's did)
 
 
 class Settings(Protocol):
@@ -76,7 +76,7 @@ class LeftOut:
     graph
         Binary users x unified items: what each took, targets included.
     steps
-        int64 [2, entries of the graph]: where the item stands in the user's sequence of X and of Y; :data:`NOWHERE`.
+        int64 [2, entries of the graph]: where the item stands in the user's sequence of X and of Y; :data:`_NOWHERE`.
     parted
         bool [n]: the two domains of this user are unlinked (``controls.overlap_mode`` = detach), so that no pair across
         them counts; the user is left out as one person all the same.
@@ -85,7 +85,7 @@ class LeftOut:
     """
 
     def __init__(
-        self, catalogue: Catalogue, users: Int, graph: sparse.csr_matrix, steps: Int, parted: Int, p: Settings
+        self, catalogue: Catalogue, users: Array, graph: sparse.csr_matrix, steps: Array, parted: Array, p: Settings
     ):
         self.unified = Unified(catalogue)
         self.users, self.graph, self.steps, self.parted = users, graph, steps, parted
@@ -127,7 +127,7 @@ class LeftOut:
             found._divide()
         return found
 
-    def _like(self, values: Int) -> sparse.csr_matrix:
+    def _like(self, values: Array) -> sparse.csr_matrix:
         """Values in the places of the table."""
         return sparse.csr_matrix((values, self.together.indices, self.together.indptr), shape=self.together.shape)
 
@@ -141,8 +141,8 @@ class LeftOut:
         graph.sort_indices()
         owner = np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr))
         keys = owner.astype(np.int64) * unified.size + graph.indices
-        found = people(train)
-        steps = np.full((len(DOMAINS), len(keys)), NOWHERE)
+        found = user_sequences(train)
+        steps = np.full((len(DOMAINS), len(keys)), _NOWHERE)
         for number, d in enumerate(DOMAINS):
             sequences = found.sequences[d]
             at = np.searchsorted(keys, sequences.owner * unified.size + unified.of[d][sequences.values])
@@ -150,25 +150,25 @@ class LeftOut:
             steps[number, at[::-1]] = place[::-1]  # of an item that stands there twice, the first counts
         return cls(train.catalogue, found.users, graph, steps, np.array([user in halves for user in found.users]), p)
 
-    def apart(self, train: Rows) -> Int:
+    def apart(self, train: Rows) -> Array:
         """What of the interactions and the counts is not these rows', counted by unified item: int64 [n]."""
         return self.apart_from(type(self).fit(train, self.p))
 
-    def apart_from(self, other: Self) -> Int:
+    def apart_from(self, other: Self) -> Array:
         """:meth:`apart` of counts that were made already, under the same settings."""
-        apart: Int = entries_apart(self.graph, other.graph) + entries_apart(self.together, other.together)
+        apart: Array = entries_apart(self.graph, other.graph) + entries_apart(self.together, other.together)
         return apart
 
-    def _entry_keys(self, line: Int, item: Int) -> Int:
+    def _entry_keys(self, line: Array, item: Array) -> Array:
         return line.astype(np.int64) * self.unified.size + item
 
-    def _weight(self, shown: Int, candidate: Int) -> Int:
+    def _weight(self, shown: Array, candidate: Array) -> Array:
         """w_ij of entries of one user each: float64."""
         best = np.full(len(shown), -1.0)
         for step in self.steps:  # linked items may share both domains: the nearer way counts
             gap = step[candidate] - step[shown]
             near = np.maximum(np.abs(gap), 1.0) ** -self.p.proximity * np.where(gap > 0, 1.0, self.p.backward)
-            together = (step[shown] != NOWHERE) & (step[candidate] != NOWHERE)
+            together = (step[shown] != _NOWHERE) & (step[candidate] != _NOWHERE)
             best = np.where(together, np.maximum(best, near), best)
         return np.where(best >= 0, best, self._across[shown])
 
@@ -180,7 +180,7 @@ class LeftOut:
         found.sort_indices()
         return found
 
-    def _pair(self, shown: Int, candidate: Int) -> Int:
+    def _pair(self, shown: Array, candidate: Array) -> Array:
         """Where the table holds a pair that somebody took."""
         return np.searchsorted(self._keys, shown.astype(np.int64) * self.unified.size + candidate)
 
@@ -189,21 +189,21 @@ class LeftOut:
         taken = self.taken[self._rows] - less, self.taken[self.together.indices]
         return self._like(self._term(self.together.data, *taken))
 
-    def _term(self, both: Int, one: Int, another: Int) -> Int:
+    def _term(self, both: Array, one: Array, another: Array) -> Array:
         below = np.sqrt(one * another) + self.p.shrinkage
         return np.divide(both, below, out=np.zeros(len(below)), where=below > 0)  # 0 / 0: nobody else took it
 
-    def scores(self, rows: Rows, domain: str) -> Int:
+    def scores(self, rows: Rows, domain: str) -> Array:
         """Scores of the items 1…n of a domain, float32 [rows, n]; 0 where nothing is known."""
         return scores_of([self], rows, domain)[0]
 
-    def arrays(self) -> dict[str, Int]:
+    def arrays(self) -> dict[str, Array]:
         """Everything that scoring needs."""
         graph = {"indices": self.graph.indices, "indptr": self.graph.indptr}
         return {"users": packed(self.users), "steps": self.steps, "parted": self.parted} | graph
 
     @classmethod
-    def restore(cls, catalogue: Catalogue, arrays: Mapping[str, Int], p: Settings) -> Self:
+    def restore(cls, catalogue: Catalogue, arrays: Mapping[str, Array], p: Settings) -> Self:
         """What :meth:`arrays` gave."""
         users = np.array(unpacked(arrays["users"]), dtype=object)
         indices = arrays["indices"]
@@ -212,7 +212,7 @@ class LeftOut:
         return cls(catalogue, users, graph, arrays["steps"], arrays["parted"], p)
 
 
-def scores_of(tables: Sequence[LeftOut], rows: Rows, domain: str) -> list[Int]:
+def scores_of(tables: Sequence[LeftOut], rows: Rows, domain: str) -> list[Array]:
     """:meth:`LeftOut.scores` by several settings of the same counts (:meth:`LeftOut.reweighted`)."""
     one = tables[0]
     back, row, item = _shown(rows, one.unified)
@@ -233,7 +233,7 @@ def scores_of(tables: Sequence[LeftOut], rows: Rows, domain: str) -> list[Int]:
     for table in tables:
         weight = table.p.recency**back
 
-        def part(mask: Int, weight: Int = weight) -> sparse.csr_matrix:
+        def part(mask: Array, weight: Array = weight) -> sparse.csr_matrix:
             return sparse.csr_matrix((weight[mask], (row[mask], item[mask])), shape=shape)
 
         told = (part(own) @ table._without[domain]).toarray()
@@ -248,7 +248,7 @@ def scores_of(tables: Sequence[LeftOut], rows: Rows, domain: str) -> list[Int]:
     return found
 
 
-def _shown(rows: Rows, unified: Unified) -> tuple[Int, Int, Int]:
+def _shown(rows: Rows, unified: Unified) -> tuple[Array, Array, Array]:
     """Both histories as steps from the end (float64), rows and unified items; of an item twice in a row, the later."""
     lines, items, steps = [], [], []
     for d in DOMAINS:
@@ -263,7 +263,7 @@ def _shown(rows: Rows, unified: Unified) -> tuple[Int, Int, Int]:
     return back[first].astype(np.float64), line[first], item[first]
 
 
-def _with_range(starts: Int, ends: Int) -> tuple[Int, Int]:
+def _with_range(starts: Array, ends: Array) -> tuple[Array, Array]:
     """Every (number of a range, value in it), int64 [m] each."""
     lengths = (ends - starts).astype(np.int64)
     number = np.repeat(np.arange(len(lengths)), lengths)
@@ -271,7 +271,7 @@ def _with_range(starts: Int, ends: Int) -> tuple[Int, Int]:
     return number, starts[number] + offset
 
 
-def _pairs_by_part(graph: sparse.csr_matrix, largest: int = 4_000_000) -> Iterator[tuple[Int, Int]]:
+def _pairs_by_part(graph: sparse.csr_matrix, largest: int = 4_000_000) -> Iterator[tuple[Array, Array]]:
     """Ordered pairs of different entries of one line, int64 [m] each, some ``largest`` at a time."""
     lengths = np.diff(graph.indptr).astype(np.int64)
     part = np.cumsum(lengths**2) // largest
@@ -285,7 +285,7 @@ def _pairs_by_part(graph: sparse.csr_matrix, largest: int = 4_000_000) -> Iterat
         yield shown[differ], candidate[differ]
 
 
-def item_vectors(train: Rows, d: int, shrinkage: float) -> Int:
+def item_vectors(train: Rows, d: int, shrinkage: float) -> Array:
     """Vectors whose dot products come nearest to the items' cosines with shrinkage: float32 [unified items, d].
 
     V sqrt(W) of the d largest eigenvalues W of the table (a negative one counts as 0), scaled to a mean squared norm
@@ -304,7 +304,7 @@ def item_vectors(train: Rows, d: int, shrinkage: float) -> Int:
     return found
 
 
-def start_apart(train: Rows, vectors: Int, shrinkage: float) -> Int:
+def start_apart(train: Rows, vectors: Array, shrinkage: float) -> Array:
     """Items whose vectors are not those that :func:`item_vectors` makes of these rows: bool [unified items].
 
     No eigenvector is computed: each column v must solve T v = w v for the table T of these rows, with w its Rayleigh
@@ -321,5 +321,5 @@ def start_apart(train: Rows, vectors: Int, shrinkage: float) -> Int:
     wrong = np.abs(values - scale * norms) > 1e-4 * values.max(initial=0)
     residual = np.abs(image - v * values)
     limit = 1e-5 * max(values.max(initial=0), np.finfo(np.float32).tiny) * np.abs(v).max(axis=0)
-    apart: Int = (residual > limit).any(axis=1) | (np.abs(v[:, wrong]) > 0).any(axis=1)
+    apart: Array = (residual > limit).any(axis=1) | (np.abs(v[:, wrong]) > 0).any(axis=1)
     return apart

@@ -21,7 +21,8 @@ from scipy.stats import entropy
 
 from i2vae_lib import information
 from i2vae_lib.data.batches import Side
-from i2vae_lib.data.dataset import CrossDomainDataset, Int, Rows, other
+from i2vae_lib.data.dataset import CrossDomainDataset
+from i2vae_lib.data.rows import Array, Rows, other
 from i2vae_lib.data.synthetic import next_item_probabilities
 from i2vae_lib.lazy import require
 from i2vae_lib.model.encoders import masked_mean
@@ -31,7 +32,6 @@ from i2vae_lib.model.objective import active_units
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.recommenders.positions import silenced
 
-Array = np.ndarray
 Values = Callable[[Gaussian], torch.Tensor]
 
 
@@ -221,13 +221,13 @@ def latents_of(recommender: I2VAERecommender, rows: Rows, values: Values = means
     return found
 
 
-def planted(truth: Mapping[str, Int], rows: Rows, domain: str) -> dict[str, Array]:
+def planted(truth: Mapping[str, Array], rows: Rows, domain: str) -> dict[str, Array]:
     """Planted interests of the users of rows: ``shared`` and ``specific`` to ``domain``, float [n, topics]."""
     return {"shared": truth["planted_shared"][rows.source], "specific": truth[f"planted_{domain}"][rows.source]}
 
 
 def latent_probes(
-    recommender: I2VAERecommender, rows: Rows, truth: Mapping[str, Int], rng: np.random.Generator
+    recommender: I2VAERecommender, rows: Rows, truth: Mapping[str, Array], rng: np.random.Generator
 ) -> pd.DataFrame:
     """Linear probes from the posterior means of rows with both histories to the planted interests of their users.
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.data.dataset import DOMAINS, KINDS, PAD, DataError, Int, Ragged, Rows, hashed, mixed, popularity
+from i2vae_lib.data.rows import DOMAINS, KINDS, PAD, Array, DataError, Ragged, Rows, hashed, mixed, popularity
 from i2vae_lib.params import ParameterError
 from i2vae_lib.places import suggestion
 
@@ -28,14 +28,14 @@ class Scorer(Protocol):
 
     name: str
 
-    def score(self, rows: Rows, candidates: Int) -> Int: ...
+    def score(self, rows: Rows, candidates: Array) -> Array: ...
 
 
 class NonFiniteScore(ArithmeticError):
     """A score that is NaN or infinite: an error that names model and row, never a rank."""
 
 
-def sample_negatives(rows: Rows, count: int, data_seed: int) -> Int:
+def sample_negatives(rows: Rows, count: int, data_seed: int) -> Array:
     """Frozen sampled candidates: ``count`` negatives per row, uniform without replacement, or all items that are left.
 
     Drawn from the catalogue of the row's domain less the target and the own history *before* any cold-start removal
@@ -78,7 +78,7 @@ def check_negatives(*splits: Rows) -> None:
         Names the first such row.
     """
     for rows in splits:
-        nothing = np.flatnonzero(items_left(rows) == 0)
+        nothing = np.flatnonzero(_items_left(rows) == 0)
         if len(nothing):
             row, d = nothing[0], DOMAINS[rows.domain[nothing[0]]]
             raise DataError(
@@ -88,7 +88,7 @@ def check_negatives(*splits: Rows) -> None:
             )
 
 
-def items_left(rows: Rows) -> Int:
+def _items_left(rows: Rows) -> Array:
     """How many items of its domain each row has left beside its target and the excluded own history, int64 [rows]."""
     sizes = np.array([rows.catalogue.size(d) for d in DOMAINS])[rows.domain]
     return sizes - _barred(rows).lengths
@@ -102,7 +102,7 @@ def _barred(rows: Rows) -> Ragged:
     return Ragged.from_lengths(items, np.bincount(owner, minlength=len(rows)))
 
 
-def _stream(keys: Int, length: int, size: int) -> Int:
+def _stream(keys: Array, length: int, size: int) -> Array:
     """The first items of each row's stream, int64 [rows, length]: independent and uniform on 1…size.
 
     A splitmix64 of (key, place) as a fraction of 2^64, times ``size`` (the high half of the 128-bit product): no item
@@ -114,7 +114,7 @@ def _stream(keys: Int, length: int, size: int) -> Int:
     return (((drawn >> half) * size_ + low) >> half).astype(np.int64) + 1
 
 
-def _by_stream(keys: Int, barred: Ragged, size: int, count: int) -> Int:
+def _by_stream(keys: Array, barred: Ragged, size: int, count: int) -> Array:
     """The first ``count`` items of each row's stream that are new and not barred, ascending."""
     found = np.zeros((len(keys), count), dtype=np.int32)
     if not len(keys) or not count:
@@ -137,7 +137,7 @@ def _by_stream(keys: Int, barred: Ragged, size: int, count: int) -> Int:
     return found
 
 
-def _fresh(stream: Int, barred: Ragged, size: int) -> tuple[Int, Int, Int]:
+def _fresh(stream: Array, barred: Ragged, size: int) -> tuple[Array, Array, Array]:
     """A stream sorted by item: (items, their places, whether an item stands there first and is not barred)."""
     rows, length = stream.shape
     bits = int(length).bit_length()
@@ -154,7 +154,7 @@ def _fresh(stream: Int, barred: Ragged, size: int) -> tuple[Int, Int, Int]:
     return coded - lines, place, fresh
 
 
-def _by_key(keys: Int, barred: Ragged, size: int, count: int) -> Int:
+def _by_key(keys: Array, barred: Ragged, size: int, count: int) -> Array:
     """The ``count`` items of smallest key that are not barred (or all of them), ascending, then 0."""
     drawn = mixed(keys[:, None], np.arange(size + 1, dtype=np.uint64)) >> np.uint64(1)
     drawn[:, 0] = drawn[barred.owner, barred.values] = np.iinfo(np.uint64).max  # above every other
@@ -165,7 +165,7 @@ def _by_key(keys: Int, barred: Ragged, size: int, count: int) -> Int:
     return np.pad(order, ((0, 0), (0, count - order.shape[1]))).astype(np.int32)
 
 
-def rank(scorer: Scorer, rows: Rows, negatives: Int | None, *, full: bool, batch_size: int) -> pd.DataFrame:
+def rank(scorer: Scorer, rows: Rows, negatives: Array | None, *, full: bool, batch_size: int) -> pd.DataFrame:
     """Score the rows and count, for each, the candidates above and equal to the target.
 
     Parameters
@@ -193,7 +193,7 @@ def rank(scorer: Scorer, rows: Rows, negatives: Int | None, *, full: bool, batch
     out = {key: np.full(len(rows), -1) for key in COUNTS}
     barred = _barred(rows)
     if full:
-        out["candidates_full"] = items_left(rows)
+        out["candidates_full"] = _items_left(rows)
     if negatives is not None:
         out["candidates_sampled"] = (negatives != PAD).sum(axis=1)
     for d in DOMAINS:
@@ -229,7 +229,7 @@ def rank(scorer: Scorer, rows: Rows, negatives: Int | None, *, full: bool, batch
     return pd.DataFrame(out)
 
 
-def refuse_non_finite(scorer: Scorer, scores: Int, batch: Rows) -> None:
+def refuse_non_finite(scorer: Scorer, scores: Array, batch: Rows) -> None:
     """Raise :class:`NonFiniteScore` for the first row with one."""
     finite = np.isfinite(scores).all(axis=1)
     if not finite.all():
@@ -240,32 +240,32 @@ def refuse_non_finite(scorer: Scorer, scores: Int, batch: Rows) -> None:
         )
 
 
-def hit_rate(greater: Int, ties: Int, k: int | Int) -> Int:
+def hit_rate(greater: Array, ties: Array, k: int | Array) -> Array:
     """HR@k of each row in expectation over the ties: clip((k - greater) / (ties + 1), 0, 1); k may be a row's own."""
     return np.clip((k - greater) / (ties + 1), 0.0, 1.0)
 
 
-def ndcg(greater: Int, ties: Int, k: int) -> Int:
+def ndcg(greater: Array, ties: Array, k: int) -> Array:
     """NDCG@k of each row (one relevant item, so the ideal is 1): mean gain 1 / log2(rank + 1) over the tied ranks."""
     return _mean_gain(greater, ties, 1.0 / np.log2(np.arange(1, k + 1) + 1.0))
 
 
-def mrr(greater: Int, ties: Int, k: int) -> Int:
+def mrr(greater: Array, ties: Array, k: int) -> Array:
     """MRR@k of each row: mean gain 1 / rank over the tied ranks, 0 beyond k."""
     return _mean_gain(greater, ties, 1.0 / np.arange(1, k + 1))
 
 
-def _mean_gain(greater: Int, ties: Int, gains: Int) -> Int:
+def _mean_gain(greater: Array, ties: Array, gains: Array) -> Array:
     summed = np.concatenate([[0.0], np.cumsum(gains)])
     k = len(gains)
-    result: Int = (summed[np.minimum(greater + ties + 1, k)] - summed[np.minimum(greater, k)]) / (ties + 1)
+    result: Array = (summed[np.minimum(greater + ties + 1, k)] - summed[np.minimum(greater, k)]) / (ties + 1)
     return result
 
 
 METRICS = {"HR": hit_rate, "NDCG": ndcg, "MRR": mrr}
 
 
-Measure = Callable[[Int, Int, Int], Int]
+Measure = Callable[[Array, Array, Array], Array]
 """``(greater, ties, candidates) -> values``, int64 [rows] each to float [rows]; candidates without the target."""
 
 
@@ -297,7 +297,7 @@ def cutoff_of(name: str) -> tuple[str, int]:
     return measure, int(cutoff)
 
 
-def row_values(table: pd.DataFrame, candidates: str, cutoffs: Sequence[tuple[str, int]]) -> Int:
+def row_values(table: pd.DataFrame, candidates: str, cutoffs: Sequence[tuple[str, int]]) -> Array:
     """Metrics of each row, [rows, metrics]; nan where these candidates were not ranked."""
     greater, ties = (table[f"{what}_{candidates}"].to_numpy() for what in ("greater", "ties"))
     ranked = greater >= 0
@@ -341,7 +341,7 @@ class GivenScores:
             row = table.iloc[order[twice[0]]]
             raise DataError(f"scores: row {row['row']} has two of item {row['item']!r}; give one each")
 
-    def score(self, rows: Rows, candidates: Int) -> Int:
+    def score(self, rows: Rows, candidates: Array) -> Array:
         """What was given for each candidate, float64 [rows, k].
 
         Raises
@@ -360,11 +360,11 @@ class GivenScores:
                 f"scores: none of item {item!r} for row {rows.source[row]} (user {rows.user[row]}, "
                 f"{rows.catalogue.names[d]}); every candidate needs one"
             )
-        scores: Int = self.values[at]
+        scores: Array = self.values[at]
         return scores
 
 
-def seen_targets(rows: Rows, train: Rows) -> Int:
+def seen_targets(rows: Rows, train: Rows) -> Array:
     """Rows whose target stands somewhere in the training rows: bool [rows]. Nothing can be learnt of the others."""
     counts = popularity(train)
     seen = np.zeros(len(rows), dtype=bool)
@@ -374,7 +374,7 @@ def seen_targets(rows: Rows, train: Rows) -> Int:
     return seen
 
 
-def rank_table(name: str, rows: Rows, tail: Mapping[str, float], seen: Int, ranks: pd.DataFrame) -> pd.DataFrame:
+def rank_table(name: str, rows: Rows, tail: Mapping[str, float], seen: Array, ranks: pd.DataFrame) -> pd.DataFrame:
     """The lines of ``ranks.parquet`` for one recommender: identity, kind flags, and the counts of :func:`rank`.
 
     ``seen`` is :func:`seen_targets`, bool [rows].
@@ -464,7 +464,7 @@ def metrics(table: pd.DataFrame, measures: Mapping[str, Measure] | None = None) 
     return result
 
 
-def _mean_of(metric: str, values: Int, rows: int) -> float:
+def _mean_of(metric: str, values: Array, rows: int) -> float:
     if np.shape(values) != (rows,):
         raise ParameterError(f"metric '{metric}' gave {np.shape(values)} for {rows} rows: expected a value for each")
     return float(np.mean(values))

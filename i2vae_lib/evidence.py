@@ -21,7 +21,7 @@ from typing import Self
 import numpy as np
 
 from i2vae_lib.cooccurrence import Kernel, LeftOut, scores_of
-from i2vae_lib.data.dataset import DOMAINS, ORDER_FREE, Catalogue, Int, Rows
+from i2vae_lib.data.rows import DOMAINS, ORDER_FREE, Array, Catalogue, Rows
 from i2vae_lib.graphs import Unified
 from i2vae_lib.parameter_groups import EvidenceParameters
 from i2vae_lib.psg import top_items
@@ -44,11 +44,11 @@ class Told:
         int64 [rows], a line of :attr:`RecentTakers.counts` each.
     """
 
-    items: Int
-    scores: Int
-    moment: Int
+    items: Array
+    scores: Array
+    moment: Array
 
-    def take(self, at: Int) -> Self:
+    def take(self, at: Array) -> Self:
         return type(self)(self.items[at], self.scores[at], self.moment[at])
 
     def then(self, other: Self) -> Self:
@@ -101,7 +101,7 @@ class Evidence:
                 items[at, : found.shape[1]], scores[at, : found.shape[1]] = found, told
         return Told(items, scores, self.recent.at(rows))
 
-    def _best(self, rows: Rows, d: str, width: int) -> tuple[Int, Int]:
+    def _best(self, rows: Rows, d: str, width: int) -> tuple[Array, Array]:
         """Items and scores of rows that ask for one domain, [rows, at most width]."""
         told = scores_of(self.left_out, rows, d)
         taken = rows.history[d]
@@ -115,7 +115,7 @@ class Evidence:
         scores = np.stack([np.take_along_axis(one, items - 1, axis=1) * known for one in told], axis=2)
         return np.where(known, items, 0), scores
 
-    def apart(self, train: Rows) -> Int:
+    def apart(self, train: Rows) -> Array:
         """What of the counts is not these rows', by unified item: int64 [n]."""
         found = Unified(self.catalogue).summed(self.recent.apart(train, self.p.half_lives))
         if self.left_out:
@@ -123,13 +123,13 @@ class Evidence:
             found += sum(one.apart_from(again.reweighted(one.p)) for one in self.left_out)
         return found
 
-    def arrays(self) -> dict[str, Int]:
+    def arrays(self) -> dict[str, Array]:
         """Everything that :meth:`of` needs."""
         found = self.left_out[0].arrays() if self.left_out else {}
         return found | self.recent.arrays()
 
     @classmethod
-    def restore(cls, p: EvidenceParameters, protocol: str, catalogue: Catalogue, arrays: Mapping[str, Int]) -> Self:
+    def restore(cls, p: EvidenceParameters, protocol: str, catalogue: Catalogue, arrays: Mapping[str, Array]) -> Self:
         """What :meth:`arrays` gave."""
         wanted = kernels(p, protocol)
         first = [LeftOut.restore(catalogue, arrays, wanted[0])] if wanted else []

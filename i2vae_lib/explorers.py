@@ -20,7 +20,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from i2vae_lib import plots, views
-from i2vae_lib.data.dataset import DOMAINS, KINDS, SPLITS, CrossDomainDataset, Rows
+from i2vae_lib.data.dataset import CrossDomainDataset
+from i2vae_lib.data.rows import DOMAINS, KINDS, SPLITS, Rows
 from i2vae_lib.model.i2vae import ROLES
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.results import text
@@ -516,11 +517,11 @@ def _makers(folders: Sequence[Path | str]) -> dict[str, Callable[[], Explorer]]:
 
 
 # Voila's own template asks a network for a font of icons, which nothing here uses
-ICONS = "https://cdn.jsdelivr.net/npm/@fortawesome/fontawesome-free@^5/css"
+_ICONS = "https://cdn.jsdelivr.net/npm/@fortawesome/fontawesome-free@^5/css"
 TEMPLATE = f"""{{%- extends "voila/templates/lab/index.html.j2" -%}}
 {{%- block notebook_css -%}}
-{{{{ super() | replace("{ICONS}/all.min.css", "data:text/css,")
-             | replace("{ICONS}/v4-shims.min.css", "data:text/css,") }}}}
+{{{{ super() | replace("{_ICONS}/all.min.css", "data:text/css,")
+             | replace("{_ICONS}/v4-shims.min.css", "data:text/css,") }}}}
 {{%- endblock notebook_css -%}}
 """
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.data.dataset import DOMAINS, CrossDomainDataset, popularity
+from i2vae_lib.data.dataset import CrossDomainDataset
+from i2vae_lib.data.rows import DOMAINS, popularity
 from i2vae_lib.evaluation import hit_rate
 
 CHANCE = 0.01

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Ragged, Rows, interactions
+from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Ragged, Rows, interactions
 
 
 class Unified:
@@ -32,7 +32,7 @@ class Unified:
         for d in DOMAINS:
             self.column[d][self.of[d][1:]] = np.arange(catalogue.size(d))
 
-    def summed(self, by_domain: Mapping[str, Int]) -> Int:
+    def summed(self, by_domain: Mapping[str, Array]) -> Array:
         """Counts of the items 1…n of each domain by unified item, int64 [size]."""
         found = np.zeros(self.size, dtype=np.int64)
         for d, counts in by_domain.items():
@@ -46,7 +46,7 @@ class Unified:
         return binary(owner, items, (len(rows), self.size))
 
 
-def binary(rows: Int, columns: Int, shape: tuple[int, int]) -> sparse.csr_matrix:
+def binary(rows: Array, columns: Array, shape: tuple[int, int]) -> sparse.csr_matrix:
     """CSR with a 1 for each distinct pair."""
     matrix = sparse.csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=shape)
     matrix.sum_duplicates()
@@ -77,12 +77,12 @@ def domain_takers(train: Rows, domain: str) -> sparse.csr_matrix:
     return binary(users, items - 1, (len(dict.fromkeys(train.user)), train.catalogue.size(domain)))
 
 
-def users_of_items(graph: sparse.csr_matrix) -> Int:
+def users_of_items(graph: sparse.csr_matrix) -> Array:
     """How many users took each item, int64 [unified items]."""
     return np.bincount(graph.indices, minlength=graph.shape[1]).astype(np.int64)
 
 
-def item_domains(unified: Unified) -> dict[str, Int]:
+def item_domains(unified: Unified) -> dict[str, Array]:
     """Unified numbers of each domain's items."""
     return {d: unified.of[d][1:] for d in DOMAINS}
 
@@ -97,7 +97,7 @@ def cosine(matrix: sparse.csr_matrix, shrinkage: float) -> sparse.csr_matrix:
     return sparse.csr_matrix((values.astype(np.float32), (row, column)), shape=together.shape)
 
 
-def entries_apart(found: sparse.csr_matrix, expected: sparse.csr_matrix) -> Int:
+def entries_apart(found: sparse.csr_matrix, expected: sparse.csr_matrix) -> Array:
     """How many entries of each column of two sparse matrices differ by more than rounding, int64 [columns].
 
     Where one has more lines, they are compared with zeros.
@@ -150,7 +150,7 @@ def row_normalised(graph: sparse.csr_matrix) -> sparse.csr_matrix:
     return (sparse.diags(inverse) @ graph).tocsr().astype(np.float32)
 
 
-def _layers(adjacency: sparse.csr_matrix, vectors: Int, layers: int) -> Iterator[Int]:
+def _layers(adjacency: sparse.csr_matrix, vectors: Array, layers: int) -> Iterator[Array]:
     """E^0 … E^L with E^{l+1} = A_hat E^l."""
     yield vectors
     for _ in range(layers):
@@ -158,7 +158,7 @@ def _layers(adjacency: sparse.csr_matrix, vectors: Int, layers: int) -> Iterator
         yield vectors
 
 
-def tables_of(graph: sparse.csr_matrix, start: tuple[Int, Int], layers: int) -> tuple[Int, Int, Int]:
+def tables_of(graph: sparse.csr_matrix, start: tuple[Array, Array], layers: int) -> tuple[Array, Array, Array]:
     """What one propagation of layer-0 vectors (users, items) through a graph gives.
 
     Returns
@@ -175,12 +175,12 @@ def tables_of(graph: sparse.csr_matrix, start: tuple[Int, Int], layers: int) -> 
     inverse = np.divide(1.0, np.sqrt(degree), out=np.zeros(len(degree)), where=degree > 0)
     partial = np.sum([one[users:] for one in propagated[:-1]], axis=0) if layers else propagated[0][users:]
     fold_in = partial * inverse[:, None] / (layers + 1)
-    mean: Int = np.mean(propagated, axis=0)
+    mean: Array = np.mean(propagated, axis=0)
     final = np.where(degree[:, None] > 0, mean[users:], 0.0)
     return mean, fold_in.astype(np.float32), final.astype(np.float32)
 
 
-def folded_in(edges: sparse.csr_matrix, table: Int) -> Int:
+def folded_in(edges: sparse.csr_matrix, table: Array) -> Array:
     """New users of a graph: sum of ``table`` over their edges, over the square root of their number.
 
     With ``table`` [items, d] = sum_{l<L} e^l / (sqrt(deg) (L + 1)) this is one propagation with a zero layer-0 user
@@ -188,7 +188,7 @@ def folded_in(edges: sparse.csr_matrix, table: Int) -> Int:
     """
     degree = np.asarray(edges.sum(axis=1)).ravel()
     scale = 1.0 / np.sqrt(np.maximum(degree, 1.0))
-    vectors: Int = (edges @ table) * scale[:, None].astype(np.float32)
+    vectors: Array = (edges @ table) * scale[:, None].astype(np.float32)
     return vectors
 
 

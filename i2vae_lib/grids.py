@@ -32,8 +32,8 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from i2vae_lib.data.dataset import DataError
 from i2vae_lib.data.loading import source_of
+from i2vae_lib.data.rows import DataError
 from i2vae_lib.params import (
     PRESET_NAMES,
     ParameterError,
@@ -50,10 +50,10 @@ from i2vae_lib.places import preset_folder, suggestion
 from i2vae_lib.runs import default_folder, flatten
 from i2vae_lib.stages import check_run, irrelevant_groups
 
-TOP = ("data", "protocol", "epochs")
+_TOP = ("data", "protocol", "epochs")
 """Keys of a grid beside the dotted ones; ``epochs`` is ``training.epochs``."""
 
-OTHER_ROWS = ("data", "protocol", "split", "controls", "synthetic", "references")
+_OTHER_ROWS = ("data", "protocol", "split", "controls", "synthetic", "references")
 """What two runs that are compared row by row must agree on, beside ``evaluation.negatives``."""
 
 MOST_VALUES, MOST_CELLS = 1_000, 20_000
@@ -110,7 +110,7 @@ class Range(Strict):
 Values = Range | list[Any] | str | float | int | bool | None
 
 
-class Grid(Strict):
+class _Grid(Strict):
     """The product of its rows, of what is paired, and of the values of each key of ``product``."""
 
     product: dict[str, Values] = {}
@@ -143,7 +143,7 @@ class Grid(Strict):
         ]
 
 
-class SweepFile(Strict):
+class _SweepFile(Strict):
     """A file of ``params/sweeps/``."""
 
     preset: str
@@ -152,10 +152,10 @@ class SweepFile(Strict):
     epochs: int | None = None
     overrides: dict[str, Any] = {}
     seeds: list[int] | Range = [0]
-    grids: dict[str, Grid]
+    grids: dict[str, _Grid]
 
     @model_validator(mode="after")
-    def _bounded(self) -> SweepFile:
+    def _bounded(self) -> _SweepFile:
         for name, grid in self.grids.items():
             if (count := grid.size * max(len(_listed(self.seeds)), 1)) > MOST_CELLS:
                 raise ValueError(f"grid {name} has {count:,} cells; at most {MOST_CELLS:,}")
@@ -332,7 +332,7 @@ def resolve(name: str, content: Any, given: Settings | None = None, *, where: st
         if "epochs" in changed and isinstance(together, Mapping):  # from outside it counts, whatever the file calls it
             together = {key: value for key, value in together.items() if key != "training.epochs"}
         content = {**content, **changed, "overrides": together}
-    file = validated(SweepFile, content, where)
+    file = validated(_SweepFile, content, where)
     outside = changed.keys() | ours.keys()
     outside |= {"epochs", "training.epochs"} if "epochs" in changed else set()  # one parameter, two names
     for grid, one in file.grids.items():
@@ -341,7 +341,7 @@ def resolve(name: str, content: Any, given: Settings | None = None, *, where: st
     return Sweep(name, tuple(_cells(file, where)))
 
 
-def _cells(file: SweepFile, where: str) -> list[Cell]:
+def _cells(file: _SweepFile, where: str) -> list[Cell]:
     for complaint in _complaints(file):
         raise ParameterError(f"{where}: {complaint}")
     planned = [
@@ -373,13 +373,13 @@ def _cells(file: SweepFile, where: str) -> list[Cell]:
     return list(found.values())
 
 
-def _parameters(file: SweepFile, settings: Settings, seed: int) -> Parameters:
+def _parameters(file: _SweepFile, settings: Settings, seed: int) -> Parameters:
     """Those of a cell, checked."""
     top: dict[str, Any] = {"data": file.data, "protocol": file.protocol, "epochs": file.epochs}
     if "training.epochs" in settings:
         top["epochs"] = None
-    top |= {key: settings[key] for key in TOP if key in settings}
-    overrides = {key: value for key, value in settings.items() if key not in TOP}
+    top |= {key: settings[key] for key in _TOP if key in settings}
+    overrides = {key: value for key, value in settings.items() if key not in _TOP}
     found = load(file.preset, file.overrides | overrides, seed=seed, **top)
     check_run(found)
     return found
@@ -394,7 +394,7 @@ def _as_resolved(settings: Settings, parameters: Parameters) -> dict[str, Any]:
     }
 
 
-def _complaints(file: SweepFile) -> Iterator[str]:
+def _complaints(file: _SweepFile) -> Iterator[str]:
     """What is wrong with a file, whatever its parameters are."""
     seeds = _listed(file.seeds)
     if not seeds:
@@ -410,8 +410,8 @@ def _complaints(file: SweepFile) -> Iterator[str]:
             yield f"grid {name} is empty: give product, paired or rows at least one value"
 
 
-def _unknown(grid: Grid) -> Iterator[str]:
-    known = [*TOP, *known_keys()]
+def _unknown(grid: _Grid) -> Iterator[str]:
+    known = [*_TOP, *known_keys()]
     for key in itertools.chain(grid.product, grid.paired, *grid.rows.values()):
         if key not in known:
             yield f"unknown key '{key}'{suggestion(str(key), known)}"
@@ -420,7 +420,7 @@ def _unknown(grid: Grid) -> Iterator[str]:
             yield f"base or against: no row '{row}'{suggestion(row, list(grid.rows))}"
 
 
-def _no_points(grid: Grid) -> Iterator[str]:
+def _no_points(grid: _Grid) -> Iterator[str]:
     for key, value in (*grid.product.items(), *grid.paired.items()):
         if any(isinstance(one, list | dict) for one in _listed(value)):
             yield f"{key}: a list is no point of an axis; name it as a row"
@@ -429,7 +429,7 @@ def _no_points(grid: Grid) -> Iterator[str]:
         yield f"paired values of different numbers: {lengths}"
 
 
-def _twice(grid: Grid) -> Iterator[str]:
+def _twice(grid: _Grid) -> Iterator[str]:
     kinds = {"product": {*grid.product}, "paired": {*grid.paired}, "rows": {*itertools.chain(*grid.rows.values())}}
     for one, other in itertools.combinations(kinds, 2):
         if twice := kinds[one] & kinds[other]:
@@ -442,12 +442,12 @@ def _twice(grid: Grid) -> Iterator[str]:
             yield f"{key}: a value stands twice"
 
 
-def _not_comparable(grid: Grid) -> Iterator[str]:
+def _not_comparable(grid: _Grid) -> Iterator[str]:
     """Rows that change which test rows or candidates are ranked, and stand beside a base with others."""
     for row, settings in grid.rows.items():
         base = grid.rows.get(grid.base_of(row) or row, {})
         for key in sorted(settings.keys() | base.keys()):
-            ranks_others = key.partition(".")[0] in OTHER_ROWS or key == "evaluation.negatives"
+            ranks_others = key.partition(".")[0] in _OTHER_ROWS or key == "evaluation.negatives"
             if ranks_others and settings.get(key) != base.get(key):
                 yield (
                     f"{row} sets {key}, so it ranks other rows or candidates than {grid.base_of(row)}, with which it "

@@ -31,12 +31,12 @@ from torch import nn
 from torch.nn import functional
 
 Array = np.ndarray
-Estimator = Callable[[Array, Array], float]
+_Estimator = Callable[[Array, Array], float]
 
-KSG_DIMENSIONS = 4
+_KSG_DIMENSIONS = 4
 
 
-def reduced(x: Array, dimensions: int = KSG_DIMENSIONS) -> Array:
+def reduced(x: Array, dimensions: int = _KSG_DIMENSIONS) -> Array:
     """The first principal components: float [n, min(d, dimensions)]. What lies beyond them is lost."""
     centred = x - x.mean(axis=0)
     _, _, axes = np.linalg.svd(centred, full_matrices=False)
@@ -75,8 +75,8 @@ def ksg(x: Array, y: Array, neighbours: int = 5) -> float:
         More than four columns: reduce them first.
     """
     widest = max(x.shape[1], y.shape[1])
-    if widest > KSG_DIMENSIONS:
-        raise ValueError(f"KSG in {widest} dimensions is far too low: reduce to {KSG_DIMENSIONS} first (reduced)")
+    if widest > _KSG_DIMENSIONS:
+        raise ValueError(f"KSG in {widest} dimensions is far too low: reduce to {_KSG_DIMENSIONS} first (reduced)")
     x, y = ((one - one.mean(axis=0)) / np.maximum(one.std(axis=0), 1e-12) for one in (x, y))
     # the k-th neighbour's distance in the maximum norm of the joint space
     distance = cKDTree(np.hstack([x, y])).query(np.hstack([x, y]), k=neighbours + 1, p=np.inf)[0][:, -1]
@@ -214,7 +214,7 @@ def alignment(x: Array, y: Array) -> float:
 
 
 def with_interval(
-    estimate: Estimator, x: Array, y: Array, owner: Array, rng: np.random.Generator, *, halves: int = 20
+    estimate: _Estimator, x: Array, y: Array, owner: Array, rng: np.random.Generator, *, halves: int = 20
 ) -> tuple[float, float, float]:
     """An estimate and its 95 % interval by the delete-half jackknife over users (Shao and Wu, Ann. Statist. 1989).
 

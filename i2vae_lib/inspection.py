@@ -10,17 +10,18 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.data.dataset import DOMAINS, PAD, CrossDomainDataset, Int, Rows
+from i2vae_lib.data.dataset import CrossDomainDataset
+from i2vae_lib.data.rows import DOMAINS, PAD, Array, Rows
 from i2vae_lib.data.synthetic import next_item_probabilities
 
 
-def target_share(rows: Rows, items: Int) -> Int:
+def target_share(rows: Rows, items: Array) -> Array:
     """Whether each row's target is among its recalled items: bool [rows]. The target is looked at only here."""
-    found: Int = (items == rows.target[:, None]).any(axis=1)
+    found: Array = (items == rows.target[:, None]).any(axis=1)
     return found
 
 
-def history_overlap(rows: Rows, items: Int) -> int:
+def history_overlap(rows: Rows, items: Array) -> int:
     """Number of recalled items that stand in the row's own history (a generator must give 0)."""
     count = 0
     for row in range(len(rows)):
@@ -29,7 +30,7 @@ def history_overlap(rows: Rows, items: Int) -> int:
     return count
 
 
-def relevance(dataset: CrossDomainDataset, rows: Rows, items: Int) -> Int:
+def relevance(dataset: CrossDomainDataset, rows: Rows, items: Array) -> Array:
     """Planted relevance of what was recalled: float [rows], NaN where nothing was.
 
     The mean planted probability of the recalled items over that of the catalogue's average item: 1 is chance.
@@ -46,7 +47,7 @@ def relevance(dataset: CrossDomainDataset, rows: Rows, items: Int) -> Int:
     return result
 
 
-def by_history_length(rows: Rows, values: Int, edges: tuple[int, ...] = (1, 2, 3, 5, 9)) -> pd.DataFrame:
+def by_history_length(rows: Rows, values: Array, edges: tuple[int, ...] = (1, 2, 3, 5, 9)) -> pd.DataFrame:
     """Mean of a value a row by own-history length, warm rows only: ``length, n, mean, error`` (standard error)."""
     own = rows.lengths("own")
     lines = []
@@ -59,7 +60,7 @@ def by_history_length(rows: Rows, values: Int, edges: tuple[int, ...] = (1, 2, 3
     return pd.DataFrame(lines, columns=["length", "n", "mean", "error"])
 
 
-def popularity_percentile(rows: Rows, items: Int, counts: Mapping[str, Int]) -> Int:
+def popularity_percentile(rows: Rows, items: Array, counts: Mapping[str, Array]) -> Array:
     """Popularity percentile of every recalled item (0 rarest, 100 most taken), all in one array."""
     found = []
     for d in DOMAINS:
@@ -69,7 +70,7 @@ def popularity_percentile(rows: Rows, items: Int, counts: Mapping[str, Int]) -> 
     return np.concatenate(found)
 
 
-def side_by_side(rows: Rows, items: Int, scores: Int, row: int, count: int = 8) -> pd.DataFrame:
+def side_by_side(rows: Rows, items: Array, scores: Array, row: int, count: int = 8) -> pd.DataFrame:
     """One row's real items (most recent first) beside its pseudo-items, with titles where the data has them."""
     d = DOMAINS[rows.domain[row]]
     real = rows.history[d][row][::-1][:count]

@@ -18,12 +18,13 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.data.dataset import DOMAINS, SPLITS, CrossDomainDataset, Events, Int, Ragged, hashed, origins
-from i2vae_lib.data.people import with_targets
+from i2vae_lib.data.dataset import CrossDomainDataset
+from i2vae_lib.data.rows import DOMAINS, SPLITS, Array, Events, Ragged, hashed, origins
+from i2vae_lib.data.user_sequences import with_targets
 
 MOST = 50
 """Items a user that are looked at."""
-LEAST_SHARE = 0.01
+_LEAST_SHARE = 0.01
 """Below this share on the rarer side the lists follow one order."""
 LEAST_OBSERVATIONS, LEAST_USERS = 1_000, 100
 """With fewer a small share says nothing."""
@@ -33,16 +34,16 @@ LEAST_OBSERVATIONS, LEAST_USERS = 1_000, 100
 class Pairs:
     """Pairs of items that somebody took at two times: each pair once, and the observations behind them."""
 
-    lesser: Int  # int64 [pairs], item numbers
-    greater: Int  # int64 [pairs], above lesser
-    forward: Int  # int64 [pairs]: users who took the lesser first
-    backward: Int  # int64 [pairs]: users who took the greater first
-    pair: Int  # int64 [observations], position of the pair
-    user: Int  # int64 [observations]
+    lesser: Array  # int64 [pairs], item numbers
+    greater: Array  # int64 [pairs], above lesser
+    forward: Array  # int64 [pairs]: users who took the lesser first
+    backward: Array  # int64 [pairs]: users who took the greater first
+    pair: Array  # int64 [observations], position of the pair
+    user: Array  # int64 [observations]
 
 
 @dataclass(frozen=True)
-class ItemOrder:
+class _ItemOrder:
     """What the lists of one domain say, over the pairs that two or more users took."""
 
     observations: int
@@ -63,7 +64,7 @@ class ItemOrder:
     @property
     def one(self) -> bool:
         """Whether the lists follow one order of items."""
-        return self.told and self.share < LEAST_SHARE
+        return self.told and self.share < _LEAST_SHARE
 
 
 def whole_lists(dataset: CrossDomainDataset) -> dict[str, Events]:
@@ -90,7 +91,7 @@ def whole_lists(dataset: CrossDomainDataset) -> dict[str, Events]:
     return found
 
 
-def observed_pairs(events: Events, ids: Int, block: int = 2_000_000) -> Iterator[Pairs]:
+def observed_pairs(events: Events, ids: Array, block: int = 2_000_000) -> Iterator[Pairs]:
     """Every pair of items that a user took at two times, in blocks of some ``block`` observations.
 
     Parameters
@@ -129,7 +130,7 @@ def observed_pairs(events: Events, ids: Int, block: int = 2_000_000) -> Iterator
         yield Pairs(keys // (len(ids) + 1), keys % (len(ids) + 1), forward, both - forward, pair, user[one])
 
 
-def _kept(events: Events, keys: Int) -> tuple[Int, Int, Int]:
+def _kept(events: Events, keys: Array) -> tuple[Array, Array, Array]:
     """User, item and time of the first event of each (user, item), by user, then item; at most MOST a user."""
     order = np.lexsort((events.time, events.item, events.user))
     user, item = events.user[order].astype(np.int64), events.item[order].astype(np.int64)
@@ -141,7 +142,7 @@ def _kept(events: Events, keys: Int) -> tuple[Int, Int, Int]:
     return user[kept], item[kept], events.time[order[kept]]
 
 
-def item_order(events: Events, ids: Int) -> ItemOrder:
+def item_order(events: Events, ids: Array) -> _ItemOrder:
     """Count the pairs that two or more users took.
 
     Parameters
@@ -164,10 +165,10 @@ def item_order(events: Events, ids: Int) -> ItemOrder:
             pair = int(found.lesser[top]), int(found.greater[top])
             ahead = int(max(found.forward[top], found.backward[top]))
             example = (*(pair if found.forward[top] >= found.backward[top] else pair[::-1]), ahead, most)
-    return ItemOrder(observations, rarer, int(gave.sum()), example)
+    return _ItemOrder(observations, rarer, int(gave.sum()), example)
 
 
-def item_orders(dataset: CrossDomainDataset) -> dict[str, ItemOrder]:
+def item_orders(dataset: CrossDomainDataset) -> dict[str, _ItemOrder]:
     """:func:`item_order` of each domain of a dataset."""
     lists = whole_lists(dataset)
     return {d: item_order(lists[d], dataset.catalogue.ids[d]) for d in DOMAINS}

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from i2vae_lib.data.dataset import DOMAINS, DataError, Int, Ragged
+from i2vae_lib.data.rows import DOMAINS, Array, DataError, Ragged
 from i2vae_lib.graphs import Adjacency, binary, normalised, propagate
 from i2vae_lib.parameter_groups import PsgParameters
 from i2vae_lib.progress import bar
@@ -58,12 +58,12 @@ def terms(
 
 def train_lightgcn(
     graph: sparse.csr_matrix,
-    domains: dict[str, Int],
+    domains: dict[str, Array],
     p: PsgParameters,
     rng: np.random.Generator,
     *,
     label: str = "LightGCN",
-) -> tuple[Int, Int]:
+) -> tuple[Array, Array]:
     """Learn layer-0 vectors by BPR; best validation recall@20 of up to ``p.epochs`` epochs, with early stop.
 
     ``p.validation_share`` of the interactions is held out of the graph while learning. An epoch is as many triples as
@@ -111,7 +111,7 @@ def train_lightgcn(
     return numbers[:users], numbers[users:]
 
 
-def recall_at(users: Int, items: Int, known: sparse.csr_matrix, wanted: sparse.csr_matrix, k: int) -> float:
+def recall_at(users: Array, items: Array, known: sparse.csr_matrix, wanted: sparse.csr_matrix, k: int) -> float:
     """Mean recall@k over at most 2,000 users with something to find, their known items left out."""
     who = np.flatnonzero(wanted.getnnz(axis=1))
     who = who[:: max(1, len(who) // 2000)][:2000]
@@ -138,7 +138,7 @@ class Triples:
         Domain -> its items, one domain or both; what is in both counts as x.
     """
 
-    def __init__(self, graph: sparse.csr_matrix, domains: dict[str, Int], rng: np.random.Generator):
+    def __init__(self, graph: sparse.csr_matrix, domains: dict[str, Array], rng: np.random.Generator):
         self.rng = rng
         self.items = Ragged(graph.indices.astype(np.int32), graph.indptr.astype(np.int64))
         # a user who took every item of a domain leaves no negative to draw
@@ -153,7 +153,7 @@ class Triples:
         for number, pool in reversed(list(enumerate(self.pools))):  # x last: a linked item's negatives come from x
             self.side[pool] = number
 
-    def draw(self, count: int) -> tuple[Int, Int, Int]:
+    def draw(self, count: int) -> tuple[Array, Array, Array]:
         user = self.rng.choice(self.users, count)
         starts, lengths = self.items.offsets[user], self.items.lengths[user]
         positive = self.items.values[starts + (self.rng.random(count) * lengths).astype(np.int64)].astype(np.int64)
@@ -167,9 +167,9 @@ class Triples:
                 return user, positive, negative
             negative[hit] = self._draw_items(side[hit])
 
-    def _draw_items(self, side: Int) -> Int:
+    def _draw_items(self, side: Array) -> Array:
         uniform = self.rng.random(len(side))
         sizes = np.array([len(pool) for pool in self.pools])
         index = np.minimum((uniform * sizes[side]).astype(np.int64), sizes[side] - 1)
-        found: Int = np.concatenate(self.pools)[(np.cumsum(sizes) - sizes)[side] + index]
+        found: Array = np.concatenate(self.pools)[(np.cumsum(sizes) - sizes)[side] + index]
         return found

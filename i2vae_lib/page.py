@@ -19,13 +19,13 @@ from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelMana
 from tornado.httputil import HTTPServerRequest
 from voila.app import Voila
 
-TOKEN = "I2VAE_PAGE_TOKEN"
+_TOKEN = "I2VAE_PAGE_TOKEN"
 """The variable that has the token: other users can read a command line, but no environment."""
 
 MOST_KERNELS = 6
 """Each open page has one, of half a gigabyte."""
 
-IDLE_SECONDS = 600
+_IDLE_SECONDS = 600
 """After which a kernel ends whose page is closed."""
 
 PROTOCOL = "v1.kernel.websocket.jupyter.org"
@@ -78,7 +78,7 @@ class Kernels(AsyncMappingKernelManager):
 
     def __init__(self, **words: Any):
         super().__init__(**words)  # type: ignore[no-untyped-call]
-        self.cull_idle_timeout, self.cull_interval = IDLE_SECONDS, 60
+        self.cull_idle_timeout, self.cull_interval = _IDLE_SECONDS, 60
         self._starting = 0
 
     async def start_kernel(self, **words: Any) -> str:  # type: ignore[override]
@@ -92,7 +92,7 @@ class Kernels(AsyncMappingKernelManager):
             self._starting -= 1
 
 
-class Server(Voila):
+class _Server(Voila):
     """Voila behind :func:`guard`."""
 
     def listen(self) -> None:
@@ -114,12 +114,12 @@ def _end_with_parent() -> None:
 
 def main(notebook: str, port: str, *, open_browser: bool) -> None:
     """Serve a notebook that :func:`i2vae_lib.explorers.write_page` wrote, until SIGTERM or the end of its input."""
-    server = Server(
+    server = _Server(
         ip="127.0.0.1",
         config_file_paths=[],  # else what lies in the working directory and in the user's folders would count
         port=int(port),
         port_retries=0,  # at that port or not at all: who holds it may be somebody else
-        token=os.environ[TOKEN],
+        token=os.environ[_TOKEN],
         open_browser=open_browser,
         notebook_path=notebook,
     )

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from i2vae_lib.data.dataset import DOMAINS, DataError
+from i2vae_lib.data.rows import DOMAINS, DataError
 
 FILE = Path(__file__).with_name("paper_tables.csv")
-WORDS = ("table", "pair", "domain", "kind", "metric", "system", "setting", "flag")
-NUMBERS = ("mean", "sd", "gain_printed")
-OURS = "i2VAE"
+_WORDS = ("table", "pair", "domain", "kind", "metric", "system", "setting", "flag")
+_NUMBERS = ("mean", "sd", "gain_printed")
+_OURS = "i2VAE"
 CELL = ["domain", "kind", "metric"]
-BESIDE = ("recommender", *CELL, "n", "ours", "system", "paper_mean", "paper_sd", "difference", "flag")
+_BESIDE = ("recommender", *CELL, "n", "ours", "system", "paper_mean", "paper_sd", "difference", "flag")
 
 
 def tables() -> pd.DataFrame:
@@ -31,8 +31,8 @@ def tables() -> pd.DataFrame:
         ``metric``, ``system``, ``setting`` ("", "D_s=25%", "K_o=50%", "T=10", "lambda_a=0.004" …), ``mean``, ``sd``,
         ``gain_printed`` (float, NaN where the paper prints none), ``flag``.
     """
-    types = dict.fromkeys(WORDS, "str") | dict.fromkeys(NUMBERS, "float64")
-    missing = {key: [""] for key in NUMBERS}  # an empty word stays an empty word
+    types = dict.fromkeys(_WORDS, "str") | dict.fromkeys(_NUMBERS, "float64")
+    missing = {key: [""] for key in _NUMBERS}  # an empty word stays an empty word
     return pd.read_csv(FILE, dtype=types, na_values=missing, keep_default_na=False, encoding="utf-8")
 
 
@@ -80,10 +80,10 @@ def beside(results: pd.DataFrame, pair: str) -> pd.DataFrame:
     if own.duplicated(["recommender", *CELL]).any():
         first = own.loc[own.duplicated(["recommender", *CELL]), ["recommender", *CELL]].iloc[0]
         raise DataError(f"two values for {', '.join(first)}: take the mean over seeds first")
-    ours, baselines = paper["system"] == OURS, paper[paper["system"] != OURS]
+    ours, baselines = paper["system"] == _OURS, paper[paper["system"] != _OURS]
     best = baselines.loc[baselines.groupby(CELL)["mean"].idxmax()]
     lines = pd.concat([paper[ours], best])[[*CELL, "system", "mean", "sd", "flag"]]
     lines = lines.rename(columns={"mean": "paper_mean", "sd": "paper_sd"})
     joined = own.merge(lines, on=CELL, how="inner")  # in the order of the results; i2VAE's line before the baseline's
     joined["difference"] = joined["ours"] - joined["paper_mean"]
-    return joined[list(BESIDE)]
+    return joined[list(_BESIDE)]

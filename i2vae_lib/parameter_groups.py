@@ -34,7 +34,7 @@ class SplitParameters(Group):
 
 
 class ControlParameters(Group):
-    """What robustness studies take away (:mod:`i2vae_lib.data.controls`)."""
+    """What robustness studies take away (:mod:`i2vae_lib.data.subsampling`)."""
 
     overlap: Annotated[float, Field(gt=0.0, le=1.0)]  # K_o: share of the overlapping training users kept as such
     overlap_mode: Literal["drop", "detach"]  # the others leave, or stay as two unlinked one-domain users
@@ -160,7 +160,7 @@ class EvaluationParameters(Group):
 
 
 class ReferenceParameters(Group):
-    """What the reference rankers choose from, on validation (:mod:`i2vae_lib.recommenders.neighbours`).
+    """What the reference rankers choose from, on validation (:mod:`i2vae_lib.recommenders.from_histories`).
 
     A grid whose best value lies at its edge extends itself; a grid of one value stays.
     """

@@ -15,8 +15,8 @@ from plotly.subplots import make_subplots
 
 from i2vae_lib.results.text import as_csv
 
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
-SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star", "pentagon")
+_PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
+_SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star", "pentagon")
 """Beside the colours, for who cannot tell them apart or prints in black."""
 
 
@@ -24,7 +24,7 @@ def _layout(figure: go.Figure, title: str, height: int = 360) -> go.Figure:
     return figure.update_layout(
         title=title,
         height=height,
-        colorway=PALETTE,
+        colorway=_PALETTE,
         template="plotly_white",
         margin={"l": 60, "r": 60, "t": 60, "b": 50},
         legend={"orientation": "h", "y": -0.25},
@@ -72,7 +72,7 @@ def series(
     """One line a value of ``colour``, each with its own symbol; what has no value is left out."""
     figure = go.Figure()
     for i, (name, part) in enumerate(table.dropna(subset=[y]).groupby(colour, sort=False)):
-        look = {"color": PALETTE[i % len(PALETTE)], "symbol": SYMBOLS[i % len(SYMBOLS)], "size": 6}
+        look = {"color": _PALETTE[i % len(_PALETTE)], "symbol": _SYMBOLS[i % len(_SYMBOLS)], "size": 6}
         figure.add_scatter(x=part[x], y=part[y], name=str(name), mode="lines+markers", marker=look)
     figure.update_layout(xaxis_title=x, yaxis_title=y_title, showlegend=True)
     return _layout(figure, title)
@@ -82,9 +82,9 @@ def pair(lengths: pd.DataFrame, popularity: pd.DataFrame, title: str) -> go.Figu
     """How long histories are (``history, length, rows``) beside how popular items are (``domain, rank, users``)."""
     figure = make_subplots(rows=1, cols=2, subplot_titles=["rows by length of history", "users by rank of item"])
     for i, (name, part) in enumerate(lengths.groupby("history", sort=False)):
-        figure.add_bar(x=part["length"], y=part["rows"], name=f"{name} history", marker_color=PALETTE[i], row=1, col=1)
+        figure.add_bar(x=part["length"], y=part["rows"], name=f"{name} history", marker_color=_PALETTE[i], row=1, col=1)
     for i, (name, part) in enumerate(popularity.groupby("domain", sort=False)):
-        look = {"color": PALETTE[2 + i], "symbol": SYMBOLS[i], "size": 6}
+        look = {"color": _PALETTE[2 + i], "symbol": _SYMBOLS[i], "size": 6}
         figure.add_scatter(
             x=part["rank"], y=part["users"], name=str(name), mode="lines+markers", marker=look, row=1, col=2
         )
@@ -144,7 +144,7 @@ def training_curves(history: pd.DataFrame) -> go.Figure:
                 y=line.iloc[:, 1],
                 name=name,
                 legendgroup=panel,
-                line={"color": PALETTE[i % len(PALETTE)]},
+                line={"color": _PALETTE[i % len(_PALETTE)]},
                 hovertemplate=f"{name}: %{{y:.4g}}<extra></extra>",
                 row=number // 2 + 1,
                 col=number % 2 + 1,
@@ -168,7 +168,7 @@ def results(table: pd.DataFrame, title: str) -> go.Figure:
                 name=name,
                 legendgroup=name,
                 showlegend=column == 1,
-                marker_color=PALETTE[i % len(PALETTE)],
+                marker_color=_PALETTE[i % len(_PALETTE)],
                 row=1,
                 col=column,
             )
@@ -200,7 +200,7 @@ def _panels(table: pd.DataFrame, x: str, y: str, low: str, high: str, title: str
                 legendgroup=str(name),
                 showlegend=number == 0,
                 mode="markers",
-                marker={"size": 8, "color": PALETTE[i % len(PALETTE)]},
+                marker={"size": 8, "color": _PALETTE[i % len(_PALETTE)]},
                 hovertemplate=f"{name}: %{{y:.2f}}<extra></extra>",
                 row=number // columns + 1,
                 col=number % columns + 1,
@@ -243,7 +243,7 @@ def differences(table: pd.DataFrame, title: str) -> go.Figure:
             customdata=part[["system", "runs"]] if "runs" in part else part[["system"]],
             name=str(d),
             mode="markers",
-            marker={"size": 8, "color": PALETTE[i % len(PALETTE)]},
+            marker={"size": 8, "color": _PALETTE[i % len(_PALETTE)]},
             hovertemplate="%{customdata[0]}: %{x:.2f}" + "<br>%{customdata[1]}" * ("runs" in part) + "<extra></extra>",
         )
     figure.add_vline(x=0, line={"width": 1, "dash": "dot"})
@@ -277,7 +277,7 @@ def curves(table: pd.DataFrame, x: str, colour: str, title: str) -> go.Figure:
                 x=[*band[x], *band[x][::-1]],
                 y=[*band["high"], *band["low"][::-1]],
                 fill="toself",
-                fillcolor=PALETTE[i % len(PALETTE)],
+                fillcolor=_PALETTE[i % len(_PALETTE)],
                 opacity=0.18,
                 line={"width": 0},
                 hoverinfo="skip",
@@ -292,7 +292,7 @@ def curves(table: pd.DataFrame, x: str, colour: str, title: str) -> go.Figure:
                 legendgroup=str(name),
                 showlegend=number == 0,
                 mode="lines+markers",
-                marker={"color": PALETTE[i % len(PALETTE)], "symbol": SYMBOLS[i % len(SYMBOLS)], "size": 8},
+                marker={"color": _PALETTE[i % len(_PALETTE)], "symbol": _SYMBOLS[i % len(_SYMBOLS)], "size": 8},
                 customdata=part[["runs"]],
                 hovertemplate=f"{name}, {x} %{{x}}: %{{y:.2f}}<br>%{{customdata[0]}}<extra></extra>",
                 **cell,
@@ -327,8 +327,8 @@ def latent_map(table: pd.DataFrame, colour: str, title: str) -> go.Figure:
                 showlegend=first[name] == latent,
                 mode="markers",
                 marker={
-                    "color": PALETTE[i % len(PALETTE)],
-                    "symbol": SYMBOLS[i // len(PALETTE)],
+                    "color": _PALETTE[i % len(_PALETTE)],
+                    "symbol": _SYMBOLS[i // len(_PALETTE)],
                     "size": 4,
                     "opacity": 0.7,
                 },

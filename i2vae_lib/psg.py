@@ -44,17 +44,8 @@ from scipy import sparse
 from i2vae_lib.cache import entry_folder, once
 from i2vae_lib.cooccurrence import LeftOut
 from i2vae_lib.data import people
-from i2vae_lib.data.dataset import (
-    DOMAINS,
-    Catalogue,
-    Int,
-    Rows,
-    hashed,
-    history_keys,
-    origins,
-    rejoined,
-    rows_digest,
-)
+from i2vae_lib.data.dataset import rows_digest
+from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows, hashed, history_keys, origins, rejoined
 from i2vae_lib.graphs import (
     Unified,
     binary,
@@ -70,16 +61,16 @@ from i2vae_lib.parameter_groups import PsgParameters
 from i2vae_lib.params import ParameterError
 from i2vae_lib.runs import LayoutError, check_layout, read_json, reading, write_atomically, write_json
 
-GENERATOR_LAYOUT = 3
+_GENERATOR_LAYOUT = 3
 
 
 class Generator(Protocol):
     """What a recommender that uses pseudo-sequences owns and saves with itself."""
 
     p: PsgParameters
-    taken: Int | None  # int64 [folds, unified items]: how many users took each item in what each fold learnt from
+    taken: Array | None  # int64 [folds, unified items]: how many users took each item in what each fold learnt from
 
-    def recall(self, rows: Rows, fold: Int) -> tuple[Int, Int]:
+    def recall(self, rows: Rows, fold: Array) -> tuple[Array, Array]:
         """Pseudo-items of the rows' target domains, best first.
 
         Parameters
@@ -97,7 +88,7 @@ class Generator(Protocol):
         """
         ...
 
-    def arrays(self) -> dict[str, Int]:
+    def arrays(self) -> dict[str, Array]:
         """Everything learnt, for :func:`save`."""
         ...
 
@@ -107,7 +98,7 @@ def as_published(p: PsgParameters) -> PsgParameters:
     return p.model_copy(update={"folds": 1, "recall_from": "history_and_target"})
 
 
-def recalled(generator: Generator, rows: Rows) -> tuple[Int, Int]:
+def recalled(generator: Generator, rows: Rows) -> tuple[Array, Array]:
     """Pseudo-items of the rows' target domains, best first: what :meth:`Generator.recall` gives rows in their folds.
 
     With ``recall_from`` = history_and_target a row's target stands at the end of its own history first (the one that it
@@ -120,7 +111,7 @@ def recalled(generator: Generator, rows: Rows) -> tuple[Int, Int]:
     return generator.recall(rows, fold)
 
 
-def fold_of(rows: Rows, p: PsgParameters) -> Int:
+def fold_of(rows: Rows, p: PsgParameters) -> Array:
     """The fold of each row's user, int64 [rows]: a hash of the user's id, the same for training and evaluation.
 
     The halves of a detached user share the fold of the user: under ``temporal`` a test row must not be folded in to a
@@ -131,7 +122,7 @@ def fold_of(rows: Rows, p: PsgParameters) -> Int:
     return folds.astype(np.int64)[inverse]
 
 
-def top_items(scores: Int, histories: sparse.csr_matrix, numbers: Int, count: int) -> tuple[Int, Int]:
+def top_items(scores: Array, histories: sparse.csr_matrix, numbers: Array, count: int) -> tuple[Array, Array]:
     """The ``count`` best columns of ``scores`` that are not in the row's histories.
 
     Parameters
@@ -154,13 +145,13 @@ def top_items(scores: Int, histories: sparse.csr_matrix, numbers: Int, count: in
     return (columns + 1).astype(np.int32), np.take_along_axis(scores, columns, axis=1)
 
 
-def best_columns(scores: Int, count: int) -> Int:
+def best_columns(scores: Array, count: int) -> Array:
     """The ``count`` best columns of each line (or all there are), best first; of equal ones the first column leads."""
-    found: Int = torch.topk(torch.from_numpy(_ordered(scores)), min(count, scores.shape[1]), dim=1).indices.numpy()
+    found: Array = torch.topk(torch.from_numpy(_ordered(scores)), min(count, scores.shape[1]), dim=1).indices.numpy()
     return found
 
 
-def _ordered(scores: Int) -> Int:
+def _ordered(scores: Array) -> Array:
     """int64 keys in the order of the scores; of equal ones the first column is highest (topk breaks ties freely)."""
     bits = (scores + np.float32(0)).view(np.int32)  # -0.0 becomes 0.0
     bits ^= (bits >> 31) & np.int32(0x7FFFFFFF)
@@ -170,7 +161,7 @@ def _ordered(scores: Int) -> Int:
     return keys
 
 
-def _pad(items: Int, scores: Int, alive: Int, count: int) -> tuple[Int, Int]:
+def _pad(items: Array, scores: Array, alive: Array, count: int) -> tuple[Array, Array]:
     """Blank what is not there (no evidence, or fewer items than asked for) and widen to ``count`` columns."""
     missing = ~np.isfinite(scores) | ~alive[:, None]
     items, scores = np.where(missing, 0, items), np.where(missing, 0.0, scores)
@@ -181,7 +172,7 @@ def _pad(items: Int, scores: Int, alive: Int, count: int) -> tuple[Int, Int]:
     )
 
 
-class NoGenerator:
+class _NoGenerator:
     """No pseudo-items: a pseudo-sequence is the real one (an ablation the paper does not run)."""
 
     taken = None  # learns nothing
@@ -189,18 +180,18 @@ class NoGenerator:
     def __init__(self, p: PsgParameters):
         self.p = p
 
-    def recall(self, rows: Rows, fold: Int) -> tuple[Int, Int]:
+    def recall(self, rows: Rows, fold: Array) -> tuple[Array, Array]:
         return np.zeros((len(rows), 0), dtype=np.int32), np.zeros((len(rows), 0), dtype=np.float32)
 
-    def arrays(self) -> dict[str, Int]:
+    def arrays(self) -> dict[str, Array]:
         return {}
 
     @classmethod
-    def restore(cls, p: PsgParameters, catalogue: Catalogue, arrays: dict[str, Int]) -> Self:
+    def restore(cls, p: PsgParameters, catalogue: Catalogue, arrays: dict[str, Array]) -> Self:
         return cls(p)
 
 
-class RandomGenerator:
+class _RandomGenerator:
     """Uniform items that are not in the row's histories: the paper's "w/o PSG" (Table 2).
 
     Which ones follows from a hash of the histories, so a row always gets the same; the scores are 0.
@@ -213,7 +204,7 @@ class RandomGenerator:
         self.unified = Unified(catalogue)
         self.sizes = {d: catalogue.size(d) for d in DOMAINS}
 
-    def recall(self, rows: Rows, fold: Int) -> tuple[Int, Int]:
+    def recall(self, rows: Rows, fold: Array) -> tuple[Array, Array]:
         keys = history_keys(rows.history, "random pseudo-items", self.p.seed)
         items = np.zeros((len(rows), self.p.recalled), dtype=np.int32)
         histories = self.unified.histories(rows)
@@ -227,11 +218,11 @@ class RandomGenerator:
             items[row, :count] = chosen[np.argsort(draw[chosen])]  # the set alone is the same on every machine
         return items, np.zeros(items.shape, dtype=np.float32)
 
-    def arrays(self) -> dict[str, Int]:
+    def arrays(self) -> dict[str, Array]:
         return {}
 
     @classmethod
-    def restore(cls, p: PsgParameters, catalogue: Catalogue, arrays: dict[str, Int]) -> Self:
+    def restore(cls, p: PsgParameters, catalogue: Catalogue, arrays: dict[str, Array]) -> Self:
         return cls(p, catalogue)
 
 
@@ -242,7 +233,7 @@ class CooccurrenceGenerator:
     folds who took both and c_i those who took i.
     """
 
-    def __init__(self, p: PsgParameters, catalogue: Catalogue, tables: list[sparse.csr_matrix], taken: Int):
+    def __init__(self, p: PsgParameters, catalogue: Catalogue, tables: list[sparse.csr_matrix], taken: Array):
         self.p = p
         self.unified = Unified(catalogue)
         self.tables = tables  # one a fold, unified x unified
@@ -255,26 +246,26 @@ class CooccurrenceGenerator:
         tables = [cosine(graph, p.shrinkage) for graph in graphs]
         return cls(p, train.catalogue, tables, np.stack([users_of_items(graph) for graph in graphs]))
 
-    def recall(self, rows: Rows, fold: Int) -> tuple[Int, Int]:
+    def recall(self, rows: Rows, fold: Array) -> tuple[Array, Array]:
         return _by_fold_and_domain(self, rows, fold)
 
-    def scores(self, histories: sparse.csr_matrix, fold: int, numbers: Int) -> Int:
+    def scores(self, histories: sparse.csr_matrix, fold: int, numbers: Array) -> Array:
         return (histories @ self.tables[fold])[:, numbers].toarray().astype(np.float32)
 
-    def recall_part(self, histories: sparse.csr_matrix, fold: int, d: str) -> tuple[Int, Int]:
+    def recall_part(self, histories: sparse.csr_matrix, fold: int, d: str) -> tuple[Array, Array]:
         numbers = self.unified.of[d][1:]
         items, values = top_items(self.scores(histories, fold, numbers), histories, numbers, self.p.recalled)
         values = np.where(values > 0, values, -np.inf)  # a zero is no recall
         return _pad(items, values, histories.getnnz(axis=1) > 0, self.p.recalled)
 
-    def arrays(self) -> dict[str, Int]:
-        found: dict[str, Int] = {"taken": self.taken}
+    def arrays(self) -> dict[str, Array]:
+        found: dict[str, Array] = {"taken": self.taken}
         for k, table in enumerate(self.tables):
             found |= {f"{k}/data": table.data, f"{k}/indices": table.indices, f"{k}/indptr": table.indptr}
         return found
 
     @classmethod
-    def restore(cls, p: PsgParameters, catalogue: Catalogue, arrays: dict[str, Int]) -> Self:
+    def restore(cls, p: PsgParameters, catalogue: Catalogue, arrays: dict[str, Array]) -> Self:
         size = Unified(catalogue).size
         tables = [
             sparse.csr_matrix((arrays[f"{k}/data"], arrays[f"{k}/indices"], arrays[f"{k}/indptr"]), shape=(size, size))
@@ -286,7 +277,7 @@ class CooccurrenceGenerator:
 class LightGCNGenerator:
     """LightGCN (He et al., SIGIR 2020) with folding in and iterative recall, as the module docstring has it."""
 
-    def __init__(self, p: PsgParameters, catalogue: Catalogue, tables: dict[str, Int]):
+    def __init__(self, p: PsgParameters, catalogue: Catalogue, tables: dict[str, Array]):
         self.p = p
         self.unified = Unified(catalogue)
         # fold_in [folds, rounds, n, d]: sum_{l<L} e^l / (sqrt(deg) (L + 1)); final [folds, rounds, n, d]: item vectors
@@ -309,17 +300,17 @@ class LightGCNGenerator:
         stacked["taken"] = np.stack(taken)
         return cls(p, train.catalogue, stacked)
 
-    def recall(self, rows: Rows, fold: Int) -> tuple[Int, Int]:
+    def recall(self, rows: Rows, fold: Array) -> tuple[Array, Array]:
         return _by_fold_and_domain(self, rows, fold)
 
-    def user_vectors(self, edges: sparse.csr_matrix, fold: int, round_: int) -> Int:
+    def user_vectors(self, edges: sparse.csr_matrix, fold: int, round_: int) -> Array:
         """Folded-in users: edges [rows, unified] -> float32 [rows, d]; zero where no edge leads into the graph."""
         return folded_in(edges, self.tables["fold_in"][fold, round_])
 
-    def recall_part(self, histories: sparse.csr_matrix, fold: int, d: str) -> tuple[Int, Int]:
+    def recall_part(self, histories: sparse.csr_matrix, fold: int, d: str) -> tuple[Array, Array]:
         edges = histories
         for round_ in range(self.p.rounds - 1):
-            edges = add_edges(
+            edges = _add_edges(
                 self.user_vectors(edges, fold, round_),
                 self.tables["final"][fold, round_],
                 edges,
@@ -328,15 +319,15 @@ class LightGCNGenerator:
             )
         vectors = self.user_vectors(edges, fold, self.p.rounds - 1)
         numbers = self.unified.of[d][1:]
-        scores = item_scores(vectors, self.tables["final"][fold, self.p.rounds - 1][numbers])
+        scores = _item_scores(vectors, self.tables["final"][fold, self.p.rounds - 1][numbers])
         items, values = top_items(scores, histories, numbers, self.p.recalled)
         return _pad(items, values, (vectors != 0).any(axis=1), self.p.recalled)
 
-    def arrays(self) -> dict[str, Int]:
+    def arrays(self) -> dict[str, Array]:
         return self.tables
 
     @classmethod
-    def restore(cls, p: PsgParameters, catalogue: Catalogue, arrays: dict[str, Int]) -> Self:
+    def restore(cls, p: PsgParameters, catalogue: Catalogue, arrays: dict[str, Array]) -> Self:
         return cls(p, catalogue, arrays)
 
 
@@ -355,7 +346,7 @@ class LeaveOneOutGenerator:
     def fit(cls, train: Rows, p: PsgParameters) -> Self:
         return cls(p, LeftOut.fit(train, p))
 
-    def recall(self, rows: Rows, fold: Int) -> tuple[Int, Int]:
+    def recall(self, rows: Rows, fold: Array) -> tuple[Array, Array]:
         width = self.p.recalled
         items = np.zeros((len(rows), width), dtype=np.int32)
         scores = np.zeros(items.shape, dtype=np.float32)
@@ -369,17 +360,17 @@ class LeaveOneOutGenerator:
                 items[at], scores[at] = _pad(found, values, np.ones(len(at), dtype=bool), width)
         return items, scores
 
-    def arrays(self) -> dict[str, Int]:
+    def arrays(self) -> dict[str, Array]:
         return self.counts.arrays()
 
     @classmethod
-    def restore(cls, p: PsgParameters, catalogue: Catalogue, arrays: dict[str, Int]) -> Self:
+    def restore(cls, p: PsgParameters, catalogue: Catalogue, arrays: dict[str, Array]) -> Self:
         return cls(p, LeftOut.restore(catalogue, arrays, p))
 
 
 GENERATORS: dict[str, Any] = {
-    "none": NoGenerator,
-    "random": RandomGenerator,
+    "none": _NoGenerator,
+    "random": _RandomGenerator,
     "cooccurrence": CooccurrenceGenerator,
     "leave_one_out": LeaveOneOutGenerator,
     "lightgcn": LightGCNGenerator,
@@ -440,7 +431,7 @@ def save(generator: Generator, folder: Path, catalogue: Catalogue) -> None:
     """Tables as safetensors, parameters as JSON (written last: its presence means that the rest is whole)."""
     arrays = {k: np.ascontiguousarray(v) for k, v in generator.arrays().items()}
     write_atomically(folder / "generator.safetensors", lambda part: save_file(arrays, part))
-    header = {"layout": GENERATOR_LAYOUT, "catalogue": catalogue.digest(), "parameters": generator.p.model_dump()}
+    header = {"layout": _GENERATOR_LAYOUT, "catalogue": catalogue.digest(), "parameters": generator.p.model_dump()}
     write_json(folder / "generator.json", header)
 
 
@@ -453,7 +444,7 @@ def load(folder: Path, catalogue: Catalogue) -> Generator:
         Another layout version, or a catalogue that it was not fitted with.
     """
     header = read_json(folder / "generator.json")
-    check_layout(f"{folder}: generator", header.get("layout"), GENERATOR_LAYOUT)
+    check_layout(f"{folder}: generator", header.get("layout"), _GENERATOR_LAYOUT)
     if header.get("catalogue") != catalogue.digest():
         raise LayoutError(f"{folder}: the generator was fitted with other items or links")
     with reading(folder / "generator.safetensors"):
@@ -472,12 +463,12 @@ def learning_folds(train: Rows, p: PsgParameters) -> Iterator[Rows]:
         yield train if p.folds == 1 else train.take(np.flatnonzero(fold != k))
 
 
-def _chunks(at: Int, size: int) -> Iterator[Int]:
+def _chunks(at: Array, size: int) -> Iterator[Array]:
     for begin in range(0, len(at), size):
         yield at[begin : begin + size]
 
 
-def _by_fold_and_domain(generator: Any, rows: Rows, fold: Int, chunk: int = 512) -> tuple[Int, Int]:
+def _by_fold_and_domain(generator: Any, rows: Rows, fold: Array, chunk: int = 512) -> tuple[Array, Array]:
     """Recall in chunks of rows that share a fold and a target domain."""
     items = np.zeros((len(rows), generator.p.recalled), dtype=np.int32)
     scores = np.zeros(items.shape, dtype=np.float32)
@@ -491,21 +482,21 @@ def _by_fold_and_domain(generator: Any, rows: Rows, fold: Int, chunk: int = 512)
     return items, scores
 
 
-def item_scores(users: Int, items: Int) -> Int:
+def _item_scores(users: Array, items: Array) -> Array:
     """Dot products [rows, items]; minus infinity for an item without a vector, which nobody in the graph took."""
-    scores: Int = users @ items.T
+    scores: Array = users @ items.T
     scores[:, ~items.any(axis=1)] = -np.inf
     return scores
 
 
-def add_edges(users: Int, items: Int, edges: sparse.csr_matrix, unified: Unified, count: int) -> sparse.csr_matrix:
+def _add_edges(users: Array, items: Array, edges: sparse.csr_matrix, unified: Unified, count: int) -> sparse.csr_matrix:
     """Add, for each user and domain, the ``count`` best items that it has no edge to."""
     if count == 0:
         return edges
     rows, columns = [], []
     alive = (users != 0).any(axis=1)
     for numbers in item_domains(unified).values():
-        found, values = top_items(item_scores(users, items[numbers]), edges, numbers, count)
+        found, values = top_items(_item_scores(users, items[numbers]), edges, numbers, count)
         good = np.isfinite(values) & alive[:, None]
         rows.append(np.nonzero(good)[0])
         columns.append(numbers[found[good] - 1])
@@ -514,8 +505,8 @@ def add_edges(users: Int, items: Int, edges: sparse.csr_matrix, unified: Unified
 
 
 def _rounds(
-    graph: sparse.csr_matrix, start: tuple[Int, Int], unified: Unified, p: PsgParameters
-) -> Iterator[tuple[Int, Int]]:
+    graph: sparse.csr_matrix, start: tuple[Array, Array], unified: Unified, p: PsgParameters
+) -> Iterator[tuple[Array, Array]]:
     """Tables (fold_in, final) of each round of iterative recall; the graph's own users get pseudo-edges too."""
     for round_ in range(p.rounds):
         mean, fold_in, final = tables_of(graph, start, p.layers)
@@ -523,7 +514,7 @@ def _rounds(
         yield fold_in, final
         if round_ + 1 < p.rounds:
             parts = [
-                add_edges(mean[:users][at : at + 512], final, graph[at : at + 512], unified, p.edges_per_round)
+                _add_edges(mean[:users][at : at + 512], final, graph[at : at + 512], unified, p.edges_per_round)
                 for at in range(0, users, 512)
             ]
             graph = sparse.vstack(parts).tocsr()

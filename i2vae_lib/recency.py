@@ -6,7 +6,7 @@ half-life h,
     p_v(m) = sum over events e of v before moment m of 2^-((c(m) - c_e) / h)
 
 The clock runs by events and not by seconds, so that one half-life suits logs of any length and quiet nights count
-little. Moments are told apart as finely as :data:`EDGES` quantiles of the events allow; events between the last edge
+little. Moments are told apart as finely as :data:`_EDGES` quantiles of the events allow; events between the last edge
 and the moment itself are not counted, so nothing of a row's own moment or later is ever in its counts.
 """
 
@@ -18,10 +18,10 @@ from typing import Self
 
 import numpy as np
 
-from i2vae_lib.data.dataset import DOMAINS, Int, Rows
-from i2vae_lib.data.people import moments_of, people
+from i2vae_lib.data.rows import DOMAINS, Array, Rows
+from i2vae_lib.data.user_sequences import moments_of, user_sequences
 
-EDGES = 256
+_EDGES = 256
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class RecentTakers:
         0 is of the time before the first edge and holds nothing.
     """
 
-    edges: Int
-    counts: Mapping[str, Int]
+    edges: Array
+    counts: Mapping[str, Array]
 
     @classmethod
     def fit(cls, train: Rows, half_lives: Sequence[float]) -> Self:
@@ -49,14 +49,14 @@ class RecentTakers:
         half_lives
             Shares of all training events, each in (0, 1].
         """
-        sequences = people(train).sequences
+        sequences = user_sequences(train).sequences
         parts, sizes = [sequences[d] for d in DOMAINS], {d: train.catalogue.size(d) for d in DOMAINS}
         known = moments_of(parts)
         if known is None or not len(known) or not half_lives:
             empty = {d: np.zeros((1, len(half_lives), sizes[d]), np.float32) for d in DOMAINS}
             return cls(np.zeros(0, np.int64), empty)
         moments = np.sort(known)
-        edges = np.unique(moments[np.arange(EDGES) * len(moments) // EDGES])
+        edges = np.unique(moments[np.arange(_EDGES) * len(moments) // _EDGES])
         edges = np.append(edges, moments[-1] + 1)
         clock = np.searchsorted(moments, edges) / len(moments)  # share of the events before each edge
         fade = 0.5 ** (np.diff(clock, prepend=0.0)[:, None] / np.asarray(half_lives))
@@ -71,22 +71,22 @@ class RecentTakers:
             counts[d] = table
         return cls(edges, counts)
 
-    def at(self, rows: Rows) -> Int:
+    def at(self, rows: Rows) -> Array:
         """The line of each row's moment, int64 [rows]; the last one of rows whose moment nobody knows (now)."""
         if rows.moment is None:
             return np.full(len(rows), len(self.edges))
         return np.searchsorted(self.edges, rows.moment, side="right")
 
-    def arrays(self) -> dict[str, Int]:
+    def arrays(self) -> dict[str, Array]:
         """Everything that :meth:`at` and its readers need."""
         return {"edges": self.edges} | {f"recent/{d}": self.counts[d] for d in DOMAINS}
 
     @classmethod
-    def restore(cls, arrays: Mapping[str, Int]) -> Self:
+    def restore(cls, arrays: Mapping[str, Array]) -> Self:
         """What :meth:`arrays` gave."""
         return cls(arrays["edges"], {d: arrays[f"recent/{d}"] for d in DOMAINS})
 
-    def apart(self, train: Rows, half_lives: Sequence[float]) -> dict[str, Int]:
+    def apart(self, train: Rows, half_lives: Sequence[float]) -> dict[str, Array]:
         """Lines and half-lives in which an item's count is not that of these rows: domain -> int64 [items]."""
         again = type(self).fit(train, half_lives)
         return {d: (self.counts[d] != again.counts[d]).sum(axis=(0, 1)) for d in DOMAINS}

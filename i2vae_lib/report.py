@@ -22,13 +22,13 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from i2vae_lib import audit, evaluation, experiments, plots, stages
-from i2vae_lib.data.dataset import DOMAINS
 from i2vae_lib.data.protocols import outside_note
+from i2vae_lib.data.rows import DOMAINS
 from i2vae_lib.grids import Sweep
 from i2vae_lib.lazy import MissingLibrary, require
 from i2vae_lib.params import ParameterError, load, of_result
 from i2vae_lib.places import notebooks_folder
-from i2vae_lib.recommenders import neighbours
+from i2vae_lib.recommenders import from_histories
 from i2vae_lib.results import lift, text
 from i2vae_lib.results.effects import effects
 from i2vae_lib.results.reading import METRICS
@@ -36,7 +36,7 @@ from i2vae_lib.runs import flatten, read_record, stamp, write_atomically
 from i2vae_lib.stages import irrelevant_groups
 from i2vae_lib.workers import environment, isolated
 
-METRIC = "validation NDCG@10"
+_METRIC = "validation NDCG@10"
 TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{{ title }}</title>
@@ -134,7 +134,7 @@ def _content(folder: Path, record: dict[str, Any], metrics: dict[str, Any], hist
         "verdict": "No check fired as a leak." if not leaks else f"{leaks} checks found leaks.",
         "audit": html(found.assign(share=(found["share"] * 100).round(2)).rename(columns={"share": "per cent"})),
         "filters": html(pd.DataFrame(record["filters"])) if record["filters"] else "",
-        "extensions": neighbours.extensions(record["references"]),
+        "extensions": from_histories.extensions(record["references"]),
         "references": html(_chosen(record["references"])),
         "stages": html(seconds_by_stage(record)),
         "notebooks": sorted(one.name for one in (folder / "notebooks").glob("*.html")),
@@ -156,12 +156,12 @@ def seconds_by_stage(record: dict[str, Any]) -> pd.DataFrame:
 def _chosen(references: dict[str, Any]) -> pd.DataFrame:
     """One line a ranker and setting that was tried, the chosen one marked."""
     lines = [
-        (name, ", ".join(f"{k} {v}" for k, v in tried.items() if k != METRIC), round(tried[METRIC], 4), star)
+        (name, ", ".join(f"{k} {v}" for k, v in tried.items() if k != _METRIC), round(tried[_METRIC], 4), star)
         for name, chosen in references.items()
         for tried in chosen["grid"]
         for star in ["chosen" if all(chosen[key] == value for key, value in tried.items()) else ""]
     ]
-    return pd.DataFrame(lines, columns=["ranker", "setting", METRIC, ""])
+    return pd.DataFrame(lines, columns=["ranker", "setting", _METRIC, ""])
 
 
 def command_of(p: dict[str, Any]) -> str:

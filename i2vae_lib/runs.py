@@ -29,11 +29,11 @@ from i2vae_lib.params import Parameters, digest, of_result, pair_name
 from i2vae_lib.places import runs_folder
 
 RUN_LAYOUT = 2
-LONGEST_CHANGE = 60
+_LONGEST_CHANGE = 60
 """Characters of what a folder's name says of changed parameters; what needs more is named by its digest."""
 
 
-FOLDERS = ("dataset", "model")
+_FOLDERS = ("dataset", "model")
 RESULTS = ("dataset", "pseudo.parquet", "model", "history.parquet", "ranks.parquet", "metrics.json")
 """What the stages leave in a run directory, beside checkpoints and ``run.json``, which has the SHA-256 of each file."""
 
@@ -249,7 +249,7 @@ def default_folder(p: Parameters, ignored: Collection[str] = ()) -> Path:
     silent = {"data", "protocol", "system", "seed", *ignored}  # the first four stand there already
     changes = [(key, value) for key, value in p.changed.items() if key.split(".")[0] not in silent]
     words = "".join(f"+{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in changes)
-    if len(words) > LONGEST_CHANGE or not re.fullmatch(r"[\w.=+-]*", words, re.ASCII):
+    if len(words) > _LONGEST_CHANGE or not re.fullmatch(r"[\w.=+-]*", words, re.ASCII):
         words = f"+{digest(of_result(p.model_dump(mode='json'), ignored))[:8]}"
     return runs_folder() / f"{data}-{p.protocol}-{p.preset}{system}-seed{p.seed}{words}"
 
@@ -333,7 +333,7 @@ class Run:
             others = {key: one for key, one in self.record["sha256"].items() if not _is_of(key, name)}
             self.note(sha256=others | own)
 
-        if name in FOLDERS:
+        if name in _FOLDERS:
             part = self.folder / f".{name}.part"
             shutil.rmtree(part, ignore_errors=True)  # a killed call's
             try:

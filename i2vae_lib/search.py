@@ -64,7 +64,7 @@ class Between(Strict):
         return self
 
 
-class SearchFile(Strict):
+class _SearchFile(Strict):
     """A file of ``params/searches/``."""
 
     preset: str
@@ -80,7 +80,7 @@ class SearchFile(Strict):
 class Search:
     """What is searched, and what every trial starts from."""
 
-    file: SearchFile
+    file: _SearchFile
     where: str
 
     def parameters(self, point: Settings) -> Parameters:
@@ -116,7 +116,7 @@ def read_search(name: str | Path, given: Settings | None = None) -> Search:
     where, content = read_file(name, "searches")
     if isinstance(content, Mapping):
         content = {**content, **{key: value for key, value in (given or {}).items() if value is not None}}
-    search = Search(validated(SearchFile, content, where), where)
+    search = Search(validated(_SearchFile, content, where), where)
     known = known_keys()
     for key, values in search.file.space.items():
         if key not in known:
@@ -178,7 +178,7 @@ def open_study(out: Path) -> Any:
     )
 
 
-def make_trial(parameters: Parameters, out: Path, number: int, folder: Path) -> None:
+def _make_trial(parameters: Parameters, out: Path, number: int, folder: Path) -> None:
     """What a worker does: train one trial, reporting each epoch, until it is done or below the median."""
     opt = optuna()
     study = open_study(out)
@@ -299,7 +299,7 @@ def _work(search: Search, out: Path, trial: Any) -> Work:
     p = search.parameters(trial.params)
     label = f"trial {trial.number} {dict(trial.params)}"
     folder = cell_folder(out, address_of(p, source_of(p)))
-    return Work(folder, label, make_trial, (p, out, trial.number), "model/model.json", validated_at)
+    return Work(folder, label, _make_trial, (p, out, trial.number), "model/model.json", validated_at)
 
 
 def _finished(study: Any) -> int:

@@ -11,7 +11,8 @@ import pandas as pd
 
 from i2vae_lib import audit, audit_fitted, evaluation, psg
 from i2vae_lib.cache import once
-from i2vae_lib.data.dataset import DOMAINS, SPLITS, CrossDomainDataset
+from i2vae_lib.data.dataset import CrossDomainDataset
+from i2vae_lib.data.rows import DOMAINS, SPLITS
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.registry import CEILINGS, REFERENCES
 from i2vae_lib.runs import read_json, write_atomically, write_json

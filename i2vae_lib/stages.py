@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib import audit, audit_fitted, evaluation, psg
-from i2vae_lib.data.dataset import DOMAINS, KINDS, SPLITS, CrossDomainDataset
+from i2vae_lib.data.dataset import CrossDomainDataset
 from i2vae_lib.data.loading import check_name, check_protocol, load_dataset_once, source_of
+from i2vae_lib.data.rows import DOMAINS, KINDS, SPLITS
 from i2vae_lib.params import ParameterError, Parameters
 from i2vae_lib.places import suggestion
 from i2vae_lib.recommenders import REGISTRY, SYSTEMS

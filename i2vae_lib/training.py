@@ -24,10 +24,10 @@ from i2vae_lib.parameter_groups import TrainingParameters
 from i2vae_lib.progress import bar
 from i2vae_lib.runs import LayoutError, reading, write_atomically
 
-CHECKPOINT_LAYOUT = 2
+_CHECKPOINT_LAYOUT = 2
 
 
-class Movable(Protocol):
+class _Movable(Protocol):
     """A tensor, or a few of them in a class of their own."""
 
     def to(self, device: torch.device, /) -> Self: ...
@@ -83,7 +83,7 @@ class Stage:
     name: str
     module: nn.Module
     loss: Loss
-    batches: Callable[[np.random.Generator], Iterable[Mapping[str, Movable]]]
+    batches: Callable[[np.random.Generator], Iterable[Mapping[str, _Movable]]]
     rows: int
     steps: int
     weight_decay: float = 0.0
@@ -268,7 +268,7 @@ def _save(
     if path is None:
         return
     content = {
-        "layout": CHECKPOINT_LAYOUT,
+        "layout": _CHECKPOINT_LAYOUT,
         "identity": identity,
         "epoch": state.epoch,
         "best_epoch": state.best_epoch,
@@ -330,7 +330,7 @@ def _resume(
         return None
     with reading(path, ANEW):
         saved: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-        if saved.get("layout") != CHECKPOINT_LAYOUT or saved["identity"] != identity:
+        if saved.get("layout") != _CHECKPOINT_LAYOUT or saved["identity"] != identity:
             raise LayoutError(f"{path} is a checkpoint of other data, parameters or layout; {ANEW}")
         if saved.pop("sha256") != _sha256(saved):
             raise ValueError("its contents do not have its SHA-256")

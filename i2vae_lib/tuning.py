@@ -42,7 +42,7 @@ from i2vae_lib.runs import (
 from i2vae_lib.stages import check_system, irrelevant_groups, open_run, train
 from i2vae_lib.workers import connect
 
-STUDY_LAYOUT = 2
+_STUDY_LAYOUT = 2
 TRAINED, MEASURED = "model/model.json", "metrics.json"
 
 
@@ -229,7 +229,7 @@ def open_study(
             points[name] = max(asked, before, key=len)
         points = {name: points[name] for name in SYSTEMS if name in points}
         content = {
-            "layout": STUDY_LAYOUT,
+            "layout": _STUDY_LAYOUT,
             "parameters": flat,
             "source": source,
             "points": {name: list(listed) for name, listed in points.items()},
@@ -249,7 +249,7 @@ def read_study(folder: Path) -> Study:
         Another layout version.
     """
     known = read_json(folder / "study.json", "choose another OUT, or delete the folder")
-    check_layout(f"{folder}: comparison", known.get("layout"), STUDY_LAYOUT, "choose another OUT, or delete it")
+    check_layout(f"{folder}: comparison", known.get("layout"), _STUDY_LAYOUT, "choose another OUT, or delete it")
     points = {name: tuple(listed) for name, listed in known["points"].items()}
     seeds = tuple(known["seeds"])
     return Study(folder, known["parameters"], known["source"], tuple(points), seeds, known["tuning_seed"], points)

@@ -18,7 +18,8 @@ import torch
 from i2vae_lib import disentanglement, inspection, stages
 from i2vae_lib.data import statistics
 from i2vae_lib.data.batches import Side
-from i2vae_lib.data.dataset import DOMAINS, PAD, SPLITS, CrossDomainDataset, Int, Rows, popularity
+from i2vae_lib.data.dataset import CrossDomainDataset
+from i2vae_lib.data.rows import DOMAINS, PAD, SPLITS, Array, Rows, popularity
 from i2vae_lib.model.i2vae import ROLES, Draws, Latents, latent_name
 from i2vae_lib.model.latents import kl
 from i2vae_lib.places import suggestion
@@ -55,12 +56,12 @@ class Switches:
 
 
 @dataclass(frozen=True)
-class Apart:
+class UserExplanation:
     """A row taken apart: all that does not depend on switches. Its histories ask for an item of either domain."""
 
     rows: Rows  # two: the row's histories asking for an item of X and of Y
     asked: str  # the domain that the row itself asks for
-    recalled: tuple[Int, Int]  # pseudo-items and their scores, [2, n]
+    recalled: tuple[Array, Array]  # pseudo-items and their scores, [2, n]
     sides: Mapping[str, Side]
     latents: Mapping[str, Latents]
     evident: bool  # whether there is any history; if not, popularity ranks
@@ -74,7 +75,7 @@ class Apart:
         return int(self.rows.target[DOMAINS.index(domain)])
 
 
-def rows_of(rows: Rows, user: str) -> Int:
+def rows_of(rows: Rows, user: str) -> Array:
     """Lines of a user's rows.
 
     Raises
@@ -82,21 +83,21 @@ def rows_of(rows: Rows, user: str) -> Int:
     ValueError
         Nobody of that name; names who is near.
     """
-    found: Int = np.flatnonzero(rows.user == user)
+    found: Array = np.flatnonzero(rows.user == user)
     if not len(found):
         near = difflib.get_close_matches(user, [str(one) for one in np.unique(rows.user)], n=1)
         raise ValueError(f"no row of user '{user}'" + (f"; did you mean '{near[0]}'?" if near else ""))
     return found
 
 
-def take_apart(recommender: I2VAERecommender, rows: Rows, line: int) -> Apart:
+def take_apart(recommender: I2VAERecommender, rows: Rows, line: int) -> UserExplanation:
     """Infer the latents of one row, as if it asked for either domain. The target is only carried along."""
     own = rows.take(np.array([line, line]))
     targets = np.array([rows.take(np.array([line])).target_in(d)[0] for d in DOMAINS], dtype=np.int32)
     both = replace(own, domain=np.arange(len(DOMAINS), dtype=np.int8), target=targets)
     recalled = recommender.recall(both)
     found = {domain: (side, latents) for domain, side, latents in recommender.infer(both, recalled)}
-    return Apart(
+    return UserExplanation(
         both,
         DOMAINS[rows.domain[line]],
         recalled,
@@ -108,8 +109,8 @@ def take_apart(recommender: I2VAERecommender, rows: Rows, line: int) -> Apart:
 
 @torch.no_grad()
 def scores(
-    recommender: I2VAERecommender, one: Apart, switches: Switches, partner: Apart | None = None
-) -> dict[str, Int]:
+    recommender: I2VAERecommender, one: UserExplanation, switches: Switches, partner: UserExplanation | None = None
+) -> dict[str, Array]:
     """Scores of every item of each domain, under switches: float32 [items]; -inf on what the user has already.
 
     Raises
@@ -136,7 +137,11 @@ def scores(
 
 
 def _switched(
-    recommender: I2VAERecommender, one: Apart, switches: Switches, partner: Apart | None, domain: str
+    recommender: I2VAERecommender,
+    one: UserExplanation,
+    switches: Switches,
+    partner: UserExplanation | None,
+    domain: str,
 ) -> Draws:
     own = recommender.model.draw(one.latents[domain], None)
     theirs = None if partner is None else recommender.model.draw(partner.latents[domain], None)
@@ -154,7 +159,7 @@ def _switched(
 
 
 def first_items(
-    one: Apart, scored: Mapping[str, Int], before: Mapping[str, Int], domain: str, k: int = 10
+    one: UserExplanation, scored: Mapping[str, Array], before: Mapping[str, Array], domain: str, k: int = 10
 ) -> pd.DataFrame:
     """The k best items of a domain.
 
@@ -191,7 +196,7 @@ def first_items(
     )
 
 
-def target_rank(one: Apart, scored: Mapping[str, Int]) -> float:
+def target_rank(one: UserExplanation, scored: Mapping[str, Array]) -> float:
     """Rank of the row's target among all items that the user does not have; ties count half. nan: it is among those."""
     found = scored[one.asked]
     aim = found[one.target(one.asked) - 1]
@@ -200,13 +205,13 @@ def target_rank(one: Apart, scored: Mapping[str, Int]) -> float:
     return float(1 + (found > aim).sum() + ((found == aim).sum() - 1) / 2)
 
 
-def history_table(one: Apart, domain: str, count: int = 8) -> pd.DataFrame:
+def history_table(one: UserExplanation, domain: str, count: int = 8) -> pd.DataFrame:
     """What the user took in a domain, most recent first, beside what was recalled there and its scores."""
     items, recalled = one.recalled
     return inspection.side_by_side(one.rows, items, recalled, DOMAINS.index(domain), count)
 
 
-def posteriors(recommender: I2VAERecommender, one: Apart) -> pd.DataFrame:
+def posteriors(recommender: I2VAERecommender, one: UserExplanation) -> pd.DataFrame:
     """How much each latent knows of this user, a line a latent.
 
     Returns

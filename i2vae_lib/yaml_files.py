@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-DEEPEST = 30
+_DEEPEST = 30
 """Lists and mappings in each other."""
 
 MOST_VALUES = 100_000
@@ -52,8 +52,8 @@ def _measure(text: str) -> None:
     for event in yaml.parse(text, _Loader):
         if isinstance(event, yaml.CollectionStartEvent):
             inside.append((event.anchor, count))
-            if len(inside) > DEEPEST:
-                raise _at(event, f"nested too deeply: more than {DEEPEST} levels")
+            if len(inside) > _DEEPEST:
+                raise _at(event, f"nested too deeply: more than {_DEEPEST} levels")
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, before = inside.pop()
             sizes[anchor] = count - before

@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from i2vae_lib import cli
-from i2vae_lib.data.dataset import DataError
 from i2vae_lib.data.describe import describe_files
 from i2vae_lib.data.logs import load_logs
+from i2vae_lib.data.rows import DataError
 
 pytestmark = pytest.mark.slow
 PAIR = {

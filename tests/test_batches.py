@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from i2vae_lib.data import CrossDomainDataset, DataError
 from i2vae_lib.data.batches import collate, draw_negatives, epoch_order, pseudo_sequences
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Ragged, Rows
+from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Ragged, Rows
 from i2vae_lib.parameter_groups import ModelParameters
 from i2vae_lib.params import load
 
@@ -225,7 +225,7 @@ def test_epoch_order_when_read_to_the_end(dataset: CrossDomainDataset, batch_siz
 
 
 def test_epoch_order_when_seed_repeats(dataset: CrossDomainDataset) -> None:
-    def order(seed: int) -> Int:
+    def order(seed: int) -> Array:
         return np.concatenate(list(epoch_order(dataset.splits["train"], 32, np.random.default_rng(seed))))
 
     assert order(0).tolist() == order(0).tolist()

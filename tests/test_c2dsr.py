@@ -16,12 +16,12 @@ from torch.nn import functional as F
 
 from i2vae_lib import graphs
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Ragged, Rows, other, popularity
+from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Ragged, Rows, other, popularity
 from i2vae_lib.model.encoders import SequenceEncoder
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import C2DSR
 from i2vae_lib.recommenders.c2dsr import MERGED, Shares, View, corrupted, views
-from i2vae_lib.recommenders.readings import Merged
+from i2vae_lib.recommenders.separate_or_merged import Merged
 from i2vae_lib.training import Callbacks
 from tests.helpers.worlds import one_a_user
 
@@ -442,9 +442,9 @@ def test_loss_when_it_is_a_sasrec(toy: C2DSR) -> None:
     assert float(parts["shared/x"]) == pytest.approx(np.log(5))
 
 
-def ranks(scores: Int, target: Int) -> Int:
+def ranks(scores: Array, target: Array) -> Array:
     own = scores[np.arange(len(target)), target - 1][:, None]
-    found: Int = (scores > own).sum(axis=1) + 0.5 * ((scores == own).sum(axis=1) - 1)
+    found: Array = (scores > own).sum(axis=1) + 0.5 * ((scores == own).sum(axis=1) - 1)
     return found
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.data.dataset import DOMAINS, Int, Ragged, Rows, other
+from i2vae_lib.data.rows import DOMAINS, Array, Ragged, Rows, other
 from i2vae_lib.model.graph_encoders import VBGE, Bipartite, Triples, interaction_batches
 from i2vae_lib.model.latents import kl, sample, standard_like
 from i2vae_lib.params import Parameters, load
@@ -49,7 +49,7 @@ def one_batch(system: CDRIB) -> dict[str, Triples]:
     return next(interaction_batches(system.graphs, 10**6, np.random.default_rng(0)))
 
 
-def everything(rows: Rows) -> Int:
+def everything(rows: Rows) -> Array:
     return np.broadcast_to(np.arange(1, 121, dtype=np.int32), (len(rows), 120))
 
 
@@ -274,7 +274,7 @@ def test_scores_when_the_protocol_is_temporal(train: Rows, tmp_path: Path) -> No
     known = found.score(rows, everything(rows))
     assert (np.abs(known - found.score(strangers, everything(rows))).max(axis=1) > 0).all()
     d = DOMAINS[rows.domain[0]]
-    line = int(np.searchsorted(found.graphs[d].users, found.people.index(str(rows.user[0]))))
+    line = int(np.searchsorted(found.graphs[d].users, found.user_ids.index(str(rows.user[0]))))
     expected = (found.frozen[f"items {d}"] @ found.frozen[f"known {d}"][line]).numpy()
     np.testing.assert_allclose(known[0], expected, rtol=1e-4, atol=1e-5)
     found.save(tmp_path)

@@ -19,8 +19,8 @@ import torch
 
 from i2vae_lib import evaluation, psg
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.data.dataset import DOMAINS, DataError, Int, Ragged, Rows, other, popularity
 from i2vae_lib.data.histories import encoded_lists, rows_asking
+from i2vae_lib.data.rows import DOMAINS, Array, DataError, Ragged, Rows, other, popularity
 from i2vae_lib.params import Parameters, load, read_preset
 from i2vae_lib.recommenders import REFERENCES, SYSTEMS, I2VAERecommender, Recommender
 from i2vae_lib.runs import LayoutError
@@ -77,11 +77,11 @@ def rows(dataset: CrossDomainDataset) -> Rows:
 
 
 @pytest.fixture(scope="module")
-def candidates(rows: Rows) -> Int:
+def candidates(rows: Rows) -> Array:
     return np.random.default_rng(0).integers(1, 121, (len(rows), 17)).astype(np.int32)
 
 
-def everything(rows: Rows) -> Int:
+def everything(rows: Rows) -> Array:
     return np.broadcast_to(np.arange(1, 121, dtype=np.int32), (len(rows), 120))
 
 
@@ -113,7 +113,7 @@ def test_fit_when_the_seed_is_the_same(
 # --- score ------------------------------------------------------------------------------------------------------------
 
 
-def test_score_when_rows_are_of_every_kind(recommender: Any, rows: Rows, candidates: Int) -> None:
+def test_score_when_rows_are_of_every_kind(recommender: Any, rows: Rows, candidates: Array) -> None:
     scores = recommender.score(rows, candidates)
     assert scores.shape == candidates.shape and scores.dtype == np.float32
     assert np.isfinite(scores).all() and (scores.std(axis=1) > 0).all()
@@ -122,7 +122,7 @@ def test_score_when_rows_are_of_every_kind(recommender: Any, rows: Rows, candida
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("bad", [0, -1, 121, 10_000])
 def test_score_when_a_candidate_is_no_item(
-    recommender: Any, rows: Rows, candidates: Int, bad: int, shared: bool
+    recommender: Any, rows: Rows, candidates: Array, bad: int, shared: bool
 ) -> None:
     assert recommender.catalogue.size("x") == recommender.catalogue.size("y") == 120
     wrong = candidates.copy()
@@ -134,12 +134,12 @@ def test_score_when_a_candidate_is_no_item(
     assert str(bad) in str(error.value)
 
 
-def test_score_when_candidates_are_of_fewer_rows(recommender: Any, rows: Rows, candidates: Int) -> None:
+def test_score_when_candidates_are_of_fewer_rows(recommender: Any, rows: Rows, candidates: Array) -> None:
     with pytest.raises(DataError, match=rf"{len(rows)} rows but candidates of shape"):
         recommender.score(rows, candidates[:-1])
 
 
-def test_score_when_rows_come_one_at_a_time(recommender: Any, rows: Rows, candidates: Int) -> None:
+def test_score_when_rows_come_one_at_a_time(recommender: Any, rows: Rows, candidates: Array) -> None:
     together = recommender.score(rows, candidates)
     alone = [recommender.score(rows.take(np.array([i])), candidates[[i]])[0] for i in range(len(rows))]
     np.testing.assert_allclose(np.array(alone), together, atol=1e-5, rtol=1e-5)
@@ -152,7 +152,7 @@ def test_score_when_candidates_are_broadcast(recommender: Any, rows: Rows) -> No
     np.testing.assert_allclose(recommender.score(rows, shared), explicit, atol=1e-5, rtol=1e-5)
 
 
-def test_score_when_candidates_and_rows_are_permuted(recommender: Any, rows: Rows, candidates: Int) -> None:
+def test_score_when_candidates_and_rows_are_permuted(recommender: Any, rows: Rows, candidates: Array) -> None:
     rng = np.random.default_rng(1)
     columns, order = rng.permutation(candidates.shape[1]), rng.permutation(len(rows))
     permuted = recommender.score(rows.take(order), candidates[order][:, columns])
@@ -160,7 +160,7 @@ def test_score_when_candidates_and_rows_are_permuted(recommender: Any, rows: Row
     np.testing.assert_allclose(permuted, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_score_when_targets_and_what_follows_change(recommender: Any, rows: Rows, candidates: Int) -> None:
+def test_score_when_targets_and_what_follows_change(recommender: Any, rows: Rows, candidates: Array) -> None:
     blind = replace(
         rows,
         target=(rows.target % 120 + 1).astype(np.int32),
@@ -176,7 +176,7 @@ def test_score_when_targets_and_what_follows_change(recommender: Any, rows: Rows
 
 
 def test_score_when_there_is_no_history(
-    recommender: Any, dataset: CrossDomainDataset, rows: Rows, candidates: Int
+    recommender: Any, dataset: CrossDomainDataset, rows: Rows, candidates: Array
 ) -> None:
     counts = popularity(dataset.splits["train"])
     scores = recommender.score(rows, candidates)
@@ -196,7 +196,7 @@ def test_score_when_weights_are_watched(recommender: Any, rows: Rows, tmp_path: 
 # --- save and load ----------------------------------------------------------------------------------------------------
 
 
-def test_load_when_saved_before(recommender: Any, rows: Rows, candidates: Int, tmp_path: Path) -> None:
+def test_load_when_saved_before(recommender: Any, rows: Rows, candidates: Array, tmp_path: Path) -> None:
     recommender.save(tmp_path / "one")
     again = type(recommender).load(tmp_path / "one")
     again.save(tmp_path / "two")

@@ -11,9 +11,9 @@ import pytest
 from i2vae_lib import cooccurrence, psg
 from i2vae_lib.cooccurrence import LeftOut, item_vectors
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.data.controls import detach
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Int, Rows, origins, other
-from i2vae_lib.data.people import with_targets
+from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, DataError, Rows, origins, other
+from i2vae_lib.data.subsampling import detach
+from i2vae_lib.data.user_sequences import with_targets
 from i2vae_lib.graphs import Unified, cosine, user_items
 from i2vae_lib.parameter_groups import PsgParameters
 from i2vae_lib.params import Parameters, load
@@ -69,7 +69,7 @@ def slow_scores(train: Rows, asker: str, shown: dict[int, float], p: PsgParamete
     return found
 
 
-def every_score(counts: LeftOut, rows: Rows) -> Int:
+def every_score(counts: LeftOut, rows: Rows) -> Array:
     """Scores of all unified items."""
     found = np.zeros((len(rows), counts.unified.size))
     for d in DOMAINS:

@@ -19,7 +19,7 @@ from torch import nn
 
 from i2vae_lib import cli, psg, runs, stages, training
 from i2vae_lib.data import CrossDomainDataset, amazon, released
-from i2vae_lib.data.dataset import DataError
+from i2vae_lib.data.rows import DataError
 from i2vae_lib.grids import read_sweep
 from i2vae_lib.params import ParameterError, Parameters, load
 from i2vae_lib.runs import Damaged, LayoutError, Run, checked, write_atomically

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.data.dataset import DOMAINS, Int, Ragged, Rows, other
-from i2vae_lib.data.people import people
+from i2vae_lib.data.rows import DOMAINS, Array, Ragged, Rows, other
+from i2vae_lib.data.user_sequences import user_sequences
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import DASL, Popularity
@@ -59,7 +59,7 @@ def rows(dataset: CrossDomainDataset) -> Rows:
     return test.take(~test.kinds()["no_history"])
 
 
-def everything(rows: Rows) -> Int:
+def everything(rows: Rows) -> Array:
     return np.broadcast_to(np.arange(1, 121, dtype=np.int32), (len(rows), 120))
 
 
@@ -180,7 +180,7 @@ def test_preference_when_a_row_comes_alone(system: Any) -> None:
 def test_batches_when_read_for_an_epoch(system: Any, dataset: CrossDomainDataset) -> None:
     """Each training row once, with its own and other history, its target not among them nor among the negatives."""
     train = dataset.splits["train"]
-    found = people(train)
+    found = user_sequences(train)
     (stage,) = system.stages(train)
     expected, read = [], []
     for i in range(len(train)):
@@ -335,7 +335,7 @@ def test_score_when_a_history_is_taken_away(system: Any, rows: Rows, side: str) 
 
 
 def test_mapping_when_fitted_by_least_squares(system: Any, dataset: CrossDomainDataset) -> None:
-    found = people(dataset.splits["train"])
+    found = user_sequences(dataset.splits["train"])
     for d in DOMAINS:
         sequences = [one for one in (found.sequences[d][i] for i in range(len(found))) if len(one)]
         table, users = (

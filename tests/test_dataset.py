@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from i2vae_lib.data import DOMAINS, CrossDomainDataset, DataError, Ragged, load_dataset, load_dataset_once, loading
-from i2vae_lib.data.dataset import interactions, popularity, read_catalogue, save_catalogue
+from i2vae_lib.data.dataset import read_catalogue, save_catalogue
+from i2vae_lib.data.rows import interactions, popularity
 from i2vae_lib.params import load
 from i2vae_lib.runs import LayoutError
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.data.dataset import DOMAINS, Int, Ragged, Rows
+from i2vae_lib.data.rows import DOMAINS, Array, Ragged, Rows
 from i2vae_lib.graphs import Adjacency
 from i2vae_lib.model.graph_encoders import VBGE, Bipartite, Triples, interaction_batches
 from i2vae_lib.model.latents import Gaussian, kl, standard_like
@@ -49,7 +49,7 @@ def one_batch(system: DisenCDR) -> dict[str, Triples]:
     return next(interaction_batches(system.graphs, 10**6, np.random.default_rng(0)))
 
 
-def everything(rows: Rows) -> Int:
+def everything(rows: Rows) -> Array:
     return np.broadcast_to(np.arange(1, 121, dtype=np.int32), (len(rows), 120))
 
 
@@ -85,8 +85,8 @@ def test_mixed_when_posteriors_are_mixed() -> None:
 def test_shared_posterior_when_a_user_has_one_domain(train: Rows) -> None:
     system = unfitted(train, parameters(disencdr__layers=1))
     graphs, tables = system.graphs, system.module.shared_users
-    found, _ = shared_posterior(system.module, graphs, system.share, len(system.people), None)
-    assert found.mean.shape == (len(system.people), 16)
+    found, _ = shared_posterior(system.module, graphs, system.share, len(system.user_ids), None)
+    assert found.mean.shape == (len(system.user_ids), 16)
     only_x = np.setdiff1d(graphs["x"].users, graphs["y"].users)
     both = np.intersect1d(graphs["x"].users, graphs["y"].users)
     # lambda is 1: the path of x alone, and nothing of y
@@ -101,7 +101,7 @@ def test_shared_posterior_when_a_user_has_one_domain(train: Rows) -> None:
 def test_loss_when_written_out(system: DisenCDR) -> None:
     own, batch = system.params.disencdr, one_batch(system)
     value, parts = system.loss(batch, 0, None)
-    module, users = system.module, len(system.people)
+    module, users = system.module, len(system.user_ids)
     shared, _ = shared_posterior(module, system.graphs, system.share, users, None)
     expected = own.kl_weight * (1 - own.beta) * kl(shared, standard_like(shared)).mean()
     for d, graph in system.graphs.items():
@@ -194,7 +194,7 @@ def test_training_when_the_shared_latent_is_off(train: Rows) -> None:
 
 def test_shared_mean_when_a_training_user_had_zero_vectors(system: DisenCDR) -> None:
     # folding a training user in with its own edges gives its trained posterior, its layer-0 vectors being zero
-    graphs, users = system.graphs, len(system.people)
+    graphs, users = system.graphs, len(system.user_ids)
     both = np.intersect1d(graphs["x"].users, graphs["y"].users)[:4]
     with torch.no_grad():
         line = {d: np.searchsorted(graphs[d].users, both) for d in DOMAINS}
@@ -251,7 +251,7 @@ def test_scores_when_the_protocol_is_temporal(train: Rows, tmp_path: Path) -> No
     strangers = stranger.take(train.kinds()["overlapping"])
     known = found.score(rows, everything(rows))
     assert (np.abs(known - found.score(strangers, everything(rows))).max(axis=1) > 0).all()
-    number = {name: i for i, name in enumerate(found.people)}
+    number = {name: i for i, name in enumerate(found.user_ids)}
     row = rows.take(np.array([0]))
     d = DOMAINS[row.domain[0]]
     at = number[str(row.user[0])]

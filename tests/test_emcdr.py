@@ -12,8 +12,8 @@ import torch
 
 from i2vae_lib import evaluation, graphs
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Int, Ragged, Rows, joined, other, popularity
-from i2vae_lib.data.people import people
+from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, DataError, Ragged, Rows, joined, other, popularity
+from i2vae_lib.data.user_sequences import user_sequences
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import EMCDR, Popularity
 from i2vae_lib.recommenders.emcdr import mapping_of, overlapping, ridge
@@ -30,7 +30,7 @@ def fit(train: Rows, validation: Rows, p: Parameters, seed: int = 0) -> EMCDR:
     return EMCDR(train.catalogue, p).fit(train, validation, params=p, generator=None, rng=rng, callbacks=Callbacks())
 
 
-def everything(rows: Rows) -> Int:
+def everything(rows: Rows) -> Array:
     return np.broadcast_to(np.arange(1, 121, dtype=np.int32), (len(rows), 120))
 
 
@@ -106,7 +106,7 @@ def test_mapping_when_built() -> None:
 
 
 def test_overlapping_when_a_share_is_taken(dataset: CrossDomainDataset) -> None:
-    everybody = people(dataset.splits["train"])
+    everybody = user_sequences(dataset.splits["train"])
     taken = {d: graphs.domain_takers(dataset.splits["train"], d) for d in DOMAINS}
     both = [u for u in range(len(everybody)) if all(len(everybody.sequences[d][u]) for d in DOMAINS)]
     assert overlapping(taken, 1.0).tolist() == both and 20 < len(both) < len(everybody) / 2
@@ -161,7 +161,7 @@ def test_mapping_when_it_is_an_mlp(dataset: CrossDomainDataset, tiny: Parameters
     assert losses[0] > p.model.d and losses[-1] < 0.05 * p.model.d  # |u|^2 is d on average
 
 
-def factors_set(system: EMCDR, train: Rows, image: Int) -> None:
+def factors_set(system: EMCDR, train: Rows, image: Array) -> None:
     """Run ``stages`` with x's items for factors of both domains, those of y multiplied by a matrix."""
     system.adopt(train, None)
     system.module = system.build(torch.Generator().manual_seed(0))
@@ -286,7 +286,7 @@ def test_fit_when_there_are_twenty_users(dataset: CrossDomainDataset, tiny: Para
     assert found > 0.8 and found > theirs + 0.2, (found, theirs)
 
 
-def doubled(dataset: CrossDomainDataset, twin: Int) -> tuple[Rows, Rows]:
+def doubled(dataset: CrossDomainDataset, twin: Array) -> tuple[Rows, Rows]:
     """The planted world's first domain twice: y is x with item i under the number ``twin[i - 1]``, not linked.
 
     Returns

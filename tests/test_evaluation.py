@@ -14,8 +14,8 @@ import pytest
 
 from i2vae_lib import evaluation
 from i2vae_lib.data import DOMAINS, Catalogue, DataError, Ragged, protocols, synthetic
-from i2vae_lib.data.dataset import KINDS, hashed, mixed
 from i2vae_lib.data.protocols import raw_rows
+from i2vae_lib.data.rows import KINDS, hashed, mixed
 from i2vae_lib.evaluation import (
     METRICS,
     NonFiniteScore,

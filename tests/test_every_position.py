@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.data.dataset import DOMAINS, Int, Ragged, Rows, popularity
-from i2vae_lib.data.people import interleaved
+from i2vae_lib.data.rows import DOMAINS, Array, Ragged, Rows, popularity
+from i2vae_lib.data.user_sequences import interleaved
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.model.transformers import CausalTransformer, LiGRBlock, SASRecBlock
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import ESASRecM, ESASRecS, Popularity, SASRecCEM, SASRecCES
 from i2vae_lib.recommenders.every_position import Orders, Steps
-from i2vae_lib.recommenders.readings import Merged
+from i2vae_lib.recommenders.separate_or_merged import Merged
 from i2vae_lib.training import Callbacks
 from tests.helpers.worlds import TINY
 
@@ -42,7 +42,7 @@ def built(kind: Any, dataset: CrossDomainDataset, params: Parameters) -> Any:
     return system
 
 
-def everything(rows: Rows) -> Int:
+def everything(rows: Rows) -> Array:
     return np.broadcast_to(np.arange(1, 121, dtype=np.int32), (len(rows), 120))
 
 

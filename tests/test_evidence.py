@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from i2vae_lib.cooccurrence import LeftOut
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, Ragged, Rows
-from i2vae_lib.data.people import asked_by_event, people
+from i2vae_lib.data.rows import DOMAINS, Catalogue, Ragged, Rows
+from i2vae_lib.data.user_sequences import asked_by_event, user_sequences
 from i2vae_lib.evidence import Evidence, kernels
 from i2vae_lib.graphs import Unified
 from i2vae_lib.parameter_groups import EvidenceParameters
@@ -34,7 +34,7 @@ TWO = EvidenceParameters(
 
 def test_asked_by_event_when_compared_with_a_loop(dataset: CrossDomainDataset) -> None:
     train, length = dataset.splits["train"], 4
-    found, users = asked_by_event(train, length), people(train)
+    found, users = asked_by_event(train, length), user_sequences(train)
     expected = []
     for own, d in enumerate(DOMAINS):
         for user in range(len(users)):
@@ -54,7 +54,7 @@ def test_asked_by_event_when_compared_with_a_loop(dataset: CrossDomainDataset) -
 
 def test_asked_by_event_when_data_have_no_time(published: CrossDomainDataset) -> None:
     """The other history stands whole, as in evaluation."""
-    found, users = asked_by_event(published.splits["train"], 1000), people(published.splits["train"])
+    found, users = asked_by_event(published.splits["train"], 1000), user_sequences(published.splits["train"])
     assert found.moment is None
     number = {user: i for i, user in enumerate(users.users)}
     for own, d in enumerate(DOMAINS):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from i2vae_lib.data import DOMAINS, load_dataset, load_pair, protocols
-from i2vae_lib.data.dataset import interactions, popularity
 from i2vae_lib.data.filters import whole_core
 from i2vae_lib.data.ordered_events import ordered, rows_at
+from i2vae_lib.data.rows import interactions, popularity
 from i2vae_lib.fewest_takers import CHANCE, ERRORS, fewest_takers
 from i2vae_lib.params import load
 from tests.helpers.worlds import ROOT

@@ -11,7 +11,7 @@ import pytest
 
 from i2vae_lib import evaluation
 from i2vae_lib.data import CrossDomainDataset, load_dataset
-from i2vae_lib.data.dataset import Int
+from i2vae_lib.data.rows import Array
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import SYSTEMS, Popularity
 from tests.helpers.worlds import fitted
@@ -40,11 +40,11 @@ def world(params: Parameters) -> CrossDomainDataset:
 
 
 @pytest.fixture(scope="module")
-def hits(params: Parameters, world: CrossDomainDataset) -> dict[str, Int]:
+def hits(params: Parameters, world: CrossDomainDataset) -> dict[str, Array]:
     """HR@10 of each test row with an own history, by system."""
     rows = world.splits["test"]
     negatives = evaluation.sample_negatives(rows, 99, 0)
-    found: dict[str, Int] = {}
+    found: dict[str, Array] = {}
     trained = (SYSTEMS[name](world.catalogue, params) for name in ("sasrec-bce-s", "savae", "ravae"))
     for system in (Popularity.unfitted(world.catalogue), *trained):
         fitted(system, world, params)
@@ -55,21 +55,21 @@ def hits(params: Parameters, world: CrossDomainDataset) -> dict[str, Int]:
     return {name: one[warm] for name, one in found.items()}
 
 
-def standard_errors(values: Int) -> float:
+def standard_errors(values: Array) -> float:
     """How many standard errors a mean is above 0."""
     return float(values.mean() * np.sqrt(len(values)) / values.std())
 
 
-def test_warm_rows_when_chance_is_a_tenth(hits: dict[str, Int]) -> None:
+def test_warm_rows_when_chance_is_a_tenth(hits: dict[str, Array]) -> None:
     for name, values in hits.items():
         assert len(values) == 626
         assert standard_errors(values - 0.1) > 10, name
 
 
 @pytest.mark.parametrize("name", ["sasrec-bce-s", "savae"])
-def test_warm_rows_when_popularity_is_the_floor(hits: dict[str, Int], name: str) -> None:
+def test_warm_rows_when_popularity_is_the_floor(hits: dict[str, Array], name: str) -> None:
     assert standard_errors(hits[name] - hits["popularity"]) > 6  # paired by row; some 0.21 of them
 
 
-def test_warm_rows_when_the_rigid_alignment_gives_up_the_own_history(hits: dict[str, Int]) -> None:
+def test_warm_rows_when_the_rigid_alignment_gives_up_the_own_history(hits: dict[str, Array]) -> None:
     assert standard_errors(hits["savae"] - hits["ravae"]) > 6  # 0.18

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from i2vae_lib import graphs, lightgcn, psg
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Int, Ragged, Rows, popularity
+from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, DataError, Ragged, Rows, popularity
 from i2vae_lib.graphs import Unified
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
@@ -41,7 +41,7 @@ def edges() -> sparse.csr_matrix:
 
 
 @pytest.fixture
-def items() -> Int:
+def items() -> Array:
     return np.random.default_rng(1).normal(size=(17, 4)).astype(np.float32)
 
 
@@ -64,7 +64,7 @@ def shares(graph: sparse.csr_matrix) -> tuple[sparse.csr_matrix, sparse.csr_matr
 # --- propagated -------------------------------------------------------------------------------------------------------
 
 
-def layers_of(taken: Int, vectors: Int, layers: int) -> list[Int]:
+def layers_of(taken: Array, vectors: Array, layers: int) -> list[Array]:
     """E^0 ... E^L of a dense users x items graph, users first."""
     users, items = taken.shape
     adjacency = np.zeros((users + items, users + items))
@@ -76,15 +76,15 @@ def layers_of(taken: Int, vectors: Int, layers: int) -> list[Int]:
     return found
 
 
-def grown_vector(taken: Int, start: tuple[Int, Int], history: Int, layers: int) -> Int:
+def grown_vector(taken: Array, start: tuple[Array, Array], history: Array, layers: int) -> Array:
     """The vector of one user more, by real propagation in the larger graph: its layer-0 vector is zero."""
     users = np.concatenate([start[0], np.zeros((1, start[0].shape[1]))])
     found = layers_of(np.concatenate([taken, history[None]]), np.concatenate([users, start[1]]), layers)
-    vector: Int = np.mean(found, axis=0)[len(taken)]
+    vector: Array = np.mean(found, axis=0)[len(taken)]
     return vector
 
 
-def start_of(graph: sparse.csr_matrix, d: int = 6, seed: int = 2) -> tuple[Int, Int]:
+def start_of(graph: sparse.csr_matrix, d: int = 6, seed: int = 2) -> tuple[Array, Array]:
     rng = np.random.default_rng(seed)
     users, items = (rng.normal(size=(n, d)).astype(np.float32) for n in graph.shape)
     return users, items
@@ -183,7 +183,7 @@ def test_solved_when_items_are_orthonormal() -> None:
 
 
 @pytest.mark.parametrize("alpha", [None, 0.0, 7.5])
-def test_solved_when_compared_with_a_slow_loop(edges: sparse.csr_matrix, items: Int, alpha: float | None) -> None:
+def test_solved_when_compared_with_a_slow_loop(edges: sparse.csr_matrix, items: Array, alpha: float | None) -> None:
     # weighted least squares over all items, with the ridge as further observations of 0
     taken, regularisation = edges.toarray(), 0.3
     for row, vector in enumerate(solved(edges, items, regularisation, alpha=alpha)):
@@ -193,7 +193,7 @@ def test_solved_when_compared_with_a_slow_loop(edges: sparse.csr_matrix, items: 
         np.testing.assert_allclose(vector, np.linalg.lstsq(left, right, rcond=None)[0], atol=1e-6)
 
 
-def als(taken: Int, d: int, regularisation: float, alpha: float, sweeps: int) -> tuple[Int, Int]:
+def als(taken: Array, d: int, regularisation: float, alpha: float, sweeps: int) -> tuple[Array, Array]:
     """Hu, Koren and Volinsky on a dense matrix, every confidence written out; the item step is the last."""
     confidence = 1 + alpha * taken
     ridge = regularisation * np.eye(d)
@@ -217,7 +217,7 @@ def test_solved_when_the_factorisation_is_at_its_optimum() -> None:
     assert np.abs(solved(rows, vectors, 0.5, alpha=4.0) - users).max() > 0.1
 
 
-def test_solved_when_histories_are_of_very_different_lengths(monkeypatch: pytest.MonkeyPatch, items: Int) -> None:
+def test_solved_when_histories_are_of_very_different_lengths(monkeypatch: pytest.MonkeyPatch, items: Array) -> None:
     rows = histories(200, 17, seed=7)
     whole = solved(rows, items, 0.3, alpha=2.0)
     monkeypatch.setattr("i2vae_lib.recommenders.fold_in.BLOCK", 300)  # some blocks of one row, some of more
@@ -234,7 +234,7 @@ def test_solved_when_histories_are_of_very_different_lengths(monkeypatch: pytest
     ],
 )
 def test_solved_when_a_weight_is_wrong(
-    edges: sparse.csr_matrix, items: Int, regularisation: float, alpha: float | None, message: str
+    edges: sparse.csr_matrix, items: Array, regularisation: float, alpha: float | None, message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
         solved(edges, items, regularisation, alpha=alpha)
@@ -251,7 +251,7 @@ def test_mean_mapped_when_computed_by_hand() -> None:
     np.testing.assert_allclose(found, [[2, 30, 5], [3, 40, 7]], rtol=1e-6)
 
 
-def test_mean_mapped_when_compared_with_a_slow_loop(edges: sparse.csr_matrix, items: Int) -> None:
+def test_mean_mapped_when_compared_with_a_slow_loop(edges: sparse.csr_matrix, items: Array) -> None:
     mapping = np.random.default_rng(8).normal(size=(4, 3)).astype(np.float32)
     found = mean_mapped(edges, items, mapping)
     assert found.dtype == np.float32
@@ -260,7 +260,7 @@ def test_mean_mapped_when_compared_with_a_slow_loop(edges: sparse.csr_matrix, it
         np.testing.assert_allclose(vector, np.mean(own, axis=0) if own else np.zeros(3), atol=1e-6)
 
 
-def test_mean_mapped_when_the_mapping_is_of_other_sizes(edges: sparse.csr_matrix, items: Int) -> None:
+def test_mean_mapped_when_the_mapping_is_of_other_sizes(edges: sparse.csr_matrix, items: Array) -> None:
     with pytest.raises(DataError, match=r"mapping is \(3, 4\), but item vectors have 4 dimensions"):
         mean_mapped(edges, items, np.zeros((3, 4)))
 
@@ -268,7 +268,7 @@ def test_mean_mapped_when_the_mapping_is_of_other_sizes(edges: sparse.csr_matrix
 # --- what all three keep ----------------------------------------------------------------------------------------------
 
 MAPPING = np.random.default_rng(9).normal(size=(4, 5)).astype(np.float32)
-WAYS: dict[str, Callable[..., Int]] = {
+WAYS: dict[str, Callable[..., Array]] = {
     "propagated": propagated,
     "ridge": lambda edges, items: solved(edges, items, 0.1),
     "als": lambda edges, items: solved(edges, items, 0.1, alpha=10.0),
@@ -277,7 +277,7 @@ WAYS: dict[str, Callable[..., Int]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_fold_in_when_rows_come_one_at_a_time(way: str, edges: sparse.csr_matrix, items: Int) -> None:
+def test_fold_in_when_rows_come_one_at_a_time(way: str, edges: sparse.csr_matrix, items: Array) -> None:
     together = WAYS[way](edges, items)
     alone = np.concatenate([WAYS[way](edges[row], items) for row in range(edges.shape[0])])
     np.testing.assert_allclose(alone, together, rtol=1e-5, atol=1e-6)
@@ -286,7 +286,7 @@ def test_fold_in_when_rows_come_one_at_a_time(way: str, edges: sparse.csr_matrix
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_fold_in_when_rows_are_empty(way: str, edges: sparse.csr_matrix, items: Int) -> None:
+def test_fold_in_when_rows_are_empty(way: str, edges: sparse.csr_matrix, items: Array) -> None:
     vectors = WAYS[way](edges, items)
     empty = edges.getnnz(axis=1) == 0
     assert empty.sum() == 2 and not vectors[empty].any() and vectors[~empty].any(axis=1).all()
@@ -296,14 +296,14 @@ def test_fold_in_when_rows_are_empty(way: str, edges: sparse.csr_matrix, items: 
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_fold_in_when_items_have_another_order(way: str, edges: sparse.csr_matrix, items: Int) -> None:
+def test_fold_in_when_items_have_another_order(way: str, edges: sparse.csr_matrix, items: Array) -> None:
     order = np.random.default_rng(4).permutation(17)
     moved = graphs.binary(*np.nonzero(edges.toarray()[:, order]), edges.shape)
     np.testing.assert_allclose(WAYS[way](moved, items[order]), WAYS[way](edges, items), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_fold_in_when_edges_are_wrong(way: str, edges: sparse.csr_matrix, items: Int) -> None:
+def test_fold_in_when_edges_are_wrong(way: str, edges: sparse.csr_matrix, items: Array) -> None:
     with pytest.raises(DataError, match="edges lead to 17 items, but there are vectors of 16"):
         WAYS[way](edges, items[:-1])
     for wrong in (edges * 2, edges.tocsc()):
@@ -381,7 +381,7 @@ class Factorisation:
         return self
 
     @classmethod
-    def learn(cls, graph: sparse.csr_matrix, rng: np.random.Generator) -> tuple[Int, Int]:
+    def learn(cls, graph: sparse.csr_matrix, rng: np.random.Generator) -> tuple[Array, Array]:
         items = rng.normal(scale=0.1, size=(graph.shape[1], cls.d))
         back = graph.T.tocsr()
         for _ in range(cls.sweeps):
@@ -390,14 +390,14 @@ class Factorisation:
         return users, items
 
     @classmethod
-    def fold(cls, edges: sparse.csr_matrix, items: Int) -> Int:
+    def fold(cls, edges: sparse.csr_matrix, items: Array) -> Array:
         return solved(edges, items, cls.regularisation, alpha=cls.alpha)
 
-    def vectors(self, rows: Rows) -> Int:
+    def vectors(self, rows: Rows) -> Array:
         folded = self.fold(self.unified.histories(rows), self.items)
         return user_vectors(rows, self.known, self.users, folded) if self.keep_known else folded
 
-    def score(self, rows: Rows, candidates: Int) -> Int:
+    def score(self, rows: Rows, candidates: Array) -> Array:
         contract.check_candidates(rows, candidates)
         users, scores = self.vectors(rows), np.zeros(candidates.shape, dtype=np.float32)
         for d in DOMAINS:
@@ -423,7 +423,7 @@ def factorisation(dataset: CrossDomainDataset, tiny: Parameters) -> Factorisatio
     return fitted(dataset, tiny)
 
 
-def everything(rows: Rows) -> Int:
+def everything(rows: Rows) -> Array:
     return np.broadcast_to(np.arange(1, 121, dtype=np.int32), (len(rows), 120))
 
 

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from i2vae_lib import graphs
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.data.dataset import DOMAINS, DataError, Ragged, interactions
-from i2vae_lib.data.people import people
+from i2vae_lib.data.rows import DOMAINS, DataError, Ragged, interactions
+from i2vae_lib.data.user_sequences import user_sequences
 from i2vae_lib.model.graph_encoders import (
     VBGE,
     Bipartite,
@@ -77,7 +77,7 @@ def test_bipartite_when_users_have_gaps(graph: Bipartite) -> None:
 
 def test_bipartites_when_users_are_numbered(dataset: CrossDomainDataset) -> None:
     train = dataset.splits["train"]
-    everybody, found = people(train), bipartites(train, CPU)
+    everybody, found = user_sequences(train), bipartites(train, CPU)
     for d in DOMAINS:
         assert (np.diff(found[d].users) > 0).all()
         assert len(found[d].taken.values) == len(interactions(train)[d][0])

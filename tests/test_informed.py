@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from i2vae_lib.data import DOMAINS, Catalogue, CrossDomainDataset, Ragged
-from i2vae_lib.data.dataset import Int, Rows, popularity
+from i2vae_lib.data.rows import Array, Rows, popularity
 from i2vae_lib.recommenders import Informed
 
 # two shared topics (0, 1), two specific ones (2, 3); four items a domain, item i + 1 of topic i
@@ -43,8 +43,8 @@ def informed(truth: Any = TRUTH) -> Informed:
     return Informed(SimpleNamespace(truth=truth, name="by hand"), POPULAR)  # type: ignore[arg-type]
 
 
-def scores(x: list[int], y: list[int], truth: Any = TRUTH) -> Int:
-    found: Int = informed(truth).score(asked_in_x(x, y), np.array([[1, 2, 3, 4]], dtype=np.int32))[0]
+def scores(x: list[int], y: list[int], truth: Any = TRUTH) -> Array:
+    found: Array = informed(truth).score(asked_in_x(x, y), np.array([[1, 2, 3, 4]], dtype=np.int32))[0]
     return found
 
 

@@ -35,7 +35,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("experiments",),
     ("tuning",),
     ("results",),
-    ("leaks",),
+    ("leak_worth",),
     ("search",),
     ("plots", "views"),
     ("report", "explorers"),

@@ -12,7 +12,7 @@ import torch
 
 from i2vae_lib import evaluation, graphs
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.data.dataset import DOMAINS, Int, Ragged, Rows, interactions, other, popularity
+from i2vae_lib.data.rows import DOMAINS, Array, Ragged, Rows, interactions, other, popularity
 from i2vae_lib.lightgcn import Triples, terms
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import LightGCNM, LightGCNS, Popularity
@@ -31,7 +31,7 @@ def fit(kind: Any, train: Rows, validation: Rows, p: Parameters, seed: int = 0) 
     return kind(train.catalogue, p).fit(train, validation, params=p, generator=None, rng=rng, callbacks=Callbacks())
 
 
-def everything(rows: Rows) -> Int:
+def everything(rows: Rows) -> Array:
     return np.broadcast_to(np.arange(1, 121, dtype=np.int32), (len(rows), 120))
 
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from i2vae_lib.audit import audit, fired
 from i2vae_lib.data import DOMAINS, Catalogue, DataError, load_dataset, protocols, synthetic
-from i2vae_lib.data.dataset import SPLITS, EventLog, Events, LogPair, interactions, other, popularity, resolution_of
 from i2vae_lib.data.ordered_events import ordered, rows_at
-from i2vae_lib.data.people import asked_by_event, people
+from i2vae_lib.data.rows import SPLITS, EventLog, Events, LogPair, interactions, other, popularity, resolution_of
+from i2vae_lib.data.user_sequences import asked_by_event, user_sequences
 from i2vae_lib.evaluation import sample_negatives
 from i2vae_lib.params import load
 
@@ -144,7 +144,7 @@ def test_history_when_cut_holds_nothing_at_or_after_the_target(name, pair):
 
 def of_training(dataset, domain):
     """Users and items of everything that training holds of a domain."""
-    found = people(dataset.splits["train"])
+    found = user_sequences(dataset.splits["train"])
     sequences = found.sequences[domain]
     return found.users[sequences.owner], ids(dataset, domain, sequences.values)
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from i2vae_lib.data.batches import Side
-from i2vae_lib.data.dataset import Ragged
+from i2vae_lib.data.rows import Ragged
 from i2vae_lib.model import encoders
 from i2vae_lib.model.encoders import masked_mean
 from i2vae_lib.model.i2vae import ROLES, I2VAENetwork, Latents, build, latent_name

@@ -12,8 +12,8 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.data.dataset import DOMAINS, Int, Ragged, Rows
-from i2vae_lib.data.people import people
+from i2vae_lib.data.rows import DOMAINS, Array, Ragged, Rows
+from i2vae_lib.data.user_sequences import user_sequences
 from i2vae_lib.evaluation import rank, sample_negatives
 from i2vae_lib.model.latents import annealing
 from i2vae_lib.params import Parameters
@@ -107,7 +107,7 @@ def test_bags_when_made() -> None:
 def test_bags_when_of_training_rows(kind: type[MultiVAE], dataset: CrossDomainDataset, tiny: Parameters) -> None:
     train = dataset.splits["train"]
     found = kind(dataset.catalogue, tiny).bags(train)
-    everyone, expected = people(train), {}
+    everyone, expected = user_sequences(train), {}
     for stream, domains in {"x": ["x"], "y": ["y"], "xy": ["x", "y"]}.items():
         shift = {d: 120 * domains.index(d) for d in domains}
         sets = [
@@ -292,7 +292,7 @@ def merged(dataset: CrossDomainDataset, tiny: Parameters) -> MultiVAE:
     return fit(MultiVAEM, dataset.splits["train"], tiny, dataset.splits["validation"])
 
 
-def everything(rows: Rows) -> Int:
+def everything(rows: Rows) -> Array:
     return np.broadcast_to(np.arange(1, 121, dtype=np.int32), (len(rows), 120))
 
 

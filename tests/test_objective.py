@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from i2vae_lib.data.batches import Side
-from i2vae_lib.data.dataset import Ragged
+from i2vae_lib.data.rows import Ragged
 from i2vae_lib.model.i2vae import I2VAENetwork, build
 from i2vae_lib.model.latents import Gaussian, annealing, standard_like
 from i2vae_lib.model.objective import (

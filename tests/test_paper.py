@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from i2vae_lib import evaluation, paper
-from i2vae_lib.data.dataset import DataError
 from i2vae_lib.data.registry import REGISTRY
+from i2vae_lib.data.rows import DataError
 from i2vae_lib.paper import tables
 
 CELL = ["pair", "domain", "kind", "metric"]

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from i2vae_lib.data import DOMAINS, Catalogue, DataError, Ragged, people, protocols, synthetic
-from i2vae_lib.data.dataset import SPLITS, hashed, joined
 from i2vae_lib.data.protocols import RawPair, raw_rows
 from i2vae_lib.data.released import read_pair
+from i2vae_lib.data.rows import SPLITS, hashed, joined
 from i2vae_lib.params import load
 
 REPEATED = settings(max_examples=40, deadline=None, derandomize=True, database=None)

@@ -16,8 +16,8 @@ from scipy import sparse, stats
 
 from i2vae_lib import graphs, lightgcn, psg
 from i2vae_lib.data import CrossDomainDataset, load_dataset
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Int, Ragged, Rows, other
-from i2vae_lib.data.people import asked_by_event
+from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, DataError, Ragged, Rows, other
+from i2vae_lib.data.user_sequences import asked_by_event
 from i2vae_lib.parameter_groups import PsgParameters
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.runs import LayoutError
@@ -74,7 +74,7 @@ def random_graph(users: int = 9, items: int = 7, seed: int = 0) -> sparse.csr_ma
     return sparse.csr_matrix(dense.astype(np.float32))
 
 
-def dense_normalised(graph: sparse.csr_matrix) -> Int:
+def dense_normalised(graph: sparse.csr_matrix) -> Array:
     """D^-1/2 A D^-1/2 entry by entry."""
     taken = graph.toarray()
     users, items = taken.shape
@@ -86,17 +86,19 @@ def dense_normalised(graph: sparse.csr_matrix) -> Int:
     return out
 
 
-def dense_layers(adjacency: Int, vectors: Int, layers: int) -> list[Int]:
+def dense_layers(adjacency: Array, vectors: Array, layers: int) -> list[Array]:
     return [np.linalg.matrix_power(adjacency, power) @ vectors for power in range(layers + 1)]
 
 
 def fitted_with(
     monkeypatch: pytest.MonkeyPatch, rows: Rows, p: PsgParameters
-) -> tuple[psg.LightGCNGenerator, list[tuple[sparse.csr_matrix, tuple[Int, Int]]]]:
+) -> tuple[psg.LightGCNGenerator, list[tuple[sparse.csr_matrix, tuple[Array, Array]]]]:
     """A generator of random instead of learnt layer-0 vectors, and each fold's graph and vectors."""
-    seen: list[tuple[sparse.csr_matrix, tuple[Int, Int]]] = []
+    seen: list[tuple[sparse.csr_matrix, tuple[Array, Array]]] = []
 
-    def random_start(graph: sparse.csr_matrix, domains: Any, p: Any, rng: Any, *, label: str = "") -> tuple[Int, Int]:
+    def random_start(
+        graph: sparse.csr_matrix, domains: Any, p: Any, rng: Any, *, label: str = ""
+    ) -> tuple[Array, Array]:
         users, items = graph.shape
         table = np.random.default_rng(len(seen)).normal(size=(users + items, p.d)).astype(np.float32)
         seen.append((graph.copy(), (table[:users], table[users:])))
@@ -166,12 +168,12 @@ def test_bpr_when_scores_are_known() -> None:
     np.testing.assert_allclose(lightgcn.bpr(users, positives, negatives), expected, rtol=1e-6)
 
 
-def one_step(monkeypatch: pytest.MonkeyPatch, p: PsgParameters) -> tuple[Int, Int, sparse.csr_matrix, list[Int]]:
+def one_step(monkeypatch: pytest.MonkeyPatch, p: PsgParameters) -> tuple[Array, Array, sparse.csr_matrix, list[Array]]:
     """One batch of learning by plain gradient descent: layer-0 table before and after, the graph, the triples."""
     graph, rng = random_graph(30, 20), np.random.default_rng(5)
     found: dict[str, Any] = {}
 
-    def draw(sampler: lightgcn.Triples, count: int) -> tuple[Int, Int, Int]:
+    def draw(sampler: lightgcn.Triples, count: int) -> tuple[Array, Array, Array]:
         found["triples"] = original(sampler, count)
         return found["triples"]
 
@@ -179,7 +181,7 @@ def one_step(monkeypatch: pytest.MonkeyPatch, p: PsgParameters) -> tuple[Int, In
         found["before"] = weights[0].detach().clone().numpy()
         return torch.optim.SGD(weights, lr=lr)
 
-    def look(users: Int, items: Int, learn: sparse.csr_matrix, check: sparse.csr_matrix, k: int) -> float:
+    def look(users: Array, items: Array, learn: sparse.csr_matrix, check: sparse.csr_matrix, k: int) -> float:
         found["learn"] = learn
         return 1.0
 
@@ -229,7 +231,7 @@ def test_lightgcn_when_interactions_are_held_out(monkeypatch: pytest.MonkeyPatch
         seen["adjacency"] = matrix
         return of(matrix)
 
-    def look(users: Int, items: Int, learn: sparse.csr_matrix, check: sparse.csr_matrix, k: int) -> float:
+    def look(users: Array, items: Array, learn: sparse.csr_matrix, check: sparse.csr_matrix, k: int) -> float:
         seen.update(learn=learn, check=check)
         return 0.0
 
@@ -247,7 +249,7 @@ def test_lightgcn_when_interactions_are_held_out(monkeypatch: pytest.MonkeyPatch
 def test_lightgcn_when_recall_stops_growing(monkeypatch: pytest.MonkeyPatch, p: PsgParameters) -> None:
     metrics, tables = [0.1, 0.5, 0.4, 0.3, 0.9], []
 
-    def look(users: Int, items: Int, learn: Any, check: Any, k: int) -> float:
+    def look(users: Array, items: Array, learn: Any, check: Any, k: int) -> float:
         tables.append(np.concatenate([users, items]).copy())
         return metrics[len(tables) - 1]
 
@@ -313,10 +315,12 @@ def test_user_vectors_when_a_node_is_added(
     assert not generator.user_vectors(edges, 0, 0)[1].any()
 
 
-def slow_recall(graph: Int, start: tuple[Int, Int], history: Int, numbers: dict[str, Int], p: PsgParameters) -> Int:
+def slow_recall(
+    graph: Array, start: tuple[Array, Array], history: Array, numbers: dict[str, Array], p: PsgParameters
+) -> Array:
     """Scores of iterative recall for one row, every step written out on dense matrices."""
 
-    def best(scores: Int, taken: Int) -> list[int]:
+    def best(scores: Array, taken: Array) -> list[int]:
         found: list[int] = []
         for own in numbers.values():
             free = [i for i in own if not taken[i]]

@@ -14,13 +14,13 @@ from scipy import sparse
 from i2vae_lib import evaluation
 from i2vae_lib.cooccurrence import Kernel
 from i2vae_lib.data import CrossDomainDataset, load_dataset
-from i2vae_lib.data.dataset import DOMAINS, DataError, Int, Rows, interactions, other, popularity
+from i2vae_lib.data.rows import DOMAINS, Array, DataError, Rows, interactions, other, popularity
 from i2vae_lib.graphs import user_items
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import EASE, Copy, Informed, ItemKNN, Oracle, OrderedCounts, Popularity
 from i2vae_lib.recommenders import ease as ease_module
+from i2vae_lib.recommenders.from_histories import NUDGE, Axis, FromHistories, extensions, fall_back, search, share
 from i2vae_lib.recommenders.itemknn import nearest, places
-from i2vae_lib.recommenders.neighbours import NUDGE, Axis, FromHistories, extensions, fall_back, search, share
 from i2vae_lib.runs import LayoutError
 from i2vae_lib.training import Callbacks
 from tests.helpers.worlds import TINY, fitted
@@ -36,11 +36,11 @@ def fit(kind: Any, dataset: CrossDomainDataset, params: Parameters) -> Any:
     return fitted(kind.unfitted(dataset.catalogue), dataset, params)
 
 
-def everything(rows: Rows) -> Int:
+def everything(rows: Rows) -> Array:
     return np.broadcast_to(np.arange(1, 121, dtype=np.int32), (len(rows), 120))
 
 
-def dense(dataset: CrossDomainDataset, found: FromHistories) -> Int:
+def dense(dataset: CrossDomainDataset, found: FromHistories) -> Array:
     """Training users x unified items in float64, by a loop over what each row holds."""
     train = dataset.splits["train"]
     users = {user: i for i, user in enumerate(dict.fromkeys(train.user))}
@@ -52,11 +52,11 @@ def dense(dataset: CrossDomainDataset, found: FromHistories) -> Int:
     return matrix
 
 
-def row_items(rows: Rows, row: int, found: FromHistories) -> Int:
+def row_items(rows: Rows, row: int, found: FromHistories) -> Array:
     return np.unique(np.concatenate([found.unified.of[d][rows.history[d][row]] for d in DOMAINS]))
 
 
-def evidence(found: FromHistories, rows: Rows) -> Int:
+def evidence(found: FromHistories, rows: Rows) -> Array:
     """float64 [rows, 120] in each row's target domain."""
     lines = [found.evidence(rows.take(np.array([row])), DOMAINS[rows.domain[row]])[0] for row in range(len(rows))]
     return np.array(lines, dtype=np.float64)
@@ -155,7 +155,7 @@ def test_copy_when_compared_with_a_loop_puts_linked_items_first(
 # --- ItemKNN ----------------------------------------------------------------------------------------------------------
 
 
-def slow_similarity(matrix: Int, shrinkage: float, neighbours: int) -> Int:
+def slow_similarity(matrix: Array, shrinkage: float, neighbours: int) -> Array:
     size = matrix.shape[1]
     counts = matrix.sum(axis=0)
     table = np.zeros((size, size))
@@ -197,7 +197,7 @@ def test_nearest_when_similarities_tie_keeps_the_more_popular() -> None:
 # --- EASE -------------------------------------------------------------------------------------------------------------
 
 
-def primal(matrix: Int, strength: float) -> Int:
+def primal(matrix: Array, strength: float) -> Array:
     """B as Steck has it, in float64."""
     inverse = np.linalg.inv(matrix.T @ matrix + strength * np.eye(matrix.shape[1]))
     weights = np.eye(len(inverse)) - inverse / np.diag(inverse)
@@ -493,7 +493,7 @@ def test_load_when_there_is_nothing_of_this_layout(
 # --- the two ends of the dial -----------------------------------------------------------------------------------------
 
 
-def hits_at_10(dial: float, users: int = 3000) -> dict[str, Int]:
+def hits_at_10(dial: float, users: int = 3000) -> dict[str, Array]:
     """HR@10 of every test row, by ranker; 99 negatives, so chance is 0.1."""
     parameters = load("smoke", {"synthetic.users": users, "synthetic.dial": dial})
     dataset = load_dataset(parameters)
@@ -511,7 +511,7 @@ def hits_at_10(dial: float, users: int = 3000) -> dict[str, Int]:
     return found
 
 
-def standard_error(values: Int) -> float:
+def standard_error(values: Array) -> float:
     return float(values.std() / np.sqrt(len(values)))
 
 

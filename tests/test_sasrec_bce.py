@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.data.dataset import DOMAINS, Int, Ragged, Rows, other
+from i2vae_lib.data.rows import DOMAINS, Array, Ragged, Rows, other
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.model.encoders import initialise
 from i2vae_lib.params import Parameters
@@ -36,7 +36,7 @@ def built(kind: Any, dataset: CrossDomainDataset, params: Parameters, seed: int 
     return system
 
 
-def everything(rows: Rows) -> Int:
+def everything(rows: Rows) -> Array:
     return np.broadcast_to(np.arange(1, 121, dtype=np.int32), (len(rows), 120))
 
 
@@ -244,7 +244,7 @@ def test_score_when_items_lie_before_the_last_T(kind: Any, dataset: CrossDomainD
     draw = np.random.default_rng(0)
     recent = [draw.integers(1, 121, 10).tolist() for _ in range(4)]
 
-    def preceded(by: int) -> Int:
+    def preceded(by: int) -> Array:
         both = Ragged.from_lists([[*draw.integers(1, 121, by), *one] for one in recent])
         return system.score(replace(rows, history={d: both for d in DOMAINS}), everything(rows))
 

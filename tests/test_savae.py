@@ -10,8 +10,8 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.data.dataset import DOMAINS, Int, Ragged, Rows, other
-from i2vae_lib.data.people import people
+from i2vae_lib.data.rows import DOMAINS, Array, Ragged, Rows, other
+from i2vae_lib.data.user_sequences import user_sequences
 from i2vae_lib.evaluation import rank, sample_negatives
 from i2vae_lib.model.latents import Gaussian, kl
 from i2vae_lib.params import Parameters
@@ -88,7 +88,7 @@ def built(kind: type, dataset: CrossDomainDataset, params: Parameters) -> Source
     return system
 
 
-def everything(rows: Rows) -> Int:
+def everything(rows: Rows) -> Array:
     return np.broadcast_to(np.arange(1, 121, dtype=np.int32), (len(rows), 120))
 
 
@@ -248,7 +248,7 @@ def test_stages_when_priors_are_compared_with_a_loop(dataset: CrossDomainDataset
     stages = system.stages(train)
     next(stages)
     batches = list(next(stages).batches(np.random.default_rng(0)))
-    everyone = people(train)
+    everyone = user_sequences(train)
     for d in DOMAINS:
         expected: dict[tuple[int, ...], list[Gaussian]] = {}
         for user in range(len(everyone)):

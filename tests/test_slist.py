@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.data.dataset import DOMAINS, DataError, Ragged
+from i2vae_lib.data.rows import DOMAINS, DataError, Ragged
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import SLISTM, SLISTS
 from i2vae_lib.recommenders.slist import cuts, solved

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.data.dataset import DOMAINS, Int, hashed
+from i2vae_lib.data.rows import DOMAINS, Array, hashed
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import StackCE, StackCounts
@@ -69,7 +69,7 @@ def test_features_when_made_by_hand(stack: Any, dataset: CrossDomainDataset) -> 
             np.testing.assert_allclose(found[..., -1], expected, rtol=1e-4, atol=1e-5)
 
 
-def choices_of(stack: Any, dataset: CrossDomainDataset, tiny: Parameters) -> tuple[Choices, Int]:
+def choices_of(stack: Any, dataset: CrossDomainDataset, tiny: Parameters) -> tuple[Choices, Array]:
     rows = dataset.splits["validation"]
     negatives = sample_negatives(rows, tiny.evaluation.negatives, tiny.split.data_seed)
     return Choices.of(stack, rows, negatives), negatives

@@ -12,7 +12,7 @@ import pytest
 
 from i2vae_lib import audit, evaluation, psg, shared, stages
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.data.dataset import KINDS, SPLITS, Rows
+from i2vae_lib.data.rows import KINDS, SPLITS, Rows
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import EASE, I2VAERecommender, ItemKNN, OrderedCounts, Popularity
 from i2vae_lib.runs import LayoutError, Run

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.data.dataset import DOMAINS, Ragged, Rows, popularity
+from i2vae_lib.data.rows import DOMAINS, Ragged, Rows, popularity
 from i2vae_lib.model.encoders import initialise
 from i2vae_lib.model.latents import Gaussian, kl, standard_like
 from i2vae_lib.params import Parameters, load

@@ -7,7 +7,8 @@ import pytest
 
 from i2vae_lib import evaluation
 from i2vae_lib.data import DOMAINS, DataError, load_dataset, protocols, synthetic
-from i2vae_lib.data.dataset import joined, rows_digest
+from i2vae_lib.data.dataset import rows_digest
+from i2vae_lib.data.rows import joined
 from i2vae_lib.data.synthetic import next_item_probabilities
 from i2vae_lib.params import load
 from i2vae_lib.recommenders import Informed, Oracle, Popularity

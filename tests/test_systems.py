@@ -12,7 +12,7 @@ import pytest
 
 from i2vae_lib import psg
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.data.dataset import DOMAINS, Int, Ragged, Rows, other, popularity
+from i2vae_lib.data.rows import DOMAINS, Array, Ragged, Rows, other, popularity
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import SYSTEMS
 from i2vae_lib.training import Callbacks
@@ -70,7 +70,7 @@ def system(
     return fitted(SYSTEMS[request.param](dataset.catalogue, tiny), dataset, tiny, generator)
 
 
-def everything(rows: Rows) -> Int:
+def everything(rows: Rows) -> Array:
     return np.broadcast_to(np.arange(1, 121, dtype=np.int32), (len(rows), 120))
 
 

@@ -18,7 +18,7 @@ import torch
 
 import i2vae_lib
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.data.dataset import Rows
+from i2vae_lib.data.rows import Rows
 from i2vae_lib.model import objective
 from i2vae_lib.model.i2vae import I2VAENetwork
 from i2vae_lib.model.latents import kl, sample, standard_like

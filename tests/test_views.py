@@ -13,12 +13,12 @@ import pytest
 
 from i2vae_lib import evaluation, psg, stages, views
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.data.dataset import DOMAINS, Rows, popularity
+from i2vae_lib.data.rows import DOMAINS, Rows, popularity
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.runs import LayoutError
 from i2vae_lib.training import Callbacks
-from i2vae_lib.views import Apart, Switches
+from i2vae_lib.views import Switches, UserExplanation
 from tests.helpers.tables import checkpoint, sweep_table
 from tests.helpers.worlds import TINY
 
@@ -49,11 +49,11 @@ def line_of(rows: Rows, kind: str) -> int:
     return int(np.flatnonzero(rows.kinds()[kind])[0])
 
 
-def apart(recommender: I2VAERecommender, rows: Rows, kind: str = "overlapping") -> Apart:
+def apart(recommender: I2VAERecommender, rows: Rows, kind: str = "overlapping") -> UserExplanation:
     return views.take_apart(recommender, rows, line_of(rows, kind))
 
 
-def others(one: Apart, domain: str) -> np.ndarray:
+def others(one: UserExplanation, domain: str) -> np.ndarray:
     """Places of the items that the user does not have (nor had, before the row was made cold)."""
     own = one.rows.history[domain][DOMAINS.index(domain)]
     hidden = one.rows.excluded[DOMAINS.index(domain)] if domain == one.asked else own

@@ -17,7 +17,7 @@ import kept
 import numpy as np
 import pandas as pd
 
-from i2vae_lib import leaks
+from i2vae_lib import leak_worth
 from i2vae_lib.data.registry import REGISTRY
 from i2vae_lib.data.released import load_released
 from i2vae_lib.params import load
@@ -58,7 +58,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("--preset", default="paper")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--systems", nargs="+", default=list(leaks.SYSTEMS), choices=leaks.SYSTEMS)
+    parser.add_argument("--systems", nargs="+", default=list(leak_worth.SYSTEMS), choices=leak_worth.SYSTEMS)
     parser.add_argument("--finished", action="store_true", help="measure nothing: the table of what is finished")
     parser.add_argument("--out", type=Path, help="default: runs/leaks-PAIR")
     given = parser.parse_args(words)
@@ -66,11 +66,11 @@ def main(words: list[str]) -> None:
     p = load(given.preset, data=given.pair, protocol="strict", epochs=given.epochs)
     raw = load_released(given.pair)
     if given.finished:
-        table = leaks.finished(raw, p, given.systems, given.seeds, folder)
+        table = leak_worth.finished(raw, p, given.systems, given.seeds, folder)
     else:
-        table = leaks.study(raw, p, given.systems, given.seeds, folder, say=print)
+        table = leak_worth.study(raw, p, given.systems, given.seeds, folder, say=print)
     names = dict(raw.catalogue.names)
-    worlds = leaks.worlds(table, names, rng=np.random.default_rng(0))
+    worlds = leak_worth.worlds(table, names, rng=np.random.default_rng(0))
     record = {
         "command": shlex.join(["python", "tools/leak_study.py", *_without_places(words)]),
         "cells": sorted(f"{one.recommender}, {one.leaks}" for one in _cells(table).itertuples()),
@@ -83,8 +83,8 @@ def main(words: list[str]) -> None:
     }
     kept.keep(f"leaks_{given.pair}_worlds", worlds, record)
     _show(worlds)
-    if set(table["leaks"]) - set(leaks.WORLDS):
-        worth = leaks.worth(table, names, rng=np.random.default_rng(0))
+    if set(table["leaks"]) - set(leak_worth.WORLDS):
+        worth = leak_worth.worth(table, names, rng=np.random.default_rng(0))
         kept.keep(f"leaks_{given.pair}", worth, record)
         _show(worth)
 

@@ -5,14 +5,17 @@ from typing import TYPE_CHECKING
 from i2vae_lib.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from i2vae_lib.data.dataset import DOMAINS, Catalogue, CrossDomainDataset, DataError, Ragged, Rows
+    from i2vae_lib.data.dataset import CrossDomainDataset
     from i2vae_lib.data.loading import check_name, load_dataset, load_dataset_once, load_pair
+    from i2vae_lib.data.rows import DOMAINS, Catalogue, DataError, Ragged, Rows
 else:
-    _dataset = ("DOMAINS", "Catalogue", "CrossDomainDataset", "DataError", "Ragged", "Rows")
+    _rows = ("DOMAINS", "Catalogue", "DataError", "Ragged", "Rows")
     _loading = ("check_name", "load_dataset", "load_dataset_once", "load_pair")
     __getattr__ = lazy_names(
         __name__,
-        dict.fromkeys(_dataset, "i2vae_lib.data.dataset") | dict.fromkeys(_loading, "i2vae_lib.data.loading"),
+        {"CrossDomainDataset": "i2vae_lib.data.dataset"}
+        | dict.fromkeys(_rows, "i2vae_lib.data.rows")
+        | dict.fromkeys(_loading, "i2vae_lib.data.loading"),
     )
 
 __all__ = [

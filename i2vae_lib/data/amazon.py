@@ -13,10 +13,10 @@ import re
 from http.client import HTTPException
 from pathlib import Path
 
-from i2vae_lib.data.dataset import DOMAINS, DataError
 from i2vae_lib.data.logs import CHECKED_STAGES, checked, stage
 from i2vae_lib.data.pair_file import PairFile, Side
 from i2vae_lib.data.released import fetch
+from i2vae_lib.data.rows import DOMAINS, DataError
 from i2vae_lib.progress import bar
 from i2vae_lib.runs import read_json, sha256_of, write_atomically, write_json
 

@@ -13,8 +13,8 @@ from typing import Self
 import numpy as np
 import torch
 
-from i2vae_lib.data.dataset import DOMAINS, PAD, DataError, Int, Ragged, Rows, other
-from i2vae_lib.data.people import chained
+from i2vae_lib.data.rows import DOMAINS, PAD, Array, DataError, Ragged, Rows, other
+from i2vae_lib.data.user_sequences import chained
 from i2vae_lib.parameter_groups import ModelParameters
 
 
@@ -42,7 +42,9 @@ class Side(Tensors):
     position: torch.Tensor  # int64 [B] of each row in what was collated
 
 
-def pseudo_sequences(rows: Rows, recalled: Int, at: Int, domain: str, p: ModelParameters, arrangement: str) -> Int:
+def pseudo_sequences(
+    rows: Rows, recalled: Array, at: Array, domain: str, p: ModelParameters, arrangement: str
+) -> Array:
     """Own history united with the recalled items (paper 3.1), capped at T'.
 
     The cap keeps all recalled items and the most recent of the history. ``append`` puts the recalled items last,
@@ -72,21 +74,21 @@ def pseudo_sequences(rows: Rows, recalled: Int, at: Int, domain: str, p: ModelPa
         both = both[:, np.argsort(-np.concatenate([rank_real, rank_chosen]), kind="stable")]
     both = _padding_first(both)
     longest = max(1, int((both != PAD).sum(axis=1).max(initial=0)))
-    trimmed: Int = both[:, -longest:]
+    trimmed: Array = both[:, -longest:]
     return trimmed
 
 
-def _padding_first(items: Int) -> Int:
+def _padding_first(items: Array) -> Array:
     """Move each row's padding to the left; the order of the items stays."""
     order = np.argsort(items != PAD, axis=1, kind="stable")
-    moved: Int = np.take_along_axis(items, order, axis=1)
+    moved: Array = np.take_along_axis(items, order, axis=1)
     return moved
 
 
 def collate(
     rows: Rows,
-    recalled: Int,
-    at: Int,
+    recalled: Array,
+    at: Array,
     p: ModelParameters,
     arrangement: str,
     negatives: int = 0,
@@ -127,7 +129,7 @@ def collate(
     return sides
 
 
-def draw_negatives(own: Ragged, target: Int, size: int, count: int, rng: np.random.Generator) -> Int:
+def draw_negatives(own: Ragged, target: Array, size: int, count: int, rng: np.random.Generator) -> Array:
     """Uniform negatives, int64 [rows, count]: not the target, not in the own history (whole, not only the last T).
 
     Raises
@@ -139,7 +141,7 @@ def draw_negatives(own: Ragged, target: Int, size: int, count: int, rng: np.rand
     return draw_others(taken, np.arange(len(target)), size, count, rng)
 
 
-def draw_others(taken: Ragged, owner: Int, size: int, count: int, rng: np.random.Generator) -> Int:
+def draw_others(taken: Ragged, owner: Array, size: int, count: int, rng: np.random.Generator) -> Array:
     """Uniform items of a domain of ``size`` that a sequence does not hold: the negative sampler of every system.
 
     Parameters
@@ -181,7 +183,7 @@ def draw_others(taken: Ragged, owner: Int, size: int, count: int, rng: np.random
         drawn[hit] = rng.integers(1, size + 1, int(hit.sum()))
 
 
-def epoch_order(rows: Rows, batch_size: int, rng: np.random.Generator, *, pool: int = 16) -> Iterator[Int]:
+def epoch_order(rows: Rows, batch_size: int, rng: np.random.Generator, *, pool: int = 16) -> Iterator[Array]:
     """Row positions of the batches of one epoch: shuffled, then bucketed by own length inside pools.
 
     Bucketing keeps rows of like length together, so that trimming leaves little padding; pools keep it random which
@@ -190,7 +192,7 @@ def epoch_order(rows: Rows, batch_size: int, rng: np.random.Generator, *, pool: 
     yield from bucketed(rows.lengths("own"), batch_size, rng, pool=pool)
 
 
-def bucketed(length: Int, batch_size: int, rng: np.random.Generator, *, pool: int = 16) -> Iterator[Int]:
+def bucketed(length: Array, batch_size: int, rng: np.random.Generator, *, pool: int = 16) -> Iterator[Array]:
     """Positions of the batches of one epoch over sequences of these lengths, as :func:`epoch_order` has it."""
     order = rng.permutation(len(length))
     batches = []
@@ -202,8 +204,8 @@ def bucketed(length: Int, batch_size: int, rng: np.random.Generator, *, pool: in
 
 
 def bucketed_streams(
-    lengths: Mapping[str, Int], batch_size: int, rng: np.random.Generator
-) -> Iterator[tuple[str, Int]]:
+    lengths: Mapping[str, Array], batch_size: int, rng: np.random.Generator
+) -> Iterator[tuple[str, Array]]:
     """:func:`bucketed` of several streams, their batches mixed: name of the stream, and positions in it."""
     order = [(name, at) for name, length in lengths.items() for at in bucketed(length, batch_size, rng)]
     yield from (order[i] for i in rng.permutation(len(order)))

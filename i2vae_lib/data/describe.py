@@ -12,7 +12,6 @@ from typing import Any
 import duckdb
 import yaml
 
-from i2vae_lib.data.dataset import DOMAINS, DataError
 from i2vae_lib.data.log_checks import check_log, date_of, no_id
 from i2vae_lib.data.log_database import database, first_row, stage_log
 from i2vae_lib.data.log_files import (
@@ -40,6 +39,7 @@ from i2vae_lib.data.pair_file import (
 )
 from i2vae_lib.data.released import COLUMNS as RELEASED
 from i2vae_lib.data.released import read_pair
+from i2vae_lib.data.rows import DOMAINS, DataError
 
 _NO_TIMES = (
     "without times nothing tells what of the other domain came before an event, so a row sees all of it, and only "

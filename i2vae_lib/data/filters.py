@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Events, Int, LogPair
+from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, DataError, Events, LogPair
 
 Lines = list[dict[str, Any]]
 
@@ -70,13 +70,13 @@ def day_of(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).date().isoformat()
 
 
-def _present(pair: LogPair, d: str, at: Int | slice) -> Int:
+def _present(pair: LogPair, d: str, at: Array | slice) -> Array:
     """Which items the events at ``at`` are of, bool [n + 1]."""
-    counts: Int = np.bincount(pair.log.events[d].item[at], minlength=pair.catalogue.size(d) + 1)
+    counts: Array = np.bincount(pair.log.events[d].item[at], minlength=pair.catalogue.size(d) + 1)
     return counts > 0
 
 
-def _core(pair: LogPair, d: str, at: Int, when: str) -> tuple[Int, Lines]:
+def _core(pair: LogPair, d: str, at: Array, when: str) -> tuple[Array, Lines]:
     """Iterate the k-core of the events at ``at`` to its fixed point, which is the same whatever leaves first.
 
     Returns
@@ -111,7 +111,7 @@ def _core(pair: LogPair, d: str, at: Int, when: str) -> tuple[Int, Lines]:
     return at, lines
 
 
-def _counts(of: Mapping[str, Int], at: Int) -> dict[str, int]:
+def _counts(of: Mapping[str, Array], at: Array) -> dict[str, int]:
     return {"events": len(at)} | {word: int((np.bincount(column[at]) > 0).sum()) for word, column in of.items()}
 
 
@@ -121,7 +121,7 @@ def _lower(pair: LogPair, when: str) -> str:
     return f"lower min_user ({pair.min_user}) or min_item ({pair.min_item}){later}"
 
 
-def _check_overlap(pair: LogPair, core: Mapping[str, Int], when: str, lines: Mapping[str, Lines]) -> None:
+def _check_overlap(pair: LogPair, core: Mapping[str, Array], when: str, lines: Mapping[str, Lines]) -> None:
     users = [pair.log.events[d].user[core[d]] for d in DOMAINS]
     if len(np.intersect1d(*users)):
         return
@@ -133,7 +133,9 @@ def _check_overlap(pair: LogPair, core: Mapping[str, Int], when: str, lines: Map
     )
 
 
-def _restricted(pair: LogPair, at: Mapping[str, Int], items: Mapping[str, Int], lines: Mapping[str, Lines]) -> LogPair:
+def _restricted(
+    pair: LogPair, at: Mapping[str, Array], items: Mapping[str, Array], lines: Mapping[str, Lines]
+) -> LogPair:
     """The events at ``at``, the ``items`` (bool [n + 1], by domain) and the users of those events, numbered anew.
 
     Numbers keep the order of the ids and have no gaps.

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from i2vae_lib.data.dataset import DOMAINS, DataError
 from i2vae_lib.data.describe import describe_files
 from i2vae_lib.data.log_checks import unit_by_size
 from i2vae_lib.data.log_files import Source, check_columns
 from i2vae_lib.data.pair_file import UNITS, Unit
+from i2vae_lib.data.rows import DOMAINS, DataError
 from i2vae_lib.runs import write_atomically
 from i2vae_lib.yaml_files import parse
 
@@ -85,10 +85,10 @@ def by_name(folder: Path, names: Mapping[str, str]) -> Iterator[None]:
         raise DataError(said) from None
 
 
-Described = tuple[dict[str, Any], dict[str, str]]  # of a pair file; types of the ids
+_Described = tuple[dict[str, Any], dict[str, str]]  # of a pair file; types of the ids
 
 
-def _of_paths(logs: Mapping[str, Any], folder: Path, columns: Mapping[str, str | None]) -> Described:
+def _of_paths(logs: Mapping[str, Any], folder: Path, columns: Mapping[str, str | None]) -> _Described:
     paths = [Path(one).resolve() for one in logs.values()]
     given = {role: name for role, name in columns.items() if name is not None}
     described = describe_files(paths[0], paths[1], given)
@@ -113,7 +113,7 @@ def _of_paths(logs: Mapping[str, Any], folder: Path, columns: Mapping[str, str |
     return pair, dict.fromkeys(("user", *DOMAINS), TEXT)
 
 
-def _of_tables(logs: Mapping[str, Any], folder: Path, columns: Mapping[str, str | None]) -> Described:
+def _of_tables(logs: Mapping[str, Any], folder: Path, columns: Mapping[str, str | None]) -> _Described:
     user, item, time = (columns[role] or word for role, word in (("user",) * 2, ("item",) * 2, ("timestamp", "time")))
     parts: dict[str, tuple[pa.Array, pa.Array, pd.Series]] = {}
     for d, (name, frame) in zip(DOMAINS, logs.items(), strict=True):

@@ -11,35 +11,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from i2vae_lib.data.dataset import (
-    DOMAINS,
-    PAD,
-    Catalogue,
-    CrossDomainDataset,
-    DataError,
-    Int,
-    Ragged,
-    Rows,
-    history_keys,
-    joined,
-    rejoined,
-)
+from i2vae_lib.data.dataset import CrossDomainDataset
 from i2vae_lib.data.ordered_events import in_order
-from i2vae_lib.data.people import People, people
+from i2vae_lib.data.rows import DOMAINS, PAD, Array, Catalogue, DataError, Ragged, Rows, history_keys, joined, rejoined
+from i2vae_lib.data.user_sequences import UserSequences, user_sequences
 
-UNKNOWN = ("error", "drop")
+_UNKNOWN = ("error", "drop")
 """What becomes of ids that the vocabulary does not have."""
-ROWS_OF_A_FILE = 8192  # read at once
+_ROWS_OF_A_FILE = 8192  # read at once
 
 
 def check_unknown(word: str) -> None:
-    """Refuse what is none of :data:`UNKNOWN`."""
-    if word not in UNKNOWN:
-        raise DataError(f"unknown is {word!r}: expected {' or '.join(map(repr, UNKNOWN))}")
+    """Refuse what is none of :data:`_UNKNOWN`."""
+    if word not in _UNKNOWN:
+        raise DataError(f"unknown is {word!r}: expected {' or '.join(map(repr, _UNKNOWN))}")
 
 
 def encoded(
-    catalogue: Catalogue, domain: str, ids: Sequence[Any], lengths: Int, unknown: str = "error", before: int = 0
+    catalogue: Catalogue, domain: str, ids: Sequence[Any], lengths: Array, unknown: str = "error", before: int = 0
 ) -> tuple[Ragged, int]:
     """Histories in people's ids as item numbers, and how many ids were left out because nobody knows them.
 
@@ -103,7 +92,7 @@ def encoded_lists(
     return found, dropped
 
 
-def rows_asking(catalogue: Catalogue, histories: Mapping[str, Ragged], domain: str, users: Int | None = None) -> Rows:
+def rows_asking(catalogue: Catalogue, histories: Mapping[str, Ragged], domain: str, users: Array | None = None) -> Rows:
     """Rows that ask for an item of ``domain``; their target is padding, for nobody knows what comes next.
 
     ``users``: who they are, object array of str [n]; None: new ones.
@@ -129,7 +118,7 @@ def read_histories(catalogue: Catalogue, path: Path | str, unknown: str = "error
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: cannot be read as Parquet: {error}") from None
     names = {d: next((n for n in (d, catalogue.names[d]) if n in file.schema_arrow.names), None) for d in DOMAINS}
-    parts: dict[str, list[tuple[Int, Int]]] = {d: [] for d in DOMAINS}
+    parts: dict[str, list[tuple[Array, Array]]] = {d: [] for d in DOMAINS}
     dropped = before = 0
     for d, name in names.items():
         if name is None:
@@ -139,7 +128,7 @@ def read_histories(catalogue: Catalogue, path: Path | str, unknown: str = "error
         kind = file.schema_arrow.field(name).type
         if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_null(kind)):
             raise DataError(f"{path}: column {name} holds {kind}; expected a list of ids in each cell")
-    for batch in file.iter_batches(ROWS_OF_A_FILE, columns=list(names.values())):
+    for batch in file.iter_batches(_ROWS_OF_A_FILE, columns=list(names.values())):
         for d, name in names.items():
             column = batch.column(name)
             if pa.types.is_null(column.type):
@@ -157,11 +146,11 @@ def read_histories(catalogue: Catalogue, path: Path | str, unknown: str = "error
     return {d: Ragged.from_lengths(*whole) for d, whole in wholes.items()}, dropped
 
 
-def whole_histories(dataset: CrossDomainDataset) -> People:
+def whole_histories(dataset: CrossDomainDataset) -> UserSequences:
     """Everybody in a dataset with all that they took, held-out events included: whom a finished model recommends to."""
     if dataset.log is None:
-        return people(joined([rejoined(rows) for rows in dataset.splits.values()]))
+        return user_sequences(joined([rejoined(rows) for rows in dataset.splits.values()]))
     events = in_order(dataset.log, dataset.catalogue, dataset.data_seed)
     count = len(dataset.log.users)
     took = {d: Ragged.from_lengths(e.item, np.bincount(e.user, minlength=count), e.moment) for d, e in events.items()}
-    return People(dataset.log.users, took)
+    return UserSequences(dataset.log.users, took)

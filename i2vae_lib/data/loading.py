@@ -7,16 +7,17 @@ from pathlib import Path
 
 from i2vae_lib.cache import once
 from i2vae_lib.data import logs, protocols, synthetic
-from i2vae_lib.data.dataset import DOMAINS, CrossDomainDataset, DataError, LogPair
+from i2vae_lib.data.dataset import CrossDomainDataset
 from i2vae_lib.data.pair_file import ReleasedPair, read_any_pair
 from i2vae_lib.data.registry import REGISTRY
 from i2vae_lib.data.released import load_released, read_pair
+from i2vae_lib.data.rows import DOMAINS, DataError, LogPair
 from i2vae_lib.params import Parameters, pair_name
 from i2vae_lib.places import suggestion
 from i2vae_lib.runs import sha256_of
 
 
-def is_pair_file(name: str) -> bool:
+def _is_pair_file(name: str) -> bool:
     """Whether ``data`` names a YAML file that describes a pair of logs."""
     return name.endswith((".yaml", ".yml"))
 
@@ -30,7 +31,7 @@ def check_name(name: str) -> None:
         The nearest name is suggested.
     """
     known = ["synthetic", *REGISTRY]
-    if is_pair_file(name):
+    if _is_pair_file(name):
         if not Path(name).is_file():
             raise DataError(f"no file {name}: data is a registered name or the YAML file of a pair of logs")
     elif name not in known:
@@ -46,7 +47,7 @@ def check_protocol(name: str, protocol: str) -> None:
         Says which protocols do.
     """
     if name != "synthetic":
-        timed = is_pair_file(name) and not isinstance(read_any_pair(name), ReleasedPair)
+        timed = _is_pair_file(name) and not isinstance(read_any_pair(name), ReleasedPair)
         protocols.check_served(protocol, pair_name(name), timed=timed)
 
 
@@ -91,13 +92,13 @@ def load_dataset_once(parameters: Parameters, cache: Path | str | None = None) -
 def source_of(parameters: Parameters) -> str | None:
     """SHA-256 of what a pair file reads and how, as it stands now; None for data that cannot change under a name."""
     name = parameters.data
-    if not is_pair_file(name):
+    if not _is_pair_file(name):
         return None
     pair = read_any_pair(name)
-    return of_splits(pair) if isinstance(pair, ReleasedPair) else logs.fingerprint(pair)
+    return _of_splits(pair) if isinstance(pair, ReleasedPair) else logs.fingerprint(pair)
 
 
-def of_splits(pair: ReleasedPair) -> str:
+def _of_splits(pair: ReleasedPair) -> str:
     """SHA-256 of both tables of published splits, with the names of the domains."""
     parts = [pair.name, pair.x.name, pair.y.name, sha256_of(pair.train), sha256_of(pair.test)]
     return hashlib.sha256("|".join(parts).encode()).hexdigest()
@@ -109,10 +110,10 @@ def load_pair(parameters: Parameters) -> protocols.RawPair | LogPair:
     if name == "synthetic":
         timed = parameters.protocol in ("chronological", "temporal")
         return (synthetic.generate_log if timed else synthetic.generate)(parameters.synthetic)
-    if not is_pair_file(name):
+    if not _is_pair_file(name):
         return load_released(name)
     pair = read_any_pair(name)
     if isinstance(pair, ReleasedPair):
         names = {d: getattr(pair, d).name for d in DOMAINS}
-        return read_pair(pair.name, names, pair.train, pair.test, of_splits(pair))
+        return read_pair(pair.name, names, pair.train, pair.test, _of_splits(pair))
     return logs.load_logs(pair)

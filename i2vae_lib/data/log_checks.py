@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 
 import duckdb
 
-from i2vae_lib.data.dataset import DataError
 from i2vae_lib.data.log_database import first_row, locate, reading
 from i2vae_lib.data.log_files import DATE_DIGITS, Source, fields_of
 from i2vae_lib.data.pair_file import SIZED, UNITS, Columns, Unit
+from i2vae_lib.data.rows import DataError
 
 # Unix times by size: from March 1973 to the year 5138 those of a unit lie above its bound and below the next one's
 _UNIT_BOUNDS = (10**11, 10**14, 10**17)

@@ -11,9 +11,9 @@ from typing import Any
 
 import duckdb
 
-from i2vae_lib.data.dataset import DataError
 from i2vae_lib.data.log_files import JSON_LINES, NOT_UTF8, Source, fields_of, text_of
 from i2vae_lib.data.pair_file import Columns
+from i2vae_lib.data.rows import DataError
 
 
 @contextmanager

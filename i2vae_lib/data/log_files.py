@@ -19,8 +19,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from i2vae_lib.data.dataset import DataError
 from i2vae_lib.data.pair_file import COLUMNS_EXAMPLE, FORMATS, HEADERLESS, UNITS, Columns, Format, Side
+from i2vae_lib.data.rows import DataError
 from i2vae_lib.places import suggestion
 
 NUMBER = r"[+-]?[0-9]{1,19}(\.[0-9]*)?"

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import duckdb
 
-from i2vae_lib.data.dataset import DOMAINS, DataError
 from i2vae_lib.data.log_checks import numbers_as, unit_of
 from i2vae_lib.data.log_database import first_row, reading
 from i2vae_lib.data.log_files import (
@@ -31,6 +30,7 @@ from i2vae_lib.data.pair_file import (
     Side,
     Unit,
 )
+from i2vae_lib.data.rows import DOMAINS, DataError
 
 _ROLE_NAMES = {  # names of columns, without case and punctuation, likelier ones first
     "user": ("userid", "user", "reviewerid", "uid", "customerid", "visitorid", "userkey", "memberid", "u"),

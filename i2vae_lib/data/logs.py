@@ -18,22 +18,22 @@ import duckdb
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.data.dataset import (
-    DOMAINS,
-    SUSPICIOUS,
-    Catalogue,
-    DataError,
-    EventLog,
-    Events,
-    Int,
-    LogPair,
-    resolution_of,
-)
 from i2vae_lib.data.filters import line_of
 from i2vae_lib.data.log_checks import check_log
 from i2vae_lib.data.log_database import database, first_row, locate, reading, stage_log
 from i2vae_lib.data.log_files import FLOAT_IDS, NUMBER, Source, check_columns, check_gzip, open_log, open_table
 from i2vae_lib.data.pair_file import HEADERLESS, UNITS, Columns, PairFile, other_format, read_pair_file
+from i2vae_lib.data.rows import (
+    DOMAINS,
+    SUSPICIOUS,
+    Array,
+    Catalogue,
+    DataError,
+    EventLog,
+    Events,
+    LogPair,
+    resolution_of,
+)
 from i2vae_lib.progress import bar
 from i2vae_lib.runs import sha256_of
 
@@ -102,7 +102,7 @@ def load_logs(pair: PairFile | Path | str, *, memory_limit: str = "2GB") -> LogP
     )
 
 
-def _refuse_twice(pair: PairFile, log: EventLog, ids: Mapping[str, Int]) -> None:
+def _refuse_twice(pair: PairFile, log: EventLog, ids: Mapping[str, Array]) -> None:
     """One log given twice in two wrappings (a CSV and its .gz) has other bytes and the same events."""
     x, y = (log.events[d] for d in DOMAINS)
     if np.array_equal(ids["x"], ids["y"]) and all(
@@ -361,7 +361,7 @@ def _check_pair(db: duckdb.DuckDBPyConnection, pair: PairFile) -> None:
     raise DataError(f"{names}; a pair needs common user ids: does each file number its users by itself?")
 
 
-def _keep_first(db: duckdb.DuckDBPyConnection, d: str, pair: PairFile, steps: list[dict[str, Any]]) -> Int:
+def _keep_first(db: duckdb.DuckDBPyConnection, d: str, pair: PairFile, steps: list[dict[str, Any]]) -> Array:
     """Table ``events_d``: u, i as numbers, t in seconds, the first event of each (user, item).
 
     Returns the times of the others in seconds, int64.
@@ -383,7 +383,7 @@ def _keep_first(db: duckdb.DuckDBPyConnection, d: str, pair: PairFile, steps: li
     return np.asarray(repeats, dtype=np.int64)
 
 
-def _fetch(db: duckdb.DuckDBPyConnection, *, timed: bool) -> tuple[EventLog, dict[str, Int]]:
+def _fetch(db: duckdb.DuckDBPyConnection, *, timed: bool) -> tuple[EventLog, dict[str, Array]]:
     """The events by user, time, item, and the ids in the order of their numbers."""
     events, ids = {}, {}
     for d in DOMAINS:
@@ -394,11 +394,11 @@ def _fetch(db: duckdb.DuckDBPyConnection, *, timed: bool) -> tuple[EventLog, dic
     return EventLog(_ids(db, "users"), events, resolution_of(events) if timed else 0), ids
 
 
-def _ids(db: duckdb.DuckDBPyConnection, table: str) -> Int:
+def _ids(db: duckdb.DuckDBPyConnection, table: str) -> Array:
     return np.asarray(db.execute(f"SELECT id FROM {table} ORDER BY n").fetchnumpy()["id"], dtype=object)
 
 
-def _links(pair: PairFile, ids: Mapping[str, Int]) -> Int:
+def _links(pair: PairFile, ids: Mapping[str, Array]) -> Array:
     """int32 [m, 2]: items with the same id, if these are the same items."""
     if not pair.same_ids_are_same_items:
         return np.zeros((0, 2), dtype=np.int32)
@@ -406,7 +406,7 @@ def _links(pair: PairFile, ids: Mapping[str, Int]) -> Int:
     return np.stack([np.flatnonzero(at >= 0) + 1, at[at >= 0] + 1], axis=1).astype(np.int32)
 
 
-def _titles(db: duckdb.DuckDBPyConnection, d: str, pair: PairFile, ids: Int) -> Int | None:
+def _titles(db: duckdb.DuckDBPyConnection, d: str, pair: PairFile, ids: Array) -> Array | None:
     """Titles in the order of ``ids``; an item without one shows its id. Of two titles of an id the lesser stays."""
     path = pair.side(d).titles
     if path is None:

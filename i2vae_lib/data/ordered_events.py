@@ -7,49 +7,37 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from i2vae_lib.data.dataset import (
-    DOMAINS,
-    Catalogue,
-    EventLog,
-    Int,
-    LogPair,
-    Ragged,
-    Rows,
-    hashed,
-    joined,
-    mixed,
-    other,
-)
+from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, EventLog, LogPair, Ragged, Rows, hashed, joined, mixed, other
 
 
 @dataclass(frozen=True)
 class OrderedEvents:
     """Events of one domain by user, then time, then a seeded hash."""
 
-    user: Int
-    item: Int
-    time: Int  # seconds
-    moment: Int | None  # time // the log's resolution; None without a common time
+    user: Array
+    item: Array
+    time: Array  # seconds
+    moment: Array | None  # time // the log's resolution; None without a common time
 
     def __len__(self) -> int:
         return len(self.user)
 
-    def last_of_user(self, among: Int | None = None) -> Int:
+    def last_of_user(self, among: Array | None = None) -> Array:
         """Positions of each user's last event (of those in the mask ``among``)."""
         at = np.arange(len(self)) if among is None else np.flatnonzero(among)
         return at[np.append(self.user[at][1:] != self.user[at][:-1], True)] if len(at) else at
 
-    def first_of_user(self, among: Int) -> Int:
+    def first_of_user(self, among: Array) -> Array:
         """Positions of each user's first event of those in the mask."""
         at = np.flatnonzero(among)
         return at[np.append(True, self.user[at][1:] != self.user[at][:-1])] if len(at) else at
 
-    def between(self, low: int, high: int) -> Int:
+    def between(self, low: int, high: int) -> Array:
         """Which events are later than ``low`` and no later than ``high``, bool."""
-        inside: Int = (low < self.time) & (self.time <= high)
+        inside: Array = (low < self.time) & (self.time <= high)
         return inside
 
-    def before(self, user: Int, moment: Int | None) -> tuple[Int, Int]:
+    def before(self, user: Array, moment: Array | None) -> tuple[Array, Array]:
         """Where the events of each ``user`` at moments before ``moment`` start and end; without a common time: all."""
         if self.moment is None or moment is None:
             return np.searchsorted(self.user, user), np.searchsorted(self.user, user, side="right")
@@ -77,7 +65,7 @@ def in_order(log: EventLog, catalogue: Catalogue, data_seed: int) -> dict[str, O
     return found
 
 
-def rows_at(pair: LogPair, events: Mapping[str, OrderedEvents], targets: Mapping[str, Int]) -> Rows:
+def rows_at(pair: LogPair, events: Mapping[str, OrderedEvents], targets: Mapping[str, Array]) -> Rows:
     """Rows whose targets are the events at ``targets``, by user and domain; ``source`` is 2 * user + domain."""
     parts = []
     for i, d in enumerate(DOMAINS):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from i2vae_lib.data.dataset import DOMAINS, DataError
+from i2vae_lib.data.rows import DOMAINS, DataError
 from i2vae_lib.places import suggestion
 from i2vae_lib.yaml_files import parse
 
@@ -132,7 +132,7 @@ class PairFile(_Part):
         return self.x if domain == "x" else self.y
 
 
-class Named(_Part):
+class _Named(_Part):
     """A domain of published splits."""
 
     name: Annotated[str, Field(min_length=1)]
@@ -142,8 +142,8 @@ class ReleasedPair(_Part):
     """Two tables in the paper's layout (user_id, seq_d1, seq_d2, domain_id): x is ``seq_d1``, y is ``seq_d2``."""
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
-    x: Named
-    y: Named
+    x: _Named
+    y: _Named
     format: Literal["released"]
     train: Path
     test: Path

@@ -20,15 +20,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.data.controls import control
-from i2vae_lib.data.dataset import (
+from i2vae_lib.data.dataset import CrossDomainDataset
+from i2vae_lib.data.filters import core_until, day_of, whole_core
+from i2vae_lib.data.ordered_events import OrderedEvents, ordered, rows_at
+from i2vae_lib.data.rows import (
     DOMAINS,
+    Array,
     Catalogue,
-    CrossDomainDataset,
     DataError,
     EventLog,
     Events,
-    Int,
     LogPair,
     Ragged,
     Rows,
@@ -38,9 +39,8 @@ from i2vae_lib.data.dataset import (
     joined,
     mixed,
 )
-from i2vae_lib.data.filters import core_until, day_of, whole_core
-from i2vae_lib.data.ordered_events import OrderedEvents, ordered, rows_at
-from i2vae_lib.data.people import with_targets
+from i2vae_lib.data.subsampling import control
+from i2vae_lib.data.user_sequences import with_targets
 from i2vae_lib.parameter_groups import ControlParameters, SplitParameters
 
 COPY_LENGTH = 8  # items from which on two people with the same ones are one person under two names
@@ -234,7 +234,7 @@ def order_free(rows: Rows, data_seed: int) -> Rows:
     return raw_rows(rows.catalogue, rows.user, rows.domain, sequences, rows.source)
 
 
-def contents(rows: Rows) -> tuple[Int, Int]:
+def contents(rows: Rows) -> tuple[Array, Array]:
     """What each row holds of both domains, in no order: targets, and own items that making it cold took away, counted.
 
     A product of both domains is one item, so that scrubbing a target's twin changes nothing here.
@@ -260,7 +260,7 @@ def contents(rows: Rows) -> tuple[Int, Int]:
     return keys, np.bincount(row, minlength=len(rows))
 
 
-def copied(rows: Rows, others: Rows) -> Int:
+def copied(rows: Rows, others: Rows) -> Array:
     """Rows that hold just what a row of ``others`` holds, :data:`COPY_LENGTH` items or more, under another user name.
 
     Returns
@@ -292,7 +292,7 @@ def chronological(pair: LogPair, split: SplitParameters) -> Cut:
 
     Its histories hold only what lies before: in its own domain earlier events (events at the same time are put in
     order by a seeded hash), in the other domain events of earlier stamps (days, where those of either file all stand
-    at one time of day). Validation and test get cold rows by :func:`make_cold`. Should a target's linked twin stand in
+    at one time of day). Validation and test get cold rows by :func:`_make_cold`. Should a target's linked twin stand in
     the other history, it is scrubbed, and rows that equal one of a later split leave, as under ``strict``.
     """
     events = ordered(pair, split.data_seed)
@@ -305,14 +305,14 @@ def chronological(pair: LogPair, split: SplitParameters) -> Cut:
     of_row = group[rows.source // 2]
     removed = {"targets scrubbed from histories": scrubbed}
     splits = {name: rows.take(of_row == number) for number, name in enumerate(("train", "validation", "test"))}
-    splits, copies = without_later_copies(splits)
+    splits, copies = _without_later_copies(splits)
     for name in ("validation", "test"):
-        splits[name], dropped = make_cold(splits[name], split.cold_share, split.data_seed)
+        splits[name], dropped = _make_cold(splits[name], split.cold_share, split.data_seed)
         removed[f"{name} rows of users made cold"] = dropped
     return Cut(splits, removed | copies)
 
 
-def without_later_copies(splits: Mapping[str, Rows]) -> tuple[dict[str, Rows], dict[str, int]]:
+def _without_later_copies(splits: Mapping[str, Rows]) -> tuple[dict[str, Rows], dict[str, int]]:
     """Splits less the rows that equal one of a later split under another user name, and how many left each."""
     validation, of_test = without_copies(splits["validation"], splits["test"])
     train, of_later = without_copies(splits["train"], splits["validation"], splits["test"])
@@ -388,18 +388,18 @@ def cut_at(pair: LogPair, first: int, second: int, split: SplitParameters) -> tu
     for name, at in targets.items():
         splits[name], count = scrub(rows_at(kept, events, at))
         scrubbed += count
-    splits, copies = without_later_copies(splits)
+    splits, copies = _without_later_copies(splits)
     late = sum(int((events[d].time > second).sum()) for d in DOMAINS) - len(splits["test"])
     removed = {"targets scrubbed from histories": scrubbed, "later events of test users, beyond their row": late}
-    validation, dropped = make_cold(splits["validation"], split.cold_share, split.data_seed)
+    validation, dropped = _make_cold(splits["validation"], split.cold_share, split.data_seed)
     removed["validation rows of users made cold"] = dropped
     return kept, Cut(splits | {"validation": validation}, removed | copies, unknown)
 
 
-def _of_core(events: OrderedEvents, until: int, min_user: int) -> Int:
+def _of_core(events: OrderedEvents, until: int, min_user: int) -> Array:
     """Which events of catalogue items are the core's (:func:`i2vae_lib.data.filters.core_until`), bool [events]."""
     early = events.time <= until
-    enough: Int = np.bincount(events.user[early], minlength=int(events.user.max(initial=-1)) + 1) >= min_user
+    enough: Array = np.bincount(events.user[early], minlength=int(events.user.max(initial=-1)) + 1) >= min_user
     return early & enough[events.user]
 
 
@@ -471,12 +471,12 @@ def held_out(train: Rows, test: Rows, split: SplitParameters, removed: dict[str,
         )
     order = np.argsort(hashed(users, "validation", split.data_seed), kind="stable")
     held_out = belongs(train.user, users[order[:count]])
-    validation, dropped = make_cold(train.take(held_out), split.cold_share, split.data_seed)
+    validation, dropped = _make_cold(train.take(held_out), split.cold_share, split.data_seed)
     splits = {"train": train.take(~held_out), "validation": validation, "test": test}
     return Cut(splits, removed | {"validation rows of users made cold": dropped})
 
 
-def make_cold(rows: Rows, share: float, data_seed: int) -> tuple[Rows, int]:
+def _make_cold(rows: Rows, share: float, data_seed: int) -> tuple[Rows, int]:
     """Make cold-start rows among held-out users, where the data bring none.
 
     Of the users who have a row with both histories, ``share`` lose one domain's history and keep its target; which
@@ -514,7 +514,7 @@ def tail_limits(rows: Rows) -> dict[str, float]:
     return limits
 
 
-def raw_rows(catalogue: Catalogue, user: Int, domain: Int, sequences: Mapping[str, Ragged], source: Int) -> Rows:
+def raw_rows(catalogue: Catalogue, user: Array, domain: Array, sequences: Mapping[str, Ragged], source: Array) -> Rows:
     """Rows from full sequences: the last item of the own-domain sequence is the target, the rest is history."""
     target = np.zeros(len(user), dtype=np.int32)
     histories = {}

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Int, Ragged
 from i2vae_lib.data.protocols import RawPair, raw_rows
 from i2vae_lib.data.registry import REGISTRY, SOURCE, ReleasedFile
+from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, DataError, Ragged
 from i2vae_lib.progress import bar
 from i2vae_lib.runs import cache_folder, sha256_of
 
@@ -172,8 +172,8 @@ def read_pair(name: str, names: dict[str, str], train: Path, test: Path, source_
 
 @dataclass(frozen=True)
 class _Table:
-    user: Int
-    domain: Int
+    user: Array
+    domain: Array
     sequences: dict[str, Ragged]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.data.dataset import DAY, DOMAINS, CrossDomainDataset, Int, interactions
+from i2vae_lib.data.dataset import CrossDomainDataset
+from i2vae_lib.data.rows import DAY, DOMAINS, Array, interactions
 from i2vae_lib.runs import committed_path
 
 
@@ -80,7 +81,7 @@ def describe_log(dataset: CrossDomainDataset) -> pd.DataFrame:
     return table if dataset.log.common_time else table[~table["statistic"].str.contains("day")]
 
 
-def _same_day(user: Int, days: Int) -> float:
+def _same_day(user: Array, days: Array) -> float:
     """Share of events that are not their user's only one of the day: how much a tie-break decides."""
     _, inverse, counts = np.unique(np.stack([user, days]), axis=1, return_inverse=True, return_counts=True)
     return float((counts[inverse.ravel()] > 1).mean())
@@ -101,7 +102,7 @@ def length_shares(dataset: CrossDomainDataset, longest: int = 12) -> pd.DataFram
     return pd.DataFrame(table)
 
 
-def popularity_curve(counts: Int, points: int = 60) -> pd.DataFrame:
+def popularity_curve(counts: Array, points: int = 60) -> pd.DataFrame:
     """Items by falling popularity at ``points`` ranks spread evenly on a log scale: columns ``rank`` and ``users``."""
     ordered = np.sort(counts[1:])[::-1]
     ranks = np.unique(np.geomspace(1, len(ordered), points).astype(int))

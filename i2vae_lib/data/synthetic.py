@@ -27,16 +27,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, EventLog, Events, Int, LogPair, Ragged, Rows, resolution_of
 from i2vae_lib.data.protocols import RawPair, raw_rows
+from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, EventLog, Events, LogPair, Ragged, Rows, resolution_of
 from i2vae_lib.parameter_groups import SyntheticParameters
 from i2vae_lib.params import load
 from i2vae_lib.runs import write_atomically
 
 HOUR, DAY = 3_600, 86_400  # seconds
-EPOCH = 1_356_998_400  # 2013-01-01
+_EPOCH = 1_356_998_400  # 2013-01-01
 
-GENERATOR = 3
+_GENERATOR = 3
 """Version of the generating process; part of the source checksum, so that a changed world is another dataset."""
 
 
@@ -78,7 +78,7 @@ def generate_log(p: SyntheticParameters) -> LogPair:
         gaps = HOUR + rng.exponential(30 * DAY, len(owner))
         summed = np.concatenate([[0.0], np.cumsum(gaps)])
         since = summed[1:] - summed[s.offsets[:-1]][owner]
-        times = (EPOCH + start[owner] + since).astype(np.int64)
+        times = (_EPOCH + start[owner] + since).astype(np.int64)
         events[d] = Events(owner.astype(np.int32), s.values, times)
     users = np.array([f"u{u:0{len(str(p.users))}d}" for u in range(p.users)], dtype=object)
     for d in DOMAINS:
@@ -134,10 +134,10 @@ def write_logs(pair: LogPair, folder: Path) -> tuple[Path, Path]:
     return paths[0], paths[1]
 
 
-World = tuple[Catalogue, dict[str, Int], dict[str, Int], dict[str, Ragged], dict[str, Int]]
+_World = tuple[Catalogue, dict[str, Array], dict[str, Array], dict[str, Ragged], dict[str, Array]]
 
 
-def _world(p: SyntheticParameters, rng: np.random.Generator) -> World:
+def _world(p: SyntheticParameters, rng: np.random.Generator) -> _World:
     """Catalogue, truth of the items, planted vectors of the users, sequences, interests at their last events."""
     catalogue, truth = _items(p, rng)
     planted = {
@@ -153,10 +153,10 @@ def _world(p: SyntheticParameters, rng: np.random.Generator) -> World:
 
 
 def _source(p: SyntheticParameters) -> str:
-    return hashlib.sha256(f"{GENERATOR}{json.dumps(p.model_dump(), sort_keys=True)}".encode()).hexdigest()
+    return hashlib.sha256(f"{_GENERATOR}{json.dumps(p.model_dump(), sort_keys=True)}".encode()).hexdigest()
 
 
-def next_item_probabilities(truth: Mapping[str, Int], rows: Rows, index: Int, domain: str) -> Int:
+def next_item_probabilities(truth: Mapping[str, Array], rows: Rows, index: Array, domain: str) -> Array:
     """Planted probability of every item of ``domain`` at the target of rows ``index``: float64 [len(index), n + 1].
 
     Not renormalised for items already taken: a row's candidates never hold those, and a ranking is unaffected.
@@ -165,27 +165,27 @@ def next_item_probabilities(truth: Mapping[str, Int], rows: Rows, index: Int, do
     return item_probabilities(truth["interest"][rows.source[index]], domain, truth)
 
 
-def item_probabilities(interest: Int, domain: str, truth: Mapping[str, Int]) -> Int:
+def item_probabilities(interest: Array, domain: str, truth: Mapping[str, Array]) -> Array:
     """Probability of every item of ``domain`` given interests [rows, S + P]: float64 [rows, n + 1]."""
     weights = _item_weights(interest, domain, truth)
-    total: Int = weights / weights.sum(axis=1, keepdims=True)
+    total: Array = weights / weights.sum(axis=1, keepdims=True)
     return total
 
 
-def _item_weights(interest: Int, d: str, truth: Mapping[str, Int]) -> Int:
+def _item_weights(interest: Array, d: str, truth: Mapping[str, Array]) -> Array:
     """Unnormalised p(i) of the module docstring, [rows, n + 1]."""
     topics, popularity, dial = truth[f"topics_{d}"], truth[f"popularity_{d}"], float(truth["dial"])
     base = np.zeros(len(topics))
     mass = np.bincount(topics[1:], weights=popularity[1:], minlength=interest.shape[1])
     base[1:] = popularity[1:] / mass[topics[1:]]
-    weights: Int = (interest[:, topics] * base) ** dial
+    weights: Array = (interest[:, topics] * base) ** dial
     weights[:, 0] = 0.0
     return weights
 
 
-def _items(p: SyntheticParameters, rng: np.random.Generator) -> tuple[Catalogue, dict[str, Int]]:
+def _items(p: SyntheticParameters, rng: np.random.Generator) -> tuple[Catalogue, dict[str, Array]]:
     total = p.shared_topics + p.specific_topics
-    truth: dict[str, Int] = {name: np.array(getattr(p, name)) for name in ("dial", "focus", "shared_weight")}
+    truth: dict[str, Array] = {name: np.array(getattr(p, name)) for name in ("dial", "focus", "shared_weight")}
     # linked items come first in both domains and belong to shared topics: the same product has the same topic
     linked_topics = rng.integers(0, p.shared_topics, p.linked_items)
     ids, titles = {}, {}
@@ -209,13 +209,13 @@ def _title(d: str, i: int, topic: int, p: SyntheticParameters) -> str:
     return f"{kind}, item {i}"
 
 
-def _domains_of_users(p: SyntheticParameters, rng: np.random.Generator) -> dict[str, Int]:
+def _domains_of_users(p: SyntheticParameters, rng: np.random.Generator) -> dict[str, Array]:
     draw = rng.random(p.users)
     one = (1 - p.overlap) / 2
     return {"x": draw < p.overlap + one, "y": (draw < p.overlap) | (draw >= p.overlap + one)}
 
 
-def _lengths(p: SyntheticParameters, rng: np.random.Generator) -> Int:
+def _lengths(p: SyntheticParameters, rng: np.random.Generator) -> Array:
     """Two items at least, a body like the released pairs' and a lognormal long tail; the mean is ``mean_length``."""
     spread = 0.9
     mean = p.mean_length - 2 + 0.5  # rounding down takes half an item away
@@ -226,17 +226,17 @@ def _lengths(p: SyntheticParameters, rng: np.random.Generator) -> Int:
 def _walk(
     p: SyntheticParameters,
     d: str,
-    lengths: Int,
-    planted: Mapping[str, Int],
-    truth: Mapping[str, Int],
+    lengths: Array,
+    planted: Mapping[str, Array],
+    truth: Mapping[str, Array],
     rng: np.random.Generator,
-) -> tuple[Ragged, Int]:
+) -> tuple[Ragged, Array]:
     """Draw the sequences of one domain, event by event for all users at once; returns them and the last interests."""
     mixed = np.concatenate([p.shared_weight * planted["shared"], (1 - p.shared_weight) * planted[d]], axis=1)
     logits = np.log(mixed + 1e-4)
     last = mixed.copy()
     rank = np.argsort(-lengths, kind="stable")  # longest first: active users are a prefix
-    steps: list[Int] = []
+    steps: list[Array] = []
     for step in range(int(lengths.max())):
         active = rank[: int((lengths > step).sum())]
         logits[active] += p.drift * rng.standard_normal((len(active), logits.shape[1]))
@@ -256,7 +256,7 @@ def _walk(
     return ragged, last
 
 
-def _is_last(s: Ragged) -> Int:
+def _is_last(s: Ragged) -> Array:
     """Which values end a list: bool [total]."""
     last = np.zeros(len(s.values), dtype=bool)
     last[s.offsets[1:][s.lengths > 0] - 1] = True

@@ -33,21 +33,21 @@ def masked_mean(states: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     return summed / weight.sum(dim=1, keepdim=True).clamp(min=1.0)
 
 
-class Correction(nn.Linear):
+class ZeroInitLinear(nn.Linear):
     """Output layer of a residual branch. Initialised to zero, so training starts from the unmodified input."""
 
 
 def initialise(model: nn.Module, generator: torch.Generator) -> None:
     """Draw every weight: linear layers and GRUs Xavier-uniform with zero bias, embeddings N(0, 1 / d), padding 0.
 
-    A :class:`Correction` is zero.
+    A :class:`ZeroInitLinear` is zero.
 
     The log-variance of a :class:`GaussianHead` starts near its ``initial_log_variance``, with weights a tenth of
     Xavier's.
     """
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, Correction):
+            if isinstance(module, ZeroInitLinear):
                 nn.init.zeros_(module.weight)
                 nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Linear):
@@ -132,7 +132,7 @@ class ResidualSequenceEncoder(SequenceEncoder):
 
     def __init__(self, d: int, length: int, blocks: int, heads: int, causal: bool, rate: float):
         super().__init__(d, length, blocks, heads, causal, rate)
-        self.correction = Correction(d, d)
+        self.correction = ZeroInitLinear(d, d)
 
     def forward(self, vectors: torch.Tensor, valid: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         states = super().forward(vectors, valid, generator)
@@ -165,7 +165,7 @@ class ResidualHead(GaussianHead):
     Departs: the paper has mu = MLP(S).
     """
 
-    last = Correction
+    last = ZeroInitLinear
 
     def forward(self, pooled: torch.Tensor) -> Gaussian:
         q = super().forward(pooled)
@@ -190,7 +190,7 @@ class Decoder(nn.Module):
 class ResidualDecoder(Decoder):
     """Sum of the latents + MLP (``model.path`` = residual). Departs: the paper has the MLP alone."""
 
-    last = Correction
+    last = ZeroInitLinear
 
     def forward(self, specific: torch.Tensor, transferable: torch.Tensor, augmented: torch.Tensor) -> torch.Tensor:
         return specific + transferable + augmented + super().forward(specific, transferable, augmented)
@@ -226,10 +226,10 @@ class CrossDomainPosterior(nn.Module):
         return self.head(masked_mean(answers, own_valid))
 
 
-class CorrectingHead(GaussianHead):
+class _CorrectingHead(GaussianHead):
     """A :class:`GaussianHead` whose mean starts at zero and is added to another mean."""
 
-    last = Correction
+    last = ZeroInitLinear
 
 
 class ResidualCrossDomainPosterior(CrossDomainPosterior):
@@ -240,7 +240,7 @@ class ResidualCrossDomainPosterior(CrossDomainPosterior):
     Departs: the paper has the attention alone.
     """
 
-    gaussian = CorrectingHead
+    gaussian = _CorrectingHead
 
     def forward(
         self, own: torch.Tensor, own_valid: torch.Tensor, other: torch.Tensor, other_valid: torch.Tensor

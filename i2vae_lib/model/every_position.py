@@ -32,16 +32,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from i2vae_lib.data.dataset import DOMAINS, Int, other
+from i2vae_lib.data.rows import DOMAINS, Array, other
 from i2vae_lib.evidence import Evidence
-from i2vae_lib.model.encoders import Correction, ResidualHead, initialise, masked_mean
+from i2vae_lib.model.encoders import ResidualHead, ZeroInitLinear, initialise, masked_mean
 from i2vae_lib.model.i2vae import Draws, Latents, Network, Prior
 from i2vae_lib.model.latents import where
 from i2vae_lib.model.transformers import CausalTransformer, LiGRBlock
 from i2vae_lib.parameter_groups import ModelParameters
 
 SCALE = 0.7  # length of an item vector at the start
-POSITION = 0.15  # of position vectors at the start, against what `initialise` draws
+_POSITION = 0.15  # of position vectors at the start, against what `initialise` draws
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Evident(nn.Module):
     def __init__(self, d: int, items: int, kernels: int, half_lives: int):
         super().__init__()
         self.kernels, self.half_lives = kernels, half_lives
-        self.adapter = Correction(d, d)
+        self.adapter = ZeroInitLinear(d, d)
         self.log_scale = nn.Parameter(torch.zeros(()))
         self.bias = nn.Parameter(torch.zeros(items))
         shown, believed = 2 + 2 * kernels, 2 * kernels + 1
@@ -159,7 +159,7 @@ class EveryPosition(Network):
         self.augmented_prior = self.prior if p.shared_prior else nn.ModuleDict({one: Prior(d) for one in DOMAINS})
         self.shares = nn.ParameterDict({one: nn.Parameter(torch.zeros(3)) for one in DOMAINS})
         self.decoder = nn.ModuleDict(
-            {one: nn.Sequential(nn.Linear(3 * d, d), nn.ReLU(), Correction(d, d)) for one in DOMAINS}
+            {one: nn.Sequential(nn.Linear(3 * d, d), nn.ReLU(), ZeroInitLinear(d, d)) for one in DOMAINS}
         )
         self.scores = nn.ModuleDict({one: Evident(d, sizes[one], kernels, half_lives) for one in DOMAINS})
 
@@ -220,8 +220,8 @@ def build(
     p: ModelParameters,
     sizes: Mapping[str, int],
     evidence: Evidence,
-    vectors: Mapping[str, Int] | None,
-    popularity: Mapping[str, Int],
+    vectors: Mapping[str, Array] | None,
+    popularity: Mapping[str, Array],
     generator: torch.Generator,
 ) -> EveryPosition:
     """A model with every weight drawn from ``generator``, its biases at half of log(1 + popularity).
@@ -236,7 +236,7 @@ def build(
     model = EveryPosition(sizes, p, len(evidence.left_out), len(evidence.p.half_lives))
     initialise(model, generator)
     with torch.no_grad():
-        model.encoder.position.weight.mul_(POSITION)
+        model.encoder.position.weight.mul_(_POSITION)
         for d in DOMAINS:
             scores: Evident = model.scores[d]  # type: ignore[assignment]
             scores.bias.copy_(torch.from_numpy(0.5 * np.log1p(popularity[d][1:])))

@@ -29,18 +29,18 @@ from torch.nn import functional as F
 
 from i2vae_lib import graphs
 from i2vae_lib.data.batches import Tensors, draw_others
-from i2vae_lib.data.dataset import DOMAINS, Int, Ragged, Rows, interactions
+from i2vae_lib.data.rows import DOMAINS, Array, Ragged, Rows, interactions
 from i2vae_lib.model.encoders import dropout, initialise
 from i2vae_lib.model.latents import Gaussian
 
-SLOPE = 0.1  # of the leaky ReLU
+_SLOPE = 0.1  # of the leaky ReLU
 
 
 @dataclass(frozen=True)
 class Bipartite:
     """One domain's training graph. Only users with an edge are in it, numbered 0…m - 1 (a *line*)."""
 
-    users: Int  # int64 [m]: each line's number among all training users, ascending
+    users: Array  # int64 [m]: each line's number among all training users, ascending
     taken: Ragged  # items 1…n of each line
     size: int  # n
     index: torch.Tensor  # ``users`` on the device
@@ -48,7 +48,7 @@ class Bipartite:
     to_items: graphs.Product  # VU [n, m]
 
     @classmethod
-    def of(cls, user: Int, item: Int, size: int, device: torch.device) -> Self:
+    def of(cls, user: Array, item: Array, size: int, device: torch.device) -> Self:
         """Of distinct pairs of a user (number among all) and an item (1…size), ordered by user."""
         users, line = np.unique(user, return_inverse=True)
         matrix = graphs.binary(line, item - 1, (len(users), size))
@@ -63,7 +63,7 @@ class Bipartite:
 
 
 def bipartites(train: Rows, device: torch.device) -> dict[str, Bipartite]:
-    """Each domain's graph of the training interactions; users are numbered as ``people(train)`` has them."""
+    """Each domain's graph of the training interactions; users are numbered as ``user_sequences(train)`` has them."""
     pairs = interactions(train)
     return {d: Bipartite.of(*pairs[d], train.catalogue.size(d), device) for d in DOMAINS}
 
@@ -120,7 +120,7 @@ class Layer(nn.Module):
     def messages(self, vectors: torch.Tensor, away: graphs.Product) -> torch.Tensor:
         """Own side's vectors [m, d] -> the other side's messages [n, d]."""
         # (A x) W in place of A (x W): what was multiplied once serves every W
-        return F.leaky_relu(self.away(away @ vectors), SLOPE)
+        return F.leaky_relu(self.away(away @ vectors), _SLOPE)
 
     def receive(self, heard: torch.Tensor, vectors: torch.Tensor) -> Any:
         """Means of the messages [m, d] and the own vectors [m, d] -> what the layer gives."""
@@ -132,7 +132,7 @@ class Layer(nn.Module):
         return self.receive(back @ sent, vectors), sent
 
 
-class HiddenLayer(Layer):
+class _HiddenLayer(Layer):
     """Deterministic: [m, d] -> [m, d]."""
 
     def __init__(self, d: int):
@@ -141,11 +141,11 @@ class HiddenLayer(Layer):
         self.union = nn.Linear(2 * d, d)
 
     def receive(self, heard: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-        own = F.leaky_relu(self.back(heard), SLOPE)
+        own = F.leaky_relu(self.back(heard), _SLOPE)
         return F.relu(self.union(torch.cat([own, vectors], dim=1)))
 
 
-class LastLayer(Layer):
+class _LastLayer(Layer):
     """[m, d] -> a posterior [m, d]."""
 
     def __init__(self, d: int):
@@ -156,8 +156,8 @@ class LastLayer(Layer):
         self.union_log_variance = nn.Linear(2 * d, d)
 
     def receive(self, heard: torch.Tensor, vectors: torch.Tensor) -> Gaussian:
-        mean = F.leaky_relu(self.back_mean(heard), SLOPE)
-        log_variance = F.leaky_relu(self.back_log_variance(heard), SLOPE)
+        mean = F.leaky_relu(self.back_mean(heard), _SLOPE)
+        log_variance = F.leaky_relu(self.back_log_variance(heard), _SLOPE)
         return Gaussian(
             self.union_mean(torch.cat([mean, vectors], dim=1)),
             self.union_log_variance(torch.cat([log_variance, vectors], dim=1)).clamp(-10.0, 4.0),
@@ -173,12 +173,12 @@ class Encoded:
     messages: list[torch.Tensor]  # [n, d] of each layer
 
 
-class Path(nn.Module):
+class UserOrItemPath(nn.Module):
     """The layers of one side."""
 
     def __init__(self, d: int, layers: int, rate: float):
         super().__init__()
-        self.layers = nn.ModuleList([*(HiddenLayer(d) for _ in range(layers - 1)), LastLayer(d)])
+        self.layers = nn.ModuleList([*(_HiddenLayer(d) for _ in range(layers - 1)), _LastLayer(d)])
         self.rate = rate
 
     def forward(
@@ -199,8 +199,8 @@ class VBGE(nn.Module):
 
     def __init__(self, d: int, layers: int, rate: float):
         super().__init__()
-        self.users = Path(d, layers, rate)
-        self.items = Path(d, layers, rate)
+        self.users = UserOrItemPath(d, layers, rate)
+        self.items = UserOrItemPath(d, layers, rate)
 
     def forward(
         self, users: torch.Tensor, items: torch.Tensor, graph: Bipartite, generator: torch.Generator | None
@@ -217,7 +217,7 @@ def initialise_encoders(module: nn.Module, generator: torch.Generator, initial_l
     initialise(module, generator)
     with torch.no_grad():
         for one in module.modules():
-            if isinstance(one, LastLayer):
+            if isinstance(one, _LastLayer):
                 one.union_log_variance.weight.mul_(0.1)
                 one.union_log_variance.bias.fill_(initial_log_variance)
 
@@ -231,7 +231,7 @@ def pooling(rows: Rows, domain: str, device: torch.device) -> graphs.Adjacency:
 
 
 def folded(
-    path: Path, messages: Sequence[torch.Tensor], pool: graphs.Adjacency
+    path: UserOrItemPath, messages: Sequence[torch.Tensor], pool: graphs.Adjacency
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """New users through a trained users' path, its messages frozen.
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from i2vae_lib.data.batches import Side
-from i2vae_lib.data.dataset import DOMAINS, other
+from i2vae_lib.data.rows import DOMAINS, other
 from i2vae_lib.model.encoders import (
     CrossDomainPosterior,
     Decoder,
@@ -85,7 +85,7 @@ class Prior(nn.Module):
 
 
 @dataclass(frozen=True)
-class Path:
+class Modules:
     """The modules on the way from a sequence to an interest: the paper's, or others that stand in their places."""
 
     encoder: type[SequenceEncoder] = SequenceEncoder
@@ -94,9 +94,9 @@ class Path:
     decoder: type[Decoder] = Decoder
 
 
-PATHS = {
-    "mlp": Path(),
-    "residual": Path(ResidualSequenceEncoder, ResidualHead, ResidualCrossDomainPosterior, ResidualDecoder),
+_PATHS = {
+    "mlp": Modules(),
+    "residual": Modules(ResidualSequenceEncoder, ResidualHead, ResidualCrossDomainPosterior, ResidualDecoder),
 }
 
 
@@ -149,7 +149,7 @@ class I2VAENetwork(Network):
         Which modules it is made of (:func:`build` picks them by ``model.path``).
     """
 
-    def __init__(self, sizes: Mapping[str, int], p: ModelParameters, path: Path):
+    def __init__(self, sizes: Mapping[str, int], p: ModelParameters, path: Modules):
         super().__init__()
 
         def encoder(length: int, causal: bool) -> SequenceEncoder:
@@ -221,6 +221,6 @@ def build(p: ModelParameters, sizes: Mapping[str, int], generator: torch.Generat
 
     The log-variance heads start at ``model.initial_log_variance`` (:func:`initialise`).
     """
-    model = I2VAENetwork(sizes, p, PATHS[p.path])
+    model = I2VAENetwork(sizes, p, _PATHS[p.path])
     initialise(model, generator)
     return model

@@ -20,7 +20,7 @@ from i2vae_lib.model.latents import Gaussian, annealing, kl, kl_per_dimension, s
 from i2vae_lib.model.likelihoods import bernoulli, categorical
 from i2vae_lib.parameter_groups import ObjectiveParameters
 
-Reconstruction = Callable[[Any, torch.Tensor, Any, str], torch.Tensor]
+_Reconstruction = Callable[[Any, torch.Tensor, Any, str], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Objective:
 
     p: ObjectiveParameters
     T: int
-    reconstruction: Reconstruction
+    reconstruction: _Reconstruction
 
     def terms(
         self, model: Network, side: Any, domain: str, latents: Latents, interest: torch.Tensor

@@ -35,18 +35,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from i2vae_lib.data.dataset import DOMAINS, PAD, Rows
+from i2vae_lib.data.rows import DOMAINS, PAD, Rows
 from i2vae_lib.model.encoders import dropout
 from i2vae_lib.model.transformers import Attention
 from i2vae_lib.parameter_groups import ABXIParameters
 from i2vae_lib.recommenders.every_position import EveryPosition
-from i2vae_lib.recommenders.readings import Merged
+from i2vae_lib.recommenders.separate_or_merged import Merged
 from i2vae_lib.training import Stage
 
 MERGED = "merged"
 
 
-class LowRank(nn.Module):
+class _LowRank(nn.Module):
     """x -> x U V with U [d, r] and V [r, d]."""
 
     def __init__(self, d: int, rank: int):
@@ -85,10 +85,10 @@ class Network(nn.Module):
         self.attention = Attention(d, p.heads)
         self.norm = nn.LayerNorm(d)
         self.shared = SwiGLU(d, p.hidden)
-        self.adapters = nn.ModuleDict({s: LowRank(d, p.domain_rank) for s in (MERGED, *DOMAINS)})
+        self.adapters = nn.ModuleDict({s: _LowRank(d, p.domain_rank) for s in (MERGED, *DOMAINS)})
         self.adapted = nn.ModuleDict({s: nn.LayerNorm(d) for s in (MERGED, *DOMAINS)})
         self.invariant = SwiGLU(d, p.hidden)
-        self.from_both = nn.ModuleDict({s: LowRank(d, p.invariant_rank) for s in DOMAINS})
+        self.from_both = nn.ModuleDict({s: _LowRank(d, p.invariant_rank) for s in DOMAINS})
         self.both = nn.LayerNorm(d)
         self.specific = nn.ModuleDict({s: SwiGLU(d, p.hidden) for s in DOMAINS})
         self.own = nn.ModuleDict({s: nn.LayerNorm(d) for s in DOMAINS})
@@ -149,7 +149,7 @@ class ABXI(EveryPosition):
         module = super().build(weights)
         with torch.no_grad():
             for one in module.modules():
-                if isinstance(one, LowRank):
+                if isinstance(one, _LowRank):
                     nn.init.normal_(one.down.weight, std=1 / 50, generator=weights)
                     nn.init.zeros_(one.up.weight)
         return module

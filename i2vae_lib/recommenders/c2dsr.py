@@ -57,14 +57,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from i2vae_lib.data.batches import Tensors, bucketed
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Ragged, Rows, other
-from i2vae_lib.data.people import windows, with_targets
+from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Ragged, Rows, other
+from i2vae_lib.data.user_sequences import windows, with_targets
 from i2vae_lib.graphs import Product, successors
 from i2vae_lib.model.encoders import SequenceEncoder, dropout, initialise, masked_mean
 from i2vae_lib.model.likelihoods import bernoulli, categorical_mean
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
-from i2vae_lib.recommenders.readings import Merged
+from i2vae_lib.recommenders.separate_or_merged import Merged
 from i2vae_lib.recommenders.trained import Trained, dot
 from i2vae_lib.training import Stage
 
@@ -82,7 +82,7 @@ class View(Tensors):
 
 
 @dataclass(frozen=True)
-class Corrupted(Tensors):
+class _Corrupted(Tensors):
     """Merged sequences in which items of a domain d gave way to random ones, of rows for which that says anything."""
 
     rows: torch.Tensor  # int64 [c]
@@ -122,7 +122,7 @@ def views(reading: Merged, sequences: Ragged, length: int) -> dict[str, View]:
     return found
 
 
-def corrupted(reading: Merged, batch: Mapping[str, View], domain: str, rng: np.random.Generator) -> Corrupted:
+def corrupted(reading: Merged, batch: Mapping[str, View], domain: str, rng: np.random.Generator) -> _Corrupted:
     """Random items of ``domain`` in place of the true ones, where r^domain and R^other are both there.
 
     Only of rows where an item of ``domain`` comes before the last slot of the other view: encoders are causal, so what
@@ -136,17 +136,17 @@ def corrupted(reading: Merged, batch: Mapping[str, View], domain: str, rng: np.r
     inputs, inside = inputs[informative], inside[informative]
     drawn = rng.integers(1, reading.catalogue.size(domain) + 1, inputs.shape) + reading.offset(domain)
     arrays = both[informative], np.where(inside, drawn, inputs), line[informative], standing[informative]
-    return Corrupted(*(torch.from_numpy(np.asarray(one)) for one in arrays))
+    return _Corrupted(*(torch.from_numpy(np.asarray(one)) for one in arrays))
 
 
-def _within(reading: Merged, items: Int, domain: str) -> Int:
+def _within(reading: Merged, items: Array, domain: str) -> Array:
     """Which merged numbers are of a domain."""
     low = reading.offset(domain)
-    found: Int = (items > low) & (items <= low + reading.catalogue.size(domain))
+    found: Array = (items > low) & (items <= low + reading.catalogue.size(domain))
     return found
 
 
-def _view(rows: Int, inputs: Int, targets: Int, standing: Int) -> View:
+def _view(rows: Array, inputs: Array, targets: Array, standing: Array) -> View:
     whole = [torch.from_numpy(one.astype(np.int64)) for one in (rows, inputs, targets)]
     return View(whole[0], whole[1], whole[2], torch.from_numpy(standing))
 
@@ -236,7 +236,7 @@ class C2DSR(Trained):
 
         yield Stage("c2dsr", self.module, self.loss, batches, len(sequences), steps, beta2=0.98)
 
-    def batch(self, sequences: Ragged, rng: np.random.Generator) -> dict[str, View | Corrupted]:
+    def batch(self, sequences: Ragged, rng: np.random.Generator) -> dict[str, View | _Corrupted]:
         """The views of merged training sequences, and their corruption."""
         shown = views(self.reading, sequences, self.params.model.T)
         return shown | {f"corrupted {d}": corrupted(self.reading, shown, d, rng) for d in DOMAINS}
@@ -312,7 +312,7 @@ class C2DSR(Trained):
         """infomax_d of the rows that have it."""
         parts = {}
         for d in DOMAINS:
-            one: Corrupted = batch[f"corrupted {d}"]
+            one: _Corrupted = batch[f"corrupted {d}"]
             if not len(one.rows):
                 continue
             discriminate = self.module.discriminators[d]

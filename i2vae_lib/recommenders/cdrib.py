@@ -52,7 +52,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from i2vae_lib.data.batches import Tensors
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Rows, other
+from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows, other
 from i2vae_lib.model.graph_encoders import (
     VBGE,
     Bipartite,
@@ -70,11 +70,11 @@ from i2vae_lib.recommenders.graph_encoded import GraphEncoded
 from i2vae_lib.recommenders.trained import dot
 from i2vae_lib.training import Stage
 
-CRITIC = 100  # units of the discriminator's second layer
+_CRITIC = 100  # units of the discriminator's second layer
 
 
 @dataclass(frozen=True)
-class Contrast(Tensors):
+class _Contrast(Tensors):
     """Users of both domains, and another user of each domain beside them; lines of the graphs, int64 [k] each."""
 
     x: torch.Tensor
@@ -83,7 +83,7 @@ class Contrast(Tensors):
     other_y: torch.Tensor
 
 
-class Bottleneck(nn.Module):
+class _Bottleneck(nn.Module):
     """All tables and encoders, and the discriminator."""
 
     def __init__(self, users: Mapping[str, int], items: Mapping[str, int], p: Parameters):
@@ -93,7 +93,7 @@ class Bottleneck(nn.Module):
         self.items = nn.ModuleDict({key: nn.Embedding(items[key], d) for key in DOMAINS})
         self.encoders = nn.ModuleDict({key: VBGE(d, own.layers, own.dropout) for key in DOMAINS})
         self.critic = nn.Sequential(
-            nn.Linear(2 * own.layers * d, d), nn.ReLU(), nn.Linear(d, CRITIC), nn.ReLU(), nn.Linear(CRITIC, 1)
+            nn.Linear(2 * own.layers * d, d), nn.ReLU(), nn.Linear(d, _CRITIC), nn.ReLU(), nn.Linear(_CRITIC, 1)
         )
 
     def agreement(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -111,7 +111,7 @@ def hinge(positive: torch.Tensor, negative: torch.Tensor, margin: float) -> torc
     return F.relu(margin - positive + negative).mean()
 
 
-def counterparts(graphs: Mapping[str, Bipartite], users: int) -> dict[str, Int]:
+def counterparts(graphs: Mapping[str, Bipartite], users: int) -> dict[str, Array]:
     """Each domain's users' lines in the other domain, int64 [m]; -1 where they have none."""
     line = {d: np.full(users, -1, dtype=np.int64) for d in graphs}
     for d, graph in graphs.items():
@@ -119,7 +119,7 @@ def counterparts(graphs: Mapping[str, Bipartite], users: int) -> dict[str, Int]:
     return {d: line[other(d)][graph.users] for d, graph in graphs.items()}
 
 
-def draw_contrast(twins: Mapping[str, Int], count: int, rng: np.random.Generator) -> Contrast | None:
+def draw_contrast(twins: Mapping[str, Array], count: int, rng: np.random.Generator) -> _Contrast | None:
     """Up to ``count`` users of both domains, and partners that are somebody else; None where there is nobody."""
     overlapping = np.flatnonzero(twins["x"] >= 0)
     if not len(overlapping) or min(len(one) for one in twins.values()) < 2:
@@ -130,7 +130,7 @@ def draw_contrast(twins: Mapping[str, Int], count: int, rng: np.random.Generator
     for d, anchor in lines_of.items():
         drawn = rng.integers(0, len(twins[d]) - 1, len(anchor))
         partners[d] = drawn + (drawn >= anchor)  # the anchor's own line is left out
-    return Contrast(*(torch.from_numpy(one) for part in (lines_of, partners) for one in part.values()))
+    return _Contrast(*(torch.from_numpy(one) for part in (lines_of, partners) for one in part.values()))
 
 
 class CDRIB(GraphEncoded):
@@ -144,17 +144,17 @@ class CDRIB(GraphEncoded):
 
     def adopt(self, train: Rows, generator: Generator | None) -> None:
         super().adopt(train, generator)
-        twins = counterparts(self.graphs, len(self.people))
+        twins = counterparts(self.graphs, len(self.user_ids))
         self.twins = {d: torch.from_numpy(one).to(self.device) for d, one in twins.items()}
 
     def network(self, users: Mapping[str, int]) -> nn.Module:
-        return Bottleneck(users, self.sizes, self.params)
+        return _Bottleneck(users, self.sizes, self.params)
 
     def stages(self, train: Rows) -> Iterator[Stage]:
         own = self.params.cdrib
         twins = {d: one.cpu().numpy() for d, one in self.twins.items()}
 
-        def batches(rng: np.random.Generator) -> Iterator[dict[str, Triples | Contrast]]:
+        def batches(rng: np.random.Generator) -> Iterator[dict[str, Triples | _Contrast]]:
             for batch in interaction_batches(self.graphs, own.batch_size, rng):
                 contrast = draw_contrast(twins, own.contrasted, rng)
                 yield {**batch} if contrast is None else {**batch, "contrast": contrast}
@@ -192,7 +192,7 @@ class CDRIB(GraphEncoded):
         value = torch.stack([weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
         return value, {name: part.detach() for name, part in parts.items()}
 
-    def contrast(self, drawn: Contrast, users: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def contrast(self, drawn: _Contrast, users: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The hinge of both kinds of partners, over all users' vectors [m, L d] of each domain."""
         margin, agreement = self.params.cdrib.margin, self.module.agreement
         x, y = lines(drawn.x, users["x"]), lines(drawn.y, users["y"])

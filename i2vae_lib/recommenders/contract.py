@@ -16,8 +16,8 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from i2vae_lib.data.dataset import DOMAINS, PAD, Catalogue, DataError, Int, Rows
 from i2vae_lib.data.histories import encoded_lists, rows_asking
+from i2vae_lib.data.rows import DOMAINS, PAD, Array, Catalogue, DataError, Rows
 from i2vae_lib.evaluation import refuse_non_finite
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator, best_columns
@@ -51,7 +51,7 @@ class Recommender(Protocol):
         """
         ...
 
-    def score(self, rows: Rows, candidates: Int) -> Int:
+    def score(self, rows: Rows, candidates: Array) -> Array:
         """Scores of candidates in each row's target domain; higher is better.
 
         Parameters
@@ -98,8 +98,8 @@ class Recommender(Protocol):
 
 
 def best_items(
-    recommender: Recommender, rows: Rows, domain: str, k: int, among: Int | None = None
-) -> Iterator[tuple[Int, Int]]:
+    recommender: Recommender, rows: Rows, domain: str, k: int, among: Array | None = None
+) -> Iterator[tuple[Array, Array]]:
     """The k best items of ``domain`` for rows that all ask for it, some rows at a time: memory does not grow with them.
 
     Parameters
@@ -154,7 +154,7 @@ def recommend(
     return found
 
 
-def check_candidates(rows: Rows, candidates: Int) -> None:
+def check_candidates(rows: Rows, candidates: Array) -> None:
     """Refuse candidates outside the vocabulary of a row's target domain (0 is padding, not an item)."""
     if candidates.shape[0] != len(rows):
         raise DataError(f"{len(rows)} rows but candidates of shape {candidates.shape}")
@@ -169,7 +169,7 @@ def check_candidates(rows: Rows, candidates: Int) -> None:
             )
 
 
-def gather(table: Mapping[str, Int], rows: Rows, candidates: Int) -> Int:
+def gather(table: Mapping[str, Array], rows: Rows, candidates: Array) -> Array:
     """Look candidates up in one number per item and domain: float32 [rows, k]."""
     scores = np.zeros(candidates.shape, dtype=np.float32)
     for d in DOMAINS:
@@ -178,7 +178,7 @@ def gather(table: Mapping[str, Int], rows: Rows, candidates: Int) -> Int:
     return scores
 
 
-def without_evidence(rows: Rows) -> Int:
+def without_evidence(rows: Rows) -> Array:
     """Rows with no history at all: every recommender ranks them by popularity, so nobody wins by a fallback."""
-    blank: Int = (rows.lengths("own") == 0) & (rows.lengths("other") == 0)
+    blank: Array = (rows.lengths("own") == 0) & (rows.lengths("other") == 0)
     return blank

@@ -52,8 +52,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from i2vae_lib.data.batches import Tensors, bucketed_streams, draw_negatives
-from i2vae_lib.data.dataset import DOMAINS, PAD, Catalogue, Ragged, Rows, other, packed, unpacked
-from i2vae_lib.data.people import people, right_padded
+from i2vae_lib.data.rows import DOMAINS, PAD, Catalogue, Ragged, Rows, other, packed, unpacked
+from i2vae_lib.data.user_sequences import right_padded, user_sequences
 from i2vae_lib.graphs import binary
 from i2vae_lib.model.encoders import dropout, initialise
 from i2vae_lib.model.likelihoods import bernoulli
@@ -78,7 +78,7 @@ class Asked(Tensors):
 
 
 def padded(histories: Ragged, width: int) -> torch.Tensor:
-    """:func:`i2vae_lib.data.people.right_padded` as indices: int64 [n, L]."""
+    """:func:`i2vae_lib.data.user_sequences.right_padded` as indices: int64 [n, L]."""
     return torch.from_numpy(right_padded(histories, width).astype(np.int64))
 
 
@@ -93,7 +93,7 @@ def orthogonality(matrix: torch.Tensor) -> torch.Tensor:
     return (matrix.T @ matrix - torch.eye(len(matrix), device=matrix.device)).square().sum()
 
 
-class Head(nn.Module):
+class _Head(nn.Module):
     """MLP([preference; item; user]). Its first layer is linear, so each part goes through it once, not once a pair."""
 
     def __init__(self, d: int, hidden: tuple[int, int]):
@@ -131,7 +131,7 @@ class Side(nn.Module):
         self.attention = nn.Sequential(
             nn.Linear(d, p.dasl.attention), nn.Tanh(), nn.Linear(p.dasl.attention, 1, bias=False)
         )
-        self.head = Head(d, p.dasl.hidden)
+        self.head = _Head(d, p.dasl.hidden)
 
     def read(self, history: torch.Tensor, user: torch.Tensor) -> torch.Tensor:
         """Item numbers [B, L] of this domain and user vectors [B, d] -> states [B, L, d], 0 for rows without any."""
@@ -142,7 +142,7 @@ class Side(nn.Module):
         return empty.index_copy(0, some, self.gru(steps)[0]) if len(some) else empty
 
 
-class Dual(nn.Module):
+class _Dual(nn.Module):
     """Both sides, and the map of user vectors between them."""
 
     def __init__(self, sizes: Mapping[str, int], users: Mapping[str, int], p: Parameters):
@@ -181,7 +181,7 @@ class DASL(Trained):
         self.whole: Mapping[str, Ragged] = {}  # domain -> their sequences; empty after load
 
     def adopt(self, train: Rows, generator: Generator | None) -> None:
-        found = people(train)
+        found = user_sequences(train)
         has = {d: np.flatnonzero(found.sequences[d].lengths) for d in DOMAINS}
         self.users = {d: [str(one) for one in found.users[has[d]]] for d in DOMAINS}
         if self.params.protocol == "temporal":
@@ -189,7 +189,7 @@ class DASL(Trained):
         self.whole = {d: found.sequences[d].take(has[d]) for d in DOMAINS}
 
     def build(self, weights: torch.Generator) -> nn.Module:
-        module = Dual(self.sizes, {d: len(self.users[d]) for d in DOMAINS}, self.params)
+        module = _Dual(self.sizes, {d: len(self.users[d]) for d in DOMAINS}, self.params)
         initialise(module, weights)
         for d in DOMAINS:
             # near 0, as in the released code: what a user's vector then holds is what was learnt of the user

@@ -48,14 +48,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, Rows
+from i2vae_lib.data.rows import DOMAINS, Catalogue, Rows
 from i2vae_lib.graphs import Adjacency, domain_histories
 from i2vae_lib.model.encoders import dropout
 from i2vae_lib.model.graph_encoders import (
     VBGE,
     Bipartite,
-    Path,
     Triples,
+    UserOrItemPath,
     interaction_batches,
     lines,
     pooling,
@@ -70,7 +70,7 @@ from i2vae_lib.recommenders.trained import dot
 from i2vae_lib.training import Stage
 
 
-class Disentangled(nn.Module):
+class _Disentangled(nn.Module):
     """All tables and encoders; tables of users have a line for each user that the domain has."""
 
     def __init__(self, users: Mapping[str, int], items: Mapping[str, int], p: Parameters):
@@ -80,8 +80,8 @@ class Disentangled(nn.Module):
         self.shared_users = nn.ModuleDict({key: nn.Embedding(users[key], d) for key in DOMAINS})
         self.items = nn.ModuleDict({key: nn.Embedding(items[key], d) for key in DOMAINS})
         self.specific = nn.ModuleDict({key: VBGE(d, own.layers, own.dropout) for key in DOMAINS})
-        self.alone = nn.ModuleDict({key: Path(d, own.layers, own.dropout) for key in DOMAINS})
-        self.shared = nn.ModuleDict({key: Path(d, own.layers, own.dropout) for key in DOMAINS})
+        self.alone = nn.ModuleDict({key: UserOrItemPath(d, own.layers, own.dropout) for key in DOMAINS})
+        self.shared = nn.ModuleDict({key: UserOrItemPath(d, own.layers, own.dropout) for key in DOMAINS})
 
 
 def shares(graphs: Mapping[str, Bipartite], users: int) -> dict[str, torch.Tensor]:
@@ -121,7 +121,7 @@ def mixed(parts: Mapping[str, Any], share: Mapping[str, torch.Tensor], spread: M
 
 
 def shared_posterior(
-    module: Disentangled,
+    module: _Disentangled,
     graphs: Mapping[str, Bipartite],
     share: Mapping[str, torch.Tensor],
     users: int,
@@ -149,7 +149,7 @@ def shared_posterior(
 
 
 def shared_mean(
-    paths: Mapping[str, Path],
+    paths: Mapping[str, UserOrItemPath],
     messages: Mapping[str, list[torch.Tensor]],
     pools: Mapping[str, Adjacency],
     share: Mapping[str, torch.Tensor],
@@ -180,10 +180,10 @@ class DisenCDR(GraphEncoded):
 
     def adopt(self, train: Rows, generator: Generator | None) -> None:
         super().adopt(train, generator)
-        self.share = shares(self.graphs, len(self.people))
+        self.share = shares(self.graphs, len(self.user_ids))
 
     def network(self, users: Mapping[str, int]) -> nn.Module:
-        return Disentangled(users, self.sizes, self.params)
+        return _Disentangled(users, self.sizes, self.params)
 
     def stages(self, train: Rows) -> Iterator[Stage]:
         own = self.params.disencdr
@@ -207,7 +207,7 @@ class DisenCDR(GraphEncoded):
         weights: dict[str, float] = {}
         shared, z_shared = None, None
         if self.sharing:
-            shared, _ = shared_posterior(module, self.graphs, self.share, len(self.people), generator)
+            shared, _ = shared_posterior(module, self.graphs, self.share, len(self.user_ids), generator)
             z_shared = sample(shared, generator)
             parts["kl/shared"] = kl(shared, standard_like(shared)).mean()
             weights["kl/shared"] = own.kl_weight * (1 - own.beta)
@@ -237,8 +237,8 @@ class DisenCDR(GraphEncoded):
 
     def freeze(self) -> None:
         module = self.module
-        shared, messages = shared_posterior(module, self.graphs, self.share, len(self.people), None)
-        self.remember("shared", self.people, shared.mean)
+        shared, messages = shared_posterior(module, self.graphs, self.share, len(self.user_ids), None)
+        self.remember("shared", self.user_ids, shared.mean)
         for d, graph in self.graphs.items():
             users, items = module.specific[d](module.users[d].weight, module.items[d].weight, graph, None)
             self.freeze_messages(f"shared {d}", messages[d])

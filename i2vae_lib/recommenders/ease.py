@@ -21,7 +21,7 @@ Departs
     - where both sides exceed ``references.ease_limit``, only that many items, the most popular, are learnt; a warning
       says so and ``chosen`` counts them;
     - float32;
-    - popularity orders candidates of equal score, and those of score 0 (:mod:`i2vae_lib.recommenders.neighbours`).
+    - popularity orders candidates of equal score, and those of score 0 (:mod:`i2vae_lib.recommenders.from_histories`).
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ import numpy as np
 from scipy import sparse
 from scipy.linalg import lapack
 
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Int, Rows
+from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, DataError, Rows
 from i2vae_lib.graphs import entries_apart, user_items, users_of_items
 from i2vae_lib.params import Parameters
-from i2vae_lib.recommenders.neighbours import Axis, FromHistories, Setting, arrays_of, matrix_of
+from i2vae_lib.recommenders.from_histories import Axis, FromHistories, Setting, arrays_of, matrix_of
 
-PROBES = 8
-TOLERANCE = 5e-5  # of a probe in float32: rounding leaves 3e-6, one row too many at lambda = 30,000 leaves 2e-4
+_PROBES = 8
+_TOLERANCE = 5e-5  # of a probe in float32: rounding leaves 3e-6, one row too many at lambda = 30,000 leaves 2e-4
 
 
 class EASE(FromHistories):
@@ -75,7 +75,7 @@ class EASE(FromHistories):
             # room for the new one, unless the old one is the best so far: then the caller holds it
             self.inverse = np.zeros((0, 0), dtype=np.float32)
             inverse = inverse_of(gram, setting["lambda"])
-            diagonal = diagonal_by_users(x, inverse) if by_users else inverse.diagonal().copy()
+            diagonal = _diagonal_by_users(x, inverse) if by_users else inverse.diagonal().copy()
             if not (diagonal > 0).all():
                 raise _too_small(setting["lambda"])
             self._take(kept, inverse, diagonal, x if by_users else None)
@@ -83,7 +83,7 @@ class EASE(FromHistories):
 
         return [[Axis("lambda", params.references.ease_lambda)]], learn
 
-    def _take(self, kept: Int, inverse: Int, diagonal: Int, users: sparse.csr_matrix | None) -> None:
+    def _take(self, kept: Array, inverse: Array, diagonal: Array, users: sparse.csr_matrix | None) -> None:
         self.kept, self.inverse, self.diagonal, self.users = kept, inverse, diagonal, users
         position = np.full(self.unified.size, -1)
         position[kept] = np.arange(len(kept))
@@ -94,7 +94,7 @@ class EASE(FromHistories):
         by_items = None if users is None else users.T.tocsr()
         self.takers = {d: None if by_items is None else by_items[self.positions[d]] for d in DOMAINS}
 
-    def evidence(self, rows: Rows, domain: str) -> Int:
+    def evidence(self, rows: Rows, domain: str) -> Array:
         histories = self.unified.histories(rows)
         learnt, at, takers = histories[:, self.kept], self.positions[domain], self.takers[domain]
         own = learnt[:, at].toarray()
@@ -106,7 +106,7 @@ class EASE(FromHistories):
         found[:, self.columns[domain]] = own - product / self.diagonal[at]
         return found
 
-    def apart(self, train: Rows) -> Int:
+    def apart(self, train: Rows) -> Array:
         """No inverse is made again: P (X^T X + lambda I) z = z for the X of these rows and random z of -1 and 1, and M
         alike; there X itself and the diagonal are compared too."""
         x, users = user_items(train, self.unified)[:, self.kept], self.users
@@ -114,30 +114,30 @@ class EASE(FromHistories):
         if users is not None and users.shape != x.shape:
             found[self.kept] = entries_apart(users, x)
             return found
-        signs = np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.float32), (len(self.inverse), PROBES))
+        signs = np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.float32), (len(self.inverse), _PROBES))
         image = x.T @ (x @ signs) if users is None else x @ (x.T @ signs)
-        wrong = (np.abs(self.inverse @ (image + strength * signs) - signs) > TOLERANCE).any(axis=1)
+        wrong = (np.abs(self.inverse @ (image + strength * signs) - signs) > _TOLERANCE).any(axis=1)
         if users is None:
             found[self.kept] = wrong | (self.diagonal != self.inverse.diagonal())
         else:
-            different = np.abs(diagonal_by_users(x, self.inverse) - self.diagonal) > TOLERANCE
+            different = np.abs(_diagonal_by_users(x, self.inverse) - self.diagonal) > _TOLERANCE
             found[self.kept] = entries_apart(users, x) + users_of_items(x[wrong]) + different
         return found
 
-    def arrays(self) -> dict[str, Int]:
+    def arrays(self) -> dict[str, Array]:
         arrays = {"kept": self.kept, "inverse": self.inverse, "diagonal": self.diagonal}
         return arrays if self.users is None else arrays | arrays_of("users", self.users)
 
-    def restore(self, arrays: Mapping[str, Int]) -> None:
+    def restore(self, arrays: Mapping[str, Array]) -> None:
         users = matrix_of("users", arrays, len(arrays["kept"])) if "users/indptr" in arrays else None
         self._take(arrays["kept"], arrays["inverse"], arrays["diagonal"], users)
 
-    def packed(self) -> dict[str, Int]:
+    def packed(self) -> dict[str, Array]:
         """The inverse is symmetric: half of it goes to the disk, line by line from the diagonal on."""
         half = np.concatenate([line[i:] for i, line in enumerate(self.inverse)])
         return self.arrays() | {"inverse": half}
 
-    def unpacked(self, arrays: dict[str, Int]) -> dict[str, Int]:
+    def unpacked(self, arrays: dict[str, Array]) -> dict[str, Array]:
         half = arrays["inverse"]
         size = int((np.sqrt(8 * len(half) + 1) - 1) / 2)
         inverse = np.empty((size, size), dtype=np.float32)
@@ -148,7 +148,7 @@ class EASE(FromHistories):
         return arrays | {"inverse": inverse}
 
 
-def learnable(matrix: sparse.csr_matrix, limit: int) -> tuple[Int, int]:
+def learnable(matrix: sparse.csr_matrix, limit: int) -> tuple[Array, int]:
     """Columns with an interaction, ascending, and how many of them were cut because neither side fits ``limit``."""
     counts = np.asarray(matrix.sum(axis=0)).ravel()
     taken = np.flatnonzero(counts)
@@ -168,7 +168,7 @@ def _too_small(strength: float) -> DataError:
     return DataError(f"references.ease_lambda = {strength} is too small for this data in float32")
 
 
-def inverse_of(gram: sparse.csr_matrix, strength: float) -> Int:
+def inverse_of(gram: sparse.csr_matrix, strength: float) -> Array:
     """(gram + strength I)^-1, float32 [n, n], exactly symmetric; one matrix of that size is all the memory it needs.
 
     Raises
@@ -182,12 +182,12 @@ def inverse_of(gram: sparse.csr_matrix, strength: float) -> Int:
     factor, failed = lapack.spotrf(full, lower=1, overwrite_a=1, clean=0)
     if failed:
         raise _too_small(strength)
-    inverse: Int = lapack.spotri(factor, lower=1, overwrite_c=1)[0].T  # C order, the upper triangle is filled
+    inverse: Array = lapack.spotri(factor, lower=1, overwrite_c=1)[0].T  # C order, the upper triangle is filled
     mirror(inverse)
     return inverse
 
 
-def mirror(matrix: Int, block: int = 1024) -> None:
+def mirror(matrix: Array, block: int = 1024) -> None:
     """Copy the upper triangle to the lower one, in place."""
     for start in range(0, len(matrix), block):
         end = min(start + block, len(matrix))
@@ -196,7 +196,7 @@ def mirror(matrix: Int, block: int = 1024) -> None:
         matrix[end:, start:end] = matrix[start:end, end:].T
 
 
-def diagonal_by_users(x: sparse.csr_matrix, inverse: Int) -> Int:
+def _diagonal_by_users(x: sparse.csr_matrix, inverse: Array) -> Array:
     """lambda P_jj = 1 - x_j^T M x_j of every item: the sum of M over the pairs of users who took it."""
     by_item = x.tocsc()
     parts = np.split(by_item.indices, by_item.indptr[1:-1])

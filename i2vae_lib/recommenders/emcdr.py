@@ -45,7 +45,7 @@ from scipy import sparse
 from torch import nn
 
 from i2vae_lib import graphs, training
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, DataError, Int, Rows, other
+from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, DataError, Rows, other
 from i2vae_lib.lightgcn import terms
 from i2vae_lib.model.encoders import initialise
 from i2vae_lib.params import Parameters
@@ -63,7 +63,7 @@ def mapping_of(kind: str, d: int) -> nn.Module:
     return nn.Sequential(nn.Linear(d, 2 * d), nn.Tanh(), nn.Linear(2 * d, d))
 
 
-def ridge(source: Int, target: Int, decay: float) -> Int:
+def ridge(source: Array, target: Array, decay: float) -> Array:
     """The linear mapping: argmin over A of mean_u |u^s A - u^t|^2 + decay / 2 |A|^2.
 
     Parameters
@@ -86,11 +86,11 @@ def ridge(source: Int, target: Int, decay: float) -> Int:
         raise DataError(f"a mapping from vectors {source.shape} to {target.shape}: users and d must be the same")
     source, target = source.astype(np.float64), target.astype(np.float64)
     left = source.T @ source / len(source) + decay / 2 * np.eye(source.shape[1])
-    found: Int = np.linalg.solve(left, source.T @ target / len(source))
+    found: Array = np.linalg.solve(left, source.T @ target / len(source))
     return found
 
 
-def overlapping(taken: Mapping[str, sparse.csr_matrix], share: float) -> Int:
+def overlapping(taken: Mapping[str, sparse.csr_matrix], share: float) -> Array:
     """Lines of the training users in both domains, ascending: the ``share`` that took most (of equals, the earlier)."""
     counts = np.stack([taken[d].getnnz(axis=1) for d in DOMAINS])
     both = np.flatnonzero((counts > 0).all(axis=0))
@@ -214,17 +214,17 @@ class EMCDR(Trained):
         means = mean_mapped(edges[:, taken], items[taken], np.eye(items.shape[1], dtype=np.float32))
         return torch.from_numpy(means).to(self.device)
 
-    def informed(self, rows: Rows, domain: str) -> Int:
+    def informed(self, rows: Rows, domain: str) -> Array:
         """Rows whose history in ``domain`` holds an item that a training user took, bool [n]."""
         seen = self.frozen[f"items {domain}"].any(dim=1).cpu().numpy().astype(np.float32)
-        found: Int = graphs.domain_histories(rows, domain) @ seen > 0
+        found: Array = graphs.domain_histories(rows, domain) @ seen > 0
         return found
 
-    def evident(self, rows: Rows) -> Int:
+    def evident(self, rows: Rows) -> Array:
         """Rows with known items in their own domain or, where there is a mapping, in the other."""
         informed = {d: self.informed(rows, d) for d in DOMAINS}
         own = np.where(rows.domain == 0, informed["x"], informed["y"])
-        found: Int = own if self.mapping is None else informed["x"] | informed["y"]
+        found: Array = own if self.mapping is None else informed["x"] | informed["y"]
         return found
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:

@@ -19,10 +19,10 @@ from __future__ import annotations
 from i2vae_lib.model.transformers import CausalTransformer, LiGRBlock
 from i2vae_lib.parameter_groups import ESASRecParameters
 from i2vae_lib.recommenders.every_position import EveryPosition, Stream
-from i2vae_lib.recommenders.readings import Merged, PerDomain
+from i2vae_lib.recommenders.separate_or_merged import Merged, PerDomain
 
 
-class ESASRec(EveryPosition):
+class _ESASRec(EveryPosition):
     """Both readings; a class of its own for each below."""
 
     @property
@@ -36,14 +36,14 @@ class ESASRec(EveryPosition):
         return Stream(self.reading.size(stream), d, transformer)
 
 
-class ESASRecS(ESASRec):
+class ESASRecS(_ESASRec):
     """``esasrec-s``: a model per domain."""
 
     name = "esasrec-s"
     reading_of = PerDomain
 
 
-class ESASRecM(ESASRec):
+class ESASRecM(_ESASRec):
     """``esasrec-m``: one model of both domains in order of time."""
 
     name = "esasrec-m"

@@ -34,15 +34,15 @@ from torch import nn
 
 from i2vae_lib.cooccurrence import item_vectors
 from i2vae_lib.data.batches import bucketed
-from i2vae_lib.data.dataset import PAD, Catalogue, Int, Ragged, Rows
-from i2vae_lib.data.people import interleaved, people
+from i2vae_lib.data.rows import PAD, Array, Catalogue, Ragged, Rows
+from i2vae_lib.data.user_sequences import interleaved, user_sequences
 from i2vae_lib.graphs import Unified
 from i2vae_lib.model.likelihoods import categorical_mean
 from i2vae_lib.model.transformers import CausalTransformer
 from i2vae_lib.parameter_groups import EveryPositionParameters
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
-from i2vae_lib.recommenders.readings import PerDomain
+from i2vae_lib.recommenders.separate_or_merged import PerDomain
 from i2vae_lib.recommenders.trained import Trained, dot
 from i2vae_lib.training import Stage
 
@@ -77,12 +77,12 @@ class Orders:
     """
 
     sequences: Ragged
-    asked: Int
-    domain: Int
+    asked: Array
+    domain: Array
     users: int
 
     @classmethod
-    def of(cls, parts: Sequence[Ragged], sizes: Sequence[int], product: Int) -> Self:
+    def of(cls, parts: Sequence[Ragged], sizes: Sequence[int], product: Array) -> Self:
         """Of all users' sequences, a part a domain, by their numbers in the stream.
 
         Parameters
@@ -107,7 +107,7 @@ class Orders:
         new[np.unique(owner * len(product) + product[values], return_index=True)[1]] = True
         return cls(sequences, (domain == block) & new, domain, users)
 
-    def draw(self, at: Int, length: int, hidden_share: float, rng: np.random.Generator) -> tuple[Int, Int]:
+    def draw(self, at: Array, length: int, hidden_share: float, rng: np.random.Generator) -> tuple[Array, Array]:
         """Inputs and targets of users at ``length + 1`` consecutive events, or all that there are.
 
         Returns
@@ -206,14 +206,14 @@ class EveryPosition(Trained):
                 table[PAD] = 0.0
         return module
 
-    def products(self, stream: str) -> Int:
+    def products(self, stream: str) -> Array:
         """The product that each number of a stream stands for, one for linked items: int64 [numbers + 1]."""
         unified = Unified(self.catalogue)
         return np.concatenate([[-1], *(unified.of[d][1:] for d in self.reading.domains(stream))])
 
     def orders(self, train: Rows) -> dict[str, Orders]:
         """What each stream is learnt from."""
-        sequences = people(train).sequences
+        sequences = user_sequences(train).sequences
         found = {}
         for s in self.reading.streams:
             parts = [self.reading.numbered(sequences[d], d) for d in self.reading.domains(s)]
@@ -261,7 +261,7 @@ class EveryPosition(Trained):
         found = torch.bucketize(items, torch.from_numpy(last).to(items.device))
         return torch.where(items == PAD, -1, found)
 
-    def evident(self, rows: Rows) -> Int:
+    def evident(self, rows: Rows) -> Array:
         return self.reading.evident(rows)
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:

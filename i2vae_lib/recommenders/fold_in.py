@@ -27,12 +27,12 @@ import pandas as pd
 from scipy import sparse
 
 from i2vae_lib import graphs
-from i2vae_lib.data.dataset import DataError, Int, Ragged, Rows
+from i2vae_lib.data.rows import Array, DataError, Ragged, Rows
 
 BLOCK = 1 << 22  # float64 numbers of a block of solved(): 32 MiB
 
 
-def item_tables(graph: sparse.csr_matrix, users: Int, items: Int, layers: int) -> tuple[Int, Int]:
+def item_tables(graph: sparse.csr_matrix, users: Array, items: Array, layers: int) -> tuple[Array, Array]:
     """What a trained LightGCN keeps for scoring new users: its propagated item vectors, in two sums.
 
     With e_i^l the item vectors of layer l, E^{l+1} = D^-1/2 A D^-1/2 E^l (He et al., SIGIR 2020, Eq. 7 and 8)::
@@ -58,7 +58,7 @@ def item_tables(graph: sparse.csr_matrix, users: Int, items: Int, layers: int) -
     return graphs.tables_of(graph, (users, items), layers)[1:]
 
 
-def propagated(edges: sparse.csr_matrix, table: Int) -> Int:
+def propagated(edges: sparse.csr_matrix, table: Array) -> Array:
     """New users of a trained graph: one propagation, zero layer-0 vector, no effect on the items.
 
     ::
@@ -84,7 +84,9 @@ def propagated(edges: sparse.csr_matrix, table: Int) -> Int:
     return graphs.folded_in(edges, table)
 
 
-def solved(edges: sparse.csr_matrix, item_vectors: Int, regularisation: float, *, alpha: float | None = None) -> Int:
+def solved(
+    edges: sparse.csr_matrix, item_vectors: Array, regularisation: float, *, alpha: float | None = None
+) -> Array:
     """New users of a factorisation: the vector that its own loss prefers, the item vectors fixed.
 
     With V_H the vectors of the row's items and V those of all::
@@ -144,7 +146,7 @@ def solved(edges: sparse.csr_matrix, item_vectors: Int, regularisation: float, *
     return found
 
 
-def mean_mapped(edges: sparse.csr_matrix, item_vectors: Int, mapping: Int) -> Int:
+def mean_mapped(edges: sparse.csr_matrix, item_vectors: Array, mapping: Array) -> Array:
     """New users of DASL: u = (1 / |H| sum_{i in H} v_i) M, the mean item vector mapped to user space.
 
     DASL (Li et al., KDD 2021) learns user and item vectors in two spaces and has no user vector for a newcomer. M is
@@ -167,11 +169,11 @@ def mean_mapped(edges: sparse.csr_matrix, item_vectors: Int, mapping: Int) -> In
     if len(mapping) != item_vectors.shape[1]:
         raise DataError(f"the mapping is {mapping.shape}, but item vectors have {item_vectors.shape[1]} dimensions")
     count = np.maximum(edges.getnnz(axis=1), 1)
-    vectors: Int = ((edges @ item_vectors) / count[:, None] @ mapping).astype(np.float32)
+    vectors: Array = ((edges @ item_vectors) / count[:, None] @ mapping).astype(np.float32)
     return vectors
 
 
-def user_vectors(rows: Rows, known: Sequence[str] | Int, table: Int, folded: Int) -> Int:
+def user_vectors(rows: Rows, known: Sequence[str] | Array, table: Array, folded: Array) -> Array:
     """Each row's user vector under ``temporal``: the trained one of a known user, else the folded-in one.
 
     Under any other protocol an evaluation user may not have been a training user (the audit sees to it), and an id
@@ -199,7 +201,7 @@ def user_vectors(rows: Rows, known: Sequence[str] | Int, table: Int, folded: Int
             f"{len(known)} ids, {table.shape} trained vectors and {folded.shape} folded-in ones of {len(rows)} rows: "
             f"expected {(len(known), table.shape[1])} and {(len(rows), table.shape[1])}"
         )
-    vectors: Int = folded.astype(np.float32)
+    vectors: Array = folded.astype(np.float32)
     line = pd.Index(known, dtype=object).get_indexer(pd.Index(rows.user, dtype=object))
     # a row made cold shows nothing of what its user took there in training: the trained vector would
     line[(rows.lengths("own") == 0) & (rows.excluded.lengths > 0)] = -1
@@ -207,7 +209,7 @@ def user_vectors(rows: Rows, known: Sequence[str] | Int, table: Int, folded: Int
     return vectors
 
 
-def _check(edges: sparse.csr_matrix, items: Int) -> None:
+def _check(edges: sparse.csr_matrix, items: Array) -> None:
     """Refuse edges that are not binary or lead to other items than there are vectors of."""
     if edges.shape[1] != len(items):
         raise DataError(f"edges lead to {edges.shape[1]:,} items, but there are vectors of {len(items):,}")

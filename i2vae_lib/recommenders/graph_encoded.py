@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, Rows
-from i2vae_lib.data.people import people
-from i2vae_lib.model.graph_encoders import Bipartite, Path, bipartites, folded, initialise_encoders, pooling
+from i2vae_lib.data.rows import DOMAINS, Catalogue, Rows
+from i2vae_lib.data.user_sequences import user_sequences
+from i2vae_lib.model.graph_encoders import Bipartite, UserOrItemPath, bipartites, folded, initialise_encoders, pooling
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders.trained import Trained
@@ -26,7 +26,7 @@ class GraphEncoded(Trained):
     def __init__(self, catalogue: Catalogue, params: Parameters):
         super().__init__(catalogue, params)
         self.graphs: dict[str, Bipartite] = {}
-        self.people: list[str] = []  # ids of the training users
+        self.user_ids: list[str] = []  # ids of the training users
 
     @abstractmethod
     def network(self, users: Mapping[str, int]) -> nn.Module:
@@ -38,7 +38,7 @@ class GraphEncoded(Trained):
 
     def adopt(self, train: Rows, generator: Generator | None) -> None:
         self.graphs = bipartites(train, self.device)
-        self.people = [str(one) for one in people(train).users]
+        self.user_ids = [str(one) for one in user_sequences(train).users]
 
     def build(self, weights: torch.Generator) -> nn.Module:
         module = self.network({d: len(self.graphs[d].users) if self.graphs else 0 for d in DOMAINS})
@@ -52,7 +52,7 @@ class GraphEncoded(Trained):
 
     def users_of(self, domain: str) -> list[str]:
         """Ids of the domain's training users, in the order of its tables."""
-        return [self.people[user] for user in self.graphs[domain].users]
+        return [self.user_ids[user] for user in self.graphs[domain].users]
 
     def freeze_messages(self, name: str, messages: Sequence[torch.Tensor]) -> None:
         """Keep the messages [items, d] of each layer of a path."""
@@ -62,6 +62,8 @@ class GraphEncoded(Trained):
         """What :meth:`freeze_messages` kept."""
         return [self.frozen[f"{name}/{i}"] for i in range(sum(one.startswith(f"{name}/") for one in self.frozen))]
 
-    def folded(self, path: Path, name: str, rows: Rows, domain: str) -> tuple[list[torch.Tensor], torch.Tensor]:
+    def folded(
+        self, path: UserOrItemPath, name: str, rows: Rows, domain: str
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """:func:`~i2vae_lib.model.graph_encoders.folded` of rows as new users of a domain."""
         return folded(path, self.messages(name), pooling(rows, domain, self.device))

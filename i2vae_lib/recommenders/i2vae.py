@@ -30,7 +30,7 @@ import torch
 from i2vae_lib import psg
 from i2vae_lib.cooccurrence import item_vectors
 from i2vae_lib.data.batches import collate, epoch_order
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Rows
+from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.evidence import Evidence
 from i2vae_lib.graphs import Unified
@@ -136,11 +136,11 @@ class I2VAERecommender(Trained):
 
         return validate
 
-    def recall(self, rows: Rows) -> tuple[Int, Int]:
+    def recall(self, rows: Rows) -> tuple[Array, Array]:
         """Pseudo-items of rows and their scores, int32 and float32 [rows, n]."""
         return psg.recalled(self.generator, rows)
 
-    def shown(self, rows: Rows, recalled: tuple[Int, Int] | None = None) -> Shown:
+    def shown(self, rows: Rows, recalled: tuple[Array, Array] | None = None) -> Shown:
         """Everything that :meth:`infer` looks at.
 
         Parameters
@@ -151,7 +151,7 @@ class I2VAERecommender(Trained):
         recalled = self.recall(rows) if recalled is None else recalled
         return Shown(rows, recalled, self.evidence.of(rows) if self.everywhere else None)
 
-    def collated(self, shown: Shown, at: Int) -> dict[str, Any]:
+    def collated(self, shown: Shown, at: Array) -> dict[str, Any]:
         """The rows at ``at`` as tensors, by target domain."""
         p = self.params
         if shown.told is not None:
@@ -159,7 +159,9 @@ class I2VAERecommender(Trained):
         return collate(shown.rows, shown.recalled[0], at, p.model, p.psg.arrangement)
 
     @torch.no_grad()
-    def infer(self, rows: Rows | Shown, recalled: tuple[Int, Int] | None = None) -> Iterator[tuple[str, Any, Latents]]:
+    def infer(
+        self, rows: Rows | Shown, recalled: tuple[Array, Array] | None = None
+    ) -> Iterator[tuple[str, Any, Latents]]:
         """Posteriors of rows, by target domain (their means and log-variances; nothing is sampled).
 
         Parameters
@@ -221,7 +223,7 @@ class Remembering:
         self.shown = shown
         self.means: dict[str, list[torch.Tensor]] = {}
 
-    def score(self, rows: Rows, candidates: Int) -> Int:
+    def score(self, rows: Rows, candidates: Array) -> Array:
         return self.recommender.scored(rows, candidates, self.scores)
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from i2vae_lib.data.dataset import DOMAINS, Int, Rows
+from i2vae_lib.data.rows import DOMAINS, Array, Rows
 from i2vae_lib.recommenders.oracle import Oracle
 
 
@@ -25,21 +25,21 @@ class Informed(Oracle):
 
     name = "informed"
 
-    def interests(self, rows: Rows, domain: str) -> Int:
+    def interests(self, rows: Rows, domain: str) -> Array:
         shared = self.truth["planted_shared"].shape[1]
         taken = {d: self._taken(rows, d) for d in DOMAINS}  # [rows, S + P]
         weight = float(self.truth["shared_weight"])
         common = self._posterior(taken["x"][:, :shared] + taken["y"][:, :shared])
         return np.concatenate([weight * common, (1 - weight) * self._posterior(taken[domain][:, shared:])], axis=1)
 
-    def _taken(self, rows: Rows, d: str) -> Int:
+    def _taken(self, rows: Rows, d: str) -> Array:
         """How many items of each topic stand in the rows' histories of a domain: [rows, S + P]."""
         history, topics = rows.history[d], self.truth["interest"].shape[1]
         cells = history.owner * topics + self.truth[f"topics_{d}"][history.values]
-        counts: Int = np.bincount(cells, minlength=len(rows) * topics).reshape(len(rows), topics)
+        counts: Array = np.bincount(cells, minlength=len(rows) * topics).reshape(len(rows), topics)
         return counts
 
-    def _posterior(self, counts: Int) -> Int:
+    def _posterior(self, counts: Array) -> Array:
         raised = counts + float(self.truth["focus"])
-        mean: Int = raised / raised.sum(axis=1, keepdims=True)
+        mean: Array = raised / raised.sum(axis=1, keepdims=True)
         return mean

@@ -16,7 +16,7 @@ Departs
     - no normalisation of the kept similarities to sum 1 a row;
     - neighbours of equal similarity: the more popular one is kept;
     - ``neighbours`` and ``shrinkage`` are chosen by sampled NDCG@10 on validation;
-    - popularity orders candidates of equal score, and those of score 0 (:mod:`i2vae_lib.recommenders.neighbours`).
+    - popularity orders candidates of equal score, and those of score 0 (:mod:`i2vae_lib.recommenders.from_histories`).
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from functools import lru_cache
 import numpy as np
 from scipy import sparse
 
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Rows
+from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows
 from i2vae_lib.graphs import cosine, entries_apart, user_items
 from i2vae_lib.params import Parameters
-from i2vae_lib.recommenders.neighbours import Axis, FromHistories, Setting, arrays_of, matrix_of
+from i2vae_lib.recommenders.from_histories import Axis, FromHistories, Setting, arrays_of, matrix_of
 
 
 class ItemKNN(FromHistories):
@@ -47,7 +47,7 @@ class ItemKNN(FromHistories):
         popular = np.asarray(matrix.sum(axis=0)).ravel()
 
         @lru_cache(maxsize=1)
-        def in_order(shrinkage: float) -> tuple[sparse.csr_matrix, Int]:
+        def in_order(shrinkage: float) -> tuple[sparse.csr_matrix, Array]:
             table = cosine(matrix, shrinkage)
             return table, places(table, popular)
 
@@ -62,24 +62,24 @@ class ItemKNN(FromHistories):
         self.table = table
         self.columns = {d: table[:, self.unified.of[d][1:]] for d in DOMAINS}
 
-    def evidence(self, rows: Rows, domain: str) -> Int:
-        found: Int = (self.unified.histories(rows) @ self.columns[domain]).toarray()
+    def evidence(self, rows: Rows, domain: str) -> Array:
+        found: Array = (self.unified.histories(rows) @ self.columns[domain]).toarray()
         return found
 
-    def apart(self, train: Rows) -> Int:
+    def apart(self, train: Rows) -> Array:
         matrix = user_items(train, self.unified)
         table = cosine(matrix, self.chosen["shrinkage"])
         place = places(table, np.asarray(matrix.sum(axis=0)).ravel())
         return entries_apart(self.table, nearest(table, place, self.chosen["neighbours"]))
 
-    def arrays(self) -> dict[str, Int]:
+    def arrays(self) -> dict[str, Array]:
         return arrays_of("table", self.table)
 
-    def restore(self, arrays: Mapping[str, Int]) -> None:
+    def restore(self, arrays: Mapping[str, Array]) -> None:
         self._take(matrix_of("table", arrays, self.unified.size))
 
 
-def places(table: sparse.csr_matrix, popular: Int) -> Int:
+def places(table: sparse.csr_matrix, popular: Array) -> Array:
     """For each stored value its place in its row, 0 the largest; of equal ones the more popular column is first.
 
     2 / sqrt(72) and 1 / sqrt(18) differ in the last bit of float32: values that agree to about 1e-4 are equal here.
@@ -92,7 +92,7 @@ def places(table: sparse.csr_matrix, popular: Int) -> Int:
     return place
 
 
-def nearest(table: sparse.csr_matrix, place: Int, neighbours: int) -> sparse.csr_matrix:
+def nearest(table: sparse.csr_matrix, place: Array, neighbours: int) -> sparse.csr_matrix:
     """The ``neighbours`` first of each row (0: all)."""
     if neighbours == 0:
         return table

@@ -37,7 +37,7 @@ from scipy import sparse
 from torch import nn
 
 from i2vae_lib import graphs
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Rows
+from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows
 from i2vae_lib.graphs import Adjacency, Unified
 from i2vae_lib.lightgcn import Triples, terms
 from i2vae_lib.params import Parameters
@@ -47,7 +47,7 @@ from i2vae_lib.recommenders.trained import Trained, dot
 from i2vae_lib.training import Stage
 
 
-class Separate:
+class _Separate:
     """``-S``: a graph per domain, of all users and the domain's items."""
 
     graphs: tuple[str, ...] = DOMAINS
@@ -59,7 +59,7 @@ class Separate:
         """The graph that holds the items of a domain."""
         return domain
 
-    def pools(self, name: str) -> Mapping[str, Int]:
+    def pools(self, name: str) -> Mapping[str, Array]:
         """Domain -> the numbers of its items (those of 1…n, in order) in a graph."""
         return {name: np.arange(self.catalogue.size(name))}
 
@@ -72,7 +72,7 @@ class Separate:
         return graphs.domain_histories(rows, name)
 
 
-class United(Separate):
+class _United(_Separate):
     """``-M``: one graph of all users and the unified items."""
 
     graphs = ("xy",)
@@ -84,7 +84,7 @@ class United(Separate):
     def graph_of(self, domain: str) -> str:
         return "xy"
 
-    def pools(self, name: str) -> Mapping[str, Int]:
+    def pools(self, name: str) -> Mapping[str, Array]:
         return graphs.item_domains(self.unified)
 
     def taken(self, train: Rows, name: str) -> sparse.csr_matrix:
@@ -105,7 +105,7 @@ def node_vectors(taken: Mapping[str, sparse.csr_matrix], d: int, weights: torch.
 
 
 def triple_batches(
-    taken: Mapping[str, sparse.csr_matrix], pools: Mapping[str, Mapping[str, Int]], size: int
+    taken: Mapping[str, sparse.csr_matrix], pools: Mapping[str, Mapping[str, Array]], size: int
 ) -> tuple[Callable[[np.random.Generator], Iterator[dict[str, torch.Tensor]]], int]:
     """Batches of triples as the nodes that :func:`i2vae_lib.lightgcn.terms` takes, and how many an epoch has.
 
@@ -123,7 +123,7 @@ def triple_batches(
     return batches, len(turns)
 
 
-def known_lines(users: Int, graph: sparse.csr_matrix) -> tuple[Int, Int]:
+def known_lines(users: Array, graph: sparse.csr_matrix) -> tuple[Array, Array]:
     """Ids of the training users with an edge, and their lines: the others' vectors nobody has trained."""
     lines = np.flatnonzero(graph.getnnz(axis=1))
     return users[lines], lines
@@ -183,7 +183,7 @@ class LightGCN(Trained):
         """Nothing: ``frozen`` is all that scores."""
         return nn.Module()
 
-    def evident(self, rows: Rows) -> Int:
+    def evident(self, rows: Rows) -> Array:
         """Rows of which an item that the graph knows is in the history, bool [n]."""
         found = np.zeros(len(rows), dtype=bool)
         for d in DOMAINS:
@@ -203,11 +203,11 @@ class LightGCNS(LightGCN):
     """``lightgcn-s``: a graph per domain."""
 
     name = "lightgcn-s"
-    reading_of = Separate
+    reading_of = _Separate
 
 
 class LightGCNM(LightGCN):
     """``lightgcn-m``: one graph of both domains."""
 
     name = "lightgcn-m"
-    reading_of = United
+    reading_of = _United

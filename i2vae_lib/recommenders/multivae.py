@@ -10,7 +10,7 @@ dawenl/vae_cf). With x_u the bag of a user's items, binary, and N_u of them,
 The first term is a sum over the bag, not a mean. beta rises linearly to its cap. A row scores logits at z = mu.
 
 Made for one domain, for users nobody trained on, and for no order. Here it comes in both readings
-(:mod:`i2vae_lib.recommenders.readings`): ``multivae-s``, two models that know nothing of each other, and
+(:mod:`i2vae_lib.recommenders.separate_or_merged`): ``multivae-s``, two models that know nothing of each other, and
 ``multivae-m``, one bag of both domains. A user is one bag: everything that it took in training, targets included. An
 evaluation row is the bag of its histories, so nothing has to be folded in.
 
@@ -38,12 +38,12 @@ from torch.nn import functional as F
 
 from i2vae_lib import training
 from i2vae_lib.data.batches import Tensors
-from i2vae_lib.data.dataset import Int, Ragged, Rows
-from i2vae_lib.data.people import chained, people
+from i2vae_lib.data.rows import Array, Ragged, Rows
+from i2vae_lib.data.user_sequences import chained, user_sequences
 from i2vae_lib.model.encoders import dropout, initialise
 from i2vae_lib.model.latents import Gaussian, annealing, kl, sample
 from i2vae_lib.model.likelihoods import multinomial
-from i2vae_lib.recommenders.readings import Merged, PerDomain
+from i2vae_lib.recommenders.separate_or_merged import Merged, PerDomain
 from i2vae_lib.recommenders.trained import Trained, dot
 from i2vae_lib.training import Stage
 
@@ -200,7 +200,7 @@ def weighed(
     return nats + beta * divergence, {f"reconstruction/{name}": nats.detach(), f"kl/{name}": divergence.detach()}
 
 
-def shuffled(counts: Mapping[str, int], batch_size: int, rng: np.random.Generator) -> Iterator[tuple[str, Int]]:
+def shuffled(counts: Mapping[str, int], batch_size: int, rng: np.random.Generator) -> Iterator[tuple[str, Array]]:
     """Batches of one epoch, those of all streams mixed: (stream, int64 positions)."""
     batches = []
     for name, count in counts.items():
@@ -230,7 +230,7 @@ class MultiVAE(Trained):
 
     def bags(self, train: Rows) -> dict[str, Ragged]:
         """For each stream the sets of its users (not of rows: a user is one bag), without empty ones."""
-        sequences, found = people(train).sequences, {}
+        sequences, found = user_sequences(train).sequences, {}
         for stream in self.reading.streams:
             parts = [(sequences[d], self.reading.offset(d)) for d in self.reading.domains(stream)]
             whole = chained(*(Ragged(one.values + np.int32(offset), one.offsets) for one, offset in parts))

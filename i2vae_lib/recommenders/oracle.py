@@ -12,7 +12,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from i2vae_lib.data.dataset import DOMAINS, CrossDomainDataset, DataError, Int, Rows
+from i2vae_lib.data.dataset import CrossDomainDataset
+from i2vae_lib.data.rows import DOMAINS, Array, DataError, Rows
 from i2vae_lib.data.synthetic import item_probabilities
 from i2vae_lib.recommenders import contract
 
@@ -28,7 +29,7 @@ class Oracle:
 
     name = "oracle"
 
-    def __init__(self, dataset: CrossDomainDataset, popularity: Mapping[str, Int]):
+    def __init__(self, dataset: CrossDomainDataset, popularity: Mapping[str, Array]):
         if not dataset.truth:
             raise DataError(
                 f"{dataset.name} has no planted truth: the {self.name} ranker exists only for data = synthetic under "
@@ -37,12 +38,12 @@ class Oracle:
         self.truth = dataset.truth
         self.popularity = popularity
 
-    def interests(self, rows: Rows, domain: str) -> Int:
+    def interests(self, rows: Rows, domain: str) -> Array:
         """Interests of rows that all have their target in ``domain``, at the target: [rows, S + P]."""
-        found: Int = self.truth["interest"][rows.source]
+        found: Array = self.truth["interest"][rows.source]
         return found
 
-    def score(self, rows: Rows, candidates: Int) -> Int:
+    def score(self, rows: Rows, candidates: Array) -> Array:
         contract.check_candidates(rows, candidates)
         scores = np.zeros(candidates.shape, dtype=np.float32)
         for d in DOMAINS:

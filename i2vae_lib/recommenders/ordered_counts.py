@@ -13,7 +13,8 @@ learnt nothing that pairs of items do not tell.
 Order-free data (protocol ``strict``) have no order to learn from: there the bag alone is tried, with ``proximity`` 0,
 ``backward`` 1 and ``recency`` 1. (Under ``released`` the order of the files is learnt, whatever it means.)
 
-Candidates of equal score, and those of score 0, are in order of popularity (:mod:`i2vae_lib.recommenders.neighbours`).
+Candidates of equal score, and those of score 0, are in order of popularity
+(:mod:`i2vae_lib.recommenders.from_histories`).
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ import numpy as np
 
 from i2vae_lib import cooccurrence
 from i2vae_lib.cooccurrence import Kernel
-from i2vae_lib.data.dataset import ORDER_FREE, Int, Rows, popularity
+from i2vae_lib.data.rows import ORDER_FREE, Array, Rows, popularity
 from i2vae_lib.params import Parameters
-from i2vae_lib.recommenders.neighbours import Axis, FromHistories, Setting
+from i2vae_lib.recommenders.from_histories import Axis, FromHistories, Setting
 
 
 class OrderedCounts(FromHistories):
@@ -65,19 +66,19 @@ class OrderedCounts(FromHistories):
     def _take(self, left_out: cooccurrence.LeftOut, weight: float) -> None:
         self.left_out, self.weight = left_out, weight
 
-    def evidence(self, rows: Rows, domain: str) -> Int:
-        told: Int = self.left_out.scores(rows, domain)
+    def evidence(self, rows: Rows, domain: str) -> Array:
+        told: Array = self.left_out.scores(rows, domain)
         told += (self.weight * np.log1p(self.counts[domain][1:])).astype(np.float32)
         return told
 
-    def apart(self, train: Rows) -> Int:
+    def apart(self, train: Rows) -> Array:
         return self.left_out.apart(train)
 
-    def arrays(self) -> dict[str, Int]:
+    def arrays(self) -> dict[str, Array]:
         p = self.left_out.p
         settings = [getattr(p, one.name) for one in fields(Kernel)]
         return self.left_out.arrays() | {"settings": np.array([*settings, self.weight], dtype=np.float64)}
 
-    def restore(self, arrays: Mapping[str, Int]) -> None:
+    def restore(self, arrays: Mapping[str, Array]) -> None:
         *settings, weight = map(float, arrays["settings"])
         self._take(cooccurrence.LeftOut.restore(self.catalogue, arrays, Kernel(*settings)), weight)

@@ -44,8 +44,8 @@ import torch
 from torch import nn
 
 from i2vae_lib.data.batches import Tensors, bucketed
-from i2vae_lib.data.dataset import DOMAINS, PAD, Int, Rows, other
-from i2vae_lib.data.people import right_padded
+from i2vae_lib.data.rows import DOMAINS, PAD, Array, Rows, other
+from i2vae_lib.data.user_sequences import right_padded
 from i2vae_lib.model.encoders import dropout, initialise
 from i2vae_lib.model.likelihoods import categorical_mean
 from i2vae_lib.params import Parameters
@@ -63,7 +63,7 @@ class Sessions(Tensors):
     target: torch.Tensor  # int64 [B]
 
 
-def merged_order(first: Int, second: Int) -> Int:
+def merged_order(first: Array, second: Array) -> Array:
     """The order in which all of one sequence comes before all of another.
 
     Parameters
@@ -81,7 +81,7 @@ def merged_order(first: Int, second: Int) -> Int:
     return np.where(step < (first + second)[:, None], after, -1).astype(np.int8)
 
 
-def pointers(order: Int, of: int) -> Int:
+def pointers(order: Array, of: int) -> Array:
     """How many items of the one sequence come before each item of the other.
 
     Parameters
@@ -223,7 +223,7 @@ class PiNet(Trained):
         for hook in hooks:
             hook.remove()
 
-    def sessions(self, rows: Rows, domain: str, blank: Int | None = None) -> Sessions:
+    def sessions(self, rows: Rows, domain: str, blank: Array | None = None) -> Sessions:
         """Rows that all ask for ``domain``; where ``blank`` [B] is true, without their own history."""
         own, others = rows.history[domain], rows.history[other(domain)]
         if blank is not None:

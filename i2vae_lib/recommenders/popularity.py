@@ -9,7 +9,8 @@ from typing import Any, Self
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from i2vae_lib.data.dataset import Catalogue, Int, Rows, popularity, read_catalogue, save_catalogue
+from i2vae_lib.data.dataset import read_catalogue, save_catalogue
+from i2vae_lib.data.rows import Array, Catalogue, Rows, popularity
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders import contract
@@ -22,7 +23,7 @@ class Popularity:
 
     name = "popularity"
 
-    def __init__(self, catalogue: Catalogue, counts: Mapping[str, Int]):
+    def __init__(self, catalogue: Catalogue, counts: Mapping[str, Array]):
         self.catalogue = catalogue
         self.counts = counts  # domain -> float64 [n + 1]
 
@@ -44,7 +45,7 @@ class Popularity:
         self.counts = popularity(train)
         return self
 
-    def score(self, rows: Rows, candidates: Int) -> Int:
+    def score(self, rows: Rows, candidates: Array) -> Array:
         """Training counts of the candidates."""
         contract.check_candidates(rows, candidates)
         return contract.gather(self.counts, rows, candidates)

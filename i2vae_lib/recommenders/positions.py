@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from i2vae_lib.data.batches import bucketed
-from i2vae_lib.data.dataset import DOMAINS, PAD, Int, Rows, joined
-from i2vae_lib.data.people import asked_by_event, people
+from i2vae_lib.data.rows import DOMAINS, PAD, Array, Rows, joined
+from i2vae_lib.data.user_sequences import asked_by_event, user_sequences
 from i2vae_lib.evidence import Told
 from i2vae_lib.graphs import Unified
 from i2vae_lib.model.every_position import Asked
 from i2vae_lib.recommenders.every_position import Orders
-from i2vae_lib.recommenders.readings import Merged
+from i2vae_lib.recommenders.separate_or_merged import Merged
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ class Shown:
     """
 
     rows: Rows
-    recalled: tuple[Int, Int]
+    recalled: tuple[Array, Array]
     told: Told | None
 
-    def take(self, at: Int) -> Self:
+    def take(self, at: Array) -> Self:
         items, scores = self.recalled
         told = None if self.told is None else self.told.take(at)
         return type(self)(self.rows.take(at), (items[at], scores[at]), told)
 
-    def at_ends(self, at: Int, length: int) -> dict[str, Asked]:
+    def at_ends(self, at: Array, length: int) -> dict[str, Asked]:
         """The rows at ``at`` by target domain: each asks after the last ``length`` events of its histories."""
         reading, found = Merged(self.rows.catalogue), {}
         for number, d in enumerate(DOMAINS):
@@ -58,7 +58,9 @@ class Shown:
                 found[d] = self.asked(here, d, sequences, np.arange(len(here)), end, position)
         return found
 
-    def asked(self, at: Int, domain: str, sequences: torch.Tensor, line: Int, step: Int, position: Int) -> Asked:
+    def asked(
+        self, at: Array, domain: str, sequences: torch.Tensor, line: Array, step: Array, position: Array
+    ) -> Asked:
         """The rows at ``at``, which all ask for ``domain``, at these places of sequences."""
         assert self.told is not None
         own = DOMAINS.index(domain)
@@ -93,7 +95,7 @@ class Lessons:
     Parameters
     ----------
     orders
-        Sequences of events, numbered 1…m in the order of :func:`i2vae_lib.data.people.asked_by_event`.
+        Sequences of events, numbered 1…m in the order of :func:`i2vae_lib.data.user_sequences.asked_by_event`.
     shown
         Of the m events' rows, and after them of last events' rows whose own history is hidden.
     hidden
@@ -104,14 +106,14 @@ class Lessons:
 
     orders: Orders
     shown: Shown
-    hidden: Int
-    item: Int
+    hidden: Array
+    item: Array
 
     @classmethod
     def of(cls, train: Rows, length: int, show: Callable[[Rows], Shown]) -> Self:
         """Of training rows; ``show`` recalls and tells."""
         rows, unified = asked_by_event(train, length), Unified(train.catalogue)
-        sequences = people(train).sequences
+        sequences = user_sequences(train).sequences
         counts = [len(sequences[d].values) for d in DOMAINS]
         first = (1, 1 + counts[0])
         parts = [

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from i2vae_lib.data.dataset import Int, Rows
+from i2vae_lib.data.rows import Array, Rows
 from i2vae_lib.params import Parameters
 from i2vae_lib.recency import RecentTakers
-from i2vae_lib.recommenders.neighbours import Axis, FromHistories, Setting
+from i2vae_lib.recommenders.from_histories import Axis, FromHistories, Setting
 
 
 class RecentPopularity(FromHistories):
@@ -32,16 +32,16 @@ class RecentPopularity(FromHistories):
 
         return [[Axis("half_life", params.references.half_life, (0, 1))]], learn
 
-    def evidence(self, rows: Rows, domain: str) -> Int:
-        found: Int = self.recent.counts[domain][self.recent.at(rows), 0]
+    def evidence(self, rows: Rows, domain: str) -> Array:
+        found: Array = self.recent.counts[domain][self.recent.at(rows), 0]
         return found
 
-    def apart(self, train: Rows) -> Int:
+    def apart(self, train: Rows) -> Array:
         return self.unified.summed(self.recent.apart(train, [self.half_life]))
 
-    def arrays(self) -> dict[str, Int]:
+    def arrays(self) -> dict[str, Array]:
         return self.recent.arrays() | {"half_life": np.array([self.half_life])}
 
-    def restore(self, arrays: Mapping[str, Int]) -> None:
+    def restore(self, arrays: Mapping[str, Array]) -> None:
         self.half_life = float(arrays["half_life"][0])
         self.recent = RecentTakers.restore(arrays)

@@ -46,7 +46,7 @@ class Entry:
 REGISTRY: dict[str, Entry] = {
     "popularity": Entry("Popularity", "reference", "popularity.Popularity"),
     "recent_popularity": Entry("Recent popularity", "reference", "recent_popularity.RecentPopularity"),
-    "copy": Entry("Copy", "reference", "copy.Copy"),
+    "copy": Entry("Copy", "reference", "linked_items.Copy"),
     "itemknn": Entry("ItemKNN", "reference", "itemknn.ItemKNN"),
     "ease": Entry("EASE", "reference", "ease.EASE"),
     "ordered_counts": Entry("Ordered counts", "reference", "ordered_counts.OrderedCounts"),

@@ -8,7 +8,7 @@ position t (:class:`i2vae_lib.model.encoders.SequenceEncoder`, the encoder that 
 where the j are sampled negatives. Input and output share E. The loss of 2018, and most of what sets this apart from
 :mod:`i2vae_lib.recommenders.sasrec_ce`.
 
-Made for the next item in one domain. Here it comes in both readings (:mod:`i2vae_lib.recommenders.readings`):
+Made for the next item in one domain. Here it comes in both readings (:mod:`i2vae_lib.recommenders.separate_or_merged`):
 ``sasrec-bce-s``, two models that know nothing of each other, and ``sasrec-bce-m``, one model of the merged sequence.
 
 Departs
@@ -36,12 +36,12 @@ import torch
 from torch import nn
 
 from i2vae_lib.data.batches import Tensors, bucketed_streams
-from i2vae_lib.data.dataset import Rows
-from i2vae_lib.data.people import windows
+from i2vae_lib.data.rows import Rows
+from i2vae_lib.data.user_sequences import windows
 from i2vae_lib.model.encoders import SequenceEncoder, initialise
 from i2vae_lib.model.likelihoods import bernoulli
 from i2vae_lib.params import Parameters
-from i2vae_lib.recommenders.readings import Merged, PerDomain, draw_beside
+from i2vae_lib.recommenders.separate_or_merged import Merged, PerDomain, draw_beside
 from i2vae_lib.recommenders.trained import Trained, dot
 from i2vae_lib.training import Stage
 
@@ -72,7 +72,7 @@ class Stream(nn.Module):
         return states
 
 
-class SASRecBCE(Trained):
+class _SASRecBCE(Trained):
     """Both readings; a class of its own for each below."""
 
     def build(self, weights: torch.Generator) -> nn.Module:
@@ -126,14 +126,14 @@ class SASRecBCE(Trained):
         return dot(states[:, -1], table, items)
 
 
-class SASRecBCES(SASRecBCE):
+class SASRecBCES(_SASRecBCE):
     """``sasrec-bce-s``: a model per domain."""
 
     name = "sasrec-bce-s"
     reading_of = PerDomain
 
 
-class SASRecBCEM(SASRecBCE):
+class SASRecBCEM(_SASRecBCE):
     """``sasrec-bce-m``: one model of the merged sequence."""
 
     name = "sasrec-bce-m"

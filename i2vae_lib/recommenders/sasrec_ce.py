@@ -9,7 +9,7 @@ RecTools (rectools/models/nn/transformers, 41a5a63). With E the item table and P
 Attention is causal. What :mod:`i2vae_lib.recommenders.every_position` says of positions, cold rows and long sequences
 holds here.
 
-Made for the next item in one domain. Here it comes in both readings (:mod:`i2vae_lib.recommenders.readings`):
+Made for the next item in one domain. Here it comes in both readings (:mod:`i2vae_lib.recommenders.separate_or_merged`):
 ``sasrec-ce-s``, two models that know nothing of each other, and ``sasrec-ce-m``, one model of both domains' events in
 order of time.
 
@@ -29,10 +29,10 @@ from __future__ import annotations
 from i2vae_lib.model.transformers import CausalTransformer, SASRecBlock
 from i2vae_lib.parameter_groups import SASRecCEParameters
 from i2vae_lib.recommenders.every_position import EveryPosition, Stream
-from i2vae_lib.recommenders.readings import Merged, PerDomain
+from i2vae_lib.recommenders.separate_or_merged import Merged, PerDomain
 
 
-class SASRecCE(EveryPosition):
+class _SASRecCE(EveryPosition):
     """Both readings; a class of its own for each below."""
 
     @property
@@ -46,14 +46,14 @@ class SASRecCE(EveryPosition):
         return Stream(self.reading.size(stream), d, transformer)
 
 
-class SASRecCES(SASRecCE):
+class SASRecCES(_SASRecCE):
     """``sasrec-ce-s``: a model per domain."""
 
     name = "sasrec-ce-s"
     reading_of = PerDomain
 
 
-class SASRecCEM(SASRecCE):
+class SASRecCEM(_SASRecCE):
     """``sasrec-ce-m``: one model of both domains in order of time."""
 
     name = "sasrec-ce-m"

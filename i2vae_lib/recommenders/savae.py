@@ -43,8 +43,8 @@ import torch
 from torch import nn
 
 from i2vae_lib.data.batches import Tensors
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Ragged, Rows, other
-from i2vae_lib.data.people import people
+from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Ragged, Rows, other
+from i2vae_lib.data.user_sequences import user_sequences
 from i2vae_lib.model.latents import Gaussian, annealing, sample, standard_like, where
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.multivae import (
@@ -135,7 +135,7 @@ class SourceAligned(Trained):
         """The mean that rows asking for ``domain`` are decoded from, [B, d]."""
 
     @abstractmethod
-    def has_evidence(self, rows: Rows) -> Int:
+    def has_evidence(self, rows: Rows) -> Array:
         """:meth:`evident` once all is trained."""
 
     def build(self, weights: torch.Generator) -> nn.Module:
@@ -149,7 +149,7 @@ class SourceAligned(Trained):
 
     def stages(self, train: Rows) -> Iterator[Stage]:
         size = self.params.training.batch_size
-        whole = {d: distinct(one) for d, one in people(train).sequences.items()}
+        whole = {d: distinct(one) for d, one in user_sequences(train).sequences.items()}
         takers = {d: np.flatnonzero(one.lengths) for d, one in whole.items()}
         own = {d: whole[d].take(takers[d]) for d in DOMAINS}
         self.aligned = False
@@ -185,8 +185,8 @@ class SourceAligned(Trained):
         """The softmax of a domain."""
         return 0, self.catalogue.size(domain)
 
-    def evident(self, rows: Rows) -> Int:
-        found: Int = self.has_evidence(rows) if self.aligned else rows.lengths("own") > 0
+    def evident(self, rows: Rows) -> Array:
+        found: Array = self.has_evidence(rows) if self.aligned else rows.lengths("own") > 0
         return found
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
@@ -229,7 +229,7 @@ class SAVAE(SourceAligned):
         own = self.encoded(self.module["target"][domain].encoder, rows.history[domain])
         return torch.where(warm[:, None], own, self.source_mean(rows, domain))
 
-    def has_evidence(self, rows: Rows) -> Int:
+    def has_evidence(self, rows: Rows) -> Array:
         return super(SourceAligned, self).evident(rows)
 
 
@@ -251,6 +251,6 @@ class RAVAE(SourceAligned):
     def latent(self, rows: Rows, domain: str) -> torch.Tensor:
         return self.source_mean(rows, domain)
 
-    def has_evidence(self, rows: Rows) -> Int:
-        found: Int = rows.lengths("other") > 0
+    def has_evidence(self, rows: Rows) -> Array:
+        found: Array = rows.lengths("other") > 0
         return found

@@ -11,8 +11,8 @@ with weights exp(-(t - s) / ``source_decay``), and one of T, the items after it 
 a = 0 is SLIT, of transitions alone; a = 1 SLIS, of what stands together (without its bound on the diagonal).
 
 Made for one catalogue and short sessions. Here it comes in both readings
-(:mod:`i2vae_lib.recommenders.readings`): ``slist-s``, a matrix per domain, and ``slist-m``, one of both domains' events
-in order of time.
+(:mod:`i2vae_lib.recommenders.separate_or_merged`): ``slist-s``, a matrix per domain, and ``slist-m``, one of both
+domains' events in order of time.
 
 Departs
     - a user's whole sequence is one session, its last T events (``model.T``);
@@ -31,18 +31,18 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from i2vae_lib.data.dataset import DataError, Int, Ragged, Rows, popularity
-from i2vae_lib.data.people import interleaved, people
+from i2vae_lib.data.rows import Array, DataError, Ragged, Rows, popularity
+from i2vae_lib.data.user_sequences import interleaved, user_sequences
 from i2vae_lib.parameter_groups import SLISTParameters
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders.ease import inverse_of
-from i2vae_lib.recommenders.readings import Merged, PerDomain
+from i2vae_lib.recommenders.separate_or_merged import Merged, PerDomain
 from i2vae_lib.recommenders.trained import Scorer, solved_epoch
 from i2vae_lib.training import Callbacks, State
 
 
-def cuts(sequences: Ragged, domain: Int) -> tuple[Int, Int]:
+def cuts(sequences: Ragged, domain: Array) -> tuple[Array, Array]:
     """Every place where a sequence may be cut: position of the event before it, and number of its sequence.
 
     Parameters
@@ -64,7 +64,7 @@ def cuts(sequences: Ragged, domain: Int) -> tuple[Int, Int]:
     return at, owner[at]
 
 
-def transitions(sequences: Ragged, at: Int, size: int, source: float, target: float) -> tuple[sparse.csr_matrix, ...]:
+def transitions(sequences: Ragged, at: Array, size: int, source: float, target: float) -> tuple[sparse.csr_matrix, ...]:
     """S and T (module docstring), a line per cut and a column per item (0…size - 1): float32.
 
     Parameters
@@ -86,7 +86,7 @@ def transitions(sequences: Ragged, at: Int, size: int, source: float, target: fl
     return tuple(parts)
 
 
-def solved(sequences: Ragged, domain: Int, size: int, p: SLISTParameters) -> Int:
+def solved(sequences: Ragged, domain: Array, size: int, p: SLISTParameters) -> Array:
     """B of one stream: float32 [size, size]."""
     taken = sparse.csr_matrix(
         (np.ones(len(sequences.values), dtype=np.float32), (sequences.owner, sequences.values - 1)),
@@ -97,7 +97,7 @@ def solved(sequences: Ragged, domain: Int, size: int, p: SLISTParameters) -> Int
     source, target = transitions(sequences, cuts(sequences, domain)[0], size, p.source_decay, p.target_decay)
     rest = np.float32(1.0 - p.consistency)
     inverse = inverse_of((together + rest * (source.T @ source)).tocsr().astype(np.float32), p.decay)
-    found: Int = ((together + rest * (source.T @ target)).T.tocsr().astype(np.float32) @ inverse).T
+    found: Array = ((together + rest * (source.T @ target)).T.tocsr().astype(np.float32) @ inverse).T
     return np.ascontiguousarray(found)
 
 
@@ -123,7 +123,7 @@ class SLIST(Scorer):
         """
         self.params, start = params, time.perf_counter()
         self.popularity = popularity(train)
-        sequences, p = people(train).sequences, params.slist
+        sequences, p = user_sequences(train).sequences, params.slist
         for s in self.reading.streams:
             size = self.reading.size(s)
             if size > p.limit:

@@ -36,7 +36,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from i2vae_lib.cooccurrence import Kernel, scores_of
-from i2vae_lib.data.dataset import DOMAINS, PAD, Catalogue, Int, Rows, hashed, popularity
+from i2vae_lib.data.rows import DOMAINS, PAD, Array, Catalogue, Rows, hashed, popularity
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.graphs import Unified
 from i2vae_lib.params import Parameters
@@ -71,12 +71,12 @@ class Logit(nn.Module):
 class Known:
     """Scores rows by utilities that are known already: of the target and its sampled candidates, in that order."""
 
-    def __init__(self, name: str, rows: Rows, utilities: Int):
+    def __init__(self, name: str, rows: Rows, utilities: Array):
         self.name, self.utilities = name, utilities
         self.where = pd.Index(rows.source)
 
-    def score(self, rows: Rows, candidates: Int) -> Int:
-        found: Int = self.utilities[self.where.get_indexer(pd.Index(rows.source))]
+    def score(self, rows: Rows, candidates: Array) -> Array:
+        found: Array = self.utilities[self.where.get_indexer(pd.Index(rows.source))]
         return found
 
 
@@ -144,7 +144,7 @@ class Stack(Scorer):
         ordered = self.rankers[OrderedCounts.name].left_out
         self.counts = (ordered.reweighted(Kernel(ordered.p.shrinkage)), ordered)
 
-    def features(self, rows: Rows, domain: str, items: Int) -> Int:
+    def features(self, rows: Rows, domain: str, items: Array) -> Array:
         """Of candidates [B, k] or [1, k] of rows that all ask for ``domain``: float32 [B, k, features]."""
         told = [self.rankers[one.name].evidence(rows, domain) for one in (ItemKNN, EASE)]
         told += scores_of(self.counts, rows, domain)
@@ -170,7 +170,7 @@ class Stack(Scorer):
             optimizer.step()
         return logit
 
-    def cross_fitted(self, choices: Choices, key: Int) -> Int:
+    def cross_fitted(self, choices: Choices, key: Array) -> Array:
         """Utilities of each row by a logit of the rows whose ``key`` falls into another fold: float32 [n, k]."""
         part = key % np.uint64(self.params.stack.folds)
         found = np.zeros(choices.there.shape, dtype=np.float32)
@@ -188,7 +188,7 @@ class Stack(Scorer):
             at = np.arange(start, min(start + CHUNK, len(rows)))
             wanted = items.cpu().numpy()[at if len(items) > 1 else [0]]
             features = torch.from_numpy(self.features(rows.take(at), domain, wanted)).to(self.device)
-            parts.append(self.module(features, *(one.to(self.device) for one in asked_by(rows.take(at)))))
+            parts.append(self.module(features, *(one.to(self.device) for one in _asked_by(rows.take(at)))))
         return torch.cat(parts)
 
     def save(self, folder: Path) -> None:
@@ -206,7 +206,7 @@ class Stack(Scorer):
         return found
 
 
-def asked_by(rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+def _asked_by(rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
     """Target domain and length of the own history of each row."""
     return torch.from_numpy(rows.domain.astype(np.int64)), torch.from_numpy(rows.lengths("own").astype(np.float32))
 
@@ -216,12 +216,12 @@ class Choices:
     """Rows that have a history, with the features of what each could have been: the target first."""
 
     rows: Rows
-    at: Int  # their positions among the rows that were given
+    at: Array  # their positions among the rows that were given
     features: torch.Tensor  # float32 [n, k, features]
     there: torch.Tensor  # bool [n, k]: a row may have fewer candidates
 
     @classmethod
-    def of(cls, stack: Stack, rows: Rows, negatives: Int) -> Self:
+    def of(cls, stack: Stack, rows: Rows, negatives: Array) -> Self:
         at = np.flatnonzero(~contract.without_evidence(rows))
         rows, negatives = rows.take(at), negatives[at]
         there = np.concatenate([np.ones((len(rows), 1), dtype=bool), negatives != PAD], axis=1)
@@ -234,11 +234,11 @@ class Choices:
                 features[here] = stack.features(rows.take(here), d, items[here].astype(np.int64))
         return cls(rows, at, torch.from_numpy(features), torch.from_numpy(there))
 
-    def take(self, index: Int) -> Self:
+    def take(self, index: Array) -> Self:
         return type(self)(self.rows.take(index), self.at[index], self.features[index], self.there[index])
 
     def utilities(self, logit: nn.Module) -> torch.Tensor:
-        found: torch.Tensor = logit(self.features, *asked_by(self.rows))
+        found: torch.Tensor = logit(self.features, *_asked_by(self.rows))
         return found
 
     def cost(self, logit: nn.Module) -> torch.Tensor:

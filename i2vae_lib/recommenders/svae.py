@@ -11,10 +11,10 @@ are),
 
 A step's latent depends on the items so far, but not on the latents before it.
 
-Made for one domain. Here it comes in both readings (:mod:`i2vae_lib.recommenders.readings`). ``svae-s`` is two models
-that know nothing of each other; a row without an own history is ranked by popularity. ``svae-m`` is one model of the
-merged sequence and ranks the candidates among the items of their domain. A row is scored by the posterior mean of its
-last step.
+Made for one domain. Here it comes in both readings (:mod:`i2vae_lib.recommenders.separate_or_merged`). ``svae-s`` is
+two models that know nothing of each other; a row without an own history is ranked by popularity. ``svae-m`` is one
+model of the merged sequence and ranks the candidates among the items of their domain. A row is scored by the posterior
+mean of its last step.
 
 Departs
     - sigma^2 = exp(lambda) everywhere; the released code samples with sigma = exp(lambda) and takes lambda for the
@@ -47,13 +47,13 @@ import torch
 from torch import nn
 
 from i2vae_lib.data.batches import Tensors, bucketed_streams
-from i2vae_lib.data.dataset import PAD, Int, Ragged, Rows
-from i2vae_lib.data.people import right_padded
+from i2vae_lib.data.rows import PAD, Array, Ragged, Rows
+from i2vae_lib.data.user_sequences import right_padded
 from i2vae_lib.model.encoders import initialise
 from i2vae_lib.model.latents import Gaussian, annealing, kl, sample, standard_like
 from i2vae_lib.model.likelihoods import multinomial_sum
 from i2vae_lib.params import Parameters
-from i2vae_lib.recommenders.readings import Merged, PerDomain
+from i2vae_lib.recommenders.separate_or_merged import Merged, PerDomain
 from i2vae_lib.recommenders.trained import Trained, dot
 from i2vae_lib.training import Stage
 
@@ -66,7 +66,7 @@ class Steps(Tensors):
     targets: torch.Tensor  # int64 [B, L, k]: the set Y_t, 0 where it is smaller; all 0 where the input is no step
 
 
-def next_items(items: Int, k: int) -> Int:
+def next_items(items: Array, k: int) -> Array:
     """The sets Y_t of the k items after each one.
 
     Parameters

@@ -23,18 +23,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from i2vae_lib import psg, training
-from i2vae_lib.data.dataset import (
-    DOMAINS,
-    Catalogue,
-    Int,
-    Rows,
-    packed,
-    popularity,
-    read_catalogue,
-    rows_digest,
-    save_catalogue,
-    unpacked,
-)
+from i2vae_lib.data.dataset import read_catalogue, rows_digest, save_catalogue
+from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows, packed, popularity, unpacked
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.params import Parameters, of_result
 from i2vae_lib.psg import Generator
@@ -43,7 +33,7 @@ from i2vae_lib.recommenders.fold_in import user_vectors
 from i2vae_lib.runs import LayoutError, check_layout, read_json, reading, write_atomically, write_json
 from i2vae_lib.training import Callbacks, Stage, State
 
-MODEL_LAYOUT = 3
+_MODEL_LAYOUT = 3
 ANEW = "put the right file back, or train it anew"
 
 
@@ -55,7 +45,7 @@ class Scorer(ABC):
     name
         The system's name, as ``--set system=…`` takes it.
     reading_of
-        How a system of one domain reads rows: separately or merged (:mod:`i2vae_lib.recommenders.readings`).
+        How a system of one domain reads rows: separately or merged (:mod:`i2vae_lib.recommenders.separate_or_merged`).
     module
         The weights.
     frozen
@@ -71,7 +61,7 @@ class Scorer(ABC):
     """
 
     name: str
-    start: Int | None = None
+    start: Array | None = None
     start_shrinkage = 10.0
     counted: Sequence[Any] = ()
     reading_of: ClassVar[Any] = None
@@ -81,7 +71,7 @@ class Scorer(ABC):
         self.catalogue = catalogue
         self.params = params
         self.device = training.choose_device(params.training.device)
-        self.popularity: Mapping[str, Int] = {}
+        self.popularity: Mapping[str, Array] = {}
         self.frozen: dict[str, torch.Tensor] = {}
         self.module = nn.Module()
         self.reading: Any = None if self.reading_of is None else self.reading_of(catalogue)
@@ -110,7 +100,7 @@ class Scorer(ABC):
             int64 [B, k], or [1, k] where all rows share their candidates; 1…n.
         """
 
-    def evident(self, rows: Rows) -> Int:
+    def evident(self, rows: Rows) -> Array:
         """Rows that the system can rank for, bool [n]; the others get popularity."""
         return ~contract.without_evidence(rows) if self.reading is None else self.reading.evident(rows)
 
@@ -129,7 +119,7 @@ class Scorer(ABC):
 
     # --- known users ---
 
-    def remember(self, name: str, ids: Sequence[str] | Int, vectors: torch.Tensor) -> None:
+    def remember(self, name: str, ids: Sequence[str] | Array, vectors: torch.Tensor) -> None:
         """Under ``temporal``, keep the trained vectors [users, d] of these users."""
         if self.params.protocol == "temporal":
             self.frozen |= {f"known {name}": vectors, f"ids {name}": torch.from_numpy(packed(ids))}
@@ -155,12 +145,12 @@ class Scorer(ABC):
 
         return validate
 
-    def score(self, rows: Rows, candidates: Int) -> Int:
+    def score(self, rows: Rows, candidates: Array) -> Array:
         """:meth:`scores` where the system has evidence, training counts elsewhere."""
         return self.scored(rows, candidates, self.scores)
 
     @torch.no_grad()
-    def scored(self, rows: Rows, candidates: Int, scores: Callable[[Rows, str, torch.Tensor], torch.Tensor]) -> Int:
+    def scored(self, rows: Rows, candidates: Array, scores: Callable[[Rows, str, torch.Tensor], torch.Tensor]) -> Array:
         """:meth:`score` with another way to :meth:`scores`."""
         contract.check_candidates(rows, candidates)
         found = contract.gather(self.popularity, rows, candidates)
@@ -199,7 +189,7 @@ class Scorer(ABC):
         tensors |= {f"frozen/{name}": one.detach().cpu().contiguous() for name, one in self.frozen.items()}
         tensors |= {f"popularity/{d}": torch.from_numpy(self.popularity[d]) for d in DOMAINS}
         write_atomically(folder / "weights.safetensors", lambda part: save_file(tensors, part))
-        header = {"layout": MODEL_LAYOUT, "system": self.name, "parameters": self.params.model_dump(mode="json")}
+        header = {"layout": _MODEL_LAYOUT, "system": self.name, "parameters": self.params.model_dump(mode="json")}
         write_json(folder / "model.json", header)
 
     @classmethod
@@ -215,7 +205,7 @@ class Scorer(ABC):
         if not (folder / "model.json").is_file():
             raise LayoutError(f"{folder} holds no saved model (no model.json)")
         header = read_json(folder / "model.json", ANEW)
-        check_layout(f"{folder}: model", header.get("layout"), MODEL_LAYOUT, "train it anew")
+        check_layout(f"{folder}: model", header.get("layout"), _MODEL_LAYOUT, "train it anew")
         if header.get("system") != cls.name:
             raise LayoutError(f"{folder} holds a model of {header.get('system')}, not of {cls.name}")
         try:

@@ -27,9 +27,9 @@ from i2vae_lib.results.text import Captioned, Number, document, in_points, lines
 from i2vae_lib.runs import LayoutError, stamp
 
 CELL = ["domain", "kind", "metric"]
-DIFFERENCE = ("difference", "interval_low", "interval_high", "p", "t", "df", "p_t", "t_low", "t_high")
-TESTS = (*CELL, "candidates", "base", "system", "n", *DIFFERENCE)
-OVERALL = ("base", "system", "cells", *DIFFERENCE[:4], "p_holm", *DIFFERENCE[4:7], "p_t_holm", *DIFFERENCE[7:])
+_DIFFERENCE = ("difference", "interval_low", "interval_high", "p", "t", "df", "p_t", "t_low", "t_high")
+TESTS = (*CELL, "candidates", "base", "system", "n", *_DIFFERENCE)
+_OVERALL = ("base", "system", "cells", *_DIFFERENCE[:4], "p_holm", *_DIFFERENCE[4:7], "p_t_holm", *_DIFFERENCE[7:])
 
 Bootstrap = Callable[[Array, Array, Array], significance.Bootstrap]
 """:func:`significance.paired_bootstrap` of two systems' values and masks, with one user's rows drawn together."""
@@ -243,7 +243,7 @@ def _overall(opened: Opened, values: Mapping[str, Array], base: str, bootstrap: 
     masks = opened.headline
     n = masks.sum(axis=0)
     if not masks.shape[1]:
-        return pd.DataFrame(columns=list(OVERALL))
+        return pd.DataFrame(columns=list(_OVERALL))
     by_row, against = {}, values[base].mean(axis=0)
     for label, value in values.items():
         difference = value.mean(axis=0) - against  # [rows, metrics]
@@ -255,7 +255,7 @@ def _overall(opened: Opened, values: Mapping[str, Array], base: str, bootstrap: 
     found = _minus_the_base(opened.systems, by_row, by_seed, everyone, base, bootstrap).assign(cells=means.size)
     for p in ("p", "p_t"):
         found[f"{p}_holm"] = significance.holm(found[p].where(~found["system"].isin(CEILINGS)).to_numpy())
-    return found[list(OVERALL)]
+    return found[list(_OVERALL)]
 
 
 def _minus_the_base(
@@ -278,11 +278,11 @@ def _minus_the_base(
     Returns
     -------
     DataFrame
-        ``base, system, n``, the columns of :data:`DIFFERENCE`, and ``cell``: the number of the cell and metric, cells
+        ``base, system, n``, the columns of :data:`_DIFFERENCE`, and ``cell``: the number of the cell and metric, cells
         first.
     """
     others, metrics = [label for label in systems if label != base], by_row[base].shape[1]
-    columns = ["base", "system", "cell", "n", *DIFFERENCE]
+    columns = ["base", "system", "cell", "n", *_DIFFERENCE]
     if not others:
         return pd.DataFrame(columns=columns).astype({"cell": int})
     stacked = np.concatenate([by_row[label] for label in others], axis=1)

@@ -16,7 +16,7 @@ from i2vae_lib.results import significance
 from i2vae_lib.results.differences import CELL, compare, with_means
 from i2vae_lib.runs import LayoutError
 
-EFFECT = (
+_EFFECT = (
     *CELL,
     "n",
     "seeds",
@@ -38,8 +38,8 @@ def effects(sweep: Sweep, out: Path | str, *, resamples: int = 10_000, rng: np.r
     Returns
     -------
     DataFrame
-        ``grid, row, against``, axes, and :data:`EFFECT`: ``base, mean, sd`` (fractions; the base's mean, the row's mean
-        and standard deviation over seeds), the ``difference`` with ``interval_low, interval_high, p`` by the paired
+        ``grid, row, against``, axes, and ``base, mean, sd`` (fractions; the base's mean, the row's mean and standard
+        deviation over seeds), the ``difference`` with ``interval_low, interval_high, p`` by the paired
         bootstrap over users, ``p_holm`` over the whole table (two sets of runs that stand in several grids count once),
         and ``p_t`` by the paired t-test over seeds (nan for one seed); ``runs``, in the folder. Cells are those of
         ``experiments.KINDS``. Rows without a finished seed in common with their base, or equal to it, are left out.
@@ -65,7 +65,7 @@ def effects(sweep: Sweep, out: Path | str, *, resamples: int = 10_000, rng: np.r
             made[pair] = _effect(*pair, resamples=resamples, rng=rng).assign(pair=len(made))
         runs = " ".join(f"cells/{own[seed].name}" for seed in seeds)
         parts.append(made[pair].assign(grid=grid, row=row, against=base, runs=runs, **json.loads(axes)))
-    columns = ["grid", "row", "against", *sweep.axes(), *EFFECT, "runs"]
+    columns = ["grid", "row", "against", *sweep.axes(), *_EFFECT, "runs"]
     if not parts:
         return pd.DataFrame(columns=columns)
     found, asked = pd.concat(parts, ignore_index=True), ["pair", *CELL]
@@ -77,11 +77,11 @@ def effects(sweep: Sweep, out: Path | str, *, resamples: int = 10_000, rng: np.r
 def _effect(
     base: Sequence[Path], other: Sequence[Path], *, resamples: int = 10_000, rng: np.random.Generator
 ) -> pd.DataFrame:
-    """The seeds of one system against those of another, one line per cell: :data:`EFFECT` without ``p_holm``."""
+    """The seeds of one system against those of another, one line per cell: :data:`_EFFECT` without ``p_holm``."""
     found = compare([*base, *other], resamples=resamples, rng=rng)
     trained = [name for name, seeds in zip(found.systems["system"], found.systems["seeds"]) if seeds]
     if len(trained) != 2:
         raise LayoutError(f"two systems were to be compared; these runs are of {len(trained)}: {', '.join(trained)}")
     tests = with_means(found).drop(columns="base").rename(columns={"base_mean": "base"})
     tests = tests[(tests["system"] == trained[1]) & tests["kind"].isin(KINDS)]
-    return tests[[name for name in EFFECT if name != "p_holm"]].reset_index(drop=True)
+    return tests[[name for name in _EFFECT if name != "p_holm"]].reset_index(drop=True)

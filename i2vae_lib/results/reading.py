@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib import stages
-from i2vae_lib.data.dataset import DOMAINS
 from i2vae_lib.data.protocols import outside_note
+from i2vae_lib.data.rows import DOMAINS
 from i2vae_lib.evaluation import COUNTS, fewer_candidates, kind_masks, row_values
 from i2vae_lib.params import of_result
 from i2vae_lib.runs import LayoutError, checked, flatten, read_record, reading
@@ -35,7 +35,7 @@ _IDENTITY = ["domain", "row", "user"]
 _FLAGS = ["tailed", "cold", "no_history", "overlapping", "seen"]
 _WORLD = ("split.", "controls.", "synthetic.")
 """Groups of parameters that determine the rows."""
-ROUNDING = 0.01
+_ROUNDING = 0.01
 """Share of rows on which a reference may differ between runs: another BLAS orders nearly equal scores differently."""
 
 
@@ -267,13 +267,13 @@ def _labels(name: str, variants: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _check_references(first: Run, other: Run) -> list[str]:
-    """Notes on reference rankers that are missing or differ in a few rows; more than :data:`ROUNDING` is refused."""
+    """Notes on reference rankers that are missing or differ in a few rows; more than :data:`_ROUNDING` is refused."""
     missing = [name for name in other.ranks if name not in first.ranks and name != other.trained]
     notes = [f"{name} is left out: {other.folder} has it, {first.folder} has not" for name in missing]
     for name in [name for name in first.ranks if name != first.trained and name in other.ranks]:
         unequal = (first.ranks[name][list(COUNTS)] != other.ranks[name][list(COUNTS)]).any(axis=1)
         where = f"has other ranks in {int(unequal.sum())} of {len(unequal)} rows"
-        if unequal.mean() > ROUNDING:
+        if unequal.mean() > _ROUNDING:
             raise LayoutError(
                 f"{other.folder} cannot be compared with {first.folder}: the reference ranker {name} {where}, though "
                 f"it does not depend on the seed; the data, the parameters `references` or the code differ. Make both "

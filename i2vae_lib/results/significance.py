@@ -33,7 +33,7 @@ class Bootstrap(NamedTuple):
     p: Array  # two-sided
 
 
-class SeedTest(NamedTuple):
+class _SeedTest(NamedTuple):
     """Result of :func:`paired_t_test`; nan where n < 2 or the differences do not vary."""
 
     n: int  # pairs of seeds
@@ -187,7 +187,7 @@ def _resampled(counts: Array, totals: Array, resamples: int, rng: np.random.Gene
     return drawn
 
 
-def paired_t_test(a: Array, b: Array, confidence: float = 0.95) -> SeedTest:
+def paired_t_test(a: Array, b: Array, confidence: float = 0.95) -> _SeedTest:
     """Paired t-test over seeds (``scipy.stats.ttest_rel``), a[i] and b[i] of one seed; two-sided, n - 1 degrees.
 
     Fewer than two seeds, or differences that do not vary: t, p and the interval are nan. Two systems that ignore their
@@ -201,10 +201,10 @@ def paired_t_test(a: Array, b: Array, confidence: float = 0.95) -> SeedTest:
     mean = float(difference.mean()) if n else np.nan
     # equal up to rounding: t would be 1e15
     if n < 2 or np.ptp(difference) <= 1e-12 * max(np.abs(a).max(), np.abs(b).max()):
-        return SeedTest(n, mean, np.nan, max(n - 1, 0), np.nan, np.nan, np.nan)
+        return _SeedTest(n, mean, np.nan, max(n - 1, 0), np.nan, np.nan, np.nan)
     found: Any = scipy.stats.ttest_rel(a, b)
     interval = found.confidence_interval(confidence)
-    return SeedTest(
+    return _SeedTest(
         n, mean, float(found.statistic), int(found.df), float(found.pvalue), float(interval.low), float(interval.high)
     )
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from i2vae_lib import psg
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.data.dataset import Rows
+from i2vae_lib.data.rows import Rows
 from i2vae_lib.params import Parameters
 from i2vae_lib.training import Callbacks
 from i2vae_lib.workers import InThisProcess

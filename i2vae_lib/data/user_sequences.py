@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.data.dataset import DOMAINS, PAD, Int, Ragged, Rows
+from i2vae_lib.data.rows import DOMAINS, PAD, Array, Ragged, Rows
 
 
 @dataclass(frozen=True)
-class People:
+class UserSequences:
     """Users of rows, in the order of their first appearance (the numbering of ``dataset.interactions``)."""
 
-    users: Int  # object array of str [n]
+    users: Array  # object array of str [n]
     sequences: Mapping[str, Ragged]  # domain key -> whole sequence of each user, oldest first; may be empty
 
     def __len__(self) -> int:
@@ -35,13 +35,13 @@ def chained(*parts: Ragged) -> Ragged:
     return Ragged.from_lengths(values, lengths, None if moments is None else moments[order])
 
 
-def moments_of(parts: Sequence[Ragged]) -> Int | None:
+def moments_of(parts: Sequence[Ragged]) -> Array | None:
     """The moments of all events of the parts, int64 [total]; None unless every part has them."""
     found = [one.moments for one in parts if one.moments is not None]
     return np.concatenate(found) if len(found) == len(parts) else None
 
 
-def interleaved(parts: Sequence[Ragged], last: Int) -> Ragged:
+def interleaved(parts: Sequence[Ragged], last: Array) -> Ragged:
     """Sequence i of each part as one, in order of time.
 
     Of one moment, the events of part ``last[i]`` stand after the others. Without a common time all events of that part
@@ -70,7 +70,7 @@ def with_targets(rows: Rows, domain: str) -> Ragged:
     return chained(rows.history[domain], target)
 
 
-def people(rows: Rows) -> People:
+def user_sequences(rows: Rows) -> UserSequences:
     """The rows' users with their whole sequences. For training rows only: targets are in them."""
     code, users = pd.factorize(rows.user)
     sequences = {}
@@ -79,7 +79,7 @@ def people(rows: Rows) -> People:
         order = np.lexsort((np.arange(len(rows)), -found.lengths, code))
         first = np.concatenate([[True], code[order][1:] != code[order][:-1]]) if len(order) else order.astype(bool)
         sequences[d] = found.take(order[first])
-    return People(np.asarray(users, dtype=object), sequences)
+    return UserSequences(np.asarray(users, dtype=object), sequences)
 
 
 def asked_by_event(rows: Rows, length: int) -> Rows:
@@ -87,9 +87,9 @@ def asked_by_event(rows: Rows, length: int) -> Rows:
 
     That is the own sequence before the event, and of the other domain what is earlier by stamp (all of it where the
     data have no common time); the most recent ``length`` of each. Rows are in the order of domains, users and events;
-    ``source`` counts them. For training rows only, as :func:`people`.
+    ``source`` counts them. For training rows only, as :func:`user_sequences`.
     """
-    found = people(rows)
+    found = user_sequences(rows)
     parts = [found.sequences[d] for d in DOMAINS]
     owner = np.concatenate([one.owner for one in parts])
     domain = np.repeat(np.arange(len(parts)), [len(one.values) for one in parts])
@@ -118,7 +118,7 @@ def asked_by_event(rows: Rows, length: int) -> Rows:
     )
 
 
-def _earlier(sequences: Ragged, owner: Int, moments: Int) -> Int:
+def _earlier(sequences: Ragged, owner: Array, moments: Array) -> Array:
     """How many events of each owner's sequence are earlier than a moment: int64, one for each owner."""
     assert sequences.moments is not None
     known, asked = np.unique(np.concatenate([sequences.moments, moments]), return_inverse=True)
@@ -127,7 +127,7 @@ def _earlier(sequences: Ragged, owner: Int, moments: Int) -> Int:
     return np.searchsorted(keys, wanted) - sequences.offsets[owner]
 
 
-def windows(sequences: Ragged, length: int) -> tuple[Int, Int]:
+def windows(sequences: Ragged, length: int) -> tuple[Array, Array]:
     """Inputs and next items of the last ``length`` steps of each sequence.
 
     Returns
@@ -143,9 +143,9 @@ def windows(sequences: Ragged, length: int) -> tuple[Int, Int]:
     return inputs, np.where(inputs == PAD, PAD, last[:, 1:])
 
 
-def right_padded(sequences: Ragged, width: int) -> Int:
+def right_padded(sequences: Ragged, width: int) -> Array:
     """The most recent ``width`` items, right-padded with 0: int32 [n, min(width, longest)] (at least one column)."""
     last = sequences.last(width)
     order = np.argsort(last == PAD, axis=1, kind="stable")
-    moved: Int = np.take_along_axis(last, order, axis=1)
+    moved: Array = np.take_along_axis(last, order, axis=1)
     return moved

@@ -18,8 +18,8 @@ from dataclasses import replace
 import numpy as np
 
 from i2vae_lib.data.batches import draw_others
-from i2vae_lib.data.dataset import DOMAINS, PAD, Catalogue, Int, Ragged, Rows
-from i2vae_lib.data.people import interleaved, people, with_targets
+from i2vae_lib.data.rows import DOMAINS, PAD, Array, Catalogue, Ragged, Rows
+from i2vae_lib.data.user_sequences import interleaved, user_sequences, with_targets
 
 
 class PerDomain:
@@ -52,15 +52,15 @@ class PerDomain:
 
     def sequences(self, train: Rows) -> Mapping[str, Ragged]:
         """What a stream is learnt from: whole training sequences, targets included, without the empty ones."""
-        return {d: one.take(np.flatnonzero(one.lengths)) for d, one in people(train).sequences.items()}
+        return {d: one.take(np.flatnonzero(one.lengths)) for d, one in user_sequences(train).sequences.items()}
 
     def histories(self, rows: Rows, domain: str) -> Ragged:
         """What rows that ask for ``domain`` show, in its stream."""
         return rows.history[domain]
 
-    def evident(self, rows: Rows) -> Int:
+    def evident(self, rows: Rows) -> Array:
         """Rows that have anything in their stream, bool [n]."""
-        found: Int = rows.lengths("own") > 0
+        found: Array = rows.lengths("own") > 0
         return found
 
 
@@ -101,17 +101,17 @@ class Merged(PerDomain):
     def histories(self, rows: Rows, domain: str) -> Ragged:
         return self._in_order([rows.history[d] for d in DOMAINS], np.full(len(rows), DOMAINS.index(domain)))
 
-    def _in_order(self, parts: Sequence[Ragged], last: Int) -> Ragged:
+    def _in_order(self, parts: Sequence[Ragged], last: Array) -> Ragged:
         return interleaved([self.numbered(one, d) for one, d in zip(parts, DOMAINS, strict=True)], last)
 
-    def evident(self, rows: Rows) -> Int:
-        found: Int = (rows.lengths("own") > 0) | (rows.lengths("other") > 0)
+    def evident(self, rows: Rows) -> Array:
+        found: Array = (rows.lengths("own") > 0) | (rows.lengths("other") > 0)
         return found
 
 
 def draw_beside(
-    reading: PerDomain, stream: str, sequences: Ragged, positives: Int, count: int, rng: np.random.Generator
-) -> Int:
+    reading: PerDomain, stream: str, sequences: Ragged, positives: Array, count: int, rng: np.random.Generator
+) -> Array:
     """Negatives beside each positive: of its own domain, and nothing that its sequence holds.
 
     Of another domain they would teach a merged model no more than to tell the domains apart.

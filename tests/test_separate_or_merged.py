@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.data.dataset import DOMAINS, DataError, Ragged, Rows, other
-from i2vae_lib.data.people import people, windows
-from i2vae_lib.recommenders.readings import Merged, PerDomain, draw_beside
+from i2vae_lib.data.rows import DOMAINS, DataError, Ragged, Rows, other
+from i2vae_lib.data.user_sequences import user_sequences, windows
+from i2vae_lib.recommenders.separate_or_merged import Merged, PerDomain, draw_beside
 
 
 def lists(ragged: Ragged) -> list[list[int]]:
@@ -20,7 +20,7 @@ def lists(ragged: Ragged) -> list[list[int]]:
 @pytest.fixture
 def rows() -> Rows:
     """Two rows of user a, a cold one of b, one without any history of c."""
-    from i2vae_lib.data.dataset import Catalogue
+    from i2vae_lib.data.rows import Catalogue
 
     ids = {d: np.array([f"{d}{i}" for i in range(size)], dtype=object) for d, size in (("x", 5), ("y", 4))}
     links = np.array([[1, 1]], dtype=np.int32)  # x1 and y1 are one product: two numbers all the same
@@ -136,7 +136,7 @@ def test_readings_when_compared_with_loops(dataset: CrossDomainDataset) -> None:
             expected.append([*opposite, *own, int(train.target[i]) + shift[d]])
     assert lists(merged) == expected
     for d in DOMAINS:
-        assert lists(apart[d]) == [one for one in lists(people(train).sequences[d]) if one]
+        assert lists(apart[d]) == [one for one in lists(user_sequences(train).sequences[d]) if one]
 
 
 # --- negatives --------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from i2vae_lib.data.dataset import DOMAINS, ONLY, Int, Rows, belongs, hashed, joined, mixed, other
+from i2vae_lib.data.rows import DOMAINS, ONLY, Array, Rows, belongs, hashed, joined, mixed, other
 from i2vae_lib.parameter_groups import ControlParameters
 
 
@@ -28,7 +28,7 @@ def control(splits: Mapping[str, Rows], p: ControlParameters, data_seed: int) ->
         for split, rows in splits.items():
             found[split], removed[f"events thinned from {split} histories"] = thin(rows, p.density, data_seed)
     if p.overlap < 1:
-        chosen = unlinked_users(found["train"], p.overlap, data_seed)
+        chosen = _unlinked_users(found["train"], p.overlap, data_seed)
         what = f"overlapping training users ({p.overlap_mode})"
         removed[what] = len(chosen)
         at = belongs(found["train"].user, chosen)
@@ -58,7 +58,7 @@ def thin(rows: Rows, density: float, data_seed: int) -> tuple[Rows, int]:
     return replace(rows, history=histories), gone
 
 
-def unlinked_users(train: Rows, overlap: float, data_seed: int) -> Int:
+def _unlinked_users(train: Rows, overlap: float, data_seed: int) -> Array:
     """K_o: the overlapping training users that do *not* stay as such, object array."""
     present = {d: set(train.user[(train.history[d].lengths > 0) | (train.domain == i)]) for i, d in enumerate(DOMAINS)}
     users = np.array(sorted(present["x"] & present["y"]), dtype=object)
@@ -66,7 +66,7 @@ def unlinked_users(train: Rows, overlap: float, data_seed: int) -> Int:
     return users[order[round(overlap * len(users)) :]]
 
 
-def detach(train: Rows, at: Int) -> Rows:
+def detach(train: Rows, at: Array) -> Rows:
     """K_o, mode ``detach``: the users of the rows ``at`` become two one-domain users each, and keep what they took.
 
     A row keeps its own history under a new name. A user without a row in the other domain gets one, made of what
@@ -107,5 +107,5 @@ def detach(train: Rows, at: Int) -> Rows:
     return joined([replace(train, user=names, history=histories), *extra])
 
 
-def _named(rows: Rows, d: str) -> Int:
+def _named(rows: Rows, d: str) -> Array:
     return np.array([f"{user}{ONLY.format(rows.catalogue.names[d])}" for user in rows.user], dtype=object)

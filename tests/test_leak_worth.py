@@ -11,14 +11,15 @@ import pandas as pd
 import pytest
 from filelock import FileLock
 
-from i2vae_lib import leaks, psg
+from i2vae_lib import leak_worth, psg
 from i2vae_lib.audit import audit, fired
 from i2vae_lib.data import DOMAINS, Ragged, protocols, synthetic
-from i2vae_lib.data.dataset import SPLITS, other, rows_digest
-from i2vae_lib.data.people import with_targets
+from i2vae_lib.data.dataset import rows_digest
 from i2vae_lib.data.released import load_released
+from i2vae_lib.data.rows import SPLITS, other
+from i2vae_lib.data.user_sequences import with_targets
 from i2vae_lib.evaluation import sample_negatives
-from i2vae_lib.leaks import CLOSED, CONDITIONS, LEAKS, Cell
+from i2vae_lib.leak_worth import CLOSED, CONDITIONS, LEAKS, Cell
 from i2vae_lib.params import load
 from i2vae_lib.results import significance
 from i2vae_lib.runs import LayoutError, revision
@@ -53,25 +54,25 @@ def p():
 @pytest.fixture(scope="module")
 def clean(p):
     """The planted world in one order of items, as the released files are; nothing else leaks."""
-    return leaks.in_one_order(synthetic.generate(p.synthetic), 0)
+    return leak_worth.in_one_order(synthetic.generate(p.synthetic), 0)
 
 
 @pytest.fixture(scope="module")
 def raw(clean):
     """Every leak that can be planted is."""
-    return leaks.planted(clean, 1.0, 0)
+    return leak_worth.planted(clean, 1.0, 0)
 
 
 @pytest.fixture(scope="module")
 def table(raw, p, tmp_path_factory):
     """The study of the rankers that need no training. Do not change it."""
     systems = ["popularity", "copy", "itemknn", "popularity_after", "itemknn_after"]
-    return leaks.study(raw, p, systems, [0], tmp_path_factory.mktemp("study"))
+    return leak_worth.study(raw, p, systems, [0], tmp_path_factory.mktemp("study"))
 
 
 @pytest.fixture(scope="module")
 def found(table):
-    return leaks.worth(table, NAMES, rng=np.random.default_rng(0))
+    return leak_worth.worth(table, NAMES, rng=np.random.default_rng(0))
 
 
 @pytest.fixture(scope="module")
@@ -104,34 +105,36 @@ def cell_of(table: pd.DataFrame, **where):
 # --- the data of a condition ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("opened", [CLOSED, OPEN["pseudo"], OPEN["selection"]], ids=leaks.label)
+@pytest.mark.parametrize("opened", [CLOSED, OPEN["pseudo"], OPEN["selection"]], ids=leak_worth.label)
 def test_leaky_when_the_data_stay_closed_is_strict_row_for_row(raw, p, opened):
-    dataset, strict = leaks.leaky(raw, p, opened), of_protocol("strict", raw, p)
+    dataset, strict = leak_worth.leaky(raw, p, opened), of_protocol("strict", raw, p)
     assert digests(dataset) == digests(strict) and dataset.tail == strict.tail
     assert counts(dataset) == {}
 
 
 def test_leaky_when_training_histories_hold_twins_too_scrubs_or_keeps_them_as_the_protocols_do(raw, clean, p):
-    twinned = leaks.planted(replace(clean, train=clean.test, test=clean.train), 1.0, 0).test  # of the training rows
+    twinned = leak_worth.planted(
+        replace(clean, train=clean.test, test=clean.train), 1.0, 0
+    ).test  # of the training rows
     pair = replace(raw, train=twinned)
-    assert digests(leaks.leaky(pair, p, CLOSED)) == digests(of_protocol("strict", pair, p))
-    opened = leaks.leaky(pair, p, OPEN["order"] | OPEN["users"] | OPEN["histories"])
+    assert digests(leak_worth.leaky(pair, p, CLOSED)) == digests(of_protocol("strict", pair, p))
+    opened = leak_worth.leaky(pair, p, OPEN["order"] | OPEN["users"] | OPEN["histories"])
     assert digests(opened) == digests(of_protocol("released", pair, p))
-    assert counts(leaks.leaky(pair, p, CLOSED)) == counts(leaks.leaky(pair, p, OPEN["users"])) == {}
-    assert set(counts(leaks.leaky(pair, p, OPEN["histories"]))) == {(OTHER, "validation"), (OTHER, "test")}
+    assert counts(leak_worth.leaky(pair, p, CLOSED)) == counts(leak_worth.leaky(pair, p, OPEN["users"])) == {}
+    assert set(counts(leak_worth.leaky(pair, p, OPEN["histories"]))) == {(OTHER, "validation"), (OTHER, "test")}
 
 
-@pytest.mark.parametrize("opened", [OPEN["order"] | OPEN["users"] | OPEN["histories"], ALL], ids=leaks.label)
+@pytest.mark.parametrize("opened", [OPEN["order"] | OPEN["users"] | OPEN["histories"], ALL], ids=leak_worth.label)
 def test_leaky_when_order_users_and_histories_are_open_is_released_row_for_row(raw, p, opened):
-    dataset, released = leaks.leaky(raw, p, opened), of_protocol("released", raw, p)
+    dataset, released = leak_worth.leaky(raw, p, opened), of_protocol("released", raw, p)
     assert digests(dataset) == digests(released) and dataset.tail == released.tail
     assert digests(dataset)["test"] != digests(of_protocol("strict", raw, p))["test"]
 
 
 def test_leaky_when_the_pair_is_published_is_strict_or_released_row_for_row(published):
     pair, paper = published
-    assert digests(leaks.leaky(pair, paper, CLOSED)) == digests(of_protocol("strict", pair, paper))
-    opened = leaks.leaky(pair, paper, OPEN["order"] | OPEN["users"] | OPEN["histories"])
+    assert digests(leak_worth.leaky(pair, paper, CLOSED)) == digests(of_protocol("strict", pair, paper))
+    opened = leak_worth.leaky(pair, paper, OPEN["order"] | OPEN["users"] | OPEN["histories"])
     assert digests(opened) == digests(of_protocol("released", pair, paper))
     assert {split: len(rows) for split, rows in opened.splits.items()} == {
         split: len(rows) for split, rows in of_protocol("released", pair, paper).splits.items()
@@ -139,7 +142,7 @@ def test_leaky_when_the_pair_is_published_is_strict_or_released_row_for_row(publ
 
 
 def test_leaky_when_users_are_open_fires_both_user_checks_only(raw, clean, p):
-    dataset, closed = leaks.leaky(raw, p, OPEN["users"]), leaks.leaky(raw, p, CLOSED)
+    dataset, closed = leak_worth.leaky(raw, p, OPEN["users"]), leak_worth.leaky(raw, p, CLOSED)
     trained = set(raw.train.user)
     expected = sum(user in trained for user in raw.test.user)
     assert 150 < expected < len(raw.test)
@@ -151,7 +154,7 @@ def test_leaky_when_users_are_open_fires_both_user_checks_only(raw, clean, p):
 
 
 def test_leaky_when_the_order_is_open_shows_the_files_and_fires_that_check_only(raw, p):
-    dataset, closed = leaks.leaky(raw, p, OPEN["order"]), leaks.leaky(raw, p, CLOSED)
+    dataset, closed = leak_worth.leaky(raw, p, OPEN["order"]), leak_worth.leaky(raw, p, CLOSED)
     assert set(counts(dataset)) == ORDERS and counts(closed) == {}
     test, seeded = dataset.splits["test"], closed.splits["test"]
     assert (test.user == seeded.user).all() and (test.source == seeded.source).all()
@@ -160,15 +163,15 @@ def test_leaky_when_the_order_is_open_shows_the_files_and_fires_that_check_only(
         assert (np.abs(test.history[d].lengths - seeded.history[d].lengths) <= 2).all()
     # another draw asks other targets, and the file's stay
     other_draw = p.model_copy(update={"split": p.split.model_copy(update={"data_seed": 1})})
-    again = leaks.leaky(raw, other_draw, CLOSED).splits["test"]
+    again = leak_worth.leaky(raw, other_draw, CLOSED).splits["test"]
     assert (again.target != seeded.target).any()
-    assert (leaks.leaky(raw, other_draw, OPEN["order"]).splits["test"].target == raw.test.target).all()
+    assert (leak_worth.leaky(raw, other_draw, OPEN["order"]).splits["test"].target == raw.test.target).all()
 
 
 def test_leaky_when_histories_are_open_fires_the_other_history_only(raw, p):
     twins = sum(int(raw.catalogue.linked(d)[raw.test.target[raw.test.of(d)]].astype(bool).sum()) for d in DOMAINS)
     for world in (OPEN["order"], CLOSED):
-        dataset, closed = leaks.leaky(raw, p, OPEN["histories"] | world), leaks.leaky(raw, p, world)
+        dataset, closed = leak_worth.leaky(raw, p, OPEN["histories"] | world), leak_worth.leaky(raw, p, world)
         found = counts(dataset)
         # few came by a twin of their own
         assert set(found) - {(OTHER, "validation")} == {(OTHER, "test")} | (ORDERS if world else set())
@@ -182,16 +185,16 @@ def test_leaky_when_histories_are_open_fires_the_other_history_only(raw, p):
 
 def test_leaky_when_the_pair_is_published_opens_one_leak_at_a_time(published):
     pair, paper = published
-    assert counts(leaks.leaky(pair, paper, CLOSED)) == {}
-    users = leaks.leaky(pair, paper, OPEN["users"])
+    assert counts(leak_worth.leaky(pair, paper, CLOSED)) == {}
+    users = leak_worth.leaky(pair, paper, OPEN["users"])
     found = counts(users)
     # some of the 609 targets stand in the training row as the twin of *its* target, and left by its scrubbing
     assert set(found) == {(USER, "test"), (TARGET, "test"), (COPIES, "test")}
     assert found[USER, "test"] == 609 >= found[TARGET, "test"] > 550
-    ordered = counts(leaks.leaky(pair, paper, OPEN["order"]))
+    ordered = counts(leak_worth.leaky(pair, paper, OPEN["order"]))
     assert set(ordered) == {(f"one order of items in {name}", "catalogue") for name in pair.catalogue.names.values()}
-    histories = counts(leaks.leaky(pair, paper, OPEN["histories"]))
-    assert counts(leaks.leaky(pair, paper, OPEN["histories"] | OPEN["order"]))[OTHER, "test"] == 245
+    histories = counts(leak_worth.leaky(pair, paper, OPEN["histories"]))
+    assert counts(leak_worth.leaky(pair, paper, OPEN["histories"] | OPEN["order"]))[OTHER, "test"] == 245
     assert abs(histories.pop((OTHER, "test")) - 245) < 30  # of other targets
     assert set(histories) == {(OTHER, "validation")}  # the published training histories hold twins too
     assert digests(users)["test"] == digests(of_protocol("strict", pair, paper))["test"]
@@ -199,12 +202,12 @@ def test_leaky_when_the_pair_is_published_opens_one_leak_at_a_time(published):
 
 def test_candidates_when_any_leak_is_open_are_those_of_its_world(raw, p):
     drawn = {
-        leaks.label(one): sample_negatives(leaks.leaky(raw, p, one).splits["test"], 49, p.split.data_seed)
+        leak_worth.label(one): sample_negatives(leak_worth.leaky(raw, p, one).splits["test"], 49, p.split.data_seed)
         for one in CONDITIONS
     }
     assert drawn["none"].shape == (len(raw.test), 49)
     for condition, one in drawn.items():
-        assert np.array_equal(one, drawn[leaks.world_of(condition)])
+        assert np.array_equal(one, drawn[leak_worth.world_of(condition)])
     assert not np.array_equal(drawn["order"], drawn["none"])
 
 
@@ -212,14 +215,14 @@ def test_candidates_when_the_pair_is_published_are_those_of_its_world(published)
     pair, paper = published
     first = {}
     for one in (CLOSED, OPEN["order"], OPEN["users"], OPEN["histories"], ALL):
-        rows = leaks.leaky(pair, paper, one).splits["test"].take(np.arange(300))
+        rows = leak_worth.leaky(pair, paper, one).splits["test"].take(np.arange(300))
         first[one] = sample_negatives(rows, 999, paper.split.data_seed)
         assert np.array_equal(first[one], first[one & {"order"}])
 
 
 def test_label_when_conditions_differ_names_each_once():
-    assert [leaks.label(one) for one in CONDITIONS] == ["none", *LEAKS, "all"]
-    assert leaks.label(frozenset({"users", "histories"})) == "histories+users"
+    assert [leak_worth.label(one) for one in CONDITIONS] == ["none", *LEAKS, "all"]
+    assert leak_worth.label(frozenset({"users", "histories"})) == "histories+users"
 
 
 # --- measure ----------------------------------------------------------------------------------------------------------
@@ -244,18 +247,18 @@ def spied(raw, p, monkeypatch):
 
     def measured(opened: frozenset[str], seed: int = 0):
         spy, asked = Spy(), []
-        monkeypatch.setitem(leaks.SYSTEMS, "i2vae", lambda dataset, p: spy)
-        monkeypatch.setattr(leaks.psg, "fit_once", lambda train, p: asked.append((rows_digest(train), p)))
-        spy.table = leaks.measure(raw, p, Cell("i2vae", opened, seed))
+        monkeypatch.setitem(leak_worth.SYSTEMS, "i2vae", lambda dataset, p: spy)
+        monkeypatch.setattr(leak_worth.psg, "fit_once", lambda train, p: asked.append((rows_digest(train), p)))
+        spy.table = leak_worth.measure(raw, p, Cell("i2vae", opened, seed))
         return spy, asked
 
     return measured
 
 
-@pytest.mark.parametrize("opened", CONDITIONS, ids=leaks.label)
+@pytest.mark.parametrize("opened", CONDITIONS, ids=leak_worth.label)
 def test_measure_when_a_leak_is_open_trains_and_selects_on_what_it_says(raw, p, spied, opened):
     spy, asked = spied(opened, seed=3)
-    data = leaks.leaky(raw, p, opened & {"order", "users", "histories"})
+    data = leak_worth.leaky(raw, p, opened & {"order", "users", "histories"})
     assert rows_digest(spy.train) == digests(data)["train"]
     assert rows_digest(spy.validation) == digests(data)["test" if "selection" in opened else "validation"]
     assert asked == [(digests(data)["train"], psg.as_published(p.psg) if "pseudo" in opened else p.psg)]
@@ -271,14 +274,14 @@ def test_measure_when_scores_are_constant_gives_chance(spied, raw):
     assert (spy.table["greater_sampled"] == 0).all() and (spy.table["ties_sampled"] == 49).all()
 
 
-@pytest.mark.parametrize("world", leaks.WORLDS)
+@pytest.mark.parametrize("world", leak_worth.WORLDS)
 def test_measure_when_a_history_leak_moves_rows_keeps_the_kinds_of_the_closed_condition(raw, p, table, world):
     base = OPEN.get(world, CLOSED)
-    closed, dataset = leaks.leaky(raw, p, base), leaks.leaky(raw, p, OPEN["histories"] | base)
+    closed, dataset = leak_worth.leaky(raw, p, base), leak_worth.leaky(raw, p, OPEN["histories"] | base)
     moved = closed.splits["test"].kinds()["no_history"] & dataset.splits["test"].kinds()["cold"]
     assert moved.sum() >= 5  # a planted twin is all the history these have
     kinds = closed.splits["test"].kinds(closed.tail["test"])
-    here = table[table["leaks"].map(leaks.world_of) == world]
+    here = table[table["leaks"].map(leak_worth.world_of) == world]
     for (system, label), part in here.groupby(["recommender", "leaks"]):
         assert part["row"].tolist() == closed.splits["test"].source.tolist(), (system, label)
         for kind in ("tailed", "cold", "no_history", "overlapping"):
@@ -294,18 +297,18 @@ def test_measure_when_own_histories_hold_the_target_takes_the_closed_conditions_
         histories[d] = Ragged.from_lists(lists)
     pair = replace(raw, test=replace(test, history=histories))
     both = OPEN["order"] | OPEN["histories"]  # a set holds its target once
-    closed, opened = leaks.leaky(pair, p, OPEN["order"]), leaks.leaky(pair, p, both)
+    closed, opened = leak_worth.leaky(pair, p, OPEN["order"]), leak_worth.leaky(pair, p, both)
     assert all(opened.tail["test"][d] == pytest.approx(closed.tail["test"][d] + 1) for d in DOMAINS)
-    table = leaks.measure(pair, p, Cell("popularity", both, 0))
+    table = leak_worth.measure(pair, p, Cell("popularity", both, 0))
     tailed = closed.splits["test"].kinds(closed.tail["test"])["tailed"]
     assert (table["tailed"].to_numpy() == tailed).all() and 0.3 < tailed.mean() < 0.9
 
 
 def test_measure_when_i2vae_is_resumed_from_its_checkpoint_gives_the_same_ranks(raw, p, tmp_path):
     cell = Cell("i2vae", ALL, 1)
-    once = leaks.measure(raw, p, cell, tmp_path / "one.ckpt")
+    once = leak_worth.measure(raw, p, cell, tmp_path / "one.ckpt")
     assert (tmp_path / "one.ckpt").is_file()
-    again = leaks.measure(raw, p, cell, tmp_path / "one.ckpt")
+    again = leak_worth.measure(raw, p, cell, tmp_path / "one.ckpt")
     pd.testing.assert_frame_equal(once, again)
     assert len(once) == len(raw.test) and once[COUNTS].to_numpy().min() >= 0
     assert (once["greater_sampled"] + once["ties_sampled"] <= 49).all()
@@ -315,9 +318,10 @@ def test_measure_when_i2vae_is_resumed_from_its_checkpoint_gives_the_same_ranks(
 
 
 def test_cells_when_systems_differ_leave_out_what_they_cannot_see():
-    found = leaks.cells(list(leaks.SYSTEMS), [0, 1, 2])
+    found = leak_worth.cells(list(leak_worth.SYSTEMS), [0, 1, 2])
     by_system = {
-        name: [(leaks.label(one.leaks), one.seed) for one in found if one.system == name] for name in leaks.SYSTEMS
+        name: [(leak_worth.label(one.leaks), one.seed) for one in found if one.system == name]
+        for name in leak_worth.SYSTEMS
     }
     blind = [(label, 0) for label in ("none", "order", "users", "histories", "all")]
     chooses = [(label, 0) for label in ("none", "order", "users", "histories", "selection", "all")]
@@ -331,7 +335,7 @@ def test_cells_when_systems_differ_leave_out_what_they_cannot_see():
 
 RAW = synthetic.generate(load("smoke", TINY).synthetic)
 SMALL = (["copy", "itemknn", "i2vae"], [0, 1])
-CELLS = leaks.cells(*SMALL)
+CELLS = leak_worth.cells(*SMALL)
 
 
 @pytest.fixture
@@ -349,19 +353,19 @@ def measured(monkeypatch):
         rank = sum(map(ord, cell.name)) % 50
         return pd.DataFrame({"recommender": cell.system, "row": [1, 2, 3], "greater_sampled": [rank, 0, 1]})
 
-    monkeypatch.setattr(leaks, "measure", measure)
+    monkeypatch.setattr(leak_worth, "measure", measure)
     return calls, measure
 
 
 def test_study_when_cells_are_on_disk_measures_none_again(measured, p, tmp_path):
     calls, _ = measured
-    first = leaks.study(RAW, p, *SMALL, tmp_path / "new")
+    first = leak_worth.study(RAW, p, *SMALL, tmp_path / "new")
     assert calls == CELLS and len(first) == 3 * len(CELLS) == 3 * (5 + 6 + 14)
     assert first["revision"].unique().tolist() == [revision()]
-    again = leaks.study(RAW, p, *SMALL, tmp_path / "new")
+    again = leak_worth.study(RAW, p, *SMALL, tmp_path / "new")
     assert calls == CELLS
     pd.testing.assert_frame_equal(first, again)
-    labels = [(leaks.label(cell.leaks), cell.seed) for cell in CELLS]
+    labels = [(leak_worth.label(cell.leaks), cell.seed) for cell in CELLS]
     assert list(zip(first["leaks"], first["seed"]))[::3] == labels
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["cells"]
     assert len(list((tmp_path / "new").glob("cells/*/ranks.parquet"))) == len(CELLS)
@@ -369,7 +373,7 @@ def test_study_when_cells_are_on_disk_measures_none_again(measured, p, tmp_path)
 
 def test_study_leaves_a_cell_to_the_call_that_has_it(measured, p, tmp_path, monkeypatch):
     calls, measure = measured
-    held = leaks._works(RAW, p, *SMALL, tmp_path)[CELLS[0]].folder
+    held = leak_worth._works(RAW, p, *SMALL, tmp_path)[CELLS[0]].folder
     held.mkdir(parents=True)
     elsewhere = FileLock(held / ".cell.lock").acquire()
 
@@ -378,23 +382,23 @@ def test_study_leaves_a_cell_to_the_call_that_has_it(measured, p, tmp_path, monk
             elsewhere.lock.release()
         return measure(*given)
 
-    monkeypatch.setattr(leaks, "measure", at_the_last_it_is_let_go)
-    leaks.study(RAW, p, *SMALL, tmp_path)
+    monkeypatch.setattr(leak_worth, "measure", at_the_last_it_is_let_go)
+    leak_worth.study(RAW, p, *SMALL, tmp_path)
     assert calls == [*CELLS[1:], CELLS[0]]
 
 
 def test_study_of_other_data_or_parameters_has_cells_of_its_own(measured, p, tmp_path):
     calls, _ = measured
-    leaks.study(RAW, p, *SMALL, tmp_path)
+    leak_worth.study(RAW, p, *SMALL, tmp_path)
     moved = p.model_copy(update={"seed": 5, "preset": "another", "out": "elsewhere"})  # cells say which seed
-    leaks.study(RAW, moved, *SMALL, tmp_path)
+    leak_worth.study(RAW, moved, *SMALL, tmp_path)
     assert calls == CELLS
     fewer = p.model_copy(update={"evaluation": p.evaluation.model_copy(update={"negatives": 7})})
-    for raw, changed in ((leaks.planted(RAW, 0.9, 0), p), (RAW, fewer)):
+    for raw, changed in ((leak_worth.planted(RAW, 0.9, 0), p), (RAW, fewer)):
         calls.clear()
         with pytest.raises(LayoutError, match="holds no finished cell of copy, itemknn, i2vae on these data"):
-            leaks.finished(raw, changed, *SMALL, tmp_path)
-        leaks.study(raw, changed, *SMALL, tmp_path)
+            leak_worth.finished(raw, changed, *SMALL, tmp_path)
+        leak_worth.study(raw, changed, *SMALL, tmp_path)
         assert calls == CELLS
 
 
@@ -406,44 +410,46 @@ def test_study_when_a_cell_fails_measures_the_others_and_says_why(measured, p, t
             raise ArithmeticError("loss is nan")
         return measure(*given)
 
-    monkeypatch.setattr(leaks, "measure", fails)
+    monkeypatch.setattr(leak_worth, "measure", fails)
     with pytest.raises(RuntimeError, match=f"1 cells failed.*{CELLS[1].name}: ArithmeticError: loss is nan"):
-        leaks.study(RAW, p, *SMALL, tmp_path)
+        leak_worth.study(RAW, p, *SMALL, tmp_path)
     assert calls == [CELLS[0], *CELLS[2:]]
-    assert len(leaks.finished(RAW, p, *SMALL, tmp_path)) == 3 * (len(CELLS) - 1)
-    monkeypatch.setattr(leaks, "measure", measure)  # tried again
-    assert len(leaks.study(RAW, p, *SMALL, tmp_path)) == 3 * len(CELLS)
+    assert len(leak_worth.finished(RAW, p, *SMALL, tmp_path)) == 3 * (len(CELLS) - 1)
+    monkeypatch.setattr(leak_worth, "measure", measure)  # tried again
+    assert len(leak_worth.study(RAW, p, *SMALL, tmp_path)) == 3 * len(CELLS)
 
 
 def test_worth_when_there_is_nothing_to_compare_says_so(measured, p, tmp_path):
-    table = leaks.study(RAW, p, *SMALL, tmp_path)
-    in_world = table["leaks"].isin(leaks.WORLDS)
+    table = leak_worth.study(RAW, p, *SMALL, tmp_path)
+    in_world = table["leaks"].isin(leak_worth.WORLDS)
     for part in (table[in_world], table[~in_world]):
         with pytest.raises(ValueError, match="needs the condition none or order and one with another leak"):
-            leaks.worth(part, {"x": "X", "y": "Y"}, rng=np.random.default_rng(0))
+            leak_worth.worth(part, {"x": "X", "y": "Y"}, rng=np.random.default_rng(0))
 
 
 def test_study_when_killed_goes_on_where_it_was(measured, p, tmp_path):
     calls, measure = measured
-    whole = leaks.study(RAW, p, *SMALL, tmp_path / "whole")
+    whole = leak_worth.study(RAW, p, *SMALL, tmp_path / "whole")
     calls.clear()
     measure.stop = 6
     with pytest.raises(KeyboardInterrupt):
-        leaks.study(RAW, p, *SMALL, tmp_path / "killed")
+        leak_worth.study(RAW, p, *SMALL, tmp_path / "killed")
     assert calls == CELLS[:6]
     assert len(list((tmp_path / "killed").glob("cells/*/ranks.parquet"))) == 5
-    assert (leaks._works(RAW, p, *SMALL, tmp_path / "killed")[CELLS[5]].folder / "last.ckpt").is_file()  # its epochs
+    assert (
+        leak_worth._works(RAW, p, *SMALL, tmp_path / "killed")[CELLS[5]].folder / "last.ckpt"
+    ).is_file()  # its epochs
     measure.stop = None
     calls.clear()
-    pd.testing.assert_frame_equal(leaks.study(RAW, p, *SMALL, tmp_path / "killed"), whole)
+    pd.testing.assert_frame_equal(leak_worth.study(RAW, p, *SMALL, tmp_path / "killed"), whole)
     assert calls == CELLS[5:]
 
 
 def test_study_when_more_seeds_are_asked_for_measures_those_only(measured, p, tmp_path):
     calls, _ = measured
-    leaks.study(RAW, p, ["copy", "i2vae"], [0], tmp_path)
+    leak_worth.study(RAW, p, ["copy", "i2vae"], [0], tmp_path)
     calls.clear()
-    grown = leaks.study(RAW, p, ["copy", "i2vae"], [0, 1], tmp_path)
+    grown = leak_worth.study(RAW, p, ["copy", "i2vae"], [0, 1], tmp_path)
     assert [(one.system, one.seed) for one in calls] == [("i2vae", 1)] * len(CONDITIONS)
     assert grown.groupby("recommender")["seed"].nunique().to_dict() == {"copy": 1, "i2vae": 2}
 
@@ -493,7 +499,7 @@ def seeded(table):
     rng = np.random.default_rng(4)
     parts = [table]
     for label, seed in itertools.product(["none", *LEAKS, "all"], range(3)):
-        part = table[(table["recommender"] == "copy") & (table["leaks"] == leaks.world_of(label))].copy()
+        part = table[(table["recommender"] == "copy") & (table["leaks"] == leak_worth.world_of(label))].copy()
         for one in ("sampled", "full"):
             part[f"greater_{one}"] = np.maximum(part[f"greater_{one}"] + rng.integers(-9, 6, len(part)), 0)
         parts.append(part.sample(frac=1, random_state=seed).assign(recommender="i2vae", leaks=label, seed=seed))
@@ -519,11 +525,11 @@ def test_worth_when_computed_row_by_row_is_the_same(seeded, metric, monkeypatch)
         p_values.extend(result.p[:, 0])
         return result
 
-    monkeypatch.setattr(leaks.significance, "paired_bootstrap", fewer)
-    found = leaks.worth(seeded, NAMES, rng=np.random.default_rng(1), metric=metric)
+    monkeypatch.setattr(leak_worth.significance, "paired_bootstrap", fewer)
+    found = leak_worth.worth(seeded, NAMES, rng=np.random.default_rng(1), metric=metric)
     # popularity, copy, itemknn, those after the last, i2vae; leaks less "none" and "order", which asks other targets
     pairs = 3 + 3 + 4 + 1 + 1 + 5
-    assert not set(found["leak"]) & set(leaks.WORLDS)
+    assert not set(found["leak"]) & set(leak_worth.WORLDS)
     assert (found["against"] == np.where(found["leak"] == "all", "order", "none")).all()
     assert len(found) == pairs * 2 * 2 * 7 and "p" not in found and set(found["metric"]) == {metric}
     keys, slow = {name: d for d, name in NAMES.items()}, slow_means(seeded, int(metric[3:]))
@@ -546,7 +552,7 @@ def test_worth_when_computed_row_by_row_is_the_same(seeded, metric, monkeypatch)
 @pytest.mark.parametrize(("closed", "opened", "expected"), [(49, 0, 50.0), (0, 49, -50.0)])
 def test_worth_when_half_of_the_rows_change_has_the_sign_of_open_less_closed(closed, opened, expected):
     greater = np.where(np.arange(60) % 4 < 2, opened, closed)
-    found = leaks.worth(
+    found = leak_worth.worth(
         pd.concat([ranks("ease", "none", 0, closed), ranks("ease", "users", 0, greater)]),
         NAMES,
         rng=np.random.default_rng(0),
@@ -559,7 +565,7 @@ def test_worth_when_half_of_the_rows_change_has_the_sign_of_open_less_closed(clo
 
 def test_worth_when_a_condition_equals_the_closed_one_is_zero_with_no_width():
     closed = ranks("ease", "none", 0, np.arange(60) % 20)
-    found = leaks.worth(
+    found = leak_worth.worth(
         pd.concat([closed, closed.assign(leaks="selection")]), NAMES, rng=np.random.default_rng(0), metric="NDCG@10"
     )
     filled = found[found["n"] > 0]
@@ -574,7 +580,7 @@ def test_worth_when_a_condition_equals_the_closed_one_is_zero_with_no_width():
 def test_worth_when_seeds_cancel_out_is_their_mean():
     closed = [ranks("i2vae", "none", seed, 49) for seed in (0, 1)]
     opened = [ranks("i2vae", "pseudo", seed, np.where(np.arange(60) % 4 < 2, 49 * seed, 49)) for seed in (0, 1)]
-    found = leaks.worth(pd.concat(closed + opened), NAMES, rng=np.random.default_rng(0))
+    found = leak_worth.worth(pd.concat(closed + opened), NAMES, rng=np.random.default_rng(0))
     one = cell_of(found, domain="South", kind="all", candidates="sampled")
     assert (one.seeds, one.n, one.closed, one.open) == (2, 30, 0.0, pytest.approx(25.0))
 
@@ -583,18 +589,18 @@ def test_worth_when_a_seed_is_not_done_compares_the_others():
     closed = [ranks("i2vae", "none", seed, 49 * seed) for seed in (0, 1)]
     table = pd.concat([*closed, ranks("i2vae", "pseudo", 0, 0)])
     one = cell_of(
-        leaks.worth(table, NAMES, rng=np.random.default_rng(0)), domain="South", kind="all", candidates="full"
+        leak_worth.worth(table, NAMES, rng=np.random.default_rng(0)), domain="South", kind="all", candidates="full"
     )
     assert (one.seeds, one.closed, one.open, one.worth) == (1, 100.0, 100.0, 0.0)
     with pytest.raises(ValueError, match="i2vae: pseudo has no seed in common with none"):
-        leaks.worth(pd.concat([closed[1], table[table["leaks"] == "pseudo"]]), NAMES, rng=np.random.default_rng(0))
+        leak_worth.worth(pd.concat([closed[1], table[table["leaks"] == "pseudo"]]), NAMES, rng=np.random.default_rng(0))
 
 
 # --- planted leaks ----------------------------------------------------------------------------------------------------
 
 
 def test_planted_when_the_share_is_0_changes_nothing(clean):
-    same = leaks.planted(clean, 0.0, 0)
+    same = leak_worth.planted(clean, 0.0, 0)
     assert rows_digest(same.train) == rows_digest(clean.train) and rows_digest(same.test) == rows_digest(clean.test)
 
 
@@ -639,15 +645,15 @@ def test_planted_when_a_target_has_a_twin_puts_it_into_the_other_history_only(cl
 def test_planted_when_the_share_grows_keeps_what_a_smaller_one_planted(clean):
     eligible, before = int(clean.test.kinds()["overlapping"].sum()), set()
     for share in (0.2, 0.5, 0.9):
-        one = leaks.planted(clean, share, 0)
+        one = leak_worth.planted(clean, share, 0)
         users = set(one.train.user[len(clean.train) :])
         assert before < users
         # four standard errors of a share of users
         rows = len(one.train) - len(clean.train)
         assert abs(rows - share * eligible) < 4 * math.sqrt(2 * eligible * share * (1 - share))
         before = users
-    assert set(leaks.planted(clean, 0.5, 1).train.user[len(clean.train) :]) != set(
-        leaks.planted(clean, 0.5, 0).train.user[len(clean.train) :]
+    assert set(leak_worth.planted(clean, 0.5, 1).train.user[len(clean.train) :]) != set(
+        leak_worth.planted(clean, 0.5, 0).train.user[len(clean.train) :]
     )
 
 
@@ -676,14 +682,14 @@ def test_worth_when_a_system_cannot_see_the_leak_is_zero_with_no_width(found):
 
 
 def test_worth_when_nothing_was_planted_is_zero_for_users_and_histories(p, tmp_path):
-    clean = leaks.in_one_order(synthetic.generate(p.synthetic.model_copy(update={"linked_items": 0})), 0)
-    table = leaks.study(clean, p, ["copy", "itemknn"], [0], tmp_path)
-    found = leaks.worth(table, NAMES, rng=np.random.default_rng(0))
+    clean = leak_worth.in_one_order(synthetic.generate(p.synthetic.model_copy(update={"linked_items": 0})), 0)
+    table = leak_worth.study(clean, p, ["copy", "itemknn"], [0], tmp_path)
+    found = leak_worth.worth(table, NAMES, rng=np.random.default_rng(0))
     part = found[found["leak"].isin(["users", "histories"]) & (found["n"] > 1)]
     assert len(part) > 40 and (part[["worth", "low", "high"]] == 0).all(axis=None)
     for one in (OPEN["users"], OPEN["histories"], ALL):
-        closed = leaks.leaky(clean, p, one & {"order"})
-        assert digests(leaks.leaky(clean, p, one)) == {s: digests(closed)[s] for s in SPLITS}
+        closed = leak_worth.leaky(clean, p, one & {"order"})
+        assert digests(leak_worth.leaky(clean, p, one)) == {s: digests(closed)[s] for s in SPLITS}
     part = found[(found["leak"] == "all") & (found["system"] == "copy") & (found["n"] > 1)]
     assert len(part) > 20 and (part[["worth", "low", "high"]] == 0).all(axis=None)
 
@@ -692,7 +698,7 @@ def test_worth_when_nothing_was_planted_is_zero_for_users_and_histories(p, tmp_p
 
 
 def test_worlds_when_computed_row_by_row_are_the_same(seeded):
-    found = leaks.worlds(seeded, NAMES, rng=np.random.default_rng(0), resamples=200)
+    found = leak_worth.worlds(seeded, NAMES, rng=np.random.default_rng(0), resamples=200)
     assert set(found["world"]) == {"none", "order", "all"} and len(found) == 3 * 6 * 2 * 2 * 7
     keys, slow = {name: d for d, name in NAMES.items()}, slow_means(seeded, 10)
     for one in found.itertuples():
@@ -711,7 +717,7 @@ def test_worlds_when_computed_row_by_row_are_the_same(seeded):
 
 
 def test_worlds_when_the_order_was_planted_show_it_in_the_files_world_only(table):
-    found = leaks.worlds(table, NAMES, rng=np.random.default_rng(0), resamples=500)
+    found = leak_worth.worlds(table, NAMES, rng=np.random.default_rng(0), resamples=500)
     part = found[(found["kind"] == "all") & (found["candidates"] == "sampled")]
     for domain in NAMES.values():
         opened = cell_of(part, system="itemknn_after", world="order", domain=domain)
@@ -721,7 +727,7 @@ def test_worlds_when_the_order_was_planted_show_it_in_the_files_world_only(table
         gain = {
             world: cell_of(part, system="popularity_after", world=world, domain=domain).value
             / cell_of(part, system="popularity", world=world, domain=domain).value
-            for world in leaks.WORLDS
+            for world in leak_worth.WORLDS
         }
         assert gain["order"] > 1.3 and gain["none"] < 1.1
 
@@ -731,7 +737,7 @@ def test_worlds_when_half_of_the_rows_are_found_have_the_bootstrap_of_a_share():
     half = ranks("ease", "none", 0, np.where(np.arange(60) % 4 < 2, 0, 49))
     table = pd.concat([ranks("itemknn", "none", 0, 0), half])
     one = cell_of(
-        leaks.worlds(table, NAMES, rng=np.random.default_rng(0)),
+        leak_worth.worlds(table, NAMES, rng=np.random.default_rng(0)),
         system="ease",
         domain="South",
         kind="all",
@@ -745,15 +751,15 @@ def test_worlds_when_half_of_the_rows_are_found_have_the_bootstrap_of_a_share():
 def test_worlds_when_there_is_nothing_to_compare_say_so():
     table = ranks("ease", "none", 0, 3)
     with pytest.raises(ValueError, match="none: lifts are over itemknn"):
-        leaks.worlds(table, NAMES, rng=np.random.default_rng(0))
+        leak_worth.worlds(table, NAMES, rng=np.random.default_rng(0))
     with pytest.raises(ValueError, match="worlds are the conditions none, order and all"):
-        leaks.worlds(table.assign(leaks="users"), NAMES, rng=np.random.default_rng(0))
+        leak_worth.worlds(table.assign(leaks="users"), NAMES, rng=np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("data_seed", [0, 1])
 def test_in_one_order_when_pairs_are_counted_has_none_both_ways(p, data_seed):
     raw = synthetic.generate(p.synthetic)
-    one = leaks.in_one_order(raw, data_seed)
+    one = leak_worth.in_one_order(raw, data_seed)
     for before, after in ((raw.train, one.train), (raw.test, one.test)):
         for name in ("user", "domain", "source"):
             assert (getattr(before, name) == getattr(after, name)).all()
@@ -770,9 +776,9 @@ def test_in_one_order_when_pairs_are_counted_has_none_both_ways(p, data_seed):
 
     assert not any((b, a) in pairs for pairs in stood(one) for a, b in pairs)
     assert sum((b, a) in pairs for pairs in stood(raw) for a, b in pairs) > 100
-    again = leaks.in_one_order(one, data_seed)
+    again = leak_worth.in_one_order(one, data_seed)
     assert rows_digest(again.train) == rows_digest(one.train) and rows_digest(again.test) == rows_digest(one.test)
-    assert rows_digest(leaks.in_one_order(raw, data_seed + 1).train) != rows_digest(one.train)
+    assert rows_digest(leak_worth.in_one_order(raw, data_seed + 1).train) != rows_digest(one.train)
 
 
 def lists(sequences: Ragged) -> list[list[int]]:

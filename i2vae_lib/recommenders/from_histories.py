@@ -30,7 +30,8 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, Int, Rows, popularity, read_catalogue, save_catalogue
+from i2vae_lib.data.dataset import read_catalogue, save_catalogue
+from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows, popularity
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.graphs import Unified
 from i2vae_lib.params import Parameters
@@ -43,16 +44,16 @@ from i2vae_lib.training import Callbacks
 NUDGE = 1e-4
 FLOOR = 1e-6
 CHUNK = 512  # rows scored at once: a dense line of items (EASE: and of users) for each
-NEIGHBOURS_LAYOUT = 1
-STEPS = 3
+_NEIGHBOURS_LAYOUT = 1
+_STEPS = 3
 """How often a grid extends itself at most."""
-SWEEPS = 2
+_SWEEPS = 2
 """How often a search by turns goes through its turns at most."""
 
 Setting = dict[str, Any]
 
 
-def share(counts: Mapping[str, Int]) -> dict[str, Int]:
+def share(counts: Mapping[str, Array]) -> dict[str, Array]:
     """Popularity in [0, 1) by domain, ascending in the counts: log(1 + c) / log(2 + max c).
 
     Logarithmic, because most items have small counts and the steps between those should survive rounding.
@@ -60,7 +61,7 @@ def share(counts: Mapping[str, Int]) -> dict[str, Int]:
     return {d: np.log1p(one) / np.log1p(one.max(initial=0) + 1) for d, one in counts.items()}
 
 
-def fall_back(evidence: Int, popular: Int) -> Int:
+def fall_back(evidence: Array, popular: Array) -> Array:
     """Evidence and popularity as one float32 score, as the module docstring has it."""
     nudged = evidence * (1 + NUDGE * np.sign(evidence) * popular)
     scores = np.where(evidence == 0, FLOOR * (popular - 1), nudged - FLOOR * (evidence < 0))
@@ -104,8 +105,8 @@ def search(turns: Sequence[Sequence[Axis]], value_of: Callable[[Setting], float]
     """The best setting of a search by turns, with its grids extended where the best lies at an edge.
 
     A turn tries all combinations of its axes' values, the other axes at their best so far (at first the middle of
-    their grids). While the best lies at the edge of a grid, the grid gets one value more there, at most :data:`STEPS`.
-    The turns are gone through again until nothing changes, :data:`SWEEPS` times at most.
+    their grids). While the best lies at the edge of a grid, the grid gets one value more there, at most :data:`_STEPS`.
+    The turns are gone through again until nothing changes, :data:`_SWEEPS` times at most.
 
     Parameters
     ----------
@@ -126,7 +127,7 @@ def search(turns: Sequence[Sequence[Axis]], value_of: Callable[[Setting], float]
     def beyond(name: str) -> float | None:
         return axes[name].beyond(values[name], best[name])
 
-    for _ in range(SWEEPS):
+    for _ in range(_SWEEPS):
         before = best
         for turn in turns:
             names = [axis.name for axis in turn]
@@ -137,7 +138,7 @@ def search(turns: Sequence[Sequence[Axis]], value_of: Callable[[Setting], float]
                     if key not in known:
                         known[key] = value_of(setting)
                 best = dict(zip(best, max(known.items(), key=lambda one: one[1])[0], strict=True))
-                room = [name for name in names if len(values[name]) < len(axes[name].values) + STEPS]
+                room = [name for name in names if len(values[name]) < len(axes[name].values) + _STEPS]
                 more = [(name, value) for name in room if (value := beyond(name)) is not None]
                 if not more:
                     break
@@ -160,12 +161,12 @@ def extensions(chosen: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def arrays_of(name: str, matrix: sparse.csr_matrix) -> dict[str, Int]:
+def arrays_of(name: str, matrix: sparse.csr_matrix) -> dict[str, Array]:
     """A sparse matrix as named arrays, for safetensors."""
     return {f"{name}/data": matrix.data, f"{name}/indices": matrix.indices, f"{name}/indptr": matrix.indptr}
 
 
-def matrix_of(name: str, arrays: Mapping[str, Int], columns: int) -> sparse.csr_matrix:
+def matrix_of(name: str, arrays: Mapping[str, Array], columns: int) -> sparse.csr_matrix:
     """What :func:`arrays_of` took apart."""
     parts = tuple(arrays[f"{name}/{part}"] for part in ("data", "indices", "indptr"))
     return sparse.csr_matrix(parts, shape=(len(parts[2]) - 1, columns))
@@ -187,7 +188,7 @@ class FromHistories(ABC):
     def __init__(self, catalogue: Catalogue):
         self.catalogue = catalogue
         self.unified = Unified(catalogue)
-        self.counts: Mapping[str, Int] = {}
+        self.counts: Mapping[str, Array] = {}
         self.chosen: dict[str, Any] = {}
 
     @classmethod
@@ -209,7 +210,7 @@ class FromHistories(ABC):
         negatives = sample_negatives(validation, params.evaluation.negatives, params.split.data_seed)
         turns, learn = self.choices(train, params)
         tried: list[Setting] = []
-        best, kept = -1.0, dict[str, Int]()
+        best, kept = -1.0, dict[str, Array]()
 
         def validated(setting: Setting) -> float:
             nonlocal best, kept
@@ -235,22 +236,22 @@ class FromHistories(ABC):
         setting (then :meth:`evidence` is ready) and returns what else is to be recorded of it."""
 
     @abstractmethod
-    def evidence(self, rows: Rows, domain: str) -> Int:
+    def evidence(self, rows: Rows, domain: str) -> Array:
         """What the histories of rows say of each item of ``domain``: float [rows, n]; 0 says nothing."""
 
     @abstractmethod
-    def apart(self, train: Rows) -> Int:
+    def apart(self, train: Rows) -> Array:
         """What was learnt and is not what these training rows give, counted by unified item: int64 [n] (the audit)."""
 
     @abstractmethod
-    def arrays(self) -> dict[str, Int]:
+    def arrays(self) -> dict[str, Array]:
         """Everything learnt, without copying it; a later setting must not write into it."""
 
     @abstractmethod
-    def restore(self, arrays: Mapping[str, Int]) -> None:
+    def restore(self, arrays: Mapping[str, Array]) -> None:
         """Take what :meth:`arrays` gave."""
 
-    def score(self, rows: Rows, candidates: Int) -> Int:
+    def score(self, rows: Rows, candidates: Array) -> Array:
         """Evidence, with popularity where there is none (module docstring of ``neighbours``)."""
         contract.check_candidates(rows, candidates)
         scores = contract.gather(self.counts, rows, candidates)
@@ -276,7 +277,7 @@ class FromHistories(ABC):
         arrays = self.packed() | {f"counts/{d}": self.counts[d] for d in DOMAINS}
         contiguous = {name: np.ascontiguousarray(one) for name, one in arrays.items()}
         write_atomically(folder / "weights.safetensors", lambda part: save_file(contiguous, part))
-        write_json(folder / "model.json", {"layout": NEIGHBOURS_LAYOUT, "chosen": self.chosen})
+        write_json(folder / "model.json", {"layout": _NEIGHBOURS_LAYOUT, "chosen": self.chosen})
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -291,7 +292,7 @@ class FromHistories(ABC):
         if not (folder / "model.json").is_file():
             raise LayoutError(f"{folder} holds no saved model (no model.json)")
         header = read_json(folder / "model.json")
-        check_layout(f"{folder}: model", header.get("layout"), NEIGHBOURS_LAYOUT)
+        check_layout(f"{folder}: model", header.get("layout"), _NEIGHBOURS_LAYOUT)
         found = cls(read_catalogue(folder))
         with reading(folder / "weights.safetensors"):
             arrays = load_file(folder / "weights.safetensors")
@@ -300,10 +301,10 @@ class FromHistories(ABC):
             found.restore(found.unpacked(arrays))
         return found
 
-    def packed(self) -> dict[str, Int]:
+    def packed(self) -> dict[str, Array]:
         """:meth:`arrays` as they go to the disk."""
         return self.arrays()
 
-    def unpacked(self, arrays: dict[str, Int]) -> dict[str, Int]:
+    def unpacked(self, arrays: dict[str, Array]) -> dict[str, Array]:
         """What :meth:`packed` gave as :meth:`restore` wants it."""
         return arrays

@@ -2,7 +2,7 @@
 
 Origin: the copy heuristic of session recommendation (repeat what was seen), carried through the link table. With
 linked(H) the items of the target domain that are the same product as an item of the row's other history, and p(j) in
-[0, 1) the popularity of :func:`i2vae_lib.recommenders.neighbours.share`,
+[0, 1) the popularity of :func:`i2vae_lib.recommenders.from_histories.share`,
 
     score(j) = [j in linked(H)] + p(j)
 
@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from i2vae_lib.data.dataset import DOMAINS, PAD, Int, Rows, other
+from i2vae_lib.data.rows import DOMAINS, PAD, Array, Rows, other
 from i2vae_lib.recommenders import contract
-from i2vae_lib.recommenders.neighbours import share
+from i2vae_lib.recommenders.from_histories import share
 from i2vae_lib.recommenders.popularity import Popularity
 
 
@@ -29,7 +29,7 @@ class Copy(Popularity):
 
     name = "copy"
 
-    def score(self, rows: Rows, candidates: Int) -> Int:
+    def score(self, rows: Rows, candidates: Array) -> Array:
         """1 for a linked item of the other history, plus the candidate's share of popularity."""
         contract.check_candidates(rows, candidates)
         scores = contract.gather(share(self.counts), rows, candidates)

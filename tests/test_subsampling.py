@@ -10,8 +10,8 @@ import pytest
 from i2vae_lib import psg
 from i2vae_lib.audit import audit, fired
 from i2vae_lib.data import DOMAINS, load_dataset
-from i2vae_lib.data.controls import detach
-from i2vae_lib.data.dataset import belongs, interactions, origins, popularity
+from i2vae_lib.data.rows import belongs, interactions, origins, popularity
+from i2vae_lib.data.subsampling import detach
 from i2vae_lib.evaluation import sample_negatives
 from i2vae_lib.params import ParameterError, load
 

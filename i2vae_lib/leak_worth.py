@@ -35,16 +35,17 @@ import pandas as pd
 from i2vae_lib import evaluation, psg
 from i2vae_lib.after_the_last import AfterTheLast
 from i2vae_lib.data import protocols
-from i2vae_lib.data.dataset import DOMAINS, CrossDomainDataset, Int, Ragged, Rows, hashed, joined, other, rows_digest
-from i2vae_lib.data.people import with_targets
+from i2vae_lib.data.dataset import CrossDomainDataset, rows_digest
 from i2vae_lib.data.protocols import RawPair
+from i2vae_lib.data.rows import DOMAINS, Array, Ragged, Rows, hashed, joined, other
+from i2vae_lib.data.user_sequences import with_targets
 from i2vae_lib.engine import Say, Work, cell_folder, cost, reason_of, work_off
 from i2vae_lib.params import Parameters, digest, of_result
 from i2vae_lib.progress import bar
-from i2vae_lib.recommenders.copy import Copy
 from i2vae_lib.recommenders.ease import EASE
 from i2vae_lib.recommenders.i2vae import I2VAERecommender
 from i2vae_lib.recommenders.itemknn import ItemKNN
+from i2vae_lib.recommenders.linked_items import Copy
 from i2vae_lib.recommenders.ordered_counts import OrderedCounts
 from i2vae_lib.recommenders.popularity import Popularity
 from i2vae_lib.results import significance
@@ -190,12 +191,14 @@ def _works(raw: RawPair, p: Parameters, systems: Sequence[str], seeds: Sequence[
     read = of_result(p.model_dump(mode="json"), ("seed", "system", *irrelevant_groups(["i2vae"])))
     address = digest(rows, read)[:8]
     return {
-        cell: Work(cell_folder(folder, f"{cell.name}-{address}"), cell.name, make_cell, (raw, p, cell), "ranks.parquet")
+        cell: Work(
+            cell_folder(folder, f"{cell.name}-{address}"), cell.name, _make_cell, (raw, p, cell), "ranks.parquet"
+        )
         for cell in cells(systems, seeds)
     }
 
 
-def make_cell(raw: RawPair, p: Parameters, cell: Cell, folder: Path) -> None:
+def _make_cell(raw: RawPair, p: Parameters, cell: Cell, folder: Path) -> None:
     """What a worker does: :func:`measure` a cell, with a record of it as of any run."""
     run = Run(p.model_copy(update={"seed": cell.seed}), folder)
     run.note(recommender=cell.system, leaks=sorted(cell.leaks))
@@ -300,18 +303,18 @@ def world_of(condition: str) -> str:
     return "order" if condition == "all" or "order" in condition.split("+") else "none"
 
 
-def _of_rows(part: pd.DataFrame, candidates: str, metric: str) -> Int:
+def _of_rows(part: pd.DataFrame, candidates: str, metric: str) -> Array:
     """A system's metric of each row, averaged over seeds, in the order of ``row``: float64 [rows]."""
     values = part.assign(value=evaluation.row_values(part, candidates, [evaluation.cutoff_of(metric)])[:, 0])
     return values.groupby("row", sort=True)["value"].mean().to_numpy()
 
 
-def _means(values: Int, masks: Int) -> list[float]:
+def _means(values: Array, masks: Array) -> list[float]:
     """Mean of each cell's rows in per cent; nan without any."""
     return [100 * values[mask].mean() if mask.any() else np.nan for mask in masks.T]
 
 
-def _cells(part: pd.DataFrame, names: dict[str, str]) -> tuple[Int, pd.DataFrame, Int]:
+def _cells(part: pd.DataFrame, names: dict[str, str]) -> tuple[Array, pd.DataFrame, Array]:
     """Users of the rows in the order of ``row``; ``domain, kind, n`` of each cell, and its rows: bool [rows, cells]."""
     flags = part.drop_duplicates("row").set_index("row").sort_index()
     kinds = {kind: mask for kind, mask in evaluation.kind_masks(flags).items() if kind != "cold_released"}
@@ -395,7 +398,7 @@ def worlds(
     return pd.concat(parts, ignore_index=True)[columns]
 
 
-def _lifts(sums: Int, base: int) -> Int:
+def _lifts(sums: Array, base: int) -> Array:
     """[cells, systems, draws] -> each system's sum over that of system ``base``, less 1, in per cent; nan over 0."""
     below = sums[:, base : base + 1]
     ratio = np.divide(sums, below, out=np.full(sums.shape, np.nan), where=below > 0)

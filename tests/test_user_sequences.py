@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.data.dataset import DOMAINS, Catalogue, Ragged, Rows, interactions
-from i2vae_lib.data.people import chained, people, right_padded, windows, with_targets
+from i2vae_lib.data.rows import DOMAINS, Catalogue, Ragged, Rows, interactions
+from i2vae_lib.data.user_sequences import chained, right_padded, user_sequences, windows, with_targets
 
 
 def rows_of(*asked: tuple[str, str, int, list[int], list[int]]) -> Rows:
@@ -71,7 +71,7 @@ def test_people_when_a_user_has_two_rows() -> None:
         ("a", "x", 6, [7], []),
         ("b", "x", 5, [1, 2], [20]),
     )
-    found = people(rows)
+    found = user_sequences(rows)
     assert found.users.tolist() == ["b", "a"] and len(found) == 2  # in the order of their first rows
     assert lists(found.sequences["x"]) == [[1, 2, 5], [7, 6]]
     assert lists(found.sequences["y"]) == [[20, 30], []]
@@ -79,16 +79,16 @@ def test_people_when_a_user_has_two_rows() -> None:
 
 def test_people_when_the_later_row_shows_the_earlier_target() -> None:
     rows = rows_of(("a", "x", 3, [1, 2], [9]), ("a", "y", 8, [1, 2, 3], [9]))
-    found = people(rows)
+    found = user_sequences(rows)
     assert lists(found.sequences["x"]) == [[1, 2, 3]] and lists(found.sequences["y"]) == [[9, 8]]
-    assert lists(people(rows.take(np.array([1, 0]))).sequences["x"]) == [[1, 2, 3]]
+    assert lists(user_sequences(rows.take(np.array([1, 0]))).sequences["x"]) == [[1, 2, 3]]
 
 
 def test_people_when_sequences_are_of_one_length() -> None:
     # the first row's, whichever way round
     rows = rows_of(("a", "x", 3, [1], []), ("a", "x", 4, [2], []))
-    assert lists(people(rows).sequences["x"]) == [[1, 3]]
-    assert lists(people(rows.take(np.array([1, 0]))).sequences["x"]) == [[2, 4]]
+    assert lists(user_sequences(rows).sequences["x"]) == [[1, 3]]
+    assert lists(user_sequences(rows.take(np.array([1, 0]))).sequences["x"]) == [[2, 4]]
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
@@ -100,7 +100,7 @@ def test_people_when_compared_with_a_loop(dataset: CrossDomainDataset, split: st
         for j, d in enumerate(DOMAINS):
             shown = rows.history[d][i].tolist() + ([int(rows.target[i])] if rows.domain[i] == j else [])
             one[d] = shown if len(shown) > len(one[d]) else one[d]
-    found = people(rows)
+    found = user_sequences(rows)
     assert found.users.tolist() == list(expected)
     for d in DOMAINS:
         assert lists(found.sequences[d]) == [one[d] for one in expected.values()]
@@ -109,14 +109,14 @@ def test_people_when_compared_with_a_loop(dataset: CrossDomainDataset, split: st
 def test_people_when_compared_with_interactions(dataset: CrossDomainDataset) -> None:
     # the same numbering of users, the same pairs
     train = dataset.splits["train"]
-    found, pairs = people(train), interactions(train)
+    found, pairs = user_sequences(train), interactions(train)
     for d in DOMAINS:
         mine = set(zip(found.sequences[d].owner.tolist(), found.sequences[d].values.tolist(), strict=True))
         assert mine == set(zip(pairs[d][0].tolist(), pairs[d][1].tolist(), strict=True))
 
 
 def test_people_when_there_are_no_rows(dataset: CrossDomainDataset) -> None:
-    found = people(dataset.splits["train"].take(np.zeros(0, dtype=int)))
+    found = user_sequences(dataset.splits["train"].take(np.zeros(0, dtype=int)))
     assert len(found) == 0 and [len(found.sequences[d]) for d in DOMAINS] == [0, 0]
 
 
@@ -142,7 +142,7 @@ def test_windows_when_no_sequence_has_a_next_item(sequences: list[list[int]]) ->
 
 @pytest.mark.parametrize("length", [1, 4, 30])
 def test_windows_when_compared_with_a_loop(dataset: CrossDomainDataset, length: int) -> None:
-    sequences = people(dataset.splits["train"]).sequences["y"]
+    sequences = user_sequences(dataset.splits["train"]).sequences["y"]
     inputs, targets = windows(sequences, length)
     assert inputs.shape[1] == min(length, sequences.lengths.max() - 1)
     for i, one in enumerate(lists(sequences)):

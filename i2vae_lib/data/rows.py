@@ -1,0 +1,439 @@
+"""Rows of a pair of domains, vocabularies, events, and keys that depend on contents alone.
+
+A *row* asks for one next item: (history in X, history in Y, target domain, target item). Histories are ragged:
+one flat array of items and one of offsets, no padding. Inside, items of a domain are numbered 1…n and 0 is
+padding; people's own ids live in the :class:`Catalogue` and never enter a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+DOMAINS = ("x", "y")
+SPLITS = ("train", "validation", "test")
+ORDER_FREE = ("strict",)  # protocols under which a row's items are a set
+KINDS = ("all", "tailed", "tailed_warm", "cold", "no_history", "overlapping", "seen", "cold_released")
+PAD = 0
+SUSPICIOUS = "Suspicious: "  # what a note on a log's ids begins with
+DAY = 86_400  # seconds
+
+Array = np.ndarray
+
+
+class DataError(ValueError):
+    """Bad input data; the message says where (file, line, row) and what would be right."""
+
+
+def listed(what: str, words: Sequence[str]) -> str:
+    """The subject of a complaint: "item id 'a' is", or "item ids 'a', 'b' are", up to five of them, each once."""
+    named = ", ".join(repr(word) for word in list(dict.fromkeys(words))[:5])
+    return f"{what} {named} is" if len(set(words)) == 1 else f"{what}s {named} are"
+
+
+def other(domain: str) -> str:
+    """The opposite domain's key."""
+    return "y" if domain == "x" else "x"
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Sequences of different lengths: ``values[offsets[i]:offsets[i + 1]]`` is sequence ``i``, oldest item first."""
+
+    values: Array  # int32 [total]
+    offsets: Array  # int64 [n + 1]
+    moments: Array | None = None  # int64 [total]: when each event happened, in units of EventLog.resolution
+
+    @classmethod
+    def from_lists(cls, lists: Iterable[Sequence[int] | Array]) -> Ragged:
+        arrays = [np.asarray(one, dtype=np.int32) for one in lists]
+        offsets = np.zeros(len(arrays) + 1, dtype=np.int64)
+        np.cumsum([len(a) for a in arrays], out=offsets[1:])
+        return cls(np.concatenate(arrays) if arrays else np.zeros(0, dtype=np.int32), offsets)
+
+    @classmethod
+    def from_lengths(cls, values: Array, lengths: Array, moments: Array | None = None) -> Ragged:
+        return cls(values.astype(np.int32), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), moments)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, i: int) -> Array:
+        return self.values[self.offsets[i] : self.offsets[i + 1]]
+
+    @property
+    def lengths(self) -> Array:
+        """int64 [n]."""
+        return np.diff(self.offsets)
+
+    @property
+    def owner(self) -> Array:
+        """For each value the number of its sequence, int64 [total]."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
+    def take(self, index: Array) -> Ragged:
+        """The sequences at ``index``, in that order."""
+        index = np.asarray(index)
+        return self.slices(self.offsets[:-1][index], self.offsets[1:][index])
+
+    def slices(self, starts: Array, ends: Array) -> Ragged:
+        """``values[starts[i]:ends[i]]`` as sequence ``i``; empty where an end does not lie above its start."""
+        out = Ragged.from_lengths(np.zeros(0), np.maximum(ends - starts, 0))
+        positions = np.repeat(starts - out.offsets[:-1], out.lengths) + np.arange(out.offsets[-1])
+        return Ragged(self.values[positions], out.offsets, None if self.moments is None else self.moments[positions])
+
+    def keep(self, mask: Array) -> Ragged:
+        """Drop the values where ``mask`` (bool [total]) is false; the order stays."""
+        lengths = np.bincount(self.owner[mask], minlength=len(self))
+        return Ragged.from_lengths(self.values[mask], lengths, None if self.moments is None else self.moments[mask])
+
+    def last(self, width: int) -> Array:
+        """The most recent ``width`` items, left-padded with 0: int32 [n, min(width, longest)] (at least one column)."""
+        width = max(1, min(width, int(self.lengths.max(initial=0))))
+        position = self.offsets[1:, None] - np.arange(width, 0, -1)
+        valid = position >= self.offsets[:-1, None]
+        if not len(self.values):
+            return np.zeros((len(self), width), dtype=np.int32)
+        return np.where(valid, self.values[np.where(valid, position, 0)], PAD).astype(np.int32)
+
+
+def chosen(parts: Sequence[Ragged], which: Array) -> Ragged:
+    """Sequence i of part ``which[i]``, without moments."""
+    ends = np.cumsum([0, *(len(one.values) for one in parts)])
+    offsets = [one.offsets[:-1] + end for one, end in zip(parts, ends, strict=False)]
+    stacked = Ragged(np.concatenate([one.values for one in parts]), np.concatenate([*offsets, ends[-1:]]))
+    return stacked.take(np.arange(len(which)) + which.astype(np.int64) * len(which))
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What every model may know of the items: people's ids, titles, and which item of X is which item of Y."""
+
+    names: Mapping[str, str]  # domain key -> name, e.g. {"x": "Cloth", "y": "Sport"}
+    ids: Mapping[str, Array]  # domain key -> object array of str; item number i is ids[i - 1]
+    links: Array  # int32 [m, 2]: (item of x, item of y) that are the same product
+    titles: Mapping[str, Array | None]  # domain key -> object array of str, or None
+
+    def digest(self) -> str:
+        """SHA-256 of ids and links: the identity of the pair's items, the same under every protocol."""
+        found = hashlib.sha256(np.ascontiguousarray(self.links).tobytes())
+        for d in DOMAINS:
+            found.update("\n".join(map(str, self.ids[d])).encode() + b"\0")
+        return found.hexdigest()
+
+    def size(self, domain: str) -> int:
+        """Number of items, padding not counted."""
+        return len(self.ids[domain])
+
+    def linked(self, domain: str) -> Array:
+        """int32 [n + 1]: each item's number in the other domain, 0 where it has none."""
+        table = np.zeros(self.size(domain) + 1, dtype=np.int32)
+        own = DOMAINS.index(domain)
+        table[self.links[:, own]] = self.links[:, 1 - own]
+        return table
+
+    def key(self, name: str) -> str:
+        """A domain's key, by its name or the key itself.
+
+        Raises
+        ------
+        DataError
+            Neither of the two has that name.
+        """
+        found = [d for d in DOMAINS if name == d] or [d for d in DOMAINS if name == self.names[d]]
+        if not found:
+            known = " or ".join(f"'{d}' ({self.names[d]})" for d in DOMAINS)
+            raise DataError(f"unknown domain {name!r}: expected {known}")
+        return found[0]
+
+    def numbers(self, domain: str, ids: Sequence[Any]) -> Array:
+        """People's ids to item numbers, int32 [n]; 0 for what the domain does not have."""
+        wanted = pd.Index([str(one) for one in ids], dtype=object)
+        return (pd.Index(self.ids[domain]).get_indexer(wanted) + 1).astype(np.int32)
+
+    def encode(self, domain: str, ids: Sequence[Any]) -> Array:
+        """People's ids to item numbers.
+
+        Raises
+        ------
+        DataError
+            Ids that the domain does not have; the message names up to five.
+        """
+        found = self.numbers(domain, ids)
+        if not found.all():
+            unknown = [str(one) for one, number in zip(ids, found, strict=True) if number == PAD]
+            raise DataError(
+                f"{listed('item id', unknown)} not in the vocabulary of domain {domain} ({self.names[domain]}, "
+                f"{self.size(domain):,} items); {len(unknown)} of {len(found)} ids are unknown"
+            )
+        return found
+
+    def decode(self, domain: str, items: Array) -> Array:
+        """Item numbers to people's ids (object array; padding is an error)."""
+        items = np.asarray(items)
+        if (items < 1).any() or (items > self.size(domain)).any():
+            raise DataError(f"item numbers of domain {domain} lie in 1…{self.size(domain)}")
+        return np.asarray(self.ids[domain], dtype=object)[items - 1]
+
+    def label(self, domain: str, items: Array) -> list[str]:
+        """Titles where the data has them, else ids: what people read."""
+        titles = self.titles[domain]
+        if titles is None:
+            return [str(one) for one in self.decode(domain, items)]
+        return [str(one) for one in np.asarray(titles, dtype=object)[np.asarray(items) - 1]]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one split. Everything a recommender ever sees is one of these."""
+
+    catalogue: Catalogue
+    user: Array  # object array of str [n]
+    domain: Array  # int8 [n]: 0 = x, 1 = y
+    target: Array  # int32 [n], item of the row's domain
+    history: Mapping[str, Ragged]  # domain key -> what the row may use
+    excluded: Ragged  # own history before a cold-start removal: never among the candidates
+    source: Array  # int64 [n]: row of the source table (for messages, and for the planted truth)
+    moment: Array | None = None  # int64 [n]: when the target happened, in the units of the histories' moments
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def __repr__(self) -> str:
+        kinds = {k: int(v.sum()) for k, v in self.kinds().items() if k in ("cold", "no_history", "overlapping")}
+        return f"Rows({len(self):,} rows, {len(set(self.user)):,} users, {kinds})"
+
+    def take(self, index: Array) -> Rows:
+        index = np.flatnonzero(index) if np.asarray(index).dtype == bool else np.asarray(index, dtype=np.int64)
+        return Rows(
+            self.catalogue,
+            self.user[index],
+            self.domain[index],
+            self.target[index],
+            {d: self.history[d].take(index) for d in DOMAINS},
+            self.excluded.take(index),
+            self.source[index],
+            None if self.moment is None else self.moment[index],
+        )
+
+    def of(self, domain: str) -> Array:
+        """Positions of the rows whose target lies in ``domain``."""
+        return np.flatnonzero(self.domain == DOMAINS.index(domain))
+
+    def lengths(self, side: str) -> Array:
+        """Lengths of the ``"own"`` or the ``"other"`` history, int64 [n]."""
+        flip = {"own": 0, "other": 1}[side]
+        x, y = (self.history[d].lengths for d in DOMAINS)
+        return np.where((self.domain ^ flip) == 0, x, y)
+
+    def held(self, domain: str) -> Ragged:
+        """Each row's history in ``domain``, with what making the row cold or thinning it took away; no moments."""
+        shown = self.history[domain]
+        lost = (self.domain == DOMAINS.index(domain)) & (self.excluded.lengths > shown.lengths)
+        return chosen([shown, self.excluded], lost)
+
+    def target_in(self, domain: str) -> Array:
+        """Each row's target as an item of ``domain``, int32 [n]: in the other domain its twin, 0 if it has none."""
+        own = self.domain == DOMAINS.index(domain)
+        twins = self.catalogue.linked(other(domain))[np.where(own, PAD, self.target)]
+        return np.where(own, self.target, twins)
+
+    def holds_target(self, domain: str) -> Array:
+        """Which events of the histories in ``domain`` are their row's target: bool [total]."""
+        history = self.history[domain]
+        hit: Array = history.values == self.target_in(domain)[history.owner]
+        return hit
+
+    def kinds(self, tail: Mapping[str, float] | None = None) -> dict[str, Array]:
+        """Row kinds (``docs/evaluation.md``) as boolean arrays; ``tail`` is L80 by domain (None: no tailed kinds)."""
+        own, opposite = self.lengths("own") > 0, self.lengths("other") > 0
+        kinds = {
+            "all": np.ones(len(self), dtype=bool),
+            "cold": ~own & opposite,
+            "no_history": ~own & ~opposite,
+            "overlapping": own & opposite,
+            "cold_released": ~own,
+        }
+        if tail is not None:
+            limit = np.where(self.domain == 0, tail["x"], tail["y"])
+            kinds["tailed"] = self.lengths("own") < limit
+            kinds["tailed_warm"] = kinds["tailed"] & own
+        return kinds
+
+
+def joined(parts: list[Rows]) -> Rows:
+    """Rows of one catalogue, one after another."""
+
+    def moments(pieces: Sequence[Array | None]) -> Array | None:
+        found = [one for one in pieces if one is not None]
+        return np.concatenate(found) if found else None
+
+    def ragged(pieces: list[Ragged]) -> Ragged:
+        lengths = np.concatenate([one.lengths for one in pieces])
+        values = np.concatenate([one.values for one in pieces])
+        return Ragged.from_lengths(values, lengths, moments([one.moments for one in pieces]))
+
+    return Rows(
+        parts[0].catalogue,
+        np.concatenate([one.user for one in parts]),
+        np.concatenate([one.domain for one in parts]),
+        np.concatenate([one.target for one in parts]),
+        {d: ragged([one.history[d] for one in parts]) for d in DOMAINS},
+        ragged([one.excluded for one in parts]),
+        np.concatenate([one.source for one in parts]),
+        moments([one.moment for one in parts]),
+    )
+
+
+@dataclass(frozen=True)
+class Events:
+    """Events of one domain: who took what when, each (user, item) once."""
+
+    user: Array  # int32 [m], position in EventLog.users
+    item: Array  # int32 [m], 1…n
+    time: Array  # int64 [m], seconds since 1970 (UTC)
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+
+@dataclass(frozen=True)
+class EventLog:
+    """A timestamped log of both domains."""
+
+    users: Array  # object array of str, ascending: a user's number depends on no row order
+    events: Mapping[str, Events]  # domain key -> events, in any order
+    # seconds within which the order of events of two domains is unknown; of a part of a log that of the whole.
+    # 0: it is never known (``unit: order``), and times tell the order inside each domain alone
+    resolution: int
+
+    @property
+    def common_time(self) -> bool:
+        """Whether the times of both domains are of one clock."""
+        return self.resolution > 0
+
+
+def resolution_of(events: Mapping[str, Events]) -> int:
+    """A day where all stamps of either file stand at one time of day (midnight, or any other), else one second."""
+    of_day = (one.time % DAY for one in events.values() if len(one))
+    return DAY if any((one == one[0]).all() for one in of_day) else 1
+
+
+@dataclass(frozen=True)
+class LogPair:
+    """A pair of timestamped logs, the first event of each (user, item).
+
+    As it is read, nothing is filtered: which events the k-core is of is for the protocol to say
+    (:mod:`i2vae_lib.data.filters`), and ``chronological`` and ``temporal`` say it differently. ``truth`` is only there
+    for the planted world: arrays with one line per user and domain, ``2 * user + domain``.
+    """
+
+    name: str
+    source_sha256: str
+    catalogue: Catalogue
+    log: EventLog
+    filters: pd.DataFrame  # step, domain (name), and what the step left: events, users, items; removed: events gone
+    truth: Mapping[str, Array] = field(default_factory=dict)
+    one_order: bool = False  # of the pair file: everybody follows one order of items, and that is no artefact
+    min_user: int = 1  # events a user has at least in a domain, of the k-core
+    min_item: int = 1
+    # int64: times of the events that repeat a (user, item), which the log no longer has
+    repeats: Array = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    files: Mapping[str, str] = field(default_factory=dict)  # domain key -> where the events stand, for messages
+    suspicions: Sequence[str] = ()  # what looks wrong with the ids, in sentences
+
+
+def interactions(rows: Rows) -> dict[str, tuple[Array, Array]]:
+    """Distinct (user position, item) pairs a domain that the rows hold, targets included.
+
+    Users are numbered by their first appearance (``pd.factorize(rows.user)``). This is what graphs, counts and
+    co-occurrence statistics of *training* rows are made of.
+    """
+    user = pd.factorize(rows.user)[0]
+    found = {}
+    for d in DOMAINS:
+        at, history = rows.of(d), rows.history[d]
+        pairs = np.stack(
+            [np.concatenate([user[history.owner], user[at]]), np.concatenate([history.values, rows.target[at]])], axis=1
+        )
+        pairs = np.unique(pairs, axis=0)
+        found[d] = (pairs[:, 0], pairs[:, 1])
+    return found
+
+
+def popularity(rows: Rows) -> dict[str, Array]:
+    """Number of users who took each item, by domain: float64 [n + 1], index 0 (padding) is 0."""
+    return {
+        d: np.bincount(items, minlength=rows.catalogue.size(d) + 1).astype(np.float64)
+        for d, (_, items) in interactions(rows).items()
+    }
+
+
+def hashed(parts: Iterable[Any], *salt: object) -> Array:
+    """A uint64 a key that depends on nothing but the key and the salt: stable across machines and row orders."""
+    key = hashlib.blake2b("|".join(str(s) for s in salt).encode()).digest()
+    digests = b"".join(hashlib.blake2b(str(one).encode(), key=key, digest_size=8).digest() for one in parts)
+    return np.frombuffer(digests, dtype="<u8")
+
+
+def belongs(users: Array, chosen: Array) -> Array:
+    """Which users are among the chosen, bool [n]: by a hash table (``np.isin`` of objects compares each with each)."""
+    found: Array = pd.Index(users, dtype=object).isin(pd.Index(chosen, dtype=object))
+    return found
+
+
+def packed(words: Sequence[str] | Array) -> Array:
+    """Strings as an array for safetensors: UTF-8 bytes, a line each, uint8.
+
+    Raises
+    ------
+    DataError
+        A string of more than one line.
+    """
+    for word in words:
+        if "\n" in str(word):
+            raise DataError(f"user id {str(word)!r} holds a line break")
+    return np.frombuffer("\n".join(map(str, words)).encode(), dtype=np.uint8).copy()
+
+
+def unpacked(array: Array) -> list[str]:
+    """What :func:`packed` took."""
+    return bytes(array).decode().split("\n") if len(array) else []
+
+
+ONLY = " ({} only)"
+"""What the name of a detached user ends with: see :func:`i2vae_lib.data.subsampling.detach`."""
+
+
+def origins(rows: Rows) -> Array:
+    """The rows' users under the names that they had before any of them was detached, object array of str."""
+    x, y = (ONLY.format(rows.catalogue.names[d]) for d in DOMAINS)
+    return np.array([str(user).removesuffix(x).removesuffix(y) for user in rows.user], dtype=object)
+
+
+def rejoined(rows: Rows) -> Rows:
+    """The rows with the halves of a detached user as one user again."""
+    return replace(rows, user=origins(rows))
+
+
+def mixed(one: Array, another: Array) -> Array:
+    """Two uint64 keys as one (splitmix64's finaliser over their combination), element by element, uint64.
+
+    For keys of pairs where hashing each as a string would take minutes: ten million in a second.
+    """
+    key = (one ^ (another * np.uint64(0x9E3779B97F4A7C15))) + np.uint64(0x9E3779B97F4A7C15)
+    key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    found: Array = key ^ (key >> np.uint64(31))
+    return found
+
+
+def history_keys(history: Mapping[str, Ragged], *salt: object) -> Array:
+    """:func:`hashed` of each row's two histories, uint64 [rows]: alike for everybody who took the same."""
+    x, y = (history[d] for d in DOMAINS)
+    return hashed([x[i].tobytes() + b"|" + y[i].tobytes() for i in range(len(x))], *salt)
