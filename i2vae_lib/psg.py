@@ -43,9 +43,9 @@ from scipy import sparse
 
 from i2vae_lib.cache import entry_folder, once
 from i2vae_lib.cooccurrence import LeftOut
-from i2vae_lib.data import people
 from i2vae_lib.data.dataset import rows_digest
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows, hashed, history_keys, origins, rejoined
+from i2vae_lib.data.user_sequences import with_targets
 from i2vae_lib.graphs import (
     Unified,
     binary,
@@ -107,7 +107,7 @@ def recalled(generator: Generator, rows: Rows) -> tuple[Array, Array]:
     """
     fold = fold_of(rows, generator.p)
     if generator.p.recall_from == "history_and_target":
-        rows = replace(rows, history={d: people.with_targets(rows, d) for d in DOMAINS})
+        rows = replace(rows, history={d: with_targets(rows, d) for d in DOMAINS})
     return generator.recall(rows, fold)
 
 

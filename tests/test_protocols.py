@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from i2vae_lib.data import DOMAINS, Catalogue, DataError, Ragged, people, protocols, synthetic
+from i2vae_lib.data import DOMAINS, Catalogue, DataError, Ragged, protocols, synthetic, user_sequences
 from i2vae_lib.data.protocols import RawPair, raw_rows
 from i2vae_lib.data.released import read_pair
 from i2vae_lib.data.rows import SPLITS, hashed, joined
@@ -119,7 +119,7 @@ def test_strict_when_applied_takes_nothing_but_targets_from_the_sets_of_test_row
 def permuted(rows, seed: int):
     """The rows as a file with its cells in another order would have them."""
     rng = np.random.default_rng(seed)
-    sequences = {d: people.with_targets(rows, d) for d in DOMAINS}
+    sequences = {d: user_sequences.with_targets(rows, d) for d in DOMAINS}
     mixed_up = {
         d: Ragged.from_lists([rng.permutation(one[i]) for i in range(len(one))]) for d, one in sequences.items()
     }
@@ -183,7 +183,7 @@ def test_order_of_items_when_a_user_has_two_rows_is_the_same_in_both():
     rows = protocols.order_free(
         raw_rows(catalogue, np.array(["a", "a"], dtype=object), np.array([0, 1]), full, np.arange(2)), 0
     )
-    orders = [people.with_targets(rows, d)[i].tolist() for i in range(2) for d in DOMAINS]
+    orders = [user_sequences.with_targets(rows, d)[i].tolist() for i in range(2) for d in DOMAINS]
     place = {item: at for at, item in enumerate(orders[0])}  # the longest: it holds all five
     for order in orders:
         assert [place[item] for item in order] == sorted(place[item] for item in order)
