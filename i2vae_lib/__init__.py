@@ -4,6 +4,7 @@
 ``lazy``, ``places``  names imported when used; files and folders that the kit knows by name
 ``yaml_files``        the one reader of YAML: no aliases that blow up, no key twice
 ``page``              the server of ``i2vae explore``: this machine and whoever has the token
+``parameter_groups``  the groups of parameters, one for each part and system
 ``params``            frozen parameters, presets, one loader
 ``progress``          a bar, or plain lines
 ``runs``              the run directory: atomic writes, records, refusals
@@ -25,7 +26,8 @@
 ``model``             latents, encoders, i2VAE (infer, decode, score), objective
 ``training``          a plain loop with checkpoints
 ``recommenders``      the contract; i2VAE, the paper's baselines, reference rankers, two ceilings; folding in
-``audit``             the leak audit
+``audit``             the leak audit: rows, order, catalogue, log
+``audit_fitted``      and of what was learnt
 ``inspection``        what a generator recalls, measured
 ``disentanglement``   probes, factor-wise scores, interventions on latents
 ``after_the_last``    rankers that go by the one order of a file: what that gives away

@@ -95,5 +95,4 @@ class AfterTheLast:
             last = rows.history[d].take(at).last(1)
             before[at] = self.place[d][candidates[at]] < self.place[d][last]  # false of what is not a number
         ranks = rankdata(self.plain.score(rows, candidates), method="dense", axis=1)
-        found: Array = np.where(before, ranks, ranks + candidates.shape[1]).astype(np.float32)
-        return found
+        return np.where(before, ranks, ranks + candidates.shape[1]).astype(np.float32)

@@ -132,14 +132,12 @@ class _NumberedUsers:
 
     def numbers(self, rows: Rows) -> Array:
         """The user of each row by number, int64 [rows]: of rows that stand in no split."""
-        found: Array = self.names.get_indexer(pd.Index(origins(rows)))
-        return found
+        return self.names.get_indexer(pd.Index(origins(rows)))
 
     def pairs(self, split: str, domain: str, positions: Array, items: Array) -> Array:
         """(user, item) of ``domain`` as one number each."""
         wide = self.dataset.catalogue.size(domain) + 1
-        found: Array = self.users[split][positions] * wide + items
-        return found
+        return self.users[split][positions] * wide + items
 
     def held(self, split: str, domain: str) -> tuple[Array, Array]:
         """(row position, item) of everything that a split's rows hold of a domain: history, also from before a
@@ -308,8 +306,7 @@ def _times(log: EventLog, numbered: _NumberedUsers, domain: str, user: Array, it
     order = np.argsort(keys, kind="stable")
     wanted = user * wide + items
     at = np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)
-    found: Array = np.where((keys[order[at]] == wanted) & (user >= 0), events.time[order[at]], -1)
-    return found
+    return np.where((keys[order[at]] == wanted) & (user >= 0), events.time[order[at]], -1)
 
 
 def _target_times(numbered: _NumberedUsers, rows: Rows, users: Array) -> Array:

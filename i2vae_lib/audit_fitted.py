@@ -150,8 +150,7 @@ def of_recall(dataset: CrossDomainDataset, pseudo: Mapping[str, Array]) -> Itera
 
 def _recalled(rows: Rows, pseudo: Array) -> Array:
     """Rows whose target is among their pseudo-items, bool [rows]."""
-    hit: Array = (np.asarray(pseudo) == np.where(rows.target == PAD, -1, rows.target)[:, None]).any(axis=1)
-    return hit
+    return (np.asarray(pseudo) == np.where(rows.target == PAD, -1, rows.target)[:, None]).any(axis=1)
 
 
 def recalled_shares(dataset: CrossDomainDataset, pseudo: Mapping[str, Array]) -> pd.DataFrame:

@@ -51,8 +51,7 @@ def sampled(generator: torch.Generator) -> Values:
 def halves(owner: Array, rng: np.random.Generator) -> Array:
     """Which rows a probe is fitted on: those of half of the users, bool [n]."""
     users = np.unique(owner)
-    found: Array = np.isin(owner, rng.permutation(users)[: len(users) // 2])
-    return found
+    return np.isin(owner, rng.permutation(users)[: len(users) // 2])
 
 
 def linear_probe(inputs: Array, truth: Array, owner: Array, rng: np.random.Generator, ridge: float = 1.0) -> float:
@@ -185,8 +184,7 @@ def sap(codes: Array, factors: Array) -> float:
 
 def _binned(values: Array, bins: int) -> Array:
     edges = np.unique(np.quantile(values, np.linspace(0, 1, bins + 1)[1:-1]))
-    found: Array = np.searchsorted(edges, values, side="right")
-    return found
+    return np.searchsorted(edges, values, side="right")
 
 
 # --- a trained model --------------------------------------------------------------------------------------------------
@@ -389,8 +387,7 @@ def by_umap(values: Array, seed: int) -> Array:
     from umap import UMAP
 
     # one thread, so that the seed decides
-    found: Array = UMAP(random_state=seed, n_jobs=1).fit_transform(values)
-    return found
+    return UMAP(random_state=seed, n_jobs=1).fit_transform(values)
 
 
 def shared_information(
@@ -579,8 +576,7 @@ def influence(recommender: I2VAERecommender, rows: Rows, most: int = 8) -> pd.Da
 @torch.no_grad()
 def _plain_mean(recommender: I2VAERecommender, side: Side, domain: str) -> torch.Tensor:
     """Mean vector of the items of the pseudo-sequences, [B, d]."""
-    found: torch.Tensor = masked_mean(recommender.model.items[domain](side.pseudo), side.pseudo != 0)
-    return found
+    return masked_mean(recommender.model.items[domain](side.pseudo), side.pseudo != 0)
 
 
 def denoising(recommender: I2VAERecommender, dataset: CrossDomainDataset, rows: Rows, most: int = 8) -> pd.DataFrame:

@@ -258,8 +258,7 @@ def mrr(greater: Array, ties: Array, k: int) -> Array:
 def _mean_gain(greater: Array, ties: Array, gains: Array) -> Array:
     summed = np.concatenate([[0.0], np.cumsum(gains)])
     k = len(gains)
-    result: Array = (summed[np.minimum(greater + ties + 1, k)] - summed[np.minimum(greater, k)]) / (ties + 1)
-    return result
+    return (summed[np.minimum(greater + ties + 1, k)] - summed[np.minimum(greater, k)]) / (ties + 1)
 
 
 METRICS = {"HR": hit_rate, "NDCG": ndcg, "MRR": mrr}
@@ -360,8 +359,7 @@ class GivenScores:
                 f"scores: none of item {item!r} for row {rows.source[row]} (user {rows.user[row]}, "
                 f"{rows.catalogue.names[d]}); every candidate needs one"
             )
-        scores: Array = self.values[at]
-        return scores
+        return self.values[at]
 
 
 def seen_targets(rows: Rows, train: Rows) -> Array:

@@ -40,8 +40,7 @@ def reduced(x: Array, dimensions: int = _KSG_DIMENSIONS) -> Array:
     """The first principal components: float [n, min(d, dimensions)]. What lies beyond them is lost."""
     centred = x - x.mean(axis=0)
     _, _, axes = np.linalg.svd(centred, full_matrices=False)
-    found: Array = centred @ axes[:dimensions].T
-    return found
+    return centred @ axes[:dimensions].T
 
 
 def gaussian(x: Array, y: Array, ridge: float = 1e-6) -> float:
@@ -199,8 +198,7 @@ def dependent(
 def _kernel(x: Array) -> Array:
     squares = cdist(x, x, "sqeuclidean")
     width = float(np.median(squares[np.triu_indices(len(x), 1)]))
-    found: Array = np.exp(-squares / max(width, 1e-12))
-    return found
+    return np.exp(-squares / max(width, 1e-12))
 
 
 def alignment(x: Array, y: Array) -> float:

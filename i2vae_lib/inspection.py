@@ -17,8 +17,7 @@ from i2vae_lib.data.synthetic import next_item_probabilities
 
 def target_share(rows: Rows, items: Array) -> Array:
     """Whether each row's target is among its recalled items: bool [rows]. The target is looked at only here."""
-    found: Array = (items == rows.target[:, None]).any(axis=1)
-    return found
+    return (items == rows.target[:, None]).any(axis=1)
 
 
 def history_overlap(rows: Rows, items: Array) -> int:

@@ -165,8 +165,7 @@ class _Process:
             self.process.start()
             theirs.close()
         self.pipe.send((task, words))
-        answer: tuple[Any, Exception | None] = self.pipe.recv()
-        return answer
+        return self.pipe.recv()
 
     def kill(self) -> None:
         if (process := self.process) is not None:
@@ -250,8 +249,7 @@ class Cluster:
 
     def submit(self, task: Callable[..., Any], /, *words: Any) -> Future[Any]:
         # not pure: a task that is asked for again is another question
-        future: Future[Any] = self.client.get_executor(pure=False).submit(task, *words)
-        return future
+        return self.client.get_executor(pure=False).submit(task, *words)
 
 
 @contextlib.contextmanager

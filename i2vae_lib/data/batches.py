@@ -74,15 +74,13 @@ def pseudo_sequences(
         both = both[:, np.argsort(-np.concatenate([rank_real, rank_chosen]), kind="stable")]
     both = _padding_first(both)
     longest = max(1, int((both != PAD).sum(axis=1).max(initial=0)))
-    trimmed: Array = both[:, -longest:]
-    return trimmed
+    return both[:, -longest:]
 
 
 def _padding_first(items: Array) -> Array:
     """Move each row's padding to the left; the order of the items stays."""
     order = np.argsort(items != PAD, axis=1, kind="stable")
-    moved: Array = np.take_along_axis(items, order, axis=1)
-    return moved
+    return np.take_along_axis(items, order, axis=1)
 
 
 def collate(

@@ -34,8 +34,7 @@ class OrderedEvents:
 
     def between(self, low: int, high: int) -> Array:
         """Which events are later than ``low`` and no later than ``high``, bool."""
-        inside: Array = (low < self.time) & (self.time <= high)
-        return inside
+        return (low < self.time) & (self.time <= high)
 
     def before(self, user: Array, moment: Array | None) -> tuple[Array, Array]:
         """Where the events of each ``user`` at moments before ``moment`` start and end; without a common time: all."""

@@ -246,8 +246,7 @@ class Rows:
     def holds_target(self, domain: str) -> Array:
         """Which events of the histories in ``domain`` are their row's target: bool [total]."""
         history = self.history[domain]
-        hit: Array = history.values == self.target_in(domain)[history.owner]
-        return hit
+        return history.values == self.target_in(domain)[history.owner]
 
     def kinds(self, tail: Mapping[str, float] | None = None) -> dict[str, Array]:
         """Row kinds (``docs/evaluation.md``) as boolean arrays; ``tail`` is L80 by domain (None: no tailed kinds)."""
@@ -383,8 +382,7 @@ def hashed(parts: Iterable[Any], *salt: object) -> Array:
 
 def belongs(users: Array, chosen: Array) -> Array:
     """Which users are among the chosen, bool [n]: by a hash table (``np.isin`` of objects compares each with each)."""
-    found: Array = pd.Index(users, dtype=object).isin(pd.Index(chosen, dtype=object))
-    return found
+    return pd.Index(users, dtype=object).isin(pd.Index(chosen, dtype=object))
 
 
 def packed(words: Sequence[str] | Array) -> Array:
@@ -429,8 +427,7 @@ def mixed(one: Array, another: Array) -> Array:
     key = (one ^ (another * np.uint64(0x9E3779B97F4A7C15))) + np.uint64(0x9E3779B97F4A7C15)
     key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    found: Array = key ^ (key >> np.uint64(31))
-    return found
+    return key ^ (key >> np.uint64(31))
 
 
 def history_keys(history: Mapping[str, Ragged], *salt: object) -> Array:

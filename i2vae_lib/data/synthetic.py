@@ -168,8 +168,7 @@ def next_item_probabilities(truth: Mapping[str, Array], rows: Rows, index: Array
 def item_probabilities(interest: Array, domain: str, truth: Mapping[str, Array]) -> Array:
     """Probability of every item of ``domain`` given interests [rows, S + P]: float64 [rows, n + 1]."""
     weights = _item_weights(interest, domain, truth)
-    total: Array = weights / weights.sum(axis=1, keepdims=True)
-    return total
+    return weights / weights.sum(axis=1, keepdims=True)
 
 
 def _item_weights(interest: Array, d: str, truth: Mapping[str, Array]) -> Array:

@@ -147,5 +147,4 @@ def right_padded(sequences: Ragged, width: int) -> Array:
     """The most recent ``width`` items, right-padded with 0: int32 [n, min(width, longest)] (at least one column)."""
     last = sequences.last(width)
     order = np.argsort(last == PAD, axis=1, kind="stable")
-    moved: Array = np.take_along_axis(last, order, axis=1)
-    return moved
+    return np.take_along_axis(last, order, axis=1)

@@ -183,8 +183,7 @@ class Decoder(nn.Module):
 
     def forward(self, specific: torch.Tensor, transferable: torch.Tensor, augmented: torch.Tensor) -> torch.Tensor:
         """Each [B, d] -> interest [B, d]."""
-        interest: torch.Tensor = self.mlp(torch.cat([specific, transferable, augmented], dim=1))
-        return interest
+        return self.mlp(torch.cat([specific, transferable, augmented], dim=1))
 
 
 class ResidualDecoder(Decoder):

@@ -205,8 +205,7 @@ class I2VAENetwork(Network):
 
     def decode(self, z: Draws, domain: str) -> torch.Tensor:
         """The interest X_u reconstructed from the three latents (paper 3.3.3): [B, d]."""
-        interest: torch.Tensor = self.decoder[domain](z.specific, z.transferable, z.augmented)
-        return interest
+        return self.decoder[domain](z.specific, z.transferable, z.augmented)
 
     def score(self, interest: torch.Tensor, domain: str, items: torch.Tensor) -> torch.Tensor:
         """X_u . E_v (paper 3.3.3) of a few items per row: interest [B, d], items [B, k] -> [B, k]."""

@@ -32,8 +32,7 @@ class Attention(nn.Module):
         query = self.query(asks).view(batch, length, self.heads, -1).transpose(1, 2)
         key, value = self.key_value(x).view(batch, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attended)
-        found: torch.Tensor = self.output(mixed.transpose(1, 2).reshape(batch, length, d))
-        return found
+        return self.output(mixed.transpose(1, 2).reshape(batch, length, d))
 
 
 class SASRecBlock(nn.Module):
@@ -110,5 +109,4 @@ class CausalTransformer(nn.Module):
         attended = attended | torch.eye(length, dtype=torch.bool, device=x.device)
         for block in self.blocks:
             x = block(x, attended, self.rate, generator)
-        states: torch.Tensor = self.final_norm(x)
-        return states
+        return self.final_norm(x)

@@ -55,8 +55,7 @@ class _LowRank(nn.Module):
         self.up = nn.Linear(rank, d, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.up(self.down(x))
-        return found
+        return self.up(self.down(x))
 
 
 class SwiGLU(nn.Module):
@@ -69,8 +68,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         gate, linear = self.inner(x).chunk(2, dim=-1)
-        found: torch.Tensor = self.outer(F.silu(gate) * linear)
-        return found
+        return self.outer(F.silu(gate) * linear)
 
 
 class Network(nn.Module):
@@ -109,8 +107,7 @@ class Network(nn.Module):
         seen = valid[:, None, None, :] & torch.ones(length, length, dtype=torch.bool, device=items.device).tril()
         # a padded query attends to itself, so that no line of the softmax is empty
         seen = seen | torch.eye(length, dtype=torch.bool, device=items.device)
-        h: torch.Tensor = self.norm(e + dropout(self.attention(e, e, seen), self.rate, generator))
-        return h
+        return self.norm(e + dropout(self.attention(e, e, seen), self.rate, generator))
 
     def forward(self, inputs: torch.Tensor, following: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         """Item numbers and the domain of the next event, int64 [B, L] each -> f [B, L, d]."""
@@ -161,5 +158,4 @@ class ABXI(EveryPosition):
     def states(
         self, stream: str, inputs: torch.Tensor, following: torch.Tensor, generator: torch.Generator | None
     ) -> torch.Tensor:
-        states: torch.Tensor = self.module[stream](inputs, following, generator) / self.own.temperature
-        return states
+        return self.module[stream](inputs, following, generator) / self.own.temperature

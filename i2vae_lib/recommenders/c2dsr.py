@@ -142,8 +142,7 @@ def corrupted(reading: Merged, batch: Mapping[str, View], domain: str, rng: np.r
 def _within(reading: Merged, items: Array, domain: str) -> Array:
     """Which merged numbers are of a domain."""
     low = reading.offset(domain)
-    found: Array = (items > low) & (items <= low + reading.catalogue.size(domain))
-    return found
+    return (items > low) & (items <= low + reading.catalogue.size(domain))
 
 
 def _view(rows: Array, inputs: Array, targets: Array, standing: Array) -> View:
@@ -173,8 +172,7 @@ class Stream(nn.Module):
 
     def forward(self, vectors: torch.Tensor, inputs: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         """Item numbers [B, L] -> states [B, L, d], 0 at padding."""
-        states: torch.Tensor = self.encoder(F.embedding(inputs, vectors), inputs != 0, generator)
-        return states
+        return self.encoder(F.embedding(inputs, vectors), inputs != 0, generator)
 
 
 class Network(nn.Module):

@@ -180,5 +180,4 @@ def gather(table: Mapping[str, Array], rows: Rows, candidates: Array) -> Array:
 
 def without_evidence(rows: Rows) -> Array:
     """Rows with no history at all: every recommender ranks them by popularity, so nobody wins by a fallback."""
-    blank: Array = (rows.lengths("own") == 0) & (rows.lengths("other") == 0)
-    return blank
+    return (rows.lengths("own") == 0) & (rows.lengths("other") == 0)

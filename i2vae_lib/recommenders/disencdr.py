@@ -164,8 +164,7 @@ def shared_mean(
             for d, path in paths.items()
         }
         both = mixed(parts, share, spread)
-    mean: torch.Tensor = both.mean
-    return mean
+    return both.mean
 
 
 class DisenCDR(GraphEncoded):

@@ -86,8 +86,7 @@ def ridge(source: Array, target: Array, decay: float) -> Array:
         raise DataError(f"a mapping from vectors {source.shape} to {target.shape}: users and d must be the same")
     source, target = source.astype(np.float64), target.astype(np.float64)
     left = source.T @ source / len(source) + decay / 2 * np.eye(source.shape[1])
-    found: Array = np.linalg.solve(left, source.T @ target / len(source))
-    return found
+    return np.linalg.solve(left, source.T @ target / len(source))
 
 
 def overlapping(taken: Mapping[str, sparse.csr_matrix], share: float) -> Array:
@@ -217,15 +216,13 @@ class EMCDR(Trained):
     def informed(self, rows: Rows, domain: str) -> Array:
         """Rows whose history in ``domain`` holds an item that a training user took, bool [n]."""
         seen = self.frozen[f"items {domain}"].any(dim=1).cpu().numpy().astype(np.float32)
-        found: Array = graphs.domain_histories(rows, domain) @ seen > 0
-        return found
+        return graphs.domain_histories(rows, domain) @ seen > 0
 
     def evident(self, rows: Rows) -> Array:
         """Rows with known items in their own domain or, where there is a mapping, in the other."""
         informed = {d: self.informed(rows, d) for d in DOMAINS}
         own = np.where(rows.domain == 0, informed["x"], informed["y"])
-        found: Array = own if self.mapping is None else informed["x"] | informed["y"]
-        return found
+        return own if self.mapping is None else informed["x"] | informed["y"]
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
         """Own-domain vectors where there are any, mapped ones elsewhere."""
@@ -238,5 +235,4 @@ class EMCDR(Trained):
     def mapped(self, rows: Rows, source: str) -> torch.Tensor:
         """The rows' vectors of ``source``, mapped to the other domain, [B, d]."""
         vectors = self.fold(graphs.domain_histories(rows, source), source) / self.frozen[f"scale {source}"]
-        found: torch.Tensor = self.module["mapping"][source](vectors) * self.frozen[f"scale {other(source)}"]
-        return found
+        return self.module["mapping"][source](vectors) * self.frozen[f"scale {other(source)}"]

@@ -169,8 +169,7 @@ def mean_mapped(edges: sparse.csr_matrix, item_vectors: Array, mapping: Array) -
     if len(mapping) != item_vectors.shape[1]:
         raise DataError(f"the mapping is {mapping.shape}, but item vectors have {item_vectors.shape[1]} dimensions")
     count = np.maximum(edges.getnnz(axis=1), 1)
-    vectors: Array = ((edges @ item_vectors) / count[:, None] @ mapping).astype(np.float32)
-    return vectors
+    return ((edges @ item_vectors) / count[:, None] @ mapping).astype(np.float32)
 
 
 def user_vectors(rows: Rows, known: Sequence[str] | Array, table: Array, folded: Array) -> Array:

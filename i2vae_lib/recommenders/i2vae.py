@@ -58,8 +58,7 @@ class I2VAERecommender(Trained):
     @property
     def model(self) -> Network:
         """``module``, by its type."""
-        found: Network = self.module
-        return found
+        return self.module
 
     @property
     def everywhere(self) -> bool:

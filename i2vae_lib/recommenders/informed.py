@@ -36,10 +36,8 @@ class Informed(Oracle):
         """How many items of each topic stand in the rows' histories of a domain: [rows, S + P]."""
         history, topics = rows.history[d], self.truth["interest"].shape[1]
         cells = history.owner * topics + self.truth[f"topics_{d}"][history.values]
-        counts: Array = np.bincount(cells, minlength=len(rows) * topics).reshape(len(rows), topics)
-        return counts
+        return np.bincount(cells, minlength=len(rows) * topics).reshape(len(rows), topics)
 
     def _posterior(self, counts: Array) -> Array:
         raised = counts + float(self.truth["focus"])
-        mean: Array = raised / raised.sum(axis=1, keepdims=True)
-        return mean
+        return raised / raised.sum(axis=1, keepdims=True)

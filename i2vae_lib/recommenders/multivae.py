@@ -265,8 +265,7 @@ class MultiVAE(Trained):
         bags = Bags.of(distinct(self.reading.histories(rows, domain))).to(self.device)
         mean = module.encoder(bags, 0.0, None).mean
         block = (self.reading.offset(domain), self.catalogue.size(domain))
-        found: torch.Tensor = module.decoder.scores(mean, items, block)
-        return found
+        return module.decoder.scores(mean, items, block)
 
 
 class MultiVAES(MultiVAE):

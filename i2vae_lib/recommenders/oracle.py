@@ -40,8 +40,7 @@ class Oracle:
 
     def interests(self, rows: Rows, domain: str) -> Array:
         """Interests of rows that all have their target in ``domain``, at the target: [rows, S + P]."""
-        found: Array = self.truth["interest"][rows.source]
-        return found
+        return self.truth["interest"][rows.source]
 
     def score(self, rows: Rows, candidates: Array) -> Array:
         contract.check_candidates(rows, candidates)

@@ -179,8 +179,7 @@ class Domain(nn.Module):
 
     def states(self, items: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         """Item numbers [B, L], right-padded -> 0 and the GRU's states [B, 1 + L, d]."""
-        states: torch.Tensor = self.encoder(self.items(items), generator)
-        return states
+        return self.encoder(self.items(items), generator)
 
 
 def at(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:

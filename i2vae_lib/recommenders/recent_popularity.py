@@ -33,8 +33,7 @@ class RecentPopularity(FromHistories):
         return [[Axis("half_life", params.references.half_life, (0, 1))]], learn
 
     def evidence(self, rows: Rows, domain: str) -> Array:
-        found: Array = self.recent.counts[domain][self.recent.at(rows), 0]
-        return found
+        return self.recent.counts[domain][self.recent.at(rows), 0]
 
     def apart(self, train: Rows) -> Array:
         return self.unified.summed(self.recent.apart(train, [self.half_life]))

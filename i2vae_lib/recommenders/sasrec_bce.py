@@ -68,8 +68,7 @@ class Stream(nn.Module):
 
     def forward(self, inputs: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         """Item numbers [B, L] -> states [B, L, d]."""
-        states: torch.Tensor = self.encoder(self.items(inputs), inputs != 0, generator)
-        return states
+        return self.encoder(self.items(inputs), inputs != 0, generator)
 
 
 class _SASRecBCE(Trained):

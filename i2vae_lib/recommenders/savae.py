@@ -186,8 +186,7 @@ class SourceAligned(Trained):
         return 0, self.catalogue.size(domain)
 
     def evident(self, rows: Rows) -> Array:
-        found: Array = self.has_evidence(rows) if self.aligned else rows.lengths("own") > 0
-        return found
+        return self.has_evidence(rows) if self.aligned else rows.lengths("own") > 0
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
         if self.aligned:
@@ -195,13 +194,11 @@ class SourceAligned(Trained):
         else:
             side = self.module["source"][domain]
             z = self.encoded(side.encoder, rows.history[domain])
-        found: torch.Tensor = side.decoder.scores(z, items, self.block(domain))
-        return found
+        return side.decoder.scores(z, items, self.block(domain))
 
     def encoded(self, encoder: Any, history: Ragged) -> torch.Tensor:
         """Posterior means of clean histories, [B, d]."""
-        mean: torch.Tensor = encoder(Bags.of(distinct(history)).to(self.device), 0.0, None).mean
-        return mean
+        return encoder(Bags.of(distinct(history)).to(self.device), 0.0, None).mean
 
     def source_mean(self, rows: Rows, domain: str) -> torch.Tensor:
         """Means of the source posteriors, [B, d]: of rows that ask for ``domain`` and have other history."""
@@ -252,5 +249,4 @@ class RAVAE(SourceAligned):
         return self.source_mean(rows, domain)
 
     def has_evidence(self, rows: Rows) -> Array:
-        found: Array = rows.lengths("other") > 0
-        return found
+        return rows.lengths("other") > 0

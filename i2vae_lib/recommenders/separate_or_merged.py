@@ -60,8 +60,7 @@ class PerDomain:
 
     def evident(self, rows: Rows) -> Array:
         """Rows that have anything in their stream, bool [n]."""
-        found: Array = rows.lengths("own") > 0
-        return found
+        return rows.lengths("own") > 0
 
 
 class Merged(PerDomain):
@@ -105,8 +104,7 @@ class Merged(PerDomain):
         return interleaved([self.numbered(one, d) for one, d in zip(parts, DOMAINS, strict=True)], last)
 
     def evident(self, rows: Rows) -> Array:
-        found: Array = (rows.lengths("own") > 0) | (rows.lengths("other") > 0)
-        return found
+        return (rows.lengths("own") > 0) | (rows.lengths("other") > 0)
 
 
 def draw_beside(

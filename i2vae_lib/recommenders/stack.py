@@ -76,8 +76,7 @@ class Known:
         self.where = pd.Index(rows.source)
 
     def score(self, rows: Rows, candidates: Array) -> Array:
-        found: Array = self.utilities[self.where.get_indexer(pd.Index(rows.source))]
-        return found
+        return self.utilities[self.where.get_indexer(pd.Index(rows.source))]
 
 
 class Stack(Scorer):
@@ -238,8 +237,7 @@ class Choices:
         return type(self)(self.rows.take(index), self.at[index], self.features[index], self.there[index])
 
     def utilities(self, logit: nn.Module) -> torch.Tensor:
-        found: torch.Tensor = logit(self.features, *_asked_by(self.rows))
-        return found
+        return logit(self.features, *_asked_by(self.rows))
 
     def cost(self, logit: nn.Module) -> torch.Tensor:
         """Mean over rows of -log softmax at the target."""

@@ -101,8 +101,7 @@ class Stream(nn.Module):
 
     def states(self, inputs: torch.Tensor) -> torch.Tensor:
         """Item numbers [B, L], right-padded -> GRU states [B, L, r]: what stands on the right changes none."""
-        states: torch.Tensor = self.recurrent(self.items(inputs))[0]
-        return states
+        return self.recurrent(self.items(inputs))[0]
 
     def posterior(self, states: torch.Tensor) -> Gaussian:
         """States [M, r] -> q(z_t | s_1…t) [M, latent]."""
@@ -111,8 +110,7 @@ class Stream(nn.Module):
 
     def decoded(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents [M, latent] -> what the output layer takes [M, hidden]."""
-        decoded: torch.Tensor = self.decoder(latents)
-        return decoded
+        return self.decoder(latents)
 
 
 class SVAE(Trained):

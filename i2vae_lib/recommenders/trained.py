@@ -109,8 +109,7 @@ class Scorer(ABC):
 
     def kept(self) -> nn.Module:
         """The part of ``module`` that scoring needs: what :meth:`save` writes and :meth:`load` reads."""
-        module: nn.Module = self.module
-        return module
+        return self.module
 
     def restore(self, weights: dict[str, torch.Tensor]) -> None:
         """Take the saved weights of :meth:`kept`; ``frozen`` is there already."""
