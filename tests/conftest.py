@@ -95,7 +95,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     tried, lost = Counter[str](), Counter[str]()
     for outcome in ("passed", "failed", "error"):
         for report in terminalreporter.stats.get(outcome, ()):
-            for what, count in (value for name, value in report.user_properties if name == "tries"):
+            for what, count in (value for name, value in getattr(report, "user_properties", ()) if name == "tries"):
                 tried[what] += count
                 lost[what] += count * (outcome != "passed")
     if tried:
