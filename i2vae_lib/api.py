@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from i2vae_lib import evaluation, stages
 from i2vae_lib.data.dataset import CrossDomainDataset
-from i2vae_lib.data.frames import TEXT, Log, by_name, write_pair
+from i2vae_lib.data.frames import TEXT, Log, Names, by_name, write_pair
 from i2vae_lib.data.histories import check_unknown, encoded_lists, read_histories, rows_asking, whole_histories
 from i2vae_lib.data.rows import DOMAINS, PAD, Array, Catalogue, DataError, Ragged, Rows, listed
 from i2vae_lib.data.user_sequences import UserSequences
@@ -99,7 +99,7 @@ class I2VAE:
         *,
         user: str | None = None,
         item: str | None = None,
-        time: str | None = None,
+        time: str | Literal[False] | None = None,
         preset: str = "tuned",
         system: str = "i2vae",
         protocol: str | None = "chronological",
@@ -118,7 +118,8 @@ class I2VAE:
             Two DataFrames or two paths by the names of the domains; or what ``i2vae run --data`` takes.
         user, item, time
             Columns of the logs: text or integers; datetimes, ISO text or Unix time. None: columns of these names, in
-            files those that ``i2vae describe`` finds.
+            files those that ``i2vae describe`` finds. ``time=False``: there is none; the rows of each log stand in
+            order, and what came first between the two logs is not known (``docs/evaluation.md``, ``unit: order``).
         protocol
             None: train on all but the validation users, and keep nothing for :meth:`evaluate`.
         epochs, overrides
@@ -142,7 +143,7 @@ class I2VAE:
         names: dict[str, str] = {}
         if isinstance(logs, Mapping):
             names = dict(zip(DOMAINS, map(str, logs), strict=False))
-            columns = {"user": user, "item": item, "timestamp": time}
+            columns: Names = {"user": user, "item": item, "timestamp": time}
             logs, types = write_pair(logs, folder / "logs", columns, min_events, same_items)
         p = load(preset, chosen, data=str(logs), protocol=protocol, seed=seed, epochs=epochs)
         with by_name(folder / "logs", names):

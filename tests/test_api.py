@@ -657,3 +657,21 @@ def test_ten_lines_of_the_docs_when_run_in_an_empty_folder(tmp_path: Path) -> No
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     assert "700" in done.stdout and "ordered_counts" in done.stdout and (tmp_path / "model" / "run.json").is_file()
+
+
+def test_fit_when_there_is_no_time(logs: dict[str, pd.DataFrame]) -> None:
+    """The order of the rows is the order of events; here it is not that of the times."""
+    bare = {name: one.sample(frac=1, random_state=0).drop(columns="time") for name, one in logs.items()}
+    kit = I2VAE.fit(bare, time=False, **QUICK)
+    films = bare["films"]
+    [d] = [key for key, name in kit.domains.items() if name == "films"]
+    for user in films["user"].value_counts().index[:5]:
+        [at] = np.flatnonzero(kit.people.users == str(user))
+        expected = films.loc[films["user"] == user, "item"].drop_duplicates().tolist()
+        assert kit.catalogue.decode(d, kit.people.sequences[d][at]).tolist() == expected
+    assert len(kit.recommend(users=[int(films["user"].iloc[0])], domain="films", k=3)) == 3
+
+
+def test_fit_when_there_is_no_time_and_none_was_denied(logs: dict[str, pd.DataFrame]) -> None:
+    with pytest.raises(DataError, match="'time'"):
+        I2VAE.fit({name: one.drop(columns="time") for name, one in logs.items()}, **QUICK)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -23,13 +23,14 @@ from i2vae_lib.runs import write_atomically
 from i2vae_lib.yaml_files import parse
 
 Log = pd.DataFrame | str | Path
+Names = Mapping[str, str | Literal[False] | None]  # of columns, by their roles
 TEXT = "str"  # type of ids, beside int64 and uint64
 
 
 def write_pair(
     logs: Mapping[str, Log],
     folder: Path,
-    columns: Mapping[str, str | None],
+    columns: Names,
     min_events: int,
     same_items: bool | None,
 ) -> tuple[Path, dict[str, str]]:
@@ -41,6 +42,8 @@ def write_pair(
         Two DataFrames, or two paths of files whose layout :func:`i2vae_lib.data.describe.describe_files` tells.
     columns
         Names of the columns ``user``, ``item`` and ``timestamp``. None: user, item and time; of paths, as described.
+        False (``timestamp`` only): there is no time, the rows of each log stand in order, and nothing is known between
+        the two logs.
     min_events
         Events that a user has at least in a domain, and an item.
     same_items
@@ -88,13 +91,15 @@ def by_name(folder: Path, names: Mapping[str, str]) -> Iterator[None]:
 _Described = tuple[dict[str, Any], dict[str, str]]  # of a pair file; types of the ids
 
 
-def _of_paths(logs: Mapping[str, Any], folder: Path, columns: Mapping[str, str | None]) -> _Described:
+def _of_paths(logs: Mapping[str, Any], folder: Path, columns: Names) -> _Described:
     paths = [Path(one).resolve() for one in logs.values()]
-    given = {role: name for role, name in columns.items() if name is not None}
+    given = {role: name for role, name in columns.items() if name}
     described = describe_files(paths[0], paths[1], given)
     if described.refusal:
         raise DataError(described.refusal)
     found = parse(described.yaml)
+    if columns["timestamp"] is False and "columns" in found:
+        found["columns"] = {key: found["columns"][key] for key in ("user", "item")} | {"unit": "order"}
     if found.get("format") == "released":
         raise DataError(
             f"{paths[0]}: published splits, no logs; give `i2vae run --data` the pair file of i2vae describe"
@@ -113,31 +118,42 @@ def _of_paths(logs: Mapping[str, Any], folder: Path, columns: Mapping[str, str |
     return pair, dict.fromkeys(("user", *DOMAINS), TEXT)
 
 
-def _of_tables(logs: Mapping[str, Any], folder: Path, columns: Mapping[str, str | None]) -> _Described:
-    user, item, time = (columns[role] or word for role, word in (("user",) * 2, ("item",) * 2, ("timestamp", "time")))
-    parts: dict[str, tuple[pa.Array, pa.Array, pd.Series]] = {}
+def _of_tables(logs: Mapping[str, Any], folder: Path, columns: Names) -> _Described:
+    user, item = (columns[role] or role for role in ("user", "item"))
+    time = None if columns["timestamp"] is False else columns["timestamp"] or "time"
+    wanted = (user, item) if time is None else (user, item, time)
+    parts: dict[str, list[pa.Array]] = {}
+    moments: dict[str, pd.Series] = {}
     for d, (name, frame) in zip(DOMAINS, logs.items(), strict=True):
         names = tuple(map(str, frame.columns))
-        check_columns(Source(Path(name), False, ",", True, names, ()), (user, item, time))
+        check_columns(Source(Path(name), False, ",", True, names, ()), wanted)
         if not len(frame):
             raise DataError(f"{name}: no rows")
-        one, another, moments = (frame.iloc[:, names.index(column)] for column in (user, item, time))
-        ids = (_ids(name, user, one), _ids(name, item, another))
-        parts[d] = (*ids, _times(name, time, moments))
+        values = {column: frame.iloc[:, names.index(column)] for column in wanted}
+        parts[d] = [_ids(name, column, values[column]) for column in (user, item)]
+        if time is not None:
+            moments[name] = _times(name, time, values[time])
     types = {d: _id_type(part[1]) for d, part in parts.items()}
     of_users = {name: _id_type(part[0]) for name, part in zip(logs, parts.values(), strict=True)}
     if len(set(of_users.values())) > 1:
         told = ", ".join(f"{kind} in {name}" for name, kind in of_users.items())
         raise DataError(f"column '{user}' holds {told}: the same person needs the same id, so write both alike")
     types["user"] = next(iter(of_users.values()))
-    unit = _common_unit({name: part[2] for name, part in zip(logs, parts.values(), strict=True)})
-    for d, (users, items, moments) in parts.items():
-        whole = pd.api.types.is_datetime64_any_dtype(moments)
-        times = pa.array(moments.dt.as_unit(unit) if whole else moments, from_pandas=True)
-        table = pa.table({user: users, item: items, time: times.cast(pa.int64()) if whole else times})
+    described: dict[str, Any] = {"user": user, "item": item}
+    if time is None:
+        described["unit"] = "order"
+    else:
+        unit = _common_unit(moments)
+        described |= {"timestamp": time, "unit": unit}
+        for part, one in zip(parts.values(), moments.values(), strict=True):
+            whole = pd.api.types.is_datetime64_any_dtype(one)
+            times = pa.array(one.dt.as_unit(unit) if whole else one, from_pandas=True)
+            part.append(times.cast(pa.int64()) if whole else times)
+    for d, part in parts.items():
+        table = pa.table(dict(zip(wanted, part, strict=True)))
         write_atomically(folder / f"{d}.parquet", partial(pq.write_table, table))
     pair: dict[str, Any] = {d: {"name": name, "path": f"{d}.parquet"} for d, name in zip(DOMAINS, logs, strict=True)}
-    return pair | {"columns": {"user": user, "item": item, "timestamp": time, "unit": unit}}, types
+    return pair | {"columns": described}, types
 
 
 def _ids(name: str, column: str, values: pd.Series) -> pa.Array:
