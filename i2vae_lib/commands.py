@@ -73,7 +73,7 @@ def run(given: argparse.Namespace) -> int:
 
 
 def _run(given: argparse.Namespace, say: Callable[[str], None]) -> int:
-    from i2vae_lib import report, stages
+    from i2vae_lib import notebooks, report, stages
     from i2vae_lib.params import load
 
     chosen = chosen_of(given)
@@ -110,7 +110,7 @@ def _run(given: argparse.Namespace, say: Callable[[str], None]) -> int:
             "overrides": {key: value for key, value in chosen.items() if key != "training.epochs"},  # stands above
         }
         with here.stage("notebooks"):
-            report.execute_notebooks(here.folder, names, RUN_NOTEBOOKS, say)
+            notebooks.execute_notebooks(here.folder, names, RUN_NOTEBOOKS, say)
         if path:
             say("linking the notebooks in the report")
             _report_of(here)
@@ -350,7 +350,7 @@ def _table_as(folders: Sequence[Path], given: argparse.Namespace) -> str:
 
 
 def sweep(given: argparse.Namespace) -> int:
-    from i2vae_lib import experiments, grids, report
+    from i2vae_lib import experiments, grids, sweep_figures
     from i2vae_lib.results.text import as_csv
     from i2vae_lib.runs import usable_cores, write_atomically
 
@@ -381,7 +381,7 @@ def sweep(given: argparse.Namespace) -> int:
     write_atomically(out / f"{found.name}.csv", lambda part: as_csv(table, part))
     print("\nHR@10 in per cent, sampled candidates, mean over seeds")
     print(experiments.by_place(table, found.axes()).to_string(index=False))
-    figures = report.write_sweep_figures(found, table, out)
+    figures = sweep_figures.write_sweep_figures(found, table, out)
     print(f"\nevery figure: {out / f'{found.name}.csv'}; drawn: {out / 'figures'} ({len(figures)} files)")
     return 1 if (table["state"] != "done").any() else 0
 

@@ -21,7 +21,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from i2vae_lib import audit, cache, cli, commands, report, stages
+from i2vae_lib import audit, cache, cli, commands, notebooks, report, stages
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.synthetic import generate_log, write_logs
 from i2vae_lib.params import Parameters, load
@@ -183,7 +183,7 @@ def test_run_when_epochs_are_set_by_their_dotted_key(
     monkeypatch.setattr(stages, "run_all", lambda run, say: pd.read_parquet(finished / "ranks.parquet"))
     monkeypatch.setattr(stages, "open_run", lambda resolved: Run(resolved, tmp_path))
     monkeypatch.setattr(commands, "result_of", lambda run, ranks: "")
-    monkeypatch.setattr(report, "execute_notebooks", lambda folder, names, which, say: told.append(names))
+    monkeypatch.setattr(notebooks, "execute_notebooks", lambda folder, names, which, say: told.append(names))
     words = ["--set", "training.epochs=3", "--set", "model.d=16"]
     assert cli.main(["run", "--preset", "smoke", "--no-report", *words]) == 0
     names = {key: value for key, value in told[0].items() if key != "out"}
@@ -336,7 +336,7 @@ def test_run_when_notebooks_are_wanted_makes_them_after_table_and_report(
         return [page]
 
     (finished / "report.html").unlink()
-    monkeypatch.setattr(report, "execute_notebooks", executed)
+    monkeypatch.setattr(notebooks, "execute_notebooks", executed)
     assert cli.main(with_notebooks(finished)) == 0
     folder, parameters, names, _, out, reported = given
     assert folder == finished and names == commands.RUN_NOTEBOOKS
