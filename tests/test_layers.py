@@ -39,10 +39,12 @@ LAYERS: list[tuple[str, ...]] = [
     ("search",),
     ("pictures",),
     ("plots", "views"),
-    ("sweep_figures", "notebooks", "report", "explorers"),
+    ("sweep_figures", "notebooks", "report", "explorers", "export"),
     ("listing",),
     ("api",),
     ("commands",),
+    ("study_commands",),
+    ("command_table",),
     ("cli",),
     ("__main__",),
 ]

@@ -49,7 +49,8 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attributes)))
-        self.inside = tag
+        if tag != "b":  # within a cell
+            self.inside = tag
         if tag == "table":
             self.tables.append([])
         elif tag == "tr":

@@ -23,7 +23,7 @@ from i2vae_lib.places import suggestion
 from i2vae_lib.recommenders import CEILINGS
 from i2vae_lib.results import significance
 from i2vae_lib.results.reading import CANDIDATES, HEADLINE, METRICS, Array, Opened, System, open_runs
-from i2vae_lib.results.text import Captioned, Number, document, in_points, lines, of_p, strict
+from i2vae_lib.results.text import Captioned, Number, as_csv, document, in_points, lines, of_p, strict
 from i2vae_lib.runs import LayoutError, stamp
 
 CELL = ["domain", "kind", "metric"]
@@ -69,16 +69,27 @@ class Comparison:
     overall: pd.DataFrame
     notes: tuple[str, ...]
 
-    def text(self) -> str:
-        """For a terminal: the runs, the six rows that matter, and each system against the base over all of them."""
-        metric = self.about["metrics"][0]
-        shown = Captioned(_caption(self, metric), six_rows(self, metric))
-        return document([*_heading(self), shown, *_claims(self), *_how_to_read(self)], "text")
+    def text(self, style: str = "text") -> str:
+        """The runs, the six rows that matter, and each system against the base over all of them.
 
-    def everything(self) -> str:
-        """For a terminal: a table per metric, differences cell by cell, and how to read the tests."""
+        Parameters
+        ----------
+        style
+            ``text`` for a terminal, ``markdown``, ``latex`` (needs booktabs), or ``csv``: the tests of the six rows.
+        """
+        metric = self.about["metrics"][0]
+        if style == "csv":
+            tests = with_means(self)
+            return as_csv(tests[tests["kind"].isin(HEADLINE) & (tests["metric"] == metric)])
+        shown = Captioned(_caption(self, metric, style), six_rows(self, metric))
+        return document([*_heading(self), shown, *_claims(self), *_how_to_read(self)], style)
+
+    def everything(self, style: str = "text") -> str:
+        """A table per metric, differences cell by cell, and how to read the tests; ``style`` as in :meth:`text`."""
+        if style == "csv":
+            return as_csv(with_means(self))
         tested = [*_claims(self), *_cell_by_cell(self), *_how_to_read(self)]
-        return document([*_heading(self), *_tables(self), *tested, *_agreement(self)], "text")
+        return document([*_heading(self), *_tables(self, style), *tested, *_agreement(self)], style)
 
     def to_json(self) -> dict[str, Any]:
         """Everything as strict JSON; nan and infinity become None."""
@@ -349,17 +360,17 @@ def _wide(results: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(shown)
 
 
-def _caption(found: Comparison, metric: str) -> str:
+def _caption(found: Comparison, metric: str, style: str) -> str:
     ceilings = [name for name in CEILINGS if (found.results["system"] == name).any()]
     left_out = f" (left out, for they read the planted truth: {', '.join(ceilings)})" if ceilings else ""
     spread = ", mean ± sd over seeds" if (found.results["seeds"] > 1).any() else ""
-    return f"{metric} in per cent{spread}; > best{left_out}"
+    return f"{metric} in per cent{spread}; {'> best' if style == 'text' else 'bold: best'}{left_out}"
 
 
-def _tables(found: Comparison) -> Iterator[Captioned]:
+def _tables(found: Comparison, style: str) -> Iterator[Captioned]:
     results = found.results[found.results["candidates"] == found.about["candidates"]]
     for metric, table in results.groupby("metric", sort=False):
-        yield Captioned(_caption(found, str(metric)), _wide(table))
+        yield Captioned(_caption(found, str(metric), style), _wide(table))
 
 
 def _claims(found: Comparison) -> Iterator[str | Captioned]:

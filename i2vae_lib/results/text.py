@@ -18,11 +18,12 @@ import pandas as pd
 
 from i2vae_lib.lazy import require
 
+_BOLD = "\\textbf{{{}}}"
 MARKS = {
     "text": {"ahead": "> {}", "best": "{}¹", "second": "{}²", "by rule": "{} =pop"},
-    "markdown": {"best": "**{}**", "second": "<u>{}</u>", "by rule": "{} =pop"},
-    "latex": {"best": "\\textbf{{{}}}", "second": "\\underline{{{}}}", "by rule": "\\textit{{{}}}"},
-    "html": {"best": "<b>{}</b>", "ahead": "<b>{}</b>"},
+    "markdown": {"ahead": "**{}**", "best": "**{}**", "second": "<u>{}</u>", "by rule": "{} =pop"},
+    "latex": {"ahead": _BOLD, "best": _BOLD, "second": "\\underline{{{}}}", "by rule": "\\textit{{{}}}"},
+    "html": {"ahead": "<b>{}</b>", "best": "<b>{}</b>"},
 }
 LEGEND = {
     "text": ("¹ best and ² second", "=pop"),
@@ -101,6 +102,18 @@ def document(blocks: Iterable[str | Captioned], style: str) -> str:
             columns = "l" + "r" * (shown.shape[1] - 1)
             parts.append(f"% {caption}\n{shown.to_latex(index=False, escape=False, column_format=columns)}")
     return ("\n\n" if style == "markdown" else "\n").join(parts)
+
+
+def rendered(table: pd.DataFrame, style: str) -> str:
+    """Any table alone, as ``text``, ``csv``, ``latex`` or ``markdown``."""
+    if style == "csv":
+        return as_csv(table)
+    if style == "text":
+        return table.to_string(index=False)
+    words = styled(table.map(str), style)
+    if style == "latex":
+        return str(words.to_latex(index=False, escape=False))
+    return str(words.to_markdown(index=False, disable_numparse=True))
 
 
 def as_html(
