@@ -16,6 +16,9 @@ import pandas as pd
 LINES = ("#0072B2", "#C77800", "#008A63", "#BB5A95", "#3A8FBF", "#D55E00")
 """Okabe and Ito's colours, darkened to a contrast of 3:1 on white; each has that on black as well."""
 
+LETTER = 7.8
+"""Width of a letter of 14 pixels, with room to spare."""
+
 STYLE = (
     ".kit text{font:14px system-ui,sans-serif;fill:#1f2328}.kit .quiet{fill:#59636e}.kit .axis{stroke:#8c959f}"
     ".kit .released,.kit .below{fill:#bc4c00}.kit .log,.kit .above{fill:#0969da}.kit .level{fill:#59636e}"
@@ -73,7 +76,9 @@ def forest(title: str, axis: str, lines: Sequence[Interval]) -> str:
     axis
         What the horizontal axis shows, with its unit.
     """
-    left, wide, high, top = 250, 320, 28, 44
+    left = 24 + LETTER * max(len(one.label) for one in lines)
+    right = 24 + LETTER * max(len(one.note) for one in lines)
+    wide, high, top = 320, 28, 44
     bottom = top + len(lines) * high
     ends = [number for one in lines for number in (one.value, one.low, one.high) if math.isfinite(number)]
     ticks = _ticks(min([0.0, *ends]), max([0.0, *ends]))
@@ -98,7 +103,7 @@ def forest(title: str, axis: str, lines: Sequence[Interval]) -> str:
         if math.isfinite(one.value):
             parts.append(f'<circle class="{kind}" cx="{x(one.value):.1f}" cy="{y}" r="5"/>')
         parts.append(_text(left + wide + 14, y + 5, one.note, 'class="quiet"'))
-    return _svg(title, 860, bottom + 50, parts)
+    return _svg(title, max(left + wide + right, LETTER * len(title)), bottom + 50, parts)
 
 
 def _ticks(low: float, high: float, about: int = 5) -> list[float]:
@@ -203,8 +208,8 @@ def model_picture() -> str:
         *_arrow((140, 132), (140, 200)),
         *_arrow((140, 332), (140, 250)),
         *_box(30, 200, 220, 50, "#e6e0f5", "pseudo-sequences", "what others took as well"),
-        *_arrow((250, 212), (300, 140)),
-        *_arrow((250, 238), (300, 350)),
+        *_arrow((250, 212), (300, 122)),
+        *_arrow((250, 238), (300, 342)),
         *_arrow((410, 120), (450, 350)),
         *_arrow((410, 345), (450, 126)),
         _text(545, 455, "six latents, each a Gaussian", 'text-anchor="middle" style="fill:#7d8590"'),
