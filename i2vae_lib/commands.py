@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from i2vae_lib.api import I2VAE, Asked
     from i2vae_lib.runs import Run
 
-RUN_NOTEBOOKS = ("01_data_preparation", "02_pseudo_sequences", "03_training")
+RUN_NOTEBOOKS = ("03_training",)  # seconds; the other lessons are executed on a run by papermill
 
 
 def list_known(given: argparse.Namespace) -> int:
@@ -91,13 +91,15 @@ def _run(given: argparse.Namespace, say: Callable[[str], None]) -> int:
         print(f"trained: {here.folder}, validation NDCG@10 {here.record['best_validation_ndcg']:.4f}")
         return 0
     ranks = stages.run_all(here, say)
-    here.forget("report", "notebooks")
+    here.forget("report", "compare", "notebooks")
     path = None
     if not given.no_report:
         say("writing the report")
         path = _report_of(here)
     say("comparing with the reference rankers")
-    print(result_of(here, ranks), flush=True)
+    with here.stage("compare"):
+        told = result_of(here, ranks)
+    print(told, flush=True)
     if not given.no_notebooks and resolved.system == "i2vae":  # what the notebooks tell of
         names = {
             "preset": given.preset,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -110,13 +111,14 @@ def write_page(notebook: Path, path: Path) -> None:
     shared = path.with_name(PLOTLY)
     if drawn and not shared.is_file():
         write_atomically(shared, partial(Path.write_text, data=get_plotlyjs(), encoding="utf-8"))
-    words = {"require_js_url": "", "mathjax_url": "", "mermaid_js_url": "", "jquery_url": ""}
-    exporter: Any = nbconvert.HTMLExporter(embed_images=True, **words)
+    outside = ("require_js_url", "mathjax_url", "mermaid_js_url", "mermaid_layout_elk_js_url")
+    exporter: Any = nbconvert.HTMLExporter(embed_images=True, **dict.fromkeys(outside, ""))
     renderer = _with_formulas()
     exporter.register_filter(
         "markdown2html", pass_context(lambda context, source: MarkdownWithMath(renderer=renderer).render(source))
     )
     page, _ = exporter.from_notebook_node(content, {"metadata": {"name": notebook.stem, "path": str(notebook.parent)}})
+    page = re.sub(r'<script src="">\s*</script>', "", page)
     page = page.replace("<head>", f'<head><script src="{PLOTLY}"></script>', 1) if drawn else page
     write_atomically(path, partial(Path.write_text, data=page, encoding="utf-8"))
 

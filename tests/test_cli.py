@@ -402,14 +402,27 @@ def test_run_when_notebooks_are_wanted_makes_them_after_table_and_report(
     shutil.rmtree(finished / "notebooks")
 
 
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (RuntimeError("Kernel died before replying"), "RuntimeError: Kernel died before replying"),
+        (
+            papermill.PapermillExecutionError(3, 3, "x", "AssertionError", "beats popularity\nin both", []),
+            "AssertionError: beats popularity in both",
+        ),
+    ],
+    ids=["kernel", "cell"],
+)
 def test_run_when_a_notebook_fails_is_a_line_and_well(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: Exception,
+    why: str,
+    finished: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def failing(notebook: Path, executed: Path, **named: Any) -> None:
         executed.write_text("as far as it went")
-        if "02" in executed.name:
-            raise papermill.PapermillExecutionError(3, 3, "x", "AssertionError", "beats popularity\nin both", [])
-        raise RuntimeError("Kernel died before replying")
+        raise error
 
     monkeypatch.setattr(papermill, "execute_notebook", failing)
     before = (finished / "report.html").read_bytes()
@@ -417,9 +430,7 @@ def test_run_when_a_notebook_fails_is_a_line_and_well(
     out = capsys.readouterr().out
     at = finished / "notebooks"
     lines = [line.partition("] ")[2] for line in out.splitlines() if "failed" in line]
-    died, short = "RuntimeError: Kernel died before replying", "AssertionError: beats popularity in both"
-    names = zip(commands.RUN_NOTEBOOKS, (died, short, died), strict=True)
-    assert lines == [f"a notebook failed: {at / name}.ipynb: {why}" for name, why in names]
+    assert lines == [f"a notebook failed: {at / name}.ipynb: {why}" for name in commands.RUN_NOTEBOOKS]
     assert "Traceback" not in out and out.splitlines()[-1] == f"report: {finished / 'report.html'}"
     assert len((finished / "report.html").read_bytes()) == pytest.approx(len(before), rel=0.01)
     shutil.rmtree(at)
@@ -432,12 +443,12 @@ def test_run_when_it_ends_says_what_every_stage_took_and_all(
         assert cli.main(run_words(finished)) == 0
     table = [line.split() for line in capsys.readouterr().out.split("\n\n")[-2].splitlines()]
     assert table[0][:2] == ["stage", "seconds"]
-    stages_of_the_run = ["prepare", "generator", "recall", "train", "references", "evaluate", "report"]
+    stages_of_the_run = ["prepare", "generator", "recall", "train", "references", "evaluate", "report", "compare"]
     assert [line[0] for line in table[1:]] == [*stages_of_the_run, "total"]
     seconds = [float(line[1]) for line in table[1:]]
     assert seconds[-1] == pytest.approx(sum(seconds[:-1]), abs=0.02)
     recorded = json.loads((finished / "run.json").read_text())["stages"]
-    assert recorded["report"]["seconds"] == seconds[-2]
+    assert recorded["compare"]["seconds"] == seconds[-2]
 
 
 def test_cache_when_asked_for_says_its_size_and_empties_it(
