@@ -24,6 +24,7 @@ html_theme = "furo"
 html_title = "i2VAE-kit"
 html_math_renderer = "mathml"
 html_copy_source = False
+html_extra_path = ["_root"]  # the page that leads to docs/index.html
 
 nb_execution_mode = "off"  # they are committed executed
 nb_mime_priority_overrides = [("html", "image/png", 5)]  # the picture that a notebook stores beside its plotly data

@@ -62,7 +62,7 @@ def test_gallery_has_every_notebook_and_is_small() -> None:
     table, thumbnails = figures.gallery()
     assert pages.fill(README, "gallery", table) == README
     numbered = [path.name for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")]
-    assert numbered and all(f'"notebooks/{name}"' in table for name in numbered)
+    assert numbered and all(f"(notebooks/{name})" in table for name in numbered)
     kept = {path.name: path.read_bytes() for path in (figures.FOLDER / "notebooks").iterdir()}
     assert kept == thumbnails and sum(map(len, kept.values())) < 300_000
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +61,13 @@ def gallery() -> tuple[str, dict[str, bytes]]:
     cells, found = [], {}
     for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
         notebook = json.loads(path.read_text(encoding="utf-8"))
-        title = escape("".join(notebook["cells"][0]["source"]).splitlines()[0].lstrip("# "))
+        title = "".join(notebook["cells"][0]["source"]).splitlines()[0].lstrip("# ")
         picture, image = thumbnail(notebook), ""
         if picture is not None:
             found[f"{path.stem[:2]}.png"] = picture
             place = f"docs/figures/notebooks/{path.stem[:2]}.png"
-            image = f'<img src="{place}" alt="a figure of this notebook" width="190"><br>'
-        cells.append(f'<a href="notebooks/{path.name}">{image}{title}</a>')
+            image = f"[![a figure of this notebook]({place})](notebooks/{path.name})<br>"
+        cells.append(f"{image}[{title}](notebooks/{path.name})")
     lines = [cells[at : at + COLUMNS] for at in range(0, len(cells), COLUMNS)]
     rows = [f"| {' | '.join([*line, *[''] * (COLUMNS - len(line))])} |" for line in lines]
     return "\n".join([f"|{' |' * COLUMNS}", f"|{'---|' * COLUMNS}", *rows]), found
