@@ -157,7 +157,7 @@ def curves(title: str, x_axis: str, panels: Panels) -> str:
 
 
 def _panel(
-    x_axis: str, lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], wide: int, high: int, across: int
+    x_axis: str, lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], wide: int, high: int, names_across: int
 ) -> list[str]:
     left, top, right = 46, 28, wide - 18
     xs, ys = (np.concatenate([np.asarray(line[i], dtype=float) for line in lines.values()]) for i in (0, 1))
@@ -165,25 +165,26 @@ def _panel(
     ticks = _ticks(min(0.0, known.min()), known.max(), 4)
     begin, end = float(xs.min()), max(float(xs.max()), float(xs.min()) + 1)
 
-    def place(x: float, y: float) -> str:
-        across_share, up_share = (x - begin) / (end - begin), (y - ticks[0]) / (ticks[-1] - ticks[0])
-        return f"{left + (right - left) * across_share:.1f} {high - (high - top) * up_share:.1f}"
+    def across_to(x: float) -> float:
+        return left + (right - left) * (x - begin) / (end - begin)
+
+    def up_to(y: float) -> float:
+        return high - (high - top) * (y - ticks[0]) / (ticks[-1] - ticks[0])
 
     parts = []
     for tick in ticks:
-        y = place(begin, tick).split()[1]
-        parts.append(f'<path class="axis" stroke-opacity="0.35" d="M{left} {y}H{right}"/>')
-        parts.append(_text(left - 6, float(y) + 5, f"{tick:g}", 'text-anchor="end" class="quiet"'))
-    for end_of_axis, anchor in ((begin, "start"), (end, "end")):
-        at = float(place(end_of_axis, ticks[0]).split()[0])
-        parts.append(_text(at, high + 18, f"{end_of_axis:g}", f'text-anchor="{anchor}" class="quiet"'))
+        parts.append(f'<path class="axis" stroke-opacity="0.35" d="M{left} {up_to(tick):.1f}H{right}"/>')
+        parts.append(_text(left - 6, up_to(tick) + 5, f"{tick:g}", 'text-anchor="end" class="quiet"'))
+    for side, anchor in ((begin, "start"), (end, "end")):
+        parts.append(_text(across_to(side), high + 18, f"{side:g}", f'text-anchor="{anchor}" class="quiet"'))
     parts.append(_text((left + right) / 2, high + 18, x_axis, 'text-anchor="middle" class="quiet"'))
-    for at, (name, (x, y)) in enumerate(lines.items()):
-        points = [place(*pair) for pair in zip(x, y) if math.isfinite(pair[1])]
+    for at, (name, (x_values, y_values)) in enumerate(lines.items()):
+        known_points = [(x, y) for x, y in zip(x_values, y_values) if math.isfinite(y)]
+        points = " ".join(f"{across_to(x):.1f} {up_to(y):.1f}" for x, y in known_points)
         colour, dash = LINES[at % len(LINES)], ' stroke-dasharray="6 3"' if at >= len(LINES) else ""
         look = f'stroke="{colour}" stroke-width="2"{dash}'
-        parts.append(f'<polyline fill="none" {look} points="{" ".join(points)}"/>')
-        column, row = left + (at % across) * (right - left) / across, high + 42 + 18 * (at // across)
+        parts.append(f'<polyline fill="none" {look} points="{points}"/>')
+        column, row = left + (at % names_across) * (right - left) / names_across, high + 42 + 18 * (at // names_across)
         parts.append(f'<path {look} d="M{column:.1f} {row - 5}h18"/>')
         parts.append(_text(column + 23, row, name, 'class="quiet"'))
     return parts
