@@ -19,8 +19,9 @@ import pandas as pd
 from safetensors import safe_open
 
 from i2vae_lib import evaluation
-from i2vae_lib.data.dataset import DOMAINS, PAD, CrossDomainDataset, Ragged, Rows
+from i2vae_lib.data.dataset import CrossDomainDataset
 from i2vae_lib.data.loading import load_dataset_once
+from i2vae_lib.data.rows import DOMAINS, PAD, Ragged, Rows
 from i2vae_lib.paper import BIBTEX
 from i2vae_lib.params import ParameterError, Parameters
 from i2vae_lib.recommenders import REGISTRY, SYSTEMS, I2VAERecommender

@@ -13,8 +13,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from i2vae_lib import audit, evaluation, pictures, stages
-from i2vae_lib.data.rows import DOMAINS
 from i2vae_lib.data.protocols import outside_note
+from i2vae_lib.data.rows import DOMAINS
 from i2vae_lib.params import ParameterError, load, of_result
 from i2vae_lib.recommenders import CEILINGS, REGISTRY, from_histories
 from i2vae_lib.results import lift, text

@@ -12,8 +12,8 @@ from safetensors.numpy import load_file
 
 from i2vae_lib import export, stages
 from i2vae_lib.api import I2VAE
-from i2vae_lib.data.dataset import DOMAINS
 from i2vae_lib.data.loading import load_dataset_once
+from i2vae_lib.data.rows import DOMAINS
 from i2vae_lib.evaluation import sample_negatives
 from i2vae_lib.params import ParameterError, Parameters, load
 from i2vae_lib.runs import LayoutError
