@@ -21,7 +21,7 @@ RUN ?=
 PAIR ?= cloth_sport
 WORKERS ?= 2
 
-.PHONY: setup run test test-slow test-release lint types unit notebook-tests notebooks lab explore bench measure format clean
+.PHONY: setup run test test-slow test-release lint types unit notebook-tests notebooks docs lab explore bench measure format clean
 .DEFAULT_GOAL := run
 
 setup: $(STAMP)
@@ -78,6 +78,12 @@ test-release:
 # executes the committed notebooks at the smoke preset and stores their outputs (PNGs need Chromium)
 notebooks: $(STAMP)
 	$(QUIET) $(BIN)/python tools/execute_notebooks.py
+
+# the documentation as a site in build/site, without a network; a warning is an error.
+docs: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -q -W --keep-going -d build/doctrees -c docs . build/site
+	@grep -rhoE '\]\(https?://[^)]+' README.md CONTRIBUTING.md docs/*.md | cut -c3- | sort -u > build/external_links.txt
+	@echo "site: build/site/docs/index.html; addresses outside: build/external_links.txt"
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab --ip 127.0.0.1 notebooks

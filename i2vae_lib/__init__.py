@@ -39,14 +39,19 @@
 ``results``           runs side by side: differences, tests, lifts, the paper's tables, one renderer
 ``leak_worth``        what each leak is worth
 ``search``            a hyper-parameter search over the same engine
-``plots``             figures
+``pictures``          figures as static SVG: the report's, README's, the model itself
+``plots``             figures that notebooks and explorers draw with plotly
 ``views``             what the explorers show, as tables
 ``report``            ``report.html`` of a run
+``sweep_figures``     the figures of a sweep
+``notebooks``         executes notebooks, and exports them as pages that ask no network
 ``explorers``         widgets over views and plots, for JupyterLab and for a page without it
+``export``            a trained model with its card, or a split with its candidates, for use elsewhere
 ``listing``           ``i2vae list``: presets, pairs, systems, parameters with origins, runs
 ``api``               your data in, your recommendations out: one class over a run directory
-``commands``          what each command does
-``cli``               ``i2vae``: the table of commands
+``commands``          what each command does; ``study_commands``: those that make many runs
+``command_table``     every command's options, help and examples
+``cli``               ``i2vae``: reads the command line, answers errors
 ``__main__``          its entry point, which answers Ctrl-C
 ====================  =================================================================================
 

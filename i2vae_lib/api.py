@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
-from i2vae_lib import evaluation, stages
+from i2vae_lib import evaluation, export, stages
 from i2vae_lib.data.dataset import CrossDomainDataset
 from i2vae_lib.data.frames import TEXT, Log, Names, by_name, write_pair
 from i2vae_lib.data.histories import check_unknown, encoded_lists, read_histories, rows_asking, whole_histories
@@ -31,7 +31,7 @@ from i2vae_lib.model.i2vae import ROLES
 from i2vae_lib.params import ParameterError, Parameters, load
 from i2vae_lib.recommenders import SYSTEMS, I2VAERecommender
 from i2vae_lib.recommenders.contract import ROWS_AT_ONCE, best_items
-from i2vae_lib.runs import LayoutError, Run, checked, read_record, write_json
+from i2vae_lib.runs import LayoutError, Run, checked, read_record
 from i2vae_lib.shared import ranked, stamped
 
 Histories = Mapping[str, Sequence[Sequence[Any]]]
@@ -177,8 +177,14 @@ class I2VAE:
         folder
             Must not be there.
         histories
-            False: leave out the users' ids and histories, so that only ``recommend(histories=…)`` works. (The counts
-            of a model with ``psg.kind`` = leave_one_out hold every training user's items all the same.)
+            False: leave out the users' ids and histories, so that only ``recommend(histories=…)`` works.
+
+        Raises
+        ------
+        LayoutError
+            The folder is there.
+        ParameterError
+            ``histories=False`` of a system that keeps vectors of its users.
         """
         folder = Path(folder)
         if folder.exists():
@@ -186,9 +192,8 @@ class I2VAE:
         part = folder.with_name(f".{folder.name}.part")
         shutil.rmtree(part, ignore_errors=True)
         shutil.copytree(self.folder, part, ignore=shutil.ignore_patterns(*_NO_NEED, *(() if histories else _OF_PEOPLE)))
-        if not histories:  # the audit's examples name users
-            record = read_record(part)
-            write_json(part / "run.json", record | {"audit": [one | {"example": ""} for one in record["audit"]]})
+        if not histories:
+            export.forget_users(part)
         part.rename(folder)
         return folder
 

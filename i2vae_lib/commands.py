@@ -21,10 +21,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from i2vae_lib.api import I2VAE, Asked
-    from i2vae_lib.grids import Cell
     from i2vae_lib.runs import Run
 
-RUN_NOTEBOOKS = ("01_data_preparation", "02_pseudo_sequences", "03_training")
+RUN_NOTEBOOKS = ("03_training",)  # seconds; the other lessons are executed on a run by papermill
 
 
 def list_known(given: argparse.Namespace) -> int:
@@ -73,7 +72,7 @@ def run(given: argparse.Namespace) -> int:
 
 
 def _run(given: argparse.Namespace, say: Callable[[str], None]) -> int:
-    from i2vae_lib import report, stages
+    from i2vae_lib import notebooks, report, stages
     from i2vae_lib.params import load
 
     chosen = chosen_of(given)
@@ -92,13 +91,15 @@ def _run(given: argparse.Namespace, say: Callable[[str], None]) -> int:
         print(f"trained: {here.folder}, validation NDCG@10 {here.record['best_validation_ndcg']:.4f}")
         return 0
     ranks = stages.run_all(here, say)
-    here.forget("report", "notebooks")
+    here.forget("report", "compare", "notebooks")
     path = None
     if not given.no_report:
         say("writing the report")
         path = _report_of(here)
     say("comparing with the reference rankers")
-    print(result_of(here, ranks), flush=True)
+    with here.stage("compare"):
+        told = result_of(here, ranks)
+    print(told, flush=True)
     if not given.no_notebooks and resolved.system == "i2vae":  # what the notebooks tell of
         names = {
             "preset": given.preset,
@@ -110,7 +111,7 @@ def _run(given: argparse.Namespace, say: Callable[[str], None]) -> int:
             "overrides": {key: value for key, value in chosen.items() if key != "training.epochs"},  # stands above
         }
         with here.stage("notebooks"):
-            report.execute_notebooks(here.folder, names, RUN_NOTEBOOKS, say)
+            notebooks.execute_notebooks(here.folder, names, RUN_NOTEBOOKS, say)
         if path:
             say("linking the notebooks in the report")
             _report_of(here)
@@ -244,6 +245,7 @@ def audit_data(given: argparse.Namespace) -> int:
     from i2vae_lib import audit
     from i2vae_lib.data.loading import load_dataset
     from i2vae_lib.params import ParameterError, load
+    from i2vae_lib.results.text import rendered
 
     if given.run is not None:
         if given.data or given.protocol or given.system or given.set:
@@ -262,8 +264,9 @@ def audit_data(given: argparse.Namespace) -> int:
     if given.json:
         print(json.dumps({"protocol": protocol, "leaks": len(leaks), "checks": found.to_dict(orient="records")}))
     else:
-        print(found.assign(share=(found["share"] * 100).round(2)).to_string(index=False))
-        print(f"\n{name} under {protocol}: " + (f"{len(leaks)} checks found leaks" if len(leaks) else "no leak"))
+        print(rendered(found.assign(share=(found["share"] * 100).round(2)), given.format))
+        if given.format == "text":
+            print(f"\n{name} under {protocol}: {f'{len(leaks)} checks found leaks' if len(leaks) else 'no leak'}")
     return 1 if len(leaks) else 0
 
 
@@ -304,124 +307,20 @@ def describe(given: argparse.Namespace) -> int:
     return 0
 
 
-def make_table(given: argparse.Namespace) -> int:
-    from i2vae_lib import tuning as tuned
-    from i2vae_lib.params import ParameterError, load, pair_name
-    from i2vae_lib.runs import default_folder
-
-    tuning = tuned.read_tuning(given.tuning)
-    chosen = overrides(given.set)
-    if "system" in chosen:
-        raise ParameterError(f"--set system: here it is --systems {chosen['system']}")
-    for key in chosen:
-        names = [name for name, listed in tuning.points.items() if any(key in point for point in listed)]
-        if key in tuning.shared or names:
-            raise ParameterError(f"--set {key}: the tuning file sets it (for {', '.join(names) or 'all systems'})")
-    words = {"data": given.data, "protocol": given.protocol, "epochs": given.epochs}
-    resolved = load(given.preset, chosen, seed=given.seeds[0], **words)
-    name = f"table-{pair_name(resolved.data)}-{resolved.protocol}-{resolved.preset}"
-    folder = given.out or default_folder(resolved).with_name(name)
-    study = tuned.open_study(
-        folder,
-        resolved,
-        tuning,
-        systems=given.systems or list(SYSTEMS),
-        seeds=given.seeds,
-        trials=given.trials,
-    )
-    # beside the table, which may be read by a program
-    tuned.run_study(study, workers=given.workers, say=lambda line: print(line, file=sys.stderr, flush=True))
-    print(_table_as([folder], given))
-    return 1 if any(tuned.failures(study, name) for name in study.systems) else 0
-
-
-def _table_as(folders: Sequence[Path], given: argparse.Namespace) -> str:
-    import numpy as np
-
-    from i2vae_lib.results import paper_tables
-    from i2vae_lib.results.reading import HEADLINE
-
-    found = paper_tables.paper_table(folders, resamples=given.resamples, rng=np.random.default_rng(0))
-    # `table` names the systems to run: what the references and other calls have made stands in its table as well
-    found = found.filtered(given.systems if given.command == "compare" else None, given.kinds or HEADLINE)
-    if given.json:
-        return json.dumps(found.to_json())
-    return found.written(given.format or "text")
-
-
-def sweep(given: argparse.Namespace) -> int:
-    from i2vae_lib import experiments, grids, report
-    from i2vae_lib.results.text import as_csv
-    from i2vae_lib.runs import usable_cores, write_atomically
-
-    names = {key: getattr(given, key) for key in ("preset", "data", "protocol", "epochs", "seeds")}
-    found = grids.read_sweep(given.file, names | {"overrides": overrides(given.set)})
-    out = given.out or grids.cells_folder(found)
-    planned = experiments.plan(found, out)
-    # of a cluster nobody knows yet how many workers it has: what one of them would take
-    workers = given.workers or (1 if given.scheduler else usable_cores())
-    print(experiments.plan_by_seeds(planned).to_string(index=False))
-    costs = experiments.costs(found, planned, _probe if given.dry_run else None)
-    if given.dry_run:
-        costs = costs.assign(GiB=costs.pop("peak_memory_bytes") / 2**30).round({"seconds": 1, "GiB": 1})
-        print(f"\na cell of each kind:\n{costs.to_string(index=False)}\n")
-        costs = costs.assign(peak_memory_bytes=costs["GiB"] * 2**30)
-    print(f"{experiments.estimate(costs, workers)}; cells: {out}", flush=True)
-    if given.dry_run:
-        return 0
-    table = experiments.run(
-        found,
-        out,
-        workers=workers,
-        scheduler=given.scheduler,
-        dashboard=given.dashboard,
-        retry_failed=given.retry_failed,
-        say=lambda line: print(line, flush=True),
-    )
-    write_atomically(out / f"{found.name}.csv", lambda part: as_csv(table, part))
-    print("\nHR@10 in per cent, sampled candidates, mean over seeds")
-    print(experiments.by_place(table, found.axes()).to_string(index=False))
-    figures = report.write_sweep_figures(found, table, out)
-    print(f"\nevery figure: {out / f'{found.name}.csv'}; drawn: {out / 'figures'} ({len(figures)} files)")
-    return 1 if (table["state"] != "done").any() else 0
-
-
-def search_for(given: argparse.Namespace) -> int:
-    from i2vae_lib import search
-    from i2vae_lib.runs import default_folder
-
-    names = {key: getattr(given, key) for key in ("preset", "data", "protocol", "seed", "epochs")}
-    found = search.read_search(given.file, names)
-    out = given.out or default_folder(found.parameters({})).with_name(f"search-{Path(given.file).stem}")
-    words = {"workers": given.workers, "scheduler": given.scheduler}
-    table = search.run(found, out, trials=given.trials, say=lambda line: print(line, flush=True), **words)
-    shown = table.round({"value": 4, "seconds": 1})  # not the points, which somebody may want to copy
-    print(f"\n{shown.to_string(index=False)}\n\ntrials: {out}")
-    return 0
-
-
-def _probe(cell: Cell) -> tuple[float, int]:
-    """In a worker like those of the sweep, whose peak memory is its own."""
-    from i2vae_lib import experiments, workers
-
-    with workers.connect(1) as one:
-        found: tuple[float, int] = one.submit(experiments.probe_cell, cell).result()
-    print(f"probe of {cell.parameters.system} on {cell.parameters.data}: {found[0]:.0f} s a cell at most", flush=True)
-    return found
-
-
 def compare_runs(given: argparse.Namespace) -> int:
     import numpy as np
 
     from i2vae_lib.params import ParameterError
     from i2vae_lib.results.differences import compare
 
-    of_the_other = ("candidates", "base") if given.table else ("format", "systems", "kinds")
+    of_the_other = ("candidates", "base", "all") if given.table else ("systems", "kinds")
     for name in of_the_other:
-        if getattr(given, name) is not None:
+        if getattr(given, name):
             raise ParameterError(f"--{name} is {'not for' if given.table else 'of'} --table: see i2vae compare --help")
     if given.table is not None:
-        print(_table_as(given.runs, given))
+        from i2vae_lib.study_commands import table_as
+
+        print(table_as(given.runs, given))
         return 0
     found = compare(
         given.runs,
@@ -430,7 +329,38 @@ def compare_runs(given: argparse.Namespace) -> int:
         resamples=given.resamples,
         rng=np.random.default_rng(0),
     )
-    print(json.dumps(found.to_json()) if given.json else found.text())
+    if given.json:
+        print(json.dumps(found.to_json()))
+        return 0
+    print(found.everything(given.format) if given.all else found.text(given.format))
+    if given.format == "text" and not given.all:
+        print("\nEvery kind of row, metric and cell: the same command with --all.")
+    return 0
+
+
+def export_out(given: argparse.Namespace) -> int:
+    from i2vae_lib import export
+    from i2vae_lib.params import ParameterError, load
+
+    if (given.run is None) == (given.split is None):
+        raise ParameterError("give either a run or --split DATA")
+    if given.run is not None:
+        if given.protocol or given.set:
+            raise ParameterError("--protocol and --set are of --split: a run has its own")
+        print(f"model: {export.export_run(given.run, given.out, given.with_users, given.licence)}")
+        return 0
+    resolved = load(given.preset, overrides(given.set), data=given.split, protocol=given.protocol)
+    print(f"split: {export.export_split(resolved, given.out)}")
+    return 0
+
+
+def print_completion(given: argparse.Namespace) -> int:
+    require("shell completion", "shtab")
+    import shtab
+
+    from i2vae_lib.cli import build_parser
+
+    print(shtab.complete(build_parser(), given.shell))
     return 0
 
 

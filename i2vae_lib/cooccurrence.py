@@ -88,16 +88,24 @@ class LeftOut:
         self, catalogue: Catalogue, users: Array, graph: sparse.csr_matrix, steps: Array, parted: Array, p: Settings
     ):
         self.unified = Unified(catalogue)
-        self.users, self.graph, self.steps, self.parted = users, graph, steps, parted
         self.taken = users_of_items(graph)
+        self._hold(users, graph, steps, parted)
+        self._place(self._pattern())
+        self._weigh(p)
+        self._divide()
+
+    def _hold(self, users: Array, graph: sparse.csr_matrix, steps: Array, parted: Array) -> None:
+        """Users and what they took."""
+        self.users, self.graph, self.steps, self.parted = users, graph, steps, parted
         self._owner = np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr))
         self._line = pd.Index(users, dtype=object)
         self._entries = self._entry_keys(self._owner, graph.indices)
-        self.together = self._pattern()
-        self._rows = np.repeat(np.arange(self.unified.size), np.diff(self.together.indptr))
-        self._keys = self._rows * self.unified.size + self.together.indices
-        self._weigh(p)
-        self._divide()
+
+    def _place(self, together: sparse.csr_matrix) -> None:
+        """The table of pairs, and where each stands in it."""
+        self.together = together
+        self._rows = np.repeat(np.arange(self.unified.size), np.diff(together.indptr))
+        self._keys = self._rows * self.unified.size + together.indices
 
     def _weigh(self, p: Settings) -> None:
         """The sums C over pairs, under these settings."""
@@ -197,19 +205,36 @@ class LeftOut:
         """Scores of the items 1…n of a domain, float32 [rows, n]; 0 where nothing is known."""
         return scores_of([self], rows, domain)[0]
 
+    def without_users(self) -> Self:
+        """The same counts with nobody in them: new users need the plain tables alone, and get the same scores."""
+        found = copy.copy(self)
+        found._hold(self.users[:0], self.graph[:0], self.steps[:, :0], self.parted[:0])
+        found._across = self._across[:0]
+        return found
+
     def arrays(self) -> dict[str, Array]:
-        """Everything that scoring needs."""
-        graph = {"indices": self.graph.indices, "indptr": self.graph.indptr}
-        return {"users": packed(self.users), "steps": self.steps, "parted": self.parted} | graph
+        """Everything that scoring needs: users and what they took or, :meth:`without_users`, the counts of pairs."""
+        if len(self.users):
+            graph = {"indices": self.graph.indices, "indptr": self.graph.indptr}
+            return {"users": packed(self.users), "steps": self.steps, "parted": self.parted} | graph
+        pairs = {"indices": self.together.indices, "indptr": self.together.indptr}
+        return {"together": self.together.data, "taken": self.taken} | pairs
 
     @classmethod
     def restore(cls, catalogue: Catalogue, arrays: Mapping[str, Array], p: Settings) -> Self:
         """What :meth:`arrays` gave."""
-        users = np.array(unpacked(arrays["users"]), dtype=object)
-        indices = arrays["indices"]
-        shape = (len(users), Unified(catalogue).size)
-        graph = sparse.csr_matrix((np.ones(len(indices), dtype=np.float32), indices, arrays["indptr"]), shape=shape)
-        return cls(catalogue, users, graph, arrays["steps"], arrays["parted"], p)
+        size, indices, indptr = Unified(catalogue).size, arrays["indices"], arrays["indptr"]
+        if "users" in arrays:
+            users = np.array(unpacked(arrays["users"]), dtype=object)
+            ones = np.ones(len(indices), dtype=np.float32)
+            graph = sparse.csr_matrix((ones, indices, indptr), shape=(len(users), size))
+            return cls(catalogue, users, graph, arrays["steps"], arrays["parted"], p)
+        nobody = sparse.csr_matrix((0, size), dtype=np.float32)
+        found = cls(catalogue, np.zeros(0, object), nobody, np.zeros((len(DOMAINS), 0), np.int64), np.zeros(0, bool), p)
+        found.taken = arrays["taken"]
+        found._place(sparse.csr_matrix((arrays["together"], indices, indptr), shape=(size, size)))
+        found._divide()
+        return found
 
 
 def scores_of(tables: Sequence[LeftOut], rows: Rows, domain: str) -> list[Array]:
@@ -218,8 +243,9 @@ def scores_of(tables: Sequence[LeftOut], rows: Rows, domain: str) -> list[Array]
     back, row, item = _shown(rows, one.unified)
     line = one._line.get_indexer(pd.Index(origins(rows), dtype=object))[row]
     wanted = one._entry_keys(line, item)
-    entry = np.minimum(np.searchsorted(one._entries, wanted), max(len(one._entries) - 1, 0))
-    own = (line >= 0) & (one._entries[entry] == wanted)  # the row's user is in this item's counts
+    entries = one._entries if len(one._entries) else np.array([-1])  # which nothing equals
+    entry = np.minimum(np.searchsorted(entries, wanted), len(entries) - 1)
+    own = (line >= 0) & (entries[entry] == wanted)  # the row's user is in this item's counts
     mine = np.flatnonzero(own)
     which, candidate = _with_range(one.graph.indptr[line[mine]], one.graph.indptr[line[mine] + 1])
     which = mine[which]

@@ -123,14 +123,29 @@ class Evidence:
             found += sum(one.apart_from(again.reweighted(one.p)) for one in self.left_out)
         return found
 
+    def without_users(self) -> Self:
+        """What new users are told now: counts with nobody in them, and no times at which things were taken."""
+        counts = [one.without_users() for one in self.left_out]
+        return type(self)(self.p, counts, self.recent.now(), self.catalogue)
+
     def arrays(self) -> dict[str, Array]:
-        """Everything that :meth:`of` needs."""
-        found = self.left_out[0].arrays() if self.left_out else {}
-        return found | self.recent.arrays()
+        """Everything that :meth:`of` needs; :meth:`without_users` each kernel has counts of its own."""
+        found = self.recent.arrays()
+        if self.left_out and len(self.left_out[0].users):
+            return found | self.left_out[0].arrays()
+        for number, one in enumerate(self.left_out):
+            found |= {f"{number}/{name}": array for name, array in one.arrays().items()}
+        return found
 
     @classmethod
     def restore(cls, p: EvidenceParameters, protocol: str, catalogue: Catalogue, arrays: Mapping[str, Array]) -> Self:
         """What :meth:`arrays` gave."""
-        wanted = kernels(p, protocol)
-        first = [LeftOut.restore(catalogue, arrays, wanted[0])] if wanted else []
-        return cls(p, [first[0].reweighted(one) for one in wanted], RecentTakers.restore(arrays), catalogue)
+        wanted, recent = kernels(p, protocol), RecentTakers.restore(arrays)
+        if wanted and "users" in arrays:
+            first = LeftOut.restore(catalogue, arrays, wanted[0])
+            return cls(p, [first.reweighted(one) for one in wanted], recent, catalogue)
+        counts = []
+        for number, one in enumerate(wanted):
+            own = {name.partition("/")[2]: array for name, array in arrays.items() if name.startswith(f"{number}/")}
+            counts.append(LeftOut.restore(catalogue, own, one))
+        return cls(p, counts, recent, catalogue)

@@ -13,6 +13,20 @@ import pandas as pd
 
 from i2vae_lib.data.rows import DOMAINS, DataError
 
+ADDRESS = "https://proceedings.mlr.press/v286/ning25a.html"
+BIBTEX = """@inproceedings{ning2025i2vae,
+  title     = {i$^2$VAE: Interest Information Augmentation with Variational Regularizers for Cross-Domain Sequential
+               Recommendation},
+  author    = {Ning, Xuying and Xu, Wujiang and Wei, Tianxin and Liu, Xiaolei},
+  booktitle = {Proceedings of the Forty-first Conference on Uncertainty in Artificial Intelligence},
+  series    = {Proceedings of Machine Learning Research},
+  volume    = {286},
+  pages     = {3235--3251},
+  year      = {2025},
+  publisher = {PMLR},
+  url       = {https://proceedings.mlr.press/v286/ning25a.html}
+}"""
+
 FILE = Path(__file__).with_name("paper_tables.csv")
 _WORDS = ("table", "pair", "domain", "kind", "metric", "system", "setting", "flag")
 _NUMBERS = ("mean", "sd", "gain_printed")

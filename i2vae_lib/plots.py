@@ -13,6 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from i2vae_lib.pictures import training_panels
 from i2vae_lib.results.text import as_csv
 
 _PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
@@ -116,32 +117,14 @@ def surface(table: pd.DataFrame, x: str, y: str, title: str) -> go.Figure:
 
 
 def training_curves(history: pd.DataFrame) -> go.Figure:
-    """Panels over epochs: reconstruction, the KLs, active units, validation metrics; of what the history has.
-
-    A system that is trained in stages, each of which counts its epochs from one, has a line for each.
-    """
-    names = [str(c) for c in history.columns]
-    parts = (
-        {f", stage {stage:.0f}": part for stage, part in history.groupby("stage")}
-        if "stage" in names
-        else {"": history}
-    )
-    panels = {
-        "reconstruction (nats a row)": [c for c in names if c.startswith("reconstruction/")],
-        "KL of each latent (nats a row)": [c for c in names if c.startswith("kl/")],
-        "active units": [c for c in names if c.startswith("active/")],
-        "validation NDCG@10": [c for c in names if c.startswith("ndcg@10")],
-    }
-    panels = {panel: columns for panel, columns in panels.items() if columns}
+    """:func:`i2vae_lib.pictures.training_panels` of a history, over epochs."""
+    panels = training_panels(history)
     figure = make_subplots(rows=2, cols=2, subplot_titles=list(panels), vertical_spacing=0.16)
-    for number, (panel, columns) in enumerate(panels.items()):
-        lines = [
-            (f"{name}{which}", part[["epoch", name]].dropna()) for name in columns for which, part in parts.items()
-        ]
-        for i, (name, line) in enumerate(one for one in lines if len(one[1])):
+    for number, (panel, lines) in enumerate(panels.items()):
+        for i, (name, (x, y)) in enumerate(lines.items()):
             figure.add_scatter(
-                x=line["epoch"],
-                y=line.iloc[:, 1],
+                x=x,
+                y=y,
                 name=name,
                 legendgroup=panel,
                 line={"color": _PALETTE[i % len(_PALETTE)]},

@@ -360,6 +360,10 @@ class LeaveOneOutGenerator:
                 items[at], scores[at] = _pad(found, values, np.ones(len(at), dtype=bool), width)
         return items, scores
 
+    def without_users(self) -> Self:
+        """The same counts for new users alone (:meth:`i2vae_lib.cooccurrence.LeftOut.without_users`)."""
+        return type(self)(self.p, self.counts.without_users())
+
     def arrays(self) -> dict[str, Array]:
         return self.counts.arrays()
 

@@ -77,6 +77,10 @@ class RecentTakers:
             return np.full(len(rows), len(self.edges))
         return np.searchsorted(self.edges, rows.moment, side="right")
 
+    def now(self) -> Self:
+        """The counts as they stand after the last event alone: what rows get whose moment nobody knows."""
+        return type(self)(self.edges[:0], {d: one[-1:] for d, one in self.counts.items()})
+
     def arrays(self) -> dict[str, Array]:
         """Everything that :meth:`at` and its readers need."""
         return {"edges": self.edges} | {f"recent/{d}": self.counts[d] for d in DOMAINS}

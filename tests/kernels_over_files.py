@@ -1,6 +1,6 @@
 """pytest plugin (``-p tests.kernels_over_files``) for nbval, which offers no setting of its kernels.
 
-They get :func:`i2vae_lib.report.kernel_settings`.
+They get :func:`i2vae_lib.notebooks.kernel_settings`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import nbval.kernel
 from jupyter_client.manager import KernelManager
 
-from i2vae_lib.report import kernel_settings
+from i2vae_lib.notebooks import kernel_settings
 
 folders = ExitStack()
 atexit.register(folders.close)

@@ -21,7 +21,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from i2vae_lib import audit, cache, cli, commands, report, stages
+from i2vae_lib import audit, cache, cli, commands, notebooks, report, stages
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.synthetic import generate_log, write_logs
 from i2vae_lib.params import Parameters, load
@@ -183,7 +183,7 @@ def test_run_when_epochs_are_set_by_their_dotted_key(
     monkeypatch.setattr(stages, "run_all", lambda run, say: pd.read_parquet(finished / "ranks.parquet"))
     monkeypatch.setattr(stages, "open_run", lambda resolved: Run(resolved, tmp_path))
     monkeypatch.setattr(commands, "result_of", lambda run, ranks: "")
-    monkeypatch.setattr(report, "execute_notebooks", lambda folder, names, which, say: told.append(names))
+    monkeypatch.setattr(notebooks, "execute_notebooks", lambda folder, names, which, say: told.append(names))
     words = ["--set", "training.epochs=3", "--set", "model.d=16"]
     assert cli.main(["run", "--preset", "smoke", "--no-report", *words]) == 0
     names = {key: value for key, value in told[0].items() if key != "out"}
@@ -316,6 +316,61 @@ def test_report_when_written_anew(finished: Path, tmp_path: Path, capsys: pytest
     assert "has no metrics yet" in refused(capsys, "report", str(tmp_path))
 
 
+def test_report_and_explore_when_the_folder_is_wrong_refuse_it_alike(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "run.json").write_text("{")
+    for folder in (tmp_path, tmp_path / "nowhere", tmp_path / "damaged"):
+        told = [refused(capsys, command, str(folder)).partition(": ")[2] for command in ("report", "explore")]
+        assert told[0] == told[1] and str(folder) in told[0]
+
+
+def test_completion_when_asked_for_knows_commands_and_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert all(f"'{name}'" in script or f'"{name}"' in script for name in cli.COMMANDS) and "--resamples" in script
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+@pytest.mark.parametrize("style", ["csv", "latex", "markdown"])
+def test_audit_when_another_format_is_wanted(style: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["audit", "--preset", "smoke", *SMALL, "--format", style]) == 0
+    out = capsys.readouterr().out
+    if style == "csv":
+        assert len(pd.read_csv(io.StringIO(out))) > 6
+    assert {"csv": "check,split,severity", "latex": "\\toprule", "markdown": "| check"}[style] in out
+
+
+# --- export -----------------------------------------------------------------------------------------------------------
+
+
+def test_export_when_a_run_is_exported_recommends_as_the_run_does(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, told = tmp_path / "model", []
+    capsys.readouterr()
+    assert cli.main(["export", str(finished), "--out", str(out), "--licence", "Nobody's, CC0"]) == 0
+    assert capsys.readouterr().out == f"model: {out}\n"
+    for folder in (finished, out):
+        words = ["recommend", str(folder), "--history", "x=x20,s3", "y=y40", "--domain", "y", "--json"]
+        assert cli.main(words) == 0
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1] and json.loads(told[0])[0]["items"]
+    assert "Nobody's, CC0" in (out / "README.md").read_text(encoding="utf-8")
+    assert "exists: choose another folder" in refused(capsys, "export", str(finished), "--out", str(out))
+
+
+def test_export_when_input_is_wrong(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(tmp_path / "out")]
+    assert "give either a run or --split DATA" in refused(capsys, "export", *out)
+    both = refused(capsys, "export", str(finished), "--split", "synthetic", *out)
+    assert "give either a run or --split DATA" in both
+    assert "--protocol and --set are of --split" in refused(capsys, "export", str(finished), "--set", "model.d=3", *out)
+    assert "is not a run directory" in refused(capsys, "export", str(tmp_path), *out)
+    assert not (tmp_path / "out").exists()
+
+
 WITH_NOTEBOOKS = [word for word in run_words(Path()) if word != "--no-notebooks"]
 
 
@@ -336,7 +391,7 @@ def test_run_when_notebooks_are_wanted_makes_them_after_table_and_report(
         return [page]
 
     (finished / "report.html").unlink()
-    monkeypatch.setattr(report, "execute_notebooks", executed)
+    monkeypatch.setattr(notebooks, "execute_notebooks", executed)
     assert cli.main(with_notebooks(finished)) == 0
     folder, parameters, names, _, out, reported = given
     assert folder == finished and names == commands.RUN_NOTEBOOKS
@@ -347,14 +402,27 @@ def test_run_when_notebooks_are_wanted_makes_them_after_table_and_report(
     shutil.rmtree(finished / "notebooks")
 
 
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (RuntimeError("Kernel died before replying"), "RuntimeError: Kernel died before replying"),
+        (
+            papermill.PapermillExecutionError(3, 3, "x", "AssertionError", "beats popularity\nin both", []),
+            "AssertionError: beats popularity in both",
+        ),
+    ],
+    ids=["kernel", "cell"],
+)
 def test_run_when_a_notebook_fails_is_a_line_and_well(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: Exception,
+    why: str,
+    finished: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def failing(notebook: Path, executed: Path, **named: Any) -> None:
         executed.write_text("as far as it went")
-        if "02" in executed.name:
-            raise papermill.PapermillExecutionError(3, 3, "x", "AssertionError", "beats popularity\nin both", [])
-        raise RuntimeError("Kernel died before replying")
+        raise error
 
     monkeypatch.setattr(papermill, "execute_notebook", failing)
     before = (finished / "report.html").read_bytes()
@@ -362,9 +430,7 @@ def test_run_when_a_notebook_fails_is_a_line_and_well(
     out = capsys.readouterr().out
     at = finished / "notebooks"
     lines = [line.partition("] ")[2] for line in out.splitlines() if "failed" in line]
-    died, short = "RuntimeError: Kernel died before replying", "AssertionError: beats popularity in both"
-    names = zip(commands.RUN_NOTEBOOKS, (died, short, died), strict=True)
-    assert lines == [f"a notebook failed: {at / name}.ipynb: {why}" for name, why in names]
+    assert lines == [f"a notebook failed: {at / name}.ipynb: {why}" for name in commands.RUN_NOTEBOOKS]
     assert "Traceback" not in out and out.splitlines()[-1] == f"report: {finished / 'report.html'}"
     assert len((finished / "report.html").read_bytes()) == pytest.approx(len(before), rel=0.01)
     shutil.rmtree(at)
@@ -377,12 +443,12 @@ def test_run_when_it_ends_says_what_every_stage_took_and_all(
         assert cli.main(run_words(finished)) == 0
     table = [line.split() for line in capsys.readouterr().out.split("\n\n")[-2].splitlines()]
     assert table[0][:2] == ["stage", "seconds"]
-    stages_of_the_run = ["prepare", "generator", "recall", "train", "references", "evaluate", "report"]
+    stages_of_the_run = ["prepare", "generator", "recall", "train", "references", "evaluate", "report", "compare"]
     assert [line[0] for line in table[1:]] == [*stages_of_the_run, "total"]
     seconds = [float(line[1]) for line in table[1:]]
     assert seconds[-1] == pytest.approx(sum(seconds[:-1]), abs=0.02)
     recorded = json.loads((finished / "run.json").read_text())["stages"]
-    assert recorded["report"]["seconds"] == seconds[-2]
+    assert recorded["compare"]["seconds"] == seconds[-2]
 
 
 def test_cache_when_asked_for_says_its_size_and_empties_it(
@@ -685,7 +751,10 @@ def test_compare_when_two_seeds_are_given_shows_them_as_one_system(
     out = capsys.readouterr().out
     assert out.startswith("synthetic, protocol chronological, data_seed 0: ") and "1 + 49 sampled candidates\n" in out
     assert f"  i2vae: seeds 0, 1: {seeds[0]}, {seeds[1]}\n" in out
-    assert "HR@10 in per cent, mean ± sd over seeds" in out and "NDCG@10 in per cent" in out
+    assert "HR@10 in per cent, mean ± sd over seeds" in out and "NDCG@10 in" not in out and "tailed_warm" not in out
+    assert cli.main(["compare", *seeds[:2], "--all"]) == 0
+    out = capsys.readouterr().out
+    assert "NDCG@10 in per cent" in out and "tailed_warm" in out and "cell by cell" in out
     assert "Interval and p: paired bootstrap over users, 10000 resamples." in out
     # the rankers have no seeds to pair
     assert "No t-test over seeds: it needs two or more seeds, the same for both systems." in out
@@ -726,7 +795,7 @@ def test_compare_when_base_and_candidates_are_chosen_uses_them(
     capsys.readouterr()
     assert cli.main(["compare", seeds[0], "--base", "popularity", "--candidates", "full"]) == 0
     out = capsys.readouterr().out
-    assert "all items ranked" in out and "Differences from popularity cell by cell, in points" in out
+    assert "all items ranked" in out and "Differences from popularity on the mean over" in out
     said = refused(capsys, "compare", seeds[0], "--base", "populrity")
     assert "unknown base 'populrity'; did you mean 'popularity'?" in said
 
@@ -736,7 +805,7 @@ def test_compare_when_base_and_candidates_are_chosen_uses_them(
     [
         (["--table", "paper", "--candidates", "full"], "--candidates is not for --table"),
         (["--table", "paper", "--base", "popularity"], "--base is not for --table"),
-        (["--format", "latex"], "--format is of --table"),
+        (["--table", "paper", "--all"], "--all is not for --table"),
         (["--systems", "i2vae"], "--systems is of --table"),
         (["--kinds", "cold"], "--kinds is of --table"),
     ],

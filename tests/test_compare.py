@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ def test_labels_when_parameters_differ(tmp_path: Path, overrides: list[dict[str,
     expected = [f"i2vae ({one})" for one in labels] if labels else [f"i2vae #{i + 1}" for i in range(len(overrides))]
     assert result.systems["system"].tolist() == expected
     if labels is None or "…" in labels[0]:  # what a label leaves out is written below it
-        assert "model.d=64" in result.text()
+        assert "model.d=64" in result.everything()
 
 
 def test_results_when_metrics_json_has_the_same_cells(found: Comparison, runs: list[Path]) -> None:
@@ -202,7 +203,7 @@ def test_tests_when_seeds_pair(found: Comparison, runs: list[Path]) -> None:
     references = found.tests[found.tests["system"].isin(["popularity", "oracle"])]
     assert references[["t", "df", "p_t"]].isna().all(axis=None)
     other_seeds = compared([*runs[:2], *runs[4:]])
-    assert other_seeds.tests["t"].isna().all() and "No t-test over seeds" in other_seeds.text()
+    assert other_seeds.tests["t"].isna().all() and "No t-test over seeds" in other_seeds.everything()
 
 
 def test_tests_when_systems_agree(tmp_path: Path) -> None:
@@ -230,7 +231,7 @@ def test_tests_when_the_full_ranking_is_asked_for(tmp_path: Path) -> None:
     hits = {kind: compared(folders, candidates=kind, metric_names=["HR@20"]) for kind in ("sampled", "full")}
     assert (hits["sampled"].tests["difference"] == -1).all() and (hits["full"].tests["difference"] == 1).all()
     assert hits["full"].tests["p"].isna().all()  # every row says the same: nothing to resample
-    assert "all items ranked" in hits["full"].text()
+    assert "all items ranked" in hits["full"].everything()
 
 
 def test_numbers_when_the_generator_is_the_same(runs: list[Path], found: Comparison) -> None:
@@ -252,14 +253,14 @@ def test_sampled_against_full_when_systems_swap(tmp_path: Path) -> None:
     result = compared([worse, *folders[1:]], metric_names=["NDCG@10"])
     one = cell(sampled_against_full(result.results), domain="North", kind="all", metric="NDCG@10")
     assert one.swapped == [["i2vae (model.d=16)", "i2vae (model.d=32)"]] and one.tau == pytest.approx(1 / 3)
-    assert "only on sampled candidates i2vae (model.d=16) over i2vae (model.d=32)" in result.text()
+    assert "only on sampled candidates i2vae (model.d=16) over i2vae (model.d=32)" in result.everything()
 
 
 # --- what is told -----------------------------------------------------------------------------------------------------
 
 
 def test_text_when_read(found: Comparison) -> None:
-    text = found.text()
+    text = found.everything()
     assert text.startswith("synthetic, protocol chronological, data_seed 0: 240 test rows of 120 users, 1 + ")
     assert f"{NARROW}: seeds 0, 1, 2: " in text and "NOT leak-free" not in text
     one = cell(found.results, system=WIDE, domain="North", kind="all", metric="HR@10", candidates="sampled")
@@ -274,8 +275,26 @@ def test_text_when_read(found: Comparison) -> None:
     assert "nan" not in text.lower()
 
 
+def test_text_when_read_first_has_the_six_rows_and_no_other(found: Comparison) -> None:
+    text = found.text()
+    rows = [line.split()[:2] for line in text.splitlines() if line.split()[:1] in (["North"], ["South"])]
+    assert rows == [[d, kind] for d in ("North", "South") for kind in ("all", "tailed", "cold")]
+    assert "NDCG@10 in per cent" not in text and "cell by cell" not in text and "on the mean over 12 cells" in text
+
+
+def test_comparison_when_written_for_other_programs(found: Comparison) -> None:
+    six = pd.read_csv(io.StringIO(found.text("csv")))
+    assert set(six["kind"]) == {"all", "tailed", "cold"} and set(six["metric"]) == {"HR@10"}
+    cells = pd.read_csv(io.StringIO(found.everything("csv")))
+    expected = found.tests["difference"].tolist()
+    assert cells["difference"].tolist() == pytest.approx(expected, nan_ok=True)
+    best = cell(found.results, system=WIDE, domain="North", kind="all", metric="HR@10", candidates="sampled")
+    number = f"{100 * best.mean:.2f}"
+    assert f"\\textbf{{{number}}}" in found.text("latex") and f"**{number}**" in found.text("markdown")
+
+
 def test_text_when_a_difference_is_certain(runs: list[Path]) -> None:
-    told = compared(runs, resamples=4000, metric_names=["HR@10"]).text().split("** < 0.01, *** < 0.001")[1]
+    told = compared(runs, resamples=4000, metric_names=["HR@10"]).everything().split("** < 0.01, *** < 0.001")[1]
     overall, cells = told.split("cell by cell")
     assert "*** " in overall and "***" not in cells
 
@@ -283,12 +302,14 @@ def test_text_when_a_difference_is_certain(runs: list[Path]) -> None:
 def test_text_when_the_protocol_is_released(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", ranks_of(skill(1, 9)), protocol="released")
     result = compared([folder])
-    assert "NOT leak-free: protocol released" in result.text() and result.to_json()["about"]["stamp"] in result.text()
+    for told in (result.text(), result.everything()):
+        assert "NOT leak-free: protocol released" in told and result.to_json()["about"]["stamp"] in told
 
 
 def test_text_when_one_system_stands_alone(tmp_path: Path) -> None:
     result = compared([write_run(tmp_path / "run", ranks_of(4), references={})])
-    assert len(result.tests) == len(result.overall) == 0 and "one system: nothing to test it against" in result.text()
+    assert len(result.tests) == len(result.overall) == 0
+    assert "one system: nothing to test it against" in result.text() and result.everything()
     assert json.dumps(result.to_json(), allow_nan=False)
 
 
@@ -298,7 +319,7 @@ def test_text_when_a_cell_is_empty(tmp_path: Path) -> None:
     result = compared([write_run(tmp_path / "run", ranks_of(4, rows=rows), references=references, rows=rows)])
     one = cell(result.tests, domain="North", kind="cold", metric="HR@10")
     assert one.n == 0 and np.isnan([one.difference, one.p]).all()
-    assert "nan" not in result.text().lower()
+    assert "nan" not in result.everything().lower()
 
 
 def test_json_when_strict(found: Comparison) -> None:
@@ -387,7 +408,7 @@ def test_references_when_they_differ_between_runs(tmp_path: Path) -> None:
     result = compared([one, three])
     assert "ease" not in set(result.systems["system"])
     assert f"ease is left out: {three} has it, {one} has not" in result.notes[0]
-    assert "popularity has other ranks in 1 of 240 rows" in result.notes[1] and result.notes[1] in result.text()
+    assert "popularity has other ranks in 1 of 240 rows" in result.notes[1] and result.notes[1] in result.everything()
 
 
 def test_ranks_when_they_are_damaged(tmp_path: Path) -> None:
@@ -417,7 +438,7 @@ def test_rows_when_they_have_fewer_candidates_than_asked_for_are_named(tmp_path:
     ranked = {name: table.assign(candidates_sampled=few["candidates_sampled"]) for name, table in REFERENCES.items()}
     result = compared([write_run(tmp_path / "one", few, references=ranked)])
     said = "South: 120 of 120 rows have fewer than 99 items left beside target and history (39 to 39)"
-    assert [said in one and "25.00 %" in one for one in result.notes] == [True] and said in result.text()
+    assert [said in one and "25.00 %" in one for one in result.notes] == [True] and said in result.everything()
     assert not compared([write_run(tmp_path / "two", ranks_of(1))]).notes
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from i2vae_lib import cli, psg, runs, stages, training
+from i2vae_lib import cli, commands, psg, runs, stages, training
 from i2vae_lib.data import CrossDomainDataset, amazon, released
 from i2vae_lib.data.rows import DataError
 from i2vae_lib.grids import read_sweep
@@ -115,7 +115,7 @@ def test_checked_when_an_earlier_version_recorded_nothing(copied: Path) -> None:
     assert checked(copied, "model") == copied / "model"
     (copied / "model" / "weights.safetensors").write_bytes(b"half")
     with pytest.raises(Damaged, match=r"weights\.safetensors is damaged"):  # but what is read is read with care
-        cli.commands.trained_of(copied)
+        commands.trained_of(copied)
 
 
 def test_run_when_its_record_is_lost(copied: Path, tiny: Parameters) -> None:
@@ -292,7 +292,7 @@ def test_model_when_its_device_is_not_here(copied: Path, capsys: pytest.CaptureF
     (copied / "run.json").write_text(json.dumps(record).replace('"device": "auto"', '"device": "cuda:99"'))
     path = copied / "model" / "model.json"
     path.write_text(path.read_text().replace('"device": "auto"', '"device": "cuda:99"'))
-    assert cli.commands.trained_of(copied).device == torch.device("cpu")
+    assert commands.trained_of(copied).device == torch.device("cpu")
     assert "cuda:99 is not there: the CPU is taken" in capsys.readouterr().err
 
 

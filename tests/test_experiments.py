@@ -26,7 +26,7 @@ import yaml
 from distributed import Client, LocalCluster
 from scipy import stats
 
-from i2vae_lib import cli, engine, experiments, report, stages, workers
+from i2vae_lib import cli, engine, experiments, stages, sweep_figures, workers
 from i2vae_lib.data import load_dataset_once
 from i2vae_lib.engine import Work, cell_folder
 from i2vae_lib.experiments import KINDS, costs, estimate, over_seeds, plan, results, run, state_of
@@ -267,7 +267,7 @@ def test_figures_when_every_cell_of_an_axis_failed(
     monkeypatch.setattr("kaleido.write_fig_from_object_sync", lambda *words, **named: None)  # seconds of a browser
     product = {"model.T": [5, 10], "model.d": [8, 16]}
     sweep = resolve("s", CONTENT | {"grids": {"T": {"product": {key: product[key] for key in axes}}}})
-    written = report.write_sweep_figures(sweep, results(sweep, tmp_path), tmp_path)
+    written = sweep_figures.write_sweep_figures(sweep, results(sweep, tmp_path), tmp_path)
     assert [path.name for path in written][:2] == ["t.csv", "t.html"]
     assert "nothing is done yet" in written[1].read_text(encoding="utf-8")
 

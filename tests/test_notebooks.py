@@ -15,10 +15,10 @@ import yaml
 from nbclient import NotebookClient
 from papermill.inspection import inspect_notebook  # type: ignore[import-untyped]
 
-from i2vae_lib import report
+from i2vae_lib import notebooks
 from i2vae_lib.grids import STUDY_NAMES
+from i2vae_lib.notebooks import kernel_settings
 from i2vae_lib.params import PRESET_NAMES, ParameterError, from_notebook
-from i2vae_lib.report import kernel_settings
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -251,13 +251,13 @@ def test_run_when_a_lesson_fails_keeps_its_copy_and_goes_on(tmp_path: Path, monk
         cells = [parameters, nbformat.v4.new_code_cell(line)]
         kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
         nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / f"{name}.ipynb")
-    monkeypatch.setattr(report, "notebooks_folder", lambda: tmp_path)
+    monkeypatch.setattr(notebooks, "notebooks_folder", lambda: tmp_path)
     (tmp_path / "numpy.py").write_text("raise RuntimeError('what lies in the working directory was executed')")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run" / "notebooks").mkdir(parents=True)
     (tmp_path / "run" / "notebooks" / "a.html").write_text("of an earlier call")
     said: list[str] = []
-    pages = report.execute_notebooks(tmp_path / "run", {"out": "here"}, ("a", "b"), said.append)
+    pages = notebooks.execute_notebooks(tmp_path / "run", {"out": "here"}, ("a", "b"), said.append)
     assert pages == [tmp_path / "run" / "notebooks" / "b.html"] and "here" in pages[0].read_text(encoding="utf-8")
     copy = tmp_path / "run" / "notebooks" / "a.ipynb"
     assert [line for line in said if "failed" in line] == [

@@ -15,7 +15,7 @@ import pytest
 from i2vae_lib.data import DataError
 from i2vae_lib.grids import read_sweep
 from i2vae_lib.results.paper_tables import Table
-from i2vae_lib.runs import LayoutError, committed_path
+from i2vae_lib.runs import LayoutError
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -32,7 +32,8 @@ from record_run import fill  # noqa: E402
 
 RESULTS = sorted((ROOT / "docs" / "results").glob("*.csv"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-TABLES = re.findall(r"<!-- table: (\S+) -->", README)
+REPRODUCTION = (ROOT / "docs" / "reproduction.md").read_text(encoding="utf-8")
+TABLES = re.findall(r"<!-- table: (\S+) -->", REPRODUCTION)
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=[path.stem for path in RESULTS])
@@ -52,28 +53,39 @@ def test_result_names_clean_revisions(path: Path) -> None:
 
 def test_figures_are_drawn_from_the_committed_results() -> None:
     drawn = {path.stem for path in figures.FOLDER.glob("*.svg")}
-    assert set(re.findall(r"\(docs/figures/(\w+)\.svg\)", README)) == drawn
-    assert drawn == {name for name in figures.FIGURES if committed_path(name).is_file()}
-    for name in drawn:
-        text = (figures.FOLDER / f"{name}.svg").read_text(encoding="utf-8")
-        assert text == figures.FIGURES[name](pd.read_csv(committed_path(name)))
+    assert set(re.findall(r"\(docs/figures/(\w+)\.svg\)", README)) == drawn == set(figures.FIGURES)
+    for name, draw in figures.FIGURES.items():
+        assert (figures.FOLDER / f"{name}.svg").read_text(encoding="utf-8") == draw()
 
 
-def test_readme_has_its_tables() -> None:
+def test_gallery_has_every_notebook_and_is_small() -> None:
+    table, thumbnails = figures.gallery()
+    assert pages.fill(README, "gallery", table) == README
+    numbered = [path.name for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")]
+    assert numbered and all(f"(notebooks/{name})" in table for name in numbered)
+    kept = {path.name: path.read_bytes() for path in (figures.FOLDER / "notebooks").iterdir()}
+    assert kept == thumbnails and sum(map(len, kept.values())) < 300_000
+
+
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 120
+
+
+def test_reproduction_page_has_the_table_of_make_run() -> None:
     assert TABLES == ["demo"]
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_readme_shows_the_command_that_makes_the_table(name: str) -> None:
+def test_page_shows_the_command_that_makes_the_table(name: str) -> None:
     command = json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text(encoding="utf-8"))["command"]
-    assert command in README
+    assert command in REPRODUCTION
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_readme_table_is_the_committed_result(name: str) -> None:
+def test_table_is_the_committed_result(name: str) -> None:
     table = pd.read_csv(ROOT / "docs" / "results" / f"{name}.csv")
-    assert fill(README, name, table) == README
-    assert "| all |" in README.split(f"<!-- table: {name} -->")[1].split("\n\n")[0]
+    assert fill(REPRODUCTION, name, table) == REPRODUCTION
+    assert "| all |" in REPRODUCTION.split(f"<!-- table: {name} -->")[1].split("\n\n")[0]
 
 
 def test_page_when_its_table_is_not_there_yet() -> None:

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 import i2vae_lib
-from i2vae_lib import cli, data, listing, recommenders
+from i2vae_lib import cli, command_table, data, listing, recommenders
 from i2vae_lib.params import Parameters, known_keys, load
 from i2vae_lib.recommenders import CEILINGS, REFERENCES, REGISTRY, SYSTEMS
 from i2vae_lib.results.reading import HEADLINE
@@ -203,7 +203,7 @@ def test_version_when_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_choices_when_compared_with_the_library() -> None:
-    assert cli.KINDS == HEADLINE and data.DOMAINS == ("x", "y")
+    assert command_table.KINDS == HEADLINE and data.DOMAINS == ("x", "y")
 
 
 # --- the registry -----------------------------------------------------------------------------------------------------

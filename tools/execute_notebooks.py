@@ -17,7 +17,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-from i2vae_lib.report import kernel_settings
+from i2vae_lib.notebooks import kernel_settings
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 

@@ -122,7 +122,6 @@ def fill(page: str) -> str:
     paths = [path for path in sorted(folder.glob("recipe_*.csv")) if not path.stem.endswith("_rows")]
     found = {path.stem.removeprefix("recipe_"): pd.read_csv(path) for path in paths}
     tables = {
-        "recipe": markdown(found, ["all"]),
         "recipe, all cells": markdown(found, ["all", "tailed", "cold"]),
         "mean lift": mean_lifts(found),
     }

@@ -1,8 +1,8 @@
-"""Keep the table of a finished run: docs/results/NAME.csv + NAME.json, and the table of that name in README.md.
+"""Keep the table of a finished run: docs/results/NAME.csv + NAME.json, and the table in docs/reproduction.md.
 
     python tools/record_run.py RUN NAME "COMMAND"
 
-README's tables stand between ``<!-- table: NAME -->`` and the next blank line; a test holds them to the CSV.
+Tables stand between ``<!-- table: NAME -->`` and the next blank line; a test holds them to the CSV.
 """
 
 from __future__ import annotations

@@ -199,6 +199,15 @@ class I2VAERecommender(Trained):
             self.evidence = Evidence.restore(self.params.evidence, self.params.protocol, self.catalogue, told)
         super().restore(weights)
 
+    def forget_users(self) -> None:
+        """Keep what recommending to new users needs, and nothing that names a training user or when one took what."""
+        if self.everywhere:
+            self.evidence = self.evidence.without_users()
+            arrays = self.evidence.arrays().items()
+            self.frozen = {f"evidence/{name}": torch.from_numpy(np.ascontiguousarray(one)) for name, one in arrays}
+        if isinstance(self.generator, psg.LeaveOneOutGenerator):
+            self.generator = self.generator.without_users()
+
     def save(self, folder: Path) -> None:
         """Weights, popularity and generator as safetensors, vocabularies and parameters beside them."""
         psg.save(self.generator, folder / "generator", self.catalogue)

@@ -23,7 +23,7 @@ from i2vae_lib.places import suggestion
 from i2vae_lib.recommenders import CEILINGS
 from i2vae_lib.results import significance
 from i2vae_lib.results.reading import CANDIDATES, HEADLINE, METRICS, Array, Opened, System, open_runs
-from i2vae_lib.results.text import Captioned, Number, document, in_points, lines, of_p, strict
+from i2vae_lib.results.text import Captioned, Number, as_csv, document, in_points, lines, of_p, strict
 from i2vae_lib.runs import LayoutError, stamp
 
 CELL = ["domain", "kind", "metric"]
@@ -69,9 +69,27 @@ class Comparison:
     overall: pd.DataFrame
     notes: tuple[str, ...]
 
-    def text(self) -> str:
-        """For a terminal: the runs, one table per metric, the differences, and how to read the tests."""
-        return document([*_heading(self), *_tables(self), *_differences(self), *_agreement(self)], "text")
+    def text(self, style: str = "text") -> str:
+        """The runs, the six rows that matter, and each system against the base over all of them.
+
+        Parameters
+        ----------
+        style
+            ``text`` for a terminal, ``markdown``, ``latex`` (needs booktabs), or ``csv``: the tests of the six rows.
+        """
+        metric = self.about["metrics"][0]
+        if style == "csv":
+            tests = with_means(self)
+            return as_csv(tests[tests["kind"].isin(HEADLINE) & (tests["metric"] == metric)])
+        shown = Captioned(_caption(self, metric, style), six_rows(self, metric))
+        return document([*_heading(self), shown, *_claims(self), *_how_to_read(self)], style)
+
+    def everything(self, style: str = "text") -> str:
+        """A table per metric, differences cell by cell, and how to read the tests; ``style`` as in :meth:`text`."""
+        if style == "csv":
+            return as_csv(with_means(self))
+        tested = [*_claims(self), *_cell_by_cell(self), *_how_to_read(self)]
+        return document([*_heading(self), *_tables(self, style), *tested, *_agreement(self)], style)
 
     def to_json(self) -> dict[str, Any]:
         """Everything as strict JSON; nan and infinity become None."""
@@ -323,32 +341,45 @@ def _heading(found: Comparison) -> Iterator[str]:
     yield from (f"note: {note}" for note in found.notes)
 
 
-def _tables(found: Comparison) -> Iterator[Captioned]:
-    results = found.results.assign(place=places(found.results))
-    results = results[results["candidates"] == found.about["candidates"]]
-    ceilings = [name for name in CEILINGS if (results["system"] == name).any()]
-    several = results["system"].nunique() - len(ceilings) > 1
+def six_rows(found: Comparison, metric: str) -> pd.DataFrame:
+    """All, tailed and cold rows of each domain, one column per system: cells of ``Number``, the best marked."""
+    tested = found.results["candidates"] == found.about["candidates"]
+    chosen = found.results[tested & (found.results["metric"] == metric) & found.results["kind"].isin(HEADLINE)]
+    return _wide(chosen)
+
+
+def _wide(results: pd.DataFrame) -> pd.DataFrame:
+    """Results of one metric and ranking: a line a cell, a column a system."""
+    results = results.assign(place=places(results))
+    several = (~results["system"].isin(CEILINGS)).groupby(results["system"]).any().sum() > 1
+    shown = [
+        {"domain": domain, "kind": kind, "n": str(n)}
+        | {one.system: Number(one.mean, one.sd, "ahead" if one.place == 1 and several else "") for one in lines(cell)}
+        for (domain, kind, n), cell in results.groupby(["domain", "kind", "n"], sort=False)
+    ]
+    return pd.DataFrame(shown)
+
+
+def _caption(found: Comparison, metric: str, style: str) -> str:
+    ceilings = [name for name in CEILINGS if (found.results["system"] == name).any()]
     left_out = f" (left out, for they read the planted truth: {', '.join(ceilings)})" if ceilings else ""
-    spread = ", mean ± sd over seeds" if (results["seeds"] > 1).any() else ""
+    spread = ", mean ± sd over seeds" if (found.results["seeds"] > 1).any() else ""
+    return f"{metric} in per cent{spread}; {'> best' if style == 'text' else 'bold: best'}{left_out}"
+
+
+def _tables(found: Comparison, style: str) -> Iterator[Captioned]:
+    results = found.results[found.results["candidates"] == found.about["candidates"]]
     for metric, table in results.groupby("metric", sort=False):
-        shown = [
-            {"domain": domain, "kind": kind, "n": str(n)}
-            | {
-                one.system: Number(one.mean, one.sd, "ahead" if one.place == 1 and several else "")
-                for one in lines(cell)
-            }
-            for (domain, kind, n), cell in table.groupby(["domain", "kind", "n"], sort=False)
-        ]
-        yield Captioned(f"{metric} in per cent{spread}; > best{left_out}", pd.DataFrame(shown))
+        yield Captioned(_caption(found, str(metric), style), _wide(table))
 
 
-def _differences(found: Comparison) -> Iterator[str | Captioned]:
-    tests, overall, about = found.tests, found.overall, found.about
-    if not len(tests):
+def _claims(found: Comparison) -> Iterator[str | Captioned]:
+    """Each system against the base on the mean over cells."""
+    overall, about = found.overall, found.about
+    if not len(found.tests):
         yield ""
         yield "one system: nothing to test it against"
-        return
-    if len(overall):
+    elif len(overall):
         family = int(overall["p_holm"].notna().sum())
         least = min(1.0, family / (about["resamples"] + 1))
         yield Captioned(
@@ -357,12 +388,23 @@ def _differences(found: Comparison) -> Iterator[str | Captioned]:
             f"these {family} systems; with {about['resamples']} resamples none is below {least:.2g})",
             _shown(overall, ["system"]),
         )
-    yield Captioned(
-        f"Differences from {about['base']} cell by cell, in points; each interval and p is of one cell by itself",
-        _shown(tests, ["system", *CELL, "n"]),
-    )
+
+
+def _cell_by_cell(found: Comparison) -> Iterator[Captioned]:
+    if len(found.tests):
+        yield Captioned(
+            f"Differences from {found.about['base']} cell by cell, in points; each interval and p is of one cell by "
+            f"itself",
+            _shown(found.tests, ["system", *CELL, "n"]),
+        )
+
+
+def _how_to_read(found: Comparison) -> Iterator[str]:
+    tests = found.tests
+    if not len(tests):
+        return
     yield (
-        f"Interval and p: paired bootstrap over users, {about['resamples']} resamples. They answer whether the "
+        f"Interval and p: paired bootstrap over users, {found.about['resamples']} resamples. They answer whether the "
         f"difference would stand on *other rows*, with these trained models."
     )
     if df := sorted({int(one) for one in tests.loc[tests["t"].notna(), "df"]}):

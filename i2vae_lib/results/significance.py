@@ -62,9 +62,9 @@ def paired_bootstrap(
     share rows (tailed within all) or users (two metrics, two domains) keep their dependence. With d the difference of a
     cell, s its standard error over clusters, and d*, s* the same of a resample, the null is imposed by centring:
 
-        t = d / s,  t* = (d* - d) / s*,  p = (1 + #{|t*| >= |t|}) / (1 + resamples),  interval d -+ q s,
+        t = d / s,  t* = (d* - d) / s*,  p = (1 + #{abs t* >= abs t}) / (1 + resamples),  interval d -+ q s,
 
-    where q is the ``confidence`` quantile of |t*|, of that rank at which 0 lies outside the interval if and only if
+    where q is the ``confidence`` quantile of abs t*, of that rank at which 0 lies outside the interval if and only if
     p <= 1 - ``confidence``. For a cell with masks m and values v, s² = sum over clusters of (sum m (v - d))² / (sum m)²
     (the factor C / (C - 1) cancels between t and t*). That sum is at least its largest term, and in s* it is never
     taken to be less than this: a resample that misses the few rows on which two systems differ would else have no
@@ -79,7 +79,7 @@ def paired_bootstrap(
     cluster
         [rows], any labels: rows with one label are drawn together (the two rows of a user). None: each row alone.
     studentised
-        False: the plain bootstrap, p = (1 + #{|d* - d| >= |d|}) / (1 + resamples) and the percentile interval. For
+        False: the plain bootstrap, p = (1 + #{abs(d* - d) >= abs d}) / (1 + resamples) and the percentile interval. For
         comparison; see the module's docstring.
 
     Returns

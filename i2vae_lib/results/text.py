@@ -18,10 +18,12 @@ import pandas as pd
 
 from i2vae_lib.lazy import require
 
+_BOLD = "\\textbf{{{}}}"
 MARKS = {
     "text": {"ahead": "> {}", "best": "{}¹", "second": "{}²", "by rule": "{} =pop"},
-    "markdown": {"best": "**{}**", "second": "<u>{}</u>", "by rule": "{} =pop"},
-    "latex": {"best": "\\textbf{{{}}}", "second": "\\underline{{{}}}", "by rule": "\\textit{{{}}}"},
+    "markdown": {"ahead": "**{}**", "best": "**{}**", "second": "<u>{}</u>", "by rule": "{} =pop"},
+    "latex": {"ahead": _BOLD, "best": _BOLD, "second": "\\underline{{{}}}", "by rule": "\\textit{{{}}}"},
+    "html": {"ahead": "<b>{}</b>", "best": "<b>{}</b>"},
 }
 LEGEND = {
     "text": ("¹ best and ² second", "=pop"),
@@ -59,6 +61,8 @@ class Captioned(NamedTuple):
 def escaped(name: str, style: str) -> str:
     """A name for a document of this style. Control characters, which could end a line, become blanks."""
     name = CONTROL.sub(" ", name)
+    if style == "html":
+        return html.escape(name)
     if style == "latex":
         return name.translate(_LATEX)
     return _MARKDOWN.sub(r"\\\g<0>", name) if style == "markdown" else name
@@ -100,11 +104,32 @@ def document(blocks: Iterable[str | Captioned], style: str) -> str:
     return ("\n\n" if style == "markdown" else "\n").join(parts)
 
 
+def rendered(table: pd.DataFrame, style: str) -> str:
+    """Any table alone, as ``text``, ``csv``, ``latex`` or ``markdown``."""
+    if style == "csv":
+        return as_csv(table)
+    if style == "text":
+        return table.to_string(index=False)
+    words = styled(table.map(str), style)
+    if style == "latex":
+        return str(words.to_latex(index=False, escape=False))
+    return str(words.to_markdown(index=False, disable_numparse=True))
+
+
 def as_html(
     table: pd.DataFrame, caption: str = "", na_rep: str = "-", float_format: Callable[[float], str] | None = None
 ) -> str:
-    """A table as safe HTML (pandas escapes headings and cells)."""
-    body = table.to_html(index=False, border=0, na_rep=na_rep, float_format=float_format)
+    """A table as safe HTML, with the scopes of its headings and of the first cell of each line."""
+
+    def safe(value: Any) -> Any:
+        if isinstance(value, float | int | np.number):
+            return value
+        return written(value if isinstance(value, Number) else str(value), "html")
+
+    shown = table.map(safe).rename(columns=lambda name: escaped(str(name), "html"))
+    body = shown.to_html(index=False, border=0, na_rep=na_rep, float_format=float_format, escape=False)
+    body = body.replace("<th>", '<th scope="col">')
+    body = re.sub(r"(<tr>\s*)<td>(.*?)</td>", r'\1<th scope="row">\2</th>', body)
     return body.replace(">", f"><caption>{html.escape(caption)}</caption>", 1) if caption else body
 
 

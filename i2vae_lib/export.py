@@ -1,0 +1,258 @@
+"""Takes things out of the kit: a trained model for other people's machines, a split for other people's models.
+
+An exported model is a folder that ``I2VAE.load`` and ``i2vae recommend`` read: weights, vocabularies and a model card.
+No training user's id or history is in it unless asked for. What counts of training users it holds is summed over them
+(how many took an item, how many took two items together), which is all that a new user's scores need.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+from safetensors import safe_open
+
+from i2vae_lib import evaluation
+from i2vae_lib.data.dataset import CrossDomainDataset
+from i2vae_lib.data.loading import load_dataset_once
+from i2vae_lib.data.rows import DOMAINS, PAD, Ragged, Rows
+from i2vae_lib.paper import BIBTEX
+from i2vae_lib.params import ParameterError, Parameters
+from i2vae_lib.recommenders import REGISTRY, SYSTEMS, I2VAERecommender
+from i2vae_lib.results import lift, significance
+from i2vae_lib.results.differences import compare
+from i2vae_lib.results.reading import METRICS, open_runs
+from i2vae_lib.results.text import Captioned, as_csv, document, with_interval
+from i2vae_lib.runs import (
+    LayoutError,
+    checked,
+    environment,
+    read_record,
+    sha256_of,
+    stamp,
+    write_atomically,
+    write_json,
+)
+
+CARD = Path(__file__).with_name("model_card.md.jinja")
+KEPT = ("metrics.json", "history.parquet")
+OF_USERS = re.compile(r"(^|/)(people|known|users?|ids)( |/|$)")
+"""Names of arrays that hold training users, of systems other than i2VAE."""
+
+
+def export_run(run: Path | str, out: Path | str, with_users: bool = False, licence: str = "") -> Path:
+    """Export the model of a finished run, with a model card.
+
+    Parameters
+    ----------
+    out
+        Must not be there.
+    with_users
+        Also the users' ids and histories, so that known users can be recommended to by their ids.
+    licence
+        Of the data, for the card; empty: what the kit knows of it.
+
+    Raises
+    ------
+    LayoutError
+        No finished run, or ``out`` is there already.
+    ParameterError
+        A model that cannot do without its training users (one that keeps their vectors under ``temporal``).
+    """
+    run, out = Path(run), Path(out)
+    record = read_record(run)
+    if not (run / "metrics.json").is_file():
+        raise LayoutError(f"{run} has no metrics yet (no metrics.json): evaluate it first")
+    if out.exists():
+        raise LayoutError(f"{out} exists: choose another folder")
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        for name in (*KEPT, "model", *(["dataset"] if with_users else [])):
+            source = checked(run, name)
+            (shutil.copytree if source.is_dir() else shutil.copyfile)(source, part / name)
+        write_json(part / "run.json", record)
+        if not with_users:
+            forget_users(part)
+        table = results(run)
+        write_atomically(part / "results.csv", lambda path: as_csv(table, path))
+        card = model_card(record, table, with_users, licence)
+        write_atomically(part / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
+        part.rename(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return out
+
+
+def forget_users(folder: Path) -> None:
+    """Take the training users out of a copy of a run: out of its model, and out of the examples of its audit.
+
+    Raises
+    ------
+    ParameterError
+        A model that cannot do without them.
+    """
+    record = read_record(folder)
+    recommender = SYSTEMS[record["parameters"]["system"]].load(folder / "model")
+    if isinstance(recommender, I2VAERecommender):
+        recommender.forget_users()
+        shutil.rmtree(folder / "model")
+        recommender.save(folder / "model")
+    else:
+        held = [name for name in _arrays(folder / "model") if OF_USERS.search(name)]
+        if held:
+            raise ParameterError(
+                f"{recommender.name} keeps vectors of its training users under {record['protocol']} ({held[0]}): it "
+                f"can only be exported with them (--with-users)"
+            )
+    known = {key: one for key, one in record.get("sha256", {}).items() if (folder / key).is_file()}
+    model = {path.relative_to(folder).as_posix(): sha256_of(path) for path in (folder / "model").rglob("*.*")}
+    audit = [one | {"example": ""} for one in record["audit"]]
+    write_json(folder / "run.json", record | {"audit": audit, "sha256": known | model})
+
+
+def _arrays(folder: Path) -> Iterator[str]:
+    for path in folder.rglob("*.safetensors"):
+        with safe_open(path, framework="numpy") as file:
+            yield from file.keys()
+
+
+def results(run: Path | str) -> pd.DataFrame:
+    """The six rows of a finished run with 95 % intervals by the bootstrap over users.
+
+    Returns
+    -------
+    DataFrame
+        ``domain, kind, metric, n``; ``value, value_low, value_high`` (fractions); ``reference`` (the best of the
+        reference rankers in this row), ``reference_value``, ``difference, interval_low, interval_high``.
+    """
+    opened, rng = open_runs([run]), np.random.default_rng(0)
+    found = compare(opened, resamples=2_000, rng=rng)
+    lines = lift.cells(found)
+    [own] = opened.values("sampled", [evaluation.cutoff_of(name) for name in METRICS])[found.about["base"]]
+    nothing = np.zeros_like(own)
+    alone = significance.paired_bootstrap(own, nothing, opened.masks, rng=rng, resamples=2_000, cluster=opened.users)
+    at = [(opened.cells.index((one.domain, one.kind)), METRICS.index(one.metric)) for one in lines.itertuples()]
+    low, high = ([float(np.clip(side[place], 0, 1)) for place in at] for side in (alone.low, alone.high))
+    named = lines.rename(columns={"system": "value", "best": "reference", "reference": "reference_value"})
+    named = named.assign(value_low=low, value_high=high)
+    columns = ["domain", "kind", "metric", "n", "value", "value_low", "value_high", "reference", "reference_value"]
+    return named[[*columns, "difference", "interval_low", "interval_high"]]
+
+
+def model_card(record: dict[str, Any], table: pd.DataFrame, with_users: bool, licence: str = "") -> str:
+    """The card of an exported model as Markdown: data, protocol, metrics with intervals, limits, licence, citation."""
+    p, names = record["parameters"], record["names"]
+    shown = pd.DataFrame(
+        {
+            "domain": table["domain"],
+            "rows": table["kind"],
+            "n": [f"{n:,}" for n in table["n"]],
+            "metric": table["metric"],
+            "per cent (95 %)": [
+                f"{100 * one.value:.2f} ({100 * one.value_low:.2f} to {100 * one.value_high:.2f})"
+                for one in table.itertuples()
+            ],
+            "best reference": [
+                f"{REGISTRY[one.reference].title} {100 * one.reference_value:.2f}" for one in table.itertuples()
+            ],
+            "difference in points (95 %)": [with_interval(one) for one in table.itertuples()],
+        }
+    )
+    jinja = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return jinja.from_string(CARD.read_text(encoding="utf-8")).render(
+        title=REGISTRY[p["system"]].title,
+        record=record,
+        p=p,
+        names=names,
+        rows=", ".join(f"{n:,} {split}" for split, n in record["rows"].items()),
+        stamp=stamp(record),
+        metrics=document([Captioned("Test rows, sampled candidates", shown)], "markdown"),
+        with_users=with_users,
+        licence=licence or licence_of(p["data"]),
+        counts=p["system"] == "i2vae" and p["psg"]["kind"] == "leave_one_out",
+        bibtex=BIBTEX,
+        versions=environment(),
+    )
+
+
+def licence_of(data: str) -> str:
+    """What the kit knows of the licence of data: what their pair file begins with."""
+    if data == "synthetic":
+        return "Made by the kit: no data of people."
+    path = Path(data)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    head = " ".join(line.lstrip("# ") for line in lines[: next((i for i, x in enumerate(lines) if x[:1] != "#"), 0)])
+    return head or "Not recorded. Whoever publishes this model should say here whose data it learnt from."
+
+
+# --- a split ----------------------------------------------------------------------------------------------------------
+
+
+def export_split(parameters: Parameters, out: Path | str) -> Path:
+    """Rows and frozen candidates of data under a protocol as Parquet, for anybody's model.
+
+    ``rows_SPLIT.parquet`` has a line per row: ``row, user, domain, target`` and the histories ``history_DOMAIN`` (item
+    ids, oldest first). ``candidates_SPLIT.parquet``, of validation and test, has ``row, domain,
+    target, candidates``: the ids of the target's sampled competitors.
+
+    Raises
+    ------
+    LayoutError
+        ``out`` is there already.
+    """
+    out = Path(out)
+    if out.exists():
+        raise LayoutError(f"{out} exists: choose another folder")
+    dataset = load_dataset_once(parameters)
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    for split, rows in dataset.splits.items():
+        _rows_table(rows).to_parquet(part / f"rows_{split}.parquet", index=False)
+        if split != "train":
+            negatives = evaluation.sample_negatives(rows, parameters.evaluation.negatives, parameters.split.data_seed)
+            table = _rows_table(rows)[["row", "domain", "target"]]
+            table = table.assign(candidates=_ids_of(rows, negatives))
+            table.to_parquet(part / f"candidates_{split}.parquet", index=False)
+    write_json(part / "split.json", _about(dataset, parameters))
+    part.rename(out)
+    return out
+
+
+def _rows_table(rows: Rows) -> pd.DataFrame:
+    names, catalogue = rows.catalogue.names, rows.catalogue
+    domain = np.array([names[d] for d in DOMAINS], dtype=object)[rows.domain]
+    found = {"row": rows.source, "user": rows.user, "domain": domain}
+    target = [catalogue.ids[DOMAINS[d]][item - 1] for d, item in zip(rows.domain, rows.target)]
+    histories = {f"history_{names[d]}": _lists(catalogue.ids[d], rows.history[d]) for d in DOMAINS}
+    return pd.DataFrame(found | {"target": target} | histories)
+
+
+def _lists(ids: Any, sequences: Ragged) -> list[list[str]]:
+    return [list(ids[sequences[i] - 1]) for i in range(len(sequences))]
+
+
+def _ids_of(rows: Rows, items: Any) -> list[list[str]]:
+    found = zip(rows.domain, items)
+    return [list(rows.catalogue.ids[DOMAINS[d]][line[line != PAD] - 1]) for d, line in found]
+
+
+def _about(dataset: CrossDomainDataset, parameters: Parameters) -> dict[str, Any]:
+    return {
+        "data": dataset.name,
+        "protocol": dataset.protocol,
+        "domains": dict(dataset.catalogue.names),
+        "data_seed": dataset.data_seed,
+        "negatives": parameters.evaluation.negatives,
+        "rows": {split: len(rows) for split, rows in dataset.splits.items()},
+        "dataset_sha256": dataset.fingerprint(),
+        "environment": environment(),
+    }
