@@ -161,7 +161,8 @@ def tracked() -> list[Path]:
     folders = ("i2vae_lib", "params", "tools", "tests", "docs", "notebooks", "benchmarks", ".ci")
     inside = [path for folder in folders for path in (ROOT / folder).rglob("*")]
     kinds = {".py", ".md", ".yaml", ".yml", ".ipynb", ".json", ".csv", ".toml", ".txt", ".cfg", ".cff", ""}
-    return [path for path in [*ROOT.glob("*"), *inside] if path.is_file() and path.suffix in kinds]
+    there = [path for path in [*ROOT.glob("*"), *inside] if path.name != ".git"]  # a file in a second work tree
+    return [path for path in there if path.is_file() and path.suffix in kinds]
 
 
 def test_files_when_read_for_paths_of_one_machine() -> None:
