@@ -1,8 +1,8 @@
-"""What all systems share: score, recommend, save and load (:class:`Scorer`), and training (:class:`Trained`).
+"""What all systems share: scoring, saving and loading (:class:`StoredRecommender`), and training (:class:`Trained`).
 
-A system says what a row's candidates score (:meth:`Scorer.scores`) and what is to be trained (:meth:`Trained.stages`).
-The loop is that of :mod:`i2vae_lib.training`, the epoch is selected on validation, and rows that a system has no
-evidence for are ranked by popularity.
+A system says what a row's candidates score (:meth:`StoredRecommender.scores`) and what is to be trained
+(:meth:`Trained.stages`). The loop is that of :mod:`i2vae_lib.training`, the epoch is selected on validation, and rows
+that a system has no evidence for are ranked by popularity.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _MODEL_LAYOUT = 3
 ANEW = "put the right file back, or train it anew"
 
 
-class Scorer(ABC):
+class StoredRecommender(ABC):
     """A recommender that scores with a module and frozen tables, and lives on in a folder.
 
     Attributes
@@ -226,7 +226,7 @@ class Scorer(ABC):
         return found
 
 
-class Trained(Scorer):
+class Trained(StoredRecommender):
     """A recommender of trained weights."""
 
     @abstractmethod
