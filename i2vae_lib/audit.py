@@ -54,7 +54,7 @@ def audit(
     pseudo: Mapping[str, Array] | None = None,
     generator: Generator | None = None,
 ) -> pd.DataFrame:
-    """Run every check that what is handed in allows.
+    """Run every check that the arguments allow.
 
     Parameters
     ----------
@@ -82,12 +82,12 @@ def audit(
 
 
 def fired(found: pd.DataFrame) -> pd.DataFrame:
-    """The lines that are leaks and concern something."""
+    """The lines of leaks that were found."""
     return found[(found["severity"] == "leak") & (found["count"] > 0)]
 
 
 def verdict(records: Sequence[Mapping[str, Any]]) -> str:
-    """The audit of ``run.json`` in a line: how many checks, and which leaks they found."""
+    """The audit of ``run.json`` as one line: how many checks, and which leaks they found."""
     leaks = [one for one in records if one["severity"] == "leak" and one["count"]]
     promised = sum(one["severity"] == "leak" for one in records)
     found = "; ".join(f"{one['check']} ({one['split']}): {one['count']}" for one in leaks) or "no leak"
@@ -131,7 +131,7 @@ class _NumberedUsers:
         return cls(dataset, pd.Index(names), users, in_log)
 
     def numbers(self, rows: Rows) -> Array:
-        """The user of each row by number, int64 [rows]: of rows that stand in no split."""
+        """The number of each row's user, int64 [rows], for rows outside the splits."""
         return self.names.get_indexer(pd.Index(origins(rows)))
 
     def pairs(self, split: str, domain: str, positions: Array, items: Array) -> Array:
@@ -199,7 +199,7 @@ def _short_copy(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) ->
 
 
 def _same_items(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
-    """Rows that hold just what a row of somebody else holds in an earlier split: items of both domains, targets too."""
+    """Rows with the same items, targets included, as another user's row in an earlier split."""
     keys = np.concatenate([contents(numbered.dataset.splits[one])[0] for one in earlier])
     theirs = np.concatenate([numbered.users[one] for one in earlier])
     order = np.lexsort((theirs, keys))
@@ -215,7 +215,7 @@ def _same_items(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) ->
 
 
 def _only_item(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
-    """Rows that never had an own history: of one item the order by hash cannot choose another."""
+    """Rows that never had an own history: with one item, the order by hash has no choice."""
     rows = numbered.dataset.splits[split]
     return (rows.lengths("own") == 0) & (rows.excluded.lengths == 0)
 
@@ -253,7 +253,7 @@ def _in_item_order(numbered: _NumberedUsers, split: str, earlier: Sequence[str])
 
 
 def _not_before_target(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
-    """Rows with an event that the log does not put before the target: at or after it, or not in the log at all.
+    """Rows with an event that is not before the target in the log, or not in the log at all.
 
     In the own domain an event at the target's very time may stand before it (ties are broken by a hash); in the other
     domain an event of the target's stamp (or day: ``EventLog.resolution``) may not.

@@ -25,7 +25,7 @@ Line = tuple[str, str, str, int, float, str]
 
 
 def audit_counts(dataset: CrossDomainDataset, counts: Mapping[str, Array]) -> pd.DataFrame:
-    """One more line: do the popularity counts that a model uses ([n + 1] by domain) come from training rows alone?"""
+    """Do the popularity counts that a model uses ([n + 1] by domain) come from training rows alone? One line."""
     known = popularity(dataset.splits["train"])
     ends = np.cumsum([0, *(len(known[d]) for d in DOMAINS)])
     of = {d: ends[i] + np.arange(len(known[d])) for i, d in enumerate(DOMAINS)}
@@ -35,7 +35,7 @@ def audit_counts(dataset: CrossDomainDataset, counts: Mapping[str, Array]) -> pd
 
 
 def audit_start(dataset: CrossDomainDataset, start: Array, shrinkage: float) -> pd.DataFrame:
-    """One more line: are the item vectors that a model begins with those of the training rows?
+    """Do the item vectors that a model starts from come from the training rows? One line.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def audit_start(dataset: CrossDomainDataset, start: Array, shrinkage: float) -> 
 
 
 def audit_references(dataset: CrossDomainDataset, fitted: Sequence[Any]) -> pd.DataFrame:
-    """A line a table that reference rankers learnt: is it that of the training rows?
+    """Does each table of the reference rankers come from the training rows? One line per table.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def audit_references(dataset: CrossDomainDataset, fitted: Sequence[Any]) -> pd.D
 
 
 def of_graph(dataset: CrossDomainDataset, generator: Generator) -> Line:
-    """Interactions in the generator's graphs that the training rows of their folds do not hold (or lack)."""
+    """Interactions in which the generator's graphs differ from the training rows of their folds."""
     train, unified = dataset.splits["train"], Unified(dataset.catalogue)
     expected = [users_of_items(user_items(part, unified)) for part in learning_folds(train, generator.p)]
     assert generator.taken is not None
@@ -76,7 +76,7 @@ def of_graph(dataset: CrossDomainDataset, generator: Generator) -> Line:
 
 
 def of_tables(dataset: CrossDomainDataset, generator: Generator) -> Line:
-    """Entries of the generator's tables that are not those of the training rows of their folds.
+    """Entries in which the generator's tables differ from the training rows of their folds.
 
     Counts are made again and compared. Of LightGCN's tables only which items have a vector follows from the graph.
     """
@@ -96,7 +96,7 @@ def of_tables(dataset: CrossDomainDataset, generator: Generator) -> Line:
 
 
 def _apart(name: str, dataset: CrossDomainDataset, apart: Array) -> Line:
-    """The line of a check that counts, for each unified item, what should not be there."""
+    """The line of a check that counts unexpected entries per unified item."""
     apart, example = np.asarray(apart), ""
     if apart.any():
         column = int(apart.argmax())
@@ -106,7 +106,7 @@ def _apart(name: str, dataset: CrossDomainDataset, apart: Array) -> Line:
 
 
 def _item_at(dataset: CrossDomainDataset, of: Mapping[str, Array], column: int) -> str:
-    """What stands in a column of a table, by its id."""
+    """The item of a table's column, by its id."""
     d = next(d for d in DOMAINS if (np.asarray(of[d])[1:] == column).any())
     item = dataset.catalogue.ids[d][np.flatnonzero(np.asarray(of[d])[1:] == column)[0]]
     return f"item {item} of {dataset.catalogue.names[d]}"

@@ -30,29 +30,29 @@ Record = Mapping[str, Any]
 
 
 def cell_folder(out: Path, address: str) -> Path:
-    """Where the run of a cell lies."""
+    """Folder of a cell's run."""
     return out / "cells" / address
 
 
 def cost(record: Record) -> tuple[float, int]:
-    """Seconds of a run's stages so far, and its peak memory in bytes, of its ``run.json``."""
+    """Total seconds and peak memory in bytes of a run's stages so far, from its ``run.json``."""
     stages = record["stages"].values()
     return sum(one["seconds"] for one in stages), max((one["peak_memory_bytes"] for one in stages), default=0)
 
 
 def reason_of(folder: Path) -> str | None:
-    """Why a cell failed last; None if it did not."""
+    """Why a cell failed last, or None."""
     path = folder / "failed.json"
     return str(read_json(path)["reason"]) if path.is_file() else None
 
 
 def took(record: Record) -> str:
-    """The seconds of a run, to be read."""
+    """The seconds of a run as text."""
     return f"{cost(record)[0]:.0f} s"
 
 
 def validated_at(record: Record) -> str:
-    """What a run reached on validation, to be read."""
+    """A run's validation metric as text."""
     value = record.get("best_validation_ndcg")
     return "pruned" if value is None else f"validation NDCG@10 {value:.4f}"
 
@@ -107,7 +107,7 @@ class Outcome:
 
 @contextlib.contextmanager
 def _at_work(folder: Path) -> Iterator[None]:
-    """Hold a cell's folder, made if it is not there; everything that is printed meanwhile goes to its log.
+    """Lock a cell's folder, creating it if missing, and redirect all printed output to its log.
 
     Raises
     ------
@@ -125,7 +125,7 @@ def _at_work(folder: Path) -> Iterator[None]:
 
 
 def do(work: Work) -> Outcome:
-    """What a worker does: make one cell, in its own process."""
+    """Make one cell. Runs in a worker's own process."""
     try:
         with _at_work(work.folder):
             if not work.is_done:  # another sweep may have made it since this one was planned
@@ -145,7 +145,7 @@ def _failed(error: BaseException) -> Outcome:
 
 
 def _outcome(future: Future[Any]) -> Outcome:
-    """What a worker said, or that it died.
+    """The outcome that a worker reported, or a failure if the worker died.
 
     Raises
     ------
@@ -166,7 +166,7 @@ def work_off(
     progress: Any,
     then: Callable[[Work, Outcome], Iterable[Work]] = lambda work, outcome: (),
 ) -> None:
-    """Have every cell made that is not done; one that fails is recorded, and the rest goes on.
+    """Make every cell that is not done. A failure is recorded and the others go on.
 
     Killed at any moment, it loses nothing but what the cells in flight did since their last epoch; the same call goes
     on. Two calls over one folder share its cells.

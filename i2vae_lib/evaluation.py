@@ -32,7 +32,7 @@ class Scorer(Protocol):
 
 
 class NonFiniteScore(ArithmeticError):
-    """A score that is NaN or infinite: an error that names model and row, never a rank."""
+    """A score that is NaN or infinite. The message names the model and the row."""
 
 
 def sample_negatives(rows: Rows, count: int, data_seed: int) -> Array:
@@ -95,7 +95,7 @@ def _items_left(rows: Rows) -> Array:
 
 
 def _barred(rows: Rows) -> Ragged:
-    """What is never a wrong answer for each row: its target and ``rows.excluded``, each item once, ascending."""
+    """Items that are never negatives of a row: its target and ``rows.excluded``, each once, ascending."""
     owner = np.concatenate([rows.excluded.owner, np.arange(len(rows))])
     items = np.concatenate([rows.excluded.values, rows.target])
     owner, items = np.divmod(np.unique((owner << 32) + items), 2**32)
@@ -305,7 +305,7 @@ def row_values(table: pd.DataFrame, candidates: str, cutoffs: Sequence[tuple[str
 
 
 class GivenScores:
-    """Scores of candidates that somebody brings, as a scorer: one per row and item.
+    """A scorer over scores that the caller provides, one per row and item.
 
     Parameters
     ----------
@@ -363,7 +363,7 @@ class GivenScores:
 
 
 def seen_targets(rows: Rows, train: Rows) -> Array:
-    """Rows whose target stands somewhere in the training rows: bool [rows]. Nothing can be learnt of the others."""
+    """Rows whose target occurs in the training rows: bool [rows]. Nothing can be learnt about the others."""
     counts = popularity(train)
     seen = np.zeros(len(rows), dtype=bool)
     for d in DOMAINS:
@@ -389,7 +389,7 @@ def rank_table(name: str, rows: Rows, tail: Mapping[str, float], seen: Array, ra
 
 
 def fewer_candidates(table: pd.DataFrame, asked: int, names: Mapping[str, str]) -> list[str]:
-    """What stands beside tables in whose rows ``asked`` sampled candidates could not be had: a sentence a domain.
+    """Sentences, one per domain, for tables in which some rows have fewer than ``asked`` sampled candidates.
 
     ``table`` is ``ranks.parquet``, or one recommender's part of it.
     """
@@ -483,7 +483,7 @@ def tidy(summary: Mapping[str, Any], names: Mapping[str, str] | None = None) -> 
 
 
 def selection_metric(ranks: pd.DataFrame, rows: Rows) -> dict[str, float]:
-    """What an epoch is selected by: sampled NDCG@10 on validation rows, and its mean over the two domains.
+    """The metric that selects an epoch: sampled NDCG@10 on validation rows, and its mean over the two domains.
 
     Returns
     -------

@@ -51,7 +51,7 @@ KINDS = ("all", "tailed", "cold")
 
 
 def state_of(cell: Cell, out: Path) -> str:
-    """What a cell's folder says: ``done``, ``damaged``, ``failed``, ``begun`` or ``missing``.
+    """State of a cell's folder: ``done``, ``damaged``, ``failed``, ``begun`` or ``missing``.
 
     Damaged is a cell of which a file cannot be read, or a finished one without its system's metrics or with another
     cell's run.
@@ -90,7 +90,7 @@ def state_of(cell: Cell, out: Path) -> str:
 
 
 def _open_every_file(folder: Path, *, checkpoints: bool) -> None:
-    """Read the head of each file of a run: one cut short would fail every time that the cell is tried."""
+    """Read the header of each file of a run: a truncated one would fail each time the cell is tried."""
     for path in folder.rglob("*.parquet"):
         parquet.read_metadata(path)
     for path in folder.rglob("*.safetensors"):
@@ -101,7 +101,7 @@ def _open_every_file(folder: Path, *, checkpoints: bool) -> None:
 
 
 def plan(sweep: Sweep, out: Path | str) -> pd.DataFrame:
-    """A line per cell: what it is, and what is known of it.
+    """One line per cell: what it is and what is known about it.
 
     Returns
     -------
@@ -123,7 +123,7 @@ def plan(sweep: Sweep, out: Path | str) -> pd.DataFrame:
 
 
 def plan_by_seeds(planned: pd.DataFrame) -> pd.DataFrame:
-    """:func:`plan` to be read: a line for all seeds of a place.
+    """:func:`plan` for reading: one line for all seeds of a place.
 
     Returns
     -------
@@ -142,7 +142,7 @@ def plan_by_seeds(planned: pd.DataFrame) -> pd.DataFrame:
 
 
 def costs(sweep: Sweep, planned: pd.DataFrame, probe: Callable[[Cell], tuple[float, float]] | None) -> pd.DataFrame:
-    """What a cell of each data and system costs: from done cells, else from a probe.
+    """What one cell costs, for each pair of data and system: from finished cells, else from a probe.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ def costs(sweep: Sweep, planned: pd.DataFrame, probe: Callable[[Cell], tuple[flo
 
 
 def estimate(found: pd.DataFrame, workers: int) -> str:
-    """What is left of a sweep, in a line: cells, time and memory with so many workers, from :func:`costs`."""
+    """What is left of a sweep as one line: cells, time and memory for a number of workers, from :func:`costs`."""
     cells, left = int(found["cells"].sum()), int(found["left"].sum())
     if not left:
         return f"{cells} cells, all done"
@@ -190,7 +190,7 @@ def estimate(found: pd.DataFrame, workers: int) -> str:
 
 
 def probe_cell(cell: Cell, rows: int = 1024) -> tuple[float, int]:
-    """Seconds that a cell trains at most (all of its epochs), and peak memory in bytes, from some of its rows.
+    """Upper bound on a cell's training seconds (all epochs) and peak memory in bytes, from some of its rows.
 
     Two fits of one epoch on ``rows`` and on twice as many rows, all items: their difference is what rows cost (where it
     is lost in the rest of a fit, the whole of the longer one is taken for it, which is too much). What
@@ -228,7 +228,7 @@ def probe_cell(cell: Cell, rows: int = 1024) -> tuple[float, int]:
 
 
 def make_run(parameters: Parameters, folder: Path) -> None:
-    """What a worker does of a sweep: the run of one cell."""
+    """Make the run of one cell. Runs in a worker."""
     start = time.perf_counter()
 
     def say(line: str) -> None:
@@ -247,7 +247,7 @@ def run(
     retry_failed: bool = False,
     say: Say = stages.quiet,
 ) -> pd.DataFrame:
-    """Run every cell that is not there yet; the finished part of the table.
+    """Run every cell that is missing; returns the finished part of the table.
 
     Parameters
     ----------
@@ -308,7 +308,7 @@ def _work(cell: Cell, out: Path) -> Work:
 
 
 def set_aside(cell: Cell, out: Path) -> None:
-    """Rename a damaged cell's folder, unless another sweep has done so; an older one of that name is deleted."""
+    """Rename a damaged cell's folder, unless another sweep already did. Deletes an older renamed one."""
     with FileLock(out / ".aside.lock"):
         if state_of(cell, out) == "damaged":
             folder = cell_folder(out, cell.address)
@@ -321,7 +321,7 @@ def set_aside(cell: Cell, out: Path) -> None:
 
 
 def results(sweep: Sweep, out: Path | str) -> pd.DataFrame:
-    """The tidy table of a sweep: what is done, with a line for each cell that is missing.
+    """The tidy table of a sweep: finished cells, and one line for each missing cell.
 
     Returns
     -------
@@ -381,7 +381,7 @@ def over_seeds(table: pd.DataFrame, axes: Sequence[str], confidence: float = 0.9
 
 
 def by_place(table: pd.DataFrame, axes: Sequence[str], metric: str = "HR@10") -> pd.DataFrame:
-    """To be read: a metric of :func:`results` in per cent, over seeds; the trained systems, a line per place.
+    """A metric of :func:`results` for reading: per cent, mean over seeds, trained systems, one line per place.
 
     Missing cells stand there with ``seeds`` 0.
     """
@@ -397,7 +397,7 @@ def by_place(table: pd.DataFrame, axes: Sequence[str], metric: str = "HR@10") ->
 
 
 def own_cells(over: pd.DataFrame, *metrics: str, candidates: str = "sampled") -> pd.DataFrame:
-    """The trained systems' lines of :func:`over_seeds`, of :data:`KINDS`; without places that have no value."""
+    """Lines of :func:`over_seeds` for trained systems and :data:`KINDS`, without places that have no value."""
     rankers = [*REFERENCES, *CEILINGS]
     chosen = over["metric"].isin(metrics) & (over["candidates"] == candidates) & over["kind"].isin(KINDS)
     return over[chosen & ~over["recommender"].isin(rankers)]

@@ -39,15 +39,15 @@ RESULTS = ("dataset", "pseudo.parquet", "model", "history.parquet", "ranks.parqu
 
 
 class LayoutError(ValueError):
-    """A folder that this version cannot read, or that was made with other data or parameters."""
+    """A folder of another layout version, or one that was made with other data or parameters."""
 
 
 class Damaged(LayoutError):
-    """A file that is not what was written: cut short, changed, lost, or of another run."""
+    """A file that differs from what the run wrote: cut short, changed, lost, or from another run."""
 
 
 def check_layout(what: str, found: Any, known: int, remedy: str = "") -> None:
-    """Refuse another layout than this version's; only what is older can be made anew by it.
+    """Refuse any layout but this version's. The remedy is for older layouts; newer ones need an upgrade.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def check_layout(what: str, found: Any, known: int, remedy: str = "") -> None:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, then rename it: a full disk or a kill leaves the previous state.
+    """Write to a file beside ``path``, then rename it, so that a full disk or a kill leaves the previous state.
 
     The file is flushed to the disk before the rename.
     """
@@ -105,7 +105,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 @contextmanager
 def reading(path: Path, remedy: str = "delete it and make it anew") -> Iterator[None]:
-    """Whatever a library says of a file that it cannot read, with the file's name and what to do.
+    """Turn any error from reading a file into one that names the file and says what to do.
 
     Raises
     ------
@@ -159,7 +159,7 @@ def _sha256_once(path: Path) -> str:
 
 
 def link_or_copy(source: Path, part: Path) -> None:
-    """Give a file a second name, or a copy where the file system has no links; ``part`` may be there.
+    """Link a file to a second name, or copy it where the file system has no links. Replaces ``part``.
 
     For files that are only ever replaced, never changed in place (:func:`write_atomically`).
     """
@@ -178,7 +178,7 @@ def cache_folder() -> Path:
 
 
 def environment() -> dict[str, str]:
-    """Versions and revision that a result depends on, and the threads that its seconds depend on."""
+    """The versions and revision that a result depends on, and the number of threads, which its timings depend on."""
     found = {"python": platform.python_version(), "platform": platform.platform(terse=True)}
     for package in ("i2vae-kit", "torch", "numpy", "scipy", "pandas"):
         try:
@@ -192,7 +192,7 @@ def environment() -> dict[str, str]:
 
 @cache
 def revision() -> str:
-    """The commit of this checkout, as the process found it; ``unknown`` without git.
+    """The commit of this checkout when the process first asked; ``unknown`` without git.
 
     ``-dirty`` where what numbers come from was changed since: library, parameters or tools. Pages and kept tables make
     none, and a study may write them while its next part runs.
@@ -222,7 +222,7 @@ def peak_memory_bytes() -> int:
 
 
 def forget_peak_memory() -> None:
-    """Let :func:`peak_memory_bytes` begin anew from what the process holds now (on Linux; elsewhere it goes on)."""
+    """Reset :func:`peak_memory_bytes` to what the process holds now (Linux only)."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
@@ -239,7 +239,7 @@ def usable_cores() -> int:
 
 
 def default_folder(p: Parameters, ignored: Collection[str] = ()) -> Path:
-    """Where a run goes that was not told: in :func:`i2vae_lib.places.runs_folder`, named by what it is.
+    """Default folder of a run: inside :func:`i2vae_lib.places.runs_folder`, named by its parameters.
 
     ``DATA-PROTOCOL-PRESET[-SYSTEM]-seedN``, then ``+KEY=VALUE`` for what differs from the preset (groups of parameters
     in ``ignored`` do not count). Where that is long, or no name for a file, ``+`` and 8 hex digits of the identity.
@@ -318,7 +318,7 @@ class Run:
         write_json(self.folder / "run.json", self.record)
 
     def leave(self, name: str, write: Callable[[Path], object]) -> None:
-        """Let ``write`` make a file, or a folder of files, of the run; its SHA-256 goes into ``run.json``.
+        """Write a file or folder of the run with ``write``, and record its SHA-256 in ``run.json``.
 
         It gets its name last: what has its name is whole and recorded.
         """
@@ -358,7 +358,7 @@ class Run:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage; seconds, peak memory and revision go into ``run.json`` when it ends well."""
+        """Time a stage. If it succeeds, its seconds, peak memory and revision go into ``run.json``."""
         start = time.perf_counter()
         yield
         seconds = round(time.perf_counter() - start, 2)
@@ -371,12 +371,12 @@ class Run:
         self.note()
 
     def forget(self, *stages: str) -> None:
-        """Drop what stages took that are now done from their beginning, and not gone on with."""
+        """Drop the recorded times of stages that start again from the beginning."""
         for name in stages:
             self.record["stages"].pop(name, None)
 
     def took_at_least(self, name: str, seconds: float) -> None:
-        """What a stage's own result says that it took: killed and gone on with, it was timed from the last start."""
+        """Raise a stage's time to what its result records: a resumed stage was timed from its last start only."""
         stage = self.record["stages"][name]
         stage["seconds"] = max(stage["seconds"], round(seconds, 2))
         self.note()
@@ -400,12 +400,12 @@ def refuse_changes(
 
 
 def results_in(folder: Path) -> list[str]:
-    """What of :data:`RESULTS`, and which checkpoints, a folder holds."""
+    """Which of :data:`RESULTS`, and which checkpoints, a folder holds."""
     return [name for name in RESULTS if (folder / name).exists()] + [one.name for one in folder.glob("last*.ckpt")]
 
 
 def checked(folder: Path | str, name: str) -> Path:
-    """Where a file or folder of a run lies, once it is found to be what the run left there.
+    """Path of a file or folder of a run, after checking that it is what the run wrote.
 
     Runs of earlier versions recorded no SHA-256: theirs are taken as they are.
 
@@ -438,7 +438,7 @@ def _is_of(key: str, name: str) -> bool:
 
 
 def stamp(record: Mapping[str, Any]) -> str:
-    """What stands beside every table of a run whose data are not what a reader takes them for; "" for all others."""
+    """A warning to print beside every table of a run whose data need one; "" otherwise."""
     if record.get("protocol") == "released":
         return "NOT leak-free: protocol released keeps what the published splits leak"
     if record.get("one_order"):

@@ -20,7 +20,7 @@ from i2vae_lib.training import Callbacks
 
 
 def recalled(dataset: CrossDomainDataset, generator: psg.Generator) -> tuple[Path, list[dict[Any, Any]]]:
-    """Where the table of what every row recalls lies (``pseudo.parquet``), and what the audit says of it.
+    """Path of the table of recalled items (``pseudo.parquet``), and the audit's lines about it.
 
     Made once (:mod:`i2vae_lib.cache`) for a dataset and a fit.
     """
@@ -44,7 +44,7 @@ def recalled(dataset: CrossDomainDataset, generator: psg.Generator) -> tuple[Pat
 
 
 def references(dataset: CrossDomainDataset, p: Parameters) -> list[Any]:
-    """The rankers that stand in every table, fitted; on data with a planted truth those that read it too."""
+    """The fitted reference rankers; on data with a planted truth also those that read it."""
     fitted: list[Any] = [
         kind.unfitted(dataset.catalogue).fit(
             dataset.splits["train"],
@@ -62,7 +62,7 @@ def references(dataset: CrossDomainDataset, p: Parameters) -> list[Any]:
 def reference_ranks(
     dataset: CrossDomainDataset, p: Parameters
 ) -> tuple[pd.DataFrame, dict[str, Any], list[dict[Any, Any]]]:
-    """Ranks of the test rows by :func:`references`, what each chose on validation, and what the audit says of them.
+    """Test ranks of :func:`references`, what each chose on validation, and the audit's lines about them.
 
     Made once (:mod:`i2vae_lib.cache`) for a dataset, candidates and grids: runs that differ in the model or in the
     seed share one fit (none of these rankers draws anything).
@@ -96,6 +96,6 @@ def ranked(scorers: Sequence[Any], dataset: CrossDomainDataset, p: Parameters, f
 
 
 def stamped(table: pd.DataFrame, dataset: CrossDomainDataset) -> pd.DataFrame:
-    """A table that says, wherever its file goes, of which data under which protocol it is (``attrs``)."""
+    """Add the data's name, protocol and seed to a table's ``attrs``, which its file keeps."""
     table.attrs = {"data": dataset.name, "protocol": dataset.protocol, "data_seed": dataset.data_seed}
     return table

@@ -81,7 +81,7 @@ def check_system(name: str) -> None:
 
 
 def _alone(stage: Callable[Concatenate[Run, Arguments], Result]) -> Callable[Concatenate[Run, Arguments], Result]:
-    """Hold the run's lock while a stage looks what is done and does the rest."""
+    """Hold the run's lock while a stage checks what is done and does the rest."""
 
     @functools.wraps(stage)
     def locked(run: Run, /, *words: Arguments.args, **named: Arguments.kwargs) -> Result:
@@ -185,13 +185,13 @@ def uses_generator(parameters: Parameters) -> bool:
 
 
 def effective_psg(parameters: Parameters) -> Any:
-    """``released`` has pseudo-sequences the paper's way; every other protocol as the parameters say."""
+    """The generator's parameters in effect: under ``released`` the paper's way, otherwise as given."""
     return psg.as_published(parameters.psg) if parameters.protocol == "released" else parameters.psg
 
 
 @_alone
 def train(run: Run, dataset: CrossDomainDataset | None = None, on_epoch: Callable[[Any], None] | None = None) -> Any:
-    """Train the run's system (or resume, or read the finished model back). Test rows do not come here.
+    """Train the run's system, resume it, or read the finished model. Sees no test rows.
 
     Returns
     -------
@@ -264,13 +264,13 @@ def evaluate(run: Run, dataset: CrossDomainDataset | None = None) -> pd.DataFram
 
 
 def _with(lines: list[dict[Any, Any]], more: list[dict[Any, Any]]) -> list[dict[Any, Any]]:
-    """The audit's lines with more of them, which a killed call may have left there before."""
+    """Add lines to the audit, replacing those that a killed call left."""
     checks = {line["check"] for line in more}
     return [line for line in lines if line["check"] not in checks] + more
 
 
 def run_all(run: Run, say: Say = quiet) -> pd.DataFrame:
-    """The whole main job; ``say`` gets a line per stage."""
+    """Run all stages. ``say`` is called with one line per stage."""
     say(f"preparing {run.parameters.data} under {run.parameters.protocol}")
     dataset = prepare(run)
     say(str(dataset))
@@ -302,7 +302,7 @@ def load_ranks(folder: Path | str) -> pd.DataFrame:
 
 
 def history_so_far(folder: Path | str) -> pd.DataFrame:
-    """:func:`load_history`, or of a run that still trains the epochs that its checkpoint knows (none yet: no lines).
+    """:func:`load_history`; while a run still trains, the epochs in its checkpoint (possibly none).
 
     Raises
     ------
@@ -346,7 +346,7 @@ def load_metrics(folder: Path | str) -> dict[str, Any]:
 def result_table(
     metrics: dict[str, Any], names: dict[str, str], metric: str = "HR@10", candidates: str = "sampled"
 ) -> pd.DataFrame:
-    """Result by domain and row kind, one column per recommender, in per cent, with n."""
+    """Results by domain and row kind in per cent, with n; one column per recommender."""
     tidy = evaluation.tidy(metrics, names)
     part = tidy[(tidy["metric"] == metric) & (tidy["candidates"] == candidates)].copy()
     part["value"] = (part["value"] * 100).round(2)

@@ -47,7 +47,7 @@ TRAINED, MEASURED = "model/model.json", "metrics.json"
 
 
 class Tuning(Strict):
-    """What every system may try: ``shared`` overrides for all of them, and the same number of points each."""
+    """What every system may try: ``shared`` overrides for all, and the same number of points each."""
 
     shared: dict[str, Any]
     points: dict[str, tuple[dict[str, Any], ...]]
@@ -91,7 +91,7 @@ def _complaints(tuning: Tuning) -> Iterator[str]:
 
 
 def _foreign(name: str, point: Settings, groups: set[str]) -> Iterator[str]:
-    """The keys of a point that nobody knows, or that are of no group that it may set."""
+    """Keys of a point that are unknown, or in a group that it may not set."""
     known = known_keys()
     for key in point:
         if key not in known:
@@ -101,7 +101,7 @@ def _foreign(name: str, point: Settings, groups: set[str]) -> Iterator[str]:
 
 
 class Trial(NamedTuple):
-    """A point of a system, as far as it was tried: with neither value nor reason it was not."""
+    """One point of a system. Without value and reason it has not been tried."""
 
     point: Settings
     folder: Path
@@ -122,14 +122,14 @@ class Study:
     points: Mapping[str, tuple[Settings, ...]]  # of every system that the folder was ever asked for
 
     def run_parameters(self, system: str, point: Settings, seed: int) -> Parameters:
-        """Those of the run of a system at a point and seed."""
+        """Parameters of a system's run at a point and seed."""
         flat = {**self.parameters, **point, "system": system}
         preset, data, protocol = (flat.pop(key) for key in ("preset", "data", "protocol"))
         found = load("paper", flat, data=data, protocol=protocol, seed=seed)  # every value is given
         return found.model_copy(update={"preset": preset})
 
     def run_folder(self, system: str, point: Settings, seed: int) -> Path:
-        """Where the run of a system at a point and seed lies."""
+        """Folder of a system's run at a point and seed."""
         return cell_folder(self.folder, address_of(self.run_parameters(system, point, seed), self.source))
 
     def tried(self, system: str) -> list[Trial]:
@@ -143,7 +143,7 @@ class Study:
         return found
 
     def chosen(self, system: str) -> Settings | None:
-        """The point that validation chooses; None before all of the system's points were tried, or if all failed."""
+        """The best point on validation; None before all points were tried, or if all failed."""
         tried = self.tried(system)
         if any(one.value is None and one.reason is None for one in tried):
             return None
@@ -151,11 +151,11 @@ class Study:
         return tried[max(values, key=lambda i: values[i])].point if values else None  # of equals the first
 
     def trials(self, system: str) -> list[Work]:
-        """What is left to be trained of a system's points."""
+        """The points of a system that are still to be trained."""
         return self._left(system, [(point, self.tuning_seed) for point in self.points[system]], make_model, TRAINED)
 
     def measurements(self, system: str) -> list[Work]:
-        """What is left to be measured of a system, at the point that was chosen."""
+        """The seeds of a system's chosen point that are still to be measured."""
         point = self.chosen(system)
         asked = [] if point is None else [(point, seed) for seed in self.seeds]
         return self._left(system, asked, make_run, MEASURED)
@@ -173,7 +173,7 @@ class Study:
 
 
 def make_model(parameters: Parameters, folder: Path) -> None:
-    """What a worker does of a point: train it, and look at no test row."""
+    """Train one point without looking at test rows. Runs in a worker."""
     train(open_run(parameters, folder))
 
 
@@ -186,7 +186,7 @@ def open_study(
     seeds: Sequence[int],
     trials: int | None = None,
 ) -> Study:
-    """Open or make the folder of a comparison.
+    """Open the folder of a comparison, creating it if missing.
 
     Parameters
     ----------
@@ -256,7 +256,7 @@ def read_study(folder: Path) -> Study:
 
 
 def _refuse_others(folder: Path, known: Study, now: Settings, source: str | None) -> None:
-    """Parameters of systems that the folder does not hold are nobody's concern."""
+    """Refuse other parameters or logs; parameters of systems that the folder does not hold may differ."""
     ignored = (*irrelevant_groups(known.points), "preset")
     before, after = ({**one, "data": pair_name(one["data"])} for one in (known.parameters, now))
     refuse_changes(folder, before, after, ignored)
@@ -267,7 +267,7 @@ def _refuse_others(folder: Path, known: Study, now: Settings, source: str | None
 
 
 def run_study(study: Study, *, workers: int = 1, say: Callable[[str], None] = print) -> None:
-    """Make every run that is not there yet; one that failed is tried again.
+    """Make every missing run, and retry those that failed.
 
     Parameters
     ----------
@@ -297,7 +297,7 @@ def run_study(study: Study, *, workers: int = 1, say: Callable[[str], None] = pr
 
 
 def failures(study: Study, system: str) -> dict[str, str]:
-    """Runs of a system that failed, by address, and why."""
+    """Failed runs of a system: address and reason."""
     folders = [one.folder for one in study.tried(system)]
     if (point := study.chosen(system)) is not None:
         folders += [study.run_folder(system, point, seed) for seed in study.seeds]

@@ -112,7 +112,7 @@ def chosen(parts: Sequence[Ragged], which: Array) -> Ragged:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What every model may know of the items: people's ids, titles, and which item of X is which item of Y."""
+    """What every model may know about the items: people's ids, titles, and which items of X and Y are the same."""
 
     names: Mapping[str, str]  # domain key -> name, e.g. {"x": "Cloth", "y": "Sport"}
     ids: Mapping[str, Array]  # domain key -> object array of str; item number i is ids[i - 1]
@@ -181,7 +181,7 @@ class Catalogue:
         return np.asarray(self.ids[domain], dtype=object)[items - 1]
 
     def label(self, domain: str, items: Array) -> list[str]:
-        """Titles where the data has them, else ids: what people read."""
+        """Titles where the data have them, else ids."""
         titles = self.titles[domain]
         if titles is None:
             return [str(one) for one in self.decode(domain, items)]
@@ -232,7 +232,7 @@ class Rows:
         return np.where((self.domain ^ flip) == 0, x, y)
 
     def held(self, domain: str) -> Ragged:
-        """Each row's history in ``domain``, with what making the row cold or thinning it took away; no moments."""
+        """Each row's history in ``domain`` before the row was made cold or thinned; without moments."""
         shown = self.history[domain]
         lost = (self.domain == DOMAINS.index(domain)) & (self.excluded.lengths > shown.lengths)
         return chosen([shown, self.excluded], lost)
@@ -348,7 +348,7 @@ class LogPair:
 
 
 def interactions(rows: Rows) -> dict[str, tuple[Array, Array]]:
-    """Distinct (user position, item) pairs a domain that the rows hold, targets included.
+    """Distinct (user position, item) pairs in the rows by domain, targets included.
 
     Users are numbered by their first appearance (``pd.factorize(rows.user)``). This is what graphs, counts and
     co-occurrence statistics of *training* rows are made of.
@@ -374,7 +374,7 @@ def popularity(rows: Rows) -> dict[str, Array]:
 
 
 def hashed(parts: Iterable[Any], *salt: object) -> Array:
-    """A uint64 a key that depends on nothing but the key and the salt: stable across machines and row orders."""
+    """A uint64 per key that depends on key and salt alone: stable across machines and row orders."""
     key = hashlib.blake2b("|".join(str(s) for s in salt).encode()).digest()
     digests = b"".join(hashlib.blake2b(str(one).encode(), key=key, digest_size=8).digest() for one in parts)
     return np.frombuffer(digests, dtype="<u8")
@@ -386,7 +386,7 @@ def belongs(users: Array, chosen: Array) -> Array:
 
 
 def packed(words: Sequence[str] | Array) -> Array:
-    """Strings as an array for safetensors: UTF-8 bytes, a line each, uint8.
+    """Strings as a uint8 array for safetensors: UTF-8, one per line.
 
     Raises
     ------
@@ -400,7 +400,7 @@ def packed(words: Sequence[str] | Array) -> Array:
 
 
 def unpacked(array: Array) -> list[str]:
-    """What :func:`packed` took."""
+    """Inverse of :func:`packed`."""
     return bytes(array).decode().split("\n") if len(array) else []
 
 
@@ -409,13 +409,13 @@ ONLY = " ({} only)"
 
 
 def origins(rows: Rows) -> Array:
-    """The rows' users under the names that they had before any of them was detached, object array of str."""
+    """The rows' users by the names that they had before they were detached, object array of str."""
     x, y = (ONLY.format(rows.catalogue.names[d]) for d in DOMAINS)
     return np.array([str(user).removesuffix(x).removesuffix(y) for user in rows.user], dtype=object)
 
 
 def rejoined(rows: Rows) -> Rows:
-    """The rows with the halves of a detached user as one user again."""
+    """The rows with the two halves of each detached user joined again."""
     return replace(rows, user=origins(rows))
 
 

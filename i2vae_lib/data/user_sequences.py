@@ -63,7 +63,7 @@ def interleaved(parts: Sequence[Ragged], last: Array) -> Ragged:
 
 
 def with_targets(rows: Rows, domain: str) -> Ragged:
-    """Each row's history in ``domain``, and its target, if it has one, after it where it asks for that domain."""
+    """Each row's history in ``domain``, followed by its target where the row asks for that domain."""
     asked = (rows.domain == DOMAINS.index(domain)) & (rows.target != PAD)
     moments = None if rows.moment is None else rows.moment[asked]
     target = Ragged.from_lengths(rows.target[asked], asked.astype(np.int64), moments)
@@ -71,7 +71,7 @@ def with_targets(rows: Rows, domain: str) -> Ragged:
 
 
 def user_sequences(rows: Rows) -> UserSequences:
-    """The rows' users with their whole sequences. For training rows only: targets are in them."""
+    """The rows' users with their whole sequences, targets included; for training rows only."""
     code, users = pd.factorize(rows.user)
     sequences = {}
     for d in DOMAINS:
@@ -83,7 +83,7 @@ def user_sequences(rows: Rows) -> UserSequences:
 
 
 def asked_by_event(rows: Rows, length: int) -> Rows:
-    """A row for every event of the rows' users: it asks for that event, and shows what an evaluation row would show.
+    """One row for every event of the rows' users: it asks for the event and shows what an evaluation row would.
 
     That is the own sequence before the event, and of the other domain what is earlier by stamp (all of it where the
     data have no common time); the most recent ``length`` of each. Rows are in the order of domains, users and events;
@@ -119,7 +119,7 @@ def asked_by_event(rows: Rows, length: int) -> Rows:
 
 
 def _earlier(sequences: Ragged, owner: Array, moments: Array) -> Array:
-    """How many events of each owner's sequence are earlier than a moment: int64, one for each owner."""
+    """Number of events in each owner's sequence before a moment: int64 [owners]."""
     assert sequences.moments is not None
     known, asked = np.unique(np.concatenate([sequences.moments, moments]), return_inverse=True)
     keys = sequences.owner * len(known) + asked[: len(sequences.moments)]

@@ -29,7 +29,7 @@ SCORES_AT_ONCE = 4_000_000
 
 
 class Recommender(Protocol):
-    """What comparison, evaluation, the command line and the notebooks rely on."""
+    """The interface that comparison, evaluation, the command line and the notebooks rely on."""
 
     name: str
     catalogue: Catalogue
@@ -100,7 +100,7 @@ class Recommender(Protocol):
 def best_items(
     recommender: Recommender, rows: Rows, domain: str, k: int, among: Array | None = None
 ) -> Iterator[tuple[Array, Array]]:
-    """The k best items of ``domain`` for rows that all ask for it, some rows at a time: memory does not grow with them.
+    """The k best items of ``domain`` for rows that all ask for it, in blocks of rows to bound memory.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def best_items(
 def recommend(
     recommender: Recommender, histories: Mapping[str, Sequence[Sequence[Any]]], domain: str, k: int
 ) -> list[tuple[list[str], list[float]]]:
-    """The body of every recommender's ``recommend``."""
+    """Shared implementation of every recommender's ``recommend``."""
     catalogue = recommender.catalogue
     domain = catalogue.key(domain)
     rows = rows_asking(catalogue, encoded_lists(catalogue, histories)[0], domain)
@@ -179,5 +179,5 @@ def gather(table: Mapping[str, Array], rows: Rows, candidates: Array) -> Array:
 
 
 def without_evidence(rows: Rows) -> Array:
-    """Rows with no history at all: every recommender ranks them by popularity, so nobody wins by a fallback."""
+    """Rows without any history. Every recommender ranks them by popularity, so none gains from its fall-back."""
     return (rows.lengths("own") == 0) & (rows.lengths("other") == 0)

@@ -38,7 +38,7 @@ from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders.ease import inverse_of
 from i2vae_lib.recommenders.separate_or_merged import Merged, PerDomain
-from i2vae_lib.recommenders.trained import Scorer, solved_epoch
+from i2vae_lib.recommenders.trained import StoredRecommender, solved_epoch
 from i2vae_lib.training import Callbacks, State
 
 
@@ -101,7 +101,7 @@ def solved(sequences: Ragged, domain: Array, size: int, p: SLISTParameters) -> A
     return np.ascontiguousarray(found)
 
 
-class SLIST(Scorer):
+class SLIST(StoredRecommender):
     """Both readings; a class of its own for each below."""
 
     def fit(

@@ -46,7 +46,7 @@ from i2vae_lib.recommenders.ease import EASE
 from i2vae_lib.recommenders.itemknn import ItemKNN
 from i2vae_lib.recommenders.ordered_counts import OrderedCounts
 from i2vae_lib.recommenders.sasrec_ce import SASRecCEM
-from i2vae_lib.recommenders.trained import Scorer, Trained, solved_epoch
+from i2vae_lib.recommenders.trained import StoredRecommender, Trained, solved_epoch
 from i2vae_lib.training import Callbacks, State
 
 SCALE = 50.0  # of evidence inside the logarithm
@@ -79,7 +79,7 @@ class Known:
         return self.utilities[self.where.get_indexer(pd.Index(rows.source))]
 
 
-class Stack(Scorer):
+class Stack(StoredRecommender):
     """Both stacks; a class of its own for each below."""
 
     RANKERS: ClassVar[tuple[type[Any], ...]] = (ItemKNN, EASE, OrderedCounts)

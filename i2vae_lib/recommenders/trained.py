@@ -1,8 +1,8 @@
-"""What all systems share: score, recommend, save and load (:class:`Scorer`), and training (:class:`Trained`).
+"""What all systems share: scoring, saving and loading (:class:`StoredRecommender`), and training (:class:`Trained`).
 
-A system says what a row's candidates score (:meth:`Scorer.scores`) and what is to be trained (:meth:`Trained.stages`).
-The loop is that of :mod:`i2vae_lib.training`, the epoch is selected on validation, and rows that a system has no
-evidence for are ranked by popularity.
+A system says what a row's candidates score (:meth:`StoredRecommender.scores`) and what is to be trained
+(:meth:`Trained.stages`). The loop is that of :mod:`i2vae_lib.training`, the epoch is selected on validation, and rows
+that a system has no evidence for are ranked by popularity.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _MODEL_LAYOUT = 3
 ANEW = "put the right file back, or train it anew"
 
 
-class Scorer(ABC):
+class StoredRecommender(ABC):
     """A recommender that scores with a module and frozen tables, and lives on in a folder.
 
     Attributes
@@ -133,7 +133,7 @@ class Scorer(ABC):
     # --- the contract ---
 
     def validator(self, validation: Rows) -> Callable[[], dict[str, float]]:
-        """What measures the weights as they stand: sampled NDCG@10 on validation rows."""
+        """A function that measures the current weights: sampled NDCG@10 on validation rows."""
         p = self.params
         negatives = sample_negatives(validation, p.evaluation.negatives, p.split.data_seed)
 
@@ -145,12 +145,12 @@ class Scorer(ABC):
         return validate
 
     def score(self, rows: Rows, candidates: Array) -> Array:
-        """:meth:`scores` where the system has evidence, training counts elsewhere."""
+        """:meth:`scores` for :meth:`evident` rows, training counts for the others."""
         return self.scored(rows, candidates, self.scores)
 
     @torch.no_grad()
     def scored(self, rows: Rows, candidates: Array, scores: Callable[[Rows, str, torch.Tensor], torch.Tensor]) -> Array:
-        """:meth:`score` with another way to :meth:`scores`."""
+        """:meth:`score` with another function in place of :meth:`scores`."""
         contract.check_candidates(rows, candidates)
         found = contract.gather(self.popularity, rows, candidates)
         shared = candidates.strides[0] == 0
@@ -226,7 +226,7 @@ class Scorer(ABC):
         return found
 
 
-class Trained(Scorer):
+class Trained(StoredRecommender):
     """A recommender of trained weights."""
 
     @abstractmethod
@@ -294,7 +294,7 @@ class Trained(Scorer):
 
 
 def solved_epoch(rows: int, start: float, learnt: float, found: Mapping[str, float]) -> dict[str, float]:
-    """The history's record of what was solved in one go.
+    """The history record of a system that is solved in one go.
 
     Parameters
     ----------
@@ -310,7 +310,7 @@ def solved_epoch(rows: int, start: float, learnt: float, found: Mapping[str, flo
 
 
 def _on_this_machine(parameters: Parameters) -> Parameters:
-    """With the CPU in place of a device that the model was trained on and that is not here."""
+    """Replace a device that this machine lacks by the CPU."""
     try:
         training.choose_device(parameters.training.device)
     except ValueError:
@@ -345,7 +345,7 @@ def dot(vectors: torch.Tensor, table: torch.Tensor, items: torch.Tensor) -> torc
 
 
 def _digest(module: nn.Module) -> str:
-    """SHA-256 of a module's weights: a later stage goes on only from what the earlier ones left."""
+    """SHA-256 of a module's weights: a later stage resumes only from what the earlier ones left."""
     found = hashlib.sha256()
     for name, weight in sorted(training.parameters_of(module).items()):
         found.update(name.encode() + weight.numpy().tobytes())
