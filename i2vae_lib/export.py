@@ -7,6 +7,7 @@ No training user's id or history is in it unless asked for. What counts of train
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from i2vae_lib.recommenders import REGISTRY, SYSTEMS, I2VAERecommender
 from i2vae_lib.results import lift, significance
 from i2vae_lib.results.differences import compare
 from i2vae_lib.results.reading import METRICS, open_runs
-from i2vae_lib.results.text import Captioned, as_csv, document, with_interval
+from i2vae_lib.results.text import Captioned, as_csv, document, lines, with_interval
 from i2vae_lib.runs import (
     LayoutError,
     checked,
@@ -135,13 +136,13 @@ def results(run: Path | str) -> pd.DataFrame:
     """
     opened, rng = open_runs([run]), np.random.default_rng(0)
     found = compare(opened, resamples=2_000, rng=rng)
-    lines = lift.cells(found)
+    cells = lift.cells(found)
     [own] = opened.values("sampled", [evaluation.cutoff_of(name) for name in METRICS])[found.about["base"]]
     nothing = np.zeros_like(own)
     alone = significance.paired_bootstrap(own, nothing, opened.masks, rng=rng, resamples=2_000, cluster=opened.users)
-    at = [(opened.cells.index((one.domain, one.kind)), METRICS.index(one.metric)) for one in lines.itertuples()]
+    at = [(opened.cells.index((one.domain, one.kind)), METRICS.index(one.metric)) for one in lines(cells)]
     low, high = ([float(np.clip(side[place], 0, 1)) for place in at] for side in (alone.low, alone.high))
-    named = lines.rename(columns={"system": "value", "best": "reference", "reference": "reference_value"})
+    named = cells.rename(columns={"system": "value", "best": "reference", "reference": "reference_value"})
     named = named.assign(value_low=low, value_high=high)
     columns = ["domain", "kind", "metric", "n", "value", "value_low", "value_high", "reference", "reference_value"]
     return named[[*columns, "difference", "interval_low", "interval_high"]]
@@ -158,12 +159,12 @@ def model_card(record: dict[str, Any], table: pd.DataFrame, with_users: bool, li
             "metric": table["metric"],
             "per cent (95 %)": [
                 f"{100 * one.value:.2f} ({100 * one.value_low:.2f} to {100 * one.value_high:.2f})"
-                for one in table.itertuples()
+                for one in lines(table)
             ],
             "best reference": [
-                f"{REGISTRY[one.reference].title} {100 * one.reference_value:.2f}" for one in table.itertuples()
+                f"{REGISTRY[one.reference].title} {100 * one.reference_value:.2f}" for one in lines(table)
             ],
-            "difference in points (95 %)": [with_interval(one) for one in table.itertuples()],
+            "difference in points (95 %)": [with_interval(one) for one in lines(table)],
         }
     )
     jinja = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -188,8 +189,8 @@ def licence_of(data: str) -> str:
     if data == "synthetic":
         return "Made by the kit: no data of people."
     path = Path(data)
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    head = " ".join(line.lstrip("# ") for line in lines[: next((i for i, x in enumerate(lines) if x[:1] != "#"), 0)])
+    written = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    head = " ".join(line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), written))
     return head or "Not recorded. Whoever publishes this model should say here whose data it learnt from."
 
 
@@ -220,7 +221,7 @@ def export_split(parameters: Parameters, out: Path | str) -> Path:
         if split != "train":
             negatives = evaluation.sample_negatives(rows, parameters.evaluation.negatives, parameters.split.data_seed)
             table = _rows_table(rows)[["row", "domain", "target"]]
-            table = table.assign(candidates=_ids_of(rows, negatives))
+            table = table.assign(candidates=pd.Series(_ids_of(rows, negatives)))
             table.to_parquet(part / f"candidates_{split}.parquet", index=False)
     write_json(part / "split.json", _about(dataset, parameters))
     part.rename(out)

@@ -112,7 +112,7 @@ def write_page(notebook: Path, path: Path) -> None:
     if drawn and not shared.is_file():
         write_atomically(shared, partial(Path.write_text, data=get_plotlyjs(), encoding="utf-8"))
     outside = ("require_js_url", "mathjax_url", "mermaid_js_url", "mermaid_layout_elk_js_url")
-    exporter: Any = nbconvert.HTMLExporter(embed_images=True, **dict.fromkeys(outside, ""))
+    exporter: Any = nbconvert.HTMLExporter(embed_images=True, **dict.fromkeys(outside, ""))  # type: ignore[no-untyped-call]
     renderer = _with_formulas()
     exporter.register_filter(
         "markdown2html", pass_context(lambda context, source: MarkdownWithMath(renderer=renderer).render(source))
@@ -136,7 +136,7 @@ def _with_formulas() -> Any:
     from latex2mathml.converter import convert
     from nbconvert.filters.markdown_mistune import IPythonRenderer
 
-    class Renderer(IPythonRenderer):  # type: ignore[misc]
+    class Renderer(IPythonRenderer):
         def block_math(self, body: str) -> str:
             return str(convert(body, display="block"))
 

@@ -85,7 +85,9 @@ def _forest(found: Comparison) -> Markup:
     drawn = [
         pictures.Interval(
             f"{one.domain}, {one.kind} (n = {one.n:,})",
-            *(100 * value for value in (one.difference, one.interval_low, one.interval_high)),
+            100 * one.difference,
+            100 * one.interval_low,
+            100 * one.interval_high,
             f"{100 * one.system:.1f} against {100 * one.reference:.1f} ({_title(one.best)})",
         )
         for one in text.lines(lines)
