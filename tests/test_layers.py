@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -60,9 +61,14 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(LIBRARY))
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imported(path: Path) -> Iterator[str]:
     """Full names of what a module imports, wherever in it: ``from a import b`` gives ``a.b``."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             yield from (one.name for one in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -83,9 +89,9 @@ def dotted(node: ast.AST) -> str:
     return ""
 
 
-def calls(source: str) -> Iterator[tuple[str, dict[str, object]]]:
+def calls(tree: ast.AST) -> Iterator[tuple[str, dict[str, object]]]:
     """Every call by its dotted name, with its keywords (values only of constants)."""
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             yield dotted(node.func), {k.arg: getattr(k.value, "value", "computed") for k in node.keywords if k.arg}
 
@@ -125,8 +131,7 @@ SHELTERED = [path for path in MODULES if layer_of(path) in ("training", "recomme
 
 @pytest.mark.parametrize("path", SHELTERED, ids=name_of)
 def test_training_side_when_it_is_read_for_the_test_split(path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
+    for node in ast.walk(parsed(path)):
         assert not (isinstance(node, ast.Constant) and node.value == "test")
         assert not (isinstance(node, ast.Attribute) and node.attr in ("splits", "test"))
         assert not (isinstance(node, ast.Name) and node.id in ("SPLITS", "splits", "load_dataset"))
@@ -145,10 +150,9 @@ EXECUTING = {"eval", "exec", "compile", "__import__", "os.system", "yaml.load", 
 
 @pytest.mark.parametrize("path", [*MODULES, LIBRARY / "__init__.py"], ids=name_of)
 def test_module_when_it_is_read_for_what_executes_input(path: Path) -> None:
-    source = path.read_text(encoding="utf-8")
     roots = {name.split(".")[0] for name in imported(path)}
     assert not roots & {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
-    for name, words in calls(source):
+    for name, words in calls(parsed(path)):
         of_safe_loader = name == "yaml.load" and path.name == "yaml_files.py"  # its own class of yaml.SafeLoader
         assert name not in EXECUTING or of_safe_loader, f"{name} in {path.name}"
         assert not name.endswith(("read_pickle", "to_pickle"))
@@ -162,13 +166,12 @@ def test_module_when_it_is_read_for_what_executes_input(path: Path) -> None:
 def test_module_when_it_is_read_for_global_randomness(path: Path) -> None:
     allowed = {"default_rng", "Generator", "Philox", "SeedSequence"}
     assert not {name.split(".")[0] for name in imported(path)} & {"random"}
-    source = path.read_text(encoding="utf-8")
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(path)):
         name = dotted(node)
         assert not (name.startswith("torch.") and "seed" in name), name
         if name.startswith(("np.random.", "numpy.random.")):
             assert name.split(".")[2] in allowed, name
-    for name, words in calls(source):
+    for name, words in calls(parsed(path)):
         drawing = name in ("torch.rand", "torch.randn", "torch.randint", "torch.randperm", "torch.bernoulli")
         if drawing or name.endswith((".normal_", ".uniform_", ".bernoulli_", ".xavier_uniform_")):
             assert "generator" in words, f"{name} in {path.name}"
@@ -176,9 +179,12 @@ def test_module_when_it_is_read_for_global_randomness(path: Path) -> None:
 
 def test_readers_when_given_bad_code() -> None:
     # the readers above see what they are to see
-    names = [name for name, _ in calls("import os\nos.system('x')\nmodel.eval()\neval('1')\nyaml.load(s)\nf().load(s)")]
+    names = [
+        name
+        for name, _ in calls(ast.parse("import os\nos.system('x')\nmodel.eval()\neval('1')\nyaml.load(s)\nf().load(s)"))
+    ]
     assert names == ["os.system", "model.eval", "eval", "yaml.load", "", "f"]
-    [(name, words)] = calls("torch.load(path, weights_only=False)")
+    [(name, words)] = calls(ast.parse("torch.load(path, weights_only=False)"))
     assert name == "torch.load" and words["weights_only"] is False
     assert dotted(ast.parse("np.random.seed(0)").body[0].value.func) == "np.random.seed"  # type: ignore[attr-defined]
     assert dotted(ast.parse("torch.Generator().manual_seed(0)").body[0].value.func) == ""  # type: ignore[attr-defined]
