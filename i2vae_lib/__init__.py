@@ -21,13 +21,14 @@
 ``fewest_takers``     does the catalogue tell which items will be taken?
 ``lightgcn``          LightGCN's training
 ``cooccurrence``      counts with the asker left out; item vectors of them
+``features``          item vectors that no row tells: of titles, or given
 ``psg``               pseudo-sequence generators: LightGCN, co-occurrence, random; cross-fitting
 ``evidence``          what several counts say of the items that a row may ask for
 ``model``             latents, encoders, i2VAE (infer, decode, score), objective
 ``training``          a plain loop with checkpoints
 ``recommenders``      the contract; i2VAE, the paper's baselines, reference rankers, two ceilings; folding in
-``audit``             the leak audit: rows, order, catalogue, log
 ``audit_fitted``      and of what was learnt
+``audit``             the leak audit: rows, order, catalogue, log
 ``inspection``        what a generator recalls, measured
 ``disentanglement``   probes, factor-wise scores, interventions on latents
 ``after_the_last``    rankers that go by the one order of a file: what that gives away
@@ -49,7 +50,8 @@
 ``export``            a trained model with its card, or a split with its candidates, for use elsewhere
 ``listing``           ``i2vae list``: presets, pairs, systems, parameters with origins, runs
 ``api``               your data in, your recommendations out: one class over a run directory
-``commands``          what each command does; ``study_commands``: those that make many runs
+``commands``          what each command does
+``study_commands``    those that make many runs
 ``command_table``     every command's options, help and examples
 ``cli``               ``i2vae``: reads the command line, answers errors
 ``__main__``          its entry point, which answers Ctrl-C

@@ -27,6 +27,7 @@ from i2vae_lib.data.frames import TEXT, Log, Names, by_name, write_pair
 from i2vae_lib.data.histories import check_unknown, encoded_lists, read_histories, rows_asking, whole_histories
 from i2vae_lib.data.rows import DOMAINS, PAD, Array, Catalogue, DataError, Ragged, Rows, listed
 from i2vae_lib.data.user_sequences import UserSequences
+from i2vae_lib.features import write_vectors
 from i2vae_lib.model.i2vae import ROLES
 from i2vae_lib.params import ParameterError, Parameters, load
 from i2vae_lib.recommenders import SYSTEMS, I2VAERecommender
@@ -108,6 +109,7 @@ class I2VAE:
         overrides: Mapping[str, Any] | None = None,
         min_events: int = 1,
         same_items: bool | None = None,
+        item_vectors: Mapping[str, pd.DataFrame] | None = None,
         out: str | Path | None = None,
     ) -> Self:
         """Train on the training part of ``protocol``; its test rows are kept for :meth:`evaluate`.
@@ -126,6 +128,9 @@ class I2VAE:
             None: as the preset says. ``overrides``: dotted keys to values, as ``--set`` takes them.
         min_events, same_items
             As in :func:`i2vae_lib.data.frames.write_pair`.
+        item_vectors
+            By domain, what is known of its items: an index of ids and a column for each number (an embedding of a text
+            or an image, say). Training begins there (``model.start`` = given); items may be missing.
         out
             The run directory, resumed if unfinished. None: a temporary one, gone with this object; see :meth:`save`.
 
@@ -139,6 +144,9 @@ class I2VAE:
         chosen = dict(overrides or {}) | {"system": system}
         if protocol is None:
             chosen["split.test_share"], protocol = 0.0, "chronological"
+        if item_vectors is not None:
+            write_vectors(item_vectors, folder / "vectors.parquet")
+            chosen |= {"model.start": "given", "model.vectors": str((folder / "vectors.parquet").resolve())}
         types: dict[str, str] = {}
         names: dict[str, str] = {}
         if isinstance(logs, Mapping):

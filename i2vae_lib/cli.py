@@ -24,7 +24,7 @@ class _Version(argparse.Action):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of :data:`COMMANDS`; what it returns names ``command`` and its ``parser``."""
+    """The parser of :data:`COMMANDS`; what it returns names ``command``, its ``parser`` and the ``whole``."""
     parser = argparse.ArgumentParser(prog="i2vae", description="Research kit for i2VAE (UAI 2025).")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
     listed = parser.add_subparsers(dest="command", required=True)
@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
             epilog=epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        one.set_defaults(parser=one)
+        one.set_defaults(parser=one, whole=parser)
         for flag, words in command.options:
             one.add_argument(flag, **words)
     return parser

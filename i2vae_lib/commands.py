@@ -318,8 +318,6 @@ def compare_runs(given: argparse.Namespace) -> int:
         if getattr(given, name):
             raise ParameterError(f"--{name} is {'not for' if given.table else 'of'} --table: see i2vae compare --help")
     if given.table is not None:
-        from i2vae_lib.study_commands import table_as
-
         print(table_as(given.runs, given))
         return 0
     found = compare(
@@ -358,9 +356,7 @@ def print_completion(given: argparse.Namespace) -> int:
     require("shell completion", "shtab")
     import shtab
 
-    from i2vae_lib.cli import build_parser
-
-    print(shtab.complete(build_parser(), given.shell))
+    print(shtab.complete(given.whole, given.shell))
     return 0
 
 
@@ -465,3 +461,17 @@ def make_report(given: argparse.Namespace) -> int:
 
     print(report.write_report(given.run))
     return 0
+
+
+def table_as(folders: Sequence[Path], given: argparse.Namespace) -> str:
+    import numpy as np
+
+    from i2vae_lib.results import paper_tables
+    from i2vae_lib.results.reading import HEADLINE
+
+    found = paper_tables.paper_table(folders, resamples=given.resamples, rng=np.random.default_rng(0))
+    # `table` names the systems to run: what the references and other calls have made stands in its table as well
+    found = found.filtered(given.systems if given.command == "compare" else None, given.kinds or HEADLINE)
+    if given.json:
+        return json.dumps(found.to_json())
+    return found.written(given.format)

@@ -124,7 +124,8 @@ class ModelParameters(Group):
     heads: Positive  # of the sequence encoder
     cross_heads: Positive  # of the cross-domain attention
     dropout: Share
-    start: Literal["random", "cooccurrence"]  # of the item vectors
+    start: Literal["random", "cooccurrence", "titles", "given"]  # of the item vectors
+    vectors: str | None  # file of the given ones (:mod:`i2vae_lib.features`)
     path: Literal["mlp", "residual"]  # states, posterior means, decoder: as in the paper, or what was taken + that
     causal: bool  # of the encoder of real sequences; pseudo-sequences are bags
     shared_prior: bool  # z_a shares the prior of its domain's z

@@ -385,6 +385,11 @@ def _check_together(p: Parameters) -> None:
             raise ParameterError(f"'{key}': {heads} heads do not divide model.d = {p.model.d}")
     if p.system == "i2vae":
         _check_positions(p)
+        if (p.model.start == "given") != (p.model.vectors is not None):
+            raise ParameterError(
+                f"'model.vectors': {p.model.vectors or 'null'} with model.start = {p.model.start}; a file of vectors "
+                f"and model.start = given go together"
+            )
     if p.psg.kind != "none" and p.psg.recalled >= p.model.T_pseudo:
         raise ParameterError(
             f"'psg.recalled': {p.psg.recalled} leaves no room for real items under model.T_pseudo = {p.model.T_pseudo}"

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from i2vae_lib.commands import overrides
+from i2vae_lib.commands import overrides, table_as
 from i2vae_lib.recommenders.registry import SYSTEMS
 
 if TYPE_CHECKING:
@@ -45,20 +43,6 @@ def make_table(given: argparse.Namespace) -> int:
     tuned.run_study(study, workers=given.workers, say=lambda line: print(line, file=sys.stderr, flush=True))
     print(table_as([folder], given))
     return 1 if any(tuned.failures(study, name) for name in study.systems) else 0
-
-
-def table_as(folders: Sequence[Path], given: argparse.Namespace) -> str:
-    import numpy as np
-
-    from i2vae_lib.results import paper_tables
-    from i2vae_lib.results.reading import HEADLINE
-
-    found = paper_tables.paper_table(folders, resamples=given.resamples, rng=np.random.default_rng(0))
-    # `table` names the systems to run: what the references and other calls have made stands in its table as well
-    found = found.filtered(given.systems if given.command == "compare" else None, given.kinds or HEADLINE)
-    if given.json:
-        return json.dumps(found.to_json())
-    return found.written(given.format)
 
 
 def sweep(given: argparse.Namespace) -> int:

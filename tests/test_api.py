@@ -675,3 +675,13 @@ def test_fit_when_there_is_no_time(logs: dict[str, pd.DataFrame]) -> None:
 def test_fit_when_there_is_no_time_and_none_was_denied(logs: dict[str, pd.DataFrame]) -> None:
     with pytest.raises(DataError, match="'time'"):
         I2VAE.fit({name: one.drop(columns="time") for name, one in logs.items()}, **QUICK)
+
+
+def test_fit_when_item_vectors_are_given(logs: dict[str, pd.DataFrame]) -> None:
+    ids = logs["films"]["item"].unique()
+    vectors = pd.DataFrame(np.random.default_rng(0).normal(size=(len(ids), 5)), index=ids)
+    kit = I2VAE.fit(logs, item_vectors={"films": vectors}, **QUICK)
+    assert kit.run.record["parameters"]["model"]["start"] == "given"
+    assert len(kit.recommend(users=[int(logs["books"]["user"].iloc[0])], domain="films", k=3)) == 3
+    with pytest.raises(DataError, match="unknown domain 'music'"):
+        I2VAE.fit(logs, item_vectors={"music": vectors}, **QUICK)

@@ -13,7 +13,8 @@ Departs (from the paper; each docstring says why)
     - recall in two rounds, with 5 pseudo-edges a user and domain in the first (the paper gives no number);
     - further ones by choice, each with the paper's value in ``params/paper.yaml``: ``model.positions`` = every (another
       network, :mod:`i2vae_lib.model.every_position`, with evidence and recent takers), ``psg.kind`` (leave_one_out:
-      counts in place of LightGCN), ``model.start`` (item vectors begin at a factorisation of counts), ``model.path``
+      counts in place of LightGCN), ``model.start`` (item vectors begin at a factorisation of counts,
+      of the words of titles, or at vectors that people give: :mod:`i2vae_lib.features`), ``model.path``
       (averages with corrections), ``objective.reconstruction`` (softmax over the domain), ``objective.kl_weight``.
       ``params/tuned.yaml`` says which the recipe takes.
 """
@@ -33,6 +34,7 @@ from i2vae_lib.data.batches import collate, epoch_order
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.evidence import Evidence
+from i2vae_lib.features import given_vectors, title_vectors
 from i2vae_lib.graphs import Unified
 from i2vae_lib.model import every_position
 from i2vae_lib.model.i2vae import ROLES, Draws, I2VAENetwork, Latents, Network, build, latent_name
@@ -54,6 +56,7 @@ class I2VAERecommender(Trained):
         super().__init__(catalogue, params)
         self.generator: psg.Generator
         self.evidence: Evidence
+        self.described: Array | None = None  # item vectors to start from that no row tells
 
     @property
     def model(self) -> Network:
@@ -73,13 +76,19 @@ class I2VAERecommender(Trained):
             self.evidence = Evidence.fit(train, self.params.evidence, self.params.protocol)
             self.counted = (self.evidence,)
             self.frozen |= {f"evidence/{name}": torch.from_numpy(one) for name, one in self.evidence.arrays().items()}
-        if self.params.model.start == "cooccurrence":
+        p = self.params.model
+        if p.start == "cooccurrence":
             self.start_shrinkage = self.params.psg.shrinkage
-            self.start = item_vectors(train, self.params.model.d, self.start_shrinkage)
+            self.start = item_vectors(train, p.d, self.start_shrinkage)
+        elif p.start == "titles":
+            self.described = title_vectors(self.catalogue, p.d)
+        elif p.start == "given":
+            self.described = given_vectors(str(p.vectors), self.catalogue, p.d)
 
     def build(self, weights: torch.Generator) -> Network:
         unified = Unified(self.catalogue)
-        vectors = None if self.start is None else {d: self.start[unified.of[d][1:]] for d in DOMAINS}
+        start = self.described if self.start is None else self.start
+        vectors = None if start is None else {d: start[unified.of[d][1:]] for d in DOMAINS}
         if self.everywhere:
             return every_position.build(self.params.model, self.sizes, self.evidence, vectors, self.popularity, weights)
         model = build(self.params.model, self.sizes, weights)

@@ -30,7 +30,7 @@ from i2vae_lib.params import Parameters, of_result
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders import REGISTRY, contract
 from i2vae_lib.recommenders.fold_in import user_vectors
-from i2vae_lib.runs import LayoutError, check_layout, read_json, reading, write_atomically, write_json
+from i2vae_lib.runs import LayoutError, check_layout, read_json, reading, sha256_of, write_atomically, write_json
 from i2vae_lib.training import Callbacks, Stage, State
 
 _MODEL_LAYOUT = 3
@@ -358,4 +358,6 @@ def _identity(system: Trained, train: Rows, validation: Rows, generator: Generat
     relevant = of_result(system.params.model_dump(mode="json", include={"data", "protocol", "seed", *groups}))
     parts = [system.name, json.dumps(relevant, sort_keys=True), rows_digest(train), rows_digest(validation)]
     parts += [psg.digest(generator)] if generator is not None else []
+    vectors = system.params.model.vectors
+    parts += [sha256_of(Path(vectors))] if vectors is not None and Path(vectors).is_file() else []
     return hashlib.sha256("".join(parts).encode()).hexdigest()
