@@ -28,10 +28,10 @@
 ``training``          a plain loop with checkpoints
 ``recommenders``      the contract; i2VAE, the paper's baselines, reference rankers, two ceilings; folding in
 ``audit_fitted``      and of what was learnt
-``audit``             the leak audit: rows, order, catalogue, log
 ``inspection``        what a generator recalls, measured
 ``disentanglement``   probes, factor-wise scores, interventions on latents
 ``after_the_last``    rankers that go by the one order of a file: what that gives away
+``audit``             the leak audit: rows, order, catalogue, log
 ``shared``            what runs on the same data share: recalled pseudo-sequences, ranks of the reference rankers
 ``stages``            the main job in four stages: prepare, recall, train, evaluate
 ``grids``             sweep files, resolved into cells
