@@ -174,7 +174,10 @@ def cache_folder() -> Path:
     """Where downloads and fits are kept: ``I2VAE_CACHE_DIR``, else ``i2vae`` in the user's cache folder."""
     if told := os.environ.get("I2VAE_CACHE_DIR"):
         return Path(told)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "i2vae"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "i2vae"
+    except RuntimeError:  # a user without a home, as in some containers
+        raise OSError("you have no home folder for the cache: set I2VAE_CACHE_DIR to a folder") from None
 
 
 def environment() -> dict[str, str]:

@@ -17,6 +17,7 @@ from i2vae_lib import cache, psg, shared
 from i2vae_lib.data import CrossDomainDataset, loading
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import CEILINGS, REFERENCES
+from i2vae_lib.runs import cache_folder
 
 CODE = ("i2vae_lib.graphs",)
 
@@ -219,3 +220,21 @@ def test_cache_when_cleared_holds_no_entry_and_all_else(
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 4
     cache.once("fits", 1, CODE, make, tmp_path)
     assert len(made) == 4
+
+
+def test_cache_folder_when_it_is_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("I2VAE_CACHE_DIR", str(tmp_path / "told"))
+    assert cache_folder() == tmp_path / "told"
+    monkeypatch.delenv("I2VAE_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "i2vae"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "i2vae"
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(OSError, match="no home folder for the cache: set I2VAE_CACHE_DIR"):
+        cache_folder()

@@ -17,7 +17,7 @@ from i2vae_lib.data.rows import DOMAINS
 from i2vae_lib.evaluation import sample_negatives
 from i2vae_lib.params import ParameterError, Parameters, load
 from i2vae_lib.runs import LayoutError
-from tests.conftest import TINY
+from tests.helpers.worlds import TINY
 
 EVERYWHERE = {
     "psg.kind": "leave_one_out",
