@@ -153,19 +153,6 @@ def test_lesson_when_its_sections_end(name: str) -> None:
         assert len(answer.split()) >= 10, title
 
 
-def test_formulas_when_their_lines_are_looked_up() -> None:
-    text = (ROOT / "notebooks" / "00_tour.ipynb").read_text(encoding="utf-8")
-    cells = nbformat.reads(text, as_version=4).cells
-    found = 0
-    for cell in cells:
-        for module in re.findall(r"the line of `([\w/]+\.py)`|of `([\w/]+\.py)` that computes it", cell.source):
-            source = (ROOT / "i2vae_lib" / next(filter(None, module))).read_text(encoding="utf-8")
-            for line in re.findall(r"\| `([^`]+)`(?:, [\w ]+)? \|$", cell.source, re.MULTILINE):
-                assert line in source, line
-                found += 1
-    assert found == 8
-
-
 # --- lessons whose solutions run --------------------------------------------------------------------------------------
 
 
