@@ -51,7 +51,7 @@
 ``notebooks``         executes notebooks, and exports them as pages that ask no network
 ``explorers``         widgets over views and plots, for JupyterLab and for a page without it
 ``export``            a trained model with its card, or a split with its candidates, for use elsewhere
-``lessons``           what notebooks show: wide tables, formulas beside their source
+``display``           what notebooks show: wide tables, formulas beside their source
 ``listing``           ``i2vae list``: presets, pairs, systems, parameters with origins, runs
 ``api``               your data in, your recommendations out: one class over a run directory
 ``commands``          what each command does

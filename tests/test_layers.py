@@ -41,7 +41,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("search",),
     ("pictures", "looks"),
     ("plots", "views"),
-    ("sweep_figures", "notebooks", "report", "explorers", "export", "lessons"),
+    ("sweep_figures", "notebooks", "report", "explorers", "export", "display"),
     ("listing",),
     ("api",),
     ("commands",),

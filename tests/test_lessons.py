@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 import i2vae_lib
-from i2vae_lib import lessons
+from i2vae_lib import display
 from i2vae_lib.model import latents, likelihoods, objective
 
 ROOT = Path(i2vae_lib.__file__).parent.parent
@@ -114,12 +114,12 @@ def test_formulas_of_the_tour_stand_beside_their_source() -> None:
     shown = [one.data["text/markdown"] for one in outputs if "text/markdown" in one.get("data", {})]
     assert len(shown) == len(FORMULAS)
     for text, function in zip(shown, FORMULAS):
-        assert lessons.source(function) in text and f"`{function.__name__}` of `" in text
+        assert display.source(function) in text and f"`{function.__name__}` of `" in text
         assert re.match(r"\$\$\n.+ \\tag\{\d+\}\n\$\$\n", text)
 
 
 def test_source_when_a_function_has_a_docstring() -> None:
-    found = lessons.source(latents.kl)
+    found = display.source(latents.kl)
     assert found.splitlines()[0].startswith("def kl(") and '"""' not in found
     ast.parse(found)
 
@@ -128,6 +128,6 @@ def test_show_when_a_table_is_wide() -> None:
     table = pd.DataFrame(
         {("a", "mean"): [1.23456, np.nan], ("a", "n"): [3, 4]}, index=pd.Index(["<b>", "c"], name="of")
     )
-    found = str(lessons.show(table).data)
+    found = str(display.show(table).data)
     assert "overflow-x: auto" in found and "<th>a mean</th>" in found and "<th>of</th>" in found
     assert "1.23<" in found and "&lt;b&gt;" in found and "nan" not in found.lower()
