@@ -11,11 +11,12 @@ from typing import Any
 import pandas as pd
 from IPython.display import HTML, Markdown
 
+from i2vae_lib import looks
 from i2vae_lib.results import text
 
 
 def show(table: pd.DataFrame, digits: int = 2) -> HTML:
-    """A wide table for a notebook: it scrolls instead of breaking, and numbers have few digits.
+    """A wide table for a notebook: it scrolls instead of breaking, numbers have few digits, systems their titles.
 
     Parameters
     ----------
@@ -27,6 +28,9 @@ def show(table: pd.DataFrame, digits: int = 2) -> HTML:
     flat = table.reset_index() if any(table.index.names) else table
     if isinstance(flat.columns, pd.MultiIndex):
         flat = flat.set_axis([" ".join(filter(None, map(str, one))) for one in flat.columns], axis=1)
+    flat = flat.rename(columns=looks.label)
+    named = [name for name in ("system", "recommender", "best") if name in flat]
+    flat = flat.assign(**{name: flat[name].map(looks.label) for name in named})
     body = text.as_html(flat, na_rep="", float_format=f"{{:.{digits}f}}".format)
     scrolling = f'<div tabindex="0" style="max-width: 100%; overflow-x: auto">{body}</div>'
     return HTML(scrolling)  # type: ignore[no-untyped-call]

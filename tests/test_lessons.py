@@ -130,4 +130,6 @@ def test_show_when_a_table_is_wide() -> None:
     )
     found = str(display.show(table).data)
     assert "overflow-x: auto" in found and "<th>a mean</th>" in found and "<th>of</th>" in found
+    named = str(display.show(pd.DataFrame({"best": ["itemknn"], "i2vae": [0.5]})).data)
+    assert "<th>i2VAE</th>" in named and "<td>ItemKNN</td>" in named
     assert "1.23<" in found and "&lt;b&gt;" in found and "nan" not in found.lower()
