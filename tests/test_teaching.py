@@ -139,7 +139,7 @@ def test_glossary_when_its_shapes_are_measured(dataset: CrossDomainDataset, trai
 # --- notebooks that read as a lesson ----------------------------------------------------------------------------------
 
 
-LESSONS = ("00_tour", "04_disentanglement", "12_explorers")
+LESSONS = ("00_tour", "04_disentanglement", "12_explorers", "13_latents_in_detail")
 
 
 @pytest.mark.parametrize("name", LESSONS)

@@ -32,6 +32,7 @@ CONTENTS = {
     "10_recipe": ("The recipe", "what it takes to stand beside tables of counts"),
     "11_your_own_logs": ("Your own logs", "from two CSV files to a report"),
     "12_explorers": ("Explorers", "a user, a pair, a training and a sweep by hand"),
+    "13_latents_in_detail": ("Latents in detail", "a reference: everything else that is measured of latents"),
 }
 
 COLAB_CELL = "open-in-colab"
