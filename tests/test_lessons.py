@@ -55,6 +55,8 @@ def test_figures_have_a_caption_and_an_alt_text(cells: list[Any]) -> None:
             if "image/png" in output.get("data", {}):
                 assert output.metadata["image/png"]["alt"] == below.source.removeprefix("**Figure.** "), cell.id
     for cell in cells:
+        for output in cell.get("outputs", ()):
+            assert 'role="img"' in output.get("data", {}).get("image/svg+xml", 'role="img"'), cell.id
         if cell.cell_type == "markdown":
             assert not re.search(r"!\[\]|<img(?![^>]*\balt=)", cell.source), cell.id
 

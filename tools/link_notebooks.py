@@ -86,6 +86,7 @@ def main() -> None:
         for cell in notebook.cells:
             if cell.id.startswith("nav-"):
                 cell.source = beside(stem)
+                cell.metadata["tags"] = ["remove-cell"]  # a page may stand alone
             if cell.id == "contents":
                 cell.source = contents()
         add_address(notebook, path.name)

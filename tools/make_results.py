@@ -19,8 +19,8 @@ import recipe_study
 import record_sweep
 import reference_study
 
+from i2vae_lib.notebooks import kernel_settings
 from i2vae_lib.places import runs_folder, suggestion
-from i2vae_lib.report import kernel_settings
 
 ROOT = Path(__file__).parent.parent
 PAIRS = ROOT / "params" / "pairs"
