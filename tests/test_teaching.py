@@ -148,6 +148,8 @@ def test_lesson_when_its_sections_end(name: str) -> None:
     sections = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown").split("\n## ")[1:]
     for section in sections:
         title = section.splitlines()[0]
+        if title == "Contents":
+            continue
         assert section.count("<details><summary><b>Question.</b>") == section.count("</details>") == 1, title
         answer = section.split("</summary>")[1].split("</details>")[0]
         assert len(answer.split()) >= 10, title
