@@ -55,7 +55,8 @@ def beside(stem: str) -> str:
 def contents() -> str:
     """The table of contents, in the first notebook."""
     lines = [f"- [{stem[:2]} {title}]({stem}.ipynb): {aim}" for stem, (title, aim) in CONTENTS.items()]
-    return "\n".join(["## Contents", "", *lines, "- [exercises](exercises/): tasks with solutions, for a class"])
+    exercises = "- [exercises](exercises/lesson_1_tasks.ipynb): tasks with solutions, for a class"
+    return "\n".join(["## Contents", "", *lines, exercises])
 
 
 def badges(path: str, address: str) -> str:
