@@ -1,7 +1,7 @@
 """Explorers for JupyterLab and for a page without it: widgets over the tables of :mod:`i2vae_lib.views`.
 
-Each is a column of controls, tables and figures that redraws what a control changed; nothing is computed here. All
-controls are ipywidgets' own, which the keyboard reaches and a screen reader names. Where nothing answers (papermill,
+Each is a column of controls, tables and figures that redraws what a control changed; nothing is computed here. The
+keyboard reaches all controls, and a screen reader names them (:mod:`i2vae_lib.live` has the two that ipywidgets lack). Where nothing answers (papermill,
 nbval, a page on paper) an explorer shows its tables as they stand.
 """
 
@@ -130,7 +130,7 @@ class UserExplorer(Explorer):
     recommender
         A trained i2VAE. A partner who lacks a latent has 0 there, so that *swapped* is then *off*.
     rows
-        Of whose users one is chosen.
+        The rows to explore; the widget offers their users.
     tail
         L80 by domain of these rows.
     """
@@ -474,7 +474,7 @@ def of_data(folder: Path | str) -> DataExplorer:
 
 
 class Page(widgets.Tab):
-    """Every explorer that some folders have something for, as tabs; one is made when its tab is opened.
+    """Tabs with every explorer that these folders have something for; each is made when its tab is opened.
 
     Parameters
     ----------
