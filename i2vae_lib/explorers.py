@@ -1,8 +1,8 @@
 """Explorers for JupyterLab and for a page without it: widgets over the tables of :mod:`i2vae_lib.views`.
 
 Each is a column of controls, tables and figures that redraws what a control changed; nothing is computed here. The
-keyboard reaches all controls, and a screen reader names them (:mod:`i2vae_lib.live` has the two that ipywidgets lack). Where nothing answers (papermill,
-nbval, a page on paper) an explorer shows its tables as they stand.
+keyboard reaches all controls, and a screen reader names them; :mod:`i2vae_lib.live` has the two that ipywidgets lack.
+Where nothing answers (papermill, nbval, a page on paper) an explorer shows its tables as they stand.
 """
 
 from __future__ import annotations
