@@ -18,10 +18,11 @@ SEED ?=
 EPOCHS ?=
 OUT ?=
 RUN ?=
+STUDY ?=
 PAIR ?= cloth_sport
 WORKERS ?= 2
 
-.PHONY: setup run test test-slow test-release lint types unit notebook-tests notebooks docs lab explore bench measure format clean
+.PHONY: setup run test test-slow test-release lint types unit notebook-tests notebooks results docs lab explore bench measure format clean
 .DEFAULT_GOAL := run
 
 setup: $(STAMP)
@@ -84,6 +85,10 @@ docs: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -q -W --keep-going -d build/doctrees -c docs . build/site
 	@grep -rhoE '\]\(https?://[^)]+' README.md CONTRIBUTING.md docs/*.md | cut -c3- | sort -u > build/external_links.txt
 	@echo "site: build/site/docs/index.html; addresses outside: build/external_links.txt"
+
+# the kept studies at full size, their tables into docs/results: days; it goes on where it was stopped
+results: $(STAMP)
+	$(BIN)/python tools/make_results.py $(STUDY)
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab --ip 127.0.0.1 notebooks

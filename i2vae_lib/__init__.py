@@ -2,9 +2,11 @@
 
 ====================  =================================================================================
 ``lazy``, ``places``  names imported when used; files and folders that the kit knows by name
+``sample``            a small finished run that the package carries
 ``yaml_files``        the one reader of YAML: no aliases that blow up, no key twice
 ``page``              the server of ``i2vae explore``: this machine and whoever has the token
 ``parameter_groups``  the groups of parameters, one for each part and system
+``live``              widgets: a figure that is never blank, radio buttons
 ``params``            frozen parameters, presets, one loader
 ``progress``          a bar, or plain lines
 ``runs``              the run directory: atomic writes, records, refusals
@@ -41,6 +43,7 @@
 ``leak_worth``        what each leak is worth
 ``search``            a hyper-parameter search over the same engine
 ``pictures``          figures as static SVG: the report's, README's, the model itself
+``looks``             colours and labels of figures
 ``plots``             figures that notebooks and explorers draw with plotly
 ``views``             what the explorers show, as tables
 ``report``            ``report.html`` of a run
@@ -48,6 +51,7 @@
 ``notebooks``         executes notebooks, and exports them as pages that ask no network
 ``explorers``         widgets over views and plots, for JupyterLab and for a page without it
 ``export``            a trained model with its card, or a split with its candidates, for use elsewhere
+``display``           what notebooks show: wide tables, formulas beside their source
 ``listing``           ``i2vae list``: presets, pairs, systems, parameters with origins, runs
 ``api``               your data in, your recommendations out: one class over a run directory
 ``commands``          what each command does
@@ -71,6 +75,7 @@ if TYPE_CHECKING:
     from i2vae_lib.data.synthetic import sample_logs
     from i2vae_lib.params import Parameters, from_notebook, load
     from i2vae_lib.recommenders.i2vae import I2VAERecommender
+    from i2vae_lib.sample import sample_run
     from i2vae_lib.stages import evaluate, open_run, prepare, recall, train
 else:
     __getattr__ = lazy_names(
@@ -80,6 +85,7 @@ else:
             "I2VAERecommender": "i2vae_lib.recommenders.i2vae",
             "load_dataset": "i2vae_lib.data.loading",
             "sample_logs": "i2vae_lib.data.synthetic",
+            "sample_run": "i2vae_lib.sample",
             **dict.fromkeys(("Parameters", "from_notebook", "load"), "i2vae_lib.params"),
             **dict.fromkeys(("evaluate", "open_run", "prepare", "recall", "train"), "i2vae_lib.stages"),
         },
@@ -97,5 +103,6 @@ __all__ = [
     "prepare",
     "recall",
     "sample_logs",
+    "sample_run",
     "train",
 ]

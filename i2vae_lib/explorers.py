@@ -1,8 +1,8 @@
 """Explorers for JupyterLab and for a page without it: widgets over the tables of :mod:`i2vae_lib.views`.
 
-Each is a column of controls, tables and figures that redraws what a control changed; nothing is computed here. All
-controls are ipywidgets' own, which the keyboard reaches and a screen reader names. Where nothing answers (papermill,
-nbval, a page on paper) an explorer shows its tables as they stand.
+Each is a column of controls, tables and figures that redraws what a control changed; nothing is computed here. The
+keyboard reaches all controls, and a screen reader names them; :mod:`i2vae_lib.live` has the two that ipywidgets lack.
+Where nothing answers (papermill, nbval, a page on paper) an explorer shows its tables as they stand.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
+import nbformat
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from i2vae_lib import plots, views
+from i2vae_lib import looks, plots, views
 from i2vae_lib.data.dataset import CrossDomainDataset
 from i2vae_lib.data.rows import DOMAINS, KINDS, SPLITS, Rows
+from i2vae_lib.live import LiveFigure, RadioButtons
 from i2vae_lib.model.i2vae import ROLES
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.results import text
@@ -34,6 +36,7 @@ STYLE = """<style>
 .i2vae th, .i2vae td { padding: 0.1rem 0.6rem; text-align: left !important; }
 .i2vae th, .i2vae td { border-bottom: 1px solid rgba(127, 127, 127, 0.4); }
 .i2vae caption { text-align: left; font-weight: 600; padding: 0.3rem 0; color: inherit; }
+.i2vae { max-width: 100%; overflow-x: auto; }
 .i2vae tr, .i2vae thead, .i2vae tbody tr:nth-child(odd) { background: transparent; }
 </style>"""
 WIDE = {"description_width": "initial"}
@@ -44,13 +47,9 @@ def as_html(table: pd.DataFrame, caption: str) -> str:
     return f'<div class="i2vae">{text.as_html(table, caption, na_rep="", float_format="{:g}".format)}</div>'
 
 
-def draw(widget: go.FigureWidget, figure: go.Figure) -> None:
-    """Make a live figure look like another one."""
-    with widget.batch_update():
-        widget.data = []
-        widget.add_traces(figure.data)
-        widget.layout = figure.layout
-    widget._repr_mimebundle_()  # so that a view which opens later begins here, not at the figure as it was made
+def _row(*children: widgets.Widget) -> widgets.HBox:
+    """Controls beside each other, on several lines where the window is narrow."""
+    return widgets.HBox(children, layout={"flex_flow": "row wrap"})
 
 
 def _choice(label: str, options: Sequence[Any] = (), value: Any = None) -> widgets.Dropdown:
@@ -95,10 +94,14 @@ class Explorer(widgets.VBox):
     def _on_change(self, change: Any) -> None:
         if self._busy:  # a control that another one set
             return
+        self._attempt(partial(self.react, change.owner))
+
+    def _attempt(self, act: Callable[[], None]) -> None:
+        """Do what a control asks for; where a file is gone, or nobody has that name, say so and change nothing."""
         self._busy = True
         try:
-            self.react(change.owner)
-        except ValueError as error:  # what was typed is nobody, a file is gone: say so, and leave the rest as it is
+            act()
+        except (ValueError, OSError) as error:
             self._say(str(error))
         finally:
             self._busy = False
@@ -106,6 +109,14 @@ class Explorer(widgets.VBox):
     def react(self, control: widgets.Widget) -> None:
         """Redraw what hangs on a control."""
         raise NotImplementedError
+
+
+def _nothing(why: str) -> go.Figure:
+    """A figure that says why it is empty."""
+    word = {"text": why, "xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5, "showarrow": False}
+    hidden = {"visible": False}
+    layout = {"title": why, "annotations": [word], "xaxis": hidden, "yaxis": hidden, "height": 200}
+    return go.Figure(layout=layout | {"template": looks.TEMPLATE})
 
 
 # --- a user -----------------------------------------------------------------------------------------------------------
@@ -119,7 +130,7 @@ class UserExplorer(Explorer):
     recommender
         A trained i2VAE. A partner who lacks a latent has 0 there, so that *swapped* is then *off*.
     rows
-        Of whose users one is chosen.
+        The rows to explore; the widget offers their users.
     tail
         L80 by domain of these rows.
     """
@@ -135,10 +146,7 @@ class UserExplorer(Explorer):
         self.before = widgets.Button(description="previous user")
         self.after = widgets.Button(description="next user")
         self.line = _choice("asks for")
-        self.switches = {
-            role: widgets.ToggleButtons(description=role, options=views.STATES, style={"button_width": "5rem"})
-            for role in ROLES
-        }
+        self.switches = {role: RadioButtons(role, views.STATES) for role in ROLES}
         counts = bool(recommender.everywhere and recommender.params.evidence.shrinkage)
         self.evidence = widgets.Checkbox(description="evidence", value=counts, disabled=not counts, indent=False)
         self.partner = widgets.Combobox(description="swap with", continuous_update=False, style=WIDE)
@@ -147,16 +155,16 @@ class UserExplorer(Explorer):
         self._list_rows()
         self._choose_partner()
         self._take_apart()
-        self.figure = go.FigureWidget(self._posteriors())
+        self.figure = LiveFigure(self._posteriors())
         self._watch(self.kind, self.user, self.line, *self.switches.values(), self.evidence, self.partner)
         self.before.on_click(lambda _: self._step(-1))
         self.after.on_click(lambda _: self._step(1))
         self.children = (
-            widgets.HBox([self.kind, self.user, self.before, self.after, self.line]),
-            widgets.HBox([*self.switches.values()], layout={"flex_flow": "row wrap"}),
-            widgets.HBox([self.evidence, self.partner]),
+            _row(self.kind, self.user, self.before, self.after, self.line),
+            _row(*self.switches.values()),
+            _row(self.evidence, self.partner),
             self.said,
-            widgets.HBox(list(self.lists.values()), layout={"flex_flow": "row wrap"}),
+            _row(*self.lists.values()),
             self.figure,
         )
         self.redraw()
@@ -198,7 +206,7 @@ class UserExplorer(Explorer):
             self._choose_partner()
         if control in (self.kind, self.user, self.line):
             self._take_apart()
-            draw(self.figure, self._posteriors())
+            self.figure.draw(self._posteriors())
         self.redraw()
 
     def redraw(self) -> None:
@@ -262,11 +270,11 @@ class DataExplorer(Explorer):
         )
         self.curve = views.popularity_curve(dataset)
         self.tables["who has a history where"] = views.overlap(dataset)
-        self.figure = go.FigureWidget()
+        self.figure = LiveFigure(self._lengths())
         self.shown = widgets.HTML(as_html(self.tables["who has a history where"], "who has a history where"))
         self.found = widgets.HTML()
         self.children = (
-            widgets.HBox([self.split, self.domain, self.kind], layout={"flex_flow": "row wrap"}),
+            _row(self.split, self.domain, self.kind),
             self.said,
             self.figure,
             self.shown,
@@ -276,17 +284,22 @@ class DataExplorer(Explorer):
         self.react(self.split)
         self._watch(self.split, self.domain, self.kind, self.audit)
 
+    def _rows(self) -> Rows:
+        return views.chosen_rows(self.dataset, self.split.value, self.domain.value, self.kind.value)
+
+    def _lengths(self) -> go.Figure:
+        name = self.dataset.catalogue.names[self.domain.value]
+        title = f"Histories of {self.split.value} rows that ask for {name}, {self.kind.value}"
+        return plots.pair(views.lengths(self._rows()), self.curve, title)
+
     def react(self, control: widgets.Widget) -> None:
-        split, domain = self.split.value, self.domain.value
-        name = self.dataset.catalogue.names[domain]
+        split = self.split.value
         if control is not self.audit:
-            rows = views.chosen_rows(self.dataset, split, domain, self.kind.value)
+            rows, name = self._rows(), self.dataset.catalogue.names[self.domain.value]
             self._say(
                 f"{len(rows):,} {split} rows ask for {name} ({self.kind.value}), of {len(set(rows.user)):,} users."
             )
-            table = views.lengths(rows)
-            title = f"Histories of {split} rows that ask for {name}, {self.kind.value}"
-            draw(self.figure, plots.pair(table, self.curve, title))
+            self.figure.draw(self._lengths())
         self.tables["audit"] = views.checks(self.record, split, self.audit.value)
         caption = "what the audit says" if len(self.tables["audit"]) else f"nothing of that kind in the {split} rows"
         self.found.value = as_html(self.tables["audit"], caption)
@@ -312,10 +325,10 @@ class TrainingExplorer(Explorer):
         self.column = _choice("curve")
         self.again = widgets.Button(description="read again")
         self.follow = widgets.Checkbox(description="follow", indent=False)
-        self.figure, self.shown = go.FigureWidget(), widgets.HTML()
-        self.again.on_click(lambda _: self.react(self.again))
+        self.figure, self.shown = LiveFigure(_nothing("No run has finished an epoch yet")), widgets.HTML()
+        self.again.on_click(lambda _: self._attempt(partial(self.react, self.again)))
         self.children = (
-            widgets.HBox([self.chosen, widgets.VBox([self.column, self.again, self.follow])]),
+            _row(self.chosen, widgets.VBox([self.column, self.again, self.follow])),
             self.said,
             self.figure,
             self.shown,
@@ -330,13 +343,13 @@ class TrainingExplorer(Explorer):
         self.tables = {"where they stand": views.progress(chosen)}
         self.shown.value = as_html(self.tables["where they stand"], "where they stand")
         if self.column.value is None:
-            draw(self.figure, go.Figure())
             self._say("No run has finished an epoch yet." if chosen else "No run is chosen.")
+            self.figure.draw(_nothing("No run has finished an epoch yet" if chosen else "No run is chosen"))
             return
         table = views.curves(chosen, self.column.value)
         self.tables[self.column.value] = table
         self._say(f"{self.column.value} by epoch, {len(chosen)} of {len(self.runs)} runs.")
-        draw(self.figure, plots.series(table, "epoch", "value", "run", self.column.value, self.column.value))
+        self.figure.draw(plots.series(table, "epoch", "value", "run", self.column.value, self.column.value))
 
     def _follow(self, change: Any) -> None:
         if not self.follow.value or self._reading:
@@ -384,10 +397,10 @@ class SweepExplorer(Explorer):
         self.x, self.y = _choice("across"), _choice("up")
         self.metric, self.domain = _choice("metric", METRICS), _choice("target in")
         self.kind, self.system = _choice("rows"), _choice("system")
-        self.figure, self.shown = go.FigureWidget(), widgets.HTML()
+        self.figure, self.shown = LiveFigure(_nothing("reading …")), widgets.HTML()
         self.children = (
-            widgets.HBox([self.table, self.grid, self.x, self.y, self.metric], layout={"flex_flow": "row wrap"}),
-            widgets.HBox([self.domain, self.kind, self.system], layout={"flex_flow": "row wrap"}),
+            _row(self.table, self.grid, self.x, self.y, self.metric),
+            _row(self.domain, self.kind, self.system),
             self.said,
             self.figure,
             self.shown,
@@ -425,7 +438,7 @@ class SweepExplorer(Explorer):
             drawn = plots.series(line, self.x.value, "value", "system", title, "per cent")
         else:
             drawn = plots.surface(found, self.x.value, up, title)
-        draw(self.figure, drawn)
+        self.figure.draw(drawn)
         self.tables = {title: found.round({"value": 3, "sd": 3})}
         self.shown.value = as_html(self.tables[title], title)
 
@@ -461,7 +474,7 @@ def of_data(folder: Path | str) -> DataExplorer:
 
 
 class Page(widgets.Tab):
-    """Every explorer that some folders have something for, as tabs; one is made when its tab is opened.
+    """Tabs with every explorer that these folders have something for; each is made when its tab is opened.
 
     Parameters
     ----------
@@ -488,7 +501,7 @@ class Page(widgets.Tab):
         if place not in self.made:
             try:
                 self.made[place] = list(self.makers.values())[place]()
-            except ValueError as error:  # nothing to see there yet
+            except (ValueError, OSError) as error:  # nothing to see there yet
                 self.made[place] = widgets.HTML(html.escape(str(error)))
             self.children = [self.made.get(i, widgets.HTML(self.WAITING)) for i in range(len(self.makers))]
 
@@ -516,18 +529,38 @@ def _makers(folders: Sequence[Path | str]) -> dict[str, Callable[[], Explorer]]:
     return found
 
 
-# Voila's own template asks a network for a font of icons, which nothing here uses
-_ICONS = "https://cdn.jsdelivr.net/npm/@fortawesome/fontawesome-free@^5/css"
-TEMPLATE = f"""{{%- extends "voila/templates/lab/index.html.j2" -%}}
-{{%- block notebook_css -%}}
-{{{{ super() | replace("{_ICONS}/all.min.css", "data:text/css,")
-             | replace("{_ICONS}/v4-shims.min.css", "data:text/css,") }}}}
-{{%- endblock notebook_css -%}}
+# Voila's own template asks a network for a font of icons, which nothing here uses, and has one theme
+TEMPLATE = """{%- extends "voila/templates/lab/index.html.j2" -%}
+{%- set voila_process = "(i, n) => window.update_loading_text(i, n, `loading ${document.title} …`)" -%}
+{%- set icons = "https://cdn.jsdelivr.net/npm/@fortawesome/fontawesome-free@^5/css" -%}
+{%- block notebook_css -%}
+{{ super() | replace(icons ~ "/all.min.css", "data:text/css,")
+           | replace(icons ~ "/v4-shims.min.css", "data:text/css,") }}
+{{ resources.include_css("static/theme-dark.css")
+   | replace("<link", "<link media='(prefers-color-scheme: dark)'") }}
+<style>
+body, #rendered_cells { background: var(--jp-layout-color0); color: var(--jp-content-font-color1); }
+#loading .spinner-container { width: 4rem; }
+.jp-Cell { padding: 0 1rem; }
+.jp-OutputArea-prompt, .jp-InputPrompt { display: none; }
+</style>
+<script>
+const dark = window.matchMedia("(prefers-color-scheme: dark)");
+const tell = () => { document.body.dataset.jpThemeLight = String(!dark.matches); };
+addEventListener("DOMContentLoaded", tell);
+dark.addEventListener("change", tell);
+</script>
+{%- endblock notebook_css -%}
 """
+
+ABOUT = (
+    "What a trained i2VAE does for one user, what its data hold, how training went, and what a sweep found. "
+    "Each tab is made when it is opened; the Tab key, arrows and space bar reach every control."
+)
 
 
 def write_page(folders: Sequence[Path | str], target: Path) -> Path:
-    """What Voila serves: a notebook of one cell, :class:`Page` of these folders, and its template.
+    """What Voila serves: a notebook that says what the page is and makes :class:`Page` of these folders, its template.
 
     Voila, because it serves these very widgets; Panel and Solara would be a second way to write them.
 
@@ -543,17 +576,17 @@ def write_page(folders: Sequence[Path | str], target: Path) -> Path:
     """
     _makers(folders)
     where = [str(Path(one).resolve()) for one in folders]
-    source = f"from i2vae_lib import explorers\n\nexplorers.Page({where!r})"
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    cell: dict[str, Any] = {
-        "cell_type": "code",
-        "id": "page",
-        "source": source,
-        "metadata": {},
-        "outputs": [],
-        "execution_count": None,
-    }
-    notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": kernel, "cells": [cell]}
+    names = ", ".join(views.named(folders))
+    notebook = nbformat.v4.new_notebook(
+        metadata={
+            "title": f"Explorers: {names}",
+            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+        },
+        cells=[
+            nbformat.v4.new_markdown_cell(f"# Explorers: {text.escaped(names, 'markdown')}\n\n{ABOUT}"),
+            nbformat.v4.new_code_cell(f"from i2vae_lib import explorers\n\nexplorers.Page({where!r})"),
+        ],
+    )
     write_json(target / "explore.ipynb", notebook)
     template = target / "voila" / "templates" / "kit"
     template.mkdir(parents=True, exist_ok=True)

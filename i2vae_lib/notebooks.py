@@ -22,6 +22,8 @@ from i2vae_lib.stages import Say
 from i2vae_lib.workers import environment, isolated
 
 PLOTLY, FIGURE = "plotly.min.js", "application/vnd.plotly.v1+json"
+HIDDEN = "remove-cell"
+"""The tag of cells that pages leave out: those that only test, and the links between notebooks."""
 
 
 @contextmanager
@@ -103,6 +105,7 @@ def write_page(notebook: Path, path: Path) -> None:
     from plotly.offline import get_plotlyjs
 
     content = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
+    content.cells = [cell for cell in content.cells if HIDDEN not in cell.metadata.get("tags", ())]
     drawn = [one["data"] for cell in content.cells for one in cell.get("outputs", ()) if FIGURE in one.get("data", {})]
     for data in drawn:
         data["text/html"] = _figure(data.pop(FIGURE))

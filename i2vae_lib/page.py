@@ -125,6 +125,8 @@ def main(notebook: str, port: str, *, open_browser: bool) -> None:
     )
     server.config.VoilaConfiguration.template = "kit"
     server.config.VoilaConfiguration.multi_kernel_manager_class = Kernels
+    server.config.VoilaConfiguration.preheat_kernel = True  # one page is always ready: imports take seconds
+    server.config.VoilaKernelManager.fill_delay = 5.0  # the next one starts when this page is drawn
     threading.Thread(target=_end_with_parent, daemon=True).start()
     server.initialize([])
     server.start()

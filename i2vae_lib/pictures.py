@@ -126,8 +126,8 @@ def training_panels(history: pd.DataFrame) -> Panels:
     A system that is trained in stages, each of which counts its epochs from one, has a line for each of them.
     """
     kinds = {
-        "reconstruction (nats a row)": "reconstruction/",
-        "KL of each latent (nats a row)": "kl/",
+        "reconstruction (nats per row)": "reconstruction/",
+        "KL of each latent (nats per row)": "kl/",
         "active units": "active/",
         "validation NDCG@10": "ndcg@10",
     }

@@ -1,7 +1,6 @@
 """Tidy table -> plotly figure. Nothing is computed here; every figure stands under the table that it draws.
 
-Colours are Okabe and Ito's, which colour-blind readers can tell apart; text and grid keep the theme's own colours, so
-that figures are legible in JupyterLab's dark theme.
+Colours and labels are those of :mod:`i2vae_lib.looks`.
 """
 
 from __future__ import annotations
@@ -13,30 +12,43 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from i2vae_lib import looks
 from i2vae_lib.pictures import training_panels
 from i2vae_lib.results.text import as_csv
 
-_PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
-_SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star", "pentagon")
-"""Beside the colours, for who cannot tell them apart or prints in black."""
+
+def _require_lines(table: pd.DataFrame, title: str) -> None:
+    """Refuse an empty table.
+
+    Raises
+    ------
+    ValueError
+    """
+    if table.empty:
+        raise ValueError(f"{title}: nothing to draw, the table has no line")
 
 
 def _layout(figure: go.Figure, title: str, height: int = 360) -> go.Figure:
     return figure.update_layout(
         title=title,
         height=height,
-        colorway=_PALETTE,
-        template="plotly_white",
+        template=looks.TEMPLATE,
         margin={"l": 60, "r": 60, "t": 60, "b": 50},
         legend={"orientation": "h", "y": -0.25},
     )
 
 
 def bars(table: pd.DataFrame, x: str, y: str, colour: str, title: str, y_title: str | None = None) -> go.Figure:
-    """Grouped bars: one group a value of ``x``, one bar a value of ``colour``."""
+    """Grouped bars: a group for each value of ``x``, in it a bar for each value of ``colour``.
+
+    This and the other figures of this module raise a ValueError on a table without lines.
+    """
+    _require_lines(table, title)
     figure = go.Figure()
-    for name, part in table.groupby(colour, sort=False):
-        figure.add_bar(x=part[x].astype(str), y=part[y], name=str(name))
+    for i, (name, part) in enumerate(table.groupby(colour, sort=False)):
+        figure.add_bar(
+            x=part[x].astype(str), y=looks.rounded(part[y]), name=looks.label(str(name)), marker=looks.bar(str(name), i)
+        )
     return _layout(figure, title).update_layout(barmode="group", xaxis_title=x, yaxis_title=y_title or y)
 
 
@@ -50,13 +62,19 @@ def lines(
     log_y: bool = False,
     log_x: bool = False,
 ) -> go.Figure:
-    """One line a column of ``table`` over ``x``."""
+    """A line over ``x`` for each of ``columns``."""
+    _require_lines(table, title)
     figure = go.Figure()
-    for name in columns:
-        figure.add_scatter(x=table[x], y=table[name], name=name, mode="lines+markers" if len(table) < 40 else "lines")
+    mode = "lines+markers" if len(table) < 40 else "lines"
+    for i, name in enumerate(columns):
+        figure.add_scatter(
+            x=table[x], y=looks.rounded(table[name]), name=looks.label(name), mode=mode, **looks.line(name, i)
+        )
     figure.update_layout(xaxis_title=x, yaxis_title=y_title)
     if log_y:
         figure.update_yaxes(type="log")
+    else:
+        figure.update_yaxes(range=looks.least_range(table[list(columns)]))
     if log_x:
         figure.update_xaxes(type="log")
     return _layout(figure, title)
@@ -70,26 +88,32 @@ def series(
     title: str,
     y_title: str,
 ) -> go.Figure:
-    """One line a value of ``colour``, each with its own symbol; what has no value is left out."""
+    """A line for each value of ``colour``; what has no value is left out."""
+    _require_lines(table, title)
     figure = go.Figure()
     for i, (name, part) in enumerate(table.dropna(subset=[y]).groupby(colour, sort=False)):
-        look = {"color": _PALETTE[i % len(_PALETTE)], "symbol": _SYMBOLS[i % len(_SYMBOLS)], "size": 6}
-        figure.add_scatter(x=part[x], y=part[y], name=str(name), mode="lines+markers", marker=look)
+        own = looks.line(str(name), i)
+        figure.add_scatter(
+            x=part[x], y=looks.rounded(part[y]), name=looks.label(str(name)), mode="lines+markers", **own
+        )
     figure.update_layout(xaxis_title=x, yaxis_title=y_title, showlegend=True)
+    figure.update_yaxes(range=looks.least_range(table[y]))
     return _layout(figure, title)
 
 
 def pair(lengths: pd.DataFrame, popularity: pd.DataFrame, title: str) -> go.Figure:
     """How long histories are (``history, length, rows``) beside how popular items are (``domain, rank, users``)."""
+    _require_lines(lengths, title)
+    _require_lines(popularity, title)
     figure = make_subplots(rows=1, cols=2, subplot_titles=["rows by length of history", "users by rank of item"])
     for i, (name, part) in enumerate(lengths.groupby("history", sort=False)):
-        figure.add_bar(x=part["length"], y=part["rows"], name=f"{name} history", marker_color=_PALETTE[i], row=1, col=1)
+        own = looks.bar(str(name), i)
+        figure.add_bar(x=part["length"], y=part["rows"], name=f"{name} history", marker=own, row=1, col=1)
     for i, (name, part) in enumerate(popularity.groupby("domain", sort=False)):
-        look = {"color": _PALETTE[2 + i], "symbol": _SYMBOLS[i], "size": 6}
-        figure.add_scatter(
-            x=part["rank"], y=part["users"], name=str(name), mode="lines+markers", marker=look, row=1, col=2
-        )
-    figure.update_xaxes(title_text="items", type="category", col=1).update_xaxes(title_text="rank", type="log", col=2)
+        curve = looks.line(str(name), 2 + i)
+        figure.add_scatter(x=part["rank"], y=part["users"], name=str(name), mode="lines+markers", **curve, row=1, col=2)
+    figure.update_xaxes(title_text="length (items)", type="category", col=1)
+    figure.update_xaxes(title_text="rank of the item", type="log", col=2)
     figure.update_yaxes(title_text="rows", col=1).update_yaxes(title_text="users", type="log", col=2)
     return _layout(figure, title).update_layout(barmode="group")
 
@@ -99,6 +123,7 @@ def surface(table: pd.DataFrame, x: str, y: str, title: str) -> go.Figure:
 
     Both axes are categories: values of a grid are seldom evenly spaced, and some are words.
     """
+    _require_lines(table, title)
     wide = table.pivot(index=y, columns=x, values="value").sort_index()
     shown = [[None if pd.isna(one) else float(one) for one in line] for line in wide.to_numpy()]  # JSON has no nan
     figure = go.Figure()
@@ -118,26 +143,30 @@ def surface(table: pd.DataFrame, x: str, y: str, title: str) -> go.Figure:
 
 def training_curves(history: pd.DataFrame) -> go.Figure:
     """:func:`i2vae_lib.pictures.training_panels` of a history, over epochs."""
+    _require_lines(history, "Training")
     panels = training_panels(history)
     figure = make_subplots(rows=2, cols=2, subplot_titles=list(panels), vertical_spacing=0.16)
     for number, (panel, lines) in enumerate(panels.items()):
         for i, (name, (x, y)) in enumerate(lines.items()):
             figure.add_scatter(
                 x=x,
-                y=y,
+                y=looks.rounded(y),
                 name=name,
                 legendgroup=panel,
-                line={"color": _PALETTE[i % len(_PALETTE)]},
+                **looks.line(name.split(",")[0], i, 4),
                 hovertemplate=f"{name}: %{{y:.4g}}<extra></extra>",
                 row=number // 2 + 1,
                 col=number % 2 + 1,
             )
-    figure.update_xaxes(title_text="epoch", row=2)
+        level = looks.least_range([value for _, y in lines.values() for value in y])
+        figure.update_yaxes(range=level, row=number // 2 + 1, col=number % 2 + 1)
+    figure.update_xaxes(title_text="epoch")
     return _layout(figure, "Training", 620).update_layout(legend={"orientation": "h", "y": -0.12}, hovermode="x")
 
 
 def results(table: pd.DataFrame, title: str) -> go.Figure:
     """Result table (domain, kind, n, one column a recommender) as two panels of grouped bars, in per cent."""
+    _require_lines(table, title)
     domains = list(dict.fromkeys(table["domain"]))
     recommenders = [c for c in table.columns if c not in ("domain", "kind", "n")]
     figure = make_subplots(rows=1, cols=len(domains), subplot_titles=domains, shared_yaxes=True)
@@ -148,10 +177,10 @@ def results(table: pd.DataFrame, title: str) -> go.Figure:
             figure.add_bar(
                 x=labels,
                 y=part[name],
-                name=name,
+                name=looks.label(name),
                 legendgroup=name,
                 showlegend=column == 1,
-                marker_color=_PALETTE[i % len(_PALETTE)],
+                marker=looks.bar(name, i),
                 row=1,
                 col=column,
             )
@@ -160,7 +189,8 @@ def results(table: pd.DataFrame, title: str) -> go.Figure:
 
 
 def _panels(table: pd.DataFrame, x: str, y: str, low: str, high: str, title: str) -> go.Figure:
-    """One panel a domain: a marker with its interval for each value of ``x`` and each system, side by side."""
+    """A panel for each domain: a marker with its interval for each value of ``x`` and each system, side by side."""
+    _require_lines(table, title)
     domains, systems = list(dict.fromkeys(table["domain"])), list(dict.fromkeys(table["system"]))
     places = list(dict.fromkeys(table[x]))
     columns = min(2, len(domains))
@@ -179,17 +209,18 @@ def _panels(table: pd.DataFrame, x: str, y: str, low: str, high: str, title: str
                     "array": (part[high] - part[y]).clip(lower=0),
                     "arrayminus": (part[y] - part[low]).clip(lower=0),
                 },
-                name=str(name),
+                name=looks.label(str(name)),
                 legendgroup=str(name),
                 showlegend=number == 0,
                 mode="markers",
-                marker={"size": 8, "color": _PALETTE[i % len(_PALETTE)]},
-                hovertemplate=f"{name}: %{{y:.2f}}<extra></extra>",
+                marker=looks.line(str(name), i, 8)["marker"],
+                hovertemplate=f"{looks.label(str(name))}: %{{y:.2f}}<extra></extra>",
                 row=number // columns + 1,
                 col=number % columns + 1,
             )
     figure.add_hline(y=0, line={"width": 1, "dash": "dot"})
-    figure.update_xaxes(tickvals=list(range(len(places))), ticktext=places, range=[-0.5, len(places) - 0.5])
+    shown = [looks.label(str(one)) for one in places]
+    figure.update_xaxes(tickvals=list(range(len(places))), ticktext=shown, range=[-0.5, len(places) - 0.5])
     figure.update_yaxes(title_text="points", col=1)
     return _layout(figure, title, 120 + 300 * rows)
 
@@ -205,10 +236,11 @@ def worth(table: pd.DataFrame, title: str) -> go.Figure:
 
 
 def differences(table: pd.DataFrame, title: str) -> go.Figure:
-    """Differences with their intervals, a line a system, a colour a domain: columns as for :func:`intervals`.
+    """Differences with their intervals, a line per system, a colour per domain: columns as for :func:`intervals`.
 
     For systems with long names, which stand on the left; ``runs``, if it is there, is shown where the pointer is.
     """
+    _require_lines(table, title)
     systems, domains = list(dict.fromkeys(table["system"])), list(dict.fromkeys(table["domain"]))
     figure = go.Figure()
     for i, d in enumerate(domains):
@@ -226,11 +258,12 @@ def differences(table: pd.DataFrame, title: str) -> go.Figure:
             customdata=part[["system", "runs"]] if "runs" in part else part[["system"]],
             name=str(d),
             mode="markers",
-            marker={"size": 8, "color": _PALETTE[i % len(_PALETTE)]},
+            marker=looks.line(str(d), i, 8)["marker"],
             hovertemplate="%{customdata[0]}: %{x:.2f}" + "<br>%{customdata[1]}" * ("runs" in part) + "<extra></extra>",
         )
     figure.add_vline(x=0, line={"width": 1, "dash": "dot"})
-    figure.update_yaxes(tickvals=list(range(len(systems))), ticktext=systems, range=[len(systems) - 0.5, -0.5])
+    shown = [looks.label(str(one)) for one in systems]
+    figure.update_yaxes(tickvals=list(range(len(systems))), ticktext=shown, range=[len(systems) - 0.5, -0.5])
     figure.update_xaxes(title_text="points")
     figure = _layout(figure, title, 160 + 34 * len(systems))
     legend = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}
@@ -238,7 +271,7 @@ def differences(table: pd.DataFrame, title: str) -> go.Figure:
 
 
 def curves(table: pd.DataFrame, x: str, colour: str, title: str) -> go.Figure:
-    """A value over an axis, a panel a metric and domain, a line a value of ``colour`` with its band over seeds.
+    """A value over an axis: a panel for each metric and domain, a line with its band for each value of ``colour``.
 
     Parameters
     ----------
@@ -246,6 +279,7 @@ def curves(table: pd.DataFrame, x: str, colour: str, title: str) -> go.Figure:
         ``metric, domain``, ``x``, ``colour``; ``mean, low, high`` in per cent (nan: no interval), ``seeds, runs``.
         Lines without a domain are places that have no value yet: they are drawn as missing.
     """
+    _require_lines(table, title)
     done, missing = table.dropna(subset=["domain"]), table[table["domain"].isna()]
     metrics, domains, names = (list(dict.fromkeys(done[key])) for key in ("metric", "domain", colour))
     titles = [f"{domain}: {metric}" for metric in metrics for domain in domains] or ["nothing is done yet"]
@@ -260,7 +294,7 @@ def curves(table: pd.DataFrame, x: str, colour: str, title: str) -> go.Figure:
                 x=[*band[x], *band[x][::-1]],
                 y=[*band["high"], *band["low"][::-1]],
                 fill="toself",
-                fillcolor=_PALETTE[i % len(_PALETTE)],
+                fillcolor=looks.look(str(name), i)["color"],
                 opacity=0.18,
                 line={"width": 0},
                 hoverinfo="skip",
@@ -270,16 +304,18 @@ def curves(table: pd.DataFrame, x: str, colour: str, title: str) -> go.Figure:
             )
             figure.add_scatter(
                 x=part[x],
-                y=part["mean"],
-                name=str(name),
+                y=looks.rounded(part["mean"]),
+                name=looks.label(str(name)),
                 legendgroup=str(name),
                 showlegend=number == 0,
                 mode="lines+markers",
-                marker={"color": _PALETTE[i % len(_PALETTE)], "symbol": _SYMBOLS[i % len(_SYMBOLS)], "size": 8},
+                **looks.line(str(name), i, 8),
                 customdata=part[["runs"]],
                 hovertemplate=f"{name}, {x} %{{x}}: %{{y:.2f}}<br>%{{customdata[0]}}<extra></extra>",
                 **cell,
             )
+        here = done[(done["metric"] == metric) & (done["domain"] == domain)]
+        figure.update_yaxes(range=looks.least_range(here[["mean", "low", "high"]]), **cell)
         for place in dict.fromkeys(missing[x].dropna()):
             # not add_vline, whose annotation cannot stand on an axis of words
             line = {"x0": place, "x1": place, "y0": 0, "y1": 1, "yref": "y domain"}
@@ -293,7 +329,8 @@ def curves(table: pd.DataFrame, x: str, colour: str, title: str) -> go.Figure:
 
 
 def latent_map(table: pd.DataFrame, colour: str, title: str) -> go.Figure:
-    """Two principal components, a panel a latent, coloured by ``colour``: ``latent, first, second``, ``colour``."""
+    """Two principal components, a panel for each latent: ``latent, first, second`` and ``colour``, which colours."""
+    _require_lines(table, title)
     latents, names = (list(dict.fromkeys(table[key])) for key in ("latent", colour))
     first = table.drop_duplicates(colour).set_index(colour)["latent"]  # where a name stands in the legend
     figure = make_subplots(rows=1, cols=len(latents), subplot_titles=latents)
@@ -310,8 +347,8 @@ def latent_map(table: pd.DataFrame, colour: str, title: str) -> go.Figure:
                 showlegend=first[name] == latent,
                 mode="markers",
                 marker={
-                    "color": _PALETTE[i % len(_PALETTE)],
-                    "symbol": _SYMBOLS[i // len(_PALETTE)],
+                    "color": looks.PALETTE[i % len(looks.PALETTE)],
+                    "symbol": looks.SYMBOLS[i // len(looks.PALETTE)],
                     "size": 4,
                     "opacity": 0.7,
                 },
@@ -320,6 +357,7 @@ def latent_map(table: pd.DataFrame, colour: str, title: str) -> go.Figure:
                 col=number,
             )
     figure.update_xaxes(title_text="first component")
+    figure.update_yaxes(title_text="second component", col=1)
     return _layout(figure, title, 420)
 
 

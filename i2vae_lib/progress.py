@@ -94,6 +94,13 @@ def bar(description: str, total: int | None, unit: str, *, initial: int = 0, lea
     return _Lines(description, total, unit, initial, quiet)
 
 
+def end(progress: Any, said: str) -> None:
+    """Close a bar whose work ended well, early or not: full (and so green in a notebook), with what it came to."""
+    progress.total = progress.n
+    progress.set_postfix_str(said)
+    progress.close()
+
+
 @contextmanager
 def spoken(silence: float = SILENCE) -> Iterator[Callable[[str], None]]:
     """A function that prints a line with the seconds since the start.

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from i2vae_lib.parameter_groups import TrainingParameters
-from i2vae_lib.progress import bar
+from i2vae_lib.progress import bar, end
 from i2vae_lib.runs import LayoutError, reading, write_atomically
 
 _CHECKPOINT_LAYOUT = 2
@@ -178,6 +178,7 @@ def train(
             )
             if callbacks.on_epoch is not None:
                 callbacks.on_epoch(record)
+        end(progress, f"best at epoch {state.best_epoch + 1}, NDCG@10 {state.best_metric:.4f}")
     finally:
         progress.close()
     load_parameters(module, state.best)

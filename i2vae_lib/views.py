@@ -212,7 +212,7 @@ def history_table(one: UserExplanation, domain: str, count: int = 8) -> pd.DataF
 
 
 def posteriors(recommender: I2VAERecommender, one: UserExplanation) -> pd.DataFrame:
-    """How much each latent knows of this user, a line a latent.
+    """How much each latent knows of this user, a line per latent.
 
     Returns
     -------
@@ -412,7 +412,7 @@ def cells(
     Returns
     -------
     DataFrame
-        A line a pair of values: ``x``, ``y`` (where given), ``value`` (mean, per cent; nan: missing), ``sd`` (points,
+        A line per pair of values: ``x``, ``y`` (where given), ``value`` (mean, per cent; nan: missing), ``sd`` (points,
         over seeds and what else varies), ``runs`` (how many).
     """
     wanted = {"metric": metric, "domain": domain, "kind": kind, "recommender": recommender}

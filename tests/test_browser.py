@@ -76,6 +76,10 @@ CONTRAST = """element => {
 }"""
 
 
+# how many traces a figure holds, and how many marks of them stand on the page
+MARKS = "figure => [figure.data.length, figure.querySelectorAll('.point, .js-line, .heatmaplayer image').length]"
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -101,6 +105,10 @@ class Tab:
 
     def shoot(self, name: str) -> None:
         self.page.screenshot(path=SHOTS / f"{name}.png")
+
+    def slow_down(self, times: int = 4) -> None:
+        """Let the page have a fraction of a core, as on a busy machine."""
+        self.page.context.new_cdp_session(self.page).send("Emulation.setCPUThrottlingRate", {"rate": times})
 
 
 @pytest.fixture
@@ -208,6 +216,12 @@ def _move_in_lab(tab: Tab) -> None:
     user = page.locator(".jp-OutputArea .widget-vbox:has(input[placeholder='type to search'])").first
     user.scroll_into_view_if_needed()
     user.locator(".js-plotly-plot .main-svg").first.wait_for()
+    live = page.locator(".jp-OutputArea .widget-vbox .js-plotly-plot")
+    for place in range(live.count()):
+        live.nth(place).scroll_into_view_if_needed()
+        _has_traces(live.nth(place))
+    assert live.count() == 4  # user, pair, training, sweep
+    user.scroll_into_view_if_needed()
     _switch(user)
     tab.shoot("lab_explorer_light")
     assert user.locator("td").first.evaluate(CONTRAST) >= 4.5  # WCAG AA
@@ -216,6 +230,11 @@ def _move_in_lab(tab: Tab) -> None:
     page.wait_for_timeout(1000)
     tab.shoot("lab_explorer_dark")
     assert user.locator("td").first.evaluate(CONTRAST) >= 4.5
+
+
+def _has_traces(figure: Any, at_least: int = 1) -> None:
+    """A figure shows what it holds."""
+    _until(figure, lambda: min(figure.evaluate(MARKS)) >= at_least, f"a blank figure: {figure.evaluate(MARKS)}")
 
 
 def _switch(user: Any) -> None:
@@ -229,7 +248,7 @@ def _switch(user: Any) -> None:
 
 
 def _press(user: Any, name: str) -> None:
-    user.locator(".widget-toggle-buttons", has_text="augmented").get_by_role("button", name=name, exact=True).focus()
+    user.get_by_role("group", name="augmented").get_by_role("radio", name=name, exact=True).focus()
     user.page.keyboard.press("Space")
 
 
@@ -289,9 +308,14 @@ def test_page_when_used(served: tuple[str, subprocess.Popen[bytes]], tab: Tab) -
     page = tab.page
     page.on("request", lambda request: asked.append(request.url))
     page.set_default_timeout(60_000)
-    page.goto(served[0])
+    tab.slow_down()
+    page.goto(served[0], wait_until="commit")
+    assert "loading Explorers: explored" in page.locator("#loading_text").inner_text()
     user = page.locator(".widget-vbox:has(input[placeholder='type to search'])").first
     user.locator(".js-plotly-plot .main-svg").first.wait_for()
+    _has_traces(user.locator(".js-plotly-plot"), 2)
+    assert page.get_by_role("heading", level=1).inner_text().startswith("Explorers: explored")
+    assert user.get_by_role("group", name="transferable").get_by_role("radio", name="on").is_checked()
     _switch(user)
     tab.shoot("page_user")
 
@@ -308,6 +332,7 @@ def test_page_when_used(served: tuple[str, subprocess.Popen[bytes]], tab: Tab) -
     page.get_by_role("tab", name="data").click()
     data = page.locator(".widget-vbox:has(label:text-is('audit'))").first
     data.locator(".js-plotly-plot .main-svg").first.wait_for()
+    _has_traces(data.locator(".js-plotly-plot"), 4)
     data.locator("select").nth(2).select_option("cold")
     _until(data, lambda: "(cold)" in data.get_by_role("status").inner_text(), "the rows stayed")
     _until(data, lambda: "North, cold" in str(data.locator(".gtitle").text_content()), "the figure stayed")
@@ -316,6 +341,7 @@ def test_page_when_used(served: tuple[str, subprocess.Popen[bytes]], tab: Tab) -
     page.get_by_role("tab", name="training").click()
     training = page.locator(".widget-vbox:has(label:text-is('curve'))").first
     training.locator(".js-plotly-plot .main-svg").first.wait_for()
+    _has_traces(training.locator(".js-plotly-plot"))
     training.locator("select").last.select_option("kl/x")
     _until(training, lambda: "kl/x by epoch" in training.get_by_role("status").inner_text(), "the curve stayed")
     training.get_by_label("follow").check()
@@ -326,6 +352,7 @@ def test_page_when_used(served: tuple[str, subprocess.Popen[bytes]], tab: Tab) -
     page.get_by_role("tab", name="sweep").click()
     sweep = page.locator(".widget-vbox:has(label:text-is('across'))").first
     sweep.locator(".js-plotly-plot .main-svg").first.wait_for()
+    _has_traces(sweep.locator(".js-plotly-plot"))
     sweep.locator("select").nth(1).select_option("(all grids)")  # both weights vary
     up = sweep.locator("select").nth(3)
     _until(sweep, lambda: "objective.lambda_c" in up.locator("option").all_inner_texts(), "the axes stayed")
@@ -335,6 +362,31 @@ def test_page_when_used(served: tuple[str, subprocess.Popen[bytes]], tab: Tab) -
 
     # it asks nothing of any network
     assert asked and {urlsplit(url).hostname for url in asked if url.startswith("http")} == {"127.0.0.1"}
+
+
+def test_page_when_two_tabs_are_narrow_and_dark(served: tuple[str, subprocess.Popen[bytes]], browser: Any) -> None:
+    pages = [browser.new_page(viewport={"width": 400, "height": 900}, color_scheme="dark") for _ in range(2)]
+    try:
+        for page in pages:
+            page.goto(served[0], wait_until="commit")
+        for page in pages:
+            figure = page.locator(".js-plotly-plot").first
+            figure.locator(".main-svg").first.wait_for(timeout=120_000)
+            _has_traces(figure, 2)
+            assert page.evaluate("document.documentElement.scrollWidth") <= 400
+            # both are drawn for the theme: text of the page and of the figure are light
+            for one in (page.locator("td").first, figure.locator("text").first):
+                colour = one.evaluate("one => getComputedStyle(one)[one.tagName === 'text' ? 'fill' : 'color']")
+                assert min(int(part) for part in re.findall(r"\d+", colour)[:3]) > 150, colour
+        first, second = (page.get_by_role("status").first for page in pages)
+        before = second.inner_text()
+        pages[0].get_by_role("button", name="next user").click()
+        _until(pages[0], lambda: first.inner_text() != before, "the first tab stayed")
+        assert second.inner_text() == before
+        pages[0].screenshot(path=SHOTS / "page_narrow_dark.png")
+    finally:
+        for page in pages:
+            page.close()
 
 
 def test_page_when_its_sockets_are_listed(served: tuple[str, subprocess.Popen[bytes]]) -> None:

@@ -17,10 +17,12 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from traitlets import TraitError
 
 from i2vae_lib import cli, explorers, stages, views
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.explorers import DataExplorer, Page, SweepExplorer, TrainingExplorer, UserExplorer
+from i2vae_lib.live import RadioButtons
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.runs import LayoutError, Run
@@ -175,7 +177,7 @@ def test_training_when_controls_move(run: Run) -> None:
     assert found.column.value == "ndcg@10" and found.figure.data[0].x.tolist() == [1, 2]
     found.column.value = "kl/t_y"
     history = stages.load_history(run.folder)
-    np.testing.assert_array_equal(found.figure.data[0].y, history["kl/t_y"])
+    np.testing.assert_allclose(found.figure.data[0].y, history["kl/t_y"], rtol=1e-3)
     found.again.click()
     assert found.column.value == "kl/t_y"
     found.chosen.value = ()
@@ -184,6 +186,31 @@ def test_training_when_controls_move(run: Run) -> None:
     assert found.column.value == "ndcg@10" and len(found.figure.data) == 1
     found.column.value = "kl/t_y"
     assert "where they stand" in found.static() and "kl/t_y" in found.static()
+
+
+def test_training_when_its_run_vanishes(tiny: Parameters, tmp_path: Path) -> None:
+    folder = stages.open_run(tiny, tmp_path / "brief").folder
+    checkpoint(folder, "last.ckpt", 2, 0.1)
+    found = TrainingExplorer([folder])
+    drawn = found.figure.data
+    shutil.rmtree(folder)
+    found.again.click()
+    assert "is not a run directory" in said(found) and found.figure.data == drawn
+
+
+def test_figures_when_an_explorer_opens_are_not_blank(user: UserExplorer, run: Run) -> None:
+    explorers_made = (user, explorers.of_data(run.folder), TrainingExplorer([run.folder]))
+    for one in (*explorers_made, SweepExplorer({"mine": sweep_table()})):
+        sent = json.loads(one.figure.get_state()["figure"])  # what a browser begins with
+        assert len(sent["data"]) == len(one.figure.data) >= 1
+        assert one.figure.description.startswith(sent["layout"]["title"]["text"])
+
+
+def test_radio_buttons_when_a_word_is_none_of_theirs() -> None:
+    found = RadioButtons("specific", views.STATES)
+    assert found.value == "on"
+    with pytest.raises(TraitError, match="specific: 'louder' is none of on, off, swapped"):
+        found.value = "louder"
 
 
 def test_training_when_nothing_is_there_yet(tiny: Parameters, tmp_path: Path) -> None:
@@ -324,7 +351,8 @@ def test_write_page_when_served(run: Run, tmp_path: Path) -> None:
     path = explorers.write_page([run.folder], tmp_path)
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
-    [cell] = notebook.cells
+    about, cell = notebook.cells
+    assert about.source.startswith(f"# Explorers: {run.folder.name}\n") and run.folder.name in notebook.metadata.title
     assert cell.source == f"from i2vae_lib import explorers\n\nexplorers.Page({[str(run.folder.resolve())]!r})"
     template = tmp_path / "voila" / "templates" / "kit"
     assert json.loads((template / "conf.json").read_text()) == {"base_template": "lab"}

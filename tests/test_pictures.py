@@ -70,7 +70,7 @@ def test_curves_when_everything_is_equal_or_missing_are_drawn() -> None:
 def test_training_panels_when_there_are_stages() -> None:
     lines = {"stage": [1.0, 1.0, 2.0], "epoch": [1.0, 2.0, 1.0], "ndcg@10": [0.1, 0.2, 0.3], "kl/x": [5.0, 4.0, np.nan]}
     panels = pictures.training_panels(pd.DataFrame(lines))
-    assert panels["KL of each latent (nats a row)"] == {"kl/x, stage 1": ([1.0, 2.0], [5.0, 4.0])}
+    assert panels["KL of each latent (nats per row)"] == {"kl/x, stage 1": ([1.0, 2.0], [5.0, 4.0])}
     assert list(panels["validation NDCG@10"]) == ["ndcg@10, stage 1", "ndcg@10, stage 2"]
 
 

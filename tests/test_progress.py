@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from i2vae_lib.progress import bar, spoken
+from i2vae_lib.progress import bar, end, spoken
 
 
 def test_bar_when_not_a_terminal_prints_few_lines(
@@ -23,6 +23,15 @@ def test_bar_when_not_a_terminal_prints_few_lines(
     lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.strip()]
     assert len(lines) == 2  # the first and the last
     assert lines[-1].startswith("fitting: 50/50 epoch [") and lines[-1].endswith("recall 49")
+
+
+def test_bar_when_it_ends_early_is_full(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    progress = bar("training", 50, "batch")
+    progress.update(20)
+    end(progress, "best at epoch 7")
+    last = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.strip()][-1]
+    assert last.startswith("training: 20/20 batch [") and last.endswith("best at epoch 7")
 
 
 def test_bar_when_disabled_prints_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

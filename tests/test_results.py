@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from papermill.inspection import inspect_notebook  # type: ignore[import-untyped]
 
+from i2vae_lib import grids
 from i2vae_lib.data import DataError
-from i2vae_lib.grids import read_sweep
+from i2vae_lib.grids import STUDY_NAMES, read_sweep
+from i2vae_lib.results import kept
 from i2vae_lib.results.paper_tables import Table
 from i2vae_lib.runs import LayoutError
 
@@ -23,7 +26,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import data_results  # noqa: E402
 import figures  # noqa: E402
 import fold_in_study  # noqa: E402
-import kept  # noqa: E402
+import make_results  # noqa: E402
 import pages  # noqa: E402
 import recipe_study  # noqa: E402
 import record_sweep  # noqa: E402
@@ -179,6 +182,22 @@ def test_kept_table_names_every_revision() -> None:
 def test_kept_hours_are_those_of_every_stage() -> None:
     records = [{"stages": {"train": {"seconds": 3600.0}, "test": {"seconds": 1800.0}}}, {"stages": {}}]
     assert kept.hours(records) == 1.5
+
+
+@pytest.mark.parametrize("name", make_results.STUDIES)
+def test_study_at_full_size_is_one_that_its_notebook_takes(name: str) -> None:
+    study = make_results.STUDIES[name]
+    notebook = ROOT / "notebooks" / f"{study.notebook}.ipynb"
+    assert set(study.parameters) <= set(inspect_notebook(str(notebook))) and study.parameters["cells"] is None
+    all_of_it, here, _ = grids.from_notebook(
+        dict.fromkeys(STUDY_NAMES) | {"seed": 0, "overrides": {}} | study.parameters
+    )
+    assert here.cells == all_of_it.cells and len(here.cells) >= 8
+
+
+def test_results_when_a_study_is_misspelt() -> None:
+    with pytest.raises(SystemExit, match="did you mean 'recipe'"):
+        make_results.main(["recipes"])
 
 
 def test_recipe_rows_when_one_is_misspelt() -> None:

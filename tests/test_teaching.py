@@ -139,7 +139,7 @@ def test_glossary_when_its_shapes_are_measured(dataset: CrossDomainDataset, trai
 # --- notebooks that read as a lesson ----------------------------------------------------------------------------------
 
 
-LESSONS = ("00_tour", "04_disentanglement", "12_explorers")
+LESSONS = ("00_tour", "04_disentanglement", "12_explorers", "13_latents_in_detail")
 
 
 @pytest.mark.parametrize("name", LESSONS)
@@ -148,22 +148,11 @@ def test_lesson_when_its_sections_end(name: str) -> None:
     sections = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown").split("\n## ")[1:]
     for section in sections:
         title = section.splitlines()[0]
+        if title == "Contents":
+            continue
         assert section.count("<details><summary><b>Question.</b>") == section.count("</details>") == 1, title
         answer = section.split("</summary>")[1].split("</details>")[0]
         assert len(answer.split()) >= 10, title
-
-
-def test_formulas_when_their_lines_are_looked_up() -> None:
-    text = (ROOT / "notebooks" / "00_tour.ipynb").read_text(encoding="utf-8")
-    cells = nbformat.reads(text, as_version=4).cells
-    found = 0
-    for cell in cells:
-        for module in re.findall(r"the line of `([\w/]+\.py)`|of `([\w/]+\.py)` that computes it", cell.source):
-            source = (ROOT / "i2vae_lib" / next(filter(None, module))).read_text(encoding="utf-8")
-            for line in re.findall(r"\| `([^`]+)`(?:, [\w ]+)? \|$", cell.source, re.MULTILINE):
-                assert line in source, line
-                found += 1
-    assert found == 8
 
 
 # --- lessons whose solutions run --------------------------------------------------------------------------------------

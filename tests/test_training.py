@@ -6,6 +6,7 @@ import errno
 import itertools
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -156,6 +157,16 @@ def test_train_when_selected_on_validation(trained: I2VAERecommender, dataset: C
 def test_train_when_patience_is(patience: int, epochs: int) -> None:
     state = train_toy(Toy(), [0.1, 0.5, 0.3, 0.4, 0.6, 0.2, 0.1], patience=patience)
     assert (state.epoch, len(state.history)) == (epochs, epochs)
+
+
+def test_train_when_it_stops_early_says_which_epoch_was_best(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    train_toy(Toy(), [0.1, 0.5, 0.3, 0.4, 0.6], patience=1)
+    last = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.strip()][-1]
+    done, total = re.search(r"(\d+)/(\d+) batch", last).groups()  # type: ignore[union-attr]
+    assert done == total and last.endswith("best at epoch 2, NDCG@10 0.5000")
 
 
 def test_train_when_a_part_becomes_nan() -> None:

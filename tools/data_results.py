@@ -12,49 +12,18 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import kept
 import pandas as pd
 
-from i2vae_lib.audit import audit
 from i2vae_lib.data import CrossDomainDataset, DataError, load_dataset
 from i2vae_lib.data.registry import REGISTRY
-from i2vae_lib.data.statistics import describe, describe_log
-from i2vae_lib.item_order import item_orders
 from i2vae_lib.params import load, pair_name
+from i2vae_lib.results import kept
+from i2vae_lib.results.data_tables import audits, food_kitchen, item_order_shares, pair_statistics
 from i2vae_lib.runs import environment
 
 ROOT = Path(__file__).parent.parent
 PAIRS = ROOT / "params" / "pairs"
 LOGS = tuple(str(PAIRS / f"{name}.yaml") for name in ("food_kitchen", "films", "beautyelec", "newsapart"))
-
-
-def pair_statistics(datasets: list[CrossDomainDataset]) -> pd.DataFrame:
-    return pd.concat([describe(one).set_index("statistic") for one in datasets], axis=1).reset_index()
-
-
-def audits(datasets: list[CrossDomainDataset]) -> pd.DataFrame:
-    return pd.concat([audit(one).assign(pair=one.name, protocol=one.protocol) for one in datasets], ignore_index=True)
-
-
-def food_kitchen(datasets: list[CrossDomainDataset]) -> pd.DataFrame:
-    return describe_log(datasets[0])
-
-
-def item_order_shares(datasets: list[CrossDomainDataset]) -> pd.DataFrame:
-    """Of the observations of pairs of items that two or more people took, the share in the order that fewer had."""
-    return pd.DataFrame(
-        {
-            "pair": one.name,
-            "domain": one.catalogue.names[d],
-            "source": "released" if one.log is None else "log",
-            "observations": order.observations,
-            "rarer": order.rarer,
-            "share": order.share,
-            "users": order.users,
-        }
-        for one in datasets
-        for d, order in item_orders(one).items()
-    )
 
 
 RELEASED = tuple(REGISTRY)

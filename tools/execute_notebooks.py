@@ -8,22 +8,32 @@ alone is stored. Execution counts run from 1, widget state and timings are dropp
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
 
 from i2vae_lib.notebooks import kernel_settings
 
+CAPTION = "**Figure.** "
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
 
 def browser() -> bool:
     return any(shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome", "chrome"))
+
+
+def describe_images(cell: Any, below: Any) -> None:
+    """Give the images of a cell the caption below them as their text for who cannot see them."""
+    for output in cell.get("outputs", ()):
+        if "image/png" in output.get("data", {}):
+            output.metadata["image/png"] = {"alt": below.source.removeprefix(CAPTION)}
 
 
 def main(names: list[str]) -> None:
@@ -40,8 +50,9 @@ def main(names: list[str]) -> None:
                 NotebookClient(notebook, timeout=600, kernel_name="python3", resources=place, config=config).execute()
             notebook.metadata.pop("widgets", None)
             notebook.metadata["language_info"] = {"name": "python"}
-            for cell in notebook.cells:
+            for cell, below in itertools.zip_longest(notebook.cells, notebook.cells[1:]):
                 cell.metadata.pop("execution", None)
+                describe_images(cell, below)
             nbformat.write(notebook, path)
 
 

@@ -14,16 +14,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import kept
-import numpy as np
 import pandas as pd
 
-from i2vae_lib import disentanglement, engine, experiments
-from i2vae_lib.cooccurrence import item_vectors
-from i2vae_lib.data import DOMAINS, CrossDomainDataset
-from i2vae_lib.graphs import Unified
+from i2vae_lib import engine, experiments
+from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.grids import cells_folder, read_sweep
 from i2vae_lib.recommenders import I2VAERecommender
+from i2vae_lib.results import kept
+from i2vae_lib.results.latents import observed_measures, with_untrained
 from i2vae_lib.runs import read_record
 
 ROWS = ("full", "no cross-domain and disentangling terms", "no denoising term")
@@ -46,16 +44,9 @@ def main(words: list[str]) -> None:
         folder, seed = engine.cell_folder(given.folder, cell.address), cell.parameters.seed
         dataset, trained = CrossDomainDataset.load(folder / "dataset"), I2VAERecommender.load(folder / "model")
         records.append(read_record(folder))
-        train = dataset.splits["train"]
-        table, unified = item_vectors(train, 8, trained.params.psg.shrinkage), Unified(train.catalogue)
-        vectors = {d: table[unified.of[d]].astype(np.float64) for d in DOMAINS}
-        models = {row: trained}
-        if row == "full":
-            models["untrained"] = disentanglement.untrained(trained, train, np.random.default_rng(seed))
-        for name, model in models.items():
+        for name, model in with_untrained(trained, dataset, row, seed).items():
             print(name, seed, flush=True)
-            found = disentanglement.observed_measures(model, dataset.splits["test"], vectors, seed=0)
-            parts.append(found.assign(row=name, seed=seed))
+            parts.append(observed_measures(model, dataset).assign(row=name, seed=seed))
     seeds = " ".join(map(str, given.seeds))
     folder = f"runs/{cells_folder(sweep).name}"  # where `i2vae sweep` puts them
     about = {

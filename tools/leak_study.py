@@ -13,7 +13,6 @@ import shlex
 import sys
 from pathlib import Path
 
-import kept
 import numpy as np
 import pandas as pd
 
@@ -21,6 +20,7 @@ from i2vae_lib import leak_worth
 from i2vae_lib.data.registry import REGISTRY
 from i2vae_lib.data.released import load_released
 from i2vae_lib.params import load
+from i2vae_lib.results import kept
 from i2vae_lib.runs import environment
 
 

@@ -15,75 +15,19 @@ import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
-import kept
 import numpy as np
 import pages
 import pandas as pd
 
-from i2vae_lib import engine, evaluation, experiments
-from i2vae_lib.data import CrossDomainDataset
+from i2vae_lib import experiments
 from i2vae_lib.grids import Sweep, read_sweep
-from i2vae_lib.params import Parameters, pair_name
+from i2vae_lib.params import pair_name
 from i2vae_lib.places import suggestion
-from i2vae_lib.recommenders import OrderedCounts
-from i2vae_lib.results import lift, text
-from i2vae_lib.results.differences import compare
-from i2vae_lib.results.effects import effects
-from i2vae_lib.runs import LayoutError, committed_path, read_record
+from i2vae_lib.results import kept, text
+from i2vae_lib.results.recipe import RECIPE, finished, tables
+from i2vae_lib.runs import committed_path, read_record
 from i2vae_lib.stages import load_history
-
-RECIPE = "full"
-
-
-def tables(sweep: Sweep, out: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
-    """The recipe against the references, every row against its base, and the mean lift."""
-    rows = list(dict.fromkeys(place.row for cell in sweep.cells for place in cell.places))
-    done = {row: finished(sweep, out, row) for row in rows}
-    if not done[RECIPE]:
-        raise LayoutError(f"{out} holds no finished run of the recipe: nothing can be compared with it yet")
-    rng = np.random.default_rng(0)
-    recipe = list(done[RECIPE].values())
-    against = lift.cells(compare(recipe, rng=rng))
-    against = against.merge(_counts_alone(recipe[0]), on=["domain", "kind", "metric"])
-    mean, low, high = lift.mean_lift(recipe, rng=rng)
-    full, full_low, full_high = lift.mean_lift(recipe, candidates="full", rng=rng)
-    about = {
-        "mean_lift": {"mean": mean, "low": low, "high": high},
-        "mean_lift_full": {"mean": full, "low": full_low, "high": full_high},
-        # of a cell where no reference has a hit there is none
-        "mean_of_lifts": float(against["lift"].replace(np.inf, np.nan).mean()),
-        "runs": {row: list(folders) for row, folders in done.items()},
-        "missing": [row for row, folders in done.items() if not folders],
-    }
-    each = effects(sweep, out, rng=rng).drop_duplicates(["row", "domain", "kind", "metric"])
-    each = each.drop(columns="grid")
-    each = each.set_index("row").loc[[row for row in rows if row in set(each["row"])]].reset_index()
-    return against, each, about
-
-
-def finished(sweep: Sweep, out: Path, row: str) -> dict[int, Path]:
-    """Finished runs of a row, by seed."""
-    states = experiments.plan(sweep, out).set_index("address")["state"]
-    cells = [cell for cell in sweep.cells if row in {place.row for place in cell.places}]
-    done = [cell for cell in cells if states[cell.address] == "done"]
-    return {cell.parameters.seed: engine.cell_folder(out, cell.address) for cell in done}
-
-
-def _counts_alone(run: Path) -> pd.DataFrame:
-    """The generator's counts as a ranker on the test rows: what the model has to add to."""
-    dataset = CrossDomainDataset.load(run / "dataset")
-    p = Parameters.model_validate(read_record(run)["parameters"])
-    rows = dataset.splits["test"]
-    negatives = evaluation.sample_negatives(rows, p.evaluation.negatives, p.split.data_seed)
-    scorer = OrderedCounts.of(dataset.splits["train"], p.psg)
-    ranks = evaluation.rank(scorer, rows, negatives, full=True, batch_size=p.evaluation.batch_size)
-    seen = evaluation.seen_targets(rows, dataset.splits["train"])
-    table = evaluation.rank_table(scorer.name, rows, dataset.tail["test"], seen, ranks)
-    found = evaluation.tidy(evaluation.metrics(table), dict(dataset.catalogue.names))
-    found = found[found["candidates"] == "sampled"].rename(columns={"value": "counts_alone"})
-    return found[["domain", "kind", "metric", "counts_alone"]]
 
 
 def markdown(found: Mapping[str, pd.DataFrame], kinds: Iterable[str]) -> str:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import kept
 import pages
 import pandas as pd
 
 from i2vae_lib.evaluation import metrics, tidy
+from i2vae_lib.results import kept
 from i2vae_lib.runs import read_record
 
 README_KINDS = ("all", "tailed", "cold")

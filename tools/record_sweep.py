@@ -17,7 +17,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import kept
 import numpy as np
 import pandas as pd
 
@@ -25,6 +24,7 @@ from i2vae_lib import engine, experiments
 from i2vae_lib.cli import build_parser
 from i2vae_lib.commands import overrides
 from i2vae_lib.grids import read_sweep
+from i2vae_lib.results import kept
 from i2vae_lib.results.effects import effects
 from i2vae_lib.results.reading import HEADLINE, METRICS
 from i2vae_lib.runs import committed_path, read_record

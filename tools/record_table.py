@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import kept
 import numpy as np
 import pages
 
+from i2vae_lib.results import kept
 from i2vae_lib.results.paper_tables import Table, paper_table
 from i2vae_lib.runs import committed_path, read_record
 

@@ -13,12 +13,9 @@ import shlex
 import sys
 import time
 
-import kept
-import pandas as pd
-
-from i2vae_lib import evaluation, shared
-from i2vae_lib.data import load_dataset_once
 from i2vae_lib.params import load, pair_name
+from i2vae_lib.results import kept
+from i2vae_lib.results.references import over_splits
 from i2vae_lib.runs import environment
 
 
@@ -28,26 +25,21 @@ def main(words: list[str]) -> None:
     parser.add_argument("protocol")
     parser.add_argument("--data-seeds", type=int, nargs="+", default=[0, 1, 2])
     given = parser.parse_args(words)
-    start, tables, chosen, fingerprints = time.perf_counter(), [], {}, {}
-    for data_seed in given.data_seeds:
-        p = load("paper", {"split.data_seed": data_seed}, data=given.data, protocol=given.protocol)
-        dataset = load_dataset_once(p)
-        ranks, settings, _ = shared.reference_ranks(dataset, p)
-        table = evaluation.tidy(evaluation.metrics(ranks), dict(dataset.catalogue.names))
-        tables.append(table.assign(data_seed=data_seed))
-        chosen[str(data_seed)], fingerprints[str(data_seed)] = settings, dataset.fingerprint()
+    start = time.perf_counter()
+    found, about = over_splits(
+        load("paper", {"split.data_seed": one}, data=given.data, protocol=given.protocol) for one in given.data_seeds
+    )
     record = {
         "command": shlex.join(["python", "tools/reference_study.py", *words]),
         "revision": [environment()["git"]],
-        "data_sha256": dataset.source_sha256,
-        "dataset_sha256": fingerprints,
+        "data_sha256": about["data_sha256"],
+        "dataset_sha256": about["dataset_sha256"],
         "protocol": given.protocol,
         "seeds": given.data_seeds,
         "hours": round((time.perf_counter() - start) / 3600, 4),
-        "chosen": chosen,
+        "chosen": about["chosen"],
         "environment": environment(),
     }
-    found = pd.concat(tables, ignore_index=True)
     kept.keep(f"references_{pair_name(given.data)}_{given.protocol}", found, record)
     part = found[(found["metric"] == "HR@10") & (found["candidates"] == "sampled") & (found["kind"] == "all")]
     print(part.pivot(index=["recommender", "domain"], columns="data_seed", values="value").mul(100).round(2))

@@ -1,0 +1,62 @@
+"""What the notebooks show: wide tables that scroll, and formulas beside the source that computes them."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+from IPython.display import HTML, Markdown
+
+from i2vae_lib import looks
+from i2vae_lib.results import text
+
+
+def show(table: pd.DataFrame, digits: int = 2) -> HTML:
+    """A wide table for a notebook: it scrolls instead of breaking, numbers have few digits, systems their titles.
+
+    Parameters
+    ----------
+    table
+        Levels of its index that have a name become columns; an index without one is dropped.
+    digits
+        After the decimal point of every number that has one.
+    """
+    flat = table.reset_index() if any(table.index.names) else table
+    if isinstance(flat.columns, pd.MultiIndex):
+        flat = flat.set_axis([" ".join(filter(None, map(str, one))) for one in flat.columns], axis=1)
+    flat = flat.rename(columns=looks.label)
+    named = [name for name in ("system", "recommender", "best") if name in flat]
+    flat = flat.assign(**{name: flat[name].map(looks.label) for name in named})
+    body = text.as_html(flat, na_rep="", float_format=f"{{:.{digits}f}}".format)
+    scrolling = f'<div tabindex="0" style="max-width: 100%; overflow-x: auto">{body}</div>'
+    return HTML(scrolling)  # type: ignore[no-untyped-call]
+
+
+def formula(latex: str, number: str, function: Callable[..., Any]) -> Markdown:
+    """A formula of the paper with its number, beside the source of the function that computes it.
+
+    Parameters
+    ----------
+    latex, number
+        The formula, and what it is called: ``"4"``.
+    function
+        Its source is shown without the docstring.
+    """
+    place = f"{function.__module__.replace('.', '/')}.py"
+    beside = f"`{function.__qualname__}` of `{place}`:\n\n```python\n{source(function)}\n```"
+    return Markdown(f"$$\n{latex} \\tag{{{number}}}\n$$\n\n{beside}")  # type: ignore[no-untyped-call]
+
+
+def source(function: Callable[..., Any]) -> str:
+    """The source of a function without its docstring."""
+    lines = textwrap.dedent(inspect.getsource(function)).splitlines()
+    [defined] = ast.parse("\n".join(lines)).body
+    assert isinstance(defined, ast.FunctionDef)
+    if ast.get_docstring(defined) is not None:
+        said = defined.body[0]
+        del lines[said.lineno - 1 : said.end_lineno]
+    return "\n".join(lines)

@@ -1,0 +1,104 @@
+"""The study of the recipe: beside the best reference ranker of each cell, and what each part of it is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from i2vae_lib import engine, evaluation, experiments
+from i2vae_lib.data import CrossDomainDataset
+from i2vae_lib.grids import Sweep
+from i2vae_lib.params import Parameters
+from i2vae_lib.recommenders import OrderedCounts
+from i2vae_lib.results import lift
+from i2vae_lib.results.differences import compare
+from i2vae_lib.results.effects import effects
+from i2vae_lib.runs import LayoutError, read_record
+
+RECIPE = "full"
+
+
+def tables(sweep: Sweep, out: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    """The study of the recipe, as far as it is done.
+
+    Parameters
+    ----------
+    sweep, out
+        ``params/sweeps/recipe.yaml``, resolved, and the folder of its cells.
+
+    Returns
+    -------
+    against, each, about
+        :func:`against_references` of the recipe; every row against the row that it is compared with
+        (:func:`i2vae_lib.results.effects.effects`); mean lifts, runs by row and what is missing.
+
+    Raises
+    ------
+    LayoutError
+        No finished run of the recipe.
+    """
+    rows = list(dict.fromkeys(place.row for cell in sweep.cells for place in cell.places))
+    done = {row: finished(sweep, out, row) for row in rows}
+    if not done[RECIPE]:
+        raise LayoutError(f"{out} holds no finished run of the recipe: nothing can be compared with it yet")
+    rng = np.random.default_rng(0)
+    recipe = list(done[RECIPE].values())
+    against = against_references(recipe, rng=rng)
+    mean, low, high = lift.mean_lift(recipe, rng=rng)
+    full, full_low, full_high = lift.mean_lift(recipe, candidates="full", rng=rng)
+    about = {
+        "mean_lift": {"mean": mean, "low": low, "high": high},
+        "mean_lift_full": {"mean": full, "low": full_low, "high": full_high},
+        # of a cell where no reference has a hit there is none
+        "mean_of_lifts": float(against["lift"].replace(np.inf, np.nan).mean()),
+        "runs": {row: list(folders) for row, folders in done.items()},
+        "missing": [row for row, folders in done.items() if not folders],
+    }
+    each = effects(sweep, out, rng=rng).drop_duplicates(["row", "domain", "kind", "metric"])
+    each = each.drop(columns="grid")
+    each = each.set_index("row").loc[[row for row in rows if row in set(each["row"])]].reset_index()
+    return against, each, about
+
+
+def against_references(runs: Sequence[Path], *, rng: np.random.Generator) -> pd.DataFrame:
+    """Runs of one system beside the best reference ranker of each cell.
+
+    Parameters
+    ----------
+    runs
+        Finished, of one system and several seeds.
+
+    Returns
+    -------
+    DataFrame
+        :func:`i2vae_lib.results.lift.cells`, and ``counts_alone``: the generator's counts as a ranker, without a model.
+    """
+    found = lift.cells(compare(list(runs), rng=rng))
+    return found.merge(_counts_alone(runs[0]), on=["domain", "kind", "metric"])
+
+
+def finished(sweep: Sweep, out: Path, row: str) -> dict[int, Path]:
+    """Finished runs of a row, by seed."""
+    states = experiments.plan(sweep, out).set_index("address")["state"]
+    cells = [cell for cell in sweep.cells if row in {place.row for place in cell.places}]
+    done = [cell for cell in cells if states[cell.address] == "done"]
+    return {cell.parameters.seed: engine.cell_folder(out, cell.address) for cell in done}
+
+
+def _counts_alone(run: Path) -> pd.DataFrame:
+    """The generator's counts as a ranker on the test rows: what the model has to add to."""
+    dataset = CrossDomainDataset.load(run / "dataset")
+    p = Parameters.model_validate(read_record(run)["parameters"])
+    rows = dataset.splits["test"]
+    negatives = evaluation.sample_negatives(rows, p.evaluation.negatives, p.split.data_seed)
+    scorer = OrderedCounts.of(dataset.splits["train"], p.psg)
+    ranks = evaluation.rank(scorer, rows, negatives, full=True, batch_size=p.evaluation.batch_size)
+    seen = evaluation.seen_targets(rows, dataset.splits["train"])
+    table = evaluation.rank_table(scorer.name, rows, dataset.tail["test"], seen, ranks)
+    found = evaluation.tidy(evaluation.metrics(table), dict(dataset.catalogue.names))
+    found = found[found["candidates"] == "sampled"].rename(columns={"value": "counts_alone"})
+    return found[["domain", "kind", "metric", "counts_alone"]]
