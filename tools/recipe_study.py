@@ -49,14 +49,18 @@ def markdown(found: Mapping[str, pd.DataFrame], kinds: Iterable[str]) -> str:
     return "\n".join(lines)
 
 
-def mean_lifts(pairs: Iterable[str]) -> str:
+def mean_lifts() -> str:
     """README's form: how far the mean over a pair's cells stands above that of the best references."""
-    lines = ["| pair | sampled candidates | full ranking |", "|---|---|---|"]
-    for pair in pairs:
-        about = json.loads(committed_path(f"recipe_{pair}").with_suffix(".json").read_text(encoding="utf-8"))
+    lines = ["| pair | rows | sampled candidates | full ranking |", "|---|---|---|---|"]
+    folder = committed_path("recipe").parent
+    recipes = [path for path in sorted(folder.glob("recipe_*.json")) if not path.stem.endswith("_rows")]
+    for path in [*recipes, *sorted(folder.glob("*_temporal_tuned.json"))]:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        pair = path.stem.removeprefix("recipe_").removesuffix("_temporal_tuned")
+        protocol = about["command"].split()[3] if path in recipes else "temporal"
         both = (about[name] for name in ("mean_lift", "mean_lift_full"))
         shown = (f"{one['mean']:+.0%} ({one['low']:+.0%} to {one['high']:+.0%})".replace("%", " %") for one in both)
-        lines.append(f"| {pair} | {' | '.join(shown)} |")
+        lines.append(f"| {pair} | `{protocol}` | {' | '.join(shown)} |")
     return "\n".join(lines)
 
 
@@ -67,7 +71,7 @@ def fill(page: str) -> str:
     found = {path.stem.removeprefix("recipe_"): pd.read_csv(path) for path in paths}
     tables = {
         "recipe, all cells": markdown(found, ["all", "tailed", "cold"]),
-        "mean lift": mean_lifts(found),
+        "mean lift": mean_lifts(),
     }
     for name, table in tables.items():
         page = pages.fill(page, name, table)
