@@ -167,7 +167,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "compare": Command(
         "Runs side by side: the rows that matter, differences with intervals, significance.",
-        commands.compare_runs,
+        study_commands.compare_runs,
         (
             ("runs", {"type": Path, "nargs": "+", "metavar": "RUN", "help": "run directories"}),
             ("--candidates", {"choices": ("sampled", "full"), "help": "default: sampled; --table has both"}),
@@ -308,7 +308,7 @@ COMMANDS: dict[str, Command] = {
         "A script that completes commands and options in a shell.",
         commands.print_completion,
         (("shell", {"choices": ("bash", "zsh", "tcsh"), "help": "whose"}),),
-        ("i2vae completion bash > ~/.local/share/bash-completion/completions/i2vae",),
+        ("i2vae completion bash",),
     ),
     "explore": Command(
         "A page of explorers on this machine: runs and sweeps taken apart, without Jupyter.",

@@ -307,35 +307,6 @@ def describe(given: argparse.Namespace) -> int:
     return 0
 
 
-def compare_runs(given: argparse.Namespace) -> int:
-    import numpy as np
-
-    from i2vae_lib.params import ParameterError
-    from i2vae_lib.results.differences import compare
-
-    of_the_other = ("candidates", "base", "all") if given.table else ("systems", "kinds")
-    for name in of_the_other:
-        if getattr(given, name):
-            raise ParameterError(f"--{name} is {'not for' if given.table else 'of'} --table: see i2vae compare --help")
-    if given.table is not None:
-        print(table_as(given.runs, given))
-        return 0
-    found = compare(
-        given.runs,
-        candidates=given.candidates or "sampled",
-        base=given.base,
-        resamples=given.resamples,
-        rng=np.random.default_rng(0),
-    )
-    if given.json:
-        print(json.dumps(found.to_json()))
-        return 0
-    print(found.everything(given.format) if given.all else found.text(given.format))
-    if given.format == "text" and not given.all:
-        print("\nEvery kind of row, metric and cell: the same command with --all.")
-    return 0
-
-
 def export_out(given: argparse.Namespace) -> int:
     from i2vae_lib import export
     from i2vae_lib.params import ParameterError, load
@@ -461,17 +432,3 @@ def make_report(given: argparse.Namespace) -> int:
 
     print(report.write_report(given.run))
     return 0
-
-
-def table_as(folders: Sequence[Path], given: argparse.Namespace) -> str:
-    import numpy as np
-
-    from i2vae_lib.results import paper_tables
-    from i2vae_lib.results.reading import HEADLINE
-
-    found = paper_tables.paper_table(folders, resamples=given.resamples, rng=np.random.default_rng(0))
-    # `table` names the systems to run: what the references and other calls have made stands in its table as well
-    found = found.filtered(given.systems if given.command == "compare" else None, given.kinds or HEADLINE)
-    if given.json:
-        return json.dumps(found.to_json())
-    return found.written(given.format)

@@ -1,13 +1,15 @@
-"""What the commands do that make many runs: tables of systems, sweeps, searches. Heavy imports as in ``commands``."""
+"""What the commands do that make or compare many runs. They import what they need when called, as ``commands``."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from i2vae_lib.commands import overrides, table_as
+from i2vae_lib.commands import overrides
 from i2vae_lib.recommenders.registry import SYSTEMS
 
 if TYPE_CHECKING:
@@ -104,3 +106,46 @@ def _probe(cell: Cell) -> tuple[float, int]:
         found: tuple[float, int] = one.submit(experiments.probe_cell, cell).result()
     print(f"probe of {cell.parameters.system} on {cell.parameters.data}: {found[0]:.0f} s a cell at most", flush=True)
     return found
+
+
+def table_as(folders: Sequence[Path], given: argparse.Namespace) -> str:
+    import numpy as np
+
+    from i2vae_lib.results import paper_tables
+    from i2vae_lib.results.reading import HEADLINE
+
+    found = paper_tables.paper_table(folders, resamples=given.resamples, rng=np.random.default_rng(0))
+    # `table` names the systems to run: what the references and other calls have made stands in its table as well
+    found = found.filtered(given.systems if given.command == "compare" else None, given.kinds or HEADLINE)
+    if given.json:
+        return json.dumps(found.to_json())
+    return found.written(given.format)
+
+
+def compare_runs(given: argparse.Namespace) -> int:
+    import numpy as np
+
+    from i2vae_lib.params import ParameterError
+    from i2vae_lib.results.differences import compare
+
+    of_the_other = ("candidates", "base", "all") if given.table else ("systems", "kinds")
+    for name in of_the_other:
+        if getattr(given, name):
+            raise ParameterError(f"--{name} is {'not for' if given.table else 'of'} --table: see i2vae compare --help")
+    if given.table is not None:
+        print(table_as(given.runs, given))
+        return 0
+    found = compare(
+        given.runs,
+        candidates=given.candidates or "sampled",
+        base=given.base,
+        resamples=given.resamples,
+        rng=np.random.default_rng(0),
+    )
+    if given.json:
+        print(json.dumps(found.to_json()))
+        return 0
+    print(found.everything(given.format) if given.all else found.text(given.format))
+    if given.format == "text" and not given.all:
+        print("\nEvery kind of row, metric and cell: the same command with --all.")
+    return 0

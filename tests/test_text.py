@@ -109,11 +109,13 @@ def test_numbers_when_written_in_every_style() -> None:
         "12.34¹ ± 0.50 (6.49)",
         "**12.34** ± 0.50 (6.49)",
         "\\textbf{12.34}$\\pm$0.50 (6.49)",
+        "<b>12.34</b> ± 0.50 (6.49)",
     ]
     assert [text.written(Number(0.5, mark="by rule"), style) for style in text.MARKS] == [
         "50.00 =pop",
         "50.00 =pop",
         "\\textit{50.00}",
+        "50.00",
     ]
     assert (
         text.written(Number(0.5, mark="ahead"), "text") == "> 50.00"
