@@ -2,11 +2,11 @@
 
 ====================  =================================================================================
 ``lazy``, ``places``  names imported when used; files and folders that the kit knows by name
-``sample``            a small finished run that the package carries
 ``yaml_files``        the one reader of YAML: no aliases that blow up, no key twice
 ``page``              the server of ``i2vae explore``: this machine and whoever has the token
 ``parameter_groups``  the groups of parameters, one for each part and system
 ``live``              widgets: a figure that is never blank, radio buttons
+``sample``            a small finished run that the package carries
 ``params``            frozen parameters, presets, one loader
 ``progress``          a bar, or plain lines
 ``runs``              the run directory: atomic writes, records, refusals
