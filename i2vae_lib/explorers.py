@@ -548,6 +548,13 @@ body, #rendered_cells { background: var(--jp-layout-color0); color: var(--jp-con
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 const tell = () => { document.body.dataset.jpThemeLight = String(!dark.matches); };
 addEventListener("DOMContentLoaded", tell);
+new MutationObserver((_, watcher) => {
+  const said = document.getElementById("loading_text");
+  if (!said) return;
+  said.setAttribute("role", "status");
+  said.textContent = `loading ${document.title} …`;
+  watcher.disconnect();
+}).observe(document, {childList: true, subtree: true});
 dark.addEventListener("change", tell);
 </script>
 {%- endblock notebook_css -%}

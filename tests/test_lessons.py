@@ -93,7 +93,7 @@ def test_neighbours_are_linked_at_both_ends(place: int) -> None:
 
 def test_contents_list_every_notebook() -> None:
     [contents] = [one.source for one in nbformat.read(NOTEBOOKS[0], 4).cells if one.source.startswith("## Contents")]
-    assert re.findall(r"\]\((\S+\.ipynb)\)", contents) == [path.name for path in NOTEBOOKS]
+    assert re.findall(r"\]\(([^/\s]+\.ipynb)\)", contents) == [path.name for path in NOTEBOOKS]
 
 
 # --- formulas and tables ----------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ def test_show_when_a_table_is_wide() -> None:
         {("a", "mean"): [1.23456, np.nan], ("a", "n"): [3, 4]}, index=pd.Index(["<b>", "c"], name="of")
     )
     found = str(display.show(table).data)
-    assert "overflow-x: auto" in found and "<th>a mean</th>" in found and "<th>of</th>" in found
+    assert "overflow-x: auto" in found and all(f">{name}</th>" in found for name in ("a mean", "of"))
     named = str(display.show(pd.DataFrame({"best": ["itemknn"], "i2vae": [0.5]})).data)
-    assert "<th>i2VAE</th>" in named and "<td>ItemKNN</td>" in named
+    assert ">i2VAE</th>" in named and ">ItemKNN<" in named
     assert "1.23<" in found and "&lt;b&gt;" in found and "nan" not in found.lower()

@@ -17,7 +17,7 @@ from i2vae_lib.runs import Run
 from i2vae_lib.sample import SAMPLE
 
 SMALL = {
-    "synthetic.users": 3500,
+    "synthetic.users": 2500,
     "synthetic.items": 150,
     "synthetic.shared_topics": 8,
     "synthetic.specific_topics": 8,
