@@ -29,9 +29,9 @@ import pyarrow.csv as pc
 
 from i2vae_lib import psg
 from i2vae_lib.audit import audit, fired
-from i2vae_lib.data.dataset import DOMAINS
 from i2vae_lib.data.describe import describe_files
 from i2vae_lib.data.loading import load_dataset
+from i2vae_lib.data.rows import DOMAINS
 from i2vae_lib.evaluation import rank, sample_negatives
 from i2vae_lib.params import load
 from i2vae_lib.recommenders.i2vae import I2VAERecommender
