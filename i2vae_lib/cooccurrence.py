@@ -38,6 +38,9 @@ from i2vae_lib.data.user_sequences import user_sequences
 from i2vae_lib.graphs import Unified, cosine, entries_apart, user_items, users_of_items
 
 _NOWHERE = -1  # an item that a user's whole sequence does not hold (a shorter row's did)
+_ROUNDING = 1e-9  # scores below it are what is left where something was added and taken away
+_AT_ONCE = 4_000_000  # pairs of a user's items that are weighed at once, at least
+_KEPT = 20_000_000  # pairs that are kept for other settings, at most
 
 
 class Settings(Protocol):
@@ -100,29 +103,71 @@ class LeftOut:
         self._owner = np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr))
         self._line = pd.Index(users, dtype=object)
         self._entries = self._entry_keys(self._owner, graph.indices)
+        self._longest = int(steps.max(initial=0))
+        few = (np.diff(graph.indptr).astype(np.int64) ** 2).sum() <= _KEPT
+        self._located: list[tuple[Array, Array, Array]] | None = [] if few else None
 
     def _place(self, together: sparse.csr_matrix) -> None:
         """The table of pairs, and where each stands in it."""
         self.together = together
-        self._rows = np.repeat(np.arange(self.unified.size), np.diff(together.indptr))
-        self._keys = self._rows * self.unified.size + together.indices
+        self._rows = np.repeat(np.arange(self.unified.size, dtype=np.int32), np.diff(together.indptr))
+        self._keys = self._rows.astype(np.int64) * self.unified.size + together.indices
+        self._places = {d: self._places_of(d) for d in DOMAINS}
+        if self._located is not None:
+            self._located = list(self._locate())
+
+    def _locate(self) -> Iterator[tuple[Array, Array, Array]]:
+        """Of all pairs that a user took: where the table has them, and their :meth:`_gaps`."""
+        for shown, candidate in _pairs_by_part(self.graph, max(_AT_ONCE, len(self._keys))):
+            at = self._pair(self.graph.indices[shown], self.graph.indices[candidate])
+            yield at.astype(np.int32 if len(self._keys) < 2**31 else np.int64), *self._gaps(shown, candidate)
+
+    def _gaps(self, shown: Array, candidate: Array) -> tuple[Array, Array]:
+        """Steps in X and in Y from entries to others of the same user, as places in :meth:`_by_gap`."""
+        nowhere = 2 * self._longest + 1
+        x, y = (
+            np.where(
+                (step[shown] == _NOWHERE) | (step[candidate] == _NOWHERE),
+                nowhere,
+                step[candidate] - step[shown] + self._longest,
+            )
+            for step in self.steps
+        )
+        x[(x == nowhere) & (y == nowhere) & self.parted[self._owner[shown]]] = nowhere + 1
+        small = np.min_scalar_type(-nowhere - 1)
+        return x.astype(small), y.astype(small)
+
+    def _by_gap(self) -> Array:
+        """w_ij by gap, the longest backward one first; then -1, in no sequence together, and 0, of unlinked domains."""
+        gap = np.arange(-self._longest, self._longest + 1)
+        near = np.maximum(np.abs(gap), 1.0) ** -self.p.proximity * np.where(gap > 0, 1.0, self.p.backward)
+        return np.concatenate([near, [-1.0, 0.0]])
+
+    def _weights(self, x: Array, y: Array) -> Array:
+        """w_ij of these gaps, float64: linked items may share both domains, and the nearer way counts."""
+        of = self._by_gap()
+        best = np.maximum(of[x], of[y])
+        return np.where(best >= 0, best, self.p.across)
 
     def _weigh(self, p: Settings) -> None:
         """The sums C over pairs, under these settings."""
         self.p = p
-        self._across = np.where(self.parted, 0.0, p.across)[self._owner]
         sums = np.zeros(len(self._keys))
-        for shown, candidate in _pairs_by_part(self.graph):
-            at = self._pair(self.graph.indices[shown], self.graph.indices[candidate])
-            sums += np.bincount(at, self._weight(shown, candidate), len(self._keys))
+        for at, x, y in self._locate() if self._located is None else self._located:
+            sums += np.bincount(at, self._weights(x, y), len(self._keys))
         self.together = self._like(sums)
+
+    def _places_of(self, domain: str) -> tuple[Array, Array, Array]:
+        """Which entries of the table are of a domain's items, and their columns and lines as a matrix of them alone."""
+        column = self.unified.column[domain][self.together.indices]
+        kept = np.flatnonzero(column >= 0)
+        ends = np.searchsorted(kept, self.together.indptr)
+        small = self.together.indices.dtype
+        return kept.astype(small), column[kept].astype(small), ends
 
     def _divide(self) -> None:
         """The tables of terms, by the domain that is asked for: of other users' items, and of a user's own."""
-        plain, without = self._table(0).tocsc(), self._table(1).tocsc()
-        own = {d: self.unified.of[d][1:] for d in DOMAINS}
-        self._plain = {d: plain[:, own[d]].tocsr() for d in DOMAINS}
-        self._without = {d: without[:, own[d]].tocsr() for d in DOMAINS}
+        self._plain, self._without = ({d: self._table(less, d) for d in DOMAINS} for less in (0, 1))
 
     def reweighted(self, p: Settings) -> Self:
         """The same users and interactions under other settings; what these do not touch is shared, not made again."""
@@ -170,32 +215,25 @@ class LeftOut:
     def _entry_keys(self, line: Array, item: Array) -> Array:
         return line.astype(np.int64) * self.unified.size + item
 
-    def _weight(self, shown: Array, candidate: Array) -> Array:
-        """w_ij of entries of one user each: float64."""
-        best = np.full(len(shown), -1.0)
-        for step in self.steps:  # linked items may share both domains: the nearer way counts
-            gap = step[candidate] - step[shown]
-            near = np.maximum(np.abs(gap), 1.0) ** -self.p.proximity * np.where(gap > 0, 1.0, self.p.backward)
-            together = (step[shown] != _NOWHERE) & (step[candidate] != _NOWHERE)
-            best = np.where(together, np.maximum(best, near), best)
-        return np.where(best >= 0, best, self._across[shown])
-
     def _pattern(self) -> sparse.csr_matrix:
         """Zeros, unified x unified, wherever somebody took both."""
-        found = (self.graph.T @ self.graph).astype(np.float64).tocsr()
-        found.setdiag(0)
-        found.eliminate_zeros()
+        found = (self.graph.T.tocsr() @ self.graph).tocsr()
         found.sort_indices()
-        return found
+        line = np.repeat(np.arange(found.shape[0]), np.diff(found.indptr))
+        off = np.flatnonzero(line != found.indices)
+        ends = np.searchsorted(off, found.indptr)
+        return sparse.csr_matrix((np.zeros(len(off)), found.indices[off], ends), shape=found.shape)
 
     def _pair(self, shown: Array, candidate: Array) -> Array:
         """Where the table holds a pair that somebody took."""
         return np.searchsorted(self._keys, shown.astype(np.int64) * self.unified.size + candidate)
 
-    def _table(self, less: int) -> sparse.csr_matrix:
-        """C_ij / (sqrt((c_i - less) c_j) + s)."""
-        taken = self.taken[self._rows] - less, self.taken[self.together.indices]
-        return self._like(self._term(self.together.data, *taken))
+    def _table(self, less: int, domain: str) -> sparse.csr_matrix:
+        """C_ij / (sqrt((c_i - less) c_j) + s), unified items x items of a domain."""
+        kept, columns, ends = self._places[domain]
+        taken = self.taken[self._rows[kept]] - less, self.taken[self.together.indices[kept]]
+        shape = (self.unified.size, len(self.unified.of[domain]) - 1)
+        return sparse.csr_matrix((self._term(self.together.data[kept], *taken), columns, ends), shape=shape)
 
     def _term(self, both: Array, one: Array, another: Array) -> Array:
         below = np.sqrt(one * another) + self.p.shrinkage
@@ -209,7 +247,6 @@ class LeftOut:
         """The same counts with nobody in them: new users need the plain tables alone, and get the same scores."""
         found = copy.copy(self)
         found._hold(self.users[:0], self.graph[:0], self.steps[:, :0], self.parted[:0])
-        found._across = self._across[:0]
         return found
 
     def arrays(self) -> dict[str, Array]:
@@ -253,7 +290,7 @@ def scores_of(tables: Sequence[LeftOut], rows: Rows, domain: str) -> list[Array]
     kept = (entry[which] != candidate) & (number >= 0)
     which, candidate, number = which[kept], candidate[kept], number[kept]
     first, second = item[which], one.graph.indices[candidate]
-    at = one._pair(first, second)
+    at, gaps = one._pair(first, second), one._gaps(entry[which], candidate)
     shape = (len(rows), one.unified.size)
     found = []
     for table in tables:
@@ -262,14 +299,20 @@ def scores_of(tables: Sequence[LeftOut], rows: Rows, domain: str) -> list[Array]
         def part(mask: Array, weight: Array = weight) -> sparse.csr_matrix:
             return sparse.csr_matrix((weight[mask], (row[mask], item[mask])), shape=shape)
 
+        if not own.any():  # nobody to be left out: what is small can be dropped before the lines are dense
+            told = part(~own) @ table._plain[domain]
+            told.data[told.data < _ROUNDING] = 0.0
+            found.append(told.astype(np.float32).toarray())
+            continue
         told = (part(own) @ table._without[domain]).toarray()
         if not own.all():
             told += (part(~own) @ table._plain[domain]).toarray()
-        both, taken = table.together.data[at], (table.taken[first] - 1, table.taken[second])
-        right = table._term(both - table._weight(entry[which], candidate), taken[0], taken[1] - 1)
-        repair = (right - table._term(both, *taken)) * weight[which]
-        told += sparse.csr_matrix((repair, (row[which], number)), shape=told.shape).toarray()
-        told[told < 1e-9] = 0.0  # taking away what was added leaves rounding behind
+        if len(which):
+            both, taken = table.together.data[at], (one.taken[first] - 1, one.taken[second])
+            right = table._term(both - table._weights(*gaps), taken[0], taken[1] - 1)
+            repair = (right - table._term(both, *taken)) * weight[which]
+            told += sparse.csr_matrix((repair, (row[which], number)), shape=told.shape).toarray()
+        told[told < _ROUNDING] = 0.0
         found.append(told.astype(np.float32))
     return found
 
@@ -297,7 +340,7 @@ def _with_range(starts: Array, ends: Array) -> tuple[Array, Array]:
     return number, starts[number] + offset
 
 
-def _pairs_by_part(graph: sparse.csr_matrix, largest: int = 4_000_000) -> Iterator[tuple[Array, Array]]:
+def _pairs_by_part(graph: sparse.csr_matrix, largest: int = _AT_ONCE) -> Iterator[tuple[Array, Array]]:
     """Ordered pairs of different entries of one line, int64 [m] each, some ``largest`` at a time."""
     lengths = np.diff(graph.indptr).astype(np.int64)
     part = np.cumsum(lengths**2) // largest

@@ -89,12 +89,15 @@ def item_domains(unified: Unified) -> dict[str, Array]:
 
 def cosine(matrix: sparse.csr_matrix, shrinkage: float) -> sparse.csr_matrix:
     """Item-item cosine with shrinkage, zero diagonal: c_ij / (sqrt(c_i c_j) + shrinkage)."""
-    together = (matrix.T @ matrix).tocoo()
+    together = (matrix.T.tocsr() @ matrix).tocsr()
+    together.sort_indices()
     counts = np.asarray(matrix.sum(axis=0)).ravel()
-    off = together.row != together.col
-    row, column, shared = together.row[off], together.col[off], together.data[off]
+    line = np.repeat(np.arange(together.shape[0], dtype=np.int32), np.diff(together.indptr))
+    off = np.flatnonzero(line != together.indices)
+    row, column, shared = line[off], together.indices[off], together.data[off]
     values = shared / (np.sqrt(counts[row] * counts[column]) + shrinkage)
-    return sparse.csr_matrix((values.astype(np.float32), (row, column)), shape=together.shape)
+    ends = np.searchsorted(off, together.indptr)
+    return sparse.csr_matrix((values.astype(np.float32), column, ends), shape=together.shape)
 
 
 def entries_apart(found: sparse.csr_matrix, expected: sparse.csr_matrix) -> Array:

@@ -31,6 +31,7 @@ class SplitParameters(Group):
     first_cut: Annotated[float, Field(gt=0.0, lt=1.0)]  # temporal only: quantile of event time where training ends
     second_cut: Annotated[float, Field(gt=0.0, lt=1.0)]  # temporal only: where validation ends
     cold_share: Share  # K_cs: held-out users with both domains who lose one
+    longest: Positive  # events of a domain that a row shows at most, the most recent
 
 
 class ControlParameters(Group):
@@ -176,7 +177,7 @@ class ReferenceParameters(Group):
     across: Annotated[tuple[Weight, ...], Field(min_length=1)]
     popularity: Annotated[tuple[Weight, ...], Field(min_length=1)]  # weight of log(1 + takers)
     ease_lambda: Annotated[tuple[Rate, ...], Field(min_length=1)]  # EASE: L2
-    ease_limit: Positive  # EASE: largest matrix that is factorised, a side (items or users, whichever are fewer)
+    ease_limit: Positive  # EASE: largest matrix that is inverted, a side (items or users, whichever are fewer)
 
 
 class MultiVAEParameters(Group):

@@ -25,6 +25,8 @@ from i2vae_lib.progress import bar, end
 from i2vae_lib.runs import LayoutError, reading, write_atomically
 
 _CHECKPOINT_LAYOUT = 2
+LOOKED = 100
+"""Batches after which their losses are looked at: looking waits for the device."""
 
 
 class _Movable(Protocol):
@@ -145,7 +147,8 @@ def train(
     Raises
     ------
     NonFiniteLoss
-        At once, before the weights are touched.
+        Within :data:`LOOKED` batches or at the end of the epoch. The weights are those that the epoch began with, and
+        so is the checkpoint.
     LayoutError
         The checkpoint belongs to other data or parameters.
     """
@@ -165,8 +168,12 @@ def train(
     progress = bar("training", p.epochs * stage.steps, "batch", initial=state.epoch * stage.steps)
     try:
         while state.epoch < p.epochs and not _exhausted(state, p):
-            start = time.perf_counter()
-            means = _epoch(stage, optimizer, state.epoch, device, rng, generator, progress)
+            start, before = time.perf_counter(), parameters_of(module)
+            try:
+                means = _epoch(stage, optimizer, state.epoch, device, rng, generator, progress)
+            except NonFiniteLoss:
+                load_parameters(module, before)
+                raise
             seconds = time.perf_counter() - start
             record = {"epoch": float(state.epoch + 1)} | means | {"seconds": seconds, "rows/s": stage.rows / seconds}
             found = dict(validate())
@@ -197,18 +204,33 @@ def _epoch(
     """One pass over the batches: the means of the loss and of its parts, each over the batches that have it."""
     sums: dict[str, torch.Tensor] = {}
     counts: dict[str, int] = {}
+    unseen: list[dict[str, torch.Tensor]] = []
     for number, batch in enumerate(stage.batches(rng)):
         value, parts = stage.loss({name: one.to(device) for name, one in batch.items()}, epoch, generator)
-        if not torch.isfinite(value):
-            raise NonFiniteLoss(_name_the_term(value, parts, epoch, number))
         optimizer.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        for name, part in (parts | {"loss": value.detach()}).items():
+        unseen.append(parts | {"loss": value.detach()})
+        for name, part in unseen[-1].items():
             sums[name] = sums.get(name, 0.0) + part
             counts[name] = counts.get(name, 0) + 1
         progress.update()
+        if len(unseen) == LOOKED:
+            _refuse_non_finite(unseen, epoch, number)
+            unseen.clear()
+    if unseen:
+        _refuse_non_finite(unseen, epoch, number)
     return {name: float(one) / counts[name] for name, one in sums.items()}
+
+
+def _refuse_non_finite(parts: list[dict[str, torch.Tensor]], epoch: int, last: int) -> None:
+    """Raise :class:`NonFiniteLoss` for the first loss of consecutive batches, up to ``last``, that is not finite."""
+    finite = torch.isfinite(torch.stack([one["loss"] for one in parts]))
+    if finite.all():
+        return
+    first = int((~finite).nonzero()[0])
+    value = parts[first].pop("loss")
+    raise NonFiniteLoss(_name_the_term(value, parts[first], epoch, last - len(parts) + 1 + first))
 
 
 def _exhausted(state: State, p: TrainingParameters) -> bool:
@@ -227,7 +249,8 @@ def _name_the_term(value: torch.Tensor, parts: Mapping[str, torch.Tensor], epoch
     bad = [name for name, part in parts.items() if not torch.isfinite(part)]
     return (
         f"epoch {epoch + 1}, batch {batch + 1}: the loss is {float(value.detach())}"
-        f" because of {', '.join(bad) or 'their weighted sum'}; try a lower training.learning_rate"
+        f" because of {', '.join(bad) or 'their weighted sum'}; the epoch is taken back; try a lower "
+        f"training.learning_rate"
     )
 
 

@@ -196,8 +196,8 @@ def test_negatives_when_histories_are_long() -> None:
 
 def test_negatives_when_drawn_many_times() -> None:
     """Uniform over the seven items that are left."""
-    own = Ragged.from_lists([[2, 5]] * 7000)
-    drawn = draw_negatives(own, np.full(7000, 9), 10, 100, np.random.default_rng(0))
+    own = Ragged.from_lists([[2, 5]] * 70_000)
+    drawn = draw_negatives(own, np.full(70_000, 9), 10, 10, np.random.default_rng(0))
     counts = np.bincount(drawn.ravel(), minlength=11)
     assert counts[[0, 2, 5, 9]].tolist() == [0, 0, 0, 0]
     assert counts[[1, 3, 4, 6, 7, 8, 10]] == pytest.approx([100_000] * 7, rel=0.01)
@@ -211,8 +211,13 @@ def test_negatives_when_no_item_is_left(own: list[int]) -> None:
 
 
 def test_negatives_when_one_item_is_left() -> None:
-    drawn = draw_negatives(Ragged.from_lists([[1, 2, 2, 1]]), np.array([4]), 4, 5, np.random.default_rng(0))
-    assert drawn.tolist() == [[3] * 5]
+    drawn = draw_negatives(Ragged.from_lists([[1, 2, 2, 1]]), np.array([4]), 4, 4, np.random.default_rng(0))
+    assert drawn.tolist() == [[3] * 4]
+
+
+def test_negatives_when_more_than_the_catalogue_are_asked_for() -> None:
+    with pytest.raises(DataError, match=r"^5 training negatives a target, but the domain has only 4 items"):
+        draw_negatives(Ragged.from_lists([[1]]), np.array([4]), 4, 5, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])

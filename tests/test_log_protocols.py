@@ -14,9 +14,20 @@ from hypothesis import strategies as st
 from i2vae_lib.audit import audit, fired
 from i2vae_lib.data import DOMAINS, Catalogue, DataError, load_dataset, protocols, synthetic
 from i2vae_lib.data.ordered_events import ordered, rows_at
-from i2vae_lib.data.rows import SPLITS, EventLog, Events, LogPair, interactions, other, popularity, resolution_of
+from i2vae_lib.data.rows import (
+    SPLITS,
+    EventLog,
+    Events,
+    LogPair,
+    interactions,
+    joined,
+    other,
+    popularity,
+    resolution_of,
+)
 from i2vae_lib.data.user_sequences import asked_by_event, user_sequences
 from i2vae_lib.evaluation import sample_negatives
+from i2vae_lib.graphs import Unified, user_items
 from i2vae_lib.params import load
 
 DAY = 86_400
@@ -375,6 +386,30 @@ def hand_made(early: dict[str, str], late: dict[str, str], **least: int) -> LogP
     named = {d: np.array([f"{d}{one}" for one in letters], dtype=object) for d in DOMAINS}
     catalogue = Catalogue({"x": "X", "y": "Y"}, named, np.zeros((0, 2), dtype=np.int32), {d: None for d in DOMAINS})
     return LogPair("made", "0" * 64, catalogue, EventLog(users, events, resolution_of(events)), pd.DataFrame(), **least)
+
+
+def test_rows_when_a_history_is_too_long_show_its_end_and_every_count_sees_no_more():
+    letters = "abcdefghijklmnopqrst"
+    pair = hand_made({"long": letters, **{f"u{i}": "abc" for i in range(20)}}, {})
+    whole, short = (
+        protocols.apply("chronological", pair, NONE_COLD.model_copy(update={"longest": longest}), CONTROLS)
+        for longest in (19, 5)
+    )
+    assert not any("split.longest" in note for note in whole.notes)
+    lost = 0
+    for split in SPLITS:
+        before, after = whole.splits[split], short.splits[split]
+        for d in DOMAINS:
+            expected = [before.history[d][i][-5:].tolist() for i in range(len(before))]
+            assert [after.history[d][i].tolist() for i in range(len(after))] == expected
+            lost += len(before.history[d].values) - len(after.history[d].values)
+        np.testing.assert_array_equal(after.excluded.values, before.excluded.values)  # no candidate came back
+    assert lost > 0 and sum(n for what, n in short.removed.items() if "before the last 5" in what) == lost
+    [note] = [note for note in short.notes if "split.longest" in note]
+    assert "more than 5 events in a domain: 1 (the longest, 19, is that of long)" in note
+    held = joined([short.splits[split] for split in SPLITS])
+    assert user_items(held, Unified(held.catalogue)).getnnz(axis=1).max() <= 2 * (5 + 1)
+    assert not len(fired(audit(short)))
 
 
 EARLY = {"u1": "abc", "u2": "abc", "u3": "abcn", "brief": "ab"}

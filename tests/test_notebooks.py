@@ -277,7 +277,7 @@ def test_papermill_says_an_unknown_parameter(tmp_path: Path) -> None:
 def test_training_notebook_runs_on_a_released_pair(released_folder: Path, tmp_path: Path) -> None:
     small = {"psg.kind": "random", "model.d": 8, "model.blocks": 1, "model.cross_heads": 1, "training.batch_size": 1024}
     small |= {"references.neighbours": [0], "references.shrinkage": [50.0]}
-    small |= {"references.ease_lambda": [300.0], "references.ease_limit": 2000}  # an item cut, said aloud: seconds
+    small |= {"references.ease_lambda": [300.0], "references.ease_limit": 2000}  # neighbourhoods: seconds
     os.environ.setdefault("I2VAE_DATA_DIR", str(released_folder))
     execute(
         ROOT / "notebooks" / "03_training.ipynb",

@@ -258,30 +258,40 @@ def test_ease_when_lambda_is_too_small_says_so() -> None:
         ease_module.inverse_of(alike, 1e-12)
 
 
-def test_ease_when_neither_side_fits_cuts_items_aloud_and_still_ranks(
-    dataset: CrossDomainDataset, rows: Rows, tmp_path: Path
+def test_ease_when_neither_side_fits_regresses_on_neighbourhoods(
+    dataset: CrossDomainDataset, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    params = tiny_with(ease_limit=50, ease_lambda=[30.0])
-    with pytest.warns(UserWarning, match=r"both exceed references.ease_limit = 50; only the 50 most popular items"):
-        found = fit(EASE, dataset, params)
+    monkeypatch.setattr(ease_module, "NEAR", 12)
+    found = fit(EASE, dataset, tiny_with(ease_limit=50, ease_lambda=[30.0]))
+    assert found.chosen["inverted"] == "neighbourhoods" and found.weights is not None
+    assert 0 < found.weights.getnnz(axis=0).max() <= 12
     matrix = dense(dataset, found)
-    counts = matrix.sum(axis=0)
-    assert len(found.kept) == 50 and found.chosen["items cut"] == (counts > 0).sum() - 50
-    assert counts[found.kept].min() >= np.delete(counts, found.kept).max()
-    weights = np.zeros((found.unified.size, found.unified.size))
-    weights[np.ix_(found.kept, found.kept)] = primal(matrix[:, found.kept], 30.0)
+    gram = matrix.T @ matrix
+    for item in range(0, len(gram), 7):
+        gain = np.where(np.arange(len(gram)) == item, 0, gram[:, item] ** 2 / (np.diag(gram) + 30.0))
+        near = found.weights[:, [item]].tocsc().indices
+        assert set(near) <= set(np.flatnonzero(gain))
+        assert len(near) == min(12, (gain > 0).sum())
+        if len(near) == 12:
+            assert gain[near].min() >= np.delete(gain, near).max() * (1 - 1e-6)
+        expected = np.linalg.solve(gram[np.ix_(near, near)] + 30.0 * np.eye(len(near)), gram[near, item])
+        np.testing.assert_allclose(
+            np.asarray(found.weights[near, [item] * len(near)]).ravel(), expected, rtol=1e-4, atol=1e-6
+        )
     warm = rows.take(np.flatnonzero(rows.lengths("own") > 0)[:30])
-    scores, said = found.score(warm, everything(warm)), evidence(found, warm)
-    for row in range(len(warm)):
-        d = DOMAINS[warm.domain[row]]
-        expected = weights[row_items(warm, row, found)][:, found.unified.of[d][1:]].sum(axis=0)
-        np.testing.assert_allclose(said[row], expected, rtol=1e-4, atol=1e-5)
-        cut = ~np.isin(found.unified.of[d][1:], found.kept)
-        assert (said[row][cut] == 0).all()
-        order = np.argsort(found.counts[d][1:][cut], kind="stable")
-        assert (np.diff(scores[row][cut][order]) >= 0).all() and len(set(scores[row][cut])) > 3
+    scores = found.score(warm, everything(warm))
+    assert not found.apart(dataset.splits["train"]).any()
+    assert found.apart(dataset.splits["train"].take(np.arange(1, len(dataset.splits["train"])))).any()
     found.save(tmp_path)
     np.testing.assert_array_equal(EASE.load(tmp_path).score(warm, everything(warm)), scores)
+
+
+def test_neighbourhoods_when_they_hold_all_items_are_the_exact_weights() -> None:
+    rng = np.random.default_rng(0)
+    x = sparse.csr_matrix((rng.random((400, 30)) < 0.3).astype(np.float32))  # any two items share users
+    strengths = [3.0, 100.0]
+    for found, strength in zip(ease_module.neighbourhoods(x, strengths, 30.0), strengths, strict=True):
+        np.testing.assert_allclose(found.toarray(), primal(x.toarray().astype(np.float64), strength), atol=1e-5)
 
 
 # --- ordered counts ---------------------------------------------------------------------------------------------------

@@ -169,7 +169,9 @@ def test_train_when_it_stops_early_says_which_epoch_was_best(
     assert done == total and last.endswith("best at epoch 2, NDCG@10 0.5000")
 
 
-def test_train_when_a_part_becomes_nan() -> None:
+@pytest.mark.parametrize("looked", [1, 2, 100])
+def test_train_when_a_part_becomes_nan(monkeypatch: pytest.MonkeyPatch, looked: int) -> None:
+    """However late the losses are looked at, the first bad batch is named and the epoch's weights are taken back."""
     toy, before = Toy(), []
 
     def loss(batch: object, epoch: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -180,6 +182,7 @@ def test_train_when_a_part_becomes_nan() -> None:
         before.append(toy.weight.detach().clone())
         return value, parts
 
+    monkeypatch.setattr(training, "LOOKED", looked)
     with pytest.raises(NonFiniteLoss, match=r"^epoch 2, batch 2: the loss is nan because of kl/t_y; ") as caught:
         train_toy(toy, [0.1, 0.2], loss=loss)
     assert torch.equal(toy.weight, before[-1])

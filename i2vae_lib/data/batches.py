@@ -156,10 +156,12 @@ def draw_others(taken: Ragged, owner: Array, size: int, count: int, rng: np.rand
     Raises
     ------
     DataError
-        A sequence that is asked of holds the whole domain.
+        A sequence that is asked of holds the whole domain, or more negatives are asked for than it has items.
     """
     if not count:
         return np.zeros((len(owner), 0), dtype=np.int64)
+    if count > size:
+        raise DataError(f"{count} training negatives a target, but the domain has only {size} items: ask for fewer")
     key = size + 1
     barred = np.unique(taken.owner * key + taken.values)
     full = np.bincount(barred // key, minlength=len(taken)) >= size

@@ -95,7 +95,8 @@ def apply(
             raise DataError(f"{pair.name} under {protocol}: no {name} rows are left; {_account(cut.removed)}")
     dataset = assembled(protocol, pair, cut, split, controls)
     if isinstance(pair, LogPair):
-        notes = [*([] if pair.log.common_time else [NO_COMMON_TIME]), *_blind_note(pair, cut), *pair.suspicions]
+        notes = [*([] if pair.log.common_time else [NO_COMMON_TIME]), *_blind_note(pair, cut)]
+        notes += [*_long_note(cut, split.longest), *pair.suspicions]
         # the planted interests are those of a user's last events
         truth = pair.truth if protocol == "chronological" else {}
         dataset = replace(
@@ -162,8 +163,9 @@ def check_served(protocol: str, name: str, *, timed: bool) -> None:
 def assembled(
     protocol: str, pair: RawPair | LogPair, cut: Cut, split: SplitParameters, controls: ControlParameters
 ) -> CrossDomainDataset:
-    """A dataset of what a protocol cut, after the controls."""
-    splits, removed = control(cut.splits, controls, split.data_seed)
+    """A dataset of what a protocol cut, its long histories shortened, after the controls."""
+    shortened, beyond = most_recent(cut.splits, split.longest)
+    splits, removed = control(shortened, controls, split.data_seed)
     return CrossDomainDataset(
         pair.name,
         protocol,
@@ -173,9 +175,47 @@ def assembled(
         splits,
         # before the controls, so that a thinner history does not move a row to another kind's limit
         {name: tail_limits(rows) for name, rows in cut.splits.items()},
-        dict(cut.removed) | removed,
+        dict(cut.removed) | beyond | removed,
         controls.model_dump(),
     )
+
+
+def most_recent(splits: Mapping[str, Rows], longest: int) -> tuple[dict[str, Rows], dict[str, int]]:
+    """Rows that show the last ``longest`` events of each domain at most, in the order that the protocol gave them.
+
+    Whatever counts pairs of a user's events costs the square of their number, so this one limit holds for every count
+    and every model. What a row may not be asked for (``Rows.excluded``) stays whole.
+
+    Returns
+    -------
+    splits, removed
+        The rows, and how many events each split lost; a split that lost none is not named.
+    """
+    found, removed = {}, {}
+    for name, rows in splits.items():
+        history = {
+            d: one.slices(np.maximum(one.offsets[:-1], one.offsets[1:] - longest), one.offsets[1:])
+            for d, one in rows.history.items()
+        }
+        beyond = sum(len(rows.history[d].values) - len(history[d].values) for d in DOMAINS)
+        found[name] = replace(rows, history=history) if beyond else rows
+        if beyond:
+            removed[f"events before the last {longest} of a domain in {name} histories"] = beyond
+    return found, removed
+
+
+def _long_note(cut: Cut, longest: int) -> list[str]:
+    """The sentence that counts the users whom ``split.longest`` concerns, and names the longest history."""
+    lengths = pd.concat(
+        [pd.Series(rows.history[d].lengths, index=rows.user) for rows in cut.splits.values() for d in DOMAINS]
+    )
+    over = lengths[lengths > longest]
+    if not len(over):
+        return []
+    return [
+        f"Users with a history of more than {longest:,} events in a domain: {over.index.nunique():,} (the longest, "
+        f"{over.max():,}, is that of {over.idxmax()}). Their rows show the last {longest:,} (split.longest)."
+    ]
 
 
 def _account(removed: Mapping[str, int]) -> str:

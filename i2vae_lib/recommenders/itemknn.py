@@ -84,9 +84,11 @@ def places(table: sparse.csr_matrix, popular: Array) -> Array:
 
     2 / sqrt(72) and 1 / sqrt(18) differ in the last bit of float32: values that agree to about 1e-4 are equal here.
     """
-    rounded = np.round(np.log(table.data), 4)
+    rounded = np.rint(np.round(np.log(table.data), 4) * 1e4).astype(np.int64)
+    most = int(popular.max(initial=0))
+    key = (rounded.max(initial=0) - rounded) * (most + 1) + most - popular[table.indices].astype(np.int64)
     row = np.repeat(np.arange(table.shape[0]), np.diff(table.indptr))
-    order = np.lexsort((table.indices, -popular[table.indices], -rounded, row))
+    order = np.lexsort((key, row))  # stable: of equal ones the smaller number is first
     place = np.empty(table.nnz, dtype=np.int64)
     place[order] = np.arange(table.nnz) - table.indptr[row]
     return place
