@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
-import nbformat
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -584,16 +583,15 @@ def write_page(folders: Sequence[Path | str], target: Path) -> Path:
     _makers(folders)
     where = [str(Path(one).resolve()) for one in folders]
     names = ", ".join(views.named(folders))
-    notebook = nbformat.v4.new_notebook(
-        metadata={
-            "title": f"Explorers: {names}",
-            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
-        },
-        cells=[
-            nbformat.v4.new_markdown_cell(f"# Explorers: {text.escaped(names, 'markdown')}\n\n{ABOUT}"),
-            nbformat.v4.new_code_cell(f"from i2vae_lib import explorers\n\nexplorers.Page({where!r})"),
-        ],
-    )
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    heading = f"# Explorers: {text.escaped(names, 'markdown')}\n\n{ABOUT}"
+    asked = f"from i2vae_lib import explorers\n\nexplorers.Page({where!r})"
+    cells: list[dict[str, Any]] = [
+        {"cell_type": "markdown", "id": "about", "source": heading, "metadata": {}},
+        {"cell_type": "code", "id": "page", "source": asked, "metadata": {}, "outputs": [], "execution_count": None},
+    ]
+    metadata = {"title": f"Explorers: {names}", **kernel}
+    notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": metadata, "cells": cells}
     write_json(target / "explore.ipynb", notebook)
     template = target / "voila" / "templates" / "kit"
     template.mkdir(parents=True, exist_ok=True)

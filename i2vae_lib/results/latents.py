@@ -10,6 +10,7 @@ from i2vae_lib import disentanglement
 from i2vae_lib.cooccurrence import item_vectors
 from i2vae_lib.data import DOMAINS, CrossDomainDataset
 from i2vae_lib.graphs import Unified
+from i2vae_lib.model.i2vae import ROLES
 from i2vae_lib.recommenders import I2VAERecommender
 
 DIMENSIONS = 8
@@ -46,7 +47,7 @@ def planted_measures(recommender: I2VAERecommender, dataset: CrossDomainDataset)
     cold = disentanglement.cold_agreement(recommender, train).melt(["domain", "n"], ["kl", "distance", "kept"])
     parts = [disentanglement.measures(recommender, dataset, train, seed=0)]
     parts.append(cold.assign(of="r for q").rename(columns={"variable": "measure"}))
-    for role in disentanglement.ROLES:
+    for role in ROLES:
         swap = disentanglement.counterfactual(recommender, dataset, train, role, seed=0)
         values = [name for name in swap.columns if name not in ("domain", "n")]
         parts.append(swap.melt(["domain", "n"], values, "measure").assign(of=f"{role} swapped"))

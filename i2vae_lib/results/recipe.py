@@ -13,7 +13,7 @@ from i2vae_lib import engine, evaluation, experiments
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.grids import Sweep
 from i2vae_lib.params import Parameters
-from i2vae_lib.recommenders import OrderedCounts
+from i2vae_lib.recommenders.ordered_counts import OrderedCounts
 from i2vae_lib.results import lift
 from i2vae_lib.results.differences import compare
 from i2vae_lib.results.effects import effects
