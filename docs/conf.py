@@ -5,6 +5,7 @@ Sources are those of the whole checkout, so that a link from one page to another
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 project, author, copyright = "i2VAE-kit", "The i2VAE-kit contributors", "The i2VAE-kit contributors"
 root_doc = "docs/index"
-include_patterns = ["docs/*.md", "notebooks/*.ipynb", "README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+include_patterns = [
+    "docs/*.md",
+    "notebooks/*.ipynb",
+    "notebooks/exercises/*.ipynb",
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+]
 exclude_patterns = ["**/.ipynb_checkpoints"]
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 
@@ -47,6 +55,14 @@ def _formula(inline: bool) -> Any:
     return visit, None
 
 
+def _lower_anchors(app: Any, name: str, source: list[str]) -> None:
+    """JupyterLab's anchors keep the capitals of a heading, those of pages do not."""
+    if name.startswith("notebooks/"):
+        links = re.compile(r"\]\(((?!https?:)[^)\s#]*)#([^)\s]+)\)")
+        source[0] = links.sub(lambda found: f"]({found[1]}#{found[2].lower()})", source[0])
+
+
 def setup(app: Any) -> None:
     """Formulas as MathML, which browsers draw by themselves."""
+    app.connect("source-read", _lower_anchors)
     app.add_html_math_renderer("mathml", inline_renderers=_formula(True), block_renderers=_formula(False))
