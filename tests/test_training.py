@@ -185,7 +185,7 @@ def test_train_when_a_part_becomes_nan(monkeypatch: pytest.MonkeyPatch, looked: 
     monkeypatch.setattr(training, "LOOKED", looked)
     with pytest.raises(NonFiniteLoss, match=r"^epoch 2, batch 2: the loss is nan because of kl/t_y; ") as caught:
         train_toy(toy, [0.1, 0.2], loss=loss)
-    assert torch.equal(toy.weight, before[3])  # with which the second epoch of three batches began
+    assert torch.equal(toy.weight, before[3])  # as the second epoch began
     assert "joint/x" not in str(caught.value)
 
 
