@@ -225,7 +225,7 @@ def load(
     Parameters
     ----------
     preset
-        Name of a file in ``params/`` or the path of one.
+        Name of a file in ``params/`` or the path of one. Its ``split`` values hold for its own data alone.
     overrides
         Dotted keys to values, e.g. ``{"model.d": 64}``; strings are coerced (papermill reads ``1e-3`` as one).
     data, protocol, seed, epochs, out
@@ -255,6 +255,8 @@ def load(
         raise ParameterError(
             f"epochs ({epochs}) and training.epochs ({ours['training.epochs']}) are one parameter, and both are given"
         )
+    if data not in (None, chosen["data"]):  # how a small synthetic world is split says nothing of another pair
+        theirs = {key: value for key, value in theirs.items() if not key.startswith("split.")}
     flat |= theirs | {"training.epochs": chosen["epochs"]}
     names = {name: chosen[name] for name in ("preset", "data", "protocol", "seed", "out")}
     given = {"data": data, "protocol": protocol, "seed": seed, "out": out, "training.epochs": epochs}
