@@ -187,8 +187,8 @@ def test_negatives_when_histories_are_long() -> None:
     own = [rng.permutation(20)[: rng.integers(0, 16)] + 1 for _ in range(50)]
     target = rng.integers(1, 21, 50)
     rows = rows_of([[]] * 50, [one.tolist() for one in own], [1] * 50, target.tolist())
-    side = collate(rows, np.zeros((50, 0), dtype=np.int32), np.arange(50), p, "append", 40, rng)["y"]
-    assert side.negatives.shape == (50, 40)
+    side = collate(rows, np.zeros((50, 0), dtype=np.int32), np.arange(50), p, "append", 20, rng)["y"]
+    assert side.negatives.shape == (50, 20)
     for row in range(50):
         drawn = set(side.negatives[row].tolist())
         assert drawn <= set(range(1, 21)) - set(own[row].tolist()) - {int(target[row])}
