@@ -36,7 +36,7 @@ def record(run: Path, name: str, command: str) -> Path:
         "mean_lift_full": lifted(run, "full"),
         "outside": about["outside"],  # first events of items outside the catalogue (temporal)
     }
-    return kept.keep(name, table, content)
+    return kept.keep(name, kept.headline(table), content)
 
 
 def lifted(run: Path, candidates: str) -> dict[str, float]:

@@ -40,7 +40,7 @@ def main(words: list[str]) -> None:
         "chosen": about["chosen"],
         "environment": environment(),
     }
-    kept.keep(f"references_{pair_name(given.data)}_{given.protocol}", found, record)
+    kept.keep(f"references_{pair_name(given.data)}_{given.protocol}", kept.headline(found), record)
     part = found[(found["metric"] == "HR@10") & (found["candidates"] == "sampled") & (found["kind"] == "all")]
     print(part.pivot(index=["recommender", "domain"], columns="data_seed", values="value").mul(100).round(2))
 

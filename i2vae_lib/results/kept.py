@@ -43,6 +43,11 @@ def hours(records: Sequence[Mapping[str, Any]]) -> float:
     return sum(float(stage["seconds"]) for one in records for stage in one["stages"].values()) / 3600
 
 
+def headline(table: pd.DataFrame) -> pd.DataFrame:
+    """The metrics at 10 of a tidy table: what is kept of it (a run's own ``metrics.json`` has 5 and 20 too)."""
+    return table[table["metric"].str.endswith("@10")]
+
+
 def keep(name: str, table: pd.DataFrame, about: Mapping[str, Any]) -> Path:
     """Store a table, rounded to six places, and what it depends on; the path is printed."""
     path = committed_path(name)
