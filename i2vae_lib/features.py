@@ -33,12 +33,12 @@ def title_vectors(catalogue: Catalogue, d: int) -> Array:
         No item of the pair has a title.
     """
     unified = Unified(catalogue)
-    titles = pd.Series([""] * unified.size, dtype=object)
+    titles = np.full(unified.size, "", dtype=object)
     for domain in DOMAINS:
         known = catalogue.titles[domain]
         if known is not None:
-            titles.iloc[unified.of[domain][1:]] = np.asarray(known, dtype=object).astype(str)
-    words = titles.str.lower().str.findall(r"\w+").explode().dropna().reset_index()
+            titles[unified.of[domain][1:]] = np.asarray(known, dtype=object).astype(str)
+    words = pd.Series(titles).str.lower().str.findall(r"\w+").explode().dropna().reset_index()
     words.columns = pd.Index(["item", "word"])
     counted = words.value_counts().reset_index()
     counted["titles"] = counted.groupby("word")["item"].transform("size")
@@ -72,7 +72,7 @@ def given_vectors(path: Path | str, catalogue: Catalogue, d: int) -> Array:
     lengths = table["vector"].map(len).unique()
     if len(lengths) != 1:
         raise DataError(f"{path}: vectors of {' and '.join(map(str, sorted(lengths)))} numbers; all need equally many")
-    vectors = np.stack(table["vector"].to_numpy()).astype(np.float64)
+    vectors = np.stack(table["vector"].tolist()).astype(np.float64)
     if not np.isfinite(vectors).all():
         at = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
         raise DataError(f"{path}: the vector of {table['item'].iloc[at]!r} is not finite")

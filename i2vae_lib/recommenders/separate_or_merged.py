@@ -90,6 +90,7 @@ class Merged(PerDomain):
         for number, d in enumerate(DOMAINS):
             rows = train.take(train.of(d))
             both = self._in_order([with_targets(rows, one) for one in DOMAINS], np.full(len(rows), number))
+            assert both.moments is not None  # interleaved: 0 and 1 where the data have no common time
             own = (both.values > self.offset(d)) & (both.values <= self.offset(d) + self.catalogue.size(d))
             stamp = np.cumsum(np.diff(both.moments, prepend=0) != 0)  # one number for each run of equal moments
             stamp = both.owner * (len(stamp) + 1) + stamp
