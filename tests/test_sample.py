@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from i2vae_lib import explorers, sample_run
+from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.results.recipe import against_references
 from i2vae_lib.runs import checked, read_record
@@ -57,3 +58,8 @@ def test_sample_run_when_it_is_explored_and_asked(run: Path) -> None:
     model = I2VAERecommender.load(run / "model")
     [(items, scores)] = model.recommend({"y": [[str(model.catalogue.ids["y"][3])]]}, "x", 5)
     assert len(items) == len(scores) == 5
+
+
+def test_sample_run_when_parameters_are_added(run: Path) -> None:
+    """A new parameter needs the run made anew (tools/make_sample_run.py): notebooks read its parameters."""
+    assert Parameters.model_validate(read_record(run)["parameters"]).system == "i2vae"
