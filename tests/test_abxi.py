@@ -109,7 +109,7 @@ def test_loss_when_the_temperature_is_halved(dataset: CrossDomainDataset, tiny: 
 
 def test_fit_when_there_are_twenty_users(dataset: CrossDomainDataset) -> None:
     values = {"training.learning_rate": 0.01, "training.batch_size": 10, "model.d": 32}
-    p = load("smoke", TINY | values | {"abxi.dropout": 0.0, "abxi.decay": 0.0}, epochs=60)
+    p = load("smoke", TINY | values | {"abxi.dropout": 0.0, "abxi.decay": 0.0, "abxi.hidden": 32}, epochs=60)
     train = dataset.splits["train"]
     rows = train.take(np.flatnonzero(train.kinds()["overlapping"])[:20])
     negatives = sample_negatives(rows, 49, 0)

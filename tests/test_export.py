@@ -30,7 +30,7 @@ EVERYWHERE = {
     "evidence.recency": [1.0, 0.5],
     "evidence.half_lives": [0.1],
 }
-HISTORIES = {"x": [["x20", "s3"], [], ["s1", "x7", "x8"], []], "y": [["y40"], ["y41"], [], []]}
+HISTORIES = {"x": [["x20", "s3"], [], ["s1", "x27", "x28"], []], "y": [["y40"], ["y41"], [], []]}
 
 
 def run_of(folder: Path, protocol: str = "chronological", **more: Any) -> Path:

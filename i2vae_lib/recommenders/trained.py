@@ -185,7 +185,8 @@ class StoredRecommender(ABC):
         """Weights, frozen tables and popularity as safetensors, vocabularies and parameters beside them."""
         save_catalogue(self.catalogue, folder)
         tensors = training.parameters_of(self.kept())
-        tensors |= {f"frozen/{name}": one.detach().cpu().contiguous() for name, one in self.frozen.items()}
+        # copies: tables of one count under several settings share memory, which safetensors refuses
+        tensors |= {f"frozen/{name}": one.detach().cpu().clone() for name, one in self.frozen.items()}
         tensors |= {f"popularity/{d}": torch.from_numpy(self.popularity[d]) for d in DOMAINS}
         write_atomically(folder / "weights.safetensors", lambda part: save_file(tensors, part))
         header = {"layout": _MODEL_LAYOUT, "system": self.name, "parameters": self.params.model_dump(mode="json")}
