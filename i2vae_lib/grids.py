@@ -256,8 +256,24 @@ def validated(kind: type[Model], content: Any, where: str) -> Model:
         known = list(kind.model_fields)
         unknown = first["type"] == "extra_forbidden" and len(first["loc"]) == 1
         near = suggestion(str(first["loc"][0]), known) if unknown else ""
-        place = ".".join(map(str, first["loc"]))
-        raise ParameterError(": ".join(filter(None, [where, place, f"{first['msg']}{near}"]))) from None
+        said = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"]
+        raise ParameterError(": ".join(filter(None, [where, _place(content, first), f"{said}{near}"]))) from None
+
+
+def _place(content: Any, error: Any) -> str:
+    """The names that lead to a value, as they stand in the file.
+
+    pydantic puts among them which of several kinds of value it tried, such as ``function-after[_one_of(), Range]``.
+    """
+    names = []
+    for part in error["loc"]:
+        inside = isinstance(content, Mapping) and part in content
+        if inside or (isinstance(content, list | tuple) and isinstance(part, int)):
+            content = content[part]
+            names.append(str(part))
+    if error["type"] == "missing":
+        names.append(str(error["loc"][-1]))
+    return ".".join(names)
 
 
 def read_sweep(name: str | Path, given: Settings | None = None) -> Sweep:

@@ -197,6 +197,30 @@ def test_wrong_file_is_refused(content: Any, words: str) -> None:
     refused(content, words)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            grid(product={"model.d": {"start": 1, "stop": math.inf, "step": 1}}),
+            "grids.g.product.model.d.stop: Input should be a finite number",
+        ),
+        (
+            grid(product={"model.d": {"start": 1, "stop": 1e12, "step": 1}}),
+            "grids.g.product.model.d: from 1 to 1e+12 by 1 are more than 1,000 values: a larger step, or nearer ends",
+        ),
+        (
+            SMALL | {"seeds": {"start": 0, "stop": 1e9, "step": 1}},
+            "seeds: from 0 to 1e+09 by 1 are more than 1,000 values: a larger step, or nearer ends",
+        ),
+        (grid(product={"model.d": {"start": 1, "step": 1}}), "grids.g.product.model.d.stop: Field required"),
+    ],
+)
+def test_wrong_range_is_named_by_the_keys_of_the_file_alone(content: dict[str, Any], said: str) -> None:
+    with pytest.raises(ParameterError) as caught:
+        resolve("s", content, where="file.yaml")
+    assert str(caught.value) == f"file.yaml: {said}"
+
+
 def test_value_out_of_range_names_its_cell() -> None:
     values = [*range(1, 37), -1, *range(37, 200)]
     refused(grid(product={"model.T": values}), "cell 37 of 200 (grid g, seed 0): 'model.T'")
