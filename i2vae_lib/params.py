@@ -261,13 +261,14 @@ def load(
     names = {name: chosen[name] for name in ("preset", "data", "protocol", "seed", "out")}
     given = {"data": data, "protocol": protocol, "seed": seed, "out": out, "training.epochs": epochs}
     ours |= {name: value for name, value in given.items() if value is not None}
+    as_preset = _validated(names | flat, f"preset '{preset}': ")
     parameters = _validated(names | flat | ours)
     _check_together(parameters)
-    parameters.__dict__["as_preset"] = _validated(names | flat)
+    parameters.__dict__["as_preset"] = as_preset
     return parameters
 
 
-def _validated(flat: Mapping[str, Any]) -> Parameters:
+def _validated(flat: Mapping[str, Any], where: str = "") -> Parameters:
     nested: dict[str, Any] = {}
     for key, value in flat.items():
         group, _, name = key.rpartition(".")
@@ -277,7 +278,8 @@ def _validated(flat: Mapping[str, Any]) -> Parameters:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise ParameterError(f"'{key}': {first['msg']} (got {repr(first['input'])[:200]})") from None
+        said = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"]
+        raise ParameterError(f"{where}'{key}': {said} (got {repr(first['input'])[:200]})") from None
 
 
 def from_notebook(namespace: Mapping[str, Any]) -> Parameters:

@@ -142,6 +142,9 @@ def test_load_when_nothing_is_near_lists_what_is_known():
         ("model.d", 0),
         ("model.d", -8),
         ("model.d", None),
+        ("model.heads", True),
+        ("split.longest", True),
+        ("objective.lambda_a", True),
         ("model.T", 0),
         ("model.T_pseudo", 0),
         ("model.dropout", 1.0),
@@ -196,6 +199,9 @@ def test_load_when_two_values_contradict_each_other_names_one(overrides, named):
         ({"epochs": "dropped"}, "missing epochs"),
         ({"overrides": {"model.q": 1}}, "unknown key 'model.q'"),
         ({"overrides": [1]}, "overrides must map dotted keys to values"),
+        ({"overrides": {"model.d": [16, 32]}}, r"mine.yaml': 'model.d': Input should be a valid integer \(got \[16"),
+        ({"seed": [0]}, "mine.yaml': 'seed': Input should be"),
+        ({"epochs": True}, "mine.yaml': 'training.epochs': Input should be a number, not true or false"),
     ],
 )
 def test_preset_file_when_its_names_are_wrong_is_refused(tmp_path, changes, message):
