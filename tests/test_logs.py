@@ -330,6 +330,11 @@ def test_logs_when_shuffled_give_the_reference_core(tmp_path, x, y, least, seed)
             r"'columns\.unit': .*'s', 'ms', 'us', 'ns', .* or 'order'.*found 'sec'",
         ),
         ({"columns": {"user": "u"}}, r"missing key 'columns\.item'; missing key 'columns\.unit'"),
+        (
+            {"x": {**PAIR["x"], "path": ["a.csv"]}},
+            r"'x\.path': Input should be the path of one file, found \['a\.csv'\]",
+        ),
+        ({"x": {**PAIR["x"], "more": "a.csv"}}, r"'x\.more': Input should be a list, found 'a\.csv'"),
         ({"columns": None}, "give either 'columns' or 'format', found neither"),
         ({"columns": PAIR["columns"], "format": "amazon2014"}, "give either 'columns' or 'format', found both"),
         (

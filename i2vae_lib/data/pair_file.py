@@ -196,6 +196,10 @@ def read_any_pair(path: Path | str) -> PairFile | ReleasedPair:
     return pair.model_copy(update=sides)
 
 
+_WANTED = {"path_type": "Input should be the path of one file", "tuple_type": "Input should be a list"}
+"""What pydantic says in the names of Python's classes."""
+
+
 def _explained(error: Any) -> str:
     """One pydantic complaint in the words of the pair file."""
     *inside, key = error["loc"] or ("",)
@@ -208,7 +212,7 @@ def _explained(error: Any) -> str:
         return f"missing key '{where}'"
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
-    return f"'{where}': {error['msg']}, found {error['input']!r}"
+    return f"'{where}': {_WANTED.get(error['type'], error['msg'])}, found {error['input']!r}"
 
 
 def _resolved(side: Side, pair_file: Path) -> Side:
