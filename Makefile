@@ -64,7 +64,7 @@ unit: $(STAMP)
 notebook-tests: $(STAMP)
 	runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && \
 	$(QUIET) I2VAE_RUNS_DIR=$$runs PLOTLY_RENDERER=plotly_mimetype $(BIN)/python -m pytest \
-	    -p tests.kernels_over_files -n $(WORKERS) --dist loadscope --durations 10 --nbval --nbval-current-env --nbval-cell-timeout 120 \
+	    -p tests.kernels_over_files -n $(WORKERS) --dist loadscope --durations 10 --nbval --nbval-current-env --nbval-cell-timeout 300 \
 	    --nbval-kernel-startup-timeout 60 --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks
 
 # papermill with other parameters, JupyterLab and the served page in a real Chromium (screenshots: build/screenshots),
