@@ -120,7 +120,8 @@ def reading(path: Path, remedy: str = "delete it and make it anew") -> Iterator[
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:200]
+    said = (str(error).splitlines() or [""])[0][:200]
+    return "it holds more than tensors" if "weights_only" in said else said  # torch advises to execute what it holds
 
 
 def read_json(path: Path, remedy: str = "delete it and make it anew") -> dict[str, Any]:

@@ -361,3 +361,11 @@ def test_output_when_the_terminal_cannot_show_a_name() -> None:
     script = "from i2vae_lib import cli\ncli.parse = lambda a: print('\u8336') or exit(0)\ncli.main()"
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, b"?", b"")
+
+
+def test_checkpoint_when_it_holds_more_than_tensors_gives_no_unsafe_advice(tmp_path: Path) -> None:
+    """torch's own message proposes to execute what the file holds."""
+    torch.save({"epoch": Path}, tmp_path / "last.ckpt")
+    with pytest.raises(Damaged) as caught, runs.reading(tmp_path / "last.ckpt"):
+        torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert "last.ckpt" in str(caught.value) and "weights_only" not in str(caught.value)
