@@ -381,7 +381,7 @@ def test_page_when_two_tabs_are_narrow_and_dark(served: tuple[str, subprocess.Po
         first, second = (page.get_by_role("status").first for page in pages)
         before = second.inner_text()
         pages[0].get_by_role("button", name="next user").click()
-        _until(pages[0], lambda: first.inner_text() != before, "the first tab stayed")
+        _until(first, lambda: first.inner_text() != before, "the first tab stayed")
         assert second.inner_text() == before
         pages[0].screenshot(path=SHOTS / "page_narrow_dark.png")
     finally:
