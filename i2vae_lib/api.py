@@ -32,7 +32,7 @@ from i2vae_lib.model.i2vae import ROLES
 from i2vae_lib.params import ParameterError, Parameters, load
 from i2vae_lib.recommenders import SYSTEMS, I2VAERecommender
 from i2vae_lib.recommenders.contract import ROWS_AT_ONCE, best_items
-from i2vae_lib.runs import LayoutError, Run, checked, read_record
+from i2vae_lib.runs import LayoutError, Run, checked, new_folder, read_record
 from i2vae_lib.shared import ranked, stamped
 
 Histories = Mapping[str, Sequence[Sequence[Any]]]
@@ -195,14 +195,11 @@ class I2VAE:
             ``histories=False`` of a system that keeps vectors of its users.
         """
         folder = Path(folder)
-        if folder.exists():
-            raise LayoutError(f"{folder} exists: choose another folder")
-        part = folder.with_name(f".{folder.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(self.folder, part, ignore=shutil.ignore_patterns(*_NO_NEED, *(() if histories else _OF_PEOPLE)))
-        if not histories:
-            export.forget_users(part)
-        part.rename(folder)
+        left = shutil.ignore_patterns(*_NO_NEED, *(() if histories else _OF_PEOPLE))
+        with new_folder(folder) as part:
+            shutil.copytree(self.folder, part, ignore=left, dirs_exist_ok=True)
+            if not histories:
+                export.forget_users(part)
         return folder
 
     # --- recommendations ----------------------------------------------------------------------------------------------

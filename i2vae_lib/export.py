@@ -34,6 +34,7 @@ from i2vae_lib.runs import (
     LayoutError,
     checked,
     environment,
+    new_folder,
     read_record,
     sha256_of,
     stamp,
@@ -70,12 +71,7 @@ def export_run(run: Path | str, out: Path | str, with_users: bool = False, licen
     record = read_record(run)
     if not (run / "metrics.json").is_file():
         raise LayoutError(f"{run} has no metrics yet (no metrics.json): evaluate it first")
-    if out.exists():
-        raise LayoutError(f"{out} exists: choose another folder")
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
+    with new_folder(out) as part:
         for name in (*KEPT, "model", *(["dataset"] if with_users else [])):
             source = checked(run, name)
             (shutil.copytree if source.is_dir() else shutil.copyfile)(source, part / name)
@@ -86,9 +82,6 @@ def export_run(run: Path | str, out: Path | str, with_users: bool = False, licen
         write_atomically(part / "results.csv", lambda path: as_csv(table, path))
         card = model_card(record, table, with_users, licence)
         write_atomically(part / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
-        part.rename(out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return out
 
 
@@ -210,21 +203,17 @@ def export_split(parameters: Parameters, out: Path | str) -> Path:
         ``out`` is there already.
     """
     out = Path(out)
-    if out.exists():
-        raise LayoutError(f"{out} exists: choose another folder")
-    dataset = load_dataset_once(parameters)
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    for split, rows in dataset.splits.items():
-        _rows_table(rows).to_parquet(part / f"rows_{split}.parquet", index=False)
-        if split != "train":
-            negatives = evaluation.sample_negatives(rows, parameters.evaluation.negatives, parameters.split.data_seed)
-            table = _rows_table(rows)[["row", "domain", "target"]]
-            table = table.assign(candidates=pd.Series(_ids_of(rows, negatives)))
-            table.to_parquet(part / f"candidates_{split}.parquet", index=False)
-    write_json(part / "split.json", _about(dataset, parameters))
-    part.rename(out)
+    with new_folder(out) as part:
+        dataset = load_dataset_once(parameters)
+        for split, rows in dataset.splits.items():
+            table = _rows_table(rows)
+            table.to_parquet(part / f"rows_{split}.parquet", index=False)
+            if split != "train":
+                p = parameters
+                negatives = evaluation.sample_negatives(rows, p.evaluation.negatives, p.split.data_seed)
+                asked = table[["row", "domain", "target"]].assign(candidates=pd.Series(_ids_of(rows, negatives)))
+                asked.to_parquet(part / f"candidates_{split}.parquet", index=False)
+        write_json(part / "split.json", _about(dataset, parameters))
     return out
 
 
@@ -232,13 +221,16 @@ def _rows_table(rows: Rows) -> pd.DataFrame:
     names, catalogue = rows.catalogue.names, rows.catalogue
     domain = np.array([names[d] for d in DOMAINS], dtype=object)[rows.domain]
     found = {"row": rows.source, "user": rows.user, "domain": domain}
-    target = [catalogue.ids[DOMAINS[d]][item - 1] for d, item in zip(rows.domain, rows.target)]
+    target = np.empty(len(rows), dtype=object)
+    for d in DOMAINS:
+        target[rows.of(d)] = catalogue.ids[d][rows.target[rows.of(d)] - 1]
     histories = {f"history_{names[d]}": _lists(catalogue.ids[d], rows.history[d]) for d in DOMAINS}
     return pd.DataFrame(found | {"target": target} | histories)
 
 
-def _lists(ids: Any, sequences: Ragged) -> list[list[str]]:
-    return [list(ids[sequences[i] - 1]) for i in range(len(sequences))]
+def _lists(ids: Any, sequences: Ragged) -> list[Any]:
+    """Each sequence as an array of people's ids."""
+    return np.split(ids[sequences.values - 1], sequences.offsets[1:-1])[: len(sequences)]  # one part even of none
 
 
 def _ids_of(rows: Rows, items: Any) -> list[list[str]]:

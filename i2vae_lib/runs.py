@@ -104,6 +104,27 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 @contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes ``path`` when all went well and is gone when it did not.
+
+    Raises
+    ------
+    LayoutError
+        ``path`` is there already.
+    """
+    if path.exists():
+        raise LayoutError(f"{path} exists: choose another folder")
+    part = path.with_name(f".{path.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        part.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
 def reading(path: Path, remedy: str = "delete it and make it anew") -> Iterator[None]:
     """Turn any error from reading a file into one that names the file and says what to do.
 

@@ -14,7 +14,6 @@ from i2vae_lib.model.likelihoods import (
     categorical_mean,
     multinomial,
     multinomial_sum,
-    sampled_categorical,
 )
 
 
@@ -147,30 +146,3 @@ def test_categorical_mean_when_compared_with_cross_entropy() -> None:
     for one, expected in zip(*found, strict=True):
         torch.testing.assert_close(one, expected, rtol=1e-4, atol=1e-6)
     assert categorical_mean(states[:0], weight, bias, items[:0]) == 0.0
-
-
-# --- a sample of the items --------------------------------------------------------------------------------------------
-
-
-def test_sampled_categorical_when_every_item_is_drawn_once_is_the_softmax(logits: torch.Tensor) -> None:
-    items = torch.tensor([0, 3, 8, 3])
-    drawn = torch.arange(9)
-    cost = sampled_categorical(
-        logits.gather(1, items[:, None])[:, 0], logits, torch.full((9,), -math.log(9)), drawn == items[:, None]
-    )
-    torch.testing.assert_close(cost, categorical(logits, items))
-
-
-def test_sampled_categorical_when_drawn_unevenly_has_the_sum_right_in_expectation(logits: torch.Tensor) -> None:
-    share = torch.arange(1.0, 10.0).softmax(dim=0) * 0.5 + 0.5 / 9
-    items = torch.tensor([0, 3, 8, 3])
-    drawn = torch.multinomial(share, 400_000, replacement=True, generator=torch.Generator().manual_seed(0))
-    cost = sampled_categorical(
-        logits.gather(1, items[:, None])[:, 0], logits[:, drawn], share.log()[drawn], drawn == items[:, None]
-    )
-    torch.testing.assert_close(cost, categorical(logits, items), rtol=0.01, atol=0.0)
-
-
-def test_sampled_categorical_when_only_targets_are_drawn_costs_nothing() -> None:
-    cost = sampled_categorical(torch.tensor([2.0]), torch.tensor([[2.0, 2.0]]), torch.zeros(2), torch.ones(1, 2) > 0)
-    assert cost.tolist() == [0.0]

@@ -62,6 +62,14 @@ def interleaved(parts: Sequence[Ragged], last: Array) -> Ragged:
     return Ragged.from_lengths(values, np.bincount(owner, minlength=len(last)), moments[order])
 
 
+def stamp_numbers(sequences: Ragged) -> Array:
+    """A number for each event's stamp, from 0: events of one sequence and one moment share it. int64 [total]."""
+    owner, moments = sequences.owner, sequences.moments
+    assert moments is not None
+    begins = np.append(True, (owner[1:] != owner[:-1]) | (moments[1:] != moments[:-1]))[: len(owner)]
+    return np.cumsum(begins) - 1
+
+
 def with_targets(rows: Rows, domain: str) -> Ragged:
     """Each row's history in ``domain``, followed by its target where the row asks for that domain."""
     asked = (rows.domain == DOMAINS.index(domain)) & (rows.target != PAD)

@@ -90,6 +90,28 @@ class Block(nn.Module):
         return x + dropout(self.feed_forward(self.feed_forward_norm(x)), rate, generator)
 
 
+def attendable(valid: torch.Tensor, causal: bool) -> torch.Tensor:
+    """What each position may attend to: what is not padding and, if ``causal``, does not come later.
+
+    A padded query attends to itself, so that no row of the softmax is empty.
+
+    Parameters
+    ----------
+    valid
+        bool [B, L].
+
+    Returns
+    -------
+    Tensor
+        bool [B, 1, L, L].
+    """
+    length = valid.shape[1]
+    found = valid[:, None, None, :].expand(-1, 1, length, -1)
+    if causal:
+        found = found & torch.ones(length, length, dtype=torch.bool, device=valid.device).tril()
+    return found | torch.eye(length, dtype=torch.bool, device=valid.device)
+
+
 class SequenceEncoder(nn.Module):
     """Item vectors of a sequence -> states h of the paper's 3.2.
 
@@ -112,11 +134,7 @@ class SequenceEncoder(nn.Module):
         length, d = vectors.shape[1:]
         back = torch.arange(length - 1, -1, -1, device=vectors.device)
         x = dropout(vectors * d**0.5 + self.position(back), self.rate, generator)
-        attended = valid[:, None, None, :].expand(-1, 1, length, -1)
-        if self.causal:
-            attended = attended & torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
-        # a padded query attends to itself, so that no row of the softmax is empty
-        attended = attended | torch.eye(length, dtype=torch.bool, device=x.device)
+        attended = attendable(valid, self.causal)
         for block in self.blocks:
             x = block(x, attended, self.rate, generator)
         return self.final_norm(x) * valid[:, :, None]

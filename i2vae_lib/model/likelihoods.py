@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -17,32 +16,6 @@ def bernoulli(positive: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
 def categorical(logits: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
     """-log softmax(logits) at one item: [B, n] and 0-based items [B] -> [B]."""
     return F.cross_entropy(logits, items, reduction="none")
-
-
-def sampled_categorical(
-    target: torch.Tensor, sampled: torch.Tensor, log_share: torch.Tensor, is_target: torch.Tensor
-) -> torch.Tensor:
-    """:func:`categorical` from a sample of the items, for catalogues too large to score whole: [B].
-
-    With S items drawn with replacement, item i with probability q_i, and i = t the target left out of the sample,
-
-        -s_t + log( exp(s_t) + sum over the sample of exp(s_i - log(S q_i)) )
-
-    whose sum is right in expectation, whatever q is (logQ correction: Bengio & Senecal, IEEE TNN 2008; Yi et al.,
-    RecSys 2019).
-
-    Parameters
-    ----------
-    target, sampled
-        Scores of the target [B] and of the sample [B, S].
-    log_share
-        log q_i of each item of the sample [S] or [B, S].
-    is_target
-        bool [B, S], where the sample has a row's target.
-    """
-    corrected = sampled - log_share - math.log(sampled.shape[1])
-    others = corrected.masked_fill(is_target, -torch.inf)
-    return torch.logsumexp(torch.cat([target[:, None], others], dim=1), dim=1) - target
 
 
 def multinomial(logits: torch.Tensor, owner: torch.Tensor, items: torch.Tensor) -> torch.Tensor:

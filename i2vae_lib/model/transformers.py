@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from i2vae_lib.model.encoders import dropout
+from i2vae_lib.model.encoders import attendable, dropout
 
 
 class Attention(nn.Module):
@@ -104,9 +104,7 @@ class CausalTransformer(nn.Module):
         length = vectors.shape[1]
         back = torch.arange(length - 1, -1, -1, device=vectors.device)
         x = dropout(vectors + self.position(back), self.rate, generator)
-        attended = valid[:, None, None, :] & torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
-        # a padded query attends to itself, so that no line of the softmax is empty
-        attended = attended | torch.eye(length, dtype=torch.bool, device=x.device)
+        attended = attendable(valid, causal=True)
         for block in self.blocks:
             x = block(x, attended, self.rate, generator)
         return self.final_norm(x)

@@ -36,7 +36,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from i2vae_lib.data.rows import DOMAINS, PAD, Rows
-from i2vae_lib.model.encoders import dropout
+from i2vae_lib.model.encoders import attendable, dropout
 from i2vae_lib.model.transformers import Attention
 from i2vae_lib.parameter_groups import ABXIParameters
 from i2vae_lib.recommenders.every_position import EveryPosition
@@ -101,13 +101,11 @@ class Network(nn.Module):
 
     def attended(self, items: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         """h of one stream: [B, L, d]."""
-        length, valid = items.shape[1], items != PAD
+        valid = items != PAD
         back = (valid.flip(1).cumsum(dim=1).flip(1) - 1).clamp(min=0)
         e = dropout(self.items(items) + self.position(back), self.rate, generator)
-        seen = valid[:, None, None, :] & torch.ones(length, length, dtype=torch.bool, device=items.device).tril()
-        # a padded query attends to itself, so that no line of the softmax is empty
-        seen = seen | torch.eye(length, dtype=torch.bool, device=items.device)
-        return self.norm(e + dropout(self.attention(e, e, seen), self.rate, generator))
+        mixed = self.attention(e, e, attendable(valid, causal=True))
+        return self.norm(e + dropout(mixed, self.rate, generator))
 
     def forward(self, inputs: torch.Tensor, following: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         """Item numbers and the domain of the next event, int64 [B, L] each -> f [B, L, d]."""

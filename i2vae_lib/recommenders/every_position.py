@@ -35,7 +35,7 @@ from torch import nn
 from i2vae_lib.cooccurrence import item_vectors
 from i2vae_lib.data.batches import bucketed
 from i2vae_lib.data.rows import PAD, Array, Catalogue, Ragged, Rows
-from i2vae_lib.data.user_sequences import interleaved, user_sequences
+from i2vae_lib.data.user_sequences import interleaved, stamp_numbers, user_sequences
 from i2vae_lib.graphs import Unified
 from i2vae_lib.model.likelihoods import categorical_mean
 from i2vae_lib.model.transformers import CausalTransformer
@@ -101,8 +101,8 @@ class Orders:
         sequences = Ragged.from_lengths(values, np.concatenate([one.lengths for one in lines]), stamps)
         owner = sequences.owner
         domain = np.searchsorted(np.cumsum(sizes), values)
-        begins = np.append(True, (owner[1:] != owner[:-1]) | (stamps[1:] != stamps[:-1]))[: len(values)]
-        block = domain[np.flatnonzero(begins)][np.cumsum(begins) - 1]  # the domain that a stamp's first event has
+        stamp = stamp_numbers(sequences)
+        block = domain[np.unique(stamp, return_index=True)[1]][stamp]  # the domain that a stamp's first event has
         new = np.zeros(len(values), dtype=bool)
         new[np.unique(owner * len(product) + product[values], return_index=True)[1]] = True
         return cls(sequences, (domain == block) & new, domain, users)

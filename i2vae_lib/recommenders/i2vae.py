@@ -75,7 +75,7 @@ class I2VAERecommender(Trained):
         if self.everywhere:
             self.evidence = Evidence.fit(train, self.params.evidence, self.params.protocol)
             self.counted = (self.evidence,)
-            self.frozen |= {f"evidence/{name}": torch.from_numpy(one) for name, one in self.evidence.arrays().items()}
+            self._keep_evidence()
         p = self.params.model
         if p.start == "cooccurrence":
             self.start_shrinkage = self.params.psg.shrinkage
@@ -208,12 +208,15 @@ class I2VAERecommender(Trained):
             self.evidence = Evidence.restore(self.params.evidence, self.params.protocol, self.catalogue, told)
         super().restore(weights)
 
+    def _keep_evidence(self) -> None:
+        arrays = self.evidence.arrays().items()
+        self.frozen = {f"evidence/{name}": torch.from_numpy(np.ascontiguousarray(one)) for name, one in arrays}
+
     def forget_users(self) -> None:
         """Keep what recommending to new users needs, and nothing that names a training user or when one took what."""
         if self.everywhere:
             self.evidence = self.evidence.without_users()
-            arrays = self.evidence.arrays().items()
-            self.frozen = {f"evidence/{name}": torch.from_numpy(np.ascontiguousarray(one)) for name, one in arrays}
+            self._keep_evidence()
         if isinstance(self.generator, psg.LeaveOneOutGenerator):
             self.generator = self.generator.without_users()
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from i2vae_lib.data.batches import draw_others
 from i2vae_lib.data.rows import DOMAINS, PAD, Array, Catalogue, Ragged, Rows
-from i2vae_lib.data.user_sequences import interleaved, user_sequences, with_targets
+from i2vae_lib.data.user_sequences import interleaved, stamp_numbers, user_sequences, with_targets
 
 
 class PerDomain:
@@ -90,10 +90,8 @@ class Merged(PerDomain):
         for number, d in enumerate(DOMAINS):
             rows = train.take(train.of(d))
             both = self._in_order([with_targets(rows, one) for one in DOMAINS], np.full(len(rows), number))
-            assert both.moments is not None  # interleaved: 0 and 1 where the data have no common time
             own = (both.values > self.offset(d)) & (both.values <= self.offset(d) + self.catalogue.size(d))
-            stamp = np.cumsum(np.diff(both.moments, prepend=0) != 0)  # one number for each run of equal moments
-            stamp = both.owner * (len(stamp) + 1) + stamp
+            stamp = stamp_numbers(both)
             parts.append(both.keep(own | ~np.isin(stamp, stamp[own])))
         values = np.concatenate([one.values for one in parts])
         return {"xy": Ragged.from_lengths(values, np.concatenate([one.lengths for one in parts]))}

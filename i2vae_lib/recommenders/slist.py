@@ -32,7 +32,7 @@ import torch
 from scipy import sparse
 
 from i2vae_lib.data.rows import Array, DataError, Ragged, Rows, popularity
-from i2vae_lib.data.user_sequences import interleaved, user_sequences
+from i2vae_lib.data.user_sequences import interleaved, stamp_numbers, user_sequences
 from i2vae_lib.parameter_groups import SLISTParameters
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
@@ -52,11 +52,8 @@ def cuts(sequences: Ragged, domain: Array) -> tuple[Array, Array]:
     domain
         int [total], of each event.
     """
-    owner, stamps = sequences.owner, sequences.moments
-    assert stamps is not None
-    new = np.append(True, (owner[1:] != owner[:-1]) | (stamps[1:] != stamps[:-1]))[: len(owner)]
-    block = np.cumsum(new) - 1
-    starts = np.flatnonzero(new)
+    owner, block = sequences.owner, stamp_numbers(sequences)
+    starts = np.unique(block, return_index=True)[1]
     mixed = np.zeros(len(starts), dtype=bool)
     mixed[block[domain != domain[starts][block]]] = True
     inside = np.append((owner[1:] == owner[:-1]), False)[: len(owner)]
