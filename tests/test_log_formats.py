@@ -306,7 +306,17 @@ def test_ids_when_capitals_differ_are_suspicious(tmp_path):
     (tmp_path / "x.csv").write_text(csv_of([("a" + u, i, t) for u, i, t in LOGS["x"]]))
     (tmp_path / "y.csv").write_text(csv_of([("g", "1", T), ("G", "1", T), *(("A" + u, i, t) for u, i, t in LOGS["y"])]))
     found = describe_files(tmp_path / "x.csv", tmp_path / "y.csv")
-    assert any("have capital letters, and 31 of them" in one for one in found.suspicious)
+    told = "have capital letters, and 31 of them, such as 'A10', differ by nothing else from another"
+    assert any(told in one for one in found.suspicious)
+
+
+@pytest.mark.parametrize("change", [str.upper, "{} ".format, "00{}".format])
+def test_logs_that_share_no_user_but_for_a_spelling_say_so(tmp_path, change):
+    letter = "" if change("1") == "001" else "u"
+    (tmp_path / "x.csv").write_text(csv_of([(letter + u, i, t) for u, i, t in LOGS["x"]]))
+    (tmp_path / "y.csv").write_text(csv_of([(change(letter + u), i, t) for u, i, t in LOGS["y"]]))
+    with pytest.raises(DataError, match=r"no user is in both; .* user ids .* such as '.*differ by nothing else from"):
+        load_logs(written(tmp_path))
 
 
 def test_users_when_each_file_numbers_its_own_are_suspicious(tmp_path):

@@ -335,11 +335,15 @@ def test_logs_when_shuffled_give_the_reference_core(tmp_path, x, y, least, seed)
             r"'x\.path': Input should be the path of one file, found \['a\.csv'\]",
         ),
         ({"x": {**PAIR["x"], "more": "a.csv"}}, r"'x\.more': Input should be a list, found 'a\.csv'"),
-        ({"columns": None}, "give either 'columns' or 'format', found neither"),
+        ({"columns": None}, "give either 'columns' or 'format', found neither: .* or released for published splits"),
+        ({"columns": None, "format": "released", "tran": "a.csv"}, r".*unknown key 'tran'; did you mean 'train'\?"),
         ({"columns": PAIR["columns"], "format": "amazon2014"}, "give either 'columns' or 'format', found both"),
-        (
-            {"format": "amazon2015"},
-            r"'format': .*'amazon2014', 'amazon2018', 'amazon2023' or 'c2dsr'.*found 'amazon2015'",
+        *(
+            (
+                {"format": one},
+                rf"'format': .*'amazon2014', 'amazon2018', 'amazon2023', 'c2dsr' or 'released', found {found}",
+            )
+            for one, found in (("amazon2015", "'amazon2015'"), (["released"], r"\['released'\]"))
         ),
         ({"min_user": 0}, r"'min_user': .*greater than or equal to 1, found 0"),
         ({"min_item": "3"}, r"'min_item': .*valid integer, found '3'"),

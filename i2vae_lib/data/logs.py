@@ -268,8 +268,8 @@ def _spellings(db: duckdb.DuckDBPyConnection, role: str, ids: str, names: Mappin
             )
             if twins:
                 found.append(
-                    f"{name}: {odd:,} {role} ids have {what}, and {twins:,} of them, such as {example!r}, stand in the "
-                    f"files without it or otherwise too ({twin!r}): they are read as different {role}s"
+                    f"{name}: {odd:,} {role} ids have {what}, and {twins:,} of them, such as {example!r}, differ by "
+                    f"nothing else from another {role} id ({twin!r}): they are read as different {role}s"
                 )
             elif odd and alone:
                 found.append(f"{name}: {odd:,} {role} ids, such as {first!r}, have {what}")
@@ -347,18 +347,22 @@ def _check_pair(db: duckdb.DuckDBPyConnection, pair: PairFile) -> None:
     if shared_users(db):
         return
     names = f"{pair.x.path} and {pair.y.path}: no user is in both"
+    alike = "; ".join(_spellings(db, "user", "users", {d: pair.side(d).name for d in DOMAINS}))
     if shared := shared_items(db):
         raise DataError(
             f"{names}, but {shared:,} ids of the item columns are: either users and items are swapped "
             f"({_unswap(pair.format)}), or each file numbers its users by itself (a pair needs common user ids)"
+            + (f"; {alike}" if alike else "")
         )
     for d, e in (DOMAINS, DOMAINS[::-1]):
-        if crossed := _count_shared(db, f"users WHERE {d}", f"items_{e}"):
+        crossed = _count_shared(db, f"users WHERE {d}", f"items_{e}")
+        [users, items] = (first_row(db, f"SELECT count(*) FROM {one}")[0] for one in (f"users WHERE {d}", f"items_{e}"))
+        if 2 * crossed > min(users, items):  # fewer are integers that happen to meet
             raise DataError(
                 f"{names}, but {crossed:,} users of {pair.side(d).name} stand in the item column of "
                 f"{pair.side(e).name}: the two files have their columns in different order; write them alike"
             )
-    raise DataError(f"{names}; a pair needs common user ids: does each file number its users by itself?")
+    raise DataError(f"{names}; a pair needs common user ids: {alike or 'does each file number its users by itself?'}")
 
 
 def _keep_first(db: duckdb.DuckDBPyConnection, d: str, pair: PairFile, steps: list[dict[str, Any]]) -> Array:

@@ -105,7 +105,7 @@ class PairFile(_Part):
             found = "neither" if self.columns is None else "both"
             raise ValueError(
                 f"give either 'columns' or 'format', found {found}: {COLUMNS_EXAMPLE} for files with a header, or "
-                f"format: {' | '.join(FORMATS)}"
+                f"format: {' | '.join(FORMATS)}, or released for published splits (train, test)"
             )
         for side in (self.x, self.y):
             if (side.items is None) == (self.format == "c2dsr"):
@@ -185,13 +185,14 @@ def read_any_pair(path: Path | str) -> PairFile | ReleasedPair:
         raise DataError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected the keys {', '.join(PairFile.model_fields)}, found {type(content).__name__}")
+    kind: type[PairFile] | type[ReleasedPair] = ReleasedPair if content.get("format") == "released" else PairFile
     try:
-        if content.get("format") == "released":
+        if kind is ReleasedPair:
             splits = ReleasedPair.model_validate(content)
             return splits.model_copy(update={one: _looked_up(getattr(splits, one), path) for one in ("train", "test")})
         pair = PairFile.model_validate(content)
     except ValidationError as error:
-        raise DataError(f"{path}: " + "; ".join(_explained(one) for one in error.errors())) from None
+        raise DataError(f"{path}: " + "; ".join(_explained(one, kind) for one in error.errors())) from None
     sides = {d: _resolved(pair.side(d), path) for d in DOMAINS}
     return pair.model_copy(update=sides)
 
@@ -200,19 +201,24 @@ _WANTED = {"path_type": "Input should be the path of one file", "tuple_type": "I
 """What pydantic says in the names of Python's classes."""
 
 
-def _explained(error: Any) -> str:
+def _explained(error: Any, kind: type[BaseModel]) -> str:
     """One pydantic complaint in the words of the pair file."""
     *inside, key = error["loc"] or ("",)
     where = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
         groups: dict[str, type[BaseModel]] = {"x": Side, "y": Side, "columns": Columns}
-        group = groups.get(str(inside[0]), PairFile) if inside else PairFile
+        if kind is ReleasedPair:
+            groups = {"x": _Named, "y": _Named}
+        group = groups.get(str(inside[0]), kind) if inside else kind
         return f"unknown key '{where}'{suggestion(str(key), list(group.model_fields))}"
     if error["type"] == "missing":
         return f"missing key '{where}'"
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
-    return f"'{where}': {_WANTED.get(error['type'], error['msg'])}, found {error['input']!r}"
+    wanted = _WANTED.get(error["type"], error["msg"])
+    if where == "format":  # the class of logs does not know the one of published splits
+        wanted = f"Input should be {', '.join(map(repr, FORMATS))} or 'released'"
+    return f"'{where}': {wanted}, found {error['input']!r}"
 
 
 def _resolved(side: Side, pair_file: Path) -> Side:
