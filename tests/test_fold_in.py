@@ -410,7 +410,7 @@ class Factorisation:
     def recommend(
         self, histories: Mapping[str, Sequence[Sequence[Any]]], domain: str, k: int
     ) -> list[tuple[list[str], list[float]]]:
-        return contract.recommend(self, histories, domain, k)  # type: ignore[arg-type]  # not saved here
+        return contract.Recommender.recommend(self, histories, domain, k)  # type: ignore[arg-type]  # not saved here
 
 
 def fitted(dataset: CrossDomainDataset, params: Parameters, *, keep_known: bool = False) -> Factorisation:

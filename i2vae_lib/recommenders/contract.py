@@ -10,6 +10,7 @@ asks. Only under ``temporal`` do known users keep their vectors.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -29,7 +30,10 @@ SCORES_AT_ONCE = 4_000_000
 
 
 class Recommender(Protocol):
-    """The interface that comparison, evaluation, the command line and the notebooks rely on."""
+    """The interface that comparison, evaluation, the command line and the notebooks rely on.
+
+    What inherits from it gets :meth:`recommend`, and says in :meth:`fit` or in :meth:`learn` how it is fitted.
+    """
 
     name: str
     catalogue: Catalogue
@@ -49,8 +53,14 @@ class Recommender(Protocol):
         ``generator`` is the fitted pseudo-sequence generator (None for those who use none); ``rng`` is the only
         source of randomness.
         """
-        ...
+        self.learn(train, validation, params)
+        return self
 
+    def learn(self, train: Rows, validation: Rows, params: Parameters) -> None:
+        """:meth:`fit` of a recommender that needs no generator, no random numbers and no checkpoint."""
+        raise NotImplementedError
+
+    @abstractmethod
     def score(self, rows: Rows, candidates: Array) -> Array:
         """Scores of candidates in each row's target domain; higher is better.
 
@@ -89,11 +99,21 @@ class Recommender(Protocol):
         list
             For each user the ids and their scores, best first; nothing of the own history.
         """
-        ...
+        catalogue = self.catalogue
+        domain = catalogue.key(domain)
+        rows = rows_asking(catalogue, encoded_lists(catalogue, histories)[0], domain)
+        found = []
+        for items, scores in best_items(self, rows, domain, k):
+            for chosen, values in zip(items, scores.tolist(), strict=True):
+                ids = catalogue.decode(domain, chosen[chosen != PAD])
+                found.append(([str(one) for one in ids], values[: len(ids)]))
+        return found
 
+    @abstractmethod
     def save(self, folder: Path) -> None: ...
 
     @classmethod
+    @abstractmethod
     def load(cls, folder: Path) -> Self: ...
 
 
@@ -137,21 +157,6 @@ def best_items(
         best = best_columns(scores, k)
         found = np.take_along_axis(scores, best, axis=1)
         yield np.where(np.isfinite(found), columns[best], PAD).astype(np.int32), found
-
-
-def recommend(
-    recommender: Recommender, histories: Mapping[str, Sequence[Sequence[Any]]], domain: str, k: int
-) -> list[tuple[list[str], list[float]]]:
-    """Shared implementation of every recommender's ``recommend``."""
-    catalogue = recommender.catalogue
-    domain = catalogue.key(domain)
-    rows = rows_asking(catalogue, encoded_lists(catalogue, histories)[0], domain)
-    found = []
-    for items, scores in best_items(recommender, rows, domain, k):
-        for chosen, values in zip(items, scores.tolist(), strict=True):
-            ids = catalogue.decode(domain, chosen[chosen != PAD])
-            found.append(([str(one) for one in ids], values[: len(ids)]))
-    return found
 
 
 def check_candidates(rows: Rows, candidates: Array) -> None:

@@ -19,7 +19,7 @@ of the same terms in another order differ by some 1e-7, and a step of popularity
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -36,10 +36,8 @@ from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.graphs import Unified
 from i2vae_lib.params import Parameters
 from i2vae_lib.progress import bar
-from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders import contract
 from i2vae_lib.runs import LayoutError, check_layout, read_json, reading, write_atomically, write_json
-from i2vae_lib.training import Callbacks
 
 NUDGE = 1e-4
 FLOOR = 1e-6
@@ -172,18 +170,16 @@ def matrix_of(name: str, arrays: Mapping[str, Array], columns: int) -> sparse.cs
     return sparse.csr_matrix(parts, shape=(len(parts[2]) - 1, columns))
 
 
-class FromHistories(ABC):
+class FromHistories(contract.Recommender):
     """A recommender whose scores are a function of a row's histories, and whose settings validation chooses.
 
     Attributes
     ----------
     chosen
-        After :meth:`fit`: the settings that validation chose, their ``validation NDCG@10`` (sampled, mean of the
+        After :meth:`learn`: the settings that validation chose, their ``validation NDCG@10`` (sampled, mean of the
         domains), under ``grid`` the same of everything that was tried, and what :func:`search` says of the grids.
         Saved with the model.
     """
-
-    name: str
 
     def __init__(self, catalogue: Catalogue):
         self.catalogue = catalogue
@@ -195,16 +191,7 @@ class FromHistories(ABC):
     def unfitted(cls, catalogue: Catalogue) -> Self:
         return cls(catalogue)
 
-    def fit(
-        self,
-        train: Rows,
-        validation: Rows,
-        *,
-        params: Parameters,
-        generator: Generator | None,
-        rng: np.random.Generator,
-        callbacks: Callbacks,
-    ) -> Self:
+    def learn(self, train: Rows, validation: Rows, params: Parameters) -> None:
         """Learn from ``train`` under settings of ``params.references``; the best on ``validation`` stays."""
         self.counts = popularity(train)
         negatives = sample_negatives(validation, params.evaluation.negatives, params.split.data_seed)
@@ -228,7 +215,6 @@ class FromHistories(ABC):
         progress.close()
         self.restore(kept)
         self.chosen |= {"grid": tried, "extended": found["extended"], "at_edge": found["at_edge"]}
-        return self
 
     @abstractmethod
     def choices(self, train: Rows, params: Parameters) -> tuple[list[list[Axis]], Callable[[Setting], Setting]]:
@@ -265,11 +251,6 @@ class FromHistories(ABC):
                 found = self.evidence(rows.take(at), d)
                 scores[at] = fall_back(np.take_along_axis(found, wanted - 1, axis=1), popular[d][wanted])
         return scores
-
-    def recommend(
-        self, histories: Mapping[str, Sequence[Sequence[Any]]], domain: str, k: int
-    ) -> list[tuple[list[str], list[float]]]:
-        return contract.recommend(self, histories, domain, k)
 
     def save(self, folder: Path) -> None:
         """Counts and what was learnt as safetensors; vocabularies and what was chosen beside them."""

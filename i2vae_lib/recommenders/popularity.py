@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from i2vae_lib.data.dataset import read_catalogue, save_catalogue
 from i2vae_lib.data.rows import Array, Catalogue, Rows, popularity
 from i2vae_lib.params import Parameters
-from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders import contract
 from i2vae_lib.runs import reading, write_atomically
-from i2vae_lib.training import Callbacks
 
 
-class Popularity:
+class Popularity(contract.Recommender):
     """Ranks by training counts; the same list for everybody."""
 
     name = "popularity"
@@ -31,29 +28,14 @@ class Popularity:
     def unfitted(cls, catalogue: Catalogue) -> Self:
         return cls(catalogue, {})
 
-    def fit(
-        self,
-        train: Rows,
-        validation: Rows,
-        *,
-        params: Parameters,
-        generator: Generator | None,
-        rng: np.random.Generator,
-        callbacks: Callbacks,
-    ) -> Self:
+    def learn(self, train: Rows, validation: Rows, params: Parameters) -> None:
         """Count training users; validation rows are not counted."""
         self.counts = popularity(train)
-        return self
 
     def score(self, rows: Rows, candidates: Array) -> Array:
         """Training counts of the candidates."""
         contract.check_candidates(rows, candidates)
         return contract.gather(self.counts, rows, candidates)
-
-    def recommend(
-        self, histories: Mapping[str, Sequence[Sequence[Any]]], domain: str, k: int
-    ) -> list[tuple[list[str], list[float]]]:
-        return contract.recommend(self, histories, domain, k)
 
     def save(self, folder: Path) -> None:
         save_catalogue(self.catalogue, folder)

@@ -25,7 +25,6 @@ Departs
 from __future__ import annotations
 
 import time
-from typing import Self
 
 import numpy as np
 import torch
@@ -35,11 +34,10 @@ from i2vae_lib.data.rows import Array, DataError, Ragged, Rows, popularity
 from i2vae_lib.data.user_sequences import interleaved, stamp_numbers, user_sequences
 from i2vae_lib.parameter_groups import SLISTParameters
 from i2vae_lib.params import Parameters
-from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders.ease import inverse_of
 from i2vae_lib.recommenders.separate_or_merged import Merged, PerDomain
 from i2vae_lib.recommenders.trained import StoredRecommender, solved_epoch
-from i2vae_lib.training import Callbacks, State
+from i2vae_lib.training import State
 
 
 def cuts(sequences: Ragged, domain: Array) -> tuple[Array, Array]:
@@ -101,16 +99,7 @@ def solved(sequences: Ragged, domain: Array, size: int, p: SLISTParameters) -> A
 class SLIST(StoredRecommender):
     """Both readings; a class of its own for each below."""
 
-    def fit(
-        self,
-        train: Rows,
-        validation: Rows,
-        *,
-        params: Parameters,
-        generator: Generator | None,
-        rng: np.random.Generator,
-        callbacks: Callbacks,
-    ) -> Self:
+    def learn(self, train: Rows, validation: Rows, params: Parameters) -> None:
         """Solve for B.
 
         Raises
@@ -136,7 +125,6 @@ class SLIST(StoredRecommender):
         learnt = time.perf_counter()
         found = self.validator(validation)()
         self.state = State(1, 0, found["ndcg@10"], {}, [solved_epoch(len(train), start, learnt, found)])
-        return self
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
         name, low = self.reading.stream(domain), self.reading.offset(domain)

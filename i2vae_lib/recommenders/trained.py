@@ -11,7 +11,7 @@ import hashlib
 import json
 import sys
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -37,7 +37,7 @@ _MODEL_LAYOUT = 3
 ANEW = "put the right file back, or train it anew"
 
 
-class StoredRecommender(ABC):
+class StoredRecommender(contract.Recommender):
     """A recommender that scores with a module and frozen tables, and lives on in a folder.
 
     Attributes
@@ -60,7 +60,6 @@ class StoredRecommender(ABC):
         audit.
     """
 
-    name: str
     start: Array | None = None
     start_shrinkage = 10.0
     counted: Sequence[Any] = ()
@@ -104,7 +103,7 @@ class StoredRecommender(ABC):
         """Rows that the system can rank for, bool [n]; the others get popularity."""
         return ~contract.without_evidence(rows) if self.reading is None else self.reading.evident(rows)
 
-    def settle(self) -> None:  # noqa: B027
+    def settle(self) -> None:
         """Compute what :meth:`scores` needs. Called before each validation, after training and after loading."""
 
     def kept(self) -> nn.Module:
@@ -162,24 +161,6 @@ class StoredRecommender(ABC):
                 items = torch.from_numpy(wanted).to(self.device)
                 found[at] = scores(rows.take(at), d, items).cpu().numpy()
         return found
-
-    def recommend(
-        self, histories: Mapping[str, Sequence[Sequence[Any]]], domain: str, k: int
-    ) -> list[tuple[list[str], list[float]]]:
-        return contract.recommend(self, histories, domain, k)
-
-    @abstractmethod
-    def fit(
-        self,
-        train: Rows,
-        validation: Rows,
-        *,
-        params: Parameters,
-        generator: Generator | None,
-        rng: np.random.Generator,
-        callbacks: Callbacks,
-    ) -> Self:
-        """As :meth:`i2vae_lib.recommenders.contract.Recommender.fit`."""
 
     def save(self, folder: Path) -> None:
         """Weights, frozen tables and popularity as safetensors, vocabularies and parameters beside them."""
