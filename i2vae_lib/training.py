@@ -35,7 +35,10 @@ class _Movable(Protocol):
     def to(self, device: torch.device, /) -> Self: ...
 
 
-Loss = Callable[[Any, int, torch.Generator], tuple[torch.Tensor, dict[str, torch.Tensor]]]
+CostAndParts = tuple[torch.Tensor, dict[str, torch.Tensor]]
+"""What is minimised, a scalar, and what it is made of by name, for the history."""
+
+Loss = Callable[[Any, int, torch.Generator], CostAndParts]
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -210,7 +213,7 @@ def _epoch(
         optimizer.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        unseen.append(parts | {"loss": value.detach()})
+        unseen.append({name: one.detach() for name, one in (parts | {"loss": value}).items()})
         for name, part in unseen[-1].items():
             sums[name] = sums.get(name, 0.0) + part
             counts[name] = counts.get(name, 0) + 1

@@ -66,7 +66,7 @@ from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders.separate_or_merged import Merged
 from i2vae_lib.recommenders.trained import Trained, dot
-from i2vae_lib.training import Stage
+from i2vae_lib.training import CostAndParts, Stage
 
 MERGED = "xy"
 
@@ -248,9 +248,7 @@ class C2DSR(Trained):
             found[f"infomax/{d}"] = len(batch[f"corrupted {d}"].rows)
         return found
 
-    def loss(
-        self, batch: Mapping[str, Any], epoch: int, generator: torch.Generator | None
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, batch: Mapping[str, Any], epoch: int, generator: torch.Generator | None) -> CostAndParts:
         """The weighted sum of the terms that the batch has anything for."""
         streams, balance = self.module.streams, self.params.c2dsr.balance
         vectors = {name: stream.vectors(self.graphs[name], generator) for name, stream in streams.items()}
@@ -267,7 +265,7 @@ class C2DSR(Trained):
             weights |= dict.fromkeys(contrasts, 1 - balance)
         shares = batch["shares"].of
         value = torch.stack([weights[name] * shares[name] * one for name, one in parts.items()]).sum()
-        return value, {name: one.detach() for name, one in parts.items()}
+        return value, parts
 
     def recent(self, width: int, device: torch.device) -> torch.Tensor:
         """Which slots of merged sequences count, bool [W]."""

@@ -68,7 +68,7 @@ from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders.graph_encoded import GraphEncoded
 from i2vae_lib.recommenders.trained import dot
-from i2vae_lib.training import Stage
+from i2vae_lib.training import CostAndParts, Stage
 
 _CRITIC = 100  # units of the discriminator's second layer
 
@@ -162,9 +162,7 @@ class CDRIB(GraphEncoded):
         rows, count = steps(self.graphs, own.batch_size)
         yield Stage("cdrib", self.module, self.loss, batches, rows, count, own.weight_decay)
 
-    def loss(
-        self, batch: Mapping[str, Any], epoch: int, generator: torch.Generator | None
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, batch: Mapping[str, Any], epoch: int, generator: torch.Generator | None) -> CostAndParts:
         """The loss of a batch; KLs are over all users and items. Without a generator nothing is random."""
         own, module = self.params.cdrib, self.module
         users, items = {}, {}
@@ -190,7 +188,7 @@ class CDRIB(GraphEncoded):
         if "contrast" in batch:
             parts["contrast"] = self.contrast(batch["contrast"], users)
         value = torch.stack([weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
-        return value, {name: part.detach() for name, part in parts.items()}
+        return value, parts
 
     def contrast(self, drawn: _Contrast, users: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The hinge of both kinds of partners, over all users' vectors [m, L d] of each domain."""

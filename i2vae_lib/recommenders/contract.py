@@ -10,10 +10,10 @@ asks. Only under ``temporal`` do known users keep their vectors.
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -29,10 +29,10 @@ SCORES_AT_ONCE = 4_000_000
 """Rows and scores of a block of :func:`best_items`: speed and memory alone."""
 
 
-class Recommender(Protocol):
+class Recommender(ABC):
     """The interface that comparison, evaluation, the command line and the notebooks rely on.
 
-    What inherits from it gets :meth:`recommend`, and says in :meth:`fit` or in :meth:`learn` how it is fitted.
+    A recommender says in :meth:`fit` or in :meth:`learn` how it is fitted.
     """
 
     name: str

@@ -61,7 +61,7 @@ from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders import fold_in
 from i2vae_lib.recommenders.trained import Trained
-from i2vae_lib.training import Stage
+from i2vae_lib.training import CostAndParts, Stage
 
 BLOCK = 1 << 22  # float32 numbers of the first layer that are held at once when scoring: 16 MiB
 
@@ -221,9 +221,7 @@ class DASL(Trained):
         steps = sum(-(-len(one) // size) for one in rows.values())
         yield Stage("dasl", self.module, self.loss, batches, len(train), steps)
 
-    def loss(
-        self, batch: dict[str, Asked], epoch: int, generator: torch.Generator
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, batch: dict[str, Asked], epoch: int, generator: torch.Generator) -> CostAndParts:
         """Cross-entropy a row, and the dual embedding of the batch's users."""
         [(d, one)] = batch.items()
         p, side = self.params.dasl, self.module.side(d)
@@ -235,7 +233,7 @@ class DASL(Trained):
         distance, skew = self.module.distance(one.pairs), orthogonality(self.module.map)
         parts = {f"reconstruction/{d}": reconstruction, "dual": distance, "orthogonality": skew}
         value = reconstruction + p.dual_weight * distance + p.orthogonality * skew
-        return value, {name: part.detach() for name, part in parts.items()}
+        return value, parts
 
     # --- scoring ---
 

@@ -67,7 +67,7 @@ from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders.graph_encoded import GraphEncoded
 from i2vae_lib.recommenders.trained import dot
-from i2vae_lib.training import Stage
+from i2vae_lib.training import CostAndParts, Stage
 
 
 class _Disentangled(nn.Module):
@@ -197,9 +197,7 @@ class DisenCDR(GraphEncoded):
         self.sharing = True
         yield Stage("disencdr", self.module, self.loss, batches, rows, count)
 
-    def loss(
-        self, batch: Mapping[str, Triples], epoch: int, generator: torch.Generator | None
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, batch: Mapping[str, Triples], epoch: int, generator: torch.Generator | None) -> CostAndParts:
         """The loss of a batch; KLs are over all users and items. Without a generator nothing is random."""
         own, module = self.params.disencdr, self.module
         parts: dict[str, torch.Tensor] = {}
@@ -232,7 +230,7 @@ class DisenCDR(GraphEncoded):
                 parts[f"reconstruction/{d}"] = bernoulli(positive, negative).mean()
                 weights[f"reconstruction/{d}"] = 1.0
         value = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
-        return value, {name: part.detach() for name, part in parts.items()}
+        return value, parts
 
     def freeze(self) -> None:
         module = self.module

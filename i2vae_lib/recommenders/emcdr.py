@@ -53,7 +53,7 @@ from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders.fold_in import item_tables, mean_mapped
 from i2vae_lib.recommenders.lightgcn import known_lines, node_vectors, triple_batches
 from i2vae_lib.recommenders.trained import Trained, dot
-from i2vae_lib.training import Stage
+from i2vae_lib.training import CostAndParts, Stage
 
 
 def mapping_of(kind: str, d: int) -> nn.Module:
@@ -156,13 +156,11 @@ class EMCDR(Trained):
             found = ridge(vectors, pairs[other(d)], self.params.emcdr.mapping_decay).T
             training.load_parameters(self.module["mapping"][d], {"weight": torch.from_numpy(found)})
 
-    def factors_loss(
-        self, batch: dict[str, torch.Tensor], epoch: int, generator: torch.Generator
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def factors_loss(self, batch: dict[str, torch.Tensor], epoch: int, generator: torch.Generator) -> CostAndParts:
         """BPR and decay of one domain's triples."""
         [(d, rows)] = batch.items()
         ranking, penalty = terms(self.module["factors"][d], None, 0, rows, self.params.emcdr.decay)
-        return ranking + penalty, {f"reconstruction/{d}": ranking.detach(), f"decay/{d}": penalty.detach()}
+        return ranking + penalty, {f"reconstruction/{d}": ranking, f"decay/{d}": penalty}
 
     def mapping_stage(self, pairs: Mapping[str, torch.Tensor]) -> Stage:
         """Step 2 for the MLP; the factors are not in its module, so they stay as they are.
@@ -180,14 +178,12 @@ class EMCDR(Trained):
             for i in range(steps):
                 yield {d: torch.from_numpy(order[d][i * size : (i + 1) * size]) for d in DOMAINS}
 
-        def loss(
-            batch: dict[str, torch.Tensor], epoch: int, generator: torch.Generator
-        ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        def loss(batch: dict[str, torch.Tensor], epoch: int, generator: torch.Generator) -> CostAndParts:
             parts = {}
             for d, at in batch.items():
                 missed = self.module["mapping"][d](pairs[d][at]) - pairs[other(d)][at]
                 parts[f"mapping/{d}"] = missed.square().sum(dim=1).mean()
-            return parts["mapping/x"] + parts["mapping/y"], {name: one.detach() for name, one in parts.items()}
+            return parts["mapping/x"] + parts["mapping/y"], parts
 
         decay = self.params.emcdr.mapping_decay
         return Stage("mapping", self.module["mapping"], loss, batches, count, steps, weight_decay=decay)

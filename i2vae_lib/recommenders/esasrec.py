@@ -19,11 +19,11 @@ from __future__ import annotations
 from i2vae_lib.model.transformers import CausalTransformer, LiGRBlock
 from i2vae_lib.parameter_groups import ESASRecParameters
 from i2vae_lib.recommenders.every_position import EveryPosition, Stream
-from i2vae_lib.recommenders.separate_or_merged import Merged, PerDomain
+from i2vae_lib.recommenders.separate_or_merged import both_readings
 
 
 class _ESASRec(EveryPosition):
-    """Both readings; a class of its own for each below."""
+    """Both readings."""
 
     @property
     def own(self) -> ESASRecParameters:
@@ -36,15 +36,4 @@ class _ESASRec(EveryPosition):
         return Stream(self.reading.size(stream), d, transformer)
 
 
-class ESASRecS(_ESASRec):
-    """``esasrec-s``: a model per domain."""
-
-    name = "esasrec-s"
-    reading_of = PerDomain
-
-
-class ESASRecM(_ESASRec):
-    """``esasrec-m``: one model of both domains in order of time."""
-
-    name = "esasrec-m"
-    reading_of = Merged
+ESASRecS, ESASRecM = both_readings(_ESASRec, "esasrec")

@@ -43,8 +43,9 @@ from i2vae_lib.lightgcn import Triples, terms
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders.fold_in import propagated
+from i2vae_lib.recommenders.separate_or_merged import both_readings
 from i2vae_lib.recommenders.trained import Trained, dot
-from i2vae_lib.training import Stage
+from i2vae_lib.training import CostAndParts, Stage
 
 
 class _Separate:
@@ -129,8 +130,8 @@ def known_lines(users: Array, graph: sparse.csr_matrix) -> tuple[Array, Array]:
     return users[lines], lines
 
 
-class LightGCN(Trained):
-    """Both readings; a class of its own for each below."""
+class _LightGCN(Trained):
+    """Both readings."""
 
     def __init__(self, catalogue: Catalogue, params: Parameters):
         super().__init__(catalogue, params)
@@ -152,14 +153,12 @@ class LightGCN(Trained):
         triples = sum(graph.nnz for graph in self.taken.values())
         yield Stage("lightgcn", self.module, self.loss, batches, triples, steps)
 
-    def loss(
-        self, batch: dict[str, torch.Tensor], epoch: int, generator: torch.Generator
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, batch: dict[str, torch.Tensor], epoch: int, generator: torch.Generator) -> CostAndParts:
         """BPR and decay of one graph's triples; the whole graph is propagated through at each step."""
         [(name, rows)] = batch.items()
         p = self.params.lightgcn
         ranking, penalty = terms(self.module[name], self.adjacency[name], p.layers, rows, p.decay)
-        return ranking + penalty, {f"reconstruction/{name}": ranking.detach(), f"decay/{name}": penalty.detach()}
+        return ranking + penalty, {f"reconstruction/{name}": ranking, f"decay/{name}": penalty}
 
     def settle(self) -> None:
         """Per graph: ``fold_in`` and ``final`` of :func:`graphs.tables_of`; under ``temporal`` the users' vectors too.
@@ -199,15 +198,4 @@ class LightGCN(Trained):
         return dot(vectors, self.finals[domain], items)
 
 
-class LightGCNS(LightGCN):
-    """``lightgcn-s``: a graph per domain."""
-
-    name = "lightgcn-s"
-    reading_of = _Separate
-
-
-class LightGCNM(LightGCN):
-    """``lightgcn-m``: one graph of both domains."""
-
-    name = "lightgcn-m"
-    reading_of = _United
+LightGCNS, LightGCNM = both_readings(_LightGCN, "lightgcn", _Separate, _United)

@@ -43,9 +43,9 @@ from i2vae_lib.data.user_sequences import chained, user_sequences
 from i2vae_lib.model.encoders import dropout, initialise
 from i2vae_lib.model.latents import Gaussian, annealing, kl, sample
 from i2vae_lib.model.likelihoods import multinomial
-from i2vae_lib.recommenders.separate_or_merged import Merged, PerDomain
+from i2vae_lib.recommenders.separate_or_merged import both_readings
 from i2vae_lib.recommenders.trained import Trained, dot
-from i2vae_lib.training import Stage
+from i2vae_lib.training import CostAndParts, Stage
 
 Block = tuple[int, int]
 """A softmax over a part of a vocabulary: the number of items before it, and of its own."""
@@ -192,12 +192,10 @@ def costs(
     return reconstruction(module.decoder, sample(q, generator), bags, blocks), kl(q, prior)
 
 
-def weighed(
-    name: str, found: tuple[torch.Tensor, torch.Tensor], beta: float
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def weighed(name: str, found: tuple[torch.Tensor, torch.Tensor], beta: float) -> CostAndParts:
     """Mean over bags of reconstruction + beta KL, what :func:`costs` found; and both under their names."""
     nats, divergence = (one.mean() for one in found)
-    return nats + beta * divergence, {f"reconstruction/{name}": nats.detach(), f"kl/{name}": divergence.detach()}
+    return nats + beta * divergence, {f"reconstruction/{name}": nats, f"kl/{name}": divergence}
 
 
 def shuffled(counts: Mapping[str, int], batch_size: int, rng: np.random.Generator) -> Iterator[tuple[str, Array]]:
@@ -221,8 +219,8 @@ def bag_stage(name: str, module: nn.Module, loss: training.Loss, bags: Mapping[s
     return Stage(name, module, loss, batches, sum(counts.values()), steps)
 
 
-class MultiVAE(Trained):
-    """Both readings; a class of its own for each below."""
+class _MultiVAE(Trained):
+    """Both readings."""
 
     def blocks(self, stream: str) -> Sequence[Block]:
         """A softmax for each domain of a stream."""
@@ -249,9 +247,7 @@ class MultiVAE(Trained):
     def stages(self, train: Rows) -> Iterator[Stage]:
         yield bag_stage("multivae", self.module, self.loss, self.bags(train), self.params.training.batch_size)
 
-    def loss(
-        self, batch: dict[str, Bags], epoch: int, generator: torch.Generator
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, batch: dict[str, Bags], epoch: int, generator: torch.Generator) -> CostAndParts:
         """Mean over the users of a batch."""
         p = self.params.multivae
         [(name, bags)] = batch.items()
@@ -268,15 +264,4 @@ class MultiVAE(Trained):
         return module.decoder.scores(mean, items, block)
 
 
-class MultiVAES(MultiVAE):
-    """``multivae-s``: a model per domain."""
-
-    name = "multivae-s"
-    reading_of = PerDomain
-
-
-class MultiVAEM(MultiVAE):
-    """``multivae-m``: one bag of both domains."""
-
-    name = "multivae-m"
-    reading_of = Merged
+MultiVAES, MultiVAEM = both_readings(_MultiVAE, "multivae")

@@ -50,7 +50,7 @@ from i2vae_lib.model.encoders import dropout, initialise
 from i2vae_lib.model.likelihoods import categorical_mean
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.trained import Trained, dot
-from i2vae_lib.training import Stage
+from i2vae_lib.training import CostAndParts, Stage
 
 
 @dataclass(frozen=True)
@@ -245,9 +245,7 @@ class PiNet(Trained):
             transferred = transferred.index_copy(0, some, last(module.transfer(filtered, generator), items))
         return torch.cat([transferred, last(own, batch.own)], dim=1)
 
-    def loss(
-        self, batch: dict[str, Sessions], epoch: int, generator: torch.Generator
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, batch: dict[str, Sessions], epoch: int, generator: torch.Generator) -> CostAndParts:
         """Mean cross-entropy of the rows' targets, each over the items of its domain."""
         total, count, parts = torch.zeros((), device=self.device), 0, {}
         for d, one in batch.items():
@@ -255,7 +253,7 @@ class PiNet(Trained):
             output = self.module[d].output
             cost = categorical_mean(interest, output.weight, output.bias, one.target - 1)
             total, count = total + cost * len(interest), count + len(interest)
-            parts[f"reconstruction/{d}"] = cost.detach()
+            parts[f"reconstruction/{d}"] = cost
         return total / count, parts
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:

@@ -41,9 +41,9 @@ from i2vae_lib.data.user_sequences import windows
 from i2vae_lib.model.encoders import SequenceEncoder, initialise
 from i2vae_lib.model.likelihoods import bernoulli
 from i2vae_lib.params import Parameters
-from i2vae_lib.recommenders.separate_or_merged import Merged, PerDomain, draw_beside
+from i2vae_lib.recommenders.separate_or_merged import both_readings, draw_beside
 from i2vae_lib.recommenders.trained import Trained, dot
-from i2vae_lib.training import Stage
+from i2vae_lib.training import CostAndParts, Stage
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Stream(nn.Module):
 
 
 class _SASRecBCE(Trained):
-    """Both readings; a class of its own for each below."""
+    """Both readings."""
 
     def build(self, weights: torch.Generator) -> nn.Module:
         module = nn.ModuleDict({s: Stream(self.reading.size(s), self.params) for s in self.reading.streams})
@@ -104,9 +104,7 @@ class _SASRecBCE(Trained):
         rows = sum(len(one) for one in sequences.values())
         yield Stage("sasrec_bce", self.module, self.loss, batches, rows, sum(steps.values()), beta2=0.98)
 
-    def loss(
-        self, batch: dict[str, Windows], epoch: int, generator: torch.Generator
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, batch: dict[str, Windows], epoch: int, generator: torch.Generator) -> CostAndParts:
         """Mean over the steps that have a next item, by the batch's share of steps."""
         [(name, one)] = batch.items()
         stream, table = self.module[name], self.module[name].items.weight
@@ -115,7 +113,7 @@ class _SASRecBCE(Trained):
         positive = (states * table[targets]).sum(dim=1)
         negatives = torch.einsum("md,mkd->mk", states, table[one.negatives[valid]])
         value = bernoulli(positive, negatives).mean()
-        return one.share * value, {f"reconstruction/{name}": value.detach()}
+        return one.share * value, {f"reconstruction/{name}": value}
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
         name, offset = self.reading.stream(domain), self.reading.offset(domain)
@@ -125,15 +123,4 @@ class _SASRecBCE(Trained):
         return dot(states[:, -1], table, items)
 
 
-class SASRecBCES(_SASRecBCE):
-    """``sasrec-bce-s``: a model per domain."""
-
-    name = "sasrec-bce-s"
-    reading_of = PerDomain
-
-
-class SASRecBCEM(_SASRecBCE):
-    """``sasrec-bce-m``: one model of the merged sequence."""
-
-    name = "sasrec-bce-m"
-    reading_of = Merged
+SASRecBCES, SASRecBCEM = both_readings(_SASRecBCE, "sasrec-bce")

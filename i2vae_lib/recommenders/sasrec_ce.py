@@ -29,11 +29,11 @@ from __future__ import annotations
 from i2vae_lib.model.transformers import CausalTransformer, SASRecBlock
 from i2vae_lib.parameter_groups import SASRecCEParameters
 from i2vae_lib.recommenders.every_position import EveryPosition, Stream
-from i2vae_lib.recommenders.separate_or_merged import Merged, PerDomain
+from i2vae_lib.recommenders.separate_or_merged import both_readings
 
 
 class _SASRecCE(EveryPosition):
-    """Both readings; a class of its own for each below."""
+    """Both readings."""
 
     @property
     def own(self) -> SASRecCEParameters:
@@ -46,15 +46,4 @@ class _SASRecCE(EveryPosition):
         return Stream(self.reading.size(stream), d, transformer)
 
 
-class SASRecCES(_SASRecCE):
-    """``sasrec-ce-s``: a model per domain."""
-
-    name = "sasrec-ce-s"
-    reading_of = PerDomain
-
-
-class SASRecCEM(_SASRecCE):
-    """``sasrec-ce-m``: one model of both domains in order of time."""
-
-    name = "sasrec-ce-m"
-    reading_of = Merged
+SASRecCES, SASRecCEM = both_readings(_SASRecCE, "sasrec-ce")

@@ -63,7 +63,7 @@ from i2vae_lib.recommenders.multivae import (
     weighed,
 )
 from i2vae_lib.recommenders.trained import Trained
-from i2vae_lib.training import Stage
+from i2vae_lib.training import CostAndParts, Stage
 
 LOWEST, HIGHEST = -6.0, 2.0  # of a prior's log-variance
 
@@ -125,9 +125,7 @@ class SourceAligned(Trained):
         """What is trained for a domain of ``size`` items. Has a ``decoder``."""
 
     @abstractmethod
-    def loss(
-        self, batch: dict[str, Pairs], epoch: int, generator: torch.Generator
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, batch: dict[str, Pairs], epoch: int, generator: torch.Generator) -> CostAndParts:
         """Of stage 2: mean over the users of a batch, which is of one target domain."""
 
     @abstractmethod
@@ -170,9 +168,7 @@ class SourceAligned(Trained):
         """:func:`source_prior` of sets of a source domain."""
         return source_prior(self.module["source"][source].encoder, Bags.of(sets).to(self.device))
 
-    def source_loss(
-        self, batch: dict[str, Bags], epoch: int, generator: torch.Generator
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def source_loss(self, batch: dict[str, Bags], epoch: int, generator: torch.Generator) -> CostAndParts:
         """Of stage 1: Multi-VAE's."""
         p = self.params.savae
         [(d, bags)] = batch.items()
@@ -213,9 +209,7 @@ class SAVAE(SourceAligned):
     def target_side(self, size: int) -> nn.Module:
         return VariationalAutoencoder(size, self.params.savae.hidden, self.params.model.d)
 
-    def loss(
-        self, batch: dict[str, Pairs], epoch: int, generator: torch.Generator
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, batch: dict[str, Pairs], epoch: int, generator: torch.Generator) -> CostAndParts:
         p = self.params.savae
         [(d, pairs)] = batch.items()
         found = soft_costs(self.module["target"][d], pairs, [self.block(d)], p.dropout, generator)
@@ -238,12 +232,10 @@ class RAVAE(SourceAligned):
     def target_side(self, size: int) -> nn.Module:
         return Rigid(size, self.params.savae.hidden, self.params.model.d)
 
-    def loss(
-        self, batch: dict[str, Pairs], epoch: int, generator: torch.Generator
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, batch: dict[str, Pairs], epoch: int, generator: torch.Generator) -> CostAndParts:
         [(d, pairs)] = batch.items()
         nats = rigid_cost(self.module["target"][d], pairs, [self.block(d)], generator).mean()
-        return nats, {f"reconstruction/{d}": nats.detach()}
+        return nats, {f"reconstruction/{d}": nats}
 
     def latent(self, rows: Rows, domain: str) -> torch.Tensor:
         return self.source_mean(rows, domain)

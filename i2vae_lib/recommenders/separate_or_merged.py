@@ -14,12 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 
 from i2vae_lib.data.batches import draw_others
 from i2vae_lib.data.rows import DOMAINS, PAD, Array, Catalogue, Ragged, Rows
 from i2vae_lib.data.user_sequences import interleaved, stamp_numbers, user_sequences, with_targets
+
+System = TypeVar("System")
 
 
 class PerDomain:
@@ -104,6 +107,17 @@ class Merged(PerDomain):
 
     def evident(self, rows: Rows) -> Array:
         return (rows.lengths("own") > 0) | (rows.lengths("other") > 0)
+
+
+def both_readings(
+    system: type[System], name: str, separate: type[Any] = PerDomain, merged: type[Any] = Merged
+) -> tuple[type[System], type[System]]:
+    """The classes of systems ``NAME-s`` and ``NAME-m``, of all that the two share and a reading each."""
+    found = []
+    for letter, reading in (("s", separate), ("m", merged)):
+        own = {"name": f"{name}-{letter}", "reading_of": reading, "__module__": system.__module__}
+        found.append(type(system.__name__.lstrip("_") + letter.upper(), (system,), own))
+    return found[0], found[1]
 
 
 def draw_beside(

@@ -35,7 +35,7 @@ from i2vae_lib.data.user_sequences import interleaved, stamp_numbers, user_seque
 from i2vae_lib.parameter_groups import SLISTParameters
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.ease import inverse_of
-from i2vae_lib.recommenders.separate_or_merged import Merged, PerDomain
+from i2vae_lib.recommenders.separate_or_merged import both_readings
 from i2vae_lib.recommenders.trained import StoredRecommender, solved_epoch
 from i2vae_lib.training import State
 
@@ -96,8 +96,8 @@ def solved(sequences: Ragged, domain: Array, size: int, p: SLISTParameters) -> A
     return np.ascontiguousarray(found)
 
 
-class SLIST(StoredRecommender):
-    """Both readings; a class of its own for each below."""
+class _SLIST(StoredRecommender):
+    """Both readings."""
 
     def learn(self, train: Rows, validation: Rows, params: Parameters) -> None:
         """Solve for B.
@@ -138,15 +138,4 @@ class SLIST(StoredRecommender):
         return found[:, items[0] - 1] if len(items) == 1 else found.gather(1, items - 1)
 
 
-class SLISTS(SLIST):
-    """``slist-s``: a matrix per domain."""
-
-    name = "slist-s"
-    reading_of = PerDomain
-
-
-class SLISTM(SLIST):
-    """``slist-m``: one matrix of both domains in order of time."""
-
-    name = "slist-m"
-    reading_of = Merged
+SLISTS, SLISTM = both_readings(_SLIST, "slist")

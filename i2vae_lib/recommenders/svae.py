@@ -53,9 +53,9 @@ from i2vae_lib.model.encoders import initialise
 from i2vae_lib.model.latents import Gaussian, annealing, kl, sample, standard_like
 from i2vae_lib.model.likelihoods import multinomial_sum
 from i2vae_lib.params import Parameters
-from i2vae_lib.recommenders.separate_or_merged import Merged, PerDomain
+from i2vae_lib.recommenders.separate_or_merged import both_readings
 from i2vae_lib.recommenders.trained import Trained, dot
-from i2vae_lib.training import Stage
+from i2vae_lib.training import CostAndParts, Stage
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ class Stream(nn.Module):
         return self.decoder(latents)
 
 
-class SVAE(Trained):
-    """Both readings; a class of its own for each below."""
+class _SVAE(Trained):
+    """Both readings."""
 
     def build(self, weights: torch.Generator) -> nn.Module:
         module = nn.ModuleDict({s: Stream(self.reading.size(s), self.params) for s in self.reading.streams})
@@ -141,9 +141,7 @@ class SVAE(Trained):
         targets = next_items(items, k)[:, :-1]
         return Steps(torch.from_numpy(items[:, :-1].copy()), torch.from_numpy(targets.copy()))
 
-    def loss(
-        self, batch: dict[str, Steps], epoch: int, generator: torch.Generator
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, batch: dict[str, Steps], epoch: int, generator: torch.Generator) -> CostAndParts:
         """Mean over users of the mean over the steps that have a next item."""
         [(name, one)] = batch.items()
         stream, p = self.module[name], self.params.svae
@@ -156,7 +154,7 @@ class SVAE(Trained):
         reconstruction = self.reconstruction(name, decoded, targets, share)
         divergence = (share * kl(q, standard_like(q))).sum()
         value = reconstruction + p.beta * annealing(epoch, p.annealing_epochs) * divergence
-        return value, {f"reconstruction/{name}": reconstruction.detach(), f"kl/{name}": divergence.detach()}
+        return value, {f"reconstruction/{name}": reconstruction, f"kl/{name}": divergence}
 
     def reconstruction(
         self, name: str, decoded: torch.Tensor, targets: torch.Tensor, share: torch.Tensor
@@ -202,15 +200,4 @@ class SVAE(Trained):
         return dot(decoded, stream.output.weight[here], items) + stream.output.bias[here][items - 1]
 
 
-class SVAES(SVAE):
-    """``svae-s``: a model per domain."""
-
-    name = "svae-s"
-    reading_of = PerDomain
-
-
-class SVAEM(SVAE):
-    """``svae-m``: one model of the merged sequence."""
-
-    name = "svae-m"
-    reading_of = Merged
+SVAES, SVAEM = both_readings(_SVAE, "svae")
