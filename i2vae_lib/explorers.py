@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,16 +30,10 @@ from i2vae_lib.results import text
 from i2vae_lib.results.reading import METRICS
 from i2vae_lib.runs import LayoutError, checked, read_record, write_json
 
+_HERE = Path(__file__)
 # colours are inherited, so that tables follow the theme; words mark what matters, not colours
-STYLE = """<style>
-.i2vae table { border-collapse: collapse; margin: 0 1.5rem 0.5rem 0; color: inherit; }
-.i2vae th, .i2vae td { padding: 0.1rem 0.6rem; text-align: left !important; }
-.i2vae th, .i2vae td { border-bottom: 1px solid rgba(127, 127, 127, 0.4); }
-.i2vae caption { text-align: left; font-weight: 600; padding: 0.3rem 0; color: inherit; }
-.i2vae { max-width: 100%; overflow-x: auto; }
-.i2vae tr, .i2vae thead, .i2vae tbody tr:nth-child(odd) { background: transparent; }
-</style>"""
-WIDE = {"description_width": "initial"}
+STYLE = f"<style>\n{_HERE.with_suffix('.css').read_text(encoding='utf-8')}</style>"
+_WIDE = {"description_width": "initial"}
 
 
 def as_html(table: pd.DataFrame, caption: str) -> str:
@@ -52,7 +47,7 @@ def _row(*children: widgets.Widget) -> widgets.HBox:
 
 
 def _choice(label: str, options: Sequence[Any] = (), value: Any = None) -> widgets.Dropdown:
-    found = widgets.Dropdown(description=label, style=WIDE)
+    found = widgets.Dropdown(description=label, style=_WIDE)
     _offer(found, options, value)
     return found
 
@@ -86,20 +81,22 @@ class Explorer(widgets.VBox):
         # live: a screen reader reads it out when it changes
         self.said.value = f'{STYLE}<div class="i2vae" role="status" aria-live="polite">{html.escape(text)}</div>'
 
+    def _show(self, place: widgets.HTML, tables: Mapping[str, pd.DataFrame]) -> None:
+        """Put tables with their captions into a place."""
+        self.tables |= tables
+        place.value = "".join(as_html(table, caption) for caption, table in tables.items())
+
     def _watch(self, *controls: widgets.Widget) -> None:
         for one in controls:
-            one.observe(self._on_change, names="value")
+            one.observe(lambda change: self._attempt(change.owner), names="value")
 
-    def _on_change(self, change: Any) -> None:
+    def _attempt(self, control: widgets.Widget) -> None:
+        """What a control asks for; where a file is gone, or nobody has that name, say so and change nothing."""
         if self._busy:  # a control that another one set
             return
-        self._attempt(partial(self.react, change.owner))
-
-    def _attempt(self, act: Callable[[], None]) -> None:
-        """Do what a control asks for; where a file is gone, or nobody has that name, say so and change nothing."""
         self._busy = True
         try:
-            act()
+            self.react(control)
         except (ValueError, OSError) as error:
             self._say(str(error))
         finally:
@@ -148,13 +145,10 @@ class UserExplorer(Explorer):
         self.switches = {role: RadioButtons(role, views.STATES) for role in ROLES}
         counts = bool(recommender.everywhere and recommender.params.evidence.shrinkage)
         self.evidence = widgets.Checkbox(description="evidence", value=counts, disabled=not counts, indent=False)
-        self.partner = widgets.Combobox(description="swap with", continuous_update=False, style=WIDE)
+        self.partner = widgets.Combobox(description="swap with", continuous_update=False, style=_WIDE)
         self.lists = {d: widgets.HTML() for d in DOMAINS}
-        self._list_users()
-        self._list_rows()
-        self._choose_partner()
-        self._take_apart()
-        self.figure = LiveFigure(self._posteriors())
+        self.figure = LiveFigure(_nothing("reading …"))
+        self.react(self.kind)
         self._watch(self.kind, self.user, self.line, *self.switches.values(), self.evidence, self.partner)
         self.before.on_click(lambda _: self._step(-1))
         self.after.on_click(lambda _: self._step(1))
@@ -166,7 +160,6 @@ class UserExplorer(Explorer):
             _row(*self.lists.values()),
             self.figure,
         )
-        self.redraw()
 
     def _list_users(self) -> None:
         self.rows_of_kind = np.flatnonzero(self.kinds[self.kind.value])
@@ -192,6 +185,9 @@ class UserExplorer(Explorer):
     def _take_apart(self) -> None:
         self.one = views.take_apart(self.recommender, self.all_rows, self.line.value)
         self.everything_on = views.scores(self.recommender, self.one, views.Switches())
+        table = views.posteriors(self.recommender, self.one).fillna({"kl": 0.0})
+        title = "How far each posterior is from what is known of everybody"
+        self.figure.draw(plots.bars(table, "latent", "kl", "domain", title, "KL to the prior (nats)"))
 
     def _step(self, by: int) -> None:
         place = self.users.index(self.one.user) if self.one.user in self.users else 0
@@ -205,10 +201,9 @@ class UserExplorer(Explorer):
             self._choose_partner()
         if control in (self.kind, self.user, self.line):
             self._take_apart()
-            self.figure.draw(self._posteriors())
-        self.redraw()
+        self._redraw()
 
-    def redraw(self) -> None:
+    def _redraw(self) -> None:
         """The lists under the switches as they stand."""
         states = {role: one.value for role, one in self.switches.items()}
         partner = None
@@ -217,15 +212,11 @@ class UserExplorer(Explorer):
             partner = views.take_apart(self.recommender, self.all_rows, int(line))
         switches = views.Switches(**states, evidence=self.evidence.value)
         scored = views.scores(self.recommender, self.one, switches, partner)
-        self.tables = {}
-        for d in DOMAINS:
-            name = self.one.rows.catalogue.names[d]
-            own = {
-                f"{name}: taken (most recent first) and recalled": views.history_table(self.one, d),
-                f"{name}: first ten": views.first_items(self.one, scored, self.everything_on, d),
-            }
-            self.lists[d].value = "".join(as_html(table, caption) for caption, table in own.items())
-            self.tables |= own
+        for d, name in self.one.rows.catalogue.names.items():
+            history = views.history_table(self.one, d)
+            first = views.first_items(self.one, scored, self.everything_on, d)
+            tables = {f"{name}: taken (most recent first) and recalled": history, f"{name}: first ten": first}
+            self._show(self.lists[d], tables)
         self._say(self._summary(scored))
 
     def _summary(self, scored: Mapping[str, Any]) -> str:
@@ -233,15 +224,9 @@ class UserExplorer(Explorer):
         [title] = catalogue.label(one.asked, np.array([one.target(one.asked)]))
         now, first = (views.target_rank(one, found) for found in (scored, self.everything_on))
         where = f"{catalogue.names[one.asked]} ({catalogue.size(one.asked):,} items)"
-        text = (
-            f"User {one.user} took next, in {where}: {title}. Its rank: {now:,.0f} ({first:,.0f} with everything on)."
-        )
-        return text if one.evident else f"{text} There is no history: popularity ranks, and switches change nothing."
-
-    def _posteriors(self) -> go.Figure:
-        table = views.posteriors(self.recommender, self.one).fillna({"kl": 0.0})
-        title = "How far each posterior is from what is known of everybody"
-        return plots.bars(table, "latent", "kl", "domain", title, "KL to the prior (nats)")
+        rank = f"Its rank: {now:,.0f} ({first:,.0f} with everything on)."
+        alone = "" if one.evident else " There is no history: popularity ranks, and switches change nothing."
+        return f"User {one.user} took next, in {where}: {title}. {rank}{alone}"
 
 
 # --- a pair -----------------------------------------------------------------------------------------------------------
@@ -264,41 +249,23 @@ class DataExplorer(Explorer):
         self.domain = _choice("target in", [(names[d], d) for d in DOMAINS])
         kinds = dataset.splits["test"].kinds(dataset.tail["test"])
         self.kind = _choice("rows", [kind for kind in KINDS if kind in kinds])
-        self.audit = _choice(
-            "audit", [("everything", "all"), ("leaks looked for", "leaks"), ("what was found", "found")]
-        )
+        asked = [("everything", "all"), ("leaks looked for", "leaks"), ("what was found", "found")]
+        self.audit = _choice("audit", asked)
         self.curve = views.popularity_curve(dataset)
-        self.tables["who has a history where"] = views.overlap(dataset)
-        self.figure = LiveFigure(self._lengths())
-        self.shown = widgets.HTML(as_html(self.tables["who has a history where"], "who has a history where"))
-        self.found = widgets.HTML()
-        self.children = (
-            _row(self.split, self.domain, self.kind),
-            self.said,
-            self.figure,
-            self.shown,
-            self.audit,
-            self.found,
-        )
+        self.figure, self.shown, self.found = LiveFigure(_nothing("reading …")), widgets.HTML(), widgets.HTML()
+        controls = _row(self.split, self.domain, self.kind)
+        self.children = (controls, self.said, self.figure, self.shown, self.audit, self.found)
+        self._show(self.shown, {"who has a history where": views.overlap(dataset)})
         self.react(self.split)
         self._watch(self.split, self.domain, self.kind, self.audit)
 
-    def _rows(self) -> Rows:
-        return views.chosen_rows(self.dataset, self.split.value, self.domain.value, self.kind.value)
-
-    def _lengths(self) -> go.Figure:
-        name = self.dataset.catalogue.names[self.domain.value]
-        title = f"Histories of {self.split.value} rows that ask for {name}, {self.kind.value}"
-        return plots.pair(views.lengths(self._rows()), self.curve, title)
-
     def react(self, control: widgets.Widget) -> None:
-        split = self.split.value
+        split, kind, name = self.split.value, self.kind.value, self.dataset.catalogue.names[self.domain.value]
         if control is not self.audit:
-            rows, name = self._rows(), self.dataset.catalogue.names[self.domain.value]
-            self._say(
-                f"{len(rows):,} {split} rows ask for {name} ({self.kind.value}), of {len(set(rows.user)):,} users."
-            )
-            self.figure.draw(self._lengths())
+            rows = views.chosen_rows(self.dataset, split, self.domain.value, kind)
+            self._say(f"{len(rows):,} {split} rows ask for {name} ({kind}), of {len(set(rows.user)):,} users.")
+            title = f"Histories of {split} rows that ask for {name}, {kind}"
+            self.figure.draw(plots.pair(views.lengths(rows), self.curve, title))
         self.tables["audit"] = views.checks(self.record, split, self.audit.value)
         caption = "what the audit says" if len(self.tables["audit"]) else f"nothing of that kind in the {split} rows"
         self.found.value = as_html(self.tables["audit"], caption)
@@ -324,14 +291,10 @@ class TrainingExplorer(Explorer):
         self.column = _choice("curve")
         self.again = widgets.Button(description="read again")
         self.follow = widgets.Checkbox(description="follow", indent=False)
-        self.figure, self.shown = LiveFigure(_nothing("No run has finished an epoch yet")), widgets.HTML()
-        self.again.on_click(lambda _: self._attempt(partial(self.react, self.again)))
-        self.children = (
-            _row(self.chosen, widgets.VBox([self.column, self.again, self.follow])),
-            self.said,
-            self.figure,
-            self.shown,
-        )
+        self.figure, self.shown = LiveFigure(_nothing("reading …")), widgets.HTML()
+        self.again.on_click(lambda _: self._attempt(self.again))
+        controls = _row(self.chosen, widgets.VBox([self.column, self.again, self.follow]))
+        self.children = (controls, self.said, self.figure, self.shown)
         self.react(self.again)
         self._watch(self.chosen, self.column)
         self.follow.observe(self._follow, names="value")
@@ -339,16 +302,17 @@ class TrainingExplorer(Explorer):
     def react(self, control: widgets.Widget) -> None:
         chosen = {name: self.runs[name] for name in self.chosen.value}
         _offer(self.column, views.columns(chosen))
-        self.tables = {"where they stand": views.progress(chosen)}
-        self.shown.value = as_html(self.tables["where they stand"], "where they stand")
-        if self.column.value is None:
-            self._say("No run has finished an epoch yet." if chosen else "No run is chosen.")
-            self.figure.draw(_nothing("No run has finished an epoch yet" if chosen else "No run is chosen"))
+        self.tables = {}
+        self._show(self.shown, {"where they stand": views.progress(chosen)})
+        column = self.column.value
+        if column is None:
+            why = "No run has finished an epoch yet" if chosen else "No run is chosen"
+            self._say(f"{why}.")
+            self.figure.draw(_nothing(why))
             return
-        table = views.curves(chosen, self.column.value)
-        self.tables[self.column.value] = table
-        self._say(f"{self.column.value} by epoch, {len(chosen)} of {len(self.runs)} runs.")
-        self.figure.draw(plots.series(table, "epoch", "value", "run", self.column.value, self.column.value))
+        self.tables[column] = views.curves(chosen, column)
+        self._say(f"{column} by epoch, {len(chosen)} of {len(self.runs)} runs.")
+        self.figure.draw(plots.series(self.tables[column], "epoch", "value", "run", column, column))
 
     def _follow(self, change: Any) -> None:
         if not self.follow.value or self._reading:
@@ -362,17 +326,14 @@ class TrainingExplorer(Explorer):
         self._reading = True
         try:
             while self.follow.value:
-                try:
-                    self.react(self.again)
-                except (ValueError, OSError) as error:  # a run that was deleted
-                    self._say(str(error))
+                self._attempt(self.again)
                 await asyncio.sleep(self.SECONDS)
         finally:
             self._reading = False
 
     def static(self) -> str:
         """Where the runs stand; their curves are many lines."""
-        return STYLE + self.said.value + as_html(self.tables["where they stand"], "where they stand")
+        return STYLE + self.said.value + self.shown.value
 
 
 # --- a sweep ----------------------------------------------------------------------------------------------------------
@@ -397,22 +358,12 @@ class SweepExplorer(Explorer):
         self.metric, self.domain = _choice("metric", METRICS), _choice("target in")
         self.kind, self.system = _choice("rows"), _choice("system")
         self.figure, self.shown = LiveFigure(_nothing("reading …")), widgets.HTML()
-        self.children = (
-            _row(self.table, self.grid, self.x, self.y, self.metric),
-            _row(self.domain, self.kind, self.system),
-            self.said,
-            self.figure,
-            self.shown,
-        )
+        grid, rows = (self.table, self.grid, self.x, self.y, self.metric), (self.domain, self.kind, self.system)
+        self.children = (_row(*grid), _row(*rows), self.said, self.figure, self.shown)
         self.react(self.table)
-        self._watch(self.table, self.grid, self.x, self.y, self.metric, self.domain, self.kind, self.system)
+        self._watch(*grid, *rows)
 
-    def _shown(self) -> pd.DataFrame:
-        table = self.all_tables[self.table.value]
-        return table if self.grid.value == self.ALL else table[table["grid"] == self.grid.value]
-
-    def _offer_columns(self) -> None:
-        table = self._shown()
+    def _offer_columns(self, table: pd.DataFrame) -> None:
         axes, done = views.axes(table), table.dropna(subset=["value"])
         if not axes or done.empty:
             raise LayoutError(f"{self.table.value}, {self.grid.value}: nothing varies, or no cell is done yet")
@@ -425,11 +376,13 @@ class SweepExplorer(Explorer):
         if control is self.table:
             grids = list(dict.fromkeys(self.all_tables[self.table.value]["grid"]))
             _offer(self.grid, [*grids, *([self.ALL] if len(grids) > 1 else [])], grids[0])
+        table = self.all_tables[self.table.value]
+        table = table if self.grid.value == self.ALL else table[table["grid"] == self.grid.value]
         if control in (self.table, self.grid):
-            self._offer_columns()
+            self._offer_columns(table)
         up = None if self.y.value in (self.NONE, self.x.value) else self.y.value
         words = (self.metric.value, self.domain.value, self.kind.value, self.system.value)
-        found = views.cells(self._shown(), self.x.value, up, *words)
+        found = views.cells(table, self.x.value, up, *words)
         title = f"{words[0]}, {words[1]}, {words[2]} rows, {words[3]}"
         self._say(f"{title}: {int((found['runs'] > 0).sum())} of {len(found)} places have a value.")
         if up is None:
@@ -438,8 +391,8 @@ class SweepExplorer(Explorer):
         else:
             drawn = plots.surface(found, self.x.value, up, title)
         self.figure.draw(drawn)
-        self.tables = {title: found.round({"value": 3, "sd": 3})}
-        self.shown.value = as_html(self.tables[title], title)
+        self.tables = {}
+        self._show(self.shown, {title: found.round({"value": 3, "sd": 3})})
 
 
 # --- all of them ------------------------------------------------------------------------------------------------------
@@ -486,11 +439,9 @@ class Page(widgets.Tab):
         A folder that is neither.
     """
 
-    WAITING = "reading …"
-
     def __init__(self, folders: Sequence[Path | str]):
         self.makers = _makers(folders)
-        super().__init__([widgets.HTML(self.WAITING) for _ in self.makers], titles=list(self.makers))
+        super().__init__([widgets.HTML("reading …") for _ in self.makers], titles=list(self.makers))
         self.made: dict[int, widgets.Widget] = {}
         self.observe(self._open, names="selected_index")
         self._open()
@@ -502,7 +453,7 @@ class Page(widgets.Tab):
                 self.made[place] = list(self.makers.values())[place]()
             except (ValueError, OSError) as error:  # nothing to see there yet
                 self.made[place] = widgets.HTML(html.escape(str(error)))
-            self.children = [self.made.get(i, widgets.HTML(self.WAITING)) for i in range(len(self.makers))]
+            self.children = [self.made.get(i, one) for i, one in enumerate(self.children)]
 
 
 def _makers(folders: Sequence[Path | str]) -> dict[str, Callable[[], Explorer]]:
@@ -528,38 +479,7 @@ def _makers(folders: Sequence[Path | str]) -> dict[str, Callable[[], Explorer]]:
     return found
 
 
-# Voila's own template asks a network for a font of icons, which nothing here uses, and has one theme
-TEMPLATE = """{%- extends "voila/templates/lab/index.html.j2" -%}
-{%- set voila_process = "(i, n) => window.update_loading_text(i, n, `loading ${document.title} …`)" -%}
-{%- set icons = "https://cdn.jsdelivr.net/npm/@fortawesome/fontawesome-free@^5/css" -%}
-{%- block notebook_css -%}
-{{ super() | replace(icons ~ "/all.min.css", "data:text/css,")
-           | replace(icons ~ "/v4-shims.min.css", "data:text/css,") }}
-{{ resources.include_css("static/theme-dark.css")
-   | replace("<link", "<link media='(prefers-color-scheme: dark)'") }}
-<style>
-body, #rendered_cells { background: var(--jp-layout-color0); color: var(--jp-content-font-color1); }
-#loading .spinner-container { width: 4rem; }
-.jp-Cell { padding: 0 1rem; }
-.jp-OutputArea-prompt, .jp-InputPrompt { display: none; }
-</style>
-<script>
-const dark = window.matchMedia("(prefers-color-scheme: dark)");
-const tell = () => { document.body.dataset.jpThemeLight = String(!dark.matches); };
-addEventListener("DOMContentLoaded", tell);
-new MutationObserver((_, watcher) => {
-  const said = document.getElementById("loading_text");
-  if (!said) return;
-  said.setAttribute("role", "status");
-  said.textContent = `loading ${document.title} …`;
-  watcher.disconnect();
-}).observe(document, {childList: true, subtree: true});
-dark.addEventListener("change", tell);
-</script>
-{%- endblock notebook_css -%}
-"""
-
-ABOUT = (
+_ABOUT = (
     "What a trained i2VAE does for one user, what its data hold, how training went, and what a sweep found. "
     "Each tab is made when it is opened; the Tab key, arrows and space bar reach every control."
 )
@@ -583,18 +503,16 @@ def write_page(folders: Sequence[Path | str], target: Path) -> Path:
     _makers(folders)
     where = [str(Path(one).resolve()) for one in folders]
     names = ", ".join(views.named(folders))
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    heading = f"# Explorers: {text.escaped(names, 'markdown')}\n\n{ABOUT}"
+    heading = f"# Explorers: {text.escaped(names, 'markdown')}\n\n{_ABOUT}"
     asked = f"from i2vae_lib import explorers\n\nexplorers.Page({where!r})"
-    cells: list[dict[str, Any]] = [
-        {"cell_type": "markdown", "id": "about", "source": heading, "metadata": {}},
-        {"cell_type": "code", "id": "page", "source": asked, "metadata": {}, "outputs": [], "execution_count": None},
-    ]
-    metadata = {"title": f"Explorers: {names}", **kernel}
-    notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": metadata, "cells": cells}
-    write_json(target / "explore.ipynb", notebook)
+    about = {"cell_type": "markdown", "id": "about", "source": heading, "metadata": {}}
+    page = {"cell_type": "code", "id": "page", "source": asked, "metadata": {}, "outputs": [], "execution_count": None}
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    metadata = {"title": f"Explorers: {names}", "kernelspec": kernel}
+    write_json(
+        target / "explore.ipynb", {"nbformat": 4, "nbformat_minor": 5, "metadata": metadata, "cells": [about, page]}
+    )
     template = target / "voila" / "templates" / "kit"
-    template.mkdir(parents=True, exist_ok=True)
     write_json(template / "conf.json", {"base_template": "lab"})
-    (template / "index.html.j2").write_text(TEMPLATE, encoding="utf-8")
+    shutil.copyfile(_HERE.with_name("explorers.html.jinja"), template / "index.html.j2")
     return target / "explore.ipynb"
