@@ -1,35 +1,27 @@
 """Tidy table -> plotly figure. Nothing is computed here; every figure stands under the table that it draws.
 
-Colours and labels are those of :mod:`i2vae_lib.looks`.
+Colours and labels are those of :mod:`i2vae_lib.looks`. Every figure refuses a table without lines (ValueError).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from i2vae_lib import looks
 from i2vae_lib.pictures import training_panels
 from i2vae_lib.results.text import as_csv
 
 
-def _require_lines(table: pd.DataFrame, title: str) -> None:
-    """Refuse an empty table.
-
-    Raises
-    ------
-    ValueError
-    """
-    if table.empty:
+def _figure(title: str, *tables: pd.DataFrame, height: int = 360) -> go.Figure:
+    """A figure that waits for what is drawn of these tables."""
+    if any(table.empty for table in tables):
         raise ValueError(f"{title}: nothing to draw, the table has no line")
-
-
-def _layout(figure: go.Figure, title: str, height: int = 360) -> go.Figure:
-    return figure.update_layout(
+    return go.Figure().update_layout(
         title=title,
         height=height,
         template=looks.TEMPLATE,
@@ -38,18 +30,25 @@ def _layout(figure: go.Figure, title: str, height: int = 360) -> go.Figure:
     )
 
 
-def bars(table: pd.DataFrame, x: str, y: str, colour: str, title: str, y_title: str | None = None) -> go.Figure:
-    """Grouped bars: a group for each value of ``x``, in it a bar for each value of ``colour``.
+def _panels(figure: go.Figure, titles: Sequence[str], columns: int, **words: Any) -> list[dict[str, int]]:
+    """Divide a figure into panels, so many in a line; the place of each."""
+    figure.set_subplots(rows=-(-len(titles) // columns), cols=columns, subplot_titles=titles, **words)
+    return [{"row": number // columns + 1, "col": number % columns + 1} for number in range(len(titles))]
 
-    This and the other figures of this module raise a ValueError on a table without lines.
-    """
-    _require_lines(table, title)
-    figure = go.Figure()
+
+def _different(values: Iterable[Any]) -> list[Any]:
+    """Each value once, in the order of the table."""
+    return list(dict.fromkeys(values))
+
+
+def bars(table: pd.DataFrame, x: str, y: str, colour: str, title: str, y_title: str | None = None) -> go.Figure:
+    """Grouped bars: a group for each value of ``x``, in it a bar for each value of ``colour``."""
+    figure = _figure(title, table).update_layout(barmode="group", xaxis_title=x, yaxis_title=y_title or y)
     for i, (name, part) in enumerate(table.groupby(colour, sort=False)):
         figure.add_bar(
             x=part[x].astype(str), y=looks.rounded(part[y]), name=looks.label(str(name)), marker=looks.bar(str(name), i)
         )
-    return _layout(figure, title).update_layout(barmode="group", xaxis_title=x, yaxis_title=y_title or y)
+    return figure
 
 
 def lines(
@@ -63,59 +62,42 @@ def lines(
     log_x: bool = False,
 ) -> go.Figure:
     """A line over ``x`` for each of ``columns``."""
-    _require_lines(table, title)
-    figure = go.Figure()
+    figure = _figure(title, table).update_layout(xaxis_title=x, yaxis_title=y_title)
     mode = "lines+markers" if len(table) < 40 else "lines"
-    for i, name in enumerate(columns):
-        figure.add_scatter(
-            x=table[x], y=looks.rounded(table[name]), name=looks.label(name), mode=mode, **looks.line(name, i)
-        )
-    figure.update_layout(xaxis_title=x, yaxis_title=y_title)
+    _add_lines(figure, ((name, table[x], table[name]) for name in columns), mode)
     if log_y:
         figure.update_yaxes(type="log")
     else:
         figure.update_yaxes(range=looks.least_range(table[list(columns)]))
-    if log_x:
-        figure.update_xaxes(type="log")
-    return _layout(figure, title)
+    return figure.update_xaxes(type="log") if log_x else figure
 
 
-def series(
-    table: pd.DataFrame,
-    x: str,
-    y: str,
-    colour: str,
-    title: str,
-    y_title: str,
-) -> go.Figure:
+def series(table: pd.DataFrame, x: str, y: str, colour: str, title: str, y_title: str) -> go.Figure:
     """A line for each value of ``colour``; what has no value is left out."""
-    _require_lines(table, title)
-    figure = go.Figure()
-    for i, (name, part) in enumerate(table.dropna(subset=[y]).groupby(colour, sort=False)):
-        own = looks.line(str(name), i)
-        figure.add_scatter(
-            x=part[x], y=looks.rounded(part[y]), name=looks.label(str(name)), mode="lines+markers", **own
-        )
-    figure.update_layout(xaxis_title=x, yaxis_title=y_title, showlegend=True)
-    figure.update_yaxes(range=looks.least_range(table[y]))
-    return _layout(figure, title)
+    figure = _figure(title, table).update_layout(xaxis_title=x, yaxis_title=y_title, showlegend=True)
+    parts = table.dropna(subset=[y]).groupby(colour, sort=False)
+    _add_lines(figure, ((str(name), part[x], part[y]) for name, part in parts), "lines+markers")
+    return figure.update_yaxes(range=looks.least_range(table[y]))
+
+
+def _add_lines(figure: go.Figure, curves: Iterable[tuple[str, pd.Series, pd.Series]], mode: str) -> None:
+    for i, (name, x, y) in enumerate(curves):
+        figure.add_scatter(x=x, y=looks.rounded(y), name=looks.label(name), mode=mode, **looks.line(name, i))
 
 
 def pair(lengths: pd.DataFrame, popularity: pd.DataFrame, title: str) -> go.Figure:
     """How long histories are (``history, length, rows``) beside how popular items are (``domain, rank, users``)."""
-    _require_lines(lengths, title)
-    _require_lines(popularity, title)
-    figure = make_subplots(rows=1, cols=2, subplot_titles=["rows by length of history", "users by rank of item"])
+    figure = _figure(title, lengths, popularity).update_layout(barmode="group")
+    left, right = _panels(figure, ["rows by length of history", "users by rank of item"], 2)
     for i, (name, part) in enumerate(lengths.groupby("history", sort=False)):
         own = looks.bar(str(name), i)
-        figure.add_bar(x=part["length"], y=part["rows"], name=f"{name} history", marker=own, row=1, col=1)
+        figure.add_bar(x=part["length"], y=part["rows"], name=f"{name} history", marker=own, **left)
     for i, (name, part) in enumerate(popularity.groupby("domain", sort=False)):
         curve = looks.line(str(name), 2 + i)
-        figure.add_scatter(x=part["rank"], y=part["users"], name=str(name), mode="lines+markers", **curve, row=1, col=2)
+        figure.add_scatter(x=part["rank"], y=part["users"], name=str(name), mode="lines+markers", **curve, **right)
     figure.update_xaxes(title_text="length (items)", type="category", col=1)
     figure.update_xaxes(title_text="rank of the item", type="log", col=2)
-    figure.update_yaxes(title_text="rows", col=1).update_yaxes(title_text="users", type="log", col=2)
-    return _layout(figure, title).update_layout(barmode="group")
+    return figure.update_yaxes(title_text="rows", col=1).update_yaxes(title_text="users", type="log", col=2)
 
 
 def surface(table: pd.DataFrame, x: str, y: str, title: str) -> go.Figure:
@@ -123,10 +105,9 @@ def surface(table: pd.DataFrame, x: str, y: str, title: str) -> go.Figure:
 
     Both axes are categories: values of a grid are seldom evenly spaced, and some are words.
     """
-    _require_lines(table, title)
+    figure = _figure(title, table)
     wide = table.pivot(index=y, columns=x, values="value").sort_index()
     shown = [[None if pd.isna(one) else float(one) for one in line] for line in wide.to_numpy()]  # JSON has no nan
-    figure = go.Figure()
     figure.add_heatmap(
         x=[str(one) for one in wide.columns],
         y=[str(one) for one in wide.index],
@@ -137,40 +118,32 @@ def surface(table: pd.DataFrame, x: str, y: str, title: str) -> go.Figure:
         colorscale="Cividis",
         colorbar={"title": "per cent"},
     )
-    figure.update_xaxes(title_text=x, type="category").update_yaxes(title_text=y, type="category")
-    return _layout(figure, title)
+    return figure.update_xaxes(title_text=x, type="category").update_yaxes(title_text=y, type="category")
 
 
 def training_curves(history: pd.DataFrame) -> go.Figure:
     """:func:`i2vae_lib.pictures.training_panels` of a history, over epochs."""
-    _require_lines(history, "Training")
+    figure = _figure("Training", history, height=620)
     panels = training_panels(history)
-    figure = make_subplots(rows=2, cols=2, subplot_titles=list(panels), vertical_spacing=0.16)
-    for number, (panel, lines) in enumerate(panels.items()):
+    places = _panels(figure, [*panels, *[""] * (4 - len(panels))], 2, vertical_spacing=0.16)
+    for place, (panel, lines) in zip(places, panels.items()):
         for i, (name, (x, y)) in enumerate(lines.items()):
+            look = looks.line(name.split(",")[0], i, 4)
+            hover = f"{name}: %{{y:.4g}}<extra></extra>"
             figure.add_scatter(
-                x=x,
-                y=looks.rounded(y),
-                name=name,
-                legendgroup=panel,
-                **looks.line(name.split(",")[0], i, 4),
-                hovertemplate=f"{name}: %{{y:.4g}}<extra></extra>",
-                row=number // 2 + 1,
-                col=number % 2 + 1,
+                x=x, y=looks.rounded(y), name=name, legendgroup=panel, hovertemplate=hover, **look, **place
             )
-        level = looks.least_range([value for _, y in lines.values() for value in y])
-        figure.update_yaxes(range=level, row=number // 2 + 1, col=number % 2 + 1)
+        figure.update_yaxes(range=looks.least_range([value for _, y in lines.values() for value in y]), **place)
     figure.update_xaxes(title_text="epoch")
-    return _layout(figure, "Training", 620).update_layout(legend={"orientation": "h", "y": -0.12}, hovermode="x")
+    return figure.update_layout(legend={"orientation": "h", "y": -0.12}, hovermode="x")
 
 
 def results(table: pd.DataFrame, title: str) -> go.Figure:
     """Result table (domain, kind, n, one column a recommender) as two panels of grouped bars, in per cent."""
-    _require_lines(table, title)
-    domains = list(dict.fromkeys(table["domain"]))
+    figure = _figure(title, table, height=420).update_layout(barmode="group", legend={"orientation": "h", "y": -0.45})
+    domains = _different(table["domain"])
     recommenders = [c for c in table.columns if c not in ("domain", "kind", "n")]
-    figure = make_subplots(rows=1, cols=len(domains), subplot_titles=domains, shared_yaxes=True)
-    for column, d in enumerate(domains, start=1):
+    for place, d in zip(_panels(figure, domains, len(domains), shared_yaxes=True), domains):
         part = table[table["domain"] == d]
         labels = [f"{kind} (n={n})" for kind, n in zip(part["kind"], part["n"], strict=True)]
         for i, name in enumerate(recommenders):
@@ -179,60 +152,60 @@ def results(table: pd.DataFrame, title: str) -> go.Figure:
                 y=part[name],
                 name=looks.label(name),
                 legendgroup=name,
-                showlegend=column == 1,
+                showlegend=d == domains[0],
                 marker=looks.bar(name, i),
-                row=1,
-                col=column,
+                **place,
             )
-    figure.update_yaxes(title_text="per cent", col=1)
-    return _layout(figure, title, 420).update_layout(barmode="group", legend={"orientation": "h", "y": -0.45})
+    return figure.update_yaxes(title_text="per cent", col=1)
 
 
-def _panels(table: pd.DataFrame, x: str, y: str, low: str, high: str, title: str) -> go.Figure:
+def _around(part: pd.DataFrame, value: str, low: str, high: str) -> dict[str, Any]:
+    """The error bars of values that lie in their intervals."""
+    above, below = (part[high] - part[value]).clip(lower=0), (part[value] - part[low]).clip(lower=0)
+    return {"type": "data", "symmetric": False, "array": above, "arrayminus": below}
+
+
+def _beside(i: int, count: int, width: float) -> float:
+    """Where the i-th of several markers stands that share a place of that width."""
+    return width * ((i + 0.5) / count - 0.5)
+
+
+def _markers(table: pd.DataFrame, x: str, y: str, low: str, high: str, title: str) -> go.Figure:
     """A panel for each domain: a marker with its interval for each value of ``x`` and each system, side by side."""
-    _require_lines(table, title)
-    domains, systems = list(dict.fromkeys(table["domain"])), list(dict.fromkeys(table["system"]))
-    places = list(dict.fromkeys(table[x]))
-    columns = min(2, len(domains))
-    rows = -(-len(domains) // columns)
-    figure = make_subplots(rows=rows, cols=columns, subplot_titles=domains, shared_yaxes=True, vertical_spacing=0.2)
-    for number, d in enumerate(domains):
+    figure = _figure(title, table)
+    domains, systems, groups = (_different(table[key]) for key in ("domain", "system", x))
+    places = _panels(figure, domains, min(2, len(domains)), shared_yaxes=True, vertical_spacing=0.2)
+    for place, d in zip(places, domains):
         for i, name in enumerate(systems):
             part = table[(table["domain"] == d) & (table["system"] == name)]
-            beside = 0.0 if x == "system" else 0.7 * ((i + 0.5) / len(systems) - 0.5)
+            aside = 0.0 if x == "system" else _beside(i, len(systems), 0.7)
             figure.add_scatter(
-                x=[places.index(place) + beside for place in part[x]],
+                x=[groups.index(group) + aside for group in part[x]],
                 y=part[y],
-                error_y={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": (part[high] - part[y]).clip(lower=0),
-                    "arrayminus": (part[y] - part[low]).clip(lower=0),
-                },
+                error_y=_around(part, y, low, high),
                 name=looks.label(str(name)),
                 legendgroup=str(name),
-                showlegend=number == 0,
+                showlegend=d == domains[0],
                 mode="markers",
                 marker=looks.line(str(name), i, 8)["marker"],
                 hovertemplate=f"{looks.label(str(name))}: %{{y:.2f}}<extra></extra>",
-                row=number // columns + 1,
-                col=number % columns + 1,
+                **place,
             )
     figure.add_hline(y=0, line={"width": 1, "dash": "dot"})
-    shown = [looks.label(str(one)) for one in places]
-    figure.update_xaxes(tickvals=list(range(len(places))), ticktext=shown, range=[-0.5, len(places) - 0.5])
+    shown = [looks.label(str(one)) for one in groups]
+    figure.update_xaxes(tickvals=list(range(len(groups))), ticktext=shown, range=[-0.5, len(groups) - 0.5])
     figure.update_yaxes(title_text="points", col=1)
-    return _layout(figure, title, 120 + 300 * rows)
+    return figure.update_layout(height=120 + 300 * places[-1]["row"])
 
 
 def intervals(table: pd.DataFrame, title: str) -> go.Figure:
     """Differences of systems with their intervals: ``domain, system, difference, interval_low, interval_high``."""
-    return _panels(table, "system", "difference", "interval_low", "interval_high", title)
+    return _markers(table, "system", "difference", "interval_low", "interval_high", title)
 
 
 def worth(table: pd.DataFrame, title: str) -> go.Figure:
     """What leaks are worth: ``domain, leak, system, worth, low, high``, in points."""
-    return _panels(table, "leak", "worth", "low", "high", title)
+    return _markers(table, "leak", "worth", "low", "high", title)
 
 
 def differences(table: pd.DataFrame, title: str) -> go.Figure:
@@ -240,21 +213,14 @@ def differences(table: pd.DataFrame, title: str) -> go.Figure:
 
     For systems with long names, which stand on the left; ``runs``, if it is there, is shown where the pointer is.
     """
-    _require_lines(table, title)
-    systems, domains = list(dict.fromkeys(table["system"])), list(dict.fromkeys(table["domain"]))
-    figure = go.Figure()
+    figure = _figure(title, table)
+    systems, domains = _different(table["system"]), _different(table["domain"])
     for i, d in enumerate(domains):
         part = table[table["domain"] == d]
-        beside = 0.5 * ((i + 0.5) / len(domains) - 0.5)
         figure.add_scatter(
             x=part["difference"],
-            y=[systems.index(name) + beside for name in part["system"]],
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": (part["interval_high"] - part["difference"]).clip(lower=0),
-                "arrayminus": (part["difference"] - part["interval_low"]).clip(lower=0),
-            },
+            y=[systems.index(name) + _beside(i, len(domains), 0.5) for name in part["system"]],
+            error_x=_around(part, "difference", "interval_low", "interval_high"),
             customdata=part[["system", "runs"]] if "runs" in part else part[["system"]],
             name=str(d),
             mode="markers",
@@ -265,9 +231,8 @@ def differences(table: pd.DataFrame, title: str) -> go.Figure:
     shown = [looks.label(str(one)) for one in systems]
     figure.update_yaxes(tickvals=list(range(len(systems))), ticktext=shown, range=[len(systems) - 0.5, -0.5])
     figure.update_xaxes(title_text="points")
-    figure = _layout(figure, title, 160 + 34 * len(systems))
-    legend = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}
-    return figure.update_layout(margin={"l": 280, "r": 40, "t": 90, "b": 50}, legend=legend)
+    margin, legend = {"l": 280, "r": 40, "t": 90, "b": 50}, {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}
+    return figure.update_layout(height=160 + 34 * len(systems), margin=margin, legend=legend)
 
 
 def curves(table: pd.DataFrame, x: str, colour: str, title: str) -> go.Figure:
@@ -279,16 +244,16 @@ def curves(table: pd.DataFrame, x: str, colour: str, title: str) -> go.Figure:
         ``metric, domain``, ``x``, ``colour``; ``mean, low, high`` in per cent (nan: no interval), ``seeds, runs``.
         Lines without a domain are places that have no value yet: they are drawn as missing.
     """
-    _require_lines(table, title)
+    figure = _figure(title, table)
     done, missing = table.dropna(subset=["domain"]), table[table["domain"].isna()]
-    metrics, domains, names = (list(dict.fromkeys(done[key])) for key in ("metric", "domain", colour))
-    titles = [f"{domain}: {metric}" for metric in metrics for domain in domains] or ["nothing is done yet"]
-    rows, columns = max(1, len(metrics)), max(1, len(domains))
-    figure = make_subplots(rows=rows, cols=columns, subplot_titles=titles, vertical_spacing=0.14)
-    for number, (metric, domain) in enumerate((m, d) for m in metrics for d in domains):
-        cell = {"row": number // columns + 1, "col": number % columns + 1}
+    metrics, domains, names = (_different(done[key]) for key in ("metric", "domain", colour))
+    cells = [(metric, domain) for metric in metrics for domain in domains]
+    titles = [f"{domain}: {metric}" for metric, domain in cells] or ["nothing is done yet"]
+    places = _panels(figure, titles, max(1, len(domains)), vertical_spacing=0.14)
+    for place, (metric, domain) in zip(places, cells):
+        here = done[(done["metric"] == metric) & (done["domain"] == domain)]
         for i, name in enumerate(names):
-            part = done[(done["metric"] == metric) & (done["domain"] == domain) & (done[colour] == name)].sort_values(x)
+            part = here[here[colour] == name].sort_values(x)
             band = part.dropna(subset=["low", "high"])
             figure.add_scatter(
                 x=[*band[x], *band[x][::-1]],
@@ -300,45 +265,43 @@ def curves(table: pd.DataFrame, x: str, colour: str, title: str) -> go.Figure:
                 hoverinfo="skip",
                 legendgroup=str(name),
                 showlegend=False,
-                **cell,
+                **place,
             )
             figure.add_scatter(
                 x=part[x],
                 y=looks.rounded(part["mean"]),
                 name=looks.label(str(name)),
                 legendgroup=str(name),
-                showlegend=number == 0,
+                showlegend=place == places[0],
                 mode="lines+markers",
                 **looks.line(str(name), i, 8),
                 customdata=part[["runs"]],
                 hovertemplate=f"{name}, {x} %{{x}}: %{{y:.2f}}<br>%{{customdata[0]}}<extra></extra>",
-                **cell,
+                **place,
             )
-        here = done[(done["metric"] == metric) & (done["domain"] == domain)]
-        figure.update_yaxes(range=looks.least_range(here[["mean", "low", "high"]]), **cell)
-        for place in dict.fromkeys(missing[x].dropna()):
+        figure.update_yaxes(range=looks.least_range(here[["mean", "low", "high"]]), **place)
+        for gap in _different(missing[x].dropna()):
             # not add_vline, whose annotation cannot stand on an axis of words
-            line = {"x0": place, "x1": place, "y0": 0, "y1": 1, "yref": "y domain"}
-            figure.add_shape(type="line", line={"width": 1, "dash": "dot"}, **line, **cell)
-            word = {"x": place, "y": 0, "yref": "y domain", "yanchor": "bottom", "xanchor": "left"}
+            line = {"x0": gap, "x1": gap, "y0": 0, "y1": 1, "yref": "y domain"}
+            figure.add_shape(type="line", line={"width": 1, "dash": "dot"}, **line, **place)
+            word = {"x": gap, "y": 0, "yref": "y domain", "yanchor": "bottom", "xanchor": "left"}
             text = {"text": "missing", "textangle": -90, "font": {"size": 9}, "showarrow": False}
-            figure.add_annotation(**word, **text, **cell)
-    figure.update_xaxes(title_text=x, row=rows)
-    figure.update_yaxes(title_text="per cent", col=1)
-    return _layout(figure, title, 140 + 260 * rows).update_layout(legend={"orientation": "h", "y": -0.14})
+            figure.add_annotation(**word, **text, **place)
+    figure.update_xaxes(title_text=x, row=places[-1]["row"]).update_yaxes(title_text="per cent", col=1)
+    return figure.update_layout(height=140 + 260 * places[-1]["row"], legend={"orientation": "h", "y": -0.14})
 
 
 def latent_map(table: pd.DataFrame, colour: str, title: str) -> go.Figure:
     """Two principal components, a panel for each latent: ``latent, first, second`` and ``colour``, which colours."""
-    _require_lines(table, title)
-    latents, names = (list(dict.fromkeys(table[key])) for key in ("latent", colour))
+    figure = _figure(title, table, height=420)
+    latents, names = _different(table["latent"]), _different(table[colour])
     first = table.drop_duplicates(colour).set_index(colour)["latent"]  # where a name stands in the legend
-    figure = make_subplots(rows=1, cols=len(latents), subplot_titles=latents)
-    for number, latent in enumerate(latents, start=1):
+    for place, latent in zip(_panels(figure, latents, len(latents)), latents):
         for i, name in enumerate(names):
             part = table[(table["latent"] == latent) & (table[colour] == name)]
             if part.empty:
                 continue
+            turn, hue = divmod(i, len(looks.PALETTE))
             figure.add_scatter(
                 x=part["first"].astype("float32"),
                 y=part["second"].astype("float32"),
@@ -346,19 +309,11 @@ def latent_map(table: pd.DataFrame, colour: str, title: str) -> go.Figure:
                 legendgroup=str(name),
                 showlegend=first[name] == latent,
                 mode="markers",
-                marker={
-                    "color": looks.PALETTE[i % len(looks.PALETTE)],
-                    "symbol": looks.SYMBOLS[i // len(looks.PALETTE)],
-                    "size": 4,
-                    "opacity": 0.7,
-                },
+                marker={"color": looks.PALETTE[hue], "symbol": looks.SYMBOLS[turn], "size": 4, "opacity": 0.7},
                 hovertemplate=f"{colour} {name}<extra></extra>",
-                row=1,
-                col=number,
+                **place,
             )
-    figure.update_xaxes(title_text="first component")
-    figure.update_yaxes(title_text="second component", col=1)
-    return _layout(figure, title, 420)
+    return figure.update_xaxes(title_text="first component").update_yaxes(title_text="second component", col=1)
 
 
 def write_figures(drawn: Mapping[str, tuple[go.Figure, pd.DataFrame]], folder: Path) -> list[Path]:
