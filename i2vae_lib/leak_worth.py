@@ -24,8 +24,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from i2vae_lib.after_the_last import AfterTheLast
 from i2vae_lib.data import protocols
 from i2vae_lib.data.dataset import CrossDomainDataset, rows_digest
 from i2vae_lib.data.protocols import RawPair
-from i2vae_lib.data.rows import DOMAINS, Array, Ragged, Rows, hashed, joined, other
+from i2vae_lib.data.rows import DOMAINS, KINDS, Array, Ragged, Rows, hashed, joined, other
 from i2vae_lib.data.user_sequences import with_targets
 from i2vae_lib.engine import Say, Work, cell_folder, cost, reason_of, work_off
 from i2vae_lib.params import Parameters, digest, of_result
@@ -49,7 +50,9 @@ from i2vae_lib.recommenders.linked_items import Copy
 from i2vae_lib.recommenders.ordered_counts import OrderedCounts
 from i2vae_lib.recommenders.popularity import Popularity
 from i2vae_lib.results import significance
-from i2vae_lib.results.lift import sums_by_user
+from i2vae_lib.results.differences import CELL, results_of, tests_of
+from i2vae_lib.results.lift import draws_of_users, sums_by_user
+from i2vae_lib.results.reading import CANDIDATES, Opened, System, cells_of
 from i2vae_lib.runs import LayoutError, Run, checked, read_record
 from i2vae_lib.stages import irrelevant_groups, quiet
 from i2vae_lib.training import Callbacks
@@ -58,7 +61,7 @@ from i2vae_lib.workers import InThisProcess, Workers
 LEAKS = ("order", "users", "histories", "pseudo", "selection")
 CLOSED: frozenset[str] = frozenset()
 WORLDS = ("none", "order")
-CELL = ["domain", "kind", "candidates", "metric", "n"]
+_CELL = ["domain", "kind", "candidates", "metric", "n"]
 CONDITIONS: tuple[frozenset[str], ...] = (CLOSED, *(frozenset([leak]) for leak in LEAKS), frozenset(LEAKS))
 SYSTEMS: dict[str, Callable[[CrossDomainDataset, Parameters], Any]] = {
     "popularity": lambda dataset, p: Popularity.unfitted(dataset.catalogue),
@@ -224,12 +227,8 @@ def finished(raw: RawPair, p: Parameters, systems: Sequence[str], seeds: Sequenc
     for cell, work in _works(raw, p, systems, seeds, folder).items():
         if work.is_done:
             record = read_record(work.folder)
-            known: dict[str, Any] = {
-                "leaks": label(cell.leaks),
-                "seed": cell.seed,
-                "seconds": round(cost(record)[0], 1),
-            }
-            known["revision"] = record["stages"]["measure"]["revision"]
+            known = {"leaks": label(cell.leaks), "seed": cell.seed, "seconds": round(cost(record)[0], 1)}
+            known |= {"revision": record["stages"]["measure"]["revision"]}
             parts.append(pd.read_parquet(checked(work.folder, "ranks.parquet")).assign(**known))
     if not parts:
         raise LayoutError(f"{folder} holds no finished cell of {', '.join(systems)} on these data and parameters")
@@ -269,33 +268,29 @@ def worth(
         raise ValueError(
             f"a leak's worth needs the condition none or order and one with another leak; the table has {conditions}"
         )
-    parts = []
+    cutoff, parts = [evaluation.cutoff_of(metric)], []
     for (system, leak), part in table[~table["leaks"].isin(WORLDS)].groupby(["recommender", "leaks"], sort=False):
         against = world_of(str(leak))
         closed = table[(table["recommender"] == system) & (table["leaks"] == against)]
         seeds = set(closed["seed"]) & set(part["seed"])
         if not seeds:
             raise ValueError(f"{system}: {leak} has no seed in common with {against}, against which it is measured")
-        part, closed = (one[one["seed"].isin(seeds)] for one in (part, closed))
-        users, cells, masks = _cells(closed, names)
-        head: dict[str, Any] = {
-            "system": system,
-            "leak": leak,
-            "against": against,
-            "seeds": len(seeds),
-            "metric": metric,
-        }
-        for candidates in ("sampled", "full"):
-            before, after = (_of_rows(one, candidates, metric) for one in (closed, part))
-            test = significance.paired_bootstrap(after[:, None], before[:, None], masks, rng=rng, cluster=users)
-            means = {name: _means(values, masks) for name, values in (("closed", before), ("open", after))}
-            found = {"worth": test.difference, "low": test.low, "high": test.high}
-            in_points = means | {name: 100 * one[:, 0] for name, one in found.items()}
-            parts.append(cells.assign(**head, candidates=candidates, **in_points, p=test.p[:, 0]))
+        both = {"closed": closed, "open": part}
+        opened = _opened({name: one[one["seed"].isin(seeds)] for name, one in both.items()}, names)
+        bootstrap = partial(significance.paired_bootstrap, rng=rng, cluster=opened.users)
+        for candidates in CANDIDATES:
+            values = opened.values(candidates, cutoff)
+            found = tests_of(opened, values, [metric], "closed", bootstrap)
+            wide = results_of(opened, {candidates: values}, [metric]).pivot(index=CELL, columns="system", values="mean")
+            head = {"system": system, "leak": leak, "against": against, "seeds": len(seeds), "candidates": candidates}
+            parts.append(found.join(wide, on=CELL).assign(**head))
     whole = pd.concat(parts, ignore_index=True)
-    adjusted = whole.groupby(["candidates", "kind"])["p"].transform(lambda p: significance.holm(p.to_numpy()))
-    columns = ["system", "leak", "against", "seeds", *CELL, "closed", "open", "worth", "low", "high", "p_holm"]
-    return whole.assign(p_holm=adjusted)[columns]
+    turned = {"difference": "worth", "interval_low": "low", "interval_high": "high"}
+    whole = whole.rename(columns=turned)
+    whole["p_holm"] = whole.groupby(["candidates", "kind"])["p"].transform(lambda p: significance.holm(p.to_numpy()))
+    per_cent = ["closed", "open", *turned.values()]
+    whole[per_cent] *= 100
+    return whole[["system", "leak", "against", "seeds", *_CELL, *per_cent, "p_holm"]]
 
 
 def world_of(condition: str) -> str:
@@ -303,24 +298,15 @@ def world_of(condition: str) -> str:
     return "order" if condition == "all" or "order" in condition.split("+") else "none"
 
 
-def _of_rows(part: pd.DataFrame, candidates: str, metric: str) -> Array:
-    """A system's metric of each row, averaged over seeds, in the order of ``row``: float64 [rows]."""
-    values = part.assign(value=evaluation.row_values(part, candidates, [evaluation.cutoff_of(metric)])[:, 0])
-    return values.groupby("row", sort=True)["value"].mean().to_numpy()
-
-
-def _means(values: Array, masks: Array) -> list[float]:
-    """Mean of each cell's rows in per cent; nan without any."""
-    return [100 * values[mask].mean() if mask.any() else np.nan for mask in masks.T]
-
-
-def _cells(part: pd.DataFrame, names: dict[str, str]) -> tuple[Array, pd.DataFrame, Array]:
-    """Users of the rows in the order of ``row``; ``domain, kind, n`` of each cell, and its rows: bool [rows, cells]."""
-    flags = part.drop_duplicates("row").set_index("row").sort_index()
-    kinds = {kind: mask for kind, mask in evaluation.kind_masks(flags).items() if kind != "cold_released"}
-    masks = np.stack([mask & (flags["domain"] == d) for d in DOMAINS for mask in kinds.values()], axis=1)
-    cells = pd.DataFrame(itertools.product([names[d] for d in DOMAINS], kinds), columns=["domain", "kind"])
-    return flags["user"].to_numpy(), cells.assign(n=masks.sum(axis=0)), masks
+def _opened(systems: Mapping[str, pd.DataFrame], names: dict[str, str]) -> Opened:
+    """Rank tables of systems on the same rows, by label; each has its seeds."""
+    runs: dict[str, dict[int | None, pd.DataFrame]] = {
+        label: {int(seed): part.sort_values("row", ignore_index=True) for seed, part in table.groupby("seed")}
+        for label, table in systems.items()
+    }
+    first = next(iter(next(iter(runs.values())).values()))
+    cells = cells_of(first, names, [kind for kind in KINDS if kind != "cold_released"])
+    return Opened((), {label: System(label, by_seed, (), {}) for label, by_seed in runs.items()}, *cells, ())
 
 
 def worlds(
@@ -360,41 +346,25 @@ def worlds(
     if not shown:
         raise ValueError(f"the worlds are the conditions none, order and all; the table has {set(table['leaks'])}")
     parts = []
-    for world, candidates in itertools.product(shown, ("sampled", "full")):
-        systems = dict(tuple(table[table["leaks"] == world].groupby("recommender", sort=False)))
-        if "itemknn" not in systems:
+    for world, candidates in itertools.product(shown, CANDIDATES):
+        opened = _opened(dict(tuple(table[table["leaks"] == world].groupby("recommender", sort=False))), names)
+        if "itemknn" not in opened.systems:
             raise ValueError(f"{world}: lifts are over itemknn, which was not measured there")
-        users, cells, masks = _cells(systems["itemknn"], names)
-        owner = pd.factorize(users)[0]
-        values = np.stack([_of_rows(part, candidates, metric) for part in systems.values()], axis=1)
-        sums = sums_by_user(owner, masks, values).transpose(1, 2, 0)  # [cells, systems, users]
-        base, clusters = list(systems).index("itemknn"), sums.shape[2]
-        drawn = []
-        for size in np.diff([*range(0, resamples, 500), resamples]):
-            weight = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=size).T.astype(np.float64)
-            drawn.append(_lifts(sums @ weight, base))
-        total = sums.sum(axis=2)
-        lift = _lifts(total[:, :, None], base)
+        values, base = opened.values(candidates, [evaluation.cutoff_of(metric)]), list(opened.systems).index("itemknn")
+        by_row = np.concatenate([value.mean(axis=0) for value in values.values()], axis=1)
+        sums = sums_by_user(pd.factorize(opened.users)[0], opened.masks, by_row).transpose(1, 2, 0)
+        users = sums.shape[2]  # of [cells, systems, users]
+        drawn = [_lifts(sums @ weight.T, base) for weight in draws_of_users(users, resamples, rng)]
+        lift = _lifts(sums.sum(axis=2, keepdims=True), base)
         # a draw in which ItemKNN has nothing says nothing; nor does a cell in which it never has
         spread = np.where(np.isnan(lift), 0.0, np.concatenate(drawn, axis=2))
         low, high = np.where(np.isnan(lift[:, :, 0]), np.nan, np.nanquantile(spread, [0.025, 0.975], axis=2))
-        means = 100 * total / cells[["n"]].where(cells["n"] > 0, axis=0).to_numpy()
-        head = {"world": world, "candidates": candidates, "metric": metric}
-        here = [
-            cells.assign(
-                **head,
-                system=name,
-                seeds=part["seed"].nunique(),
-                value=means[:, j],
-                itemknn=means[:, base],
-                lift=lift[:, j, 0],
-                low=low[:, j],
-                high=high[:, j],
-            )
-            for j, (name, part) in enumerate(systems.items())
-        ]
-        parts.append(pd.concat(here).sort_index(kind="stable"))  # cell by cell
-    columns = ["system", "world", "seeds", *CELL, "value", "itemknn", "lift", "low", "high"]
+        found = results_of(opened, {candidates: values}, [metric])  # cell by cell, as the arrays
+        value = 100 * found["mean"].to_numpy().reshape(low.shape)
+        itemknn = np.broadcast_to(value[:, [base]], value.shape)
+        in_per_cent = {"value": value, "itemknn": itemknn, "lift": lift, "low": low, "high": high}
+        parts.append(found.assign(world=world, **{name: array.ravel() for name, array in in_per_cent.items()}))
+    columns = ["system", "world", "seeds", *_CELL, "value", "itemknn", "lift", "low", "high"]
     return pd.concat(parts, ignore_index=True)[columns]
 
 

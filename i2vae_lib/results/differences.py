@@ -147,7 +147,7 @@ def compare(
         if np.isnan(value).any():
             raise LayoutError(f"{first.folder}: the ranks of {label} hold no {candidates} ranking")
     bootstrap = partial(significance.paired_bootstrap, rng=rng, resamples=resamples, cluster=opened.users)
-    tests = _tests(opened, chosen, metric_names, base, bootstrap).assign(candidates=candidates)
+    tests = tests_of(opened, chosen, metric_names, base, bootstrap).assign(candidates=candidates)
     about = {
         **first.identity,
         "stamp": stamp(first.record),
@@ -165,7 +165,7 @@ def compare(
     return Comparison(
         about,
         pd.DataFrame(listed, columns=["system", "seeds", "folders", "parameters"]),
-        _results(opened, values, metric_names),
+        results_of(opened, values, metric_names),
         tests[list(TESTS)],
         _overall(opened, chosen, base, bootstrap),
         opened.notes,
@@ -175,11 +175,9 @@ def compare(
 def with_means(found: Comparison) -> pd.DataFrame:
     """``found.tests`` beside what both systems reach in each cell: ``mean, sd, seeds`` of the system; ``base_mean,
     base_sd, base_seeds``."""
-    reached = ["mean", "sd", "seeds"]
-    results = found.results[found.results["candidates"] == found.about["candidates"]]
-    base = results[results["system"] == found.about["base"]].set_index(CELL)[reached].add_prefix("base_")
-    own = results.set_index(["system", *CELL])[reached]
-    return found.tests.join(own, on=["system", *CELL]).join(base, on=CELL)
+    means = found.results.set_index(["system", "candidates", *CELL])[["mean", "sd", "seeds"]]
+    tests = found.tests.join(means, on=["system", "candidates", *CELL])
+    return tests.join(means.add_prefix("base_"), on=["base", "candidates", *CELL])
 
 
 def sampled_against_full(results: pd.DataFrame) -> pd.DataFrame:
@@ -228,9 +226,10 @@ def _cell_means(values: Array, masks: Array) -> Array:
         return np.where(n > 0, np.einsum("srm,rc->scm", values, masks.astype(np.float64)) / n, np.nan)
 
 
-def _results(opened: Opened, values: Mapping[str, Mapping[str, Array]], metric_names: Sequence[str]) -> pd.DataFrame:
+def results_of(opened: Opened, values: Mapping[str, Mapping[str, Array]], metric_names: Sequence[str]) -> pd.DataFrame:
+    """:attr:`Comparison.results`, of values by candidates and label."""
     n = opened.masks.sum(axis=0)
-    order = list(itertools.product(opened.systems, CANDIDATES))
+    order = list(itertools.product(opened.systems, values))
     means = {(label, kind): _cell_means(values[kind][label], opened.masks) for label, kind in order}
     found = []
     for (at, cell), (i, metric) in itertools.product(enumerate(opened.cells), enumerate(metric_names)):
@@ -241,10 +240,10 @@ def _results(opened: Opened, values: Mapping[str, Mapping[str, Array]], metric_n
     return pd.DataFrame(found, columns=[*CELL, "candidates", "system", "n", "seeds", "mean", "sd"])
 
 
-def _tests(
+def tests_of(
     opened: Opened, values: Mapping[str, Array], metric_names: Sequence[str], base: str, bootstrap: Bootstrap
 ) -> pd.DataFrame:
-    """Each system minus the base, in every cell."""
+    """Each system minus the base, in every cell: :attr:`Comparison.tests` without ``candidates``."""
     by_row = {label: value.mean(axis=0) for label, value in values.items()}
     by_seed = {label: _cell_means(value, opened.masks) for label, value in values.items()}
     found = _minus_the_base(opened.systems, by_row, by_seed, opened.masks, base, bootstrap)

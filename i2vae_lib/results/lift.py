@@ -6,7 +6,7 @@ references and never the system.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,11 +142,15 @@ def mean_lift(
             means = [np.nanmean(np.einsum("ru,ucm->rcm", weight, one) / n, axis=(1, 2)) for one in (own, best)]
         return means[0] / means[1] - 1
 
-    each = np.full(len(users), 1 / len(users))
-    sizes = np.diff([*range(0, resamples, 500), resamples])
-    drawn = [ratio(rng.multinomial(len(users), each, size=size).astype(np.float64)) for size in sizes]
+    drawn = [ratio(weight) for weight in draws_of_users(len(users), resamples, rng)]
     low, high = np.quantile(np.concatenate(drawn), [0.025, 0.975])
     return float(ratio(np.ones((1, len(users))))[0]), float(low), float(high)
+
+
+def draws_of_users(users: int, resamples: int, rng: np.random.Generator) -> Iterator[Array]:
+    """How often each resample draws each user: float64 [some, users], so many resamples in all."""
+    for size in np.diff([*range(0, resamples, 500), resamples]):
+        yield rng.multinomial(users, np.full(users, 1 / users), size=size).astype(np.float64)
 
 
 def sums_by_user(owner: Array, masks: Array, value: Array) -> Array:

@@ -104,7 +104,8 @@ class Opened:
     @property
     def users(self) -> Array:
         """The user of each row."""
-        return self.runs[0].rows["user"].to_numpy()
+        first = next(iter(self.systems.values()))
+        return next(iter(first.runs.values()))["user"].to_numpy()
 
     @property
     def headline(self) -> Array:
@@ -145,11 +146,15 @@ def open_runs(folders: Sequence[Path | str]) -> Opened:
     if outside := outside_note(first.record.get("outside", ()), names):
         notes.append(outside)
     notes += first.record.get("notes", ())
-    by_kind = kind_masks(first.rows if "seen" in first.rows else first.rows.assign(seen=False))
+    return Opened(runs, systems, *cells_of(first.rows, names, kinds), tuple(notes))
+
+
+def cells_of(rows: pd.DataFrame, names: Mapping[str, str], kinds: Sequence[str]) -> tuple[list[tuple[str, str]], Array]:
+    """(Name of the domain, kind) of every cell, and its rows, bool [rows, cells]."""
+    by_kind = kind_masks(rows if "seen" in rows else rows.assign(seen=False))
     cells = list(itertools.product(DOMAINS, kinds))
-    masks = [(first.rows["domain"] == d) & by_kind[kind].astype(bool) for d, kind in cells]
-    named = [(str(names.get(d, d)), kind) for d, kind in cells]
-    return Opened(runs, systems, named, np.stack(masks, axis=1), tuple(notes))
+    masks = [(rows["domain"] == d) & by_kind[kind].astype(bool) for d, kind in cells]
+    return [(str(names.get(d, d)), kind) for d, kind in cells], np.stack(masks, axis=1)
 
 
 def _open(folder: Path) -> Run:
