@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -50,9 +50,9 @@ from i2vae_lib.recommenders.linked_items import Copy
 from i2vae_lib.recommenders.ordered_counts import OrderedCounts
 from i2vae_lib.recommenders.popularity import Popularity
 from i2vae_lib.results import significance
-from i2vae_lib.results.differences import CELL, results_of, tests_of
+from i2vae_lib.results.differences import beside_means, results_of
 from i2vae_lib.results.lift import draws_of_users, sums_by_user
-from i2vae_lib.results.reading import CANDIDATES, Opened, System, cells_of
+from i2vae_lib.results.reading import CANDIDATES, opened_tables
 from i2vae_lib.runs import LayoutError, Run, checked, read_record
 from i2vae_lib.stages import irrelevant_groups, quiet
 from i2vae_lib.training import Callbacks
@@ -61,6 +61,7 @@ from i2vae_lib.workers import InThisProcess, Workers
 LEAKS = ("order", "users", "histories", "pseudo", "selection")
 CLOSED: frozenset[str] = frozenset()
 WORLDS = ("none", "order")
+_KINDS = [kind for kind in KINDS if kind != "cold_released"]
 _CELL = ["domain", "kind", "candidates", "metric", "n"]
 CONDITIONS: tuple[frozenset[str], ...] = (CLOSED, *(frozenset([leak]) for leak in LEAKS), frozenset(LEAKS))
 SYSTEMS: dict[str, Callable[[CrossDomainDataset, Parameters], Any]] = {
@@ -268,22 +269,19 @@ def worth(
         raise ValueError(
             f"a leak's worth needs the condition none or order and one with another leak; the table has {conditions}"
         )
-    cutoff, parts = [evaluation.cutoff_of(metric)], []
+    parts = []
     for (system, leak), part in table[~table["leaks"].isin(WORLDS)].groupby(["recommender", "leaks"], sort=False):
         against = world_of(str(leak))
         closed = table[(table["recommender"] == system) & (table["leaks"] == against)]
         seeds = set(closed["seed"]) & set(part["seed"])
         if not seeds:
             raise ValueError(f"{system}: {leak} has no seed in common with {against}, against which it is measured")
-        both = {"closed": closed, "open": part}
-        opened = _opened({name: one[one["seed"].isin(seeds)] for name, one in both.items()}, names)
+        both = {name: one[one["seed"].isin(seeds)] for name, one in (("closed", closed), ("open", part))}
+        opened = opened_tables(both, names, _KINDS)
         bootstrap = partial(significance.paired_bootstrap, rng=rng, cluster=opened.users)
         for candidates in CANDIDATES:
-            values = opened.values(candidates, cutoff)
-            found = tests_of(opened, values, [metric], "closed", bootstrap)
-            wide = results_of(opened, {candidates: values}, [metric]).pivot(index=CELL, columns="system", values="mean")
-            head = {"system": system, "leak": leak, "against": against, "seeds": len(seeds), "candidates": candidates}
-            parts.append(found.join(wide, on=CELL).assign(**head))
+            found = beside_means(opened, candidates, [metric], "closed", bootstrap)
+            parts.append(found.assign(system=system, leak=leak, against=against, seeds=len(seeds)))
     whole = pd.concat(parts, ignore_index=True)
     turned = {"difference": "worth", "interval_low": "low", "interval_high": "high"}
     whole = whole.rename(columns=turned)
@@ -296,17 +294,6 @@ def worth(
 def world_of(condition: str) -> str:
     """Of :data:`WORLDS` the one whose targets the rows of a condition (a :func:`label`) ask."""
     return "order" if condition == "all" or "order" in condition.split("+") else "none"
-
-
-def _opened(systems: Mapping[str, pd.DataFrame], names: dict[str, str]) -> Opened:
-    """Rank tables of systems on the same rows, by label; each has its seeds."""
-    runs: dict[str, dict[int | None, pd.DataFrame]] = {
-        label: {int(seed): part.sort_values("row", ignore_index=True) for seed, part in table.groupby("seed")}
-        for label, table in systems.items()
-    }
-    first = next(iter(next(iter(runs.values())).values()))
-    cells = cells_of(first, names, [kind for kind in KINDS if kind != "cold_released"])
-    return Opened((), {label: System(label, by_seed, (), {}) for label, by_seed in runs.items()}, *cells, ())
 
 
 def worlds(
@@ -347,7 +334,8 @@ def worlds(
         raise ValueError(f"the worlds are the conditions none, order and all; the table has {set(table['leaks'])}")
     parts = []
     for world, candidates in itertools.product(shown, CANDIDATES):
-        opened = _opened(dict(tuple(table[table["leaks"] == world].groupby("recommender", sort=False))), names)
+        systems = dict(tuple(table[table["leaks"] == world].groupby("recommender", sort=False)))
+        opened = opened_tables(systems, names, _KINDS)
         if "itemknn" not in opened.systems:
             raise ValueError(f"{world}: lifts are over itemknn, which was not measured there")
         values, base = opened.values(candidates, [evaluation.cutoff_of(metric)]), list(opened.systems).index("itemknn")

@@ -147,7 +147,7 @@ def compare(
         if np.isnan(value).any():
             raise LayoutError(f"{first.folder}: the ranks of {label} hold no {candidates} ranking")
     bootstrap = partial(significance.paired_bootstrap, rng=rng, resamples=resamples, cluster=opened.users)
-    tests = tests_of(opened, chosen, metric_names, base, bootstrap).assign(candidates=candidates)
+    tests = _tests(opened, chosen, metric_names, base, bootstrap).assign(candidates=candidates)
     about = {
         **first.identity,
         "stamp": stamp(first.record),
@@ -170,6 +170,16 @@ def compare(
         _overall(opened, chosen, base, bootstrap),
         opened.notes,
     )
+
+
+def beside_means(
+    opened: Opened, candidates: str, metric_names: Sequence[str], base: str, bootstrap: Bootstrap
+) -> pd.DataFrame:
+    """Each system minus the base, in every cell: :attr:`Comparison.tests` beside a column of means for each system."""
+    values = opened.values(candidates, [cutoff_of(name) for name in metric_names])
+    means = results_of(opened, {candidates: values}, metric_names).pivot(index=CELL, columns="system", values="mean")
+    tests = _tests(opened, values, metric_names, base, bootstrap)
+    return tests.assign(candidates=candidates).join(means, on=CELL)
 
 
 def with_means(found: Comparison) -> pd.DataFrame:
@@ -240,10 +250,10 @@ def results_of(opened: Opened, values: Mapping[str, Mapping[str, Array]], metric
     return pd.DataFrame(found, columns=[*CELL, "candidates", "system", "n", "seeds", "mean", "sd"])
 
 
-def tests_of(
+def _tests(
     opened: Opened, values: Mapping[str, Array], metric_names: Sequence[str], base: str, bootstrap: Bootstrap
 ) -> pd.DataFrame:
-    """Each system minus the base, in every cell: :attr:`Comparison.tests` without ``candidates``."""
+    """Each system minus the base, in every cell."""
     by_row = {label: value.mean(axis=0) for label, value in values.items()}
     by_seed = {label: _cell_means(value, opened.masks) for label, value in values.items()}
     found = _minus_the_base(opened.systems, by_row, by_seed, opened.masks, base, bootstrap)

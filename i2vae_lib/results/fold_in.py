@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,14 @@ import pandas as pd
 
 from i2vae_lib import evaluation
 from i2vae_lib.data import DOMAINS, CrossDomainDataset
-from i2vae_lib.evaluation import cutoff_of, row_values
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import SYSTEMS
-from i2vae_lib.results.reading import METRICS
+from i2vae_lib.results.differences import CELL, beside_means
+from i2vae_lib.results.reading import METRICS, opened_tables
 from i2vae_lib.results.significance import paired_bootstrap
 from i2vae_lib.runs import LayoutError, read_record
 
-KINDS = ("all", "tailed")
+_KINDS = ("all", "tailed")
 """A cold row's user has no vector in the target domain."""
 
 
@@ -37,28 +38,12 @@ def measured(run: Path) -> pd.DataFrame:
     rows = rows.take(np.flatnonzero(known & (rows.lengths("own") > 0)))
     newcomers = replace(rows, user=np.array([f"newcomer {user}" for user in rows.user], dtype=object))
     negatives = evaluation.sample_negatives(rows, p.evaluation.negatives, p.split.data_seed)
-    cutoffs = [cutoff_of(name) for name in METRICS]
-    size = p.evaluation.batch_size
-    ranks = [evaluation.rank(system, one, negatives, full=False, batch_size=size) for one in (rows, newcomers)]
-    values = [row_values(one, "sampled", cutoffs) for one in ranks]
-    kinds = rows.kinds(dataset.tail["test"])
-    cells = [(d, kind) for d in DOMAINS for kind in KINDS]
-    chosen = np.stack([(rows.domain == DOMAINS.index(d)) & kinds[kind] for d, kind in cells], axis=1)
-    found = paired_bootstrap(values[1], values[0], chosen, rng=np.random.default_rng(0), cluster=rows.user)
-    lines = [
-        {
-            "system": system.name,
-            "domain": dataset.catalogue.names[d],
-            "kind": kind,
-            "metric": metric,
-            "n": int(found.n[i, k]),
-            "trained": values[0][chosen[:, i], k].mean(),
-            "folded_in": values[1][chosen[:, i], k].mean(),
-            "difference": found.difference[i, k],
-            "interval_low": found.low[i, k],
-            "interval_high": found.high[i, k],
-        }
-        for i, (d, kind) in enumerate(cells)
-        for k, metric in enumerate(METRICS)
-    ]
-    return pd.DataFrame(lines)
+    size, seen = p.evaluation.batch_size, evaluation.seen_targets(rows, train)
+    tables = {}
+    for name, asked in {"trained": rows, "folded_in": newcomers}.items():
+        ranks = evaluation.rank(system, asked, negatives, full=False, batch_size=size)
+        tables[name] = evaluation.rank_table(name, rows, dataset.tail["test"], seen, ranks).assign(seed=p.seed)
+    opened = opened_tables(tables, dataset.catalogue.names, _KINDS)
+    bootstrap = partial(paired_bootstrap, rng=np.random.default_rng(0), cluster=opened.users)
+    found = beside_means(opened, "sampled", METRICS, "trained", bootstrap).assign(system=system.name)
+    return found[["system", *CELL, "n", *tables, "difference", "interval_low", "interval_high"]]

@@ -146,15 +146,26 @@ def open_runs(folders: Sequence[Path | str]) -> Opened:
     if outside := outside_note(first.record.get("outside", ()), names):
         notes.append(outside)
     notes += first.record.get("notes", ())
-    return Opened(runs, systems, *cells_of(first.rows, names, kinds), tuple(notes))
+    return Opened(runs, systems, *_cells(first.rows, names, kinds), tuple(notes))
 
 
-def cells_of(rows: pd.DataFrame, names: Mapping[str, str], kinds: Sequence[str]) -> tuple[list[tuple[str, str]], Array]:
+def _cells(rows: pd.DataFrame, names: Mapping[str, str], kinds: Sequence[str]) -> tuple[list[tuple[str, str]], Array]:
     """(Name of the domain, kind) of every cell, and its rows, bool [rows, cells]."""
     by_kind = kind_masks(rows if "seen" in rows else rows.assign(seen=False))
     cells = list(itertools.product(DOMAINS, kinds))
     masks = [(rows["domain"] == d) & by_kind[kind].astype(bool) for d, kind in cells]
     return [(str(names.get(d, d)), kind) for d, kind in cells], np.stack(masks, axis=1)
+
+
+def opened_tables(systems: Mapping[str, pd.DataFrame], names: Mapping[str, str], kinds: Sequence[str]) -> Opened:
+    """Rank tables of systems on the same rows, by label, as :func:`open_runs` opens them; they have a ``seed``."""
+    runs: dict[str, dict[int | None, pd.DataFrame]] = {
+        label: {int(seed): part.sort_values("row", ignore_index=True) for seed, part in table.groupby("seed")}
+        for label, table in systems.items()
+    }
+    first = next(iter(next(iter(runs.values())).values()))
+    found = {label: System(label, by_seed, (), {}) for label, by_seed in runs.items()}
+    return Opened((), found, *_cells(first, names, kinds), ())
 
 
 def _open(folder: Path) -> Run:
