@@ -19,6 +19,7 @@ import scipy  # scipy.stats is imported where it is used: it takes most of a sec
 
 Array = np.ndarray
 
+_CONFIDENCE = 0.95
 CHUNK_BYTES = 16 * 2**20
 """Bound on the memory of one chunk of resampling weights."""
 
@@ -53,8 +54,6 @@ def paired_bootstrap(
     rng: np.random.Generator,
     resamples: int = 10_000,
     cluster: Array | None = None,
-    confidence: float = 0.95,
-    studentised: bool = True,
 ) -> Bootstrap:
     """Paired bootstrap over rows of the mean difference a - b, in all cells of a table jointly.
 
@@ -64,11 +63,11 @@ def paired_bootstrap(
 
         t = d / s,  t* = (d* - d) / s*,  p = (1 + #{abs t* >= abs t}) / (1 + resamples),  interval d -+ q s,
 
-    where q is the ``confidence`` quantile of abs t*, of that rank at which 0 lies outside the interval if and only if
-    p <= 1 - ``confidence``. For a cell with masks m and values v, s² = sum over clusters of (sum m (v - d))² / (sum m)²
-    (the factor C / (C - 1) cancels between t and t*). That sum is at least its largest term, and in s* it is never
-    taken to be less than this: a resample that misses the few rows on which two systems differ would else have no
-    spread, and no t*. A resample without a row of the cell counts as infinitely far out.
+    where q is the 95 % quantile of abs t*, of that rank at which 0 lies outside the interval if and only if p <= 0.05.
+    For a cell with masks m and values v, s² = sum over clusters of (sum m (v - d))² / (sum m)² (the factor C / (C - 1)
+    cancels between t and t*). That sum is at least its largest term, and in s* it is never taken to be less than this:
+    a resample that misses the few rows on which two systems differ would else have no spread, and no t*. A resample
+    without a row of the cell counts as infinitely far out.
 
     Parameters
     ----------
@@ -78,9 +77,6 @@ def paired_bootstrap(
         bool [rows, masks]; a cell is a mask and a metric.
     cluster
         [rows], any labels: rows with one label are drawn together (the two rows of a user). None: each row alone.
-    studentised
-        False: the plain bootstrap, p = (1 + #{abs(d* - d) >= abs d}) / (1 + resamples) and the percentile interval. For
-        comparison; see the module's docstring.
 
     Returns
     -------
@@ -105,21 +101,16 @@ def paired_bootstrap(
     error = np.sqrt(np.einsum("ckm,ckm->km", totals, totals)) / np.maximum(n, 1)[:, None]
     # a spread that is only rounding
     flat = error <= 1e-12 * np.abs(difference).max(initial=0.0)
-    unit = np.where(flat, 1.0, error) if studentised else np.ones_like(error)
-    drawn = _resampled(counts, totals, resamples, rng, studentised)
+    unit = np.where(flat, 1.0, error)
+    drawn = np.abs(_resampled(counts, totals, resamples, rng))
 
     # discrete metrics tie exactly; rounding must not tear the ties apart
-    beyond = np.abs(drawn) >= np.abs(np.nan_to_num(mean) / unit) * (1 - 1e-9)
+    beyond = drawn >= np.abs(np.nan_to_num(mean) / unit) * (1 - 1e-9)
     p = (1 + beyond.sum(axis=0)) / (1 + resamples)
-    if studentised:
-        # 0 lies outside if and only if p <= 1 - confidence
-        rank = resamples - int(np.floor((1 - confidence) * (resamples + 1) + 1e-9))
-        reach = np.partition(np.abs(drawn), rank, axis=0)[rank] if rank < resamples else np.full(error.shape, np.inf)
-        low, high = mean - reach * unit, mean + reach * unit
-    else:
-        drawn[~np.isfinite(drawn)] = np.nan  # a resample without a row of the cell has no difference
-        tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-        low, high = mean + np.nanquantile(np.where(n[:, None] > 0, drawn, 0.0), tails, axis=0)
+    # 0 lies outside if and only if p <= 0.05
+    rank = resamples - int(np.floor((1 - _CONFIDENCE) * (resamples + 1) + 1e-9))
+    reach = np.partition(drawn, rank, axis=0)[rank] if rank < resamples else np.full(error.shape, np.inf)
+    low, high = mean - reach * unit, mean + reach * unit
     agree = flat & (clusters >= 2) & (np.abs(mean) <= 1e-12)
     unknown = flat & ~agree | (n == 0)[:, None]
     for array, when_agreed in ((low, 0.0), (high, 0.0), (p, 1.0)):
@@ -154,16 +145,14 @@ def _by_cluster(difference: Array, mean: Array, masks: Array, cluster: Array | N
     return summed
 
 
-def _resampled(counts: Array, totals: Array, resamples: int, rng: np.random.Generator, studentised: bool) -> Array:
-    """t* (or d* - d) of every resample, [resamples, masks, metrics]; infinite where it has no row of the cell."""
+def _resampled(counts: Array, totals: Array, resamples: int, rng: np.random.Generator) -> Array:
+    """t* of every resample, [resamples, masks, metrics]; infinite where it has no row of the cell."""
     clusters, masks, metrics = totals.shape
-    columns = [counts, totals.reshape(clusters, -1)]
+    columns = [counts, totals.reshape(clusters, -1), (totals**2).reshape(clusters, -1)]
     # where every cluster has at most one row in each cell, counts² = counts and counts · totals = totals
     lone = counts.max(initial=0.0) <= 1
-    if studentised:
-        columns.append((totals**2).reshape(clusters, -1))
-        if not lone:
-            columns += [(totals * counts[:, :, None]).reshape(clusters, -1), counts**2]
+    if not lone:
+        columns += [(totals * counts[:, :, None]).reshape(clusters, -1), counts**2]
     sizes = np.cumsum([part.shape[1] for part in columns])[:-1]
     stacked = np.concatenate(columns, axis=1)
     drawn = np.empty((resamples, masks, metrics))
@@ -174,20 +163,16 @@ def _resampled(counts: Array, totals: Array, resamples: int, rng: np.random.Gene
         picked = rng.integers(0, clusters, size=(size, clusters), dtype=np.int32) + clusters * np.arange(size)[:, None]
         weights = np.bincount(picked.ravel(), minlength=size * clusters).reshape(size, clusters)
         parts = np.split(weights.astype(np.float64) @ stacked, sizes, axis=1)
-        count = parts[0][:, :, None]
-        total, *rest = (part.reshape(size, masks, -1) for part in parts[1:])
+        count, total, squared, *rest = (part.reshape(size, masks, -1) for part in parts)
+        mixed, quadratic = rest or (total, count)
         with np.errstate(divide="ignore", invalid="ignore"):
             shift = total / count
-            if not studentised:
-                drawn[start : start + size] = np.where(count > 0, shift, np.inf)
-                continue
-            squared, mixed, quadratic = (rest[0], total, count) if lone else rest
             spread = squared - 2 * shift * mixed + shift**2 * quadratic
             drawn[start : start + size] = np.where(count > 0, total / np.sqrt(np.maximum(spread, least)), np.inf)
     return drawn
 
 
-def paired_t_test(a: Array, b: Array, confidence: float = 0.95) -> _SeedTest:
+def paired_t_test(a: Array, b: Array) -> _SeedTest:
     """Paired t-test over seeds (``scipy.stats.ttest_rel``), a[i] and b[i] of one seed; two-sided, n - 1 degrees.
 
     Fewer than two seeds, or differences that do not vary: t, p and the interval are nan. Two systems that ignore their
@@ -203,7 +188,7 @@ def paired_t_test(a: Array, b: Array, confidence: float = 0.95) -> _SeedTest:
     if n < 2 or np.ptp(difference) <= 1e-12 * max(np.abs(a).max(), np.abs(b).max()):
         return _SeedTest(n, mean, np.nan, max(n - 1, 0), np.nan, np.nan, np.nan)
     found: Any = scipy.stats.ttest_rel(a, b)
-    interval = found.confidence_interval(confidence)
+    interval = found.confidence_interval(_CONFIDENCE)
     return _SeedTest(
         n, mean, float(found.statistic), int(found.df), float(found.pvalue), float(interval.low), float(interval.high)
     )
