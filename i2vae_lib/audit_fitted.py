@@ -14,7 +14,7 @@ import pandas as pd
 from i2vae_lib.cooccurrence import start_apart
 from i2vae_lib.data.dataset import CrossDomainDataset
 from i2vae_lib.data.rows import DOMAINS, PAD, SPLITS, Array, Rows, popularity
-from i2vae_lib.graphs import Unified, entries_apart, user_items, users_of_items
+from i2vae_lib.graphs import Unified, entries_apart, user_items
 from i2vae_lib.psg import CooccurrenceGenerator, Generator, LeaveOneOutGenerator, learning_folds
 
 COLUMNS = ["check", "split", "severity", "count", "share", "example"]
@@ -70,7 +70,7 @@ def audit_references(dataset: CrossDomainDataset, fitted: Sequence[Any]) -> pd.D
 def of_graph(dataset: CrossDomainDataset, generator: Generator) -> Line:
     """Interactions in which the generator's graphs differ from the training rows of their folds."""
     train, unified = dataset.splits["train"], Unified(dataset.catalogue)
-    expected = [users_of_items(user_items(part, unified)) for part in learning_folds(train, generator.p)]
+    expected = [user_items(part, unified).getnnz(axis=0) for part in learning_folds(train, generator.p)]
     assert generator.taken is not None
     return _difference("generator's graph", dataset, np.stack(expected), generator.taken, unified.of)
 
@@ -82,7 +82,7 @@ def of_tables(dataset: CrossDomainDataset, generator: Generator) -> Line:
     """
     train, p = dataset.splits["train"], generator.p
     if p.kind == "lightgcn":
-        taken = [users_of_items(user_items(part, Unified(dataset.catalogue))) > 0 for part in learning_folds(train, p)]
+        taken = [user_items(part, Unified(dataset.catalogue)).getnnz(axis=0) > 0 for part in learning_folds(train, p)]
         tables = generator.arrays()
         there = np.stack([(tables[name] != 0).any(axis=-1) for name in ("fold_in", "final")])  # [2, folds, rounds, n]
         apart = (there != np.stack(taken)[None, :, None, :]).sum(axis=(0, 1, 2))

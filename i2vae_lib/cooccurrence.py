@@ -35,7 +35,7 @@ from scipy.sparse.linalg import eigsh
 
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows, origins, packed, rejoined, unpacked
 from i2vae_lib.data.user_sequences import user_sequences
-from i2vae_lib.graphs import Unified, cosine, entries_apart, user_items, users_of_items
+from i2vae_lib.graphs import Unified, cosine, entries_apart, user_items
 
 _NOWHERE = -1  # an item that a user's whole sequence does not hold (a shorter row's did)
 _ROUNDING = 1e-9  # scores below it are what is left where something was added and taken away
@@ -91,7 +91,7 @@ class LeftOut:
         self, catalogue: Catalogue, users: Array, graph: sparse.csr_matrix, steps: Array, parted: Array, p: Settings
     ):
         self.unified = Unified(catalogue)
-        self.taken = users_of_items(graph)
+        self.taken = graph.getnnz(axis=0)
         self._hold(users, graph, steps, parted)
         self._place(self._pattern())
         self._weigh(p)
@@ -284,7 +284,7 @@ def scores_of(tables: Sequence[LeftOut], rows: Rows, domain: str) -> list[Array]
     entry = np.minimum(np.searchsorted(entries, wanted), len(entries) - 1)
     own = (line >= 0) & (entries[entry] == wanted)  # the row's user is in this item's counts
     mine = np.flatnonzero(own)
-    which, candidate = _with_range(one.graph.indptr[line[mine]], one.graph.indptr[line[mine] + 1])
+    which, candidate = with_range(one.graph.indptr[line[mine]], one.graph.indptr[line[mine] + 1])
     which = mine[which]
     number = one.unified.column[domain][one.graph.indices[candidate]]
     kept = (entry[which] != candidate) & (number >= 0)
@@ -332,7 +332,7 @@ def _shown(rows: Rows, unified: Unified) -> tuple[Array, Array, Array]:
     return back[first].astype(np.float64), line[first], item[first]
 
 
-def _with_range(starts: Array, ends: Array) -> tuple[Array, Array]:
+def with_range(starts: Array, ends: Array) -> tuple[Array, Array]:
     """Every (number of a range, value in it), int64 [m] each."""
     lengths = (ends - starts).astype(np.int64)
     number = np.repeat(np.arange(len(lengths)), lengths)
@@ -348,7 +348,7 @@ def _pairs_by_part(graph: sparse.csr_matrix, largest: int = _AT_ONCE) -> Iterato
     for begin, end in pairwise(bounds):
         entries = np.arange(graph.indptr[begin], graph.indptr[end])
         line = np.repeat(np.arange(begin, end), lengths[begin:end])
-        shown, candidate = _with_range(graph.indptr[line], graph.indptr[line + 1])
+        shown, candidate = with_range(graph.indptr[line], graph.indptr[line + 1])
         shown = entries[shown]
         differ = shown != candidate
         yield shown[differ], candidate[differ]

@@ -5,7 +5,7 @@ Shared by the pseudo-sequence generator and by every system that works on a grap
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from i2vae_lib.data.batches import Tensors
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Ragged, Rows, interactions
 
 
@@ -27,16 +28,17 @@ class Unified:
             "x": np.concatenate([[-1], np.arange(catalogue.size("x"))]),
             "y": np.concatenate([[-1], numbers_y]),
         }
+        self.items = {d: numbers[1:] for d, numbers in self.of.items()}  # without padding
         self.size = catalogue.size("x") + int(new.sum())
         self.column = {d: np.full(self.size, -1) for d in DOMAINS}  # 0-based item of the domain; -1: not of it
         for d in DOMAINS:
-            self.column[d][self.of[d][1:]] = np.arange(catalogue.size(d))
+            self.column[d][self.items[d]] = np.arange(catalogue.size(d))
 
     def summed(self, by_domain: Mapping[str, Array]) -> Array:
         """Counts of the items 1…n of each domain by unified item, int64 [size]."""
         found = np.zeros(self.size, dtype=np.int64)
         for d, counts in by_domain.items():
-            np.add.at(found, self.of[d][1:], counts)
+            np.add.at(found, self.items[d], counts)
         return found
 
     def histories(self, rows: Rows) -> sparse.csr_matrix:
@@ -77,16 +79,6 @@ def domain_takers(train: Rows, domain: str) -> sparse.csr_matrix:
     return binary(users, items - 1, (len(dict.fromkeys(train.user)), train.catalogue.size(domain)))
 
 
-def users_of_items(graph: sparse.csr_matrix) -> Array:
-    """How many users took each item, int64 [unified items]."""
-    return np.bincount(graph.indices, minlength=graph.shape[1]).astype(np.int64)
-
-
-def item_domains(unified: Unified) -> dict[str, Array]:
-    """Unified numbers of each domain's items."""
-    return {d: unified.of[d][1:] for d in DOMAINS}
-
-
 def cosine(matrix: sparse.csr_matrix, shrinkage: float) -> sparse.csr_matrix:
     """Item-item cosine with shrinkage, zero diagonal: c_ij / (sqrt(c_i c_j) + shrinkage)."""
     together = (matrix.T.tocsr() @ matrix).tocsr()
@@ -98,6 +90,17 @@ def cosine(matrix: sparse.csr_matrix, shrinkage: float) -> sparse.csr_matrix:
     values = shared / (np.sqrt(counts[row] * counts[column]) + shrinkage)
     ends = np.searchsorted(off, together.indptr)
     return sparse.csr_matrix((values.astype(np.float32), column, ends), shape=together.shape)
+
+
+def arrays_of(name: str, matrix: sparse.csr_matrix) -> dict[str, Array]:
+    """A sparse matrix as named arrays, for safetensors."""
+    return {f"{name}/data": matrix.data, f"{name}/indices": matrix.indices, f"{name}/indptr": matrix.indptr}
+
+
+def matrix_of(name: str, arrays: Mapping[str, Array], columns: int) -> sparse.csr_matrix:
+    """What :func:`arrays_of` took apart."""
+    parts = tuple(arrays[f"{name}/{part}"] for part in ("data", "indices", "indptr"))
+    return sparse.csr_matrix(parts, shape=(len(parts[2]) - 1, columns))
 
 
 def entries_apart(found: sparse.csr_matrix, expected: sparse.csr_matrix) -> Array:
@@ -138,31 +141,29 @@ def successors(sequences: Ragged, size: int) -> sparse.csr_matrix:
 
 def normalised(graph: sparse.csr_matrix) -> sparse.csr_matrix:
     """D^-1/2 A D^-1/2 of the bipartite graph, users first; an isolated node's line is 0."""
-    users, items = graph.shape
     adjacency = sparse.bmat([[None, graph], [graph.T, None]], format="csr", dtype=np.float32)
-    degree = np.asarray(adjacency.sum(axis=1)).ravel()
-    inverse = np.divide(1.0, np.sqrt(degree), out=np.zeros(users + items), where=degree > 0)
-    scale = sparse.diags(inverse)
+    scale = sparse.diags(_inverse(np.sqrt(np.asarray(adjacency.sum(axis=1)).ravel())))
     return (scale @ adjacency @ scale).tocsr().astype(np.float32)
 
 
 def row_normalised(graph: sparse.csr_matrix) -> sparse.csr_matrix:
     """Each line divided by its sum, so that a product with it is a mean over neighbours; a line of zeros stays 0."""
-    total = np.asarray(graph.sum(axis=1)).ravel()
-    inverse = np.divide(1.0, total, out=np.zeros(len(total)), where=total > 0)
-    return (sparse.diags(inverse) @ graph).tocsr().astype(np.float32)
+    return (sparse.diags(_inverse(np.asarray(graph.sum(axis=1)).ravel())) @ graph).tocsr().astype(np.float32)
 
 
-def _layers(adjacency: sparse.csr_matrix, vectors: Array, layers: int) -> Iterator[Array]:
-    """E^0 … E^L with E^{l+1} = A_hat E^l."""
-    yield vectors
-    for _ in range(layers):
-        vectors = adjacency @ vectors
-        yield vectors
+def _inverse(values: Array) -> Array:
+    """1 / v, float64; 0 where v is 0."""
+    return np.divide(1.0, values, out=np.zeros(len(values)), where=values > 0)
 
 
 def tables_of(graph: sparse.csr_matrix, start: tuple[Array, Array], layers: int) -> tuple[Array, Array, Array]:
     """What one propagation of layer-0 vectors (users, items) through a graph gives.
+
+    With e_i^l the item vectors of layer l, E^{l+1} = D^-1/2 A D^-1/2 E^l (He et al., SIGIR 2020, Eq. 7 and 8)::
+
+        fold_in_i = 1 / (L + 1) sum_{l=0}^{L-1} e_i^l / sqrt(deg(i))        final_i = 1 / (L + 1) sum_{l=0}^L e_i^l
+
+    With L = 0 there is nothing to propagate, and ``fold_in`` takes layer 0 in place of the empty sum.
 
     Returns
     -------
@@ -172,12 +173,12 @@ def tables_of(graph: sparse.csr_matrix, start: tuple[Array, Array], layers: int)
         float32 [items, d]: the table of :func:`folded_in`, and the item vectors it goes with (zero for an item that
         nobody in the graph took: its layer-0 vector is random, so it is never recalled by it).
     """
-    propagated = list(_layers(normalised(graph), np.concatenate(start), layers))
-    users = graph.shape[0]
+    adjacency, propagated, users = normalised(graph), [np.concatenate(start)], graph.shape[0]
+    for _ in range(layers):
+        propagated.append(adjacency @ propagated[-1])  # E^{l+1} = A_hat E^l
     degree = np.asarray(graph.sum(axis=0)).ravel()
-    inverse = np.divide(1.0, np.sqrt(degree), out=np.zeros(len(degree)), where=degree > 0)
     partial = np.sum([one[users:] for one in propagated[:-1]], axis=0) if layers else propagated[0][users:]
-    fold_in = partial * inverse[:, None] / (layers + 1)
+    fold_in = partial * _inverse(np.sqrt(degree))[:, None] / (layers + 1)
     mean: Array = np.mean(propagated, axis=0)
     final = np.where(degree[:, None] > 0, mean[users:], 0.0)
     return mean, fold_in.astype(np.float32), final.astype(np.float32)
@@ -196,8 +197,8 @@ def folded_in(edges: sparse.csr_matrix, table: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Adjacency:
-    """A symmetric A_hat in CSR, as tensors."""
+class Adjacency(Tensors):
+    """A matrix in CSR, as tensors."""
 
     indices: torch.Tensor  # int32
     offsets: torch.Tensor  # int32
@@ -211,36 +212,11 @@ class Adjacency:
             torch.from_numpy(matrix.data.astype(np.float32)),
         )
 
-    def to(self, device: torch.device) -> Self:
-        return type(self)(self.indices.to(device), self.offsets.to(device), self.values.to(device))
-
     def __matmul__(self, vectors: torch.Tensor) -> torch.Tensor:
         # a weighted embedding bag is this product, six times faster on CPU than a sparse CSR tensor's
         return torch.nn.functional.embedding_bag(
             self.indices, vectors, self.offsets, mode="sum", per_sample_weights=self.values
         )
-
-
-class _Propagate(torch.autograd.Function):
-    """A_hat @ E for a symmetric A_hat: the gradient is A_hat @ (gradient)."""
-
-    @staticmethod
-    def forward(context: Any, adjacency: Adjacency, vectors: torch.Tensor) -> torch.Tensor:
-        context.adjacency = adjacency
-        return adjacency @ vectors
-
-    @staticmethod
-    def backward(context: Any, *gradients: torch.Tensor) -> tuple[None, torch.Tensor]:
-        return None, context.adjacency @ gradients[0]
-
-
-def propagate(adjacency: Adjacency, vectors: torch.Tensor, layers: int) -> torch.Tensor:
-    """LightGCN: the mean of E^0 … E^L."""
-    total = vectors
-    for _ in range(layers):
-        vectors = _Propagate.apply(adjacency, vectors)  # type: ignore[no-untyped-call]
-        total = total + vectors
-    return total / (layers + 1)
 
 
 @dataclass(frozen=True)
@@ -272,3 +248,12 @@ class _Multiply(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[None, torch.Tensor]:
         return None, context.transpose @ gradients[0].contiguous()
+
+
+def propagate(adjacency: Adjacency, vectors: torch.Tensor, layers: int) -> torch.Tensor:
+    """LightGCN: the mean of E^0 … E^L, for a symmetric A_hat."""
+    product, total = Product(adjacency, adjacency), vectors
+    for _ in range(layers):
+        vectors = product @ vectors
+        total = total + vectors
+    return total / (layers + 1)

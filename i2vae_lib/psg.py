@@ -34,7 +34,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -46,29 +46,32 @@ from i2vae_lib.cooccurrence import LeftOut
 from i2vae_lib.data.dataset import rows_digest
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows, hashed, history_keys, origins, rejoined
 from i2vae_lib.data.user_sequences import with_targets
-from i2vae_lib.graphs import (
-    Unified,
-    binary,
-    cosine,
-    folded_in,
-    item_domains,
-    tables_of,
-    user_items,
-    users_of_items,
-)
+from i2vae_lib.graphs import Unified, arrays_of, binary, cosine, folded_in, matrix_of, tables_of, user_items
 from i2vae_lib.lightgcn import train_lightgcn
 from i2vae_lib.parameter_groups import PsgParameters
 from i2vae_lib.params import ParameterError
 from i2vae_lib.runs import LayoutError, check_layout, read_json, reading, write_atomically, write_json
 
 _GENERATOR_LAYOUT = 3
+_ROWS_AT_ONCE = 512
 
 
-class Generator(Protocol):
-    """What a recommender that uses pseudo-sequences owns and saves with itself."""
+class Generator:
+    """What a recommender that uses pseudo-sequences owns and saves with itself: made of its arrays, which it keeps."""
 
-    p: PsgParameters
-    taken: Array | None  # int64 [folds, unified items]: how many users took each item in what each fold learnt from
+    taken: Array | None = None
+    """int64 [folds, unified items]: how many users took each item in what each fold learnt from; None: it learns
+    nothing."""
+
+    def __init__(self, p: PsgParameters, catalogue: Catalogue, arrays: dict[str, Array]):
+        self.p = p
+        self.unified = Unified(catalogue)
+        self.learnt = arrays
+
+    @classmethod
+    def fit(cls, train: Rows, p: PsgParameters) -> Self:
+        """Learn from training rows."""
+        return cls(p, train.catalogue, {})
 
     def recall(self, rows: Rows, fold: Array) -> tuple[Array, Array]:
         """Pseudo-items of the rows' target domains, best first.
@@ -86,11 +89,36 @@ class Generator(Protocol):
             int32 and float32 [rows, ``p.recalled``]; never an item of the row's histories; 0 (padding) where the
             generator has nothing to go by.
         """
-        ...
+        items = np.zeros((len(rows), self.p.recalled), dtype=np.int32)
+        scores = np.zeros(items.shape, dtype=np.float32)
+        histories = self.unified.histories(rows)
+        for k in np.unique(fold):
+            for d in DOMAINS:
+                of_domain = rows.of(d)
+                positions = of_domain[fold[of_domain] == k]
+                for start in range(0, len(positions), _ROWS_AT_ONCE):
+                    at = positions[start : start + _ROWS_AT_ONCE]
+                    told = self.told(rows.take(at), histories[at], int(k), d)
+                    found, values = top_items(told, histories[at], self.unified.items[d], self.p.recalled)
+                    there, width = np.isfinite(values), found.shape[1]
+                    items[at, :width], scores[at, :width] = np.where(there, found, 0), np.where(there, values, 0.0)
+        return items, scores
+
+    def told(self, rows: Rows, histories: sparse.csr_matrix, fold: int, domain: str) -> Array:
+        """What there is to go by for rows of one fold that all ask for ``domain``: scores of its items, float32.
+
+        Minus infinity where it is nothing. ``histories`` is binary, rows x unified items.
+        """
+        raise NotImplementedError
 
     def arrays(self) -> dict[str, Array]:
         """Everything learnt, for :func:`save`."""
-        ...
+        return self.learnt
+
+    @classmethod
+    def restore(cls, p: PsgParameters, catalogue: Catalogue, arrays: dict[str, Array]) -> Self:
+        """Of what :meth:`arrays` gave."""
+        return cls(p, catalogue, arrays)
 
 
 def as_published(p: PsgParameters) -> PsgParameters:
@@ -161,128 +189,70 @@ def _ordered(scores: Array) -> Array:
     return keys
 
 
-def _pad(items: Array, scores: Array, alive: Array, count: int) -> tuple[Array, Array]:
-    """Blank what is not there (no evidence, or fewer items than asked for) and widen to ``count`` columns."""
-    missing = ~np.isfinite(scores) | ~alive[:, None]
-    items, scores = np.where(missing, 0, items), np.where(missing, 0.0, scores)
-    width = count - items.shape[1]
-    return (
-        np.pad(items, ((0, 0), (0, width))).astype(np.int32),
-        np.pad(scores, ((0, 0), (0, width))).astype(np.float32),
-    )
-
-
-class _NoGenerator:
+class _NoGenerator(Generator):
     """No pseudo-items: a pseudo-sequence is the real one (an ablation the paper does not run)."""
-
-    taken = None  # learns nothing
-
-    def __init__(self, p: PsgParameters):
-        self.p = p
 
     def recall(self, rows: Rows, fold: Array) -> tuple[Array, Array]:
         return np.zeros((len(rows), 0), dtype=np.int32), np.zeros((len(rows), 0), dtype=np.float32)
 
-    def arrays(self) -> dict[str, Array]:
-        return {}
 
-    @classmethod
-    def restore(cls, p: PsgParameters, catalogue: Catalogue, arrays: dict[str, Array]) -> Self:
-        return cls(p)
-
-
-class _RandomGenerator:
+class _RandomGenerator(Generator):
     """Uniform items that are not in the row's histories: the paper's "w/o PSG" (Table 2).
 
     Which ones follows from a hash of the histories, so a row always gets the same; the scores are 0.
     """
-
-    taken = None  # learns nothing
-
-    def __init__(self, p: PsgParameters, catalogue: Catalogue):
-        self.p = p
-        self.unified = Unified(catalogue)
-        self.sizes = {d: catalogue.size(d) for d in DOMAINS}
 
     def recall(self, rows: Rows, fold: Array) -> tuple[Array, Array]:
         keys = history_keys(rows.history, "random pseudo-items", self.p.seed)
         items = np.zeros((len(rows), self.p.recalled), dtype=np.int32)
         histories = self.unified.histories(rows)
         for row in np.flatnonzero(histories.getnnz(axis=1)):
-            d = DOMAINS[rows.domain[row]]
-            taken = np.isin(self.unified.of[d], histories[row].indices)
-            draw = np.random.Philox(key=int(keys[row])).random_raw(self.sizes[d] + 1)
+            numbers = self.unified.of[DOMAINS[rows.domain[row]]]
+            taken = np.isin(numbers, histories[row].indices)
+            draw = np.random.Philox(key=int(keys[row])).random_raw(len(numbers))
             draw[taken] = draw[0] = np.iinfo(np.uint64).max
-            count = min(self.p.recalled, self.sizes[d] - int(taken.sum()))
+            count = min(self.p.recalled, len(numbers) - 1 - int(taken.sum()))
             chosen = np.argpartition(draw, count)[:count]
             items[row, :count] = chosen[np.argsort(draw[chosen])]  # the set alone is the same on every machine
         return items, np.zeros(items.shape, dtype=np.float32)
 
-    def arrays(self) -> dict[str, Array]:
-        return {}
 
-    @classmethod
-    def restore(cls, p: PsgParameters, catalogue: Catalogue, arrays: dict[str, Array]) -> Self:
-        return cls(p, catalogue)
-
-
-class CooccurrenceGenerator:
+class CooccurrenceGenerator(Generator):
     """Items that users took together: cosine with shrinkage, cross-fitted like everything here.
 
     Score of j given history H: sum over i in H of c_ij / (sqrt(c_i c_j) + shrinkage), with c_ij the users of the other
     folds who took both and c_i those who took i.
     """
 
-    def __init__(self, p: PsgParameters, catalogue: Catalogue, tables: list[sparse.csr_matrix], taken: Array):
-        self.p = p
-        self.unified = Unified(catalogue)
-        self.tables = tables  # one a fold, unified x unified
-        self.taken = taken
+    def __init__(self, p: PsgParameters, catalogue: Catalogue, arrays: dict[str, Array]):
+        super().__init__(p, catalogue, arrays)
+        self.tables = [matrix_of(str(k), arrays, self.unified.size) for k in range(p.folds)]  # unified x unified
+        self.taken = arrays["taken"]
 
     @classmethod
     def fit(cls, train: Rows, p: PsgParameters) -> Self:
         unified = Unified(train.catalogue)
         graphs = [user_items(part, unified) for part in learning_folds(train, p)]
-        tables = [cosine(graph, p.shrinkage) for graph in graphs]
-        return cls(p, train.catalogue, tables, np.stack([users_of_items(graph) for graph in graphs]))
+        arrays = {"taken": np.stack([graph.getnnz(axis=0) for graph in graphs])}
+        for k, graph in enumerate(graphs):
+            arrays |= arrays_of(str(k), cosine(graph, p.shrinkage))
+        return cls(p, train.catalogue, arrays)
 
-    def recall(self, rows: Rows, fold: Array) -> tuple[Array, Array]:
-        return _by_fold_and_domain(self, rows, fold)
-
-    def scores(self, histories: sparse.csr_matrix, fold: int, numbers: Array) -> Array:
-        return (histories @ self.tables[fold])[:, numbers].toarray().astype(np.float32)
-
-    def recall_part(self, histories: sparse.csr_matrix, fold: int, d: str) -> tuple[Array, Array]:
-        numbers = self.unified.of[d][1:]
-        items, values = top_items(self.scores(histories, fold, numbers), histories, numbers, self.p.recalled)
-        values = np.where(values > 0, values, -np.inf)  # a zero is no recall
-        return _pad(items, values, histories.getnnz(axis=1) > 0, self.p.recalled)
-
-    def arrays(self) -> dict[str, Array]:
-        found: dict[str, Array] = {"taken": self.taken}
-        for k, table in enumerate(self.tables):
-            found |= {f"{k}/data": table.data, f"{k}/indices": table.indices, f"{k}/indptr": table.indptr}
-        return found
-
-    @classmethod
-    def restore(cls, p: PsgParameters, catalogue: Catalogue, arrays: dict[str, Array]) -> Self:
-        size = Unified(catalogue).size
-        tables = [
-            sparse.csr_matrix((arrays[f"{k}/data"], arrays[f"{k}/indices"], arrays[f"{k}/indptr"]), shape=(size, size))
-            for k in range(p.folds)
-        ]
-        return cls(p, catalogue, tables, arrays["taken"])
+    def told(self, rows: Rows, histories: sparse.csr_matrix, fold: int, domain: str) -> Array:
+        scores = (histories @ self.tables[fold])[:, self.unified.items[domain]].toarray().astype(np.float32)
+        return np.where(scores > 0, scores, np.float32(-np.inf))  # a zero is no recall
 
 
-class LightGCNGenerator:
-    """LightGCN (He et al., SIGIR 2020) with folding in and iterative recall, as the module docstring has it."""
+class LightGCNGenerator(Generator):
+    """LightGCN (He et al., SIGIR 2020) with folding in and iterative recall, as the module docstring has it.
 
-    def __init__(self, p: PsgParameters, catalogue: Catalogue, tables: dict[str, Array]):
-        self.p = p
-        self.unified = Unified(catalogue)
-        # fold_in [folds, rounds, n, d]: sum_{l<L} e^l / (sqrt(deg) (L + 1)); final [folds, rounds, n, d]: item vectors
-        self.tables = tables
-        self.taken = tables["taken"]
+    Its tables: fold_in [folds, rounds, n, d], sum_{l<L} e^l / (sqrt(deg) (L + 1)), and final [folds, rounds, n, d], the
+    item vectors.
+    """
+
+    def __init__(self, p: PsgParameters, catalogue: Catalogue, arrays: dict[str, Array]):
+        super().__init__(p, catalogue, arrays)
+        self.tables, self.taken = arrays, arrays["taken"]
 
     @classmethod
     def fit(cls, train: Rows, p: PsgParameters) -> Self:
@@ -290,48 +260,31 @@ class LightGCNGenerator:
         fold_in, final, taken = [], [], []
         for k, part in enumerate(learning_folds(train, p)):
             graph = user_items(part, unified)
-            taken.append(users_of_items(graph))
+            taken.append(graph.getnnz(axis=0))
             rng = np.random.default_rng([p.seed, k])
-            start = train_lightgcn(graph, item_domains(unified), p, rng, label=f"LightGCN fold {k + 1}/{p.folds}")
+            start = train_lightgcn(graph, unified.items, p, rng, label=f"LightGCN fold {k + 1}/{p.folds}")
             tables = list(_rounds(graph, start, unified, p))
             fold_in.append([one[0] for one in tables])
             final.append([one[1] for one in tables])
         stacked = {"fold_in": np.array(fold_in, dtype=np.float32), "final": np.array(final, dtype=np.float32)}
-        stacked["taken"] = np.stack(taken)
-        return cls(p, train.catalogue, stacked)
-
-    def recall(self, rows: Rows, fold: Array) -> tuple[Array, Array]:
-        return _by_fold_and_domain(self, rows, fold)
+        return cls(p, train.catalogue, stacked | {"taken": np.stack(taken)})
 
     def user_vectors(self, edges: sparse.csr_matrix, fold: int, round_: int) -> Array:
         """Folded-in users: edges [rows, unified] -> float32 [rows, d]; zero where no edge leads into the graph."""
         return folded_in(edges, self.tables["fold_in"][fold, round_])
 
-    def recall_part(self, histories: sparse.csr_matrix, fold: int, d: str) -> tuple[Array, Array]:
-        edges = histories
+    def told(self, rows: Rows, histories: sparse.csr_matrix, fold: int, domain: str) -> Array:
+        edges, final = histories, self.tables["final"][fold]
         for round_ in range(self.p.rounds - 1):
-            edges = _add_edges(
-                self.user_vectors(edges, fold, round_),
-                self.tables["final"][fold, round_],
-                edges,
-                self.unified,
-                self.p.edges_per_round,
-            )
+            vectors = self.user_vectors(edges, fold, round_)
+            edges = _add_edges(vectors, final[round_], edges, self.unified, self.p.edges_per_round)
         vectors = self.user_vectors(edges, fold, self.p.rounds - 1)
-        numbers = self.unified.of[d][1:]
-        scores = _item_scores(vectors, self.tables["final"][fold, self.p.rounds - 1][numbers])
-        items, values = top_items(scores, histories, numbers, self.p.recalled)
-        return _pad(items, values, (vectors != 0).any(axis=1), self.p.recalled)
-
-    def arrays(self) -> dict[str, Array]:
-        return self.tables
-
-    @classmethod
-    def restore(cls, p: PsgParameters, catalogue: Catalogue, arrays: dict[str, Array]) -> Self:
-        return cls(p, catalogue, arrays)
+        scores = _item_scores(vectors, final[self.p.rounds - 1][self.unified.items[domain]])
+        scores[~(vectors != 0).any(axis=1)] = -np.inf
+        return scores
 
 
-class LeaveOneOutGenerator:
+class LeaveOneOutGenerator(Generator):
     """Co-occurrence with the row's own user left out of the counts: as many folds as users, in one table.
 
     Scores are those of :class:`i2vae_lib.cooccurrence.LeftOut`. ``folds`` does not matter to it.
@@ -339,7 +292,7 @@ class LeaveOneOutGenerator:
 
     def __init__(self, p: PsgParameters, counts: LeftOut):
         self.p = p
-        self.counts = counts
+        self.counts, self.unified = counts, counts.unified
         self.taken = counts.taken[None]
 
     @classmethod
@@ -347,18 +300,11 @@ class LeaveOneOutGenerator:
         return cls(p, LeftOut.fit(train, p))
 
     def recall(self, rows: Rows, fold: Array) -> tuple[Array, Array]:
-        width = self.p.recalled
-        items = np.zeros((len(rows), width), dtype=np.int32)
-        scores = np.zeros(items.shape, dtype=np.float32)
-        for d in DOMAINS:
-            numbers = self.counts.unified.of[d][1:]
-            for at in _chunks(rows.of(d), 512):
-                part = rows.take(at)
-                told = self.counts.scores(part, d)
-                found, values = top_items(told, self.counts.unified.histories(part), numbers, width)
-                values[values <= 0] = -np.inf  # nothing is known of it
-                items[at], scores[at] = _pad(found, values, np.ones(len(at), dtype=bool), width)
-        return items, scores
+        return super().recall(rows, np.zeros_like(fold))
+
+    def told(self, rows: Rows, histories: sparse.csr_matrix, fold: int, domain: str) -> Array:
+        scores = self.counts.scores(rows, domain)
+        return np.where(scores > 0, scores, np.float32(-np.inf))
 
     def without_users(self) -> Self:
         """The same counts for new users alone (:meth:`i2vae_lib.cooccurrence.LeftOut.without_users`)."""
@@ -372,7 +318,7 @@ class LeaveOneOutGenerator:
         return cls(p, LeftOut.restore(catalogue, arrays, p))
 
 
-GENERATORS: dict[str, Any] = {
+GENERATORS: dict[str, type[Generator]] = {
     "none": _NoGenerator,
     "random": _RandomGenerator,
     "cooccurrence": CooccurrenceGenerator,
@@ -383,9 +329,8 @@ GENERATORS: dict[str, Any] = {
 
 def fit(train: Rows, p: PsgParameters) -> Generator:
     """Fit the generator that ``p.kind`` names, on training rows only."""
-    kind = GENERATORS[p.kind]
     with np.errstate(all="ignore"):  # said below, in words
-        generator: Generator = kind.fit(train, p) if hasattr(kind, "fit") else kind.restore(p, train.catalogue, {})
+        generator = GENERATORS[p.kind].fit(train, p)
     for name, array in generator.arrays().items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ParameterError(
@@ -453,8 +398,7 @@ def load(folder: Path, catalogue: Catalogue) -> Generator:
         raise LayoutError(f"{folder}: the generator was fitted with other items or links")
     with reading(folder / "generator.safetensors"):
         p = PsgParameters.model_validate(header["parameters"])
-        generator: Generator = GENERATORS[p.kind].restore(p, catalogue, load_file(folder / "generator.safetensors"))
-    return generator
+        return GENERATORS[p.kind].restore(p, catalogue, load_file(folder / "generator.safetensors"))
 
 
 def learning_folds(train: Rows, p: PsgParameters) -> Iterator[Rows]:
@@ -465,25 +409,6 @@ def learning_folds(train: Rows, p: PsgParameters) -> Iterator[Rows]:
     fold = fold_of(train, p)
     for k in range(p.folds):
         yield train if p.folds == 1 else train.take(np.flatnonzero(fold != k))
-
-
-def _chunks(at: Array, size: int) -> Iterator[Array]:
-    for begin in range(0, len(at), size):
-        yield at[begin : begin + size]
-
-
-def _by_fold_and_domain(generator: Any, rows: Rows, fold: Array, chunk: int = 512) -> tuple[Array, Array]:
-    """Recall in chunks of rows that share a fold and a target domain."""
-    items = np.zeros((len(rows), generator.p.recalled), dtype=np.int32)
-    scores = np.zeros(items.shape, dtype=np.float32)
-    histories = generator.unified.histories(rows)
-    for k in np.unique(fold):
-        for i, d in enumerate(DOMAINS):
-            positions = np.flatnonzero((fold == k) & (rows.domain == i))
-            for start in range(0, len(positions), chunk):
-                at = positions[start : start + chunk]
-                items[at], scores[at] = generator.recall_part(histories[at], int(k), d)
-    return items, scores
 
 
 def _item_scores(users: Array, items: Array) -> Array:
@@ -499,7 +424,7 @@ def _add_edges(users: Array, items: Array, edges: sparse.csr_matrix, unified: Un
         return edges
     rows, columns = [], []
     alive = (users != 0).any(axis=1)
-    for numbers in item_domains(unified).values():
+    for numbers in unified.items.values():
         found, values = top_items(_item_scores(users, items[numbers]), edges, numbers, count)
         good = np.isfinite(values) & alive[:, None]
         rows.append(np.nonzero(good)[0])
@@ -518,7 +443,7 @@ def _rounds(
         yield fold_in, final
         if round_ + 1 < p.rounds:
             parts = [
-                _add_edges(mean[:users][at : at + 512], final, graph[at : at + 512], unified, p.edges_per_round)
-                for at in range(0, users, 512)
+                _add_edges(mean[:users][at], final, graph[at], unified, p.edges_per_round)
+                for at in (slice(start, start + _ROWS_AT_ONCE) for start in range(0, users, _ROWS_AT_ONCE))
             ]
             graph = sparse.vstack(parts).tocsr()

@@ -303,7 +303,7 @@ def test_loss_when_compared_with_a_slow_reference(toy: C2DSR) -> None:
     toy.params = with_c2dsr(toy.params, steps=10)
     assert set(parts) == set(expected) == {f"{t}/{d}" for t in ("shared", "specific", "infomax") for d in DOMAINS}
     for name, one in expected.items():
-        assert float(parts[name]) == pytest.approx(one, rel=1e-4), name
+        assert parts[name].item() == pytest.approx(one, rel=1e-4), name
     weighted = sum((0.3 if name.startswith("infomax") else 0.7) * one for name, one in expected.items())
     assert float(value) == pytest.approx(weighted, rel=1e-4)
 
@@ -438,8 +438,8 @@ def test_loss_when_it_is_a_sasrec(toy: C2DSR) -> None:
         inputs, targets = torch.tensor([[X1, X2, X3], [0, 0, X3]]), torch.tensor([X2, X3, X4, X1])
         states = stream.encoder((2 * stream.items.weight)[inputs], inputs != 0, None)[inputs != 0]
         expected = F.cross_entropy(head(states), targets - 1)
-    assert float(parts["specific/x"]) == pytest.approx(float(expected), rel=1e-5)
-    assert float(parts["shared/x"]) == pytest.approx(np.log(5))
+    assert parts["specific/x"].item() == pytest.approx(float(expected), rel=1e-5)
+    assert parts["shared/x"].item() == pytest.approx(np.log(5))
 
 
 def ranks(scores: Array, target: Array) -> Array:

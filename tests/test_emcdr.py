@@ -157,7 +157,7 @@ def test_mapping_when_it_is_an_mlp(dataset: CrossDomainDataset, tiny: Parameters
             optimizer.zero_grad()
             value.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            losses.append(float(parts["mapping/x"]))
+            losses.append(parts["mapping/x"].item())
     assert losses[0] > p.model.d and losses[-1] < 0.05 * p.model.d  # |u|^2 is d on average
 
 

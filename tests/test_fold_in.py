@@ -17,7 +17,7 @@ from i2vae_lib.graphs import Unified
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders import contract
-from i2vae_lib.recommenders.fold_in import item_tables, mean_mapped, propagated, solved, user_vectors
+from i2vae_lib.recommenders.fold_in import mean_mapped, propagated, solved, user_vectors
 from i2vae_lib.training import Callbacks
 from tests.helpers import worlds
 
@@ -95,7 +95,7 @@ def test_propagated_when_summed_by_hand(layers: int) -> None:
     graph, rows = histories(12, 9, seed=3), histories(11, 9, seed=4)
     graph = matrix(graph.toarray() * (np.arange(9) != 8))  # nobody took the last item
     start = start_of(graph)
-    table, final = item_tables(graph, *start, layers)
+    _, table, final = graphs.tables_of(graph, start, layers)
     found = layers_of(graph.toarray(), np.concatenate(start), layers)
     degree = graph.toarray().sum(axis=0)
     expected = np.zeros((11, 6))
@@ -114,7 +114,7 @@ def test_propagated_when_there_is_one_layer() -> None:
     # two items, taken by 4 and 1 users: u = 1/2 (v_0 / sqrt(2 * 4) + v_1 / sqrt(2 * 1))
     graph = matrix([[1, 0], [1, 0], [1, 0], [1, 1]])
     users, items = np.ones((4, 2), dtype=np.float32), np.array([[4, 0], [0, 2]], dtype=np.float32)
-    table, _ = item_tables(graph, users, items, 1)
+    _, table, _ = graphs.tables_of(graph, (users, items), 1)
     np.testing.assert_allclose(propagated(matrix([[1, 1]]), table), [[0.5**0.5, 0.5**0.5]], rtol=1e-6)
 
 
@@ -123,10 +123,8 @@ def test_propagated_when_the_generator_is_asked(dataset: CrossDomainDataset, tin
     train, p = dataset.splits["train"], tiny.psg.model_copy(update={"epochs": 1, "folds": 1, "rounds": 1})
     generator = psg.LightGCNGenerator.fit(train, p)
     graph = graphs.user_items(train, generator.unified)
-    start = lightgcn.train_lightgcn(
-        graph, graphs.item_domains(generator.unified), p, np.random.default_rng([p.seed, 0])
-    )
-    table, final = item_tables(graph, *start, p.layers)
+    start = lightgcn.train_lightgcn(graph, generator.unified.items, p, np.random.default_rng([p.seed, 0]))
+    _, table, final = graphs.tables_of(graph, start, p.layers)
     np.testing.assert_array_equal(table, generator.tables["fold_in"][0, 0])
     np.testing.assert_array_equal(final, generator.tables["final"][0, 0])
     rows = generator.unified.histories(dataset.splits["validation"])
@@ -144,10 +142,10 @@ def test_propagated_when_the_graph_is_grown(
     rows = Unified(test.catalogue).histories(test)
     rows = rows[rows.getnnz(axis=1) > 0][:15]
     p = tiny.psg.model_copy(update={"epochs": 10})
-    start = lightgcn.train_lightgcn(graph, graphs.item_domains(Unified(test.catalogue)), p, np.random.default_rng(0))
+    start = lightgcn.train_lightgcn(graph, Unified(test.catalogue).items, p, np.random.default_rng(0))
     taken = graph.toarray()
     degree = taken.sum(axis=0)
-    table, _ = item_tables(graph, *start, 1)
+    _, table, _ = graphs.tables_of(graph, start, 1)
     for row, vector in zip(rows.toarray(), propagated(rows, table), strict=True):
         on = np.flatnonzero(row * (degree > 0))
         damped = table.copy()
@@ -156,7 +154,7 @@ def test_propagated_when_the_graph_is_grown(
         if len(on) == row.sum():  # an item that only the new user took reaches it in the grown graph alone
             np.testing.assert_allclose(propagated(alone, damped)[0], grown_vector(taken, start, row, 1), atol=1e-6)
         np.testing.assert_allclose(propagated(alone, table)[0], vector, atol=1e-6)
-    table, _ = item_tables(graph, *start, 3)
+    _, table, _ = graphs.tables_of(graph, start, 3)
     vectors = propagated(rows, table)
     real = np.stack([grown_vector(taken, start, row, 3) for row in rows.toarray()])
     norms = np.linalg.norm(real, axis=1)
@@ -539,9 +537,9 @@ def test_loss_when_a_graph_folds_in_its_own_users(
     # a zero layer-0 vector in place of the trained one, and no echo of the user in the items
     known, wanted = shares
     p = tiny.psg.model_copy(update={"epochs": 20})
-    domains = graphs.item_domains(Unified(dataset.catalogue))
+    domains = Unified(dataset.catalogue).items
     start = lightgcn.train_lightgcn(known, domains, p, np.random.default_rng(0))
-    table, final = item_tables(known, *start, p.layers)
+    _, table, final = graphs.tables_of(known, start, p.layers)
     layers = layers_of(known.toarray(), np.concatenate(start), p.layers)
     trained = lightgcn.recall_at(np.mean(layers, axis=0)[: known.shape[0]], final, known, wanted, 20)
     folded = lightgcn.recall_at(propagated(known, table), final, known, wanted, 20)

@@ -206,9 +206,9 @@ def test_loss_when_rows_ask_for_one_domain(model: PiNet) -> None:
 def test_loss_when_both_domains_meet(model: PiNet) -> None:
     batch = {"x": sessions([[1]], [[2]]), "y": sessions([[1, 2], [3], []], [[4], [5, 6], [7]])}
     still = {d: model.loss({d: one}, 0, noise())[1][f"reconstruction/{d}"] for d, one in batch.items()}
-    assert all(4.0 < float(one) < 6.0 for one in still.values())  # log 120 = 4.79
+    assert all(4.0 < one.item() < 6.0 for one in still.values())  # log 120 = 4.79
     value, parts = model.loss(batch, 0, noise())
-    expected = (float(parts["reconstruction/x"]) + 3 * float(parts["reconstruction/y"])) / 4
+    expected = (parts["reconstruction/x"].item() + 3 * parts["reconstruction/y"].item()) / 4
     assert float(value.detach()) == pytest.approx(expected, rel=1e-5)
 
 

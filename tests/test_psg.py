@@ -357,7 +357,7 @@ def test_recall_when_compared_with_a_slow_loop(monkeypatch: pytest.MonkeyPatch, 
     p = changed(p, folds=1, rounds=rounds, edges_per_round=1, recalled=4, layers=2, d=4)
     generator, [(graph, start)] = fitted_with(monkeypatch, rows, p)
     items, scores = generator.recall(rows, psg.fold_of(rows, p))
-    numbers, histories = graphs.item_domains(generator.unified), generator.unified.histories(rows).toarray()
+    numbers, histories = generator.unified.items, generator.unified.histories(rows).toarray()
     for row in range(len(rows)):
         own = numbers[DOMAINS[rows.domain[row]]]
         slow = slow_recall(graph.toarray(), start, histories[row], numbers, p)

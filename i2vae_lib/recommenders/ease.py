@@ -40,9 +40,9 @@ from scipy import sparse
 from scipy.linalg import lapack
 
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, DataError, Rows
-from i2vae_lib.graphs import entries_apart, user_items, users_of_items
+from i2vae_lib.graphs import arrays_of, entries_apart, matrix_of, user_items
 from i2vae_lib.params import Parameters
-from i2vae_lib.recommenders.from_histories import Axis, FromHistories, Setting, arrays_of, matrix_of
+from i2vae_lib.recommenders.from_histories import Axis, FromHistories, Setting
 
 NEAR = 200
 """Items of a neighbourhood at most, beyond ``references.ease_limit``."""
@@ -77,7 +77,7 @@ class EASE(FromHistories):
 
     def choices(self, train: Rows, params: Parameters) -> tuple[list[list[Axis]], Callable[[Setting], Setting]]:
         matrix, p = user_items(train, self.unified), params.references
-        kept = np.flatnonzero(users_of_items(matrix))
+        kept = np.flatnonzero(matrix.getnnz(axis=0))
         if min(matrix.shape[0], len(kept)) > p.ease_limit:
             return [[Axis("lambda", p.ease_lambda)]], self._of_neighbourhoods(matrix, p.ease_lambda)
         x = matrix[:, kept]
@@ -115,7 +115,7 @@ class EASE(FromHistories):
         nothing = np.zeros(0, dtype=np.float32)
         self._take(np.zeros(0, dtype=np.int64), nothing.reshape(0, 0), nothing, None)
         self.weights = weights
-        self.of_domain = {d: weights[:, self.unified.of[d][1:]] for d in DOMAINS}
+        self.of_domain = {d: weights[:, self.unified.items[d]] for d in DOMAINS}
 
     def _take(self, kept: Array, inverse: Array, diagonal: Array, users: sparse.csr_matrix | None) -> None:
         self.kept, self.inverse, self.diagonal, self.users = kept, inverse, diagonal, users
@@ -123,7 +123,7 @@ class EASE(FromHistories):
         position = np.full(self.unified.size, -1)
         position[kept] = np.arange(len(kept))
         # by domain: which of its items are learnt (columns), and as which number of kept
-        numbers = {d: position[self.unified.of[d][1:]] for d in DOMAINS}
+        numbers = {d: position[self.unified.items[d]] for d in DOMAINS}
         self.columns = {d: np.flatnonzero(numbers[d] >= 0) for d in DOMAINS}
         self.positions = {d: numbers[d][self.columns[d]] for d in DOMAINS}
         by_items = None if users is None else users.T.tocsr()
@@ -162,7 +162,7 @@ class EASE(FromHistories):
             found[self.kept] = wrong | (self.diagonal != self.inverse.diagonal())
         else:
             different = np.abs(_diagonal_by_users(x, self.inverse) - self.diagonal) > _TOLERANCE
-            found[self.kept] = entries_apart(users, x) + users_of_items(x[wrong]) + different
+            found[self.kept] = entries_apart(users, x) + x[wrong].getnnz(axis=0) + different
         return found
 
     def arrays(self) -> dict[str, Array]:

@@ -50,7 +50,7 @@ from i2vae_lib.lightgcn import terms
 from i2vae_lib.model.encoders import initialise
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
-from i2vae_lib.recommenders.fold_in import item_tables, mean_mapped
+from i2vae_lib.recommenders.fold_in import mean_mapped
 from i2vae_lib.recommenders.lightgcn import known_lines, node_vectors, triple_batches
 from i2vae_lib.recommenders.trained import Trained, dot
 from i2vae_lib.training import CostAndParts, Stage
@@ -193,7 +193,7 @@ class EMCDR(Trained):
         each of their epochs is measured with it. A loaded model has both and no training interactions."""
         for d, graph in self.taken.items():
             users, items = np.split(self.module["factors"][d].detach().cpu().numpy(), [graph.shape[0]])
-            self.frozen[f"items {d}"] = torch.from_numpy(item_tables(graph, users, items, 0)[1]).to(self.device)
+            self.frozen[f"items {d}"] = torch.from_numpy(graphs.tables_of(graph, (users, items), 0)[2]).to(self.device)
             ids, lines = known_lines(self.users, graph)
             self.remember(d, ids, torch.from_numpy(users[lines]))
         if self.taken and self.params.emcdr.mapping == "linear":

@@ -32,32 +32,6 @@ from i2vae_lib.data.rows import Array, DataError, Ragged, Rows
 BLOCK = 1 << 22  # float64 numbers of a block of solved(): 32 MiB
 
 
-def item_tables(graph: sparse.csr_matrix, users: Array, items: Array, layers: int) -> tuple[Array, Array]:
-    """What a trained LightGCN keeps for scoring new users: its propagated item vectors, in two sums.
-
-    With e_i^l the item vectors of layer l, E^{l+1} = D^-1/2 A D^-1/2 E^l (He et al., SIGIR 2020, Eq. 7 and 8)::
-
-        fold_in_i = 1 / (L + 1) sum_{l=0}^{L-1} e_i^l / sqrt(deg(i))        final_i = 1 / (L + 1) sum_{l=0}^L e_i^l
-
-    Parameters
-    ----------
-    graph
-        Binary training users x items.
-    users, items
-        Trained layer-0 vectors, float32 [users, d] and [items, d].
-    layers
-        L; with L = 0 there is nothing to propagate, and ``fold_in`` takes layer 0 in place of the empty sum.
-
-    Returns
-    -------
-    fold_in, final
-        float32 [items, d] each: for :func:`propagated`, and what its vectors are multiplied with. An item without
-        edges is zero in both.
-    """
-    _check(graph, items)
-    return graphs.tables_of(graph, (users, items), layers)[1:]
-
-
 def propagated(edges: sparse.csr_matrix, table: Array) -> Array:
     """New users of a trained graph: one propagation, zero layer-0 vector, no effect on the items.
 
@@ -73,8 +47,8 @@ def propagated(edges: sparse.csr_matrix, table: Array) -> Array:
     edges
         Binary [rows, items].
     table
-        ``fold_in`` of :func:`item_tables`, float32 [items, d]. Another linear propagation with weights w_l and
-        normalisation c_i / sqrt(|H|) gives its own table: sum_l w_l c_i e_i^l.
+        ``fold_in`` of :func:`i2vae_lib.graphs.tables_of`, float32 [items, d]. Another linear propagation
+        with weights w_l and normalisation c_i / sqrt(|H|) gives its own table: sum_l w_l c_i e_i^l.
 
     Returns
     -------

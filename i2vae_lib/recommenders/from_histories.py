@@ -28,7 +28,6 @@ from typing import Any, Self
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
-from scipy import sparse
 
 from i2vae_lib.data.dataset import read_catalogue, save_catalogue
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows, popularity
@@ -157,17 +156,6 @@ def extensions(chosen: Mapping[str, Mapping[str, Any]]) -> list[str]:
         for name, one in chosen.items()
         for axis, added in one["extended"].items()
     ]
-
-
-def arrays_of(name: str, matrix: sparse.csr_matrix) -> dict[str, Array]:
-    """A sparse matrix as named arrays, for safetensors."""
-    return {f"{name}/data": matrix.data, f"{name}/indices": matrix.indices, f"{name}/indptr": matrix.indptr}
-
-
-def matrix_of(name: str, arrays: Mapping[str, Array], columns: int) -> sparse.csr_matrix:
-    """What :func:`arrays_of` took apart."""
-    parts = tuple(arrays[f"{name}/{part}"] for part in ("data", "indices", "indptr"))
-    return sparse.csr_matrix(parts, shape=(len(parts[2]) - 1, columns))
 
 
 class FromHistories(contract.Recommender):

@@ -28,9 +28,9 @@ import numpy as np
 from scipy import sparse
 
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows
-from i2vae_lib.graphs import cosine, entries_apart, user_items
+from i2vae_lib.graphs import arrays_of, cosine, entries_apart, matrix_of, user_items
 from i2vae_lib.params import Parameters
-from i2vae_lib.recommenders.from_histories import Axis, FromHistories, Setting, arrays_of, matrix_of
+from i2vae_lib.recommenders.from_histories import Axis, FromHistories, Setting
 
 
 class ItemKNN(FromHistories):
@@ -60,7 +60,7 @@ class ItemKNN(FromHistories):
 
     def _take(self, table: sparse.csr_matrix) -> None:
         self.table = table
-        self.columns = {d: table[:, self.unified.of[d][1:]] for d in DOMAINS}
+        self.columns = {d: table[:, self.unified.items[d]] for d in DOMAINS}
 
     def evidence(self, rows: Rows, domain: str) -> Array:
         found: Array = (self.unified.histories(rows) @ self.columns[domain]).toarray()

@@ -86,7 +86,7 @@ class _United(_Separate):
         return "xy"
 
     def pools(self, name: str) -> Mapping[str, Array]:
-        return graphs.item_domains(self.unified)
+        return self.unified.items
 
     def taken(self, train: Rows, name: str) -> sparse.csr_matrix:
         return graphs.user_items(train, self.unified)
