@@ -252,15 +252,27 @@ class ABXIParameters(EveryPositionParameters):
     decay: Weight  # AdamW's
 
 
-class SLISTParameters(Group):
+class LinearParameters(Group):
+    """Linear models of sequences in closed form."""
+
+    decay: Rate  # L2
+    recency_decay: Rate  # steps, of a history that is scored
+    limit: Positive  # largest matrix that is solved, a side
+
+
+class SLISTParameters(LinearParameters):
     """SLIST (Choi et al. 2021)."""
 
     consistency: Annotated[float, Field(ge=0.0, le=1.0)]  # a; 0: SLIT, 1: SLIS
-    decay: Rate  # L2
-    source_decay: Rate  # steps, as the next two
+    source_decay: Rate  # steps, as the next one
     target_decay: Rate
-    recency_decay: Rate  # of a history that is scored
-    limit: Positive  # largest matrix that is solved, a side
+
+
+class TALEParameters(LinearParameters):
+    """TALE (Park et al. 2025)."""
+
+    time_decay: Rate  # median gaps between neighbours of a sequence
+    floor: Share  # least weight of an earlier item
 
 
 class StackParameters(Group):

@@ -48,6 +48,7 @@ from i2vae_lib.parameter_groups import (
     StackParameters,
     SVAEParameters,
     SyntheticParameters,
+    TALEParameters,
     TrainingParameters,
 )
 from i2vae_lib.places import preset_folder, preset_names, suggestion
@@ -87,6 +88,7 @@ class Parameters(Group):
     esasrec: ESASRecParameters
     abxi: ABXIParameters
     slist: SLISTParameters
+    tale: TALEParameters
     stack: StackParameters
     lightgcn: LightGCNParameters
     emcdr: EMCDRParameters

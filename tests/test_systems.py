@@ -34,6 +34,8 @@ ORDER_MATTERS = {
     "abxi": True,
     "slist-s": True,
     "slist-m": True,
+    "tale-s": True,
+    "tale-m": True,
     "stack-counts": True,
     "stack-ce": True,
     "lightgcn-s": False,
@@ -48,7 +50,7 @@ ORDER_MATTERS = {
     "cdrib": False,
 }
 
-AT_ONCE = {"slist-s", "slist-m", "stack-counts", "stack-ce"}
+AT_ONCE = {"slist-s", "slist-m", "tale-s", "tale-m", "stack-counts", "stack-ce"}
 """Systems whose last stage is no training by epochs: one line in the history, no checkpoint, made again when killed."""
 
 

@@ -62,6 +62,8 @@ REGISTRY: dict[str, Entry] = {
     "esasrec-m": Entry("eSASRec-M", "one domain", "esasrec.ESASRecM", ("model", "esasrec")),
     "slist-s": Entry("SLIST-S", "one domain", "slist.SLISTS", ("model", "slist")),
     "slist-m": Entry("SLIST-M", "one domain", "slist.SLISTM", ("model", "slist")),
+    "tale-s": Entry("TALE-S", "one domain", "tale.TALES", ("model", "tale")),
+    "tale-m": Entry("TALE-M", "one domain", "tale.TALEM", ("model", "tale")),
     "stack-counts": Entry("Stack of counts", "stack", "stack.StackCounts", ("stack",)),
     "stack-ce": Entry("Stack with SASRec-CE-M", "stack", "stack.StackCE", ("stack", "model", "sasrec_ce")),
     "lightgcn-s": Entry("LightGCN-S", "one domain", "lightgcn.LightGCNS", ("model", "lightgcn")),

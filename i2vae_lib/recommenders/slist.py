@@ -25,14 +25,16 @@ Departs
 from __future__ import annotations
 
 import time
+from abc import abstractmethod
 
 import numpy as np
 import torch
 from scipy import sparse
 
+from i2vae_lib.cooccurrence import with_range
 from i2vae_lib.data.rows import Array, DataError, Ragged, Rows, popularity
-from i2vae_lib.data.user_sequences import interleaved, stamp_numbers, user_sequences
-from i2vae_lib.parameter_groups import SLISTParameters
+from i2vae_lib.data.user_sequences import interleaved, moments_of, stamp_numbers, user_sequences
+from i2vae_lib.parameter_groups import LinearParameters, SLISTParameters
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.ease import inverse_of
 from i2vae_lib.recommenders.separate_or_merged import both_readings
@@ -71,8 +73,7 @@ def transitions(sequences: Ragged, at: Array, size: int, source: float, target: 
     starts, ends = sequences.offsets[owner], sequences.offsets[owner + 1]
     parts = []
     for low, high, scale in ((starts, at + 1, source), (at + 1, ends, target)):
-        line = np.repeat(np.arange(len(at)), high - low)
-        place = np.repeat(low - np.append(0, np.cumsum(high - low)[:-1]), high - low) + np.arange(len(line))
+        line, place = with_range(low, high)
         steps = np.where(place <= at[line], at[line] - place, place - at[line] - 1)
         weight = np.exp(-steps / scale)
         weight /= np.bincount(line, weight, minlength=len(at))[line]
@@ -96,8 +97,33 @@ def solved(sequences: Ragged, domain: Array, size: int, p: SLISTParameters) -> A
     return np.ascontiguousarray(found)
 
 
-class _SLIST(StoredRecommender):
-    """Both readings."""
+class LinearModel(StoredRecommender):
+    """A matrix B of item by item for each stream, in closed form: what SLIST and TALE share.
+
+    Attributes
+    ----------
+    timed
+        While B is solved for: whether stamps tell time.
+    """
+
+    timed: bool
+
+    @property
+    @abstractmethod
+    def own(self) -> LinearParameters:
+        """The system's own parameters."""
+
+    @abstractmethod
+    def matrix(self, sequences: Ragged, domain: Array, size: int) -> Array:
+        """B of one stream, float32 [size, size].
+
+        Parameters
+        ----------
+        sequences
+            The users' last events, by their numbers in the stream (1…size), with stamps as moments.
+        domain
+            int [total]: which of the stream's domains the event belongs to.
+        """
 
     def learn(self, train: Rows, validation: Rows, params: Parameters) -> None:
         """Solve for B.
@@ -105,23 +131,24 @@ class _SLIST(StoredRecommender):
         Raises
         ------
         DataError
-            A stream of more items than ``slist.limit``.
+            A stream of more items than the system's ``limit``.
         """
         self.params, start = params, time.perf_counter()
         self.popularity = popularity(train)
-        sequences, p = user_sequences(train).sequences, params.slist
+        sequences, limit = user_sequences(train).sequences, self.own.limit
         for s in self.reading.streams:
             size = self.reading.size(s)
-            if size > p.limit:
+            if size > limit:
                 raise DataError(
                     f"{self.name}: {size:,} items need a matrix of {4 * size**2 / 2**30:.1f} GiB and more like it; "
-                    f"slist.limit allows {p.limit:,} items (raise it, or leave this system out)"
+                    f"{self.name[:-2]}.limit allows {limit:,} items (raise it, or leave this system out)"
                 )
             parts = [self.reading.numbered(sequences[d], d) for d in self.reading.domains(s)]
+            self.timed = moments_of(parts) is not None
             whole = interleaved(parts, np.zeros(len(parts[0]), dtype=np.int64))
             last = whole.slices(np.maximum(whole.offsets[:-1], whole.offsets[1:] - params.model.T), whole.offsets[1:])
             border = np.cumsum([self.sizes[d] for d in self.reading.domains(s)])
-            self.frozen[s] = torch.from_numpy(solved(last, np.searchsorted(border, last.values), size, p))
+            self.frozen[s] = torch.from_numpy(self.matrix(last, np.searchsorted(border, last.values), size))
         learnt = time.perf_counter()
         found = self.validator(validation)()
         self.state = State(1, 0, found["ndcg@10"], {}, [solved_epoch(len(train), start, learnt, found)])
@@ -130,12 +157,23 @@ class _SLIST(StoredRecommender):
         name, low = self.reading.stream(domain), self.reading.offset(domain)
         history = self.reading.histories(rows, domain)
         back = history.offsets[history.owner + 1] - 1 - np.arange(len(history.values))
-        weight = np.exp(-back / self.params.slist.recency_decay).astype(np.float32)
+        weight = np.exp(-back / self.own.recency_decay).astype(np.float32)
         shape = (len(rows), self.reading.size(name))
         shown = sparse.csr_matrix((weight, (history.owner, history.values - 1)), shape=shape)
         table = self.frozen[name].cpu().numpy()
         found = torch.from_numpy(shown @ table[:, low : low + self.sizes[domain]]).to(self.device)
         return found[:, items[0] - 1] if len(items) == 1 else found.gather(1, items - 1)
+
+
+class _SLIST(LinearModel):
+    """Both readings."""
+
+    @property
+    def own(self) -> SLISTParameters:
+        return self.params.slist
+
+    def matrix(self, sequences: Ragged, domain: Array, size: int) -> Array:
+        return solved(sequences, domain, size, self.own)
 
 
 SLISTS, SLISTM = both_readings(_SLIST, "slist")
