@@ -8,10 +8,11 @@ the posterior's width takes away information from draws that no estimator on mea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from itertools import product
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -71,12 +72,9 @@ def linear_probe(inputs: Array, truth: Array, owner: Array, rng: np.random.Gener
         L2 penalty in rows.
     """
     fitted = halves(owner, rng)
-    scale = np.maximum(inputs[fitted].std(axis=0), 1e-9)
-    x = (inputs - inputs[fitted].mean(axis=0)) / scale
-    y = truth - truth[fitted].mean(axis=0)
+    x, y = information.standardised(inputs, fitted), truth - truth[fitted].mean(axis=0)
     weights = np.linalg.solve(x[fitted].T @ x[fitted] + ridge * np.eye(x.shape[1]), x[fitted].T @ y[fitted])
-    wrong = np.square(y[~fitted] - x[~fitted] @ weights).sum()
-    return float(1 - wrong / np.square(y[~fitted]).sum())
+    return _explained(y[~fitted], x[~fitted] @ weights)
 
 
 def neighbour_probe(inputs: Array, truth: Array, owner: Array, rng: np.random.Generator, neighbours: int = 20) -> float:
@@ -85,19 +83,20 @@ def neighbour_probe(inputs: Array, truth: Array, owner: Array, rng: np.random.Ge
     Inputs are standardised. Too low in many dimensions, where near rows are far.
     """
     fitted = halves(owner, rng)
-    x = (inputs - inputs[fitted].mean(axis=0)) / np.maximum(inputs[fitted].std(axis=0), 1e-9)
+    x, y = information.standardised(inputs, fitted), truth - truth[fitted].mean(axis=0)
     nearest = cKDTree(x[fitted]).query(x[~fitted], k=neighbours)[1]
-    guess = truth[fitted][nearest].mean(axis=1)
-    actual = truth[~fitted]
-    wrong = np.square(actual - guess).sum()
-    return float(1 - wrong / np.square(actual - truth[fitted].mean(axis=0)).sum())
+    return _explained(y[~fitted], y[fitted][nearest].mean(axis=1))
+
+
+def _explained(actual: Array, guess: Array) -> float:
+    """R² of a guess, beside 0 as the plain guess."""
+    return float(1 - np.square(actual - guess).sum() / np.square(actual).sum())
 
 
 # --- factor-wise scores -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class DCI:
+class DCI(NamedTuple):
     """Eastwood and Williams (ICLR 2018), each in [0, 1] (informativeness: R², may be negative).
 
     Attributes
@@ -175,8 +174,7 @@ def sap(codes: Array, factors: Array) -> float:
 
     The gap between the two code dimensions that explain a factor best, by the squared correlation of each alone.
     """
-    x = (codes - codes.mean(axis=0)) / np.maximum(codes.std(axis=0), 1e-12)
-    y = (factors - factors.mean(axis=0)) / np.maximum(factors.std(axis=0), 1e-12)
+    x, y = information.standardised(codes), information.standardised(factors)
     explained = np.sort(np.square(x.T @ y / len(x)), axis=0)[::-1]  # [d, k]
     second = explained[1] if len(explained) > 1 else 0.0
     return float((explained[0] - second).mean())
@@ -213,10 +211,20 @@ def latents_of(recommender: I2VAERecommender, rows: Rows, values: Values = means
     both = with_both(rows)
     found = {}
     for domain, side, latents in recommender.infer(both):
-        parts = {role: values(getattr(latents, role)) for role in (*ROLES, "auxiliary")}
-        arrays: dict[str, Array] = {role: one.cpu().numpy().astype(np.float64) for role, one in parts.items()}
+        arrays = {role: _array(values(getattr(latents, role))) for role in (*ROLES, "auxiliary")}
         found[domain] = arrays | {"rows": side.position.cpu().numpy()}
     return found
+
+
+def _inferred(recommender: I2VAERecommender, rows: Rows) -> Iterator[tuple[str, Rows, Latents]]:
+    """By target domain the rows with both histories, and their latents."""
+    both = with_both(rows)
+    for domain, side, latents in recommender.infer(both):
+        yield domain, both.take(side.position.cpu().numpy()), latents
+
+
+def _array(values: torch.Tensor) -> Array:
+    return values.cpu().numpy().astype(np.float64)
 
 
 def planted(truth: Mapping[str, Array], rows: Rows, domain: str) -> dict[str, Array]:
@@ -243,19 +251,15 @@ def latent_probes(
         in the shared topics, and in those of the target's domain alone), ``kl`` (mean to the latent's own prior, which
         is learnt for all but the transferable one; nats), ``active`` (units), ``n``.
     """
-    both = with_both(rows)
     lines = []
-    for domain, side, latents in recommender.infer(both):
-        at = side.position.cpu().numpy()
-        chosen = both.take(at)
+    for domain, chosen, latents in _inferred(recommender, rows):
         wanted = planted(truth, chosen, domain)
         for role in ROLES:
             q = getattr(latents, role)
-            values = q.mean.cpu().numpy().astype(np.float64)
-            known = {name: linear_probe(values, factors, chosen.user, rng) for name, factors in wanted.items()}
+            known = {name: linear_probe(_array(q.mean), factors, chosen.user, rng) for name, factors in wanted.items()}
             nats = float(kl(q, prior_of(recommender, role, domain, q)).mean())
             line = {"domain": domain, "latent": role, **known, "kl": nats, "active": active_units(q.mean)}
-            lines.append(line | {"n": len(at)})
+            lines.append(line | {"n": len(chosen)})
     return pd.DataFrame(lines)
 
 
@@ -295,8 +299,7 @@ def measures(recommender: I2VAERecommender, dataset: CrossDomainDataset, rows: R
         codes = np.hstack([values["transferable"], values["specific"]])
         factors = np.hstack([truth["shared"], truth["specific"]])
         scores = dci(codes, factors, owner, np.random.default_rng(seed))
-        for name in ("disentanglement", "completeness", "informativeness"):
-            found[f"DCI {name}", "both → both"] = getattr(scores, name)
+        found |= {(f"DCI {name}", "both → both"): value for name, value in scores._asdict().items()}
         # below a hundredth a planted weight moves nobody's choices: its digits are no part of the factor
         coarse = np.round(factors, 2)
         found["MIG", "both → both"] = mig(codes, coarse)
@@ -310,13 +313,11 @@ def _probed(
     role: str, codes: Array, wanted: Mapping[str, Array], owner: Array, seed: int
 ) -> dict[tuple[str, str], float]:
     """Both probes from a role's codes to each of what is wanted, by the names of a table of measures."""
-    return {
-        (f"R² {probe.__name__.removesuffix('_probe')}", f"{role} → {name}"): probe(
-            codes, factors, owner, np.random.default_rng(seed)
-        )
-        for name, factors in wanted.items()
-        for probe in (linear_probe, neighbour_probe)
-    }
+    found = {}
+    for (name, factors), probe in product(wanted.items(), (linear_probe, neighbour_probe)):
+        measure = f"R² {probe.__name__.removesuffix('_probe')}"
+        found[measure, f"{role} → {name}"] = probe(codes, factors, owner, np.random.default_rng(seed))
+    return found
 
 
 def history_vectors(rows: Rows, vectors: Mapping[str, Array], domain: str) -> Array:
@@ -349,14 +350,12 @@ def observed_measures(
     """
     both = with_both(rows)
     found: list[tuple[str, str, str, float]] = []
-    for domain, side, latents in recommender.infer(both):
-        chosen = both.take(side.position.cpu().numpy())
+    for domain, chosen, latents in _inferred(recommender, both):
         sides = {"own history": domain, "other history": other(domain)}
         histories = {name: history_vectors(chosen, vectors, of) for name, of in sides.items()}
         for role in ROLES:
             q = getattr(latents, role)
-            codes = q.mean.cpu().numpy().astype(np.float64)
-            probes = _probed(role, codes, histories, chosen.user, seed)
+            probes = _probed(role, _array(q.mean), histories, chosen.user, seed)
             found += [(measure, of, domain, value) for (measure, of), value in probes.items()]
             found.append(("kl", role, domain, float(kl(q, prior_of(recommender, role, domain, q)).mean())))
             found.append(("active", role, domain, float(active_units(q.mean))))

@@ -43,6 +43,11 @@ def reduced(x: Array, dimensions: int = _KSG_DIMENSIONS) -> Array:
     return centred @ axes[:dimensions].T
 
 
+def standardised(x: Array, fitted: Any = slice(None)) -> Array:
+    """Columns less their mean, over their standard deviation, both of the lines ``fitted``."""
+    return (x - x[fitted].mean(axis=0)) / np.maximum(x[fitted].std(axis=0), 1e-9)
+
+
 def gaussian(x: Array, y: Array, ridge: float = 1e-6) -> float:
     """½ log (|Σ_x| |Σ_y| / |Σ_xy|) of the joint sample covariance: the information of Gaussians of that covariance.
 
@@ -54,8 +59,7 @@ def gaussian(x: Array, y: Array, ridge: float = 1e-6) -> float:
     ridge
         Share of each variance that is added to it, for columns that hang together.
     """
-    joint = np.hstack([x, y])
-    joint = (joint - joint.mean(axis=0)) / np.maximum(joint.std(axis=0), 1e-12)
+    joint = standardised(np.hstack([x, y]))
     covariance = joint.T @ joint / len(joint) + ridge * np.eye(joint.shape[1])
     d = x.shape[1]
     parts = (covariance[:d, :d], covariance[d:, d:], covariance)
@@ -76,15 +80,14 @@ def ksg(x: Array, y: Array, neighbours: int = 5) -> float:
     widest = max(x.shape[1], y.shape[1])
     if widest > _KSG_DIMENSIONS:
         raise ValueError(f"KSG in {widest} dimensions is far too low: reduce to {_KSG_DIMENSIONS} first (reduced)")
-    x, y = ((one - one.mean(axis=0)) / np.maximum(one.std(axis=0), 1e-12) for one in (x, y))
+    x, y = standardised(x), standardised(y)
     # the k-th neighbour's distance in the maximum norm of the joint space
-    distance = cKDTree(np.hstack([x, y])).query(np.hstack([x, y]), k=neighbours + 1, p=np.inf)[0][:, -1]
+    joint = np.hstack([x, y])
+    distance = cKDTree(joint).query(joint, k=neighbours + 1, p=np.inf)[0][:, -1]
     radius = np.nextafter(distance, 0)  # strictly closer
-    near = [
-        cKDTree(one).query_ball_point(one, radius, p=np.inf, return_length=True) - 1  # not itself
-        for one in (x, y)
-    ]
-    return float(digamma(neighbours) + digamma(len(x)) - (digamma(near[0] + 1) + digamma(near[1] + 1)).mean())
+    # Eq. 8 adds one to a count without the point itself, which is counted here
+    near = [cKDTree(one).query_ball_point(one, radius, p=np.inf, return_length=True) for one in (x, y)]
+    return float(digamma(neighbours) + digamma(len(x)) - (digamma(near[0]) + digamma(near[1])).mean())
 
 
 def contrastive(
@@ -114,8 +117,7 @@ def contrastive(
     held = np.isin(owner, users[len(users) // 2 :])
     stopping = np.isin(owner, users[: len(users) // 10])
     fitted = ~held & ~stopping
-    x, y = ((one - one[fitted].mean(axis=0)) / np.maximum(one[fitted].std(axis=0), 1e-9) for one in (x, y))
-    tensors = [torch.from_numpy(np.ascontiguousarray(one, dtype=np.float32)) for one in (x, y)]
+    tensors = [torch.from_numpy(standardised(one, fitted).astype(np.float32)) for one in (x, y)]
     train, stop, held_out = np.flatnonzero(fitted), np.flatnonzero(stopping), np.flatnonzero(held)
     batch = min(batch, len(train), len(held_out))
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
