@@ -8,19 +8,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-_LINES = ("#0072B2", "#C77800", "#008A63", "#BB5A95", "#3A8FBF", "#D55E00")
+LINES = ("#0072B2", "#C77800", "#008A63", "#BB5A95", "#3A8FBF", "#D55E00")
 """Okabe and Ito's colours, darkened to a contrast of 3:1 on white; each has that on black as well."""
 
-_LETTER = 7.8
+LETTER = 7.8
 """Width of a letter of 14 pixels, with room to spare."""
 
-_STYLE = (
+STYLE = (
     ".kit text{font:14px system-ui,sans-serif;fill:#1f2328}.kit .quiet{fill:#59636e}.kit .axis{stroke:#8c959f}"
     ".kit .released,.kit .below{fill:#bc4c00}.kit .log,.kit .above{fill:#0969da}.kit .level{fill:#59636e}"
     ".kit .below-line{stroke:#bc4c00}.kit .above-line{stroke:#0969da}.kit .level-line{stroke:#59636e}"
@@ -43,7 +42,7 @@ class Interval(NamedTuple):
 def _svg(title: str, width: float, height: float, parts: Sequence[str]) -> str:
     size = f'width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" class="kit" {size} role="img" aria-label="{escape(title)}">'
-    return "\n".join([head, f"<style>{_STYLE}</style>", *parts, "</svg>", ""])
+    return "\n".join([head, f"<style>{STYLE}</style>", *parts, "</svg>", ""])
 
 
 def _text(x: float, y: float, words: str, more: str = "") -> str:
@@ -56,7 +55,7 @@ def bars(title: str, lines: Sequence[tuple[str, float, str, str]]) -> str:
     Parameters
     ----------
     lines
-        Label, value from 0 to 1, what stands behind the bar, and its class in :data:`_STYLE`.
+        Label, value from 0 to 1, what stands behind the bar, and its class in :data:`STYLE`.
     """
     left, wide, high, top = 210, 380, 26, 44
     largest = max(value for _, value, _, _ in lines)
@@ -77,8 +76,8 @@ def forest(title: str, axis: str, lines: Sequence[Interval]) -> str:
     axis
         What the horizontal axis shows, with its unit.
     """
-    left = 24 + _LETTER * max(len(one.label) for one in lines)
-    right = 24 + _LETTER * max(len(one.note) for one in lines)
+    left = 24 + LETTER * max(len(one.label) for one in lines)
+    right = 24 + LETTER * max(len(one.note) for one in lines)
     wide, high, top = 320, 28, 44
     bottom = top + len(lines) * high
     ends = [number for one in lines for number in (one.value, one.low, one.high) if math.isfinite(number)]
@@ -104,7 +103,7 @@ def forest(title: str, axis: str, lines: Sequence[Interval]) -> str:
         if math.isfinite(one.value):
             parts.append(f'<circle class="{kind}" cx="{x(one.value):.1f}" cy="{y}" r="5"/>')
         parts.append(_text(left + wide + 14, y + 5, one.note, 'class="quiet"'))
-    return _svg(title, max(left + wide + right, _LETTER * len(title)), bottom + 50, parts)
+    return _svg(title, max(left + wide + right, LETTER * len(title)), bottom + 50, parts)
 
 
 def _ticks(low: float, high: float, about: int = 5) -> list[float]:
@@ -117,11 +116,11 @@ def _ticks(low: float, high: float, about: int = 5) -> list[float]:
     return [round(number * step, 10) for number in range(first, last + 1)]
 
 
-_Panels = Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]
+Panels = Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]
 """Panel (what its vertical axis shows) -> line -> its x and y."""
 
 
-def training_panels(history: pd.DataFrame) -> _Panels:
+def training_panels(history: pd.DataFrame) -> Panels:
     """What a training has to show over its epochs: reconstruction, the KLs, active units, validation.
 
     A system that is trained in stages, each of which counts its epochs from one, has a line for each of them.
@@ -145,7 +144,7 @@ def training_panels(history: pd.DataFrame) -> _Panels:
     return panels
 
 
-def curves(title: str, x_axis: str, panels: _Panels) -> str:
+def curves(title: str, x_axis: str, panels: Panels) -> str:
     """Lines over a common kind of axis: two panels in a row, the names of its lines under each panel."""
     wide, high, across = 430, 190, 3
     names = max(len(panel) for panel in panels.values())
@@ -182,7 +181,7 @@ def _panel(
     for at, (name, (x_values, y_values)) in enumerate(lines.items()):
         known_points = [(x, y) for x, y in zip(x_values, y_values) if math.isfinite(y)]
         points = " ".join(f"{across_to(x):.1f} {up_to(y):.1f}" for x, y in known_points)
-        colour, dash = _LINES[at % len(_LINES)], ' stroke-dasharray="6 3"' if at >= len(_LINES) else ""
+        colour, dash = LINES[at % len(LINES)], ' stroke-dasharray="6 3"' if at >= len(LINES) else ""
         look = f'stroke="{colour}" stroke-width="2"{dash}'
         parts.append(f'<polyline fill="none" {look} points="{points}"/>')
         column, row = left + (at % names_across) * (right - left) / names_across, high + 42 + 18 * (at // names_across)
@@ -191,9 +190,68 @@ def _panel(
     return parts
 
 
+# --- the model --------------------------------------------------------------------------------------------------------
+
+
 def model_picture() -> str:
     """The model as a picture, after Figure 2 of the paper: from two histories to scores in either domain.
 
     The boxes have light fills and dark letters of their own, so that it can be read on any background.
     """
-    return Path(__file__).with_name("model.svg").read_text(encoding="utf-8")
+    parts = [
+        "<defs><marker id='tip' viewBox='0 0 8 8' refX='7' refY='4' markerWidth='7' markerHeight='7' orient='auto'>"
+        "<path d='M0 0L8 4L0 8z' fill='#7d8590'/></marker></defs>"
+    ]
+    blue, orange = "#cfe5f7", "#fbe3c0"
+    parts += _side(40, "X", ("zˣ", "z_tʸ", "z_aˣ"), blue, orange)
+    parts += _side(290, "Y", ("zʸ", "z_tˣ", "z_aʸ"), orange, blue)
+    parts += [
+        *_arrow((140, 132), (140, 200)),
+        *_arrow((140, 332), (140, 250)),
+        *_box(30, 200, 220, 50, "#e6e0f5", "pseudo-sequences", "what others took as well"),
+        *_arrow((250, 212), (300, 122)),
+        *_arrow((250, 238), (300, 342)),
+        *_arrow((410, 120), (450, 350)),
+        *_arrow((410, 345), (450, 126)),
+        _text(545, 455, "six latents, each a Gaussian", 'text-anchor="middle" style="fill:#7d8590"'),
+    ]
+    return _svg("i2VAE: two histories, six latents, scores in either domain", 900, 470, parts)
+
+
+def _side(top: int, d: str, symbols: tuple[str, str, str], colour: str, other: str) -> list[str]:
+    """One domain: its history, its encoder, the three latents that its scores come from."""
+    middle = top + 75
+    roles = (
+        (f"specific {symbols[0]}", colour, "what only this domain tells"),
+        (f"transferable {symbols[1]}", other, "what the other domain tells"),
+        (f"augmented {symbols[2]}", "#e6e0f5", "what pseudo-items tell"),
+    )
+    parts = [
+        *_box(30, middle - 33, 220, 50, colour, f"history in {d}", "items, oldest first"),
+        *_arrow((250, middle - 8), (300, middle - 8)),
+        *_box(300, middle - 33, 110, 50, colour, "encoder", f"of {d}"),
+    ]
+    for at, (name, fill, meaning) in enumerate(roles):
+        y = top + at * 52
+        parts += _arrow((410, middle - 8), (450, y + 21))
+        parts += _box(450, y, 190, 42, fill, name, meaning)
+        parts += _arrow((640, y + 21), (690, middle - 8))
+    parts += _box(690, middle - 33, 80, 50, "#d8efe2", "decode", f"interest {d}")
+    parts += _arrow((770, middle - 8), (805, middle - 8))
+    parts += _box(805, middle - 33, 85, 50, "#d8efe2", "scores", f"items of {d}")
+    return parts
+
+
+def _box(x: int, y: int, wide: int, high: int, fill: str, name: str, meaning: str) -> list[str]:
+    look = f'x="{x}" y="{y}" width="{wide}" height="{high}" rx="8" fill="{fill}" stroke="#7d8590"'
+    middle = x + wide / 2
+    return [
+        f"<rect {look}/>",
+        _text(middle, y + high / 2 - 3, name, 'text-anchor="middle" style="fill:#1f2328;font-weight:600"'),
+        _text(middle, y + high / 2 + 14, meaning, 'text-anchor="middle" style="fill:#3d444d;font-size:12px"'),
+    ]
+
+
+def _arrow(start: tuple[int, int], end: tuple[int, int]) -> list[str]:
+    line = f"M{start[0]} {start[1]}L{end[0]} {end[1]}"
+    return [f'<path d="{line}" fill="none" stroke="#7d8590" stroke-width="1.5" marker-end="url(#tip)"/>']
