@@ -28,79 +28,80 @@ def _port(word: str) -> int:
     return number
 
 
-Option = tuple[str, dict[str, Any]]  # what argparse's add_argument takes
+_Option = tuple[str, dict[str, Any]]  # what argparse's add_argument takes
+
+
+def _option(name: str, said: str, **words: Any) -> _Option:
+    return name, {"help": said, **words}
+
+
+def _flag(name: str, said: str) -> _Option:
+    return _option(name, said, action="store_true")
 
 
 @dataclass(frozen=True)
-class Command:
+class _Command:
     """What a command is for, the function that is called with what was given, its options, and examples of all."""
 
     help: str
     run: Callable[[argparse.Namespace], int]
-    options: Sequence[Option]
+    options: Sequence[_Option]
     examples: Sequence[str]
 
 
-FORMATS = ("text", "csv", "latex", "markdown")
+_FORMATS = ("text", "csv", "latex", "markdown")
 KINDS = ("tailed", "cold", "all")
-DATA: Option = (
-    "--data",
-    {"help": f"synthetic, a released pair ({', '.join(REGISTRY)}), or the YAML file of a pair of logs"},
-)
-PROTOCOL: Option = ("--protocol", {"help": "released or strict; of logs: chronological or temporal"})
-SYSTEM: Option = ("--system", {"help": f"what is trained: {', '.join(SYSTEMS)} (default: i2vae)"})
-SEED: Option = ("--seed", {"type": int, "help": "initialisation, shuffling, sampling"})
-EPOCHS: Option = ("--epochs", {"type": int, "help": "at most so many; training.epochs"})
-WORKERS: Option = (
-    "--workers",
-    {"type": _positive, "help": "processes on this machine, a thread each (default: its cores)"},
-)
-SCHEDULER: Option = ("--scheduler", {"help": "tcp://HOST:PORT, tls://… or the scheduler file of your own Dask cluster"})
-RESAMPLES: Option = ("--resamples", {"type": int, "default": 10_000, "help": "of the bootstrap (default: 10000)"})
-FORMAT: Option = ("--format", {"choices": FORMATS, "default": "text", "help": "of what is printed (default: text)"})
-JSON: Option = ("--json", {"action": "store_true", "help": "for programs: JSON instead of text"})
+_DATA = _option("--data", f"synthetic, a released pair ({', '.join(REGISTRY)}), or the YAML file of a pair of logs")
+_PROTOCOL = _option("--protocol", "released or strict; of logs: chronological or temporal")
+_SYSTEM = _option("--system", f"what is trained: {', '.join(SYSTEMS)} (default: i2vae)")
+_SEED = _option("--seed", "initialisation, shuffling, sampling", type=int)
+_EPOCHS = _option("--epochs", "at most so many; training.epochs", type=int)
+_WORKERS = _option("--workers", "processes on this machine, a thread each (default: its cores)", type=_positive)
+_SCHEDULER = _option("--scheduler", "tcp://HOST:PORT, tls://… or the scheduler file of your own Dask cluster")
+_RESAMPLES = _option("--resamples", "of the bootstrap (default: 10000)", type=int, default=10_000)
+_FORMAT = _option("--format", "of what is printed (default: text)", choices=_FORMATS, default="text")
+_JSON = _flag("--json", "for programs: JSON instead of text")
 
 
-def _set(where: str) -> Option:
-    return "--set", {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": f"{where}; repeatable"}
+def _set(where: str) -> _Option:
+    return _option("--set", f"{where}; repeatable", action="append", default=[], metavar="KEY=VALUE")
 
 
-def _of_the_file(option: Option) -> Option:
+def _of_the_file(option: _Option) -> _Option:
     """The option with the default that a sweep's or a search's file has."""
     flag, words = option
     return flag, words | {"help": f"{words['help']} (default: the file's)"}
 
 
-def _preset(default: str) -> Option:
-    return "--preset", {"default": default, "help": f"a file in params/, or a path (default: {default})"}
+def _preset(default: str) -> _Option:
+    return _option("--preset", f"a file in params/, or a path (default: {default})", default=default)
 
 
-def _parameters(preset: str = "demo") -> tuple[Option, ...]:
-    return DATA, PROTOCOL, _preset(preset), _set("e.g. model.d=64")
+def _parameters(preset: str = "demo") -> tuple[_Option, ...]:
+    return _DATA, _PROTOCOL, _preset(preset), _set("e.g. model.d=64")
 
 
-COMMANDS: dict[str, Command] = {
-    "list": Command(
+COMMANDS: dict[str, _Command] = {
+    "list": _Command(
         "What there is: presets, pairs, systems, parameters with defaults and origins, runs.",
         commands.list_known,
-        (("what", {"nargs": "*", "help": f"only these of {', '.join(LISTS)} (default: all)"}), JSON),
+        (_option("what", f"only these of {', '.join(LISTS)} (default: all)", nargs="*"), _JSON),
         ("i2vae list systems", "i2vae list parameters --json"),
     ),
-    "run": Command(
+    "run": _Command(
         "Data, audit, pseudo-sequences, training, evaluation, report.",
         commands.run,
         (
             *_parameters(),
-            SYSTEM,
-            SEED,
-            EPOCHS,
-            (
-                "--out",
-                {"help": "run directory, resumed if unfinished (default: runs/DATA-PROTOCOL-PRESET-seedN[+KEY=VALUE])"},
+            _SYSTEM,
+            _SEED,
+            _EPOCHS,
+            _option(
+                "--out", "run directory, resumed if unfinished (default: runs/DATA-PROTOCOL-PRESET-seedN[+KEY=VALUE])"
             ),
-            ("--no-notebooks", {"action": "store_true", "help": "leave the executed notebooks out"}),
-            ("--no-report", {"action": "store_true", "help": "leave report.html out"}),
-            ("--only-train", {"action": "store_true", "help": "stop before a test row is looked at (tuning)"}),
+            _flag("--no-notebooks", "leave the executed notebooks out"),
+            _flag("--no-report", "leave report.html out"),
+            _flag("--only-train", "stop before a test row is looked at (tuning)"),
         ),
         (
             "i2vae run --no-notebooks --no-report",
@@ -108,28 +109,22 @@ COMMANDS: dict[str, Command] = {
             "i2vae run --preset smoke --system multivae-m --set multivae.hidden=64 --set model.d=32 --only-train",
         ),
     ),
-    "recommend": Command(
+    "recommend": _Command(
         "Recommend from a finished run, in people's own ids.",
         commands.recommend,
         (
-            ("run", {"type": Path, "help": "the run's directory"}),
-            ("--user", {"nargs": "+", "metavar": "ID", "help": "users of the data, whose histories are known"}),
-            ("--users", {"type": Path, "help": "file of them: an id a line, or Parquet with a column user"}),
-            (
-                "--history",
-                {"nargs": "*", "default": [], "metavar": "DOMAIN=ID,ID", "help": "anybody's, oldest first"},
-            ),
-            ("--histories", {"type": Path, "help": "Parquet with a column a domain: a list of ids a user"}),
-            ("--domain", {"required": True, "help": "where to recommend: its name, or x or y"}),
-            ("--k", {"type": int, "default": 10, "help": "how many items (default: 10)"}),
-            ("--exclude", {"nargs": "+", "metavar": "ID", "help": "items that nobody gets"}),
-            ("--only", {"nargs": "+", "metavar": "ID", "help": "the only items that anybody gets"}),
-            (
-                "--unknown",
-                {"choices": ("error", "drop"), "default": "error", "help": "what becomes of unknown ids (error)"},
-            ),
-            ("--out", {"type": Path, "help": "Parquet file for user, item, score, rank; printed without it"}),
-            JSON,
+            _option("run", "the run's directory", type=Path),
+            _option("--user", "users of the data, whose histories are known", nargs="+", metavar="ID"),
+            _option("--users", "file of them: an id a line, or Parquet with a column user", type=Path),
+            _option("--history", "anybody's, oldest first", nargs="*", default=[], metavar="DOMAIN=ID,ID"),
+            _option("--histories", "Parquet with a column a domain: a list of ids a user", type=Path),
+            _option("--domain", "where to recommend: its name, or x or y", required=True),
+            _option("--k", "how many items (default: 10)", type=int, default=10),
+            _option("--exclude", "items that nobody gets", nargs="+", metavar="ID"),
+            _option("--only", "the only items that anybody gets", nargs="+", metavar="ID"),
+            _option("--unknown", "what becomes of unknown ids (error)", choices=("error", "drop"), default="error"),
+            _option("--out", "Parquet file for user, item, score, rank; printed without it", type=Path),
+            _JSON,
         ),
         (
             "i2vae recommend runs/a --history x=x20,s3 y=y40 --domain y --k 5",
@@ -138,15 +133,15 @@ COMMANDS: dict[str, Command] = {
             "i2vae recommend runs/a --users users.txt --domain South --only y1 y2 y3 --out recommended.parquet",
         ),
     ),
-    "audit": Command(
+    "audit": _Command(
         "The leak audit of data under a protocol, or of a run; exit status 1 on a leak.",
         commands.audit_data,
         (
             *_parameters(),
-            SYSTEM,
-            ("--run", {"type": Path, "help": "a run directory: also what its generator and its model learnt from"}),
-            FORMAT,
-            JSON,
+            _SYSTEM,
+            _option("--run", "a run directory: also what its generator and its model learnt from", type=Path),
+            _FORMAT,
+            _JSON,
         ),
         (
             "i2vae audit --data cloth_sport --protocol released --json",
@@ -155,33 +150,30 @@ COMMANDS: dict[str, Command] = {
             "i2vae audit --run runs/a",
         ),
     ),
-    "describe": Command(
+    "describe": _Command(
         "What two logs hold, what is suspicious, and the pair file that reads them.",
         commands.describe,
         (
-            ("x", {"type": Path, "help": "log of one domain: CSV, JSON lines or Parquet"}),
-            ("y", {"type": Path, "nargs": "?", "help": "log of the other; none: one file, a column tells the domain"}),
-            ("--out", {"type": Path, "help": "where the proposed pair file goes: beside the logs, say"}),
+            _option("x", "log of one domain: CSV, JSON lines or Parquet", type=Path),
+            _option("y", "log of the other; none: one file, a column tells the domain", type=Path, nargs="?"),
+            _option("--out", "where the proposed pair file goes: beside the logs, say", type=Path),
         ),
         ("i2vae describe Food.csv.gz Kitchen.csv.gz --out food_kitchen.yaml",),
     ),
-    "compare": Command(
+    "compare": _Command(
         "Runs side by side: the rows that matter, differences with intervals, significance.",
         study_commands.compare_runs,
         (
-            ("runs", {"type": Path, "nargs": "+", "metavar": "RUN", "help": "run directories"}),
-            ("--candidates", {"choices": ("sampled", "full"), "help": "default: sampled; --table has both"}),
-            RESAMPLES,
-            ("--base", {"help": "what others are compared with (default: the first run's; --table: i2vae)"}),
-            ("--table", {"choices": ("paper",), "help": "the paper's table; RUN may be a folder of `i2vae table`"}),
-            (
-                "--all",
-                {"action": "store_true", "help": "every kind of row, every metric and cell"},
-            ),
-            FORMAT,
-            ("--systems", {"nargs": "+", "metavar": "SYSTEM", "help": "of --table: only these"}),
-            ("--kinds", {"nargs": "+", "choices": KINDS, "help": "of --table: only these"}),
-            JSON,
+            _option("runs", "run directories", type=Path, nargs="+", metavar="RUN"),
+            _option("--candidates", "default: sampled; --table has both", choices=("sampled", "full")),
+            _RESAMPLES,
+            _option("--base", "what others are compared with (default: the first run's; --table: i2vae)"),
+            _option("--table", "the paper's table; RUN may be a folder of `i2vae table`", choices=("paper",)),
+            _flag("--all", "every kind of row, every metric and cell"),
+            _FORMAT,
+            _option("--systems", "of --table: only these", nargs="+", metavar="SYSTEM"),
+            _option("--kinds", "of --table: only these", nargs="+", choices=KINDS),
+            _JSON,
         ),
         (
             "i2vae compare runs/a runs/b",
@@ -190,22 +182,22 @@ COMMANDS: dict[str, Command] = {
             "i2vae compare runs/table --table paper --format latex --systems i2vae popularity --kinds cold all",
         ),
     ),
-    "table": Command(
+    "table": _Command(
         "All systems, tuned alike, trained and measured; then the paper's table.",
         study_commands.make_table,
         (
             *_parameters("paper"),
-            EPOCHS,
-            ("--systems", {"nargs": "+", "metavar": "SYSTEM", "help": "default: all"}),
-            ("--kinds", {"nargs": "+", "choices": KINDS, "help": "user types to print (default: all)"}),
-            ("--seeds", {"nargs": "+", "type": int, "default": [0], "help": "default: 0"}),
-            ("--trials", {"type": int, "help": "how many of each system's points are tried (default: all)"}),
-            ("--tuning", {"type": Path, "help": "another file of the form of params/tuning.yaml"}),
-            ("--workers", {"type": _positive, "default": 1, "help": "systems at a time (default: 1)"}),
-            ("--out", {"type": Path, "help": "folder of all runs (default: runs/table-DATA-PROTOCOL-PRESET)"}),
-            RESAMPLES,
-            FORMAT,
-            JSON,
+            _EPOCHS,
+            _option("--systems", "default: all", nargs="+", metavar="SYSTEM"),
+            _option("--kinds", "user types to print (default: all)", nargs="+", choices=KINDS),
+            _option("--seeds", "default: 0", nargs="+", type=int, default=[0]),
+            _option("--trials", "how many of each system's points are tried (default: all)", type=int),
+            _option("--tuning", "another file of the form of params/tuning.yaml", type=Path),
+            _option("--workers", "systems at a time (default: 1)", type=_positive, default=1),
+            _option("--out", "folder of all runs (default: runs/table-DATA-PROTOCOL-PRESET)", type=Path),
+            _RESAMPLES,
+            _FORMAT,
+            _JSON,
         ),
         (
             "i2vae table --data cloth_sport --protocol strict --epochs 20 --workers 2 --out runs/table",
@@ -213,22 +205,22 @@ COMMANDS: dict[str, Command] = {
             "i2vae table --tuning mine.yaml --kinds cold all --format markdown --resamples 2000",
         ),
     ),
-    "sweep": Command(
+    "sweep": _Command(
         "Every cell of a grid that is not there yet; then the table of what is.",
         study_commands.sweep,
         (
-            ("file", {"help": "a file in params/sweeps/, or a path"}),
-            ("--preset", {"help": "of the cells, as are --data, --protocol, --epochs and --set (default: the file's)"}),
-            *map(_of_the_file, (DATA, PROTOCOL, EPOCHS)),
+            _option("file", "a file in params/sweeps/, or a path"),
+            _option("--preset", "of the cells, as are --data, --protocol, --epochs and --set (default: the file's)"),
+            *map(_of_the_file, (_DATA, _PROTOCOL, _EPOCHS)),
             _set("in every cell"),
-            ("--seeds", {"type": int, "nargs": "+", "help": "of every cell (default: the file's)"}),
-            ("--out", {"type": Path, "help": "folder of the cells (default: runs/sweep-FILE-DATA-PROTOCOL)"}),
-            WORKERS,
-            SCHEDULER,
-            ("--dashboard", {"action": "store_true", "help": "say where the scheduler's page is"}),
-            ("--dry-run", {"action": "store_true", "help": "only the plan: cells, hours, memory"}),
-            ("--retry-failed", {"action": "store_true", "help": "run cells that failed before once more"}),
-            FORMAT,
+            _option("--seeds", "of every cell (default: the file's)", type=int, nargs="+"),
+            _option("--out", "folder of the cells (default: runs/sweep-FILE-DATA-PROTOCOL)", type=Path),
+            _WORKERS,
+            _SCHEDULER,
+            _flag("--dashboard", "say where the scheduler's page is"),
+            _flag("--dry-run", "only the plan: cells, hours, memory"),
+            _flag("--retry-failed", "run cells that failed before once more"),
+            _FORMAT,
         ),
         (
             "i2vae sweep sensitivity --preset smoke --data synthetic --protocol strict --dry-run",
@@ -236,17 +228,17 @@ COMMANDS: dict[str, Command] = {
             "i2vae sweep paper_grid --scheduler tcp://127.0.0.1:8786 --retry-failed --format markdown",
         ),
     ),
-    "search": Command(
+    "search": _Command(
         "Settings that validation NDCG@10 likes; no test row is looked at.",
         study_commands.search_for,
         (
-            ("file", {"help": "a file in params/searches/, or a path"}),
-            ("--preset", {"help": "what trials start from, as are --data, --protocol, --seed, --epochs"}),
-            *map(_of_the_file, (DATA, PROTOCOL, SEED, EPOCHS)),
-            ("--trials", {"type": int, "default": 20, "help": "in all, those of earlier calls included (default: 20)"}),
-            ("--out", {"type": Path, "help": "folder of the trials (default: runs/search-FILE)"}),
-            WORKERS,
-            SCHEDULER,
+            _option("file", "a file in params/searches/, or a path"),
+            _option("--preset", "what trials start from, as are --data, --protocol, --seed, --epochs"),
+            *map(_of_the_file, (_DATA, _PROTOCOL, _SEED, _EPOCHS)),
+            _option("--trials", "in all, those of earlier calls included (default: 20)", type=int, default=20),
+            _option("--out", "folder of the trials (default: runs/search-FILE)", type=Path),
+            _WORKERS,
+            _SCHEDULER,
         ),
         (
             "i2vae search tuned --preset smoke --data synthetic --protocol strict --seed 0 --epochs 3 --trials 5",
@@ -254,48 +246,45 @@ COMMANDS: dict[str, Command] = {
             "i2vae search tuned --scheduler scheduler.json",
         ),
     ),
-    "cache": Command(
+    "cache": _Command(
         "What is kept to be done once (datasets, fits, ranks, downloads): how large it is, and away with it.",
         commands.show_cache,
-        (("--clear", {"action": "store_true", "help": "remove it; what is needed again is made again"}), JSON),
+        (_flag("--clear", "remove it; what is needed again is made again"), _JSON),
         ("i2vae cache", "i2vae cache --clear --json"),
     ),
-    "notebooks": Command(
+    "notebooks": _Command(
         "Copy the notebooks that come with the kit into a folder, to be opened in JupyterLab.",
         commands.copy_notebooks,
-        (("folder", {"type": Path, "metavar": "DIR", "help": "made if it is not there; no file in it is replaced"}),),
+        (_option("folder", "made if it is not there; no file in it is replaced", type=Path, metavar="DIR"),),
         ("i2vae notebooks lessons",),
     ),
-    "fetch": Command(
+    "fetch": _Command(
         "Download a released pair and check it, or build the Food and Kitchen logs anew.",
         commands.fetch,
         (
-            ("name", {"help": ", ".join([*REGISTRY, FOOD_KITCHEN])}),
-            ("--out", {"type": Path, "help": f"where {FOOD_KITCHEN} is built (default: data)"}),
+            _option("name", ", ".join([*REGISTRY, FOOD_KITCHEN])),
+            _option("--out", f"where {FOOD_KITCHEN} is built (default: data)", type=Path),
         ),
         ("i2vae fetch cloth_sport", f"i2vae fetch {FOOD_KITCHEN} --out data"),
     ),
-    "report": Command(
+    "report": _Command(
         "Write report.html of a finished run anew.",
         commands.make_report,
-        (("run", {"type": Path, "help": "the run's directory"}),),
+        (_option("run", "the run's directory", type=Path),),
         ("i2vae report runs/a",),
     ),
-    "export": Command(
+    "export": _Command(
         "A trained model as a folder for others, with a model card; or a split with its candidates, as Parquet.",
         commands.export_out,
         (
-            ("run", {"type": Path, "nargs": "?", "help": "the run's directory"}),
-            ("--split", {"metavar": "DATA", "help": "not a run but rows and frozen candidates of DATA"}),
-            PROTOCOL,
+            _option("run", "the run's directory", type=Path, nargs="?"),
+            _option("--split", "not a run but rows and frozen candidates of DATA", metavar="DATA"),
+            _PROTOCOL,
             _preset("paper"),
             _set("of the split, e.g. evaluation.negatives=99"),
-            ("--out", {"type": Path, "required": True, "help": "the new folder"}),
-            ("--with-users", {"action": "store_true", "help": "training users' ids and histories too"}),
-            (
-                "--licence",
-                {"default": "", "help": "of the data, for the card (default: what the pair file says)"},
-            ),
+            _option("--out", "the new folder", type=Path, required=True),
+            _flag("--with-users", "training users' ids and histories too"),
+            _option("--licence", "of the data, for the card (default: what the pair file says)", default=""),
         ),
         (
             "i2vae export runs/a --out model --licence 'MovieTweetings, MIT'",
@@ -304,19 +293,19 @@ COMMANDS: dict[str, Command] = {
             "i2vae export --split synthetic --preset smoke --set evaluation.negatives=50 --out split",
         ),
     ),
-    "completion": Command(
+    "completion": _Command(
         "A script that completes commands and options in a shell.",
         commands.print_completion,
-        (("shell", {"choices": ("bash", "zsh", "tcsh"), "help": "whose"}),),
+        (_option("shell", "whose", choices=("bash", "zsh", "tcsh")),),
         ("i2vae completion bash",),
     ),
-    "explore": Command(
+    "explore": _Command(
         "A page of explorers on this machine: runs and sweeps taken apart, without Jupyter.",
         commands.explore,
         (
-            ("folders", {"type": Path, "nargs": "+", "metavar": "FOLDER", "help": "runs, folders of sweeps"}),
-            ("--port", {"type": _port, "default": 8866, "help": "where it is served (default: 8866)"}),
-            ("--no-browser", {"action": "store_true", "help": "open none"}),
+            _option("folders", "runs, folders of sweeps", type=Path, nargs="+", metavar="FOLDER"),
+            _option("--port", "where it is served (default: 8866)", type=_port, default=8866),
+            _flag("--no-browser", "open none"),
         ),
         ("i2vae explore runs/a runs/b --port 9000 --no-browser",),
     ),
