@@ -61,6 +61,12 @@ def batch_of(system: C2DSR, sequences: Ragged, seed: int = 0) -> dict[str, Any]:
     return system.batch(sequences, np.random.default_rng(seed)) | {"shares": Shares(dict.fromkeys(TERMS, 1.0))}
 
 
+def dense(system: C2DSR, name: str) -> Array:
+    """A view's graph, [items + 1, items + 1]."""
+    graph = system.graphs[name]
+    return (graph @ torch.eye(len(graph.matrix.offsets))).numpy()
+
+
 @pytest.fixture(scope="module")
 def toy(tiny: Parameters) -> C2DSR:
     """Untrained, on six training rows; discriminators of the size of the other weights, so that they matter."""
@@ -227,7 +233,8 @@ def test_graphs_when_made_from_training_rows(dataset: CrossDomainDataset, tiny: 
         shift = {"x": 0, "y": 120}
         both = [i + shift[other(d)] for i in opposite] + [i + shift[d] for i in own]
         seen[MERGED] |= set(pairwise(both))
-    for name, matrix in system.edges.items():
+    for name in system.graphs:
+        matrix = dense(system, name)
         # every edge is one of a training sequence (none of validation or test, none across domains in x and y)
         assert set(zip(*(one.tolist() for one in matrix.nonzero()), strict=True)) == seen[name]
         total = np.asarray(matrix.sum(axis=1)).ravel()
@@ -236,7 +243,7 @@ def test_graphs_when_made_from_training_rows(dataset: CrossDomainDataset, tiny: 
 
 
 def test_vectors_when_there_are_layers(toy: C2DSR) -> None:
-    stream, matrix = toy.module.streams["x"], toy.edges["x"].toarray()
+    stream, matrix = toy.module.streams["x"], dense(toy, "x")
     torch.nn.init.normal_(stream.biases[0], generator=torch.Generator().manual_seed(1))
     table, bias = stream.items.weight.detach().numpy(), stream.biases[0].detach().numpy()
     expected = table + (table + matrix @ table + bias) / 2  # one layer
@@ -349,7 +356,7 @@ def test_loss_when_the_balance_is_one(toy: C2DSR) -> None:
     gradients = {}
     for balance in (0.7, 1.0):
         system = C2DSR(toy.catalogue, with_c2dsr(toy.params, balance=balance))
-        system.connect(toy.edges)
+        system.graphs = toy.graphs
         system.module = system.build(torch.Generator().manual_seed(0))
         value, parts = system.loss(shown, 0, None)
         value.backward()  # type: ignore[no-untyped-call]
@@ -411,7 +418,7 @@ def test_states_when_there_is_no_graph(toy: C2DSR) -> None:
     """Without layers and with balance 1 each view is a SASRec: its encoder on one table (twice E: E itself and G)."""
     p = with_c2dsr(toy.params, layers=0, balance=1.0)
     system = C2DSR(toy.catalogue, p)
-    system.connect(toy.edges)
+    system.graphs = toy.graphs
     system.module = system.build(torch.Generator().manual_seed(3))
     items = torch.tensor([[0, 2, 1], [4, 5, 3]])
     for name in (MERGED, *DOMAINS):
@@ -427,7 +434,7 @@ def test_loss_when_it_is_a_sasrec(toy: C2DSR) -> None:
     """Rows of X alone, no graph, balance 1, a merged stream silenced: full-softmax SASRec on X's view."""
     p = with_c2dsr(toy.params, layers=0, balance=1.0)
     system = C2DSR(toy.catalogue, p)
-    system.connect(toy.edges)
+    system.graphs = toy.graphs
     system.module = system.build(torch.Generator().manual_seed(3))
     for weight in system.module.streams[MERGED].encoder.final_norm.parameters():
         torch.nn.init.zeros_(weight)
@@ -480,7 +487,8 @@ def test_load_when_the_graph_is_gone(overfitted: C2DSR, tmp_path: Path) -> None:
     overfitted.save(tmp_path)
     again = C2DSR.load(tmp_path)
     for name in (MERGED, *DOMAINS):
-        assert overfitted.edges[name].nnz > 0 and torch.equal(again.frozen[name], overfitted.frozen[name])
+        assert len(overfitted.graphs[name].matrix.values) > 0
+        assert torch.equal(again.frozen[name], overfitted.frozen[name])
 
 
 def test_score_when_users_are_others(dataset: CrossDomainDataset, tiny: Parameters) -> None:

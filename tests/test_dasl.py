@@ -15,12 +15,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.data.rows import DOMAINS, Array, Ragged, Rows, other
-from i2vae_lib.data.user_sequences import user_sequences
+from i2vae_lib.data.batches import as_indices
+from i2vae_lib.data.rows import DOMAINS, Array, Rows, other
+from i2vae_lib.data.user_sequences import right_padded, user_sequences
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import DASL, Popularity
-from i2vae_lib.recommenders.dasl import orthogonality, padded, shares
+from i2vae_lib.recommenders.dasl import orthogonality, shares
 from i2vae_lib.training import Callbacks
 from tests.helpers.worlds import one_a_user
 
@@ -110,11 +111,6 @@ def test_orthogonality_when_the_matrix_is_known() -> None:
     assert orthogonality(torch.tensor([[1.0, 1.0], [0.0, 1.0]])).item() == pytest.approx(3.0)  # [[0, 1], [1, 1]]
 
 
-def test_padded_when_made_by_hand() -> None:
-    found = padded(Ragged.from_lists([[1, 2, 3, 4], [5], []]), 3)
-    assert found.tolist() == [[2, 3, 4], [5, 0, 0], [0, 0, 0]] and found.dtype == torch.int64
-
-
 def test_gru_when_either_domain_reads_its_items(system: Any) -> None:
     # one GRU a domain of items: x's is trained by rows that ask for x and by those for y that show an x history
     module = system.module
@@ -135,7 +131,7 @@ def test_preference_when_compared_with_a_loop(system: Any, rows: Rows) -> None:
     for d in DOMAINS:
         part = rows.take(rows.of(d))
         user = torch.randn(len(part), 16, generator=torch.Generator().manual_seed(1))
-        own, opposite = (padded(part.history[one], 10) for one in (d, other(d)))
+        own, opposite = (as_indices(right_padded(part.history[one], 10)) for one in (d, other(d)))
         with torch.no_grad():
             found = system.module.preference(d, own, opposite, user)
             for i in range(len(part)):

@@ -30,7 +30,6 @@ from i2vae_lib.recommenders.multivae import (
     draw,
     reconstruction,
     shuffled,
-    standard,
 )
 from i2vae_lib.training import Callbacks
 
@@ -122,11 +121,11 @@ def test_bags_when_of_training_rows(kind: Any, dataset: CrossDomainDataset, tiny
 
 
 def test_shuffled_when_an_epoch_is_drawn() -> None:
-    drawn = list(shuffled({"x": 10, "y": 3}, 4, np.random.default_rng(0)))
+    drawn = list(shuffled({"x": range(10), "y": range(3)}, 4, np.random.default_rng(0)))
     assert sorted(len(at) for _, at in drawn) == [2, 3, 4, 4]
     for stream, count in (("x", 10), ("y", 3)):
         assert sorted(np.concatenate([at for name, at in drawn if name == stream])) == list(range(count))
-    again = list(shuffled({"x": 10, "y": 3}, 4, np.random.default_rng(0)))
+    again = list(shuffled({"x": range(10), "y": range(3)}, 4, np.random.default_rng(0)))
     assert all(one[0] == two[0] and (one[1] == two[1]).all() for one, two in zip(drawn, again, strict=True))
 
 
@@ -171,10 +170,9 @@ def test_encoder_when_a_bag_is_empty() -> None:
 
 def test_costs_when_there_is_no_generator() -> None:
     module, made = autoencoder(), bags(LISTS)
-    prior = standard(LATENT, module.encoder.bias)
-    first, second = (costs(module, made, prior, BLOCK, 0.5, None) for _ in range(2))
+    first, second = (costs(module, made, BLOCK, 0.5, None) for _ in range(2))
     assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
-    drawn, other = (costs(module, made, prior, BLOCK, 0.5, noise(seed)) for seed in (0, 1))
+    drawn, other = (costs(module, made, BLOCK, 0.5, noise(seed)) for seed in (0, 1))
     assert not torch.equal(drawn[0], other[0]) and not torch.equal(drawn[1], other[1])
     assert first[0][2] == 0.0  # nothing to reconstruct of an empty bag
     assert torch.equal(first[0][0], first[0][4])  # the same set in another order
@@ -184,13 +182,13 @@ def test_costs_when_compared_with_torch_distributions() -> None:
     module, made = autoencoder(), bags(LISTS)
     q = module.encoder(made, 0.0, None)
     expected = kl_divergence(Normal(q.mean, torch.exp(0.5 * q.log_variance)), Normal(0.0, 1.0)).sum(dim=1)
-    found = costs(module, made, standard(LATENT, module.encoder.bias), BLOCK, 0.0, None)[1]
+    found = costs(module, made, BLOCK, 0.0, None)[1]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     with torch.no_grad():
         for name, nats in (("zero", 0.0), ("one", LATENT / 2)):
             module.encoder.head.weight.zero_()
             module.encoder.head.bias[:LATENT] = float(name == "one")
-            found = costs(module, made, standard(LATENT, module.encoder.bias), BLOCK, 0.0, None)[1]
+            found = costs(module, made, BLOCK, 0.0, None)[1]
             torch.testing.assert_close(found, torch.full((len(LISTS),), nats))
 
 
@@ -251,15 +249,14 @@ def test_module_when_it_overfits_ten_users() -> None:
     lists = [(rng.permutation(ITEMS)[: 2 + u % 4] + 1).tolist() for u in range(10)]
     made, module = bags(lists), autoencoder()
     optimizer, generator = torch.optim.Adam(module.parameters(), lr=0.03), noise()
-    prior = standard(LATENT, module.encoder.bias)
     for _ in range(250):
-        nats, divergence = costs(module, made, prior, BLOCK, 0.0, generator)
+        nats, divergence = costs(module, made, BLOCK, 0.0, generator)
         value = (nats + 1e-4 * divergence).mean()
         optimizer.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     expected = torch.tensor([len(one) * math.log(len(one)) for one in lists])
-    found = costs(module, made, prior, BLOCK, 0.0, None)[0]
+    found = costs(module, made, BLOCK, 0.0, None)[0]
     torch.testing.assert_close(found, expected, rtol=0.0, atol=0.05)
     assert (found >= expected - 1e-4).all()
 
@@ -277,8 +274,7 @@ def test_loss_when_streams_are_mixed(dataset: CrossDomainDataset, tiny: Paramete
     for epoch in (0, 50):
         value, parts = system.loss(drawn[0], epoch, noise())
         [(name, made)] = drawn[0].items()
-        prior = standard(tiny.model.d, system.module[name].encoder.bias)
-        nats, divergence = costs(system.module[name], made, prior, [(0, 120)], tiny.multivae.dropout, noise())
+        nats, divergence = costs(system.module[name], made, [(0, 120)], tiny.multivae.dropout, noise())
         beta = tiny.multivae.beta * annealing(epoch, tiny.multivae.annealing_epochs)
         torch.testing.assert_close(value, (nats + beta * divergence).mean())
         torch.testing.assert_close(parts[f"reconstruction/{name}"], nats.mean())

@@ -1,4 +1,4 @@
-"""Pi-Net: pointers, the filter's closed forms, empty histories, clipped gradients; and that it learns."""
+"""Pi-Net: the filter's closed forms, empty histories, clipped gradients; and that it learns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from i2vae_lib.model.encoders import initialise
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import PiNet
 from i2vae_lib.recommenders.contract import gather
-from i2vae_lib.recommenders.pinet import Filter, Recurrent, Sessions, clipped, merged_order, pointers
+from i2vae_lib.recommenders.pinet import Filter, Recurrent, Sessions, clipped
 from i2vae_lib.training import Callbacks
 from tests.helpers.worlds import TINY
 
@@ -40,27 +40,6 @@ def unit(d: int = 6, members: int = 3) -> Filter:
     found = Filter(d, members, 0.0)
     initialise(found, noise(5))
     return found
-
-
-# --- pointers ---------------------------------------------------------------------------------------------------------
-
-
-def test_pointers_when_the_order_is_a_b_b_a() -> None:
-    order = np.array([[0, 1, 1, 0]], dtype=np.int8)
-    assert pointers(order, of=0).tolist() == [[0, 2]]
-    assert pointers(order, of=1).tolist() == [[1, 1]]
-
-
-def test_pointers_when_rows_are_padded() -> None:
-    order = np.array([[1, 0, 1, 0, 1], [0, 0, 1, -1, -1], [0, -1, -1, -1, -1]], dtype=np.int8)
-    assert pointers(order, of=1).tolist() == [[0, 1, 2], [2, 0, 0], [0, 0, 0]]
-    assert pointers(order, of=0).tolist() == [[1, 2], [0, 0], [0, 0]]
-
-
-def test_merged_order_when_one_comes_after_the_other() -> None:
-    order = merged_order(np.array([2, 0, 1]), np.array([1, 2, 0]))
-    assert order.tolist() == [[0, 0, 1], [1, 1, -1], [0, -1, -1]]
-    assert pointers(order, of=1).tolist() == [[2, 0], [0, 0], [0, 0]]  # all of the own history, each
 
 
 # --- cells ------------------------------------------------------------------------------------------------------------
@@ -128,12 +107,12 @@ def test_filter_when_members_are_permuted() -> None:
 
 
 def sessions(own: list[list[int]], others: list[list[int]]) -> Sessions:
-    order = merged_order(*(np.array([len(one) for one in part]) for part in (own, others)))
     padded = []
     for part in (own, others):
         width = max(1, *map(len, part))
         padded.append(torch.tensor([one + [0] * (width - len(one)) for one in part]))
-    return Sessions(*padded, torch.from_numpy(pointers(order, of=1)), torch.ones(len(own), dtype=torch.int64))
+    pointers = torch.where(padded[1] > 0, (padded[0] > 0).sum(dim=1, keepdim=True), 0)
+    return Sessions(*padded, pointers, torch.ones(len(own), dtype=torch.int64))
 
 
 @torch.no_grad()
@@ -178,6 +157,9 @@ def test_sessions_when_histories_are_long(model: PiNet, dataset: CrossDomainData
     assert found.own[0].tolist() == list(range(31 - length, 31)) and found.own[1].sum() == 0
     assert (found.pointers[0] == length).all() and found.pointers[1].sum() == 0
     assert found.other[1].tolist() == [5] + [0] * (length - 1)
+    shorter = {"x": Ragged.from_lists([[3, 4], [6]]), "y": Ragged.from_lists([[7], [8, 9, 1]])}
+    found = model.sessions(replace(rows, history=shorter), "x")
+    assert found.pointers.tolist() == [[2, 0, 0], [1, 1, 1]]  # all of the own history, each
 
 
 # --- training ---------------------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def slow_loss(model: Any, name: str, sequence: list[int], beta: float) -> float:
     for t in range(1, len(sequence)):
         states = stream.states(torch.tensor([sequence[:t]]))[:, -1]
         mean, log_variance = stream.encoder(states).chunk(2, dim=-1)
-        logits = stream.output(stream.decoded(mean))[0]
+        logits = stream.output(stream.decoder(mean))[0]
         following = set(sequence[t : t + k])
         for d in model.reading.domains(name):
             low, size = model.reading.offset(d), model.catalogue.size(d)
@@ -164,7 +164,7 @@ def test_scores_when_compared_with_a_slow_one(kind: type[Any], dataset: CrossDom
         stream = model.module[name]
         with torch.no_grad():
             states = stream.states(torch.from_numpy(sequence.astype(np.int64))[None])[:, -1]
-            logits = stream.output(stream.decoded(stream.posterior(states).mean))[0, low : low + 120]
+            logits = stream.output(stream.decoder(stream.posterior(states).mean))[0, low : low + 120]
         np.testing.assert_allclose(scores[i], logits.numpy(), atol=1e-5)
 
 

@@ -29,6 +29,11 @@ class Tensors:
         )
 
 
+def as_indices(numbers: Array) -> torch.Tensor:
+    """Whole numbers as int64, which is what torch looks up by."""
+    return torch.from_numpy(np.ascontiguousarray(numbers, dtype=np.int64))
+
+
 @dataclass(frozen=True)
 class Side(Tensors):
     """The rows of a batch that share one target domain. Sequences are left-padded with 0, most recent item last."""
@@ -122,8 +127,7 @@ def collate(
             "negatives": drawn,
             "position": position,
         }
-        whole = {name: torch.from_numpy(np.ascontiguousarray(a, dtype=np.int64)) for name, a in arrays.items()}
-        sides[d] = Side(**whole)
+        sides[d] = Side(**{name: as_indices(one) for name, one in arrays.items()})
     return sides
 
 

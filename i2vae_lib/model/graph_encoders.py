@@ -96,12 +96,6 @@ def interaction_batches(
         yield {d: Triples(*map(torch.from_numpy, part)) for d, part in parts.items() if part.shape[1]}
 
 
-def steps(domains: Mapping[str, Bipartite], batch_size: int) -> tuple[int, int]:
-    """Interactions and batches of an epoch of :func:`interaction_batches`."""
-    total = sum(len(graph.taken.values) for graph in domains.values())
-    return total, -(-total // batch_size)
-
-
 def lines(index: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     """``table[index]``; the gradient of an embedding is several times faster than that of indexing."""
     return F.embedding(index, table)

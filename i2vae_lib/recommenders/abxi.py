@@ -132,10 +132,6 @@ class ABXI(EveryPosition):
     name = "abxi"
     reading_of = Merged
 
-    @property
-    def own(self) -> ABXIParameters:
-        return self.params.abxi
-
     def network(self, stream: str) -> Network:
         p = self.params
         return Network(self.sizes["x"], self.reading.size(stream), p.model.d, p.model.T, self.own)

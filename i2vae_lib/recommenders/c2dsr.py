@@ -52,12 +52,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import sparse
 from torch import nn
 from torch.nn import functional as F
 
-from i2vae_lib.data.batches import Tensors, bucketed
-from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Ragged, Rows, other
+from i2vae_lib.data.batches import Tensors, as_indices, bucketed
+from i2vae_lib.data.rows import DOMAINS, Array, Ragged, Rows, other
 from i2vae_lib.data.user_sequences import windows, with_targets
 from i2vae_lib.graphs import Product, successors
 from i2vae_lib.model.encoders import SequenceEncoder, dropout, initialise, masked_mean
@@ -65,7 +64,7 @@ from i2vae_lib.model.likelihoods import bernoulli, categorical_mean
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders.separate_or_merged import Merged
-from i2vae_lib.recommenders.trained import Trained, dot
+from i2vae_lib.recommenders.trained import NOTHING, Trained, dot
 from i2vae_lib.training import CostAndParts, Stage
 
 MERGED = "xy"
@@ -112,11 +111,10 @@ def views(reading: Merged, sequences: Ragged, length: int) -> dict[str, View]:
     inputs, targets = windows(recent, length)
     found = {MERGED: _view(np.arange(len(recent)), inputs, targets, inputs != 0)}
     for d in DOMAINS:
-        part = recent.keep(_within(reading, recent.values, d))
-        part = Ragged(part.values - np.int32(reading.offset(d)), part.offsets)
+        part = reading.part(recent, d)
         rows = np.flatnonzero(part.lengths > 1)
         # the last item of d is the target of the one before it, so all but the last are inputs
-        inside = _within(reading, inputs, d)
+        inside = reading.within(inputs, d)
         standing = inside & (inside.cumsum(axis=1) < part.lengths[:, None])
         found[d] = _view(rows, *windows(part.take(rows), length), standing[rows])
     return found
@@ -131,26 +129,23 @@ def corrupted(reading: Merged, batch: Mapping[str, View], domain: str, rng: np.r
     own, opposite = batch[domain], batch[other(domain)]
     both, line, line_opposite = np.intersect1d(own.rows.numpy(), opposite.rows.numpy(), return_indices=True)
     inputs, standing = batch[MERGED].inputs.numpy()[both], opposite.standing.numpy()[line_opposite]
-    inside = _within(reading, inputs, domain)
+    inside = reading.within(inputs, domain)
     informative = inside.argmax(axis=1) < standing.shape[1] - 1 - standing[:, ::-1].argmax(axis=1)
     inputs, inside = inputs[informative], inside[informative]
     drawn = rng.integers(1, reading.catalogue.size(domain) + 1, inputs.shape) + reading.offset(domain)
-    arrays = both[informative], np.where(inside, drawn, inputs), line[informative], standing[informative]
-    return _Corrupted(*(torch.from_numpy(np.asarray(one)) for one in arrays))
-
-
-def _within(reading: Merged, items: Array, domain: str) -> Array:
-    """Which merged numbers are of a domain."""
-    low = reading.offset(domain)
-    return (items > low) & (items <= low + reading.catalogue.size(domain))
+    return _Corrupted(
+        as_indices(both[informative]),
+        as_indices(np.where(inside, drawn, inputs)),
+        as_indices(line[informative]),
+        torch.from_numpy(standing[informative]),
+    )
 
 
 def _view(rows: Array, inputs: Array, targets: Array, standing: Array) -> View:
-    whole = [torch.from_numpy(one.astype(np.int64)) for one in (rows, inputs, targets)]
-    return View(whole[0], whole[1], whole[2], torch.from_numpy(standing))
+    return View(as_indices(rows), as_indices(inputs), as_indices(targets), torch.from_numpy(standing))
 
 
-class Stream(nn.Module):
+class _Stream(nn.Module):
     """A view's table, what its graph adds, and its encoder."""
 
     def __init__(self, size: int, p: Parameters):
@@ -175,13 +170,13 @@ class Stream(nn.Module):
         return self.encoder(F.embedding(inputs, vectors), inputs != 0, generator)
 
 
-class Network(nn.Module):
+class _Network(nn.Module):
     """Everything that is trained."""
 
     def __init__(self, sizes: Mapping[str, int], p: Parameters):
         super().__init__()
         d = p.model.d
-        self.streams = nn.ModuleDict({name: Stream(size, p) for name, size in sizes.items()})
+        self.streams = nn.ModuleDict({name: _Stream(size, p) for name, size in sizes.items()})
         self.heads = nn.ModuleDict({name: nn.Linear(d, sizes[name]) for name in DOMAINS})
         self.discriminators = nn.ModuleDict({name: nn.Bilinear(d, d, 1) for name in DOMAINS})
 
@@ -192,25 +187,15 @@ class C2DSR(Trained):
     name = "c2dsr"
     reading_of = Merged
 
-    def __init__(self, catalogue: Catalogue, params: Parameters):
-        super().__init__(catalogue, params)
-        self.edges: Mapping[str, sparse.csr_matrix] = {}
-        self.graphs: Mapping[str, Product] = {}
+    graphs: Mapping[str, Product] = NOTHING  # of each view, [items + 1, items + 1]
 
     def adopt(self, train: Rows, generator: Generator | None) -> None:
-        sequences = self.reading.sequences(train)[MERGED]
-        edges = {MERGED: successors(sequences, self.reading.size(MERGED))}
-        for d in DOMAINS:
-            edges[d] = successors(with_targets(train, d), self.catalogue.size(d))
-        self.connect(edges)
-
-    def connect(self, edges: Mapping[str, sparse.csr_matrix]) -> None:
-        """Take the item graphs, [items + 1, items + 1] a stream."""
-        self.edges = edges
+        edges = {MERGED: successors(self.reading.sequences(train)[MERGED], self.reading.size(MERGED))}
+        edges |= {d: successors(with_targets(train, d), self.catalogue.size(d)) for d in DOMAINS}
         self.graphs = {name: Product.of(one, self.device) for name, one in edges.items()}
 
     def build(self, weights: torch.Generator) -> nn.Module:
-        module = Network({MERGED: self.reading.size(MERGED)} | self.sizes, self.params)
+        module = _Network({MERGED: self.reading.size(MERGED)} | self.sizes, self.params)
         initialise(module, weights)
         with torch.no_grad():
             for one in module.discriminators.values():
@@ -219,10 +204,7 @@ class C2DSR(Trained):
         return module
 
     def stages(self, train: Rows) -> Iterator[Stage]:
-        size = self.params.training.batch_size
-        sequences = self.reading.sequences(train)[MERGED]
-        sequences = sequences.take(np.flatnonzero(sequences.lengths > 1))
-
+        size, sequences = self.params.training.batch_size, self.reading.sequences(train)[MERGED]
         steps = -(-len(sequences) // size)
         total = self.counts(self.batch(sequences, np.random.default_rng(0)))  # whatever the corruption
 
@@ -273,9 +255,8 @@ class C2DSR(Trained):
 
     def asked(self, batch: Mapping[str, Any], domain: str) -> torch.Tensor:
         """Merged slots whose next item is of a domain, bool [B, W]."""
-        low, targets = self.reading.offset(domain), batch[MERGED].targets
-        recent = self.recent(targets.shape[1], targets.device)
-        return recent & (targets > low) & (targets <= low + self.catalogue.size(domain))
+        targets = batch[MERGED].targets
+        return self.recent(targets.shape[1], targets.device) & self.reading.within(targets, domain)
 
     def standing(self, batch: Mapping[str, Any], domain: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The inputs of a domain's view, row after row: line of the view, merged slot, and whether it counts."""
@@ -329,7 +310,7 @@ class C2DSR(Trained):
         shown = {MERGED: self.reading.histories(rows, domain), domain: rows.history[domain]}
         last = torch.zeros(len(rows), self.params.model.d, device=self.device)
         for name, sequences in shown.items():
-            inputs = torch.from_numpy(sequences.last(self.params.model.T).astype(np.int64)).to(self.device)
+            inputs = as_indices(sequences.last(self.params.model.T)).to(self.device)
             last = last + self.module.streams[name](self.frozen[name], inputs, None)[:, -1]
         head = self.module.heads[domain]
         return dot(last, head.weight, items) + head.bias[items - 1]

@@ -43,7 +43,7 @@ Departs
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,21 +52,18 @@ from torch import nn
 from torch.nn import functional as F
 
 from i2vae_lib.data.batches import Tensors
-from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows, other
+from i2vae_lib.data.rows import DOMAINS, Array, Rows, other
 from i2vae_lib.model.graph_encoders import (
     VBGE,
     Bipartite,
     Encoded,
     Triples,
-    interaction_batches,
     lines,
-    steps,
 )
 from i2vae_lib.model.latents import kl, sample, standard_like
-from i2vae_lib.model.likelihoods import bernoulli
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
-from i2vae_lib.recommenders.graph_encoded import GraphEncoded
+from i2vae_lib.recommenders.graph_encoded import GraphEncoded, reconstruction
 from i2vae_lib.recommenders.trained import dot
 from i2vae_lib.training import CostAndParts, Stage
 
@@ -138,9 +135,7 @@ class CDRIB(GraphEncoded):
 
     name = "cdrib"
 
-    def __init__(self, catalogue: Catalogue, params: Parameters):
-        super().__init__(catalogue, params)
-        self.twins: dict[str, torch.Tensor] = {}
+    twins: Mapping[str, torch.Tensor]  # of training users, by :func:`counterparts`
 
     def adopt(self, train: Rows, generator: Generator | None) -> None:
         super().adopt(train, generator)
@@ -151,19 +146,15 @@ class CDRIB(GraphEncoded):
         return _Bottleneck(users, self.sizes, self.params)
 
     def stages(self, train: Rows) -> Iterator[Stage]:
-        own = self.params.cdrib
+        yield replace(self.stage("cdrib"), weight_decay=self.own.weight_decay)
+
+    def batches(self, rng: np.random.Generator) -> Iterator[Mapping[str, Any]]:
         twins = {d: one.cpu().numpy() for d, one in self.twins.items()}
-
-        def batches(rng: np.random.Generator) -> Iterator[dict[str, Triples | _Contrast]]:
-            for batch in interaction_batches(self.graphs, own.batch_size, rng):
-                contrast = draw_contrast(twins, own.contrasted, rng)
-                yield {**batch} if contrast is None else {**batch, "contrast": contrast}
-
-        rows, count = steps(self.graphs, own.batch_size)
-        yield Stage("cdrib", self.module, self.loss, batches, rows, count, own.weight_decay)
+        for batch in super().batches(rng):
+            contrast = draw_contrast(twins, self.own.contrasted, rng)
+            yield batch if contrast is None else {**batch, "contrast": contrast}
 
     def loss(self, batch: Mapping[str, Any], epoch: int, generator: torch.Generator | None) -> CostAndParts:
-        """The loss of a batch; KLs are over all users and items. Without a generator nothing is random."""
         own, module = self.params.cdrib, self.module
         users, items = {}, {}
         parts: dict[str, torch.Tensor] = {}
@@ -218,8 +209,3 @@ class CDRIB(GraphEncoded):
         """r of the rows as users of a domain, with the posterior mean: [rows, L d]."""
         hidden, mean = self.folded(self.module.encoders[domain].users, domain, rows, domain)
         return self.known_or(torch.cat([*hidden, mean], dim=1), rows, domain)
-
-
-def reconstruction(user: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
-    """Mean BCE of the users' positives and negatives, all [m, L d]."""
-    return bernoulli((user * positive).sum(dim=1), (user * negative).sum(dim=1, keepdim=True)).mean()

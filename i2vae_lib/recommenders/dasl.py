@@ -47,20 +47,19 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from scipy import sparse
 from torch import nn
 from torch.nn import functional as F
 
-from i2vae_lib.data.batches import Tensors, bucketed_streams, draw_negatives
-from i2vae_lib.data.rows import DOMAINS, PAD, Catalogue, Ragged, Rows, other, packed, unpacked
+from i2vae_lib.data.batches import Tensors, as_indices, draw_negatives
+from i2vae_lib.data.rows import DOMAINS, PAD, Array, Ragged, Rows, other, packed, unpacked
 from i2vae_lib.data.user_sequences import right_padded, user_sequences
-from i2vae_lib.graphs import binary
+from i2vae_lib.graphs import binary, domain_histories
 from i2vae_lib.model.encoders import dropout, initialise
 from i2vae_lib.model.likelihoods import bernoulli
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders import fold_in
-from i2vae_lib.recommenders.trained import Trained
+from i2vae_lib.recommenders.trained import NOTHING, Trained, stream_stage
 from i2vae_lib.training import CostAndParts, Stage
 
 BLOCK = 1 << 22  # float32 numbers of the first layer that are held at once when scoring: 16 MiB
@@ -75,11 +74,6 @@ class Asked(Tensors):
     user: torch.Tensor  # int64 [B] line of the domain's user table
     items: torch.Tensor  # int64 [B, 1 + k]: the target, then negatives
     pairs: torch.Tensor  # int64 [m, 2] lines in x and in y of those of the users who have both
-
-
-def padded(histories: Ragged, width: int) -> torch.Tensor:
-    """:func:`i2vae_lib.data.user_sequences.right_padded` as indices: int64 [n, L]."""
-    return torch.from_numpy(right_padded(histories, width).astype(np.int64))
 
 
 def shares(logits: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
@@ -175,10 +169,8 @@ class DASL(Trained):
 
     name = "dasl"
 
-    def __init__(self, catalogue: Catalogue, params: Parameters):
-        super().__init__(catalogue, params)
-        self.users: Mapping[str, Sequence[str]] = {}  # domain -> ids in the order of its user table
-        self.whole: Mapping[str, Ragged] = {}  # domain -> their sequences; empty after load
+    users: Mapping[str, Sequence[str]]  # domain -> ids in the order of its user table
+    whole: Mapping[str, Ragged] = NOTHING  # domain -> their sequences
 
     def adopt(self, train: Rows, generator: Generator | None) -> None:
         found = user_sequences(train)
@@ -197,29 +189,27 @@ class DASL(Trained):
         return module
 
     def stages(self, train: Rows) -> Iterator[Stage]:
-        p, size = self.params, self.params.training.batch_size
+        p = self.params
         lines = {d: pd.Index(np.array(self.users[d], dtype=object)).get_indexer(pd.Index(train.user)) for d in DOMAINS}
         both = np.stack([lines[d] for d in DOMAINS], axis=1)
         rows = {d: train.of(d) for d in DOMAINS}
+        lengths = {d: train.lengths("own")[rows[d]] for d in DOMAINS}
 
-        def batches(rng: np.random.Generator) -> Iterator[dict[str, Asked]]:
-            for d, inside in bucketed_streams({d: train.lengths("own")[rows[d]] for d in DOMAINS}, size, rng):
-                at = rows[d][inside]
-                own, target = train.history[d].take(at), train.target[at].astype(np.int64)
-                negatives = draw_negatives(own, target, self.catalogue.size(d), p.dasl.negatives, rng)
-                pairs = np.unique(both[at], axis=0)
-                yield {
-                    d: Asked(
-                        padded(own, p.model.T),
-                        padded(train.history[other(d)].take(at), p.model.T),
-                        torch.from_numpy(lines[d][at]),
-                        torch.from_numpy(np.concatenate([target[:, None], negatives], axis=1)),
-                        torch.from_numpy(pairs[(pairs >= 0).all(axis=1)]),
-                    )
-                }
+        def collate(d: str, inside: Array, rng: np.random.Generator) -> Asked:
+            at = rows[d][inside]
+            own, target = train.history[d].take(at), train.target[at]
+            negatives = draw_negatives(own, target, self.catalogue.size(d), p.dasl.negatives, rng)
+            pairs = np.unique(both[at], axis=0)
+            arrays = (
+                right_padded(own, p.model.T),
+                right_padded(train.history[other(d)].take(at), p.model.T),
+                lines[d][at],
+                np.concatenate([target[:, None], negatives], axis=1),
+                pairs[(pairs >= 0).all(axis=1)],
+            )
+            return Asked(*map(as_indices, arrays))
 
-        steps = sum(-(-len(one) // size) for one in rows.values())
-        yield Stage("dasl", self.module, self.loss, batches, len(train), steps)
+        yield stream_stage("dasl", self.module, self.loss, lengths, p.training.batch_size, collate)
 
     def loss(self, batch: dict[str, Asked], epoch: int, generator: torch.Generator) -> CostAndParts:
         """Cross-entropy a row, and the dual embedding of the batch's users."""
@@ -241,7 +231,8 @@ class DASL(Trained):
         """Fit what newcomers' vectors are mapped with, to the training users' vectors as they are."""
         for d, whole in self.whole.items():
             table = self.module.side(d).items.weight[1:].detach().cpu().numpy()
-            means = fold_in.mean_mapped(_edges(whole, len(table)), table, np.eye(table.shape[1])).astype(np.float64)
+            edges = binary(whole.owner, whole.values - 1, (len(whole), len(table)))
+            means = fold_in.mean_mapped(edges, table, np.eye(table.shape[1])).astype(np.float64)
             users = self.module.side(d).users.weight.detach().cpu().numpy().astype(np.float64)
             # the normal equations, d x d: this is done at every validation
             inverse = np.linalg.pinv(means.T @ means, hermitian=True)
@@ -253,7 +244,7 @@ class DASL(Trained):
         for d in DOMAINS:
             table = self.module.side(d).items.weight[1:].detach().cpu().numpy()
             mapping = self.frozen[f"mapping {d}"].cpu().numpy()
-            vectors = fold_in.mean_mapped(_edges(rows.history[d], len(table)), table, mapping)
+            vectors = fold_in.mean_mapped(domain_histories(rows, d), table, mapping)
             if self.params.protocol == "temporal":
                 trained = self.module.side(d).users.weight.detach().cpu().numpy()
                 vectors = fold_in.user_vectors(rows, self.users[d], trained, vectors)
@@ -263,7 +254,7 @@ class DASL(Trained):
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
         side, T = self.module.side(domain), self.params.model.T
-        own, opposite = (padded(rows.history[d], T).to(self.device) for d in (domain, other(domain)))
+        own, opposite = (as_indices(right_padded(rows.history[d], T)).to(self.device) for d in (domain, other(domain)))
         user = self.user_vectors(rows, domain)
         asks = side.head.of_rows(self.module.preference(domain, own, opposite, user), user)
         table = side.head.of_items(side.items.weight)
@@ -280,8 +271,3 @@ class DASL(Trained):
         ids = {d: self.frozen.get(f"users {d}") for d in DOMAINS}  # without them, nobody will ask who they were
         self.users = {d: [""] * count[d] if one is None else unpacked(one.cpu().numpy()) for d, one in ids.items()}
         super().restore(weights)
-
-
-def _edges(sequences: Ragged, items: int) -> sparse.csr_matrix:
-    """Binary sequences x items of one domain."""
-    return binary(sequences.owner, sequences.values - 1, (len(sequences), items))

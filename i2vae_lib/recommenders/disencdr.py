@@ -42,13 +42,14 @@ Departs
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from i2vae_lib.data.rows import DOMAINS, Catalogue, Rows
+from i2vae_lib.data.rows import DOMAINS, Rows
 from i2vae_lib.graphs import Adjacency, domain_histories
 from i2vae_lib.model.encoders import dropout
 from i2vae_lib.model.graph_encoders import (
@@ -56,16 +57,13 @@ from i2vae_lib.model.graph_encoders import (
     Bipartite,
     Triples,
     UserOrItemPath,
-    interaction_batches,
     lines,
     pooling,
-    steps,
 )
 from i2vae_lib.model.latents import Gaussian, kl, sample, standard_like
-from i2vae_lib.model.likelihoods import bernoulli
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
-from i2vae_lib.recommenders.graph_encoded import GraphEncoded
+from i2vae_lib.recommenders.graph_encoded import GraphEncoded, reconstruction
 from i2vae_lib.recommenders.trained import dot
 from i2vae_lib.training import CostAndParts, Stage
 
@@ -172,10 +170,8 @@ class DisenCDR(GraphEncoded):
 
     name = "disencdr"
 
-    def __init__(self, catalogue: Catalogue, params: Parameters):
-        super().__init__(catalogue, params)
-        self.share: dict[str, torch.Tensor] = {}
-        self.sharing = True  # the shared latent is in use: after the warm-up
+    share: Mapping[str, torch.Tensor]  # of training users, by :func:`shares`
+    sharing = True  # the shared latent is in use: after the warm-up
 
     def adopt(self, train: Rows, generator: Generator | None) -> None:
         super().adopt(train, generator)
@@ -185,20 +181,13 @@ class DisenCDR(GraphEncoded):
         return _Disentangled(users, self.sizes, self.params)
 
     def stages(self, train: Rows) -> Iterator[Stage]:
-        own = self.params.disencdr
-        rows, count = steps(self.graphs, own.batch_size)
-
-        def batches(rng: np.random.Generator) -> Iterator[dict[str, Triples]]:
-            yield from interaction_batches(self.graphs, own.batch_size, rng)
-
-        if own.warm_up:
+        if self.own.warm_up:
             self.sharing = False
-            yield Stage("warm-up", self.module, self.loss, batches, rows, count, epochs=own.warm_up)
+            yield replace(self.stage("warm-up"), epochs=self.own.warm_up)
         self.sharing = True
-        yield Stage("disencdr", self.module, self.loss, batches, rows, count)
+        yield self.stage("disencdr")
 
     def loss(self, batch: Mapping[str, Triples], epoch: int, generator: torch.Generator | None) -> CostAndParts:
-        """The loss of a batch; KLs are over all users and items. Without a generator nothing is random."""
         own, module = self.params.disencdr, self.module
         parts: dict[str, torch.Tensor] = {}
         weights: dict[str, float] = {}
@@ -225,9 +214,8 @@ class DisenCDR(GraphEncoded):
                 user = lines(one.user, z_users)
                 if z_shared is not None:
                     user = user + lines(graph.index[one.user], z_shared)
-                positive = (user * lines(one.item, z_items)).sum(dim=1)
-                negative = (user * lines(one.negative, z_items)).sum(dim=1, keepdim=True)
-                parts[f"reconstruction/{d}"] = bernoulli(positive, negative).mean()
+                positive, negative = lines(one.item, z_items), lines(one.negative, z_items)
+                parts[f"reconstruction/{d}"] = reconstruction(user, positive, negative)
                 weights[f"reconstruction/{d}"] = 1.0
         value = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
         return value, parts

@@ -45,14 +45,13 @@ from scipy import sparse
 from torch import nn
 
 from i2vae_lib import graphs, training
-from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, DataError, Rows, other
+from i2vae_lib.data.rows import DOMAINS, Array, DataError, Rows, other
 from i2vae_lib.lightgcn import terms
 from i2vae_lib.model.encoders import initialise
-from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders.fold_in import mean_mapped
-from i2vae_lib.recommenders.lightgcn import known_lines, node_vectors, triple_batches
-from i2vae_lib.recommenders.trained import Trained, dot
+from i2vae_lib.recommenders.lightgcn import known_lines, node_vectors, triple_stage
+from i2vae_lib.recommenders.trained import NOTHING, Trained, dot
 from i2vae_lib.training import CostAndParts, Stage
 
 
@@ -102,9 +101,7 @@ class EMCDR(Trained):
 
     name = "emcdr"
 
-    def __init__(self, catalogue: Catalogue, params: Parameters):
-        super().__init__(catalogue, params)
-        self.taken: dict[str, sparse.csr_matrix] = {}  # in training only
+    taken: Mapping[str, sparse.csr_matrix] = NOTHING
 
     @property
     def mapping(self) -> nn.Module | None:
@@ -131,10 +128,8 @@ class EMCDR(Trained):
     def stages(self, train: Rows) -> Iterator[Stage]:
         p = self.params
         pools = {d: {d: np.arange(self.catalogue.size(d))} for d in DOMAINS}
-        batches, steps = triple_batches(self.taken, pools, p.emcdr.batch_size)
-        triples = sum(graph.nnz for graph in self.taken.values())
-        yield Stage("factors", self.module["factors"], self.factors_loss, batches, triples, steps)
-
+        factors = self.module["factors"]
+        yield triple_stage("factors", factors, self.factors_loss, self.taken, pools, p.emcdr.batch_size)
         if p.emcdr.mapping == "mlp":
             self.settle()
             pairs = self.overlapping_pairs()

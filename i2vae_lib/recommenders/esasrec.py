@@ -17,17 +17,12 @@ Departs
 from __future__ import annotations
 
 from i2vae_lib.model.transformers import CausalTransformer, LiGRBlock
-from i2vae_lib.parameter_groups import ESASRecParameters
 from i2vae_lib.recommenders.every_position import EveryPosition, Stream
 from i2vae_lib.recommenders.separate_or_merged import both_readings
 
 
 class _ESASRec(EveryPosition):
     """Both readings."""
-
-    @property
-    def own(self) -> ESASRecParameters:
-        return self.params.esasrec
 
     def network(self, stream: str) -> Stream:
         d, p = self.params.model.d, self.own

@@ -39,7 +39,6 @@ from i2vae_lib.data.user_sequences import interleaved, stamp_numbers, user_seque
 from i2vae_lib.graphs import Unified
 from i2vae_lib.model.likelihoods import categorical_mean
 from i2vae_lib.model.transformers import CausalTransformer
-from i2vae_lib.parameter_groups import EveryPositionParameters
 from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders.separate_or_merged import PerDomain
@@ -162,11 +161,6 @@ class EveryPosition(Trained):
     def __init__(self, catalogue: Catalogue, params: Parameters):
         super().__init__(catalogue, params)
         self.reading = self.reading_of(catalogue)
-
-    @property
-    @abstractmethod
-    def own(self) -> EveryPositionParameters:
-        """The system's own parameters."""
 
     @abstractmethod
     def network(self, stream: str) -> nn.Module:

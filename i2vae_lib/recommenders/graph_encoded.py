@@ -7,30 +7,48 @@ the items send, which are frozen.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from i2vae_lib.data.rows import DOMAINS, Catalogue, Rows
+from i2vae_lib.data.rows import DOMAINS, Rows
 from i2vae_lib.data.user_sequences import user_sequences
-from i2vae_lib.model.graph_encoders import Bipartite, UserOrItemPath, bipartites, folded, initialise_encoders, pooling
-from i2vae_lib.params import Parameters
+from i2vae_lib.model.graph_encoders import (
+    Bipartite,
+    UserOrItemPath,
+    bipartites,
+    folded,
+    initialise_encoders,
+    interaction_batches,
+    pooling,
+)
+from i2vae_lib.model.likelihoods import bernoulli
 from i2vae_lib.psg import Generator
-from i2vae_lib.recommenders.trained import Trained
+from i2vae_lib.recommenders.trained import NOTHING, Trained
+from i2vae_lib.training import CostAndParts, Stage
+
+
+def reconstruction(user: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
+    """Mean BCE of the users' positives and negatives, all [m, d]."""
+    return bernoulli((user * positive).sum(dim=1), (user * negative).sum(dim=1, keepdim=True)).mean()
 
 
 class GraphEncoded(Trained):
     """A system of graph encoders. A loaded one has no training graph, and tables of users without a line."""
 
-    def __init__(self, catalogue: Catalogue, params: Parameters):
-        super().__init__(catalogue, params)
-        self.graphs: dict[str, Bipartite] = {}
-        self.user_ids: list[str] = []  # ids of the training users
+    graphs: Mapping[str, Bipartite] = NOTHING
+    user_ids: list[str]  # ids of the training users
 
     @abstractmethod
     def network(self, users: Mapping[str, int]) -> nn.Module:
         """All tables and encoders, for so many users of each domain."""
+
+    @abstractmethod
+    def loss(self, batch: Mapping[str, Any], epoch: int, generator: torch.Generator | None) -> CostAndParts:
+        """The loss of a batch; KLs are over all users and items. Without a generator nothing is random."""
 
     @abstractmethod
     def freeze(self) -> None:
@@ -44,6 +62,15 @@ class GraphEncoded(Trained):
         module = self.network({d: len(self.graphs[d].users) if self.graphs else 0 for d in DOMAINS})
         initialise_encoders(module, weights, self.params.model.initial_log_variance)
         return module
+
+    def batches(self, rng: np.random.Generator) -> Iterator[Mapping[str, Any]]:
+        """One epoch."""
+        yield from interaction_batches(self.graphs, self.own.batch_size, rng)
+
+    def stage(self, name: str) -> Stage:
+        """A training on all interactions."""
+        rows = sum(len(graph.taken.values) for graph in self.graphs.values())
+        return Stage(name, self.module, self.loss, self.batches, rows, -(-rows // self.own.batch_size))
 
     @torch.no_grad()
     def settle(self) -> None:

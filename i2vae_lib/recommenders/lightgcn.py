@@ -29,7 +29,7 @@ Departs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -40,12 +40,11 @@ from i2vae_lib import graphs
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows
 from i2vae_lib.graphs import Adjacency, Unified
 from i2vae_lib.lightgcn import Triples, terms
-from i2vae_lib.params import Parameters
 from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders.fold_in import propagated
 from i2vae_lib.recommenders.separate_or_merged import both_readings
-from i2vae_lib.recommenders.trained import Trained, dot
-from i2vae_lib.training import CostAndParts, Stage
+from i2vae_lib.recommenders.trained import NOTHING, Trained, dot
+from i2vae_lib.training import CostAndParts, Loss, Stage
 
 
 class _Separate:
@@ -105,10 +104,15 @@ def node_vectors(taken: Mapping[str, sparse.csr_matrix], d: int, weights: torch.
     )
 
 
-def triple_batches(
-    taken: Mapping[str, sparse.csr_matrix], pools: Mapping[str, Mapping[str, Array]], size: int
-) -> tuple[Callable[[np.random.Generator], Iterator[dict[str, torch.Tensor]]], int]:
-    """Batches of triples as the nodes that :func:`i2vae_lib.lightgcn.terms` takes, and how many an epoch has.
+def triple_stage(
+    name: str,
+    module: nn.Module,
+    loss: Loss,
+    taken: Mapping[str, sparse.csr_matrix],
+    pools: Mapping[str, Mapping[str, Array]],
+    size: int,
+) -> Stage:
+    """A training on triples, as the nodes that :func:`i2vae_lib.lightgcn.terms` takes.
 
     An epoch of a graph is as many triples as it has edges; batches of several graphs take random turns.
     """
@@ -121,7 +125,7 @@ def triple_batches(
             user, positive, negative = samplers[turns[i]].draw(size)
             yield {turns[i]: torch.from_numpy(np.concatenate([user, users + positive, users + negative]))}
 
-    return batches, len(turns)
+    return Stage(name, module, loss, batches, sum(graph.nnz for graph in taken.values()), len(turns))
 
 
 def known_lines(users: Array, graph: sparse.csr_matrix) -> tuple[Array, Array]:
@@ -133,9 +137,7 @@ def known_lines(users: Array, graph: sparse.csr_matrix) -> tuple[Array, Array]:
 class _LightGCN(Trained):
     """Both readings."""
 
-    def __init__(self, catalogue: Catalogue, params: Parameters):
-        super().__init__(catalogue, params)
-        self.taken: dict[str, sparse.csr_matrix] = {}  # in training only
+    taken: Mapping[str, sparse.csr_matrix] = NOTHING
 
     def adopt(self, train: Rows, generator: Generator | None) -> None:
         self.users = np.array(list(dict.fromkeys(train.user)), dtype=object)
@@ -149,9 +151,7 @@ class _LightGCN(Trained):
 
     def stages(self, train: Rows) -> Iterator[Stage]:
         pools = {name: self.reading.pools(name) for name in self.reading.graphs}
-        batches, steps = triple_batches(self.taken, pools, self.params.lightgcn.batch_size)
-        triples = sum(graph.nnz for graph in self.taken.values())
-        yield Stage("lightgcn", self.module, self.loss, batches, triples, steps)
+        yield triple_stage("lightgcn", self.module, self.loss, self.taken, pools, self.own.batch_size)
 
     def loss(self, batch: dict[str, torch.Tensor], epoch: int, generator: torch.Generator) -> CostAndParts:
         """BPR and decay of one graph's triples; the whole graph is propagated through at each step."""
@@ -166,10 +166,8 @@ class _LightGCN(Trained):
         A loaded model has these and no graph.
         """
         for name, graph in self.taken.items():
-            start = self.module[name].detach().cpu().numpy()
-            users = graph.shape[0]
-            layers = self.params.lightgcn.layers
-            mean, fold_in, final = graphs.tables_of(graph, (start[:users], start[users:]), layers)
+            users, items = np.split(self.module[name].detach().cpu().numpy(), [graph.shape[0]])
+            mean, fold_in, final = graphs.tables_of(graph, (users, items), self.own.layers)
             self.frozen |= {f"fold_in {name}": torch.from_numpy(fold_in), f"final {name}": torch.from_numpy(final)}
             ids, lines = known_lines(self.users, graph)
             self.remember(name, ids, torch.from_numpy(mean[lines].astype(np.float32)))

@@ -27,7 +27,7 @@ Departs
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Self
 
@@ -37,14 +37,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from i2vae_lib import training
-from i2vae_lib.data.batches import Tensors
+from i2vae_lib.data.batches import Tensors, as_indices
 from i2vae_lib.data.rows import Array, Ragged, Rows
 from i2vae_lib.data.user_sequences import chained, user_sequences
 from i2vae_lib.model.encoders import dropout, initialise
-from i2vae_lib.model.latents import Gaussian, annealing, kl, sample
+from i2vae_lib.model.latents import Gaussian, annealing, kl, sample, standard_like
 from i2vae_lib.model.likelihoods import multinomial
 from i2vae_lib.recommenders.separate_or_merged import both_readings
-from i2vae_lib.recommenders.trained import Trained, dot
+from i2vae_lib.recommenders.trained import Trained, dot, stream_stage
 from i2vae_lib.training import CostAndParts, Stage
 
 Block = tuple[int, int]
@@ -61,7 +61,7 @@ class Bags(Tensors):
     @classmethod
     def of(cls, sets: Ragged) -> Self:
         """What :func:`distinct` made, as tensors."""
-        return cls(torch.from_numpy(sets.values.astype(np.int64) - 1), torch.from_numpy(sets.offsets))
+        return cls(as_indices(sets.values) - 1, as_indices(sets.offsets))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -151,11 +151,6 @@ def draw(module: nn.Module, weights: torch.Generator) -> None:
                 nn.init.xavier_uniform_(one.items, generator=weights)
 
 
-def standard(d: int, like: torch.Tensor) -> Gaussian:
-    """N(0, I), [d]: the prior of everybody."""
-    return Gaussian(like.new_zeros(d), like.new_zeros(d))
-
-
 def reconstruction(decoder: Decoder, z: torch.Tensor, bags: Bags, blocks: Sequence[Block]) -> torch.Tensor:
     """-sum over a bag of log softmax(logits), a softmax a block: [B].
 
@@ -179,16 +174,17 @@ def reconstruction(decoder: Decoder, z: torch.Tensor, bags: Bags, blocks: Sequen
 def costs(
     module: VariationalAutoencoder,
     bags: Bags,
-    prior: Gaussian,
     blocks: Sequence[Block],
     rate: float,
     generator: torch.Generator | None,
+    prior: Gaussian | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The two costs of each bag in nats: reconstruction from a draw of z, KL[q || prior]. Each [B].
 
-    Without a generator nothing is dropped, and z is the mean.
+    Without a generator nothing is dropped, and z is the mean; without a prior it is N(0, I).
     """
     q = module.encoder(bags, rate, generator)
+    prior = standard_like(q) if prior is None else prior
     return reconstruction(module.decoder, sample(q, generator), bags, blocks), kl(q, prior)
 
 
@@ -198,25 +194,22 @@ def weighed(name: str, found: tuple[torch.Tensor, torch.Tensor], beta: float) ->
     return nats + beta * divergence, {f"reconstruction/{name}": nats, f"kl/{name}": divergence}
 
 
-def shuffled(counts: Mapping[str, int], batch_size: int, rng: np.random.Generator) -> Iterator[tuple[str, Array]]:
+def shuffled(sets: Mapping[str, Sized], batch_size: int, rng: np.random.Generator) -> Iterator[tuple[str, Array]]:
     """Batches of one epoch, those of all streams mixed: (stream, int64 positions)."""
     batches = []
-    for name, count in counts.items():
-        order = rng.permutation(count)
-        batches += [(name, order[start : start + batch_size]) for start in range(0, count, batch_size)]
+    for name, one in sets.items():
+        order = rng.permutation(len(one))
+        batches += [(name, order[start : start + batch_size]) for start in range(0, len(one), batch_size)]
     yield from (batches[i] for i in rng.permutation(len(batches)))
 
 
 def bag_stage(name: str, module: nn.Module, loss: training.Loss, bags: Mapping[str, Ragged], batch_size: int) -> Stage:
     """A training over sets, one stream a batch."""
-    counts = {stream: len(one) for stream, one in bags.items()}
 
-    def batches(rng: np.random.Generator) -> Iterator[dict[str, Bags]]:
-        for stream, at in shuffled(counts, batch_size, rng):
-            yield {stream: Bags.of(bags[stream].take(at))}
+    def collate(stream: str, at: Array, rng: np.random.Generator) -> Bags:
+        return Bags.of(bags[stream].take(at))
 
-    steps = sum(-(-count // batch_size) for count in counts.values())
-    return Stage(name, module, loss, batches, sum(counts.values()), steps)
+    return stream_stage(name, module, loss, bags, batch_size, collate, shuffled)
 
 
 class _MultiVAE(Trained):
@@ -230,17 +223,15 @@ class _MultiVAE(Trained):
         """For each stream the sets of its users (not of rows: a user is one bag), without empty ones."""
         sequences, found = user_sequences(train).sequences, {}
         for stream in self.reading.streams:
-            parts = [(sequences[d], self.reading.offset(d)) for d in self.reading.domains(stream)]
-            whole = chained(*(Ragged(one.values + np.int32(offset), one.offsets) for one, offset in parts))
+            whole = chained(*(self.reading.numbered(sequences[d], d) for d in self.reading.domains(stream)))
             found[stream] = distinct(whole.take(np.flatnonzero(whole.lengths)))
         return found
 
     def build(self, weights: torch.Generator) -> nn.Module:
         p = self.params
-        sizes = {s: self.reading.size(s) for s in self.reading.streams}
-        module = nn.ModuleDict(
-            {s: VariationalAutoencoder(size, p.multivae.hidden, p.model.d) for s, size in sizes.items()}
-        )
+        module = nn.ModuleDict()
+        for s in self.reading.streams:
+            module[s] = VariationalAutoencoder(self.reading.size(s), p.multivae.hidden, p.model.d)
         draw(module, weights)
         return module
 
@@ -252,8 +243,7 @@ class _MultiVAE(Trained):
         p = self.params.multivae
         [(name, bags)] = batch.items()
         module = self.module[name]
-        prior = standard(self.params.model.d, module.encoder.bias)
-        found = costs(module, bags, prior, self.blocks(name), p.dropout, generator)
+        found = costs(module, bags, self.blocks(name), p.dropout, generator)
         return weighed(name, found, p.beta * annealing(epoch, p.annealing_epochs))
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:

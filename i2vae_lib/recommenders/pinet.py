@@ -43,7 +43,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from i2vae_lib.data.batches import Tensors, bucketed
+from i2vae_lib.data.batches import Tensors, as_indices, bucketed
 from i2vae_lib.data.rows import DOMAINS, PAD, Array, Rows, other
 from i2vae_lib.data.user_sequences import right_padded
 from i2vae_lib.model.encoders import dropout, initialise
@@ -61,46 +61,6 @@ class Sessions(Tensors):
     other: torch.Tensor  # int64 [B, n]
     pointers: torch.Tensor  # int64 [B, n]: own items before each other one
     target: torch.Tensor  # int64 [B]
-
-
-def merged_order(first: Array, second: Array) -> Array:
-    """The order in which all of one sequence comes before all of another.
-
-    Parameters
-    ----------
-    first, second
-        Lengths of the sequences, int [rows] each.
-
-    Returns
-    -------
-    int8 [rows, longest]
-        0 at an item of the first, 1 at one of the second, -1 at padding on the right.
-    """
-    step = np.arange(max(1, int((first + second).max(initial=0))))
-    after = step >= first[:, None]
-    return np.where(step < (first + second)[:, None], after, -1).astype(np.int8)
-
-
-def pointers(order: Array, of: int) -> Array:
-    """How many items of the one sequence come before each item of the other.
-
-    Parameters
-    ----------
-    order
-        int8 [rows, L]: 0 or 1 for whose item comes, -1 for padding.
-    of
-        The sequence whose items get a pointer, 0 or 1.
-
-    Returns
-    -------
-    int64 [rows, longest]
-        Of item j of sequence ``of``; 0 where it has no item j. For A B B A: [0, 2] of A's, [1, 1] of B's.
-    """
-    mine = order == of
-    before = np.where(mine, np.cumsum(order == 1 - of, axis=1), 0)
-    compact = np.take_along_axis(before, np.argsort(~mine, axis=1, kind="stable"), axis=1)
-    longest = max(1, int(mine.sum(axis=1).max(initial=0)))
-    return compact[:, :longest].astype(np.int64)
 
 
 class Recurrent(nn.Module):
@@ -165,7 +125,7 @@ class Filter(nn.Module):
         return torch.stack(states[1:], dim=1)
 
 
-class Domain(nn.Module):
+class _Domain(nn.Module):
     """What belongs to one domain: its items and their GRU; and, for targets in it, filter, transfer and output."""
 
     def __init__(self, size: int, p: Parameters):
@@ -182,14 +142,14 @@ class Domain(nn.Module):
         return self.encoder(self.items(items), generator)
 
 
-def at(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+def _at(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """States [B, L, d] at index [B, n] -> [B, n, d]."""
     return states.gather(1, index[:, :, None].expand(-1, -1, states.shape[2]))
 
 
-def last(states: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+def _last(states: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
     """The state [B, d] after the last of each row's items, of [B, 1 + L, d]; the one before them all where none is."""
-    return at(states, (items != PAD).sum(dim=1)[:, None])[:, 0]
+    return _at(states, (items != PAD).sum(dim=1)[:, None])[:, 0]
 
 
 class PiNet(Trained):
@@ -198,7 +158,7 @@ class PiNet(Trained):
     name = "pinet"
 
     def build(self, weights: torch.Generator) -> nn.Module:
-        module = nn.ModuleDict({d: Domain(self.sizes[d], self.params) for d in DOMAINS})
+        module = nn.ModuleDict({d: _Domain(self.sizes[d], self.params) for d in DOMAINS})
         initialise(module, weights)
         for one in module.modules():
             if isinstance(one, Filter):
@@ -228,9 +188,8 @@ class PiNet(Trained):
         if blank is not None:
             own = own.keep(~blank[own.owner])
         items = [right_padded(one, self.params.model.T) for one in (own, others)]
-        order = merged_order(*((one != PAD).sum(axis=1) for one in items))
-        arrays = (*items, pointers(order, of=1), rows.target)
-        return Sessions(*(torch.from_numpy(np.ascontiguousarray(one, dtype=np.int64)) for one in arrays))
+        before = (items[0] != PAD).sum(axis=1, keepdims=True)  # every own item comes before every other one
+        return Sessions(*map(as_indices, (*items, np.where(items[1] != PAD, before, 0), rows.target)))
 
     def interest(self, batch: Sessions, domain: str, generator: torch.Generator | None) -> torch.Tensor:
         """[t; a_m] of rows that ask for ``domain``: [B, 2 d]."""
@@ -241,9 +200,9 @@ class PiNet(Trained):
         if len(some):
             items = batch.other[some]
             others = self.module[other(domain)].states(items, generator)[:, 1:]
-            filtered = module.filter(others, at(own[some], batch.pointers[some]), generator)
-            transferred = transferred.index_copy(0, some, last(module.transfer(filtered, generator), items))
-        return torch.cat([transferred, last(own, batch.own)], dim=1)
+            filtered = module.filter(others, _at(own[some], batch.pointers[some]), generator)
+            transferred = transferred.index_copy(0, some, _last(module.transfer(filtered, generator), items))
+        return torch.cat([transferred, _last(own, batch.own)], dim=1)
 
     def loss(self, batch: dict[str, Sessions], epoch: int, generator: torch.Generator) -> CostAndParts:
         """Mean cross-entropy of the rows' targets, each over the items of its domain."""

@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from i2vae_lib.data.batches import bucketed
+from i2vae_lib.data.batches import as_indices, bucketed
 from i2vae_lib.data.rows import DOMAINS, PAD, Array, Rows, joined
 from i2vae_lib.data.user_sequences import asked_by_event, user_sequences
 from i2vae_lib.evidence import Told
@@ -52,9 +52,8 @@ class Shown:
             position = np.flatnonzero(self.rows.domain[at] == number)
             if len(position):
                 here = at[position]
-                items = reading.histories(self.rows.take(here), d).last(length)
-                sequences = torch.from_numpy(items.astype(np.int64))
-                end = np.full(len(here), items.shape[1] - 1)
+                sequences = as_indices(reading.histories(self.rows.take(here), d).last(length))
+                end = np.full(len(here), sequences.shape[1] - 1)
                 found[d] = self.asked(here, d, sequences, np.arange(len(here)), end, position)
         return found
 
@@ -76,7 +75,7 @@ class Shown:
             "target": self.rows.target[at],
             "position": position,
         }
-        whole = {name: torch.from_numpy(np.ascontiguousarray(one, dtype=np.int64)) for name, one in arrays.items()}
+        whole = {name: as_indices(one) for name, one in arrays.items()}
         return Asked(sequences, **whole, evidence_scores=torch.from_numpy(self.told.scores[at]))
 
 

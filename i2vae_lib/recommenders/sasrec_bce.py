@@ -29,20 +29,20 @@ Departs
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import nn
 
-from i2vae_lib.data.batches import Tensors, bucketed_streams
-from i2vae_lib.data.rows import Rows
+from i2vae_lib.data.batches import Tensors, as_indices
+from i2vae_lib.data.rows import Array, Rows
 from i2vae_lib.data.user_sequences import windows
 from i2vae_lib.model.encoders import SequenceEncoder, initialise
 from i2vae_lib.model.likelihoods import bernoulli
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.separate_or_merged import both_readings, draw_beside
-from i2vae_lib.recommenders.trained import Trained, dot
+from i2vae_lib.recommenders.trained import Trained, dot, stream_stage
 from i2vae_lib.training import CostAndParts, Stage
 
 
@@ -86,23 +86,18 @@ class _SASRecBCE(Trained):
         return module
 
     def stages(self, train: Rows) -> Iterator[Stage]:
-        p, size = self.params, self.params.training.batch_size
-        every = self.reading.sequences(train)
-        sequences = {s: one.take(np.flatnonzero(one.lengths > 1)) for s, one in every.items()}
-        steps = {s: -(-len(one) // size) for s, one in sequences.items()}
-        mean = {s: np.minimum(one.lengths - 1, p.model.T).sum() / max(1, steps[s]) for s, one in sequences.items()}
+        p, size, sequences = self.params, self.params.training.batch_size, self.reading.sequences(train)
+        lengths = {s: one.lengths for s, one in sequences.items()}
+        mean = {s: np.minimum(one - 1, p.model.T).sum() / max(1, -(-len(one) // size)) for s, one in lengths.items()}
 
-        def batches(rng: np.random.Generator) -> Iterator[dict[str, Windows]]:
-            for stream, at in bucketed_streams({s: one.lengths for s, one in sequences.items()}, size, rng):
-                own = sequences[stream].take(at)
-                inputs, targets = windows(own, p.model.T)
-                negatives = draw_beside(self.reading, stream, own, targets, p.sasrec_bce.negatives, rng)
-                whole = [torch.from_numpy(np.asarray(one, dtype=np.int64)) for one in (inputs, targets, negatives)]
-                share = float((targets != 0).sum() / mean[stream])
-                yield {stream: Windows(whole[0], whole[1], whole[2], share)}
+        def collate(stream: str, at: Array, rng: np.random.Generator) -> Windows:
+            own = sequences[stream].take(at)
+            inputs, targets = windows(own, p.model.T)
+            negatives = draw_beside(self.reading, stream, own, targets, p.sasrec_bce.negatives, rng)
+            share = float((targets != 0).sum() / mean[stream])
+            return Windows(as_indices(inputs), as_indices(targets), as_indices(negatives), share)
 
-        rows = sum(len(one) for one in sequences.values())
-        yield Stage("sasrec_bce", self.module, self.loss, batches, rows, sum(steps.values()), beta2=0.98)
+        yield replace(stream_stage("sasrec_bce", self.module, self.loss, lengths, size, collate), beta2=0.98)
 
     def loss(self, batch: dict[str, Windows], epoch: int, generator: torch.Generator) -> CostAndParts:
         """Mean over the steps that have a next item, by the batch's share of steps."""
@@ -116,11 +111,10 @@ class _SASRecBCE(Trained):
         return one.share * value, {f"reconstruction/{name}": value}
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
-        name, offset = self.reading.stream(domain), self.reading.offset(domain)
+        stream = self.module[self.reading.stream(domain)]
         history = self.reading.histories(rows, domain).last(self.params.model.T)
-        states = self.module[name](torch.from_numpy(history.astype(np.int64)).to(self.device), None)
-        table = self.module[name].items.weight[offset + 1 : offset + 1 + self.catalogue.size(domain)]
-        return dot(states[:, -1], table, items)
+        states = stream(as_indices(history).to(self.device), None)
+        return dot(states[:, -1], stream.items.weight[1:][self.reading.slots(domain)], items)
 
 
 SASRecBCES, SASRecBCEM = both_readings(_SASRecBCE, "sasrec-bce")

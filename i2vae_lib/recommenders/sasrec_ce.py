@@ -27,17 +27,12 @@ Departs
 from __future__ import annotations
 
 from i2vae_lib.model.transformers import CausalTransformer, SASRecBlock
-from i2vae_lib.parameter_groups import SASRecCEParameters
 from i2vae_lib.recommenders.every_position import EveryPosition, Stream
 from i2vae_lib.recommenders.separate_or_merged import both_readings
 
 
 class _SASRecCE(EveryPosition):
     """Both readings."""
-
-    @property
-    def own(self) -> SASRecCEParameters:
-        return self.params.sasrec_ce
 
     def network(self, stream: str) -> Stream:
         d, p = self.params.model.d, self.own

@@ -43,10 +43,9 @@ import torch
 from torch import nn
 
 from i2vae_lib.data.batches import Tensors
-from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Ragged, Rows, other
+from i2vae_lib.data.rows import DOMAINS, Array, Ragged, Rows, other
 from i2vae_lib.data.user_sequences import user_sequences
 from i2vae_lib.model.latents import Gaussian, annealing, sample, standard_like, where
-from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.multivae import (
     Bags,
     Block,
@@ -59,10 +58,9 @@ from i2vae_lib.recommenders.multivae import (
     draw,
     reconstruction,
     shuffled,
-    standard,
     weighed,
 )
-from i2vae_lib.recommenders.trained import Trained
+from i2vae_lib.recommenders.trained import Trained, stream_stage
 from i2vae_lib.training import CostAndParts, Stage
 
 LOWEST, HIGHEST = -6.0, 2.0  # of a prior's log-variance
@@ -97,17 +95,6 @@ def source_prior(encoder: Encoder, bags: Bags) -> Gaussian:
     return where(bags.counts > 0, clamped, standard_like(clamped))
 
 
-def soft_costs(
-    target: VariationalAutoencoder,
-    pairs: Pairs,
-    blocks: Sequence[Block],
-    rate: float,
-    generator: torch.Generator | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """SA-VAE: Multi-VAE's costs with a prior a user. Each [B]."""
-    return costs(target, pairs.bags, pairs.prior, blocks, rate, generator)
-
-
 def rigid_cost(target: Rigid, pairs: Pairs, blocks: Sequence[Block], generator: torch.Generator | None) -> torch.Tensor:
     """RA-VAE: reconstruction from a draw of the prior, [B]; from its mean without a generator."""
     return reconstruction(target.decoder, sample(pairs.prior, generator), pairs.bags, blocks)
@@ -116,9 +103,7 @@ def rigid_cost(target: Rigid, pairs: Pairs, blocks: Sequence[Block], generator: 
 class SourceAligned(Trained):
     """Both systems; what their target sides are is theirs."""
 
-    def __init__(self, catalogue: Catalogue, params: Parameters):
-        super().__init__(catalogue, params)
-        self.aligned = True  # the target sides are there to score with: always, but for stage 1
+    aligned = True  # the target sides are there to score with: always, but for stage 1
 
     @abstractmethod
     def target_side(self, size: int) -> nn.Module:
@@ -154,15 +139,12 @@ class SourceAligned(Trained):
         yield bag_stage("source", self.module["source"], self.source_loss, own, size)
         self.aligned = True
         priors = {d: self.prior(whole[other(d)].take(takers[d]), other(d)) for d in DOMAINS}
-        counts = {d: len(one) for d, one in own.items()}
 
-        def batches(rng: np.random.Generator) -> Iterator[dict[str, Pairs]]:
-            for d, at in shuffled(counts, size, rng):
-                line = torch.from_numpy(at).to(self.device)
-                yield {d: Pairs(Bags.of(own[d].take(at)), priors[d].mean[line], priors[d].log_variance[line])}
+        def collate(d: str, at: Array, rng: np.random.Generator) -> Pairs:
+            line = torch.from_numpy(at).to(self.device)
+            return Pairs(Bags.of(own[d].take(at)), priors[d].mean[line], priors[d].log_variance[line])
 
-        steps = sum(-(-count // size) for count in counts.values())
-        yield Stage("target", self.module["target"], self.loss, batches, sum(counts.values()), steps)
+        yield stream_stage("target", self.module["target"], self.loss, own, size, collate, shuffled)
 
     def prior(self, sets: Ragged, source: str) -> Gaussian:
         """:func:`source_prior` of sets of a source domain."""
@@ -172,9 +154,7 @@ class SourceAligned(Trained):
         """Of stage 1: Multi-VAE's."""
         p = self.params.savae
         [(d, bags)] = batch.items()
-        module = self.module["source"][d]
-        prior = standard(self.params.model.d, module.encoder.bias)
-        found = costs(module, bags, prior, [self.block(d)], p.dropout, generator)
+        found = costs(self.module["source"][d], bags, [self.block(d)], p.dropout, generator)
         return weighed(d, found, p.beta * annealing(epoch, p.annealing_epochs))
 
     def block(self, domain: str) -> Block:
@@ -212,7 +192,7 @@ class SAVAE(SourceAligned):
     def loss(self, batch: dict[str, Pairs], epoch: int, generator: torch.Generator) -> CostAndParts:
         p = self.params.savae
         [(d, pairs)] = batch.items()
-        found = soft_costs(self.module["target"][d], pairs, [self.block(d)], p.dropout, generator)
+        found = costs(self.module["target"][d], pairs.bags, [self.block(d)], p.dropout, generator, pairs.prior)
         return weighed(d, found, p.beta * annealing(epoch, p.annealing_epochs))
 
     def latent(self, rows: Rows, domain: str) -> torch.Tensor:

@@ -49,13 +49,27 @@ class PerDomain:
         """The domains whose items a stream holds."""
         return (stream,)
 
+    def slots(self, domain: str) -> slice:
+        """Where a domain's items stand among those of its stream, padding not counted."""
+        return slice(self.offset(domain), self.offset(domain) + self.catalogue.size(domain))
+
+    def within(self, items: Any, domain: str) -> Any:
+        """Which numbers of a stream, an array or a tensor, are items of a domain."""
+        slots = self.slots(domain)
+        return (items > slots.start) & (items <= slots.stop)
+
+    def part(self, sequences: Ragged, domain: str) -> Ragged:
+        """What sequences of a stream hold of a domain, by the domain's own numbers."""
+        inside = sequences.keep(self.within(sequences.values, domain))
+        return Ragged(inside.values - np.int32(self.offset(domain)), inside.offsets)
+
     def numbered(self, items: Ragged, domain: str) -> Ragged:
         """Items of a domain by their numbers in its stream."""
         return replace(items, values=items.values + np.int32(self.offset(domain)))
 
     def sequences(self, train: Rows) -> Mapping[str, Ragged]:
-        """What a stream is learnt from: whole training sequences, targets included, without the empty ones."""
-        return {d: one.take(np.flatnonzero(one.lengths)) for d, one in user_sequences(train).sequences.items()}
+        """What a stream is learnt from: whole training sequences, targets included, of two items at least."""
+        return {d: _with_steps(one) for d, one in user_sequences(train).sequences.items()}
 
     def histories(self, rows: Rows, domain: str) -> Ragged:
         """What rows that ask for ``domain`` show, in its stream."""
@@ -93,11 +107,11 @@ class Merged(PerDomain):
         for number, d in enumerate(DOMAINS):
             rows = train.take(train.of(d))
             both = self._in_order([with_targets(rows, one) for one in DOMAINS], np.full(len(rows), number))
-            own = (both.values > self.offset(d)) & (both.values <= self.offset(d) + self.catalogue.size(d))
+            own = self.within(both.values, d)
             stamp = stamp_numbers(both)
             parts.append(both.keep(own | ~np.isin(stamp, stamp[own])))
         values = np.concatenate([one.values for one in parts])
-        return {"xy": Ragged.from_lengths(values, np.concatenate([one.lengths for one in parts]))}
+        return {"xy": _with_steps(Ragged.from_lengths(values, np.concatenate([one.lengths for one in parts])))}
 
     def histories(self, rows: Rows, domain: str) -> Ragged:
         return self._in_order([rows.history[d] for d in DOMAINS], np.full(len(rows), DOMAINS.index(domain)))
@@ -107,6 +121,11 @@ class Merged(PerDomain):
 
     def evident(self, rows: Rows) -> Array:
         return (rows.lengths("own") > 0) | (rows.lengths("other") > 0)
+
+
+def _with_steps(sequences: Ragged) -> Ragged:
+    """Those of two items at least: the others hold no step from one to the next."""
+    return sequences.take(np.flatnonzero(sequences.lengths > 1))
 
 
 def both_readings(
@@ -141,10 +160,8 @@ def draw_beside(
     """
     drawn = np.full((*positives.shape, count), PAD, dtype=np.int64)
     for d in reading.domains(stream):
-        low, size = reading.offset(d), reading.catalogue.size(d)
-        line, step = np.nonzero((positives > low) & (positives <= low + size))
-        inside = (sequences.values > low) & (sequences.values <= low + size)
-        taken = sequences.keep(inside)
-        taken = Ragged(taken.values - np.int32(low), taken.offsets)
-        drawn[line, step] = draw_others(taken, line, size, count, rng) + low
+        low = reading.offset(d)
+        line, step = np.nonzero(reading.within(positives, d))
+        taken = reading.part(sequences, d)
+        drawn[line, step] = draw_others(taken, line, reading.catalogue.size(d), count, rng) + low
     return drawn

@@ -40,13 +40,13 @@ Departs
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import nn
 
-from i2vae_lib.data.batches import Tensors, bucketed_streams
+from i2vae_lib.data.batches import Tensors, as_indices
 from i2vae_lib.data.rows import PAD, Array, Ragged, Rows
 from i2vae_lib.data.user_sequences import right_padded
 from i2vae_lib.model.encoders import initialise
@@ -54,7 +54,7 @@ from i2vae_lib.model.latents import Gaussian, annealing, kl, sample, standard_li
 from i2vae_lib.model.likelihoods import multinomial_sum
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.separate_or_merged import both_readings
-from i2vae_lib.recommenders.trained import Trained, dot
+from i2vae_lib.recommenders.trained import Trained, dot, stream_stage
 from i2vae_lib.training import CostAndParts, Stage
 
 
@@ -108,10 +108,6 @@ class Stream(nn.Module):
         mean, log_variance = self.encoder(states).chunk(2, dim=-1)
         return Gaussian(mean, log_variance)
 
-    def decoded(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents [M, latent] -> what the output layer takes [M, hidden]."""
-        return self.decoder(latents)
-
 
 class _SVAE(Trained):
     """Both readings."""
@@ -122,24 +118,20 @@ class _SVAE(Trained):
         return module
 
     def stages(self, train: Rows) -> Iterator[Stage]:
-        p, size = self.params, self.params.training.batch_size
-        every = self.reading.sequences(train)
-        sequences = {s: one.take(np.flatnonzero(one.lengths > 1)) for s, one in every.items()}
+        p, sequences = self.params, self.reading.sequences(train)
+        lengths = {s: one.lengths for s, one in sequences.items()}
 
-        def batches(rng: np.random.Generator) -> Iterator[dict[str, Steps]]:
-            for stream, at in bucketed_streams({s: one.lengths for s, one in sequences.items()}, size, rng):
-                yield {stream: self.steps(sequences[stream].take(at))}
+        def collate(stream: str, at: Array, rng: np.random.Generator) -> Steps:
+            return self.steps(sequences[stream].take(at))
 
-        rows = sum(len(one) for one in sequences.values())
-        steps = sum(-(-len(one) // size) for one in sequences.values())
-        yield Stage("svae", self.module, self.loss, batches, rows, steps, p.svae.weight_decay)
+        stage = stream_stage("svae", self.module, self.loss, lengths, p.training.batch_size, collate)
+        yield replace(stage, weight_decay=p.svae.weight_decay)
 
     def steps(self, sequences: Ragged) -> Steps:
         """Training sequences of a stream, of two items or more -> a batch."""
         k = self.params.svae.next_items
-        items = right_padded(sequences, self.params.model.T + k).astype(np.int64)
-        targets = next_items(items, k)[:, :-1]
-        return Steps(torch.from_numpy(items[:, :-1].copy()), torch.from_numpy(targets.copy()))
+        items = right_padded(sequences, self.params.model.T + k)
+        return Steps(as_indices(items[:, :-1]), as_indices(next_items(items, k)[:, :-1]))
 
     def loss(self, batch: dict[str, Steps], epoch: int, generator: torch.Generator) -> CostAndParts:
         """Mean over users of the mean over the steps that have a next item."""
@@ -150,8 +142,7 @@ class _SVAE(Trained):
         # a step's share of the batch's loss
         share = (valid / count.clamp(min=1) / (count > 0).sum())[valid]
         q = stream.posterior(stream.states(one.inputs)[valid])
-        decoded = stream.decoded(sample(q, generator))
-        reconstruction = self.reconstruction(name, decoded, targets, share)
+        reconstruction = self.reconstruction(name, stream.decoder(sample(q, generator)), targets, share)
         divergence = (share * kl(q, standard_like(q))).sum()
         value = reconstruction + p.beta * annealing(epoch, p.annealing_epochs) * divergence
         return value, {f"reconstruction/{name}": reconstruction, f"kl/{name}": divergence}
@@ -166,7 +157,7 @@ class _SVAE(Trained):
         name
             Of the stream.
         decoded
-            [M, hidden].
+            What the output layer takes, [M, hidden].
         targets
             int64 [M, k], 0 for none.
         share
@@ -180,24 +171,21 @@ class _SVAE(Trained):
         share = share / (targets != PAD).sum(dim=1)
         found = decoded.new_zeros(())
         for d in self.reading.domains(name):
-            low, size = self.reading.offset(d), self.catalogue.size(d)
-            inside = (targets > low) & (targets <= low + size)
+            inside, slots = self.reading.within(targets, d), self.reading.slots(d)
             line = inside.any(dim=1).nonzero()[:, 0]
-            owner, items = inside[line].nonzero()[:, 0], targets[inside] - low - 1
-            weight, bias = output.weight[low : low + size], output.bias[low : low + size]
+            owner, items = inside[line].nonzero()[:, 0], targets[inside] - slots.start - 1
+            weight, bias = output.weight[slots], output.bias[slots]
             found = found + multinomial_sum(decoded[line], weight, bias, owner, items, share[line])
         return found
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
-        name, offset = self.reading.stream(domain), self.reading.offset(domain)
+        stream, slots = self.module[self.reading.stream(domain)], self.reading.slots(domain)
         history = self.reading.histories(rows, domain)
-        inputs = torch.from_numpy(right_padded(history, self.params.model.T).astype(np.int64)).to(self.device)
-        stream = self.module[name]
+        inputs = as_indices(right_padded(history, self.params.model.T)).to(self.device)
         last = (inputs != PAD).sum(dim=1) - 1
         states = stream.states(inputs)[torch.arange(len(inputs), device=self.device), last]
-        decoded = stream.decoded(stream.posterior(states).mean)
-        here = slice(offset, offset + self.catalogue.size(domain))
-        return dot(decoded, stream.output.weight[here], items) + stream.output.bias[here][items - 1]
+        decoded = stream.decoder(stream.posterior(states).mean)
+        return dot(decoded, stream.output.weight[slots], items) + stream.output.bias[slots][items - 1]
 
 
 SVAES, SVAEM = both_readings(_SVAE, "svae")

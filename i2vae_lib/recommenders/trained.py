@@ -12,8 +12,9 @@ import json
 import sys
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -23,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from i2vae_lib import psg, training
+from i2vae_lib.data.batches import Tensors, bucketed_streams
 from i2vae_lib.data.dataset import read_catalogue, rows_digest, save_catalogue
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows, packed, popularity, unpacked
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
@@ -31,10 +33,12 @@ from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders import REGISTRY, contract
 from i2vae_lib.recommenders.fold_in import user_vectors
 from i2vae_lib.runs import LayoutError, check_layout, read_json, reading, sha256_of, write_atomically, write_json
-from i2vae_lib.training import Callbacks, Stage, State
+from i2vae_lib.training import Callbacks, Loss, Stage, State
 
 _MODEL_LAYOUT = 3
 ANEW = "put the right file back, or train it anew"
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+"""What a system has of its training rows before it is trained, and after it is loaded."""
 
 
 class StoredRecommender(contract.Recommender):
@@ -75,6 +79,11 @@ class StoredRecommender(contract.Recommender):
         self.module = nn.Module()
         self.reading: Any = None if self.reading_of is None else self.reading_of(catalogue)
         self.state = State()
+
+    @property
+    def own(self) -> Any:
+        """The system's own parameters: the last of the groups that the registry names."""
+        return getattr(self.params, REGISTRY[self.name].groups[-1])
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -273,6 +282,35 @@ class Trained(StoredRecommender):
                 {"stage": float(number)} | one for number, part in enumerate(histories, start=1) for one in part
             ]
         return self
+
+
+def stream_stage(
+    name: str,
+    module: nn.Module,
+    loss: Loss,
+    lengths: Mapping[str, Sized],
+    batch_size: int,
+    collate: Callable[[str, Array, np.random.Generator], Tensors],
+    epoch: Callable[..., Iterator[tuple[str, Array]]] = bucketed_streams,
+) -> Stage:
+    """A training on sequences of several streams, a batch of one of them.
+
+    Parameters
+    ----------
+    lengths
+        Of each stream's sequences, int [n]; for another ``epoch`` than the default, anything as long.
+    collate
+        Makes a batch: of which stream, of its sequences at these positions, and what draws.
+    epoch
+        The batches of an epoch as streams and positions, given ``lengths``, ``batch_size`` and what draws.
+    """
+
+    def batches(rng: np.random.Generator) -> Iterator[dict[str, Tensors]]:
+        for stream, at in epoch(lengths, batch_size, rng):
+            yield {stream: collate(stream, at, rng)}
+
+    steps = sum(-(-len(one) // batch_size) for one in lengths.values())
+    return Stage(name, module, loss, batches, sum(map(len, lengths.values())), steps)
 
 
 def solved_epoch(rows: int, start: float, learnt: float, found: Mapping[str, float]) -> dict[str, float]:
