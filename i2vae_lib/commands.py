@@ -60,7 +60,7 @@ def overrides(pairs: Sequence[str]) -> dict[str, Any]:
 
 def chosen_of(given: argparse.Namespace) -> dict[str, Any]:
     """What ``--set`` and ``--system`` override."""
-    return overrides(given.set) | ({"system": given.system} if given.system else {})
+    return overrides(given.set) | ({} if given.system is None else {"system": given.system})
 
 
 def run(given: argparse.Namespace) -> int:
@@ -246,6 +246,7 @@ def audit_data(given: argparse.Namespace) -> int:
     from i2vae_lib.data.loading import load_dataset
     from i2vae_lib.params import ParameterError, load
     from i2vae_lib.results.text import rendered
+    from i2vae_lib.stages import check_system
 
     if given.run is not None:
         if given.data or given.protocol or given.system or given.set:
@@ -259,6 +260,7 @@ def audit_data(given: argparse.Namespace) -> int:
             # the question is what the published split holds, unless asked otherwise
             resolved = resolved.model_copy(update={"protocol": "released"})
         name, protocol = resolved.data, resolved.protocol
+        check_system(resolved.system)
         found = audit.audit(load_dataset(resolved))
     leaks = audit.fired(found)
     if given.json:

@@ -48,7 +48,8 @@ def sample_negatives(rows: Rows, count: int, data_seed: int) -> Array:
 
     Returns
     -------
-    int32 [rows, count], each row ascending, then 0 where it has fewer than ``count`` items left
+    int32 [rows, count], each row ascending, then 0 where it has fewer than ``count`` items left; no wider than the
+    larger catalogue
 
     Raises
     ------
@@ -58,6 +59,7 @@ def sample_negatives(rows: Rows, count: int, data_seed: int) -> Array:
     who = [f"{u}|{d}|{rows.catalogue.ids[DOMAINS[d]][t - 1]}" for u, d, t in zip(rows.user, rows.domain, rows.target)]
     keys = hashed(who, "candidates", rows.catalogue.digest(), data_seed)
     check_negatives(rows)
+    count = min(count, max(rows.catalogue.size(d) for d in DOMAINS))
     barred = _barred(rows)
     found = np.zeros((len(rows), count), dtype=np.int32)
     for d in DOMAINS:

@@ -15,10 +15,10 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from i2vae_lib.parameter_groups import (
     ABXIParameters,
@@ -70,7 +70,8 @@ class Parameters(Group):
     protocol: Literal["released", "strict", "chronological", "temporal"]
     system: str  # what is trained: a name of i2vae_lib.recommenders.SYSTEMS
     seed: NonNegative
-    out: str | None  # None: runs/<data>-<protocol>-<preset>[-<system>]-seed<seed>[+<what is changed>]
+    # None: runs/<data>-<protocol>-<preset>[-<system>]-seed<seed>[+<what is changed>]
+    out: Annotated[str, Field(min_length=1)] | None
     split: SplitParameters
     controls: ControlParameters
     synthetic: SyntheticParameters
@@ -207,6 +208,8 @@ def _flat(overrides: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
         raise ParameterError(f"{where}: overrides must map dotted keys to values, found {repr(overrides)[:200]}")
     known = known_keys()
     for key in overrides:
+        if key in PRESET_NAMES:
+            raise ParameterError(f"{where}: '{key}' stands beside the overrides (--{key}), not among them")
         if key not in known:
             raise ParameterError(f"{where}: unknown key '{key}'{suggestion(str(key), known)}")
     return dict(overrides)

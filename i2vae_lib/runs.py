@@ -303,7 +303,10 @@ class Run:
     def __init__(self, parameters: Parameters, folder: Path | str | None = None, ignored: tuple[str, ...] = ()):
         self.ignored = ignored
         self.folder = Path(folder or parameters.out or default_folder(parameters, ignored))
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"{self.folder} cannot be a run directory ({error.strerror}): choose another OUT") from error
         self.parameters = parameters
         self.lock = FileLock(self.folder / ".lock")
         with self.lock:

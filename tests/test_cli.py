@@ -108,6 +108,8 @@ def test_run_when_other_parameters_are_given(finished: Path, capsys: pytest.Capt
         (["--set", "modle.d=64"], "unknown key 'modle.d'; did you mean 'model.d'?"),
         (["--set", "model.d=many"], "'model.d': Input should be a valid integer"),
         (["--set", "model.d"], "--set model.d: expected KEY=VALUE"),
+        (["--set", "seed=1"], "'seed' stands beside the overrides (--seed), not among them"),
+        (["--system", ""], "'system': unknown ''"),
         (["--set", "model.cross_heads=3"], "'model.cross_heads': 3 heads do not divide model.d = 16"),
     ],
 )
@@ -118,6 +120,16 @@ def test_command_when_a_name_is_unknown(
     out = ["--out", str(tmp_path / "run")] if command == "run" else []
     assert expected in refused(capsys, command, "--preset", "smoke", *out, *words)
     assert not (tmp_path / "run").exists()  # a folder of the wrong name would refuse the right one
+
+
+@pytest.mark.parametrize("name", ["", "a_file", "a_file/run"])
+def test_run_when_its_folder_cannot_be_one(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a_file").touch()
+    told = f"{name} cannot be a run directory (" if name else "'out': String should have at least 1 character"
+    assert told in refused(capsys, *run_words(Path(name)) if name else ["run", "--preset", "smoke", "--out", ""])
 
 
 def test_command_when_argparse_refuses(capsys: pytest.CaptureFixture[str]) -> None:

@@ -255,6 +255,12 @@ def test_negatives_when_the_row_order_or_the_other_rows_change_stay_the_same(row
     np.testing.assert_array_equal(sample_negatives(rows.take(order), 49, 0), negatives[order])
 
 
+def test_negatives_when_more_are_asked_than_there_are_take_no_room(rows):
+    most, wide = sample_negatives(rows, 10**9, 0), max(rows.catalogue.size(d) for d in DOMAINS)
+    assert most.shape == (len(rows), wide)
+    np.testing.assert_array_equal(most, sample_negatives(rows, wide, 0))
+
+
 def test_negatives_when_data_seed_changes_are_others(rows, negatives):
     other = sample_negatives(rows, 49, 1)
     assert all(set(one) != set(two) for one, two in zip(negatives.tolist(), other.tolist(), strict=True))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -362,3 +364,110 @@ def test_folder_when_given_is_called_one(tmp_path):
         describe_files(tmp_path / "x.csv", tmp_path / "y.csv")
     with pytest.raises(DataError, match=r"x\.csv is a folder: (give|name) one file"):
         read_pair_file(written(tmp_path))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipe has a name here: it is NOT tested")
+def test_pipe_when_given_is_called_one(tmp_path):
+    (tmp_path / "y.csv").write_text(csv_of(LOGS["y"]))
+    os.mkfifo(tmp_path / "x.csv")
+    with pytest.raises(DataError, match=r"x\.csv is a pipe or a device, and a log is read more than once: write it"):
+        describe_files(tmp_path / "x.csv", tmp_path / "y.csv")
+    with pytest.raises(DataError, match=r"x\.csv is a pipe or a device"):
+        read_pair_file(written(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"ARROW1\0\0" + b"\xff" * 20, "this is an Arrow"),
+        (b"\x80\x05\x95" + b"\xff" * 20, "this is a Python pickle"),
+        (b"SQLite format 3\0", "this is an SQLite database"),
+        ("user_id,item_id,timestamp\n".encode("utf-32"), "this is text in UTF-32"),
+        (b"<!DOCTYPE html><html>", "this is a web page, as failed downloads leave it: fetch the log anew"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "this is a Git LFS pointer .*`git lfs pull`"),
+        (gzip.compress(gzip.compress(b"user_id,item_id,timestamp\n")), "compressed twice with gzip: unpack it once"),
+        (gzip.compress(b"user_id,item_id,timestamp\nu,i,1400000000\n" * 99)[:-9], "damaged or truncated gzip file"),
+        (b'\xef\xbb\xbf{"user_id": "u"}\n', "line 1: it begins with a byte order mark"),
+        (b'{"user_id": "u", "item_id": "i", "user_id": "v"}\n', "line 1: the key 'user_id' stands twice"),
+    ],
+)
+def test_files_that_are_no_logs_are_called_what_they_are(tmp_path, content, told):
+    (tmp_path / "x.csv").write_bytes(content)
+    (tmp_path / "y.csv").write_text(csv_of(LOGS["y"]))
+    with pytest.raises(DataError, match=rf"x\.csv[:,] {told}|x\.csv: {told}"):
+        describe_files(tmp_path / "x.csv", tmp_path / "y.csv")
+    with pytest.raises(DataError, match=told):
+        load_logs(written(tmp_path))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("end", ["", "\n", f"\n3,1,{T}\n"])
+def test_line_when_the_reader_would_pass_over_it_is_refused(tmp_path, packed, end):
+    """Longer than DuckDB's buffer: such a line was left out without a word."""
+    put(tmp_path, csv_of)
+    content = (csv_of(LOGS["x"]) + "u" * (5 << 23) + end).encode()
+    (tmp_path / "x.csv").write_bytes(gzip.compress(content, 1) if packed else content)
+    with pytest.raises(DataError, match=r"x\.csv: a line of more than 16 MB"):
+        load_logs(written(tmp_path))
+
+
+def test_parquet_columns_that_duckdb_uses_itself_are_read(tmp_path):
+    put(tmp_path, csv_of)
+    frames = {d: pd.read_csv(tmp_path / f"{d}.csv", dtype=str).assign(File_Row_Number="7") for d in DOMAINS}
+    for d, frame in frames.items():
+        frame.to_parquet(tmp_path / f"{d}.csv")
+    assert load_logs(written(tmp_path)).filters["events"].iloc[0] == len(LOGS["x"])
+    frames["x"].loc[6, "timestamp"] = "noon"
+    frames["x"].to_parquet(tmp_path / "x.csv")
+    with pytest.raises(DataError, match=r"x\.csv, row 7: column 'timestamp' holds 'noon'"):
+        load_logs(written(tmp_path))
+    pd.DataFrame().to_parquet(tmp_path / "x.csv")
+    with pytest.raises(DataError, match=r"x\.csv: a Parquet file without a column"):
+        describe_files(tmp_path / "x.csv", tmp_path / "y.csv")
+
+
+def test_log_whose_name_begins_with_a_tilde_is_read(tmp_path, monkeypatch):
+    put(tmp_path, csv_of)
+    (tmp_path / "x.csv").rename(tmp_path / "~x.csv")
+    monkeypatch.chdir(tmp_path)
+    assert describe_files(Path("~x.csv"), Path("y.csv")).files["x"].events == len(LOGS["x"])
+
+
+@pytest.mark.parametrize("change", [lambda one: [one], lambda one: {"id": one}])
+def test_json_ids_that_are_no_values_are_refused(tmp_path, change):
+    for d in DOMAINS:
+        rows = [{"user_id": u, "item_id": change(i) if d == "x" else i, "timestamp": t} for u, i, t in LOGS[d]]
+        (tmp_path / f"{d}.csv").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    with pytest.raises(DataError, match=r"line 1: column 'item_id' holds a list or an object.*so do 150 of 150 rows"):
+        load_logs(written(tmp_path))
+
+
+@pytest.mark.parametrize("unit", ["s", "d"])
+def test_years_are_no_days(tmp_path, unit):
+    """2014 as a day since 1970 is of July 1975."""
+    put(tmp_path, lambda rows: csv_of(rows, lambda t: 2014 + t // 86_400 % 3))
+    assert "unit: d" not in describe_files(tmp_path / "x.csv", tmp_path / "y.csv").yaml
+    path = written(tmp_path)
+    path.write_text(path.read_text().replace("unit: s", f"unit: {unit}"))
+    with pytest.raises(DataError, match=r"'timestamp' holds 2,?014 to 2,?016"):
+        load_logs(path)
+
+
+def test_days_of_a_spreadsheet_are_no_days_since_1970(tmp_path):
+    """They count from 1900, and read as days since 1970 they lie in the future."""
+    put(tmp_path, lambda rows: csv_of(rows, lambda t: t // 86_400 + 25_569))
+    with pytest.raises(DataError, match=r"'timestamp' holds 41,\d+ to 41,\d+: as Unix time") as caught:
+        load_logs(written(tmp_path))
+    assert "unit: d" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [(lambda t: t / 1e9, r"holds '1\.38.*'; columns\.unit: order .*whole numbers"), (lambda t: T - t - 1, "negative")],
+)
+def test_orders_that_would_lose_something_are_refused(tmp_path, change, told):
+    put(tmp_path, lambda rows: csv_of(rows, change))
+    path = written(tmp_path)
+    path.write_text(path.read_text().replace("unit: s", "unit: order"))
+    with pytest.raises(DataError, match=rf"line \d+: column 'timestamp' .*{told}"):
+        load_logs(path)

@@ -345,6 +345,11 @@ def test_logs_when_shuffled_give_the_reference_core(tmp_path, x, y, least, seed)
             )
             for one, found in (("amazon2015", "'amazon2015'"), (["released"], r"\['released'\]"))
         ),
+        (
+            {"columns": {**PAIR["columns"], "item": PAIR["columns"]["user"]}},
+            r"columns names '.*' twice: user, item, timestamp and domain have a column each",
+        ),
+        ({"x": {**PAIR["x"], "more": ["a.csv"]}}, r"'more' of 'First' is of format c2dsr"),
         ({"min_user": 0}, r"'min_user': .*greater than or equal to 1, found 0"),
         ({"min_item": "3"}, r"'min_item': .*valid integer, found '3'"),
         ({"min_item": True}, r"'min_item': .*valid integer, found True"),
@@ -522,7 +527,8 @@ def test_amazon_log_when_header_and_format_disagree_says_so(tmp_path, format, fi
         (HEADER.encode("utf-16"), "text in UTF-16; logs are CSV or JSON lines in UTF-8"),
         (b"PK\x03\x04" + bytes(30), "a zip archive or a spreadsheet"),
         (bytes(range(1, 200)), "not UTF-8 text|neither CSV nor Parquet"),
-        (b"\x80\x04\x95" + bytes(30), "not UTF-8 text; convert it, e.g. `iconv"),
+        (b"\x80\x04\x95" + bytes(30), "this is a Python pickle"),
+        ("é,b,c\n".encode("latin1"), "not UTF-8 text; convert it, e.g. `iconv"),
         (b"user\0item\n", "neither CSV nor Parquet"),
         (b'{"user_id": "01"}\n', "line 1: no column 'item_id'"),
         (b'[{"user_id": "01"}]\n', "line 1: this is a JSON list; write one JSON object a line"),

@@ -35,7 +35,7 @@ def check_name(name: str) -> None:
         if not Path(name).is_file():
             raise DataError(f"no file {name}: data is a registered name or the YAML file of a pair of logs")
     elif name not in known:
-        raise DataError(f"unknown data '{name}'{suggestion(name, known)}, or the YAML file of a pair of logs")
+        raise DataError(f"unknown data '{name}'{suggestion(name, known)} (or the YAML file of a pair of logs)")
 
 
 def check_protocol(name: str, protocol: str) -> None:

@@ -12,14 +12,15 @@ from datetime import UTC, datetime
 import duckdb
 
 from i2vae_lib.data.log_database import first_row, locate, reading
-from i2vae_lib.data.log_files import DATE_DIGITS, Source, fields_of
+from i2vae_lib.data.log_files import DATE_DIGITS, JSON_LINES, Source, fields_of
 from i2vae_lib.data.pair_file import SIZED, UNITS, Columns, Unit
 from i2vae_lib.data.rows import DataError
 
 # Unix times by size: from March 1973 to the year 5138 those of a unit lie above its bound and below the next one's
 _UNIT_BOUNDS = (10**11, 10**14, 10**17)
-_NO_ID = ("", "nan", "none", "null", "<na>")  # what exporting an unknown id leaves behind, in lower case
+_NO_ID = ("", "nan", "none", "null", "<na>", "n/a", "\\n")  # what exporting an unknown id leaves behind, in lower case
 _YEAR = 365 * 86_400  # seconds
+_LAST_YEAR = 2100  # as a number it is a day of 1975, like all years that somebody may have in place of times
 
 
 def _lines(source: Source) -> int:
@@ -57,8 +58,9 @@ def check_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Col
         "NUL in item": "contains(i, chr(0))",
         "break in user": "regexp_matches(u, '[\\n\\r]')",
         "break in item": "regexp_matches(i, '[\\n\\r]')",
+        **{f"JSON in {role}": _nested(column, source) for role, column in (("user", "u"), ("item", "i"))},
         "text": "t IS NULL",
-        "unknown": "false" if ordered else "t <= 0",
+        "unknown": "t < 0" if ordered else "t <= 0",
         **{unit: unit_of("t", unit) if sized else "false" for unit in SIZED},
         "1970": "false" if ordered else f"t > 0 AND t < {_YEAR * UNITS[layout.unit][1]}",
         "future": "false" if ordered else f"t > {now}",
@@ -74,12 +76,20 @@ def check_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Col
     _refuse_cut(db, source, layout)
     if sized:
         _refuse_no_times(db, d, source, layout, total)
-    wrong: str | None = next((key for key in list(bad)[:8] if key in found), None)
+    if layout.unit == "d":
+        _refuse_years(db, d, source, layout)
+    first = list(bad)[: list(bad).index("unknown") + 1]
+    wrong: str | None = next((key for key in first if key in found), None)
     wrong = wrong or (_odd_unit(found, layout.unit) if sized else None)
     if wrong := wrong or next((key for key in ("1970", "future") if key in found), None):
         where, values = locate(db, source, layout, bad[wrong])
         advice = _advice(db, source, layout, values["timestamp"] or "") if wrong == "text" else ""
         raise DataError(f"{where}: {_complaint(wrong, found, total, values, layout, advice)}")
+
+
+def _nested(column: str, source: Source) -> str:
+    """SQL: whether an id of JSON lines is a list or an object, of which the text would be read."""
+    return f"({column}[1] IN ('{{', '[') AND json_valid({column}))" if source.delimiter == JSON_LINES else "false"
 
 
 def numbers_as(db: duckdb.DuckDBPyConnection, d: str) -> Unit | None:
@@ -97,8 +107,9 @@ def numbers_as(db: duckdb.DuckDBPyConnection, d: str) -> Unit | None:
         [distinct] = first_row(db, f"SELECT count(DISTINCT t) FROM raw_{d}")
         if distinct == total:
             return "order"
-    # 1975 to 2100; times of that size would be of the first day of 1970
-    return "d" if least >= 1826 and most < 47_482 else None
+    # from 1975 to now: times of that size would be of the first day of 1970, and what lies later, such as the days of
+    # spreadsheets, which count from 1900, is something else; so are years
+    return "d" if least >= 1826 and _LAST_YEAR < most <= time.time() / 86_400 + 1 else None
 
 
 def _refuse_no_times(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Columns, total: int) -> None:
@@ -125,6 +136,16 @@ def _refuse_no_times(db: duckdb.DuckDBPyConnection, d: str, source: Source, layo
         raise DataError(
             f"{where} holds {least:,} to {most:,}: as Unix time all {total:,} events are of 1970. Give Unix times; if "
             f"the numbers are only an order inside the file, set columns.unit: order"
+        )
+
+
+def _refuse_years(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Columns) -> None:
+    """Refuse years in place of days since 1970, of which all would be of 1975."""
+    least, most = first_row(db, f"SELECT min(t) // 86400, max(t) // 86400 FROM raw_{d}")
+    if least is not None and least >= 1900 and most <= _LAST_YEAR:
+        raise DataError(
+            f"{source.path}: column '{layout.timestamp}' holds {least} to {most}, which look like years and no days "
+            f"since 1970: give the events' times"
         )
 
 
@@ -170,13 +191,13 @@ def _complaint(
     if role not in ("user", "item"):
         return f"column '{layout.timestamp}' {_of_time(wrong, found, total, values['timestamp'], layout.unit)}{advice}"
     column, value = f"column '{layout.user if role == 'user' else layout.item}'", values[role]
+    of_rows = f"{found[wrong]:,} of {total:,} rows"
     if not what:
-        return (
-            f"{column} has no id but {value!r}; so have {found[wrong]:,} of {total:,} rows: drop them, or give the "
-            f"{role}s ids"
-        )
+        return f"{column} has no id but {value!r}; so have {of_rows}: drop them, or give the {role}s ids"
+    if what == "JSON":
+        return f"{column} holds a list or an object, {str(value)[:80]!r}; so do {of_rows}: ids are text or integers"
     sign = "a NUL byte" if what == "NUL" else "a line break"
-    return f"{column} holds {sign} in {value!r}; so do {found[wrong]:,} of {total:,} rows: write the ids without it"
+    return f"{column} holds {sign} in {value!r}; so do {of_rows}: write the ids without it"
 
 
 def _of_time(wrong: str, found: Mapping[str, int], total: int, value: str | None, unit: Unit) -> str:
@@ -186,12 +207,15 @@ def _of_time(wrong: str, found: Mapping[str, int], total: int, value: str | None
         return f"is empty; {of_rows} have no usable time: drop them"
     if wrong == "text":
         wanted = f"Unix time in {UNITS[unit][0]}, in digits" if unit in SIZED else UNITS[unit][0]
+        wanted = "whole numbers, an order inside each file" if unit == "order" else wanted
         return f"holds {value!r}; columns.unit: {unit} stands for {wanted} ({of_rows} have something else)"
     if wrong == "1970":
         return (
             f"holds {value!r}, a time of 1970; so do {of_rows}, and the others lie later: cut short, or unknown times? "
             f"Mend or drop them"
         )
+    if wrong == "unknown" and unit == "order":
+        return f"holds {value!r}: an order has no negative numbers ({of_rows} have some); count from 0"
     if wrong == "unknown":
         return f"holds {value!r}: 0 and negative times are unknown ones ({of_rows}): drop them"
     if wrong == "future" and unit not in SIZED:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import glob
 import gzip
 import io
 import json
+import os
 import re
 import unicodedata
 import zlib
@@ -39,15 +41,30 @@ _REJECTS = "store_rejects=true, rejects_limit=100"  # lines that cannot be read,
 NOT_UTF8 = "not UTF-8 text; convert it, e.g. `iconv -f latin1 -t utf-8`"
 csv.field_size_limit(2**31 - 1)  # a cell may hold a user's whole history
 _DAMAGED_GZIP = "damaged or truncated gzip file; fetch or compress it anew"
-_MAGIC = {
+_MAGIC = {  # of the first eight bytes
     b"PK\x03\x04": "a zip archive or a spreadsheet",
     b"\x28\xb5\x2f\xfd": "compressed with zstd",
     b"BZh": "compressed with bzip2",
     b"\xfd7zXZ": "compressed with xz",
     b"\x89HDF": "an HDF5 file",
+    b"ARROW1": "an Arrow (Feather) file",
+    b"\x93NUMPY": "a NumPy array",
+    b"SQLite f": "an SQLite database",
+    **{b"\x80" + bytes([version]): "a Python pickle" for version in range(2, 6)},
+    b"\xff\xfe\x00\x00": "text in UTF-32",
+    b"\x00\x00\xfe\xff": "text in UTF-32",
     b"\xff\xfe": "text in UTF-16",
     b"\xfe\xff": "text in UTF-16",
 }
+
+
+_NO_LOG = {  # how a first line begins that no conversion makes a log of
+    "version https://git-lfs": "a Git LFS pointer in place of the file: `git lfs pull` fetches it",
+    "<!doctype": "a web page, as failed downloads leave it: fetch the log anew",
+    "<html": "a web page, as failed downloads leave it: fetch the log anew",
+}
+_BLOCK = 1 << 24
+"""Bytes; a line longer than two of these is passed over by DuckDB (2.0) without a word."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +102,12 @@ class Source:
             cells = ", ".join(f"json_extract_string(json, ?) AS c{i}" for i in range(len(keys)))
             read = "read_ndjson_objects(?, compression=?, maximum_object_size=268435456)"
             packing = "gzip" if self.gzipped else "none"
-            return f"(SELECT {cells} FROM {read})", [*keys, glob.escape(str(self.path)), packing]
+            return f"(SELECT {cells} FROM {read})", [*keys, _for_duckdb(self.path), packing]
         columns = [f"c{i}" for i in range(len(self.names))]
-        path = glob.escape(str(self.path))  # DuckDB takes * ? [ in a path for a pattern, and k=v for a column
+        path = _for_duckdb(self.path)
         if self.types is not None:
-            names = ", ".join(columns)
-            return f"read_parquet(?, file_row_number=true, hive_partitioning=false) AS file({names})", [path]
+            number = ", file_row_number=true" if self._has_row_numbers else ""
+            return f"read_parquet(?{number}, hive_partitioning=false) AS file({', '.join(columns)})", [path]
         types = ", ".join(f"{one}: 'VARCHAR'" for one in columns)
         sql = (
             f"read_csv(?, delim=?, compression=?, columns={{{types}}}, header={str(self.header).lower()}, quote='\"', "
@@ -102,18 +119,23 @@ class Source:
         """C2DSR: an event of each ``number|time`` of the domain's items, which get their ids back."""
         how = f"quote='', escape='', columns={{c: 'VARCHAR'}}, header=false, auto_detect=false, {_REJECTS}"
         line = f"read_csv(?, delim=?, {how})"
-        paths = [glob.escape(str(one)) for one in (self.path, *self.more)]
+        paths = [_for_duckdb(one) for one in (self.path, *self.more)]
         sql = (
             f"(SELECT u AS c0, id AS c1, split_part(p, '|', 2) AS c2 FROM (SELECT f[2] AS u, unnest(f[3:]) AS p "
             f"FROM (SELECT string_split(c, chr(9)) AS f FROM {line})) JOIN (SELECT split_part(c, chr(9), 1) AS id, "
             f"split_part(c, chr(9), 2) AS number FROM {line}) ON split_part(p, '|', 1) = number)"
         )
-        return sql, [paths, _BETWEEN_ITEMS, glob.escape(str(items)), _BETWEEN_ITEMS]
+        return sql, [paths, _BETWEEN_ITEMS, _for_duckdb(items), _BETWEEN_ITEMS]
+
+    @property
+    def _has_row_numbers(self) -> bool:
+        """Whether DuckDB can number the rows of a Parquet file: not where a column has its name for the number."""
+        return self.types is not None and "file_row_number" not in map(str.lower, self.names)
 
     def numbered(self) -> tuple[str, list[Any]]:
         """SQL of all rows with their number ``n`` (from 1), and its parameters; only for :func:`in_file_order`."""
         sql, values = self._all_rows()
-        number = "row_number() OVER ()" if self.types is None else "file_row_number + 1"
+        number = "file_row_number + 1" if self._has_row_numbers else "row_number() OVER ()"
         where = ""
         if self.only is not None:
             where, values = f" WHERE {self.text(self.only[0])} = ?", [*values, self.only[1]]
@@ -159,7 +181,14 @@ class Source:
             text = f"trim({self.text(name)})"
             moment = f"CAST(floor(epoch_us(TRY_CAST({text} AS TIMESTAMPTZ)) / 1000000) AS BIGINT)"
             return f"CASE WHEN regexp_full_match({text}, '{ISO}') THEN {moment} END"
+        if layout.unit == "order":  # whole numbers alone: without their fractions several would be one
+            return f"CASE WHEN TRY_CAST({self.text(name)} AS DOUBLE) % 1 = 0 THEN {self.integer(name)} END"
         return self.integer(name)
+
+
+def _for_duckdb(path: Path) -> str:
+    """A path as DuckDB takes it: ``* ? [`` are a pattern to it, and a ``~`` at the beginning is the user's folder."""
+    return glob.escape(os.path.abspath(path))
 
 
 def is_temporal(kind: Any) -> bool:
@@ -181,9 +210,10 @@ def open_log(side: Side, layout: Columns, format: Format | None) -> Source:
     if format == "c2dsr":
         for one in (path, *side.more):
             _first_line(one)
+            check_whole(Source(one, False, "\t", False, (), None))
         return Source(path, False, "\t", False, ("user", "item", "timestamp"), None, more=side.more, items=side.items)
     source = open_table(path, layout.names, header=layout.header)
-    check_gzip(source)
+    check_whole(source)
     check_columns(source, layout.names)
     if layout.domain is not None:
         source = replace(source, only=(layout.domain, side.value or side.name))
@@ -205,6 +235,8 @@ def open_table(path: Path, wanted: Sequence[str], *, header: Sequence[str] | Non
         raise DataError(f"{path}: no such file")
     if path.is_dir():
         raise DataError(f"{path} is a folder: give one file")
+    if not path.is_file():  # <(zcat log.gz) of a shell
+        raise DataError(f"{path} is a pipe or a device, and a log is read more than once: write it to a file first")
     if _is_parquet(path):
         return _open_parquet(path)
     gzipped, line = _first_line(path)
@@ -243,10 +275,13 @@ def _delimiters(line: str) -> Sequence[str]:
 def _keys(path: Path, line: str) -> tuple[str, ...]:
     """The keys of a JSON object on the first line."""
     try:
-        found = json.loads(line)
+        pairs = json.loads(line, object_pairs_hook=list)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}, line 1: not one JSON object a line ({type(error).__name__}: {error})") from None
-    return tuple(found)
+    keys = [key for key, _ in pairs]
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        raise DataError(f"{path}, line 1: the key {twice[0]!r} stands twice: which of its values counts? Drop one")
+    return tuple(keys)
 
 
 def _is_parquet(path: Path) -> bool:
@@ -259,6 +294,8 @@ def _open_parquet(path: Path) -> Source:
         schema = pq.read_schema(path)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: damaged Parquet file: {error}") from None
+    if not schema.names:
+        raise DataError(f"{path}: a Parquet file without a column")
     types = [kind.value_type if pa.types.is_dictionary(kind) else kind for kind in schema.types]
     return Source(path, False, ",", True, tuple(schema.names), tuple(types))
 
@@ -271,7 +308,7 @@ def _open_headerless(path: Path, format: Format) -> Source:
         )
     gzipped, line = _first_line(path)
     source = Source(path, gzipped, ",", False, HEADERLESS[format], None)
-    check_gzip(source)
+    check_whole(source)
     fields = fields_of(line, ",")
     other = next((one for one in _delimiters(line) if len(fields_of(line, one)) >= 3), None)
     if len(fields) < 3 and other is not None:
@@ -321,11 +358,20 @@ def _first_line(path: Path) -> tuple[bool, str]:
             )
     try:
         with gzip.open(path, "rb") if gzipped else path.open("rb") as stream:
-            line = stream.readline(1 << 28).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"{path}, line 1: {NOT_UTF8}") from None
+            content = stream.readline(1 << 28)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: {_DAMAGED_GZIP} ({error})") from None
+    if gzipped and content.startswith(b"\x1f\x8b"):
+        raise DataError(f"{path}: compressed twice with gzip: unpack it once")
+    try:
+        line = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{path}, line 1: {NOT_UTF8}") from None
+    for beginning, what in _NO_LOG.items():
+        if line.lower().startswith(beginning):
+            raise DataError(f"{path}: this is {what}")
+    if line.lstrip().startswith("{") and content.startswith(codecs.BOM_UTF8):
+        raise DataError(f"{path}, line 1: it begins with a byte order mark, which JSON may not have: write it without")
     if "\r" in line.rstrip("\r\n"):
         raise DataError(f"{path}: its lines end with a carriage return alone (\\r): convert it, e.g. `tr '\\r' '\\n'`")
     if not line.strip():
@@ -340,14 +386,23 @@ def _first_line(path: Path) -> tuple[bool, str]:
     return gzipped, line.rstrip("\r\n")
 
 
-def check_gzip(source: Source) -> None:
-    """Unpack a gzip file to its end: DuckDB checks no CRC, and before 2.0 takes a truncated file for a short one."""
-    if not source.gzipped:
+def check_whole(source: Source) -> None:
+    """Refuse a text file of which DuckDB would leave something out without a word.
+
+    It checks no CRC of a gzip file, and before 2.0 takes a truncated one for a short one: such a file is unpacked to
+    its end. And it passes over lines that are longer than its buffer.
+    """
+    if source.types is not None:
         return
     try:
-        with gzip.open(source.path, "rb") as stream:
-            while stream.read(1 << 20):
-                pass
+        with gzip.open(source.path, "rb") if source.gzipped else source.path.open("rb") as stream:
+            while block := stream.read(1 << 16):
+                if source.gzipped or b"\n" not in block:
+                    block += stream.read(_BLOCK - len(block))
+                else:  # as nearly always: the rest of the block need not be read
+                    stream.seek(_BLOCK - len(block), os.SEEK_CUR)
+                if len(block) == _BLOCK and b"\n" not in block and source.delimiter != JSON_LINES:
+                    raise DataError(f"{source.path}: a line of more than {_BLOCK >> 20} MB; is this a log?")
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{source.path}: {_DAMAGED_GZIP} ({error})") from None
 

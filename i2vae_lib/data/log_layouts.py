@@ -246,11 +246,12 @@ def _roles(path: Path, source: Source, columns: Mapping[str, Sequence[str]], giv
         )
     types = dict(zip(source.names, source.types, strict=True)) if source.types is not None else {}
     kinds = {name: _kind(columns[name], types.get(name)) for name in source.names}
-    known = [plain[one] for one in _ROLE_NAMES["timestamp"] if one in plain]
+    known = [plain[one] for one in _ROLE_NAMES["timestamp"] if one in plain and plain[one] not in found.values()]
+    taken = {*known, *found.values()}
     # by less than a known name only what looks like a time
-    seen = [name for name, kind in kinds.items() if kind in ("unix", "iso", "date") and name not in known]
+    seen = [name for name, kind in kinds.items() if kind in ("unix", "iso", "date") and name not in taken]
     named = [name for name in seen if re.search(r"time|date|stamp|ts$", name.lower())]
-    lone = [name for name in seen if name not in named and name not in found.values() and kinds[name] != "date"]
+    lone = [name for name in seen if name not in named and kinds[name] != "date"]
     candidates = known + named + (lone if len(lone) == 1 else [])
     candidates = [given["timestamp"]] if "timestamp" in given else candidates
     if not candidates:

@@ -48,6 +48,12 @@ class Columns(_Part):
             raise ValueError(f"columns has no timestamp, and its unit is {self.unit}: only unit: order does without")
         return self
 
+    @model_validator(mode="after")
+    def _each_its_own(self) -> Columns:
+        if twice := [one for one in self.names if self.names.count(one) > 1]:
+            raise ValueError(f"columns names {twice[0]!r} twice: user, item, timestamp and domain have a column each")
+        return self
+
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(one for one in (self.user, self.item, self.timestamp, self.domain) if one is not None)
@@ -111,6 +117,10 @@ class PairFile(_Part):
             if (side.items is None) == (self.format == "c2dsr"):
                 raise ValueError(
                     f"'items' of {side.name!r}: format c2dsr needs the list of each domain's items, others none"
+                )
+            if side.more and self.format != "c2dsr":
+                raise ValueError(
+                    f"'more' of {side.name!r} is of format c2dsr: write the files of other layouts into one"
                 )
             if side.value is not None and (self.columns is None or self.columns.domain is None):
                 raise ValueError(f"'value' of {side.name!r} is one of a column that columns.domain names; name it")
@@ -239,5 +249,9 @@ def _looked_up(name: Path, pair_file: Path) -> Path:
             return (folder / name).resolve()
         if (folder / name).is_dir():
             raise DataError(f"{folder / name} is a folder: name one file")
+        if (folder / name).exists():
+            raise DataError(
+                f"{folder / name} is a pipe or a device, and a log is read more than once: write it to a file"
+            )
     unset = "" if shared else " (I2VAE_DATA_DIR is not set)"
     raise DataError(f"{pair_file}: {name} is in none of {', '.join(map(str, folders))}{unset}")
