@@ -33,8 +33,9 @@ import pandas as pd
 
 from i2vae_lib.audit_fitted import COLUMNS, Line, of_graph, of_recall, of_tables
 from i2vae_lib.data.dataset import CrossDomainDataset
-from i2vae_lib.data.protocols import COPY_LENGTH, NO_COMMON_TIME, blind, contents
+from i2vae_lib.data.protocols import NO_COMMON_TIME, blind
 from i2vae_lib.data.rows import DOMAINS, SPLITS, SUSPICIOUS, Array, EventLog, Rows, origins
+from i2vae_lib.data.splitting import COPY_LENGTH, contents
 from i2vae_lib.data.user_sequences import asked_by_event
 from i2vae_lib.fewest_takers import fewest_takers
 from i2vae_lib.item_order import item_orders

@@ -12,7 +12,7 @@ from i2vae_lib import psg
 from i2vae_lib.audit import Leak, audit, fired, refuse_leaks
 from i2vae_lib.audit_fitted import audit_counts, audit_references, audit_start, recalled_shares
 from i2vae_lib.cooccurrence import item_vectors
-from i2vae_lib.data import DOMAINS, Catalogue, Ragged, load_dataset, protocols, synthetic
+from i2vae_lib.data import DOMAINS, Catalogue, Ragged, load_dataset, protocols, splitting, synthetic
 from i2vae_lib.data.released import load_released
 from i2vae_lib.data.rows import interactions, joined, popularity
 from i2vae_lib.leak_worth import planted as planted_leaks
@@ -339,7 +339,7 @@ def asked_otherwise(rows):
 @pytest.mark.parametrize(("split", "earlier"), [("test", "train"), ("test", "validation"), ("validation", "train")])
 def test_audit_when_a_row_stands_in_another_split_under_another_name_finds_that_only(clean, split, earlier, changed):
     rows = clean.splits[split]
-    sizes = protocols.contents(rows)[1]
+    sizes = splitting.contents(rows)[1]
     alone = ~np.isin(rows.user, [user for user, n in Counter(rows.user).items() if n > 1])  # whose other row is alike
     for size, check in ((8, COPIED), (7, COPIED_SHORT)):
         one = rows.take(np.flatnonzero((sizes == size) & rows.kinds()["overlapping"] & alone)[:1])
@@ -355,7 +355,7 @@ def test_audit_when_a_row_stands_in_another_split_under_another_name_finds_that_
 
 def test_audit_when_the_same_user_asks_the_same_in_two_splits_is_no_copy(clean):
     rows = clean.splits["test"]
-    one = rows.take(np.flatnonzero((protocols.contents(rows)[1] >= 8) & (rows.lengths("own") > 0))[:1])
+    one = rows.take(np.flatnonzero((splitting.contents(rows)[1] >= 8) & (rows.lengths("own") > 0))[:1])
     found = counts(planted(clean, "train", joined([clean.splits["train"], one])))
     assert found == {(USER, "test"): (rows.user == one.user[0]).sum(), (TARGET, "test"): 1}
 

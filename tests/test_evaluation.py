@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 
 from i2vae_lib import evaluation
-from i2vae_lib.data import DOMAINS, Catalogue, DataError, Ragged, protocols, synthetic
-from i2vae_lib.data.protocols import raw_rows
+from i2vae_lib.data import DOMAINS, Catalogue, DataError, Ragged, protocols, splitting, synthetic
 from i2vae_lib.data.rows import KINDS, hashed, mixed
+from i2vae_lib.data.splitting import raw_rows
 from i2vae_lib.evaluation import (
     METRICS,
     NonFiniteScore,
@@ -277,14 +277,14 @@ def test_negatives_when_the_target_changes_are_others(rows, negatives):
 def test_negatives_when_the_protocol_changes_stay_the_same(tiny):
     """Rows whose target stands in their own history: released keeps it there, strict scrubs it."""
     raw = synthetic.generate(tiny.synthetic).test
-    own = protocols.own_histories(raw)
+    own = splitting.own_histories(raw)
     repeated = Ragged.from_lists([[*own[i], raw.target[i]] for i in range(len(raw))])
     history = {
         d: Ragged.from_lists([(repeated if raw.domain[i] == j else raw.history[d])[i] for i in range(len(raw))])
         for j, d in enumerate(DOMAINS)
     }
     released = replace(raw, history=history, excluded=repeated)
-    strict, count = protocols.scrub(released)
+    strict, count = splitting.scrub(released)
     assert count == len(raw)
     np.testing.assert_array_equal(sample_negatives(released, 49, 0), sample_negatives(strict, 49, 0))
 

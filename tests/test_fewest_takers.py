@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from i2vae_lib.data import DOMAINS, load_dataset, load_pair, protocols
+from i2vae_lib.data import DOMAINS, load_dataset, load_pair, protocols, splitting
 from i2vae_lib.data.filters import whole_core
 from i2vae_lib.data.ordered_events import ordered, rows_at
 from i2vae_lib.data.rows import interactions, popularity
@@ -64,6 +64,6 @@ def test_fewest_takers_on_real_logs_beats_chance_only_where_the_future_made_the_
         "test": {d: events[d].first_of_user(events[d].time > second) for d in DOMAINS},
     }
     splits = {name: rows_at(kept, events, at) for name, at in targets.items()}
-    old = protocols.assembled("temporal", kept, protocols.Cut(splits, {}), p.split, p.controls)
+    old = protocols.assembled("temporal", kept, splitting.Cut(splits, {}), p.split, p.controls)
     found = fewest_takers(old)
     assert found["above"].all() and found["hit_rate"].tolist() == pytest.approx([0.0770, 0.0606], abs=0.012)

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from i2vae_lib.data import DOMAINS, Catalogue, DataError, Ragged, protocols, synthetic, user_sequences
-from i2vae_lib.data.protocols import RawPair, raw_rows
+from i2vae_lib.data import DOMAINS, Catalogue, DataError, Ragged, protocols, splitting, synthetic, user_sequences
+from i2vae_lib.data.protocols import RawPair
 from i2vae_lib.data.released import read_pair
 from i2vae_lib.data.rows import SPLITS, hashed, joined
+from i2vae_lib.data.splitting import raw_rows
 from i2vae_lib.params import load
 
 REPEATED = settings(max_examples=40, deadline=None, derandomize=True, database=None)
@@ -234,7 +235,7 @@ def test_copies_when_compared_slowly_are_the_same():
         )
         for i in range(len(rows))
     ]
-    assert protocols.copied(rows, others).tolist() == expected and 0 < sum(expected) < len(rows)
+    assert splitting.copied(rows, others).tolist() == expected and 0 < sum(expected) < len(rows)
 
 
 @given(raw_pairs(), st.integers(0, 2**32 - 1), st.sampled_from(["strict", "released"]))
@@ -270,7 +271,7 @@ def test_cold_rows_when_made_are_the_share_asked_for(raw, share):
 @given(raw_pairs())
 @REPEATED
 def test_cold_rows_when_made_lose_their_own_history_and_nothing_else(raw):
-    train = protocols.scrub(protocols.order_free(raw.train, SPLIT.data_seed))[0]
+    train = splitting.scrub(protocols.order_free(raw.train, SPLIT.data_seed))[0]
     known = {(line[0], line[1]): line for line in contents(train)}
     for line in contents(protocols.strict(raw, SPLIT).splits["validation"]):
         before, own = known[line[:2]], 3 + line[1]
@@ -291,7 +292,7 @@ def test_excluded_when_nothing_was_removed_is_the_own_history(published):
 @REPEATED
 def test_tail_limits_when_computed_slowly_are_the_same(raw):
     for rows in protocols.strict(raw, SPLIT).splits.values():
-        tail = protocols.tail_limits(rows)
+        tail = splitting.tail_limits(rows)
         for i, d in enumerate(DOMAINS):
             lengths = sorted(len(rows.history[d][row]) for row in range(len(rows)) if rows.domain[row] == i)
             shortest = lengths[: math.floor(len(lengths) * 8 / 10)]

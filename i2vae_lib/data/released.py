@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from i2vae_lib.data.protocols import RawPair, raw_rows
+from i2vae_lib.data.protocols import RawPair
 from i2vae_lib.data.registry import REGISTRY, SOURCE, ReleasedFile
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, DataError, Ragged
+from i2vae_lib.data.splitting import raw_rows
 from i2vae_lib.progress import bar
 from i2vae_lib.runs import cache_folder, sha256_of
 

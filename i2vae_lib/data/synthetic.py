@@ -27,8 +27,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.data.protocols import RawPair, raw_rows
+from i2vae_lib.data.protocols import RawPair
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, EventLog, Events, LogPair, Ragged, Rows, resolution_of
+from i2vae_lib.data.splitting import raw_rows
 from i2vae_lib.parameter_groups import SyntheticParameters
 from i2vae_lib.params import load
 from i2vae_lib.runs import write_atomically

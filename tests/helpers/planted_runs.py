@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib.data import DOMAINS, Catalogue, Ragged
-from i2vae_lib.data.protocols import raw_rows
 from i2vae_lib.data.rows import Rows
+from i2vae_lib.data.splitting import raw_rows
 from i2vae_lib.evaluation import rank_table
 from i2vae_lib.params import load
 from i2vae_lib.results.differences import Comparison, compare

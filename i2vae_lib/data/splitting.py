@@ -1,0 +1,212 @@
+"""What protocols have in common: rows of full sequences, splits of users, scrubbed targets, copies, cold rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from i2vae_lib.data.rows import (
+    DOMAINS,
+    Array,
+    Catalogue,
+    DataError,
+    Ragged,
+    Rows,
+    belongs,
+    chosen,
+    hashed,
+    joined,
+    mixed,
+)
+from i2vae_lib.parameter_groups import SplitParameters
+
+COPY_LENGTH = 8  # items from which on two people with the same ones are one person under two names
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a protocol makes of a pair, before the controls."""
+
+    splits: Mapping[str, Rows]
+    removed: Mapping[str, int]
+    outside: Sequence[Mapping[str, Any]] = ()
+
+
+def contents(rows: Rows) -> tuple[Array, Array]:
+    """What each row holds of both domains, in no order: targets, and own items that making it cold took away, counted.
+
+    A product of both domains is one item, so that scrubbing a target's twin changes nothing here.
+
+    Returns
+    -------
+    keys, sizes
+        uint64 [rows], equal for rows with the same items (others collide by chance in one of 2^64), and the number of
+        different items, int64 [rows].
+    """
+    size = rows.catalogue.size("x")
+    twins = rows.catalogue.linked("y")
+    product = {"x": np.arange(size + 1), "y": np.where(twins > 0, twins, size + np.arange(len(twins)))}
+    owner, items = [], []
+    for d in DOMAINS:
+        history, at = rows.held(d), rows.of(d)
+        owner += [history.owner, at]
+        items += [product[d][one] for one in (history.values, rows.target[at])]
+    wide = size + len(twins)
+    row, item = np.divmod(np.unique(np.concatenate(owner) * wide + np.concatenate(items)), wide)
+    keys = np.zeros(len(rows), dtype=np.uint64)
+    np.add.at(keys, row, mixed(item.astype(np.uint64), np.zeros(1, dtype=np.uint64)))
+    return keys, np.bincount(row, minlength=len(rows))
+
+
+def copied(rows: Rows, others: Rows) -> Array:
+    """Rows that hold just what a row of ``others`` holds, :data:`COPY_LENGTH` items or more, under another user name.
+
+    Returns
+    -------
+    bool [rows]
+    """
+    (keys, sizes), (their_keys, _) = contents(rows), contents(others)
+    known = pd.DataFrame({"key": their_keys, "theirs": others.user}).drop_duplicates()
+    found = pd.DataFrame({"key": keys, "user": rows.user, "row": np.arange(len(rows))})
+    found = found[sizes >= COPY_LENGTH].merge(known, on="key")
+    hit = np.zeros(len(rows), dtype=bool)
+    hit[found.loc[found["user"] != found["theirs"], "row"]] = True
+    return hit
+
+
+def without_copies(rows: Rows, *others: Rows) -> tuple[Rows, int]:
+    """The rows less those that :func:`copied` finds in any of the others, and how many these are."""
+    hit = copied(rows, joined(list(others)))
+    return rows.take(~hit), int(hit.sum())
+
+
+def without_later_copies(splits: Mapping[str, Rows]) -> tuple[dict[str, Rows], dict[str, int]]:
+    """Splits less the rows that equal one of a later split under another user name, and how many left each."""
+    validation, of_test = without_copies(splits["validation"], splits["test"])
+    train, of_later = without_copies(splits["train"], splits["validation"], splits["test"])
+    copies = {
+        "validation rows that equal a test row under another name": of_test,
+        "training rows that equal a later row under another name": of_later,
+    }
+    return {"train": train, "validation": validation, "test": splits["test"]}, copies
+
+
+def without_users(train: Rows, test: Rows) -> Rows:
+    """The training rows of users who have no test row."""
+    return train.take(~belongs(train.user, test.user))
+
+
+def scrub(rows: Rows) -> tuple[Rows, int]:
+    """Remove each row's target from both of its histories (as itself in its own, through the link in the other).
+
+    Returns
+    -------
+    rows, count
+        The scrubbed rows, and how many events left.
+    """
+    hits = {d: rows.holds_target(d) for d in DOMAINS}
+    histories = {d: rows.history[d].keep(~hits[d]) for d in DOMAINS}
+    own_excluded = rows.excluded.keep(rows.excluded.values != rows.target[rows.excluded.owner])
+    return replace(rows, history=histories, excluded=own_excluded), sum(int(hit.sum()) for hit in hits.values())
+
+
+def held_out(train: Rows, test: Rows, split: SplitParameters, removed: dict[str, int]) -> Cut:
+    """Hold a share of the training users out as validation, and make some of its rows cold."""
+    users = np.unique(train.user)
+    count = round(split.validation_share * len(users))
+    if not 0 < count < len(users):
+        raise DataError(
+            f"split.validation_share = {split.validation_share} of {len(users)} training users leaves "
+            f"{count} for validation: both sides need users"
+        )
+    order = np.argsort(hashed(users, "validation", split.data_seed), kind="stable")
+    held_out = belongs(train.user, users[order[:count]])
+    validation, dropped = make_cold(train.take(held_out), split.cold_share, split.data_seed)
+    splits = {"train": train.take(~held_out), "validation": validation, "test": test}
+    return Cut(splits, removed | {"validation rows of users made cold": dropped})
+
+
+def make_cold(rows: Rows, share: float, data_seed: int) -> tuple[Rows, int]:
+    """Make cold-start rows among held-out users, where the data bring none.
+
+    Of the users who have a row with both histories, ``share`` lose one domain's history and keep its target; which
+    users and, of two rows, which one, follows from a hash. The user's other row is dropped.
+
+    Returns
+    -------
+    rows, count
+        The rows, and how many were dropped.
+    """
+    both = np.flatnonzero((rows.lengths("own") > 0) & (rows.lengths("other") > 0))
+    users = np.unique(rows.user[both])
+    chosen = users[np.argsort(hashed(users, "cold users", data_seed), kind="stable")[: round(share * len(users))]]
+    candidates = both[belongs(rows.user[both], chosen)]
+    keys = [f"{u}|{d}" for u, d in zip(rows.user[candidates], rows.domain[candidates], strict=True)]
+    candidates = candidates[np.argsort(hashed(keys, "cold rows", data_seed), kind="stable")]
+    first = np.unique(rows.user[candidates].astype(str), return_index=True)[1]
+    cold = np.zeros(len(rows), dtype=bool)
+    cold[candidates[first]] = True
+    stays = cold | ~belongs(rows.user, chosen)
+    histories = {}
+    for i, d in enumerate(DOMAINS):
+        emptied = cold & (rows.domain == i)
+        histories[d] = rows.history[d].keep(~emptied[rows.history[d].owner])
+    return replace(rows, history=histories).take(stays), int((~stays).sum())
+
+
+def most_recent(splits: Mapping[str, Rows], longest: int) -> tuple[dict[str, Rows], dict[str, int]]:
+    """Rows that show the last ``longest`` events of each domain at most, in the order that the protocol gave them.
+
+    Whatever counts pairs of a user's events costs the square of their number, so this one limit holds for every count
+    and every model. What a row may not be asked for (``Rows.excluded``) stays whole.
+
+    Returns
+    -------
+    splits, removed
+        The rows, and how many events each split lost; a split that lost none is not named.
+    """
+    found, removed = {}, {}
+    for name, rows in splits.items():
+        history = {
+            d: one.slices(np.maximum(one.offsets[:-1], one.offsets[1:] - longest), one.offsets[1:])
+            for d, one in rows.history.items()
+        }
+        beyond = sum(len(rows.history[d].values) - len(history[d].values) for d in DOMAINS)
+        found[name] = replace(rows, history=history) if beyond else rows
+        if beyond:
+            removed[f"events before the last {longest} of a domain in {name} histories"] = beyond
+    return found, removed
+
+
+def tail_limits(rows: Rows) -> dict[str, float]:
+    """L80 by domain: the mean length of the floor(0.8 n) shortest own histories, in items."""
+    limits = {}
+    for d in DOMAINS:
+        lengths = np.sort(rows.lengths("own")[rows.of(d)])
+        shortest = lengths[: int(0.8 * len(lengths))]
+        limits[d] = float(shortest.mean()) if len(shortest) else 0.0
+    return limits
+
+
+def raw_rows(catalogue: Catalogue, user: Array, domain: Array, sequences: Mapping[str, Ragged], source: Array) -> Rows:
+    """Rows from full sequences: the last item of the own-domain sequence is the target, the rest is history."""
+    target = np.zeros(len(user), dtype=np.int32)
+    histories = {}
+    for i, d in enumerate(DOMAINS):
+        at = np.flatnonzero(domain == i)
+        last = sequences[d].offsets[at + 1] - 1
+        target[at] = sequences[d].values[last]
+        keep = np.ones(len(sequences[d].values), dtype=bool)
+        keep[last] = False
+        histories[d] = sequences[d].keep(keep)
+    rows = Rows(catalogue, user, domain.astype(np.int8), target, histories, histories["x"], source)
+    return replace(rows, excluded=own_histories(rows))
+
+
+def own_histories(rows: Rows) -> Ragged:
+    """Each row's history in its own domain."""
+    return chosen([rows.history[d] for d in DOMAINS], rows.domain)
