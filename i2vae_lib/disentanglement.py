@@ -427,10 +427,7 @@ def shared_information(
 
 
 def top_items(
-    recommender: I2VAERecommender,
-    rows: Rows,
-    change: Callable[[Latents], Latents] | None = None,
-    k: int = 10,
+    recommender: I2VAERecommender, rows: Rows, change: Callable[[Latents], Latents] | None = None, k: int = 10
 ) -> dict[str, tuple[Array, Array]]:
     """The first k items of each row, from posteriors that ``change`` may have changed.
 

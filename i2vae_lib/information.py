@@ -91,14 +91,7 @@ def ksg(x: Array, y: Array, neighbours: int = 5) -> float:
 
 
 def contrastive(
-    x: Array,
-    y: Array,
-    owner: Array,
-    rng: np.random.Generator,
-    *,
-    batch: int = 256,
-    steps: int = 400,
-    width: int = 64,
+    x: Array, y: Array, owner: Array, rng: np.random.Generator, *, batch: int = 256, steps: int = 400, width: int = 64
 ) -> float:
     """InfoNCE (van den Oord, Li and Vinyals 2018) of a critic f(x)·g(y), fitted on half of the users, on the others.
 

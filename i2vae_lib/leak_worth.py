@@ -35,7 +35,7 @@ import pandas as pd
 
 from i2vae_lib import evaluation, psg
 from i2vae_lib.after_the_last import AfterTheLast
-from i2vae_lib.data import protocols
+from i2vae_lib.data import protocols, splitting
 from i2vae_lib.data.dataset import CrossDomainDataset, rows_digest
 from i2vae_lib.data.protocols import RawPair
 from i2vae_lib.data.rows import DOMAINS, KINDS, Array, Ragged, Rows, hashed, joined, other
@@ -56,7 +56,7 @@ from i2vae_lib.results.reading import CANDIDATES, opened_tables
 from i2vae_lib.runs import LayoutError, Run, checked, read_record
 from i2vae_lib.stages import irrelevant_groups, quiet
 from i2vae_lib.training import Callbacks
-from i2vae_lib.workers import InThisProcess, Workers
+from i2vae_lib.workers import InThisProcess
 
 LEAKS = ("order", "users", "histories", "pseudo", "selection")
 CLOSED: frozenset[str] = frozenset()
@@ -85,14 +85,14 @@ def leaky(raw: RawPair, p: Parameters, leaks: frozenset[str]) -> CrossDomainData
     """``strict`` with the leaks ``order``, ``users`` and ``histories`` open that are named (the others: no data's)."""
     train, test = raw.train, raw.test
     if "users" not in leaks:
-        train = protocols.without_copies(protocols.without_users(train, test), test)[0]
+        train = splitting.without_copies(splitting.without_users(train, test), test)[0]
     if "order" not in leaks:
         train, test = (protocols.order_free(rows, p.split.data_seed) for rows in (train, test))
     if "histories" not in leaks:
-        train, test = (protocols.scrub(rows)[0] for rows in (train, test))
-    cut = protocols.held_out(train, test, p.split, {})
+        train, test = (splitting.scrub(rows)[0] for rows in (train, test))
+    cut = splitting.held_out(train, test, p.split, {})
     if "users" not in leaks:
-        kept = protocols.without_copies(cut.splits["train"], cut.splits["validation"])[0]
+        kept = splitting.without_copies(cut.splits["train"], cut.splits["validation"])[0]
         cut = replace(cut, splits={**cut.splits, "train": kept})
     return protocols.assembled(f"strict, leaks: {label(leaks)}", raw, cut, p.split, p.controls)
 
@@ -154,21 +154,9 @@ def measure(raw: RawPair, p: Parameters, cell: Cell, checkpoint: Path | None = N
 
 
 def study(
-    raw: RawPair,
-    p: Parameters,
-    systems: Sequence[str],
-    seeds: Sequence[int],
-    folder: Path,
-    *,
-    workers: Workers | None = None,
-    say: Say = quiet,
+    raw: RawPair, p: Parameters, systems: Sequence[str], seeds: Sequence[int], folder: Path, *, say: Say = quiet
 ) -> pd.DataFrame:
     """Measure every cell that ``folder`` does not hold yet (:mod:`i2vae_lib.engine`); one that failed is tried again.
-
-    Parameters
-    ----------
-    workers
-        Who measures; None: this process.
 
     Raises
     ------
@@ -183,7 +171,7 @@ def study(
     works = _works(raw, p, systems, seeds, folder)
     todo = [work for work in works.values() if not work.is_done]
     with contextlib.closing(bar("leaks", len(works), "cell", initial=len(works) - len(todo))) as progress:
-        work_off(workers or InThisProcess(), todo, say=say, progress=progress)
+        work_off(InThisProcess(), todo, say=say, progress=progress)
     if failed := [f"{work.label}: {reason_of(work.folder)}" for work in todo if not work.is_done]:
         raise RuntimeError(f"{len(failed)} cells failed, the others are measured: {'; '.join(failed)}")
     return finished(raw, p, systems, seeds, folder)
@@ -377,7 +365,7 @@ def in_one_order(raw: RawPair, data_seed: int) -> RawPair:
             whole = with_targets(rows, d)
             at = np.lexsort((key[d][whole.values - 1], whole.owner))
             sequences[d] = replace(whole, values=whole.values[at])
-        return protocols.raw_rows(rows.catalogue, rows.user, rows.domain, sequences, rows.source)
+        return splitting.raw_rows(rows.catalogue, rows.user, rows.domain, sequences, rows.source)
 
     return replace(raw, train=of(raw.train), test=of(raw.test))
 

@@ -14,18 +14,7 @@ import plotly.graph_objects as go
 
 from i2vae_lib.recommenders.registry import REGISTRY
 
-PALETTE = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#B87F00",
-    "#CC79A7",
-    "#3A92C4",
-    "#9467BD",
-    "#8F8400",
-    "#797979",
-    "#A0623A",
-)
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#B87F00", "#CC79A7", "#3A92C4", "#9467BD", "#8F8400", "#797979", "#A0623A")
 """Okabe and Ito's colours, which colour-blind readers can tell apart, the bright ones darkened to 3:1 on white."""
 
 SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star", "pentagon")

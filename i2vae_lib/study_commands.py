@@ -34,12 +34,7 @@ def make_table(given: argparse.Namespace) -> int:
     name = f"table-{pair_name(resolved.data)}-{resolved.protocol}-{resolved.preset}"
     folder = given.out or default_folder(resolved).with_name(name)
     study = tuned.open_study(
-        folder,
-        resolved,
-        tuning,
-        systems=given.systems or list(SYSTEMS),
-        seeds=given.seeds,
-        trials=given.trials,
+        folder, resolved, tuning, systems=given.systems or list(SYSTEMS), seeds=given.seeds, trials=given.trials
     )
     # beside the table, which may be read by a program
     tuned.run_study(study, workers=given.workers, say=lambda line: print(line, file=sys.stderr, flush=True))

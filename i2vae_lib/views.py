@@ -205,10 +205,9 @@ def target_rank(one: UserExplanation, scored: Mapping[str, Array]) -> float:
     return float(1 + (found > aim).sum() + ((found == aim).sum() - 1) / 2)
 
 
-def history_table(one: UserExplanation, domain: str, count: int = 8) -> pd.DataFrame:
+def history_table(one: UserExplanation, domain: str) -> pd.DataFrame:
     """What the user took in a domain, most recent first, beside what was recalled there and its scores."""
-    items, recalled = one.recalled
-    return inspection.side_by_side(one.rows, items, recalled, DOMAINS.index(domain), count)
+    return inspection.side_by_side(one.rows, *one.recalled, DOMAINS.index(domain))
 
 
 def posteriors(recommender: I2VAERecommender, one: UserExplanation) -> pd.DataFrame:

@@ -17,18 +17,8 @@ from i2vae_lib.results.differences import CELL, compare, with_means
 from i2vae_lib.runs import LayoutError
 
 _EFFECT = (
-    *CELL,
-    "n",
-    "seeds",
-    "base",
-    "mean",
-    "sd",
-    "difference",
-    "interval_low",
-    "interval_high",
-    "p",
-    "p_holm",
-    "p_t",
+    *(*CELL, "n", "seeds", "base", "mean", "sd"),
+    *("difference", "interval_low", "interval_high", "p", "p_holm", "p_t"),
 )
 
 

@@ -87,11 +87,7 @@ def verdict(found: Comparison) -> str:
 
 
 def mean_lift(
-    folders: Sequence[Path | str],
-    *,
-    candidates: str = "sampled",
-    resamples: int = 10_000,
-    rng: np.random.Generator,
+    folders: Sequence[Path | str], *, candidates: str = "sampled", resamples: int = 10_000, rng: np.random.Generator
 ) -> tuple[float, float, float]:
     """The mean over a pair's cells relative to that of the best references: system / reference - 1.
 

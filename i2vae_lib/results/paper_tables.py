@@ -29,7 +29,7 @@ from i2vae_lib.tuning import Study, failures, read_study
 _BASE = "i2vae"
 _FLOOR = "popularity"
 _PLACE = {0: "", 1: "best", 2: "second"}
-_PAPER_KIND = {"tailed": "tailed", "cold": "cold_released", "all": "all"}
+_OWN_KIND = {"tailed": "tailed", "cold_released": "cold", "all": "all"}
 """The paper's "cold-start" combines cold and no-history rows."""
 
 
@@ -90,10 +90,8 @@ class Table:
 
     def _wide(self, metric: str, candidates: str) -> pd.DataFrame:
         part = self.cells[(self.cells["metric"] == metric) & (self.cells["candidates"] == candidates)]
-        domains = list(part["domain"].unique())
-        columns = sorted(
-            set(zip(part["domain"], part["kind"])), key=lambda one: (domains.index(one[0]), HEADLINE.index(one[1]))
-        )
+        there = set(zip(part["domain"], part["kind"]))
+        columns = [(d, kind) for d in part["domain"].unique() for kind in HEADLINE if (d, kind) in there]
         numbers = {(one.system, one.domain, one.kind): _number(one) for one in lines(part)}
         shown = []
         for one in lines(self.systems):
@@ -151,7 +149,6 @@ class Table:
 def paper_table(
     folders: Sequence[Path | str],
     *,
-    metric_names: Sequence[str] = METRICS,
     resamples: int = 10_000,
     rng: np.random.Generator,
 ) -> Table:
@@ -161,15 +158,13 @@ def paper_table(
     ----------
     folders
         Folders of ``i2vae table``, run directories, or both; all on the same rows and candidates.
-    metric_names, resamples, rng
+    resamples, rng
         As in :func:`i2vae_lib.results.differences.compare`.
 
     Raises
     ------
     LayoutError
         A folder that holds neither, one of another layout, or runs that cannot be compared.
-    ParameterError
-        An unknown metric.
     """
     states = list(_states([Path(folder) for folder in folders]))
     done = [run for one in states for run in one.pop("done")]
@@ -179,7 +174,7 @@ def paper_table(
     opened = open_runs(done)
     _refuse_variants(opened.systems)
     base = _BASE if _BASE in opened.systems else None
-    found = compare(opened, metric_names=metric_names, base=base, resamples=resamples, rng=rng)
+    found = compare(opened, base=base, resamples=resamples, rng=rng)
     cells = found.results[found.results["kind"].isin(HEADLINE)]
     cells = cells.merge(_by_rule(opened), on=["system", "domain", "kind"], how="left")
     cells = cells.assign(place=places(cells))
@@ -318,16 +313,11 @@ def _by_rule(opened: Opened) -> pd.DataFrame:
 
 def _printed(pair: str) -> pd.DataFrame:
     """Table 5 of the paper under our names of systems and user types."""
-    table = paper.tables()
+    table = paper.tables().rename(columns={"system": "printed", "mean": "paper_mean", "sd": "paper_sd"})
     table = table[(table["table"] == "5") & (table["pair"] == pair)]
-    named = pd.DataFrame(
-        [(name, entry.printed) for name, entry in REGISTRY.items() if entry.printed], columns=["own", "system"]
-    )
-    kinds = pd.DataFrame(list(_PAPER_KIND.items()), columns=["own_kind", "kind"])
-    joined = table.merge(named, on="system").merge(kinds, on="kind")
-    columns = {"own": "system", "own_kind": "kind", "mean": "paper_mean", "sd": "paper_sd"}
-    joined = joined[["own", "domain", "own_kind", "metric", "mean", "sd", "flag"]].rename(columns=columns)
-    return joined
+    ours = pd.DataFrame([(name, entry.printed) for name, entry in REGISTRY.items()], columns=["system", "printed"])
+    table = table.merge(ours, on="printed").assign(kind=lambda found: found["kind"].map(_OWN_KIND))
+    return table.loc[table["kind"].notna(), ["system", *CELL, "paper_mean", "paper_sd", "flag"]]
 
 
 def _number(cell: Any) -> Number:
