@@ -33,11 +33,11 @@ FULL = load("paper").training.epochs
 def markdown(found: pd.DataFrame) -> str:
     """The form of the pages: HR@10 of all rows, in per cent."""
     part = found[(found["metric"] == "HR@10") & (found["kind"] == "all")]
-    lines = ["| system | domain | n | trained vector | folded in | difference |", "|---|---|---:|---:|---:|---|"]
+    lines = []
     for one in part.itertuples():
-        title, values = REGISTRY[one.system].title, f"{100 * one.trained:.2f} | {100 * one.folded_in:.2f}"
-        lines.append(f"| {title} | {one.domain} | {one.n:,} | {values} | {with_interval(one)} |")
-    return "\n".join(lines)
+        values = (f"{100 * value:.2f}" for value in (one.trained, one.folded_in))
+        lines.append((REGISTRY[one.system].title, one.domain, f"{one.n:,}", *values, with_interval(one)))
+    return pages.table(["system", "domain", "n", "trained vector", "folded in", "difference"], "llrrrl", lines)
 
 
 def fill(page: str, name: str, found: pd.DataFrame) -> str:

@@ -4,7 +4,7 @@ blank line."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from i2vae_lib.runs import write_atomically
@@ -17,6 +17,13 @@ def fill(page: str, marker: str, table: str) -> str:
     """A page with what stands after ``<!-- MARKER -->`` written anew; unchanged where it has no such marker."""
     pattern = rf"(<!-- {re.escape(marker)} -->\n)(?:[^\n]+\n)*(\n)"
     return re.sub(pattern, lambda found: f"{found[1]}{table}\n{found[2]}", page)
+
+
+def table(columns: Sequence[str], align: str, lines: Iterable[Sequence[str]]) -> str:
+    """A table as Markdown; ``align`` has a letter for each column: l or r."""
+    rule = "".join({"l": "---|", "r": "---:|"}[one] for one in align)
+    head, *rest = (f"| {' | '.join(line)} |" for line in (columns, *lines))
+    return "\n".join([head, f"|{rule}", *rest])
 
 
 def rewrite(filled: Callable[[str], str]) -> None:

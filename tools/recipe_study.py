@@ -32,26 +32,26 @@ from i2vae_lib.stages import load_history
 
 def markdown(found: Mapping[str, pd.DataFrame], kinds: Iterable[str]) -> str:
     """HR@10 of each pair's cells of these row kinds, sampled, in per cent; intervals of single cells are unadjusted."""
+    columns = ["pair", "domain", "rows", "n"]
+    columns += ["i2vae, tuned", "its counts alone", "best reference", "lift", "points (95 %)"]
     lines = [
-        "| pair | domain | rows | n | i2vae, tuned | its counts alone | best reference | lift | points (95 %) |",
-        "|---|---|---|---:|---:|---:|---|---:|---|",
+        (
+            *(pair, cell.domain, cell.kind, f"{cell.n:,}"),
+            text.written(text.Number(cell.system, cell.sd), "text"),
+            f"{100 * cell.counts_alone:.2f}",
+            f"{100 * cell.reference:.2f} ({cell.best})",
+            f"{100 * cell.lift:+.0f} %" if np.isfinite(cell.lift) else "-",
+            text.with_interval(cell),
+        )
+        for pair, table in found.items()
+        for cell in table[(table["metric"] == "HR@10") & table["kind"].isin(list(kinds))].itertuples()
     ]
-    for pair, table in found.items():
-        for cell in table[(table["metric"] == "HR@10") & table["kind"].isin(list(kinds))].itertuples():
-            lines.append(
-                f"| {pair} | {cell.domain} | {cell.kind} | {cell.n:,} | "
-                f"{text.written(text.Number(cell.system, cell.sd), 'text')} | "
-                f"{100 * cell.counts_alone:.2f} | "
-                f"{100 * cell.reference:.2f} ({cell.best}) | "
-                f"{f'{100 * cell.lift:+.0f} %' if np.isfinite(cell.lift) else '-'} | "
-                f"{text.with_interval(cell)} |"
-            )
-    return "\n".join(lines)
+    return pages.table(columns, "lllrrrlrl", lines)
 
 
 def mean_lifts() -> str:
     """README's form: how far the mean over a pair's cells stands above that of the best references."""
-    lines = ["| pair | rows | sampled candidates | full ranking |", "|---|---|---|---|"]
+    lines = []
     folder = committed_path("recipe").parent
     recipes = [path for path in sorted(folder.glob("recipe_*.json")) if not path.stem.endswith("_rows")]
     for path in [*recipes, *sorted(folder.glob("*_temporal_tuned.json"))]:
@@ -60,8 +60,8 @@ def mean_lifts() -> str:
         protocol = about["command"].split()[3] if path in recipes else "temporal"
         both = (about[name] for name in ("mean_lift", "mean_lift_full"))
         shown = (f"{one['mean']:+.0%} ({one['low']:+.0%} to {one['high']:+.0%})".replace("%", " %") for one in both)
-        lines.append(f"| {pair} | `{protocol}` | {' | '.join(shown)} |")
-    return "\n".join(lines)
+        lines.append((pair, f"`{protocol}`", *shown))
+    return pages.table(["pair", "rows", "sampled candidates", "full ranking"], "llll", lines)
 
 
 def fill(page: str) -> str:

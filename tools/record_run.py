@@ -51,14 +51,11 @@ def markdown(table: pd.DataFrame) -> str:
         (table["metric"] == "HR@10") & (table["candidates"] == "sampled") & table["kind"].isin(README_KINDS)
     ].assign(value=lambda t: t["value"] * 100)
     recommenders = list(dict.fromkeys(part["recommender"]))
-    lines = [
-        "| domain | rows | n | " + " | ".join(recommenders) + " |",
-        "|---|---|" + "---:|" * (1 + len(recommenders)),
-    ]
+    lines = []
     for (domain, kind, n), cell in part.groupby(["domain", "kind", "n"], sort=False):
         values = cell.set_index("recommender")["value"]
-        lines.append(f"| {domain} | {kind} | {n:,} | " + " | ".join(f"{values[r]:.2f}" for r in recommenders) + " |")
-    return "\n".join(lines)
+        lines.append([domain, kind, f"{n:,}", *(f"{values[name]:.2f}" for name in recommenders)])
+    return pages.table(["domain", "rows", "n", *recommenders], "ll" + "r" * (1 + len(recommenders)), lines)
 
 
 def fill(text: str, name: str, table: pd.DataFrame) -> str:

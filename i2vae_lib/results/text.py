@@ -93,14 +93,8 @@ def document(blocks: Iterable[str | Captioned], style: str) -> str:
                 parts.append(("% " if style == "latex" else "") + escaped(block, style))
             continue
         caption, shown = escaped(block.caption, style), styled(block.table, style)
-        if style == "text":
-            parts.append(f"\n{caption}\n{shown.to_string(index=False)}")
-        elif style == "markdown":
-            require("a table as Markdown", "tabulate")
-            parts.append(f"**{caption}**\n\n{shown.to_markdown(index=False, disable_numparse=True)}")
-        else:
-            columns = "l" + "r" * (shown.shape[1] - 1)
-            parts.append(f"% {caption}\n{shown.to_latex(index=False, escape=False, column_format=columns)}")
+        head = {"text": f"\n{caption}\n", "markdown": f"**{caption}**\n\n", "latex": f"% {caption}\n"}[style]
+        parts.append(head + _tabulated(shown, style, "l" + "r" * (shown.shape[1] - 1)))
     return ("\n\n" if style == "markdown" else "\n").join(parts)
 
 
@@ -108,12 +102,16 @@ def rendered(table: pd.DataFrame, style: str) -> str:
     """Any table alone, as ``text``, ``csv``, ``latex`` or ``markdown``."""
     if style == "csv":
         return as_csv(table)
+    return _tabulated(table if style == "text" else styled(table.map(str), style), style)
+
+
+def _tabulated(shown: pd.DataFrame, style: str, columns: str | None = None) -> str:
     if style == "text":
-        return table.to_string(index=False)
-    words = styled(table.map(str), style)
+        return shown.to_string(index=False)
     if style == "latex":
-        return str(words.to_latex(index=False, escape=False))
-    return str(words.to_markdown(index=False, disable_numparse=True))
+        return str(shown.to_latex(index=False, escape=False, column_format=columns))
+    require("a table as Markdown", "tabulate")
+    return str(shown.to_markdown(index=False, disable_numparse=True))
 
 
 def as_html(
