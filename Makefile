@@ -22,7 +22,7 @@ STUDY ?=
 PAIR ?= cloth_sport
 WORKERS ?= 2
 
-.PHONY: setup run test test-slow test-release lint types unit notebook-tests notebooks results docs lab explore bench measure format clean
+.PHONY: setup run test test-slow test-release lint types unit notebook-tests notebooks results release docs lab explore bench measure format clean
 .DEFAULT_GOAL := run
 
 setup: $(STAMP)
@@ -89,6 +89,11 @@ docs: $(STAMP)
 # the kept studies at full size, their tables into docs/results: days; it goes on where it was stopped
 results: $(STAMP)
 	$(BIN)/python tools/make_results.py $(STUDY)
+
+# trained weights to hand out, with nobody's id or history: films, whose licence allows it (needs I2VAE_DATA_DIR)
+release: $(STAMP)
+	$(BIN)/i2vae run --data params/pairs/films.yaml --protocol chronological --preset tuned --no-notebooks --out runs/release-films
+	$(BIN)/i2vae export runs/release-films --out build/release/films --licence "MovieTweetings, MIT"
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab --ip 127.0.0.1 notebooks
