@@ -68,6 +68,29 @@ def initialise(model: nn.Module, generator: torch.Generator) -> None:
                 last.get_parameter("bias").fill_(module.initial_log_variance)
 
 
+def attention(query: torch.Tensor, key_value: torch.Tensor, heads: int, attended: torch.Tensor) -> torch.Tensor:
+    """Scaled dot-product attention in several heads, before any output projection.
+
+    Parameters
+    ----------
+    query
+        [B, L, d], projected.
+    key_value
+        [B, M, 2 d], projected: keys, then values.
+    attended
+        bool [B, 1, L or 1, M]: what each query may attend to.
+
+    Returns
+    -------
+    Tensor [B, L, d]
+    """
+    batch, length, d = query.shape
+    query = query.view(batch, length, heads, d // heads).transpose(1, 2)
+    key, value = key_value.view(batch, key_value.shape[1], 2, heads, d // heads).permute(2, 0, 3, 1, 4)
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attended)  # [B, heads, L, d / heads]
+    return mixed.transpose(1, 2).reshape(batch, length, d)
+
+
 class Block(nn.Module):
     """One SASRec block, as its paper writes it: x + Dropout(attention(LN(x))), then x + Dropout(FFN(LN(x)))."""
 
@@ -82,11 +105,9 @@ class Block(nn.Module):
     def forward(
         self, x: torch.Tensor, attended: torch.Tensor, rate: float, generator: torch.Generator | None
     ) -> torch.Tensor:
-        batch, length, d = x.shape
-        projected = self.query_key_value(self.attention_norm(x)).view(batch, length, 3, self.heads, d // self.heads)
-        query, key, value = projected.permute(2, 0, 3, 1, 4)  # each [B, heads, L, d / heads]
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attended)
-        x = x + dropout(mixed.transpose(1, 2).reshape(batch, length, d), rate, generator)
+        d = x.shape[2]
+        query, key_value = self.query_key_value(self.attention_norm(x)).split([d, 2 * d], dim=2)
+        x = x + dropout(attention(query, key_value, self.heads, attended), rate, generator)
         return x + dropout(self.feed_forward(self.feed_forward_norm(x)), rate, generator)
 
 
@@ -234,13 +255,8 @@ class CrossDomainPosterior(nn.Module):
         self, own: torch.Tensor, own_valid: torch.Tensor, other: torch.Tensor, other_valid: torch.Tensor
     ) -> Gaussian:
         """own [B, L, d], other [B, M, d] -> q [B, d]."""
-        batch, length, d = own.shape
-        query = self.query(own).view(batch, length, self.heads, d // self.heads).transpose(1, 2)
-        projected = self.key_value(other).view(batch, other.shape[1], 2, self.heads, d // self.heads)
-        key, value = projected.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=other_valid[:, None, None, :])
-        answers = self.output(mixed.transpose(1, 2).reshape(batch, length, d))
-        return self.head(masked_mean(answers, own_valid))
+        answers = attention(self.query(own), self.key_value(other), self.heads, other_valid[:, None, None, :])
+        return self.head(masked_mean(self.output(answers), own_valid))
 
 
 class _CorrectingHead(GaussianHead):

@@ -104,29 +104,25 @@ def lines(index: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
 # --- layers -----------------------------------------------------------------------------------------------------------
 
 
-class Layer(nn.Module):
+class _Layer(nn.Module):
     """The hop to the other side; what comes back is for the two kinds below."""
 
     def __init__(self, d: int):
         super().__init__()
         self.away = nn.Linear(d, d)
 
-    def messages(self, vectors: torch.Tensor, away: graphs.Product) -> torch.Tensor:
-        """Own side's vectors [m, d] -> the other side's messages [n, d]."""
-        # (A x) W in place of A (x W): what was multiplied once serves every W
-        return F.leaky_relu(self.away(away @ vectors), _SLOPE)
-
     def receive(self, heard: torch.Tensor, vectors: torch.Tensor) -> Any:
         """Means of the messages [m, d] and the own vectors [m, d] -> what the layer gives."""
         raise NotImplementedError
 
     def forward(self, vectors: torch.Tensor, away: graphs.Product, back: graphs.Product) -> tuple[Any, torch.Tensor]:
-        """What :meth:`receive` gives, and the messages."""
-        sent = self.messages(vectors, away)
+        """What :meth:`receive` gives, and the other side's messages [n, d], of the own side's vectors [m, d]."""
+        # (A x) W in place of A (x W): what was multiplied once serves every W
+        sent = F.leaky_relu(self.away(away @ vectors), _SLOPE)
         return self.receive(back @ sent, vectors), sent
 
 
-class _HiddenLayer(Layer):
+class _HiddenLayer(_Layer):
     """Deterministic: [m, d] -> [m, d]."""
 
     def __init__(self, d: int):
@@ -139,7 +135,7 @@ class _HiddenLayer(Layer):
         return F.relu(self.union(torch.cat([own, vectors], dim=1)))
 
 
-class _LastLayer(Layer):
+class _LastLayer(_Layer):
     """[m, d] -> a posterior [m, d]."""
 
     def __init__(self, d: int):

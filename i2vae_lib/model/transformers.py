@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from i2vae_lib.model.encoders import attendable, dropout
+from i2vae_lib.model.encoders import attendable, attention, dropout
 
 
 class Attention(nn.Module):
@@ -28,11 +28,7 @@ class Attention(nn.Module):
 
     def forward(self, asks: torch.Tensor, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """Queries from ``asks``, keys and values from ``x`` [B, L, d]; attended bool [B, 1, L, L]."""
-        batch, length, d = x.shape
-        query = self.query(asks).view(batch, length, self.heads, -1).transpose(1, 2)
-        key, value = self.key_value(x).view(batch, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attended)
-        return self.output(mixed.transpose(1, 2).reshape(batch, length, d))
+        return self.output(attention(self.query(asks), self.key_value(x), self.heads, attended))
 
 
 class SASRecBlock(nn.Module):

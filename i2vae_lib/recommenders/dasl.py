@@ -66,7 +66,7 @@ BLOCK = 1 << 22  # float32 numbers of the first layer that are held at once when
 
 
 @dataclass(frozen=True)
-class Asked(Tensors):
+class _Asked(Tensors):
     """Training rows that ask for one domain. Histories are padded with 0 on the right: a GRU starts at the left."""
 
     own: torch.Tensor  # int64 [B, L], L <= T
@@ -111,7 +111,7 @@ class _Head(nn.Module):
         return logits[..., 0]
 
 
-class Side(nn.Module):
+class _Side(nn.Module):
     """What a domain owns: its tables, the GRU of its items, and the attention and head of rows that ask for it."""
 
     def __init__(self, items: int, users: int, p: Parameters):
@@ -141,10 +141,10 @@ class _Dual(nn.Module):
 
     def __init__(self, sizes: Mapping[str, int], users: Mapping[str, int], p: Parameters):
         super().__init__()
-        self.x, self.y = (Side(sizes[d], users[d], p) for d in DOMAINS)
+        self.x, self.y = (_Side(sizes[d], users[d], p) for d in DOMAINS)
         self.map = nn.Parameter(torch.eye(p.model.d))  # W: of y's user vectors to x's; its transpose leads back
 
-    def side(self, domain: str) -> Side:
+    def side(self, domain: str) -> _Side:
         return self.x if domain == "x" else self.y
 
     def preference(self, domain: str, own: torch.Tensor, opposite: torch.Tensor, user: torch.Tensor) -> torch.Tensor:
@@ -195,7 +195,7 @@ class DASL(Trained):
         rows = {d: train.of(d) for d in DOMAINS}
         lengths = {d: train.lengths("own")[rows[d]] for d in DOMAINS}
 
-        def collate(d: str, inside: Array, rng: np.random.Generator) -> Asked:
+        def collate(d: str, inside: Array, rng: np.random.Generator) -> _Asked:
             at = rows[d][inside]
             own, target = train.history[d].take(at), train.target[at]
             negatives = draw_negatives(own, target, self.catalogue.size(d), p.dasl.negatives, rng)
@@ -207,11 +207,11 @@ class DASL(Trained):
                 np.concatenate([target[:, None], negatives], axis=1),
                 pairs[(pairs >= 0).all(axis=1)],
             )
-            return Asked(*map(as_indices, arrays))
+            return _Asked(*map(as_indices, arrays))
 
         yield stream_stage("dasl", self.module, self.loss, lengths, p.training.batch_size, collate)
 
-    def loss(self, batch: dict[str, Asked], epoch: int, generator: torch.Generator) -> CostAndParts:
+    def loss(self, batch: dict[str, _Asked], epoch: int, generator: torch.Generator) -> CostAndParts:
         """Cross-entropy a row, and the dual embedding of the batch's users."""
         [(d, one)] = batch.items()
         p, side = self.params.dasl, self.module.side(d)

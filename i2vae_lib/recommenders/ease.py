@@ -194,7 +194,7 @@ class EASE(FromHistories):
         ends = np.cumsum(np.arange(size, 0, -1))
         for i, end in enumerate(ends):
             inverse[i, i:] = half[end - (size - i) : end]
-        mirror(inverse)
+        _mirror(inverse)
         return arrays | {"inverse": inverse}
 
 
@@ -257,11 +257,11 @@ def inverse_of(gram: sparse.csr_matrix, strength: float) -> Array:
     if failed:
         raise _too_small(strength)
     inverse: Array = lapack.spotri(factor, lower=1, overwrite_c=1)[0].T  # C order, the upper triangle is filled
-    mirror(inverse)
+    _mirror(inverse)
     return inverse
 
 
-def mirror(matrix: Array, block: int = 1024) -> None:
+def _mirror(matrix: Array, block: int = 1024) -> None:
     """Copy the upper triangle to the lower one, in place."""
     for start in range(0, len(matrix), block):
         end = min(start + block, len(matrix))

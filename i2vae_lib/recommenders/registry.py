@@ -6,13 +6,13 @@ A system that is trained is one line of :data:`REGISTRY`; so is a ranker that st
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections import UserDict
 from dataclasses import dataclass
 from typing import Any
 
 
 @dataclass(frozen=True)
-class Entry:
+class _Entry:
     """One recommender.
 
     Parameters
@@ -43,73 +43,59 @@ class Entry:
         return getattr(importlib.import_module(f"{__package__}.{module}"), name)
 
 
-REGISTRY: dict[str, Entry] = {
-    "popularity": Entry("Popularity", "reference", "popularity.Popularity"),
-    "recent_popularity": Entry("Recent popularity", "reference", "recent_popularity.RecentPopularity"),
-    "copy": Entry("Copy", "reference", "linked_items.Copy"),
-    "itemknn": Entry("ItemKNN", "reference", "itemknn.ItemKNN"),
-    "ease": Entry("EASE", "reference", "ease.EASE"),
-    "ordered_counts": Entry("Ordered counts", "reference", "ordered_counts.OrderedCounts"),
-    "multivae-s": Entry("Multi-VAE-S", "one domain", "multivae.MultiVAES", ("model", "multivae"), "Multi-VAE"),
-    "multivae-m": Entry("Multi-VAE-M", "one domain", "multivae.MultiVAEM", ("model", "multivae"), "Multi-VAE"),
-    "svae-s": Entry("SVAE-S", "one domain", "svae.SVAES", ("model", "svae"), "SVAE"),
-    "svae-m": Entry("SVAE-M", "one domain", "svae.SVAEM", ("model", "svae"), "SVAE"),
-    "sasrec-bce-s": Entry("SASRec-BCE-S", "one domain", "sasrec_bce.SASRecBCES", ("model", "sasrec_bce"), "SASRec"),
-    "sasrec-bce-m": Entry("SASRec-BCE-M", "one domain", "sasrec_bce.SASRecBCEM", ("model", "sasrec_bce"), "SASRec"),
-    "sasrec-ce-s": Entry("SASRec-CE-S", "one domain", "sasrec_ce.SASRecCES", ("model", "sasrec_ce")),
-    "sasrec-ce-m": Entry("SASRec-CE-M", "one domain", "sasrec_ce.SASRecCEM", ("model", "sasrec_ce")),
-    "esasrec-s": Entry("eSASRec-S", "one domain", "esasrec.ESASRecS", ("model", "esasrec")),
-    "esasrec-m": Entry("eSASRec-M", "one domain", "esasrec.ESASRecM", ("model", "esasrec")),
-    "slist-s": Entry("SLIST-S", "one domain", "slist.SLISTS", ("model", "slist")),
-    "slist-m": Entry("SLIST-M", "one domain", "slist.SLISTM", ("model", "slist")),
-    "tale-s": Entry("TALE-S", "one domain", "tale.TALES", ("model", "tale")),
-    "tale-m": Entry("TALE-M", "one domain", "tale.TALEM", ("model", "tale")),
-    "stack-counts": Entry("Stack of counts", "stack", "stack.StackCounts", ("stack",)),
-    "stack-ce": Entry("Stack with SASRec-CE-M", "stack", "stack.StackCE", ("stack", "model", "sasrec_ce")),
-    "lightgcn-s": Entry("LightGCN-S", "one domain", "lightgcn.LightGCNS", ("model", "lightgcn")),
-    "lightgcn-m": Entry("LightGCN-M", "one domain", "lightgcn.LightGCNM", ("model", "lightgcn")),
-    "abxi": Entry("ABXI", "CDSR", "abxi.ABXI", ("model", "abxi")),
-    "pinet": Entry("Pi-Net", "CDSR", "pinet.PiNet", ("model", "pinet"), "Pi-Net"),
-    "dasl": Entry("DASL", "CDSR", "dasl.DASL", ("model", "dasl"), "DASL"),
-    "c2dsr": Entry("C2DSR", "CDSR", "c2dsr.C2DSR", ("model", "c2dsr"), "C2DSR"),
-    "disencdr": Entry("DisenCDR", "CDR", "disencdr.DisenCDR", ("model", "disencdr"), "DisenCDR"),
-    "savae": Entry("SA-VAE", "CDR", "savae.SAVAE", ("model", "savae"), "SA-VAE"),
-    "ravae": Entry("RA-VAE", "CDR", "savae.RAVAE", ("model", "savae")),
-    "cdrib": Entry("CDRIB", "CDR", "cdrib.CDRIB", ("model", "cdrib"), "CDRIB"),
-    "emcdr": Entry("EMCDR", "CDR", "emcdr.EMCDR", ("model", "emcdr")),
-    "i2vae": Entry("i2VAE", "", "i2vae.I2VAERecommender", ("psg", "evidence", "model", "objective"), "i2VAE"),
-    "oracle": Entry("Oracle", "ceiling", "oracle.Oracle"),
-    "informed": Entry("Informed", "ceiling", "informed.Informed"),
+REGISTRY: dict[str, _Entry] = {
+    "popularity": _Entry("Popularity", "reference", "popularity.Popularity"),
+    "recent_popularity": _Entry("Recent popularity", "reference", "recent_popularity.RecentPopularity"),
+    "copy": _Entry("Copy", "reference", "linked_items.Copy"),
+    "itemknn": _Entry("ItemKNN", "reference", "itemknn.ItemKNN"),
+    "ease": _Entry("EASE", "reference", "ease.EASE"),
+    "ordered_counts": _Entry("Ordered counts", "reference", "ordered_counts.OrderedCounts"),
+    "multivae-s": _Entry("Multi-VAE-S", "one domain", "multivae.MultiVAES", ("model", "multivae"), "Multi-VAE"),
+    "multivae-m": _Entry("Multi-VAE-M", "one domain", "multivae.MultiVAEM", ("model", "multivae"), "Multi-VAE"),
+    "svae-s": _Entry("SVAE-S", "one domain", "svae.SVAES", ("model", "svae"), "SVAE"),
+    "svae-m": _Entry("SVAE-M", "one domain", "svae.SVAEM", ("model", "svae"), "SVAE"),
+    "sasrec-bce-s": _Entry("SASRec-BCE-S", "one domain", "sasrec_bce.SASRecBCES", ("model", "sasrec_bce"), "SASRec"),
+    "sasrec-bce-m": _Entry("SASRec-BCE-M", "one domain", "sasrec_bce.SASRecBCEM", ("model", "sasrec_bce"), "SASRec"),
+    "sasrec-ce-s": _Entry("SASRec-CE-S", "one domain", "sasrec_ce.SASRecCES", ("model", "sasrec_ce")),
+    "sasrec-ce-m": _Entry("SASRec-CE-M", "one domain", "sasrec_ce.SASRecCEM", ("model", "sasrec_ce")),
+    "esasrec-s": _Entry("eSASRec-S", "one domain", "esasrec.ESASRecS", ("model", "esasrec")),
+    "esasrec-m": _Entry("eSASRec-M", "one domain", "esasrec.ESASRecM", ("model", "esasrec")),
+    "slist-s": _Entry("SLIST-S", "one domain", "slist.SLISTS", ("model", "slist")),
+    "slist-m": _Entry("SLIST-M", "one domain", "slist.SLISTM", ("model", "slist")),
+    "tale-s": _Entry("TALE-S", "one domain", "tale.TALES", ("model", "tale")),
+    "tale-m": _Entry("TALE-M", "one domain", "tale.TALEM", ("model", "tale")),
+    "stack-counts": _Entry("Stack of counts", "stack", "stack.StackCounts", ("stack",)),
+    "stack-ce": _Entry("Stack with SASRec-CE-M", "stack", "stack.StackCE", ("stack", "model", "sasrec_ce")),
+    "lightgcn-s": _Entry("LightGCN-S", "one domain", "lightgcn.LightGCNS", ("model", "lightgcn")),
+    "lightgcn-m": _Entry("LightGCN-M", "one domain", "lightgcn.LightGCNM", ("model", "lightgcn")),
+    "abxi": _Entry("ABXI", "CDSR", "abxi.ABXI", ("model", "abxi")),
+    "pinet": _Entry("Pi-Net", "CDSR", "pinet.PiNet", ("model", "pinet"), "Pi-Net"),
+    "dasl": _Entry("DASL", "CDSR", "dasl.DASL", ("model", "dasl"), "DASL"),
+    "c2dsr": _Entry("C2DSR", "CDSR", "c2dsr.C2DSR", ("model", "c2dsr"), "C2DSR"),
+    "disencdr": _Entry("DisenCDR", "CDR", "disencdr.DisenCDR", ("model", "disencdr"), "DisenCDR"),
+    "savae": _Entry("SA-VAE", "CDR", "savae.SAVAE", ("model", "savae"), "SA-VAE"),
+    "ravae": _Entry("RA-VAE", "CDR", "savae.RAVAE", ("model", "savae")),
+    "cdrib": _Entry("CDRIB", "CDR", "cdrib.CDRIB", ("model", "cdrib"), "CDRIB"),
+    "emcdr": _Entry("EMCDR", "CDR", "emcdr.EMCDR", ("model", "emcdr")),
+    "i2vae": _Entry("i2VAE", "", "i2vae.I2VAERecommender", ("psg", "evidence", "model", "objective"), "i2VAE"),
+    "oracle": _Entry("Oracle", "ceiling", "oracle.Oracle"),
+    "informed": _Entry("Informed", "ceiling", "informed.Informed"),
 }
 """In the order of the tables."""
 
 
-class Classes(Mapping[str, Any]):
+class _Classes(UserDict[str, Any]):
     """Name -> class, each imported when it is asked for; names and their number cost nothing."""
 
-    def __init__(self, names: list[str]):
-        self.names = dict.fromkeys(names)
-
     def __getitem__(self, name: str) -> Any:
-        if name not in self.names:
-            raise KeyError(name)
-        return REGISTRY[name].kind
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.names
+        return self.data[name].kind
 
 
-SYSTEMS = Classes([name for name, entry in REGISTRY.items() if entry.groups])
+SYSTEMS = _Classes({name: entry for name, entry in REGISTRY.items() if entry.groups})
 """The systems that are trained: what ``system`` names."""
 
-REFERENCES = Classes([name for name, entry in REGISTRY.items() if entry.family == "reference"])
+REFERENCES = _Classes({name: entry for name, entry in REGISTRY.items() if entry.family == "reference"})
 """The rankers that stand in every table."""
 
-CEILINGS = Classes([name for name, entry in REGISTRY.items() if entry.family == "ceiling"])
+CEILINGS = _Classes({name: entry for name, entry in REGISTRY.items() if entry.family == "ceiling"})
 """Those that read the planted truth: beside them on synthetic data, never the best."""
