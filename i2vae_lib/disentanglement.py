@@ -49,7 +49,7 @@ def sampled(generator: torch.Generator) -> Values:
 # --- probes -----------------------------------------------------------------------------------------------------------
 
 
-def halves(owner: Array, rng: np.random.Generator) -> Array:
+def _halves(owner: Array, rng: np.random.Generator) -> Array:
     """Which rows a probe is fitted on: those of half of the users, bool [n]."""
     users = np.unique(owner)
     return np.isin(owner, rng.permutation(users)[: len(users) // 2])
@@ -71,7 +71,7 @@ def linear_probe(inputs: Array, truth: Array, owner: Array, rng: np.random.Gener
     ridge
         L2 penalty in rows.
     """
-    fitted = halves(owner, rng)
+    fitted = _halves(owner, rng)
     x, y = information.standardised(inputs, fitted), truth - truth[fitted].mean(axis=0)
     weights = np.linalg.solve(x[fitted].T @ x[fitted] + ridge * np.eye(x.shape[1]), x[fitted].T @ y[fitted])
     return _explained(y[~fitted], x[~fitted] @ weights)
@@ -82,7 +82,7 @@ def neighbour_probe(inputs: Array, truth: Array, owner: Array, rng: np.random.Ge
 
     Inputs are standardised. Too low in many dimensions, where near rows are far.
     """
-    fitted = halves(owner, rng)
+    fitted = _halves(owner, rng)
     x, y = information.standardised(inputs, fitted), truth - truth[fitted].mean(axis=0)
     nearest = cKDTree(x[fitted]).query(x[~fitted], k=neighbours)[1]
     return _explained(y[~fitted], y[fitted][nearest].mean(axis=1))
@@ -128,7 +128,7 @@ def dci(codes: Array, factors: Array, owner: Array, rng: np.random.Generator, tr
     require("measuring how well latents tell factors", "scikit-learn")
     from sklearn.ensemble import ExtraTreesRegressor
 
-    fitted = halves(owner, rng)
+    fitted = _halves(owner, rng)
     importances, wrong, total = [], 0.0, 0.0
     for factor in factors.T:
         forest = ExtraTreesRegressor(trees, min_samples_leaf=5, random_state=int(rng.integers(2**31)))

@@ -453,7 +453,7 @@ class Page(widgets.Tab):
                 self.made[place] = list(self.makers.values())[place]()
             except (ValueError, OSError) as error:  # nothing to see there yet
                 self.made[place] = widgets.HTML(html.escape(str(error)))
-            self.children = [self.made.get(i, one) for i, one in enumerate(self.children)]
+            self.children = [self.made.get(i, widgets.HTML("reading …")) for i in range(len(self.makers))]
 
 
 def _makers(folders: Sequence[Path | str]) -> dict[str, Callable[[], Explorer]]:
@@ -505,13 +505,11 @@ def write_page(folders: Sequence[Path | str], target: Path) -> Path:
     names = ", ".join(views.named(folders))
     heading = f"# Explorers: {text.escaped(names, 'markdown')}\n\n{_ABOUT}"
     asked = f"from i2vae_lib import explorers\n\nexplorers.Page({where!r})"
-    about = {"cell_type": "markdown", "id": "about", "source": heading, "metadata": {}}
-    page = {"cell_type": "code", "id": "page", "source": asked, "metadata": {}, "outputs": [], "execution_count": None}
+    about: dict[str, Any] = {"cell_type": "markdown", "id": "about", "source": heading, "metadata": {}}
+    page = about | {"cell_type": "code", "id": "page", "source": asked, "outputs": [], "execution_count": None}
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    metadata = {"title": f"Explorers: {names}", "kernelspec": kernel}
-    write_json(
-        target / "explore.ipynb", {"nbformat": 4, "nbformat_minor": 5, "metadata": metadata, "cells": [about, page]}
-    )
+    metadata, cells = {"title": f"Explorers: {names}", "kernelspec": kernel}, [about, page]
+    write_json(target / "explore.ipynb", {"nbformat": 4, "nbformat_minor": 5, "metadata": metadata, "cells": cells})
     template = target / "voila" / "templates" / "kit"
     write_json(template / "conf.json", {"base_template": "lab"})
     shutil.copyfile(_HERE.with_name("explorers.html.jinja"), template / "index.html.j2")

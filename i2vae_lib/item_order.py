@@ -31,7 +31,7 @@ LEAST_OBSERVATIONS, LEAST_USERS = 1_000, 100
 
 
 @dataclass(frozen=True)
-class Pairs:
+class _Pairs:
     """Pairs of items that somebody took at two times: each pair once, and the observations behind them."""
 
     lesser: Array  # int64 [pairs], item numbers
@@ -91,7 +91,7 @@ def whole_lists(dataset: CrossDomainDataset) -> dict[str, Events]:
     return found
 
 
-def observed_pairs(events: Events, ids: Array, block: int = 2_000_000) -> Iterator[Pairs]:
+def observed_pairs(events: Events, ids: Array, block: int = 2_000_000) -> Iterator[_Pairs]:
     """Every pair of items that a user took at two times, in blocks of some ``block`` observations.
 
     Parameters
@@ -104,7 +104,7 @@ def observed_pairs(events: Events, ids: Array, block: int = 2_000_000) -> Iterat
 
     Returns
     -------
-    Iterator of Pairs
+    Iterator of _Pairs
         A pair stands in one block only.
     """
     user, item, time = _kept(events, hashed(ids, "item order"))
@@ -127,7 +127,7 @@ def observed_pairs(events: Events, ids: Array, block: int = 2_000_000) -> Iterat
         keys, pair = np.unique(item[one].astype(np.int64) * (len(ids) + 1) + item[two], return_inverse=True)
         forward = np.bincount(pair[time[one] < time[two]], minlength=len(keys))
         both = np.bincount(pair, minlength=len(keys))
-        yield Pairs(keys // (len(ids) + 1), keys % (len(ids) + 1), forward, both - forward, pair, user[one])
+        yield _Pairs(keys // (len(ids) + 1), keys % (len(ids) + 1), forward, both - forward, pair, user[one])
 
 
 def _kept(events: Events, keys: Array) -> tuple[Array, Array, Array]:

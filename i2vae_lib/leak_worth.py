@@ -216,9 +216,9 @@ def finished(raw: RawPair, p: Parameters, systems: Sequence[str], seeds: Sequenc
     for cell, work in _works(raw, p, systems, seeds, folder).items():
         if work.is_done:
             record = read_record(work.folder)
-            known = {"leaks": label(cell.leaks), "seed": cell.seed, "seconds": round(cost(record)[0], 1)}
-            known |= {"revision": record["stages"]["measure"]["revision"]}
-            parts.append(pd.read_parquet(checked(work.folder, "ranks.parquet")).assign(**known))
+            part = pd.read_parquet(checked(work.folder, "ranks.parquet"))
+            part = part.assign(leaks=label(cell.leaks), seed=cell.seed, seconds=round(cost(record)[0], 1))
+            parts.append(part.assign(revision=record["stages"]["measure"]["revision"]))
     if not parts:
         raise LayoutError(f"{folder} holds no finished cell of {', '.join(systems)} on these data and parameters")
     return pd.concat(parts, ignore_index=True)
@@ -269,7 +269,7 @@ def worth(
         bootstrap = partial(significance.paired_bootstrap, rng=rng, cluster=opened.users)
         for candidates in CANDIDATES:
             found = beside_means(opened, candidates, [metric], "closed", bootstrap)
-            parts.append(found.assign(system=system, leak=leak, against=against, seeds=len(seeds)))
+            parts.append(found.assign(system=str(system), leak=str(leak), against=against, seeds=len(seeds)))
     whole = pd.concat(parts, ignore_index=True)
     turned = {"difference": "worth", "interval_low": "low", "interval_high": "high"}
     whole = whole.rename(columns=turned)
@@ -322,8 +322,8 @@ def worlds(
         raise ValueError(f"the worlds are the conditions none, order and all; the table has {set(table['leaks'])}")
     parts = []
     for world, candidates in itertools.product(shown, CANDIDATES):
-        systems = dict(tuple(table[table["leaks"] == world].groupby("recommender", sort=False)))
-        opened = opened_tables(systems, names, _KINDS)
+        systems = table[table["leaks"] == world].groupby("recommender", sort=False)
+        opened = opened_tables({str(name): part for name, part in systems}, names, _KINDS)
         if "itemknn" not in opened.systems:
             raise ValueError(f"{world}: lifts are over itemknn, which was not measured there")
         values, base = opened.values(candidates, [evaluation.cutoff_of(metric)]), list(opened.systems).index("itemknn")

@@ -18,7 +18,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#B87F00", "#CC79A7", "#3A92C4", "#9
 """Okabe and Ito's colours, which colour-blind readers can tell apart, the bright ones darkened to 3:1 on white."""
 
 SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star", "pentagon")
-PATTERNS = ("", "/", "x", ".")
+_PATTERNS = ("", "/", "x", ".")
 """Beside the colours, for readers who cannot tell them apart and for print in black."""
 
 GREY, GRID = "#797979", "rgba(127, 127, 127, 0.3)"
@@ -34,7 +34,7 @@ TEMPLATE = go.layout.Template(
     }
 )
 
-LEAST_SHARE = 0.05
+_LEAST_SHARE = 0.05
 """An axis of values spans at least this share of the largest of them: what hardly moves is drawn as level."""
 
 _FIRST = ["i2vae", *(name for name, one in REGISTRY.items() if one.family in ("reference", "ceiling"))]
@@ -71,7 +71,7 @@ def _nth(place: int) -> dict[str, Any]:
         "color": PALETTE[colour],
         "symbol": SYMBOLS[(colour + turn) % len(SYMBOLS)],
         "dash": ("solid", "dash", "dot", "dashdot")[turn % 4],
-        "pattern": PATTERNS[turn % len(PATTERNS)],
+        "pattern": _PATTERNS[turn % len(_PATTERNS)],
     }
 
 
@@ -100,11 +100,11 @@ def rounded(values: Any) -> np.ndarray[Any, Any]:
 
 
 def least_range(values: Any) -> list[float] | None:
-    """The range of an axis whose values lie closer together than :data:`LEAST_SHARE`; None: plotly chooses."""
+    """The range of an axis whose values lie closer together than :data:`_LEAST_SHARE`; None: plotly chooses."""
     found = np.asarray(values, dtype=float)
     found = found[np.isfinite(found)]
     if not len(found):
         return None
     low, high = float(found.min()), float(found.max())
-    least = LEAST_SHARE * max(abs(low), abs(high)) or 1.0
+    least = _LEAST_SHARE * max(abs(low), abs(high)) or 1.0
     return None if high - low >= least else [(low + high - least) / 2, (low + high + least) / 2]

@@ -38,7 +38,7 @@ def make_table(given: argparse.Namespace) -> int:
     )
     # beside the table, which may be read by a program
     tuned.run_study(study, workers=given.workers, say=lambda line: print(line, file=sys.stderr, flush=True))
-    print(table_as([folder], given))
+    print(_table_as([folder], given))
     return 1 if any(tuned.failures(study, name) for name in study.systems) else 0
 
 
@@ -103,7 +103,7 @@ def _probe(cell: Cell) -> tuple[float, int]:
     return found
 
 
-def table_as(folders: Sequence[Path], given: argparse.Namespace) -> str:
+def _table_as(folders: Sequence[Path], given: argparse.Namespace) -> str:
     import numpy as np
 
     from i2vae_lib.results import paper_tables
@@ -128,7 +128,7 @@ def compare_runs(given: argparse.Namespace) -> int:
         if getattr(given, name):
             raise ParameterError(f"--{name} is {'not for' if given.table else 'of'} --table: see i2vae compare --help")
     if given.table is not None:
-        print(table_as(given.runs, given))
+        print(_table_as(given.runs, given))
         return 0
     found = compare(
         given.runs,

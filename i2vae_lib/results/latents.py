@@ -13,14 +13,14 @@ from i2vae_lib.graphs import Unified
 from i2vae_lib.model.i2vae import ROLES
 from i2vae_lib.recommenders import I2VAERecommender
 
-DIMENSIONS = 8
+_DIMENSIONS = 8
 """Of the item vectors by which histories are summed up."""
 
 
-def item_vectors_by_domain(recommender: I2VAERecommender, dataset: CrossDomainDataset) -> dict[str, np.ndarray]:
+def _item_vectors_by_domain(recommender: I2VAERecommender, dataset: CrossDomainDataset) -> dict[str, np.ndarray]:
     """Vectors of the items of each domain, float64 [items + 1, 8], from counts of the training rows."""
     train = dataset.splits["train"]
-    table, unified = item_vectors(train, DIMENSIONS, recommender.params.psg.shrinkage), Unified(train.catalogue)
+    table, unified = item_vectors(train, _DIMENSIONS, recommender.params.psg.shrinkage), Unified(train.catalogue)
     return {d: table[unified.of[d]].astype(np.float64) for d in DOMAINS}
 
 
@@ -43,7 +43,7 @@ def planted_measures(recommender: I2VAERecommender, dataset: CrossDomainDataset)
         ``disentanglement``: ``measure, of, domain, value``; ``disentanglement_information``: what latents know of each
         other and of the histories, of their means and of draws.
     """
-    train, vectors = dataset.splits["train"], item_vectors_by_domain(recommender, dataset)
+    train, vectors = dataset.splits["train"], _item_vectors_by_domain(recommender, dataset)
     cold = disentanglement.cold_agreement(recommender, train).melt(["domain", "n"], ["kl", "distance", "kept"])
     parts = [disentanglement.measures(recommender, dataset, train, seed=0)]
     parts.append(cold.assign(of="r for q").rename(columns={"variable": "measure"}))
@@ -66,5 +66,5 @@ def planted_measures(recommender: I2VAERecommender, dataset: CrossDomainDataset)
 
 def observed_measures(recommender: I2VAERecommender, dataset: CrossDomainDataset) -> pd.DataFrame:
     """The measures that need no truth, on test rows with both histories, whose targets are not looked at."""
-    vectors = item_vectors_by_domain(recommender, dataset)
+    vectors = _item_vectors_by_domain(recommender, dataset)
     return disentanglement.observed_measures(recommender, dataset.splits["test"], vectors, seed=0)

@@ -26,7 +26,7 @@ FEW = 200
 COUNTED = 100
 """Rows that a cell must have to count in a pair's mean."""
 
-FRACTIONS = (
+_FRACTIONS = (
     *("system", "sd", "counts_alone", "reference", "lift", "base", "mean"),
     *("difference", "interval_low", "interval_high", "low", "high"),
 )
@@ -157,8 +157,8 @@ def sums_by_user(owner: Array, masks: Array, value: Array) -> Array:
 
 
 def in_per_cent(table: pd.DataFrame) -> pd.DataFrame:
-    """A table with its columns of :data:`FRACTIONS` in per cent and points."""
-    return table.assign(**{name: 100 * table[name] for name in FRACTIONS if name in table})
+    """A table with its columns of :data:`_FRACTIONS` in per cent and points."""
+    return table.assign(**{name: 100 * table[name] for name in _FRACTIONS if name in table})
 
 
 def verdicts(rows: pd.DataFrame, questions: Mapping[str, tuple[str, str]], metric: str = "HR@10") -> pd.DataFrame:

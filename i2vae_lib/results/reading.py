@@ -160,7 +160,7 @@ def _cells(rows: pd.DataFrame, names: Mapping[str, str], kinds: Sequence[str]) -
 def opened_tables(systems: Mapping[str, pd.DataFrame], names: Mapping[str, str], kinds: Sequence[str]) -> Opened:
     """Rank tables of systems on the same rows, by label, as :func:`open_runs` opens them; they have a ``seed``."""
     runs: dict[str, dict[int | None, pd.DataFrame]] = {
-        label: {int(seed): part.sort_values("row", ignore_index=True) for seed, part in table.groupby("seed")}
+        label: {seed: table[table["seed"] == seed].sort_values("row") for seed in sorted(table["seed"].unique())}
         for label, table in systems.items()
     }
     first = next(iter(next(iter(runs.values())).values()))
