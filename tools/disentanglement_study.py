@@ -11,17 +11,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
+from latents_study import measured
 
-from i2vae_lib import engine, experiments
-from i2vae_lib.data import CrossDomainDataset
+from i2vae_lib import experiments
 from i2vae_lib.grids import read_sweep
-from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.results import kept
-from i2vae_lib.results.latents import planted_measures, with_untrained
-from i2vae_lib.runs import read_record
+from i2vae_lib.results.latents import planted_measures
 
 
 def main(words: list[str]) -> None:
@@ -32,31 +28,11 @@ def main(words: list[str]) -> None:
     given = parser.parse_args(words)
     sweep = read_sweep("disentanglement", {"seeds": given.seeds})
     experiments.run(sweep, given.folder, workers=given.workers, say=print)
-    tables: dict[str, list[pd.DataFrame]] = {}
-    records: list[dict[str, Any]] = []
-    for cell in sweep.cells:
-        if experiments.state_of(cell, given.folder) != "done":
-            continue
-        folder, row, seed = (
-            engine.cell_folder(given.folder, cell.address),
-            cell.places[0].row,
-            cell.parameters.seed,
-        )
-        dataset, trained = CrossDomainDataset.load(folder / "dataset"), I2VAERecommender.load(folder / "model")
-        records.append(read_record(folder))
-        for name, model in with_untrained(trained, dataset, row, seed).items():
-            print(name, seed, flush=True)
-            for table, found in planted_measures(model, dataset).items():
-                tables.setdefault(table, []).append(found.assign(row=name, seed=seed))
+    tables, about = measured(sweep, given.folder, lambda cell: cell.places[0].row, planted_measures)
     seeds = "" if given.seeds == [0, 1, 2] else f" --seeds {' '.join(map(str, given.seeds))}"
-    about = {
-        "command": f"python tools/disentanglement_study.py runs/disentanglement{seeds}",
-        **kept.made_by(records),
-        "seeds": given.seeds,
-        "hours": round(kept.hours(records), 3),
-    }
-    for name, parts in tables.items():
-        kept.keep(name, pd.concat(parts, ignore_index=True), about)
+    command = f"python tools/disentanglement_study.py runs/disentanglement{seeds}"
+    for name, table in tables.items():
+        kept.keep(name, table, {"command": command, **about, "seeds": given.seeds})
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,42 @@ import pandas as pd
 
 from i2vae_lib import engine, experiments
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.grids import cells_folder, read_sweep
+from i2vae_lib.grids import Cell, Sweep, cells_folder, read_sweep
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.results import kept
 from i2vae_lib.results.latents import observed_measures, with_untrained
 from i2vae_lib.runs import read_record
 
 ROWS = ("full", "no cross-domain and disentangling terms", "no denoising term")
+
+
+def measured(
+    sweep: Sweep,
+    out: Path,
+    row_of: Callable[[Cell], str | None],
+    measures: Callable[[I2VAERecommender, CrossDomainDataset], dict[str, pd.DataFrame]],
+) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+    """The tables of every finished cell that has a row, with ``row, seed``; and what made the cells."""
+    parts: dict[str, list[pd.DataFrame]] = {}
+    records: list[dict[str, Any]] = []
+    for cell in sweep.cells:
+        row, seed = row_of(cell), cell.parameters.seed
+        if row is None or experiments.state_of(cell, out) != "done":
+            continue
+        folder = engine.cell_folder(out, cell.address)
+        dataset, trained = CrossDomainDataset.load(folder / "dataset"), I2VAERecommender.load(folder / "model")
+        records.append(read_record(folder))
+        for name, model in with_untrained(trained, dataset, row, seed).items():
+            print(name, seed, flush=True)
+            for table, found in measures(model, dataset).items():
+                parts.setdefault(table, []).append(found.assign(row=name, seed=seed))
+    about = {**kept.made_by(records), "hours": round(kept.hours(records), 3)}
+    return {table: pd.concat(found, ignore_index=True) for table, found in parts.items()}, about
+
+
+def of_claims(cell: Cell) -> str | None:
+    """The cell's row among those that are measured."""
+    return next((one.row for one in cell.places if one.grid == "claims" and one.row in ROWS), None)
 
 
 def main(words: list[str]) -> None:
@@ -35,27 +65,12 @@ def main(words: list[str]) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     given = parser.parse_args(words)
     sweep = read_sweep("recipe", {"data": given.data, "protocol": given.protocol, "seeds": given.seeds})
-    parts: list[pd.DataFrame] = []
-    records: list[dict[str, Any]] = []
-    for cell in sweep.cells:
-        row = next((one.row for one in cell.places if one.grid == "claims" and one.row in ROWS), None)
-        if row is None or experiments.state_of(cell, given.folder) != "done":
-            continue
-        folder, seed = engine.cell_folder(given.folder, cell.address), cell.parameters.seed
-        dataset, trained = CrossDomainDataset.load(folder / "dataset"), I2VAERecommender.load(folder / "model")
-        records.append(read_record(folder))
-        for name, model in with_untrained(trained, dataset, row, seed).items():
-            print(name, seed, flush=True)
-            parts.append(observed_measures(model, dataset).assign(row=name, seed=seed))
+    name = f"latents_{Path(given.data).stem}"
+    tables, about = measured(sweep, given.folder, of_claims, lambda *one: {name: observed_measures(*one)})
     seeds = " ".join(map(str, given.seeds))
     folder = f"runs/{cells_folder(sweep).name}"  # where `i2vae sweep` puts them
-    about = {
-        "command": f"python tools/latents_study.py {folder} {given.data} {given.protocol} --seeds {seeds}",
-        **kept.made_by(records),
-        "seeds": given.seeds,
-        "hours": round(kept.hours(records), 3),
-    }
-    kept.keep(f"latents_{Path(given.data).stem}", pd.concat(parts, ignore_index=True), about)
+    command = f"python tools/latents_study.py {folder} {given.data} {given.protocol} --seeds {seeds}"
+    kept.keep(name, tables[name], {"command": command, **about, "seeds": given.seeds})
 
 
 if __name__ == "__main__":
