@@ -1,4 +1,4 @@
-"""Your data in, your recommendations out: one class over a run directory, which repeats nothing of the pipeline.
+"""Your data in, your recommendations out: one class over a run directory, with no pipeline code of its own.
 
 >>> kit = I2VAE.fit({"books": books, "films": films}, time="when")      # two DataFrames, or two paths
 >>> kit.recommend(users=[700, 701], domain="films", k=10)               # DataFrame: user, item, score, rank
@@ -36,11 +36,11 @@ from i2vae_lib.runs import LayoutError, Run, checked, new_folder, read_record
 from i2vae_lib.shared import ranked, stamped
 
 Histories = Mapping[str, Sequence[Sequence[Any]]]
-_NO_NEED = (".lock", "last*.ckpt", "logs", ".*.part")  # a saved model's
-_OF_PEOPLE = ("dataset", "pseudo.parquet", "ranks.parquet", "notebooks", "report.html")  # what names training users
+_NO_NEED = (".lock", "last*.ckpt", "logs", ".*.part")  # not copied into a saved model
+_OF_PEOPLE = ("dataset", "pseudo.parquet", "ranks.parquet", "notebooks", "report.html")  # these name training users
 
 
-class Page(type(Path())):  # type: ignore[misc]  # the class of this system's paths
+class Page(type(Path())):  # type: ignore[misc]  # the platform's own Path class
     """The path of an HTML page, shown as the page in a notebook."""
 
     def _repr_html_(self) -> str:
@@ -50,20 +50,20 @@ class Page(type(Path())):  # type: ignore[misc]  # the class of this system's pa
 
 @dataclass(frozen=True)
 class Asked:
-    """Whom to recommend to."""
+    """The users to recommend to, with their histories."""
 
     took: Mapping[str, Ragged]  # domain key -> their histories
-    users: Array  # array of what they are called
-    ids: Array | None  # object array of str: known users; None: new ones
+    users: Array  # as the caller names them
+    ids: Array | None  # object array of str for known users; None for new ones
     dropped: int  # unknown ids left out
 
     def rows(self, catalogue: Catalogue, d: str) -> Rows:
-        """Rows that ask for an item of a domain."""
+        """One row per user, each asking for an item of a domain."""
         return rows_asking(catalogue, self.took, d, self.ids)
 
 
 def typed(ids: Array, kind: str) -> Array:
-    """Ids (object array of str) as an array of the type that they came in."""
+    """Ids (object array of str) converted back to the type that they came in."""
     return ids if kind == TEXT else ids.astype(kind)
 
 
@@ -75,7 +75,7 @@ class I2VAE:
     folder
         The run directory, as every other part of the kit takes it.
     domains
-        The domains' names by their keys.
+        Domain key -> name.
     """
 
     def __init__(self, run: Run, home: tempfile.TemporaryDirectory[str] | None = None):
@@ -117,27 +117,27 @@ class I2VAE:
         Parameters
         ----------
         logs
-            Two DataFrames or two paths by the names of the domains; or what ``i2vae run --data`` takes.
+            Domain name -> DataFrame or path, for two domains; or whatever ``i2vae run --data`` takes.
         user, item, time
-            Columns of the logs: text or integers; datetimes, ISO text or Unix time. None: columns of these names, in
-            files those that ``i2vae describe`` finds. ``time=False``: there is none; the rows of each log stand in
-            order, and what came first between the two logs is not known (``docs/evaluation.md``, ``unit: order``).
+            Columns of the logs: ids are text or integers, times are datetimes, ISO text or Unix time. None: columns of
+            these names; in files, those that ``i2vae describe`` finds. ``time=False``: no times; each log is in order,
+            and the order between the two logs is unknown (``docs/evaluation.md``, ``unit: order``).
         protocol
-            None: train on all but the validation users, and keep nothing for :meth:`evaluate`.
+            None: train on all but the validation users, with no test rows left for :meth:`evaluate`.
         epochs, overrides
             None: as the preset says. ``overrides``: dotted keys to values, as ``--set`` takes them.
         min_events, same_items
             As in :func:`i2vae_lib.data.frames.write_pair`.
         item_vectors
-            By domain, what is known of its items: an index of ids and a column for each number (an embedding of a text
-            or an image, say). Training begins there (``model.start`` = given); items may be missing.
+            Domain -> vectors known for its items (text or image embeddings, say): indexed by item id, one column per
+            dimension. Training starts from them (``model.start`` = given); items may be missing.
         out
-            The run directory, resumed if unfinished. None: a temporary one, gone with this object; see :meth:`save`.
+            The run directory, resumed if unfinished. None: a temporary one, deleted with this object; see :meth:`save`.
 
         Raises
         ------
         DataError, ParameterError
-            What is wrong, where, and what would be right.
+            The message says what is wrong, where, and what would be right.
         """
         home = None if out else tempfile.TemporaryDirectory(prefix="i2vae-", ignore_cleanup_errors=True)
         folder = Path(out or (home.name if home else ""))
@@ -162,12 +162,12 @@ class I2VAE:
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """What :meth:`save` wrote, or any run directory with a trained model.
+        """Load what :meth:`save` wrote, or any run directory with a trained model.
 
         Raises
         ------
         LayoutError
-            No run, no model, or those of another version of the kit.
+            There is no run or no model, or another version of the kit made it.
         """
         record = read_record(folder)
         try:
@@ -183,16 +183,16 @@ class I2VAE:
         Parameters
         ----------
         folder
-            Must not be there.
+            Must not exist.
         histories
             False: leave out the users' ids and histories, so that only ``recommend(histories=…)`` works.
 
         Raises
         ------
         LayoutError
-            The folder is there.
+            The folder exists.
         ParameterError
-            ``histories=False`` of a system that keeps vectors of its users.
+            ``histories=False`` for a system that keeps user vectors.
         """
         folder = Path(folder)
         left = shutil.ignore_patterns(*_NO_NEED, *(() if histories else _OF_PEOPLE))
@@ -215,25 +215,25 @@ class I2VAE:
         exclude: Sequence[Any] = (),
         only: Sequence[Any] | None = None,
     ) -> pd.DataFrame:
-        """The k best items of a domain, for known users or for anybody's histories; nothing that the user has.
+        """The k best items of a domain for known users or given histories, without items that the user already has.
 
         Parameters
         ----------
         users
-            Ids of users in the data; what they took is known.
+            Ids of users in the data, whose histories are known.
         histories
-            A list of ids a user and domain, oldest first: ``{"books": [[3, 5], []], "films": [[], [8]]}``. The users
-            go by their place, from 0.
+            One list of item ids per domain and user, oldest first: ``{"books": [[3, 5], []], "films": [[], [8]]}``.
+            Users are named by their position, from 0.
         unknown
-            What becomes of users and items that nobody knows: ``"error"``, or ``"drop"``: such a user gets no line,
-            such an item leaves its history, and ``attrs["dropped"]`` has their number.
+            What to do about unknown users and items: ``"error"``, or ``"drop"``: the user gets no line, the item is
+            left out of the history, and ``attrs["dropped"]`` counts them.
         exclude, only
-            Items of the domain that nobody gets; the only ones that anybody gets.
+            Items of the domain that are never recommended; the only ones that may be.
 
         Returns
         -------
         DataFrame
-            ``user``, ``item``, ``score``, ``rank`` (from 1); fewer than k lines a user where no more items are left.
+            ``user``, ``item``, ``score``, ``rank`` (from 1); fewer than k lines for a user with fewer items left.
 
         Raises
         ------
@@ -242,12 +242,12 @@ class I2VAE:
         """
         asked, d = self.asked(users, histories, unknown), self.catalogue.key(domain)
         empty, *tables = self.tables(asked, d, k, self.among(d, exclude, only))
-        found = pd.concat(tables or [empty], ignore_index=True)
-        found.attrs = {"dropped": asked.dropped}
-        return found
+        best = pd.concat(tables or [empty], ignore_index=True)
+        best.attrs = {"dropped": asked.dropped}
+        return best
 
     def asked(self, users: Sequence[Any] | None, histories: Histories | None, unknown: str = "error") -> Asked:
-        """Known users, or anybody's histories, as the model takes them."""
+        """Known users, or given histories, as the model takes them."""
         check_unknown(unknown)
         if users is None and histories is not None:
             took, dropped = encoded_lists(self.catalogue, histories, unknown)
@@ -256,13 +256,13 @@ class I2VAE:
             raise ParameterError("give either users or histories")
         if isinstance(users, str) or not hasattr(users, "__len__"):
             raise DataError(f"users is {users!r}: expected a list of ids")
-        words = [str(one) for one in users]
-        at = pd.Index(self.people.users, dtype=object).get_indexer(pd.Index(words, dtype=object))
-        strangers = [words[i] for i in np.flatnonzero(at < 0)]
+        names = [str(user) for user in users]
+        at = pd.Index(self.people.users, dtype=object).get_indexer(pd.Index(names, dtype=object))
+        strangers = [names[i] for i in np.flatnonzero(at < 0)]
         if strangers and unknown == "error":
             raise DataError(
                 f"{listed('user', strangers)} not among the {len(self.people):,} users of {self.folder} "
-                f"({len(strangers)} of {len(words)}); give what they took as histories"
+                f"({len(strangers)} of {len(names)}); give what they took as histories"
             )
         at = at[at >= 0]
         took = {d: self.people.sequences[d].take(at) for d in DOMAINS}
@@ -270,7 +270,7 @@ class I2VAE:
         return Asked(took, typed(ids, self._id_types["user"]), ids, len(strangers))
 
     def asked_of_file(self, path: Path | str, unknown: str = "error") -> Asked:
-        """Anybody's histories of a file (:func:`i2vae_lib.data.histories.read_histories`)."""
+        """The histories in a file (:func:`i2vae_lib.data.histories.read_histories`), as the model takes them."""
         took, dropped = read_histories(self.catalogue, path, unknown)
         return Asked(took, np.arange(len(took["x"])), None, dropped)
 
@@ -280,7 +280,7 @@ class I2VAE:
         return np.setdiff1d(allowed, self.catalogue.encode(d, list(exclude)))
 
     def tables(self, asked: Asked, d: str, k: int, among: Array | None = None) -> Iterator[pd.DataFrame]:
-        """:meth:`recommend` of some users at a time (the first table of none), where one table would be too large."""
+        """:meth:`recommend` in batches of users, where one table would be too large; the first table is empty."""
         yield self._table(asked.users[:0], d, np.zeros((0, 1), dtype=np.int32), np.zeros((0, 1), dtype=np.float32))
         done = 0
         for items, scores in best_items(self.recommender, asked.rows(self.catalogue, d), d, k, among):
@@ -289,15 +289,15 @@ class I2VAE:
 
     def _table(self, users: Array, d: str, items: Array, scores: Array) -> pd.DataFrame:
         owner, place = np.nonzero(items != PAD)
-        found = {"user": users[owner], "item": self.ids(d, items[owner, place]), "score": scores[owner, place]}
-        return pd.DataFrame(found | {"rank": place + 1}).astype(
-            {c: "str" for c in ("user", "item") if found[c].dtype == object}
+        lines = {"user": users[owner], "item": self.ids(d, items[owner, place]), "score": scores[owner, place]}
+        return pd.DataFrame(lines | {"rank": place + 1}).astype(
+            {c: "str" for c in ("user", "item") if lines[c].dtype == object}
         )
 
     def lists(
         self, asked: Asked, d: str, k: int, among: Array | None = None
     ) -> Iterator[tuple[Any, Array, list[float]]]:
-        """:meth:`recommend`, user by user: who, item numbers (:meth:`ids`) and scores, best first."""
+        """:meth:`recommend`, user by user: the user, item numbers (see :meth:`ids`) and scores, best first."""
         done = 0
         for items, scores in best_items(self.recommender, asked.rows(self.catalogue, d), d, k, among):
             users = asked.users[done : done + len(items)].tolist()
@@ -307,49 +307,48 @@ class I2VAE:
             done += len(items)
 
     def ids(self, d: str, numbers: Array) -> Array:
-        """Item numbers as people's ids."""
+        """The data's own ids of item numbers."""
         return self._ids[d][numbers - 1]
 
     def explain(self, user: Any, domain: str, item: Any, most: int = 100) -> pd.DataFrame:
-        """What a user's score of an item rests on: each event of the history left out in turn.
+        """What a user's score for an item rests on: each event of the history is left out in turn.
 
         Parameters
         ----------
         most
-            The latest events of each domain that are tried.
+            How many of the latest events of each domain are tried.
 
         Returns
         -------
         DataFrame
-            ``domain``, ``item``, ``difference``: the score less the one without that event, largest first;
+            ``domain``, ``item``, ``difference``: the score minus the score without that event, largest first;
             ``attrs["score"]`` is the score.
         """
         d, asked = self.catalogue.key(domain), self.asked([user], None)
         number = self.catalogue.encode(d, [item])
-        tried = [
-            (e, at) for e, one in asked.took.items() for at in range(max(0, len(one.values) - most), len(one.values))
-        ]
+        lengths = {e: len(history.values) for e, history in asked.took.items()}
+        tried = [(e, at) for e, length in lengths.items() for at in range(max(0, length - most), length)]
         rows = asked.rows(self.catalogue, d).take(np.zeros(1 + len(tried), dtype=np.int64))
         took = dict(rows.history)
         for e in DOMAINS:
-            left_out = np.array([at if one == e else -1 for one, at in [("", -1), *tried]])
+            left_out = np.array([at if key == e else -1 for key, at in [("", -1), *tried]])
             place = np.arange(len(took[e].values)) - took[e].offsets[took[e].owner]
             took[e] = took[e].keep(place != left_out[took[e].owner])
         rows = replace(rows, history=took)
         parts = np.array_split(np.arange(len(rows)), -(-len(rows) // ROWS_AT_ONCE))
         scores = np.concatenate([self.recommender.score(rows.take(at), np.tile(number, (len(at), 1))) for at in parts])
-        found = pd.DataFrame(
+        table = pd.DataFrame(
             {
                 "domain": [self.domains[e] for e, _ in tried],
                 "item": self._mixed([e for e, _ in tried], [asked.took[e].values[at] for e, at in tried]),
                 "difference": scores[0, 0] - scores[1:, 0],
             }
         ).sort_values("difference", ascending=False, ignore_index=True)
-        found.attrs = {"score": float(scores[0, 0])}
-        return found
+        table.attrs = {"score": float(scores[0, 0])}
+        return table
 
     def _mixed(self, domains: Sequence[str], numbers: Sequence[int] | Array) -> Any:
-        """Ids of items of either domain; as text where the types of the two differ."""
+        """Ids of items of either domain; as text where the domains' id types differ."""
         kinds = {self._id_types[d] for d in DOMAINS}
         ids = np.empty(len(numbers), dtype=object)
         for d in DOMAINS:
@@ -360,7 +359,7 @@ class I2VAE:
     # --- what it learnt -----------------------------------------------------------------------------------------------
 
     def item_vectors(self, domain: str) -> pd.DataFrame:
-        """The items' vectors, a line each, indexed by id.
+        """The item vectors, one line per item, indexed by id.
 
         Raises
         ------
@@ -372,7 +371,7 @@ class I2VAE:
         return pd.DataFrame(table, index=pd.Index(self.ids(d, np.arange(1, len(table) + 1)), name="item"))
 
     def similar_items(self, domain: str, item: Any, k: int = 10) -> pd.DataFrame:
-        """The items of a domain whose vectors lie nearest to an item's, by cosine: ``item``, ``score``, ``rank``."""
+        """The items of a domain with vectors nearest to an item's, by cosine: ``item``, ``score``, ``rank``."""
         d = self.catalogue.key(domain)
         vectors = self.item_vectors(d).to_numpy()
         at = self.catalogue.encode(d, [item])[0] - 1
@@ -384,13 +383,13 @@ class I2VAE:
         return pd.DataFrame({"item": items, "score": scores[best], "rank": np.arange(1, len(best) + 1)})
 
     def latents(self, *, users: Sequence[Any] | None = None, histories: Histories | None = None) -> pd.DataFrame:
-        """Posterior means of the latents of known users, or of anybody's histories.
+        """Posterior means of the latents of known users or given histories.
 
         Returns
         -------
         DataFrame
-            ``user``, ``domain`` (of the item that is asked for), ``latent`` (specific, transferable, augmented), and a
-            column a dimension, from 0. A latent that the histories do not give has no line.
+            ``user``, ``domain`` (of the item that is asked for), ``latent`` (specific, transferable, augmented), and
+            one column per dimension, from 0. A latent that the histories do not yield has no line.
         """
         system, asked, parts = self._i2vae("latents"), self.asked(users, histories), []
         for d in DOMAINS:
@@ -405,8 +404,8 @@ class I2VAE:
                         lead = {"user": asked.users[at[there]], "domain": self.domains[d], "latent": role}
                         values = pd.DataFrame(getattr(latents, role).mean.cpu().numpy()[there])
                         parts.append(pd.concat([pd.DataFrame(lead, index=values.index), values], axis=1))
-        found = pd.concat(parts) if parts else pd.DataFrame(columns=["user", "domain", "latent"])
-        return found.sort_values("user", kind="stable", ignore_index=True)
+        table = pd.concat(parts) if parts else pd.DataFrame(columns=["user", "domain", "latent"])
+        return table.sort_values("user", kind="stable", ignore_index=True)
 
     def _i2vae(self, what: str) -> I2VAERecommender:
         if not isinstance(self.recommender, I2VAERecommender):
@@ -417,12 +416,12 @@ class I2VAE:
 
     @cached_property
     def dataset(self) -> CrossDomainDataset:
-        """The data under their protocol.
+        """The data under the run's protocol.
 
         Raises
         ------
         DataError
-            They were not saved.
+            The model was saved without histories.
         """
         if not (self.folder / "dataset" / "dataset.json").is_file():
             raise DataError(f"{self.folder} was saved without users' histories: it recommends for histories alone")
@@ -430,11 +429,11 @@ class I2VAE:
 
     @cached_property
     def people(self) -> UserSequences:
-        """Known users with all that they took."""
+        """The known users with everything they took."""
         return whole_histories(self.dataset)
 
     def candidates(self) -> pd.DataFrame:
-        """Frozen candidates of the test rows: ``row``, ``user``, ``domain``, ``item``, ``target`` (whether it is)."""
+        """Frozen candidates of the test rows: ``row``, ``user``, ``domain``, ``item``, ``target`` (true or false)."""
         rows, p = self._test(), self.run.parameters
         negatives = evaluation.sample_negatives(rows, p.evaluation.negatives, p.split.data_seed)
         items = np.concatenate([rows.target[:, None], negatives], axis=1)
@@ -453,16 +452,16 @@ class I2VAE:
     def evaluate(
         self, metric: str | evaluation.Measure | None = None, scores: pd.DataFrame | None = None
     ) -> pd.DataFrame:
-        """Metrics of the test rows, the reference rankers' beside the model's.
+        """Metrics on the test rows, for the model and the reference rankers.
 
         Parameters
         ----------
         metric
-            A name such as ``"NDCG@10"``, or a function of (greater, ties, candidates), int64 [rows] each, that gives a
-            value a row. None: HR, NDCG and MRR at 5, 10 and 20.
+            A name such as ``"NDCG@10"``, or a function of (greater, ties, candidates), int64 [rows] each, that returns
+            one value per row. None: HR, NDCG and MRR at 5, 10 and 20.
         scores
-            Anybody's scores of :meth:`candidates` (columns ``row``, ``item``, ``score``), ranked beside the others
-            under the name ``given``, with sampled candidates alone.
+            Another model's scores of :meth:`candidates` (columns ``row``, ``item``, ``score``), ranked beside the
+            others under the name ``given``, on sampled candidates only.
 
         Returns
         -------
@@ -472,7 +471,7 @@ class I2VAE:
         Raises
         ------
         DataError
-            No rows were kept for this (``protocol=None``), or a candidate has no score.
+            No test rows were kept (``protocol=None``), or a candidate has no score.
         """
         rows = self._test()
         table = stages.evaluate(self.run, self.dataset)
@@ -486,8 +485,8 @@ class I2VAE:
             measures = {metric: evaluation.measure(metric)}
         elif metric is not None:
             measures = {getattr(metric, "__name__", "metric"): metric}
-        found = evaluation.tidy(evaluation.metrics(table, measures), self.domains)
-        return stamped(found, self.dataset)
+        tidy = evaluation.tidy(evaluation.metrics(table, measures), self.domains)
+        return stamped(tidy, self.dataset)
 
     def _test(self) -> Rows:
         rows = self.dataset.splits["test"]
@@ -500,12 +499,12 @@ class I2VAE:
     def timings(self) -> pd.DataFrame:
         """Seconds and peak memory (MiB, of the process so far) of each stage."""
         spent = read_record(self.folder)["stages"]
-        lines = [(name, one["seconds"], round(one["peak_memory_bytes"] / 2**20)) for name, one in spent.items()]
+        lines = [(name, cost["seconds"], round(cost["peak_memory_bytes"] / 2**20)) for name, cost in spent.items()]
         return pd.DataFrame(lines, columns=["stage", "seconds", "peak memory (MiB)"])
 
     def report(self) -> Page:
         """Write ``report.html`` and return its path, which a notebook shows as the page."""
-        from i2vae_lib.report import write_report  # plotly, for those who want it
+        from i2vae_lib.report import write_report  # imports plotly, which nothing else here needs
 
         self._test()
         stages.evaluate(self.run, self.dataset)
