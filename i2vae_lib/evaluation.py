@@ -19,7 +19,7 @@ from i2vae_lib.places import suggestion
 
 CUTOFFS = (5, 10, 20)
 COUNTS = tuple(f"{what}_{which}" for which in ("sampled", "full") for what in ("greater", "ties", "candidates"))
-"""What :func:`rank` counts of each row; the columns of ``ranks.parquet`` from which everything is computed."""
+"""What :func:`rank` counts for each row: the columns of ``ranks.parquet`` from which everything is computed."""
 DRAWN_AT_ONCE = 1_000_000
 
 
@@ -36,15 +36,15 @@ class NonFiniteScore(ArithmeticError):
 
 
 def sample_negatives(rows: Rows, count: int, data_seed: int) -> Array:
-    """Frozen sampled candidates: ``count`` negatives per row, uniform without replacement, or all items that are left.
+    """Frozen sampled candidates: ``count`` negatives per row, uniform without replacement, or all remaining items.
 
-    Drawn from the catalogue of the row's domain less the target and the own history *before* any cold-start removal
+    Drawn from the catalogue of the row's domain without the target and the own history *before* any cold-start removal
     (``rows.excluded``). The draw depends on (catalogue, the excluded items, user, domain, target, data_seed) and on
-    nothing else: not on the model, the order of the rows or what other rows there are.
+    nothing else: not on the model, the order of the rows or which other rows there are.
 
-    A row has an endless stream of items (:func:`_stream`), and its negatives are the first ``count`` that are new and
-    not barred: that costs O(count), whatever the catalogue. Where ``count`` is more than half of what is left, most of
-    a stream would be repetition: there each item gets a key, and the smallest keys win.
+    Each row has an endless stream of items (:func:`_stream`); its negatives are the first ``count`` that are new and
+    not barred. That costs O(count), whatever the catalogue. Where ``count`` is more than half of the remaining items,
+    a stream would mostly repeat itself: there each item gets a key, and the smallest keys win.
 
     Returns
     -------
@@ -54,25 +54,25 @@ def sample_negatives(rows: Rows, count: int, data_seed: int) -> Array:
     Raises
     ------
     DataError
-        A row has nothing left at all.
+        A row has no item left at all.
     """
     who = [f"{u}|{d}|{rows.catalogue.ids[DOMAINS[d]][t - 1]}" for u, d, t in zip(rows.user, rows.domain, rows.target)]
     keys = hashed(who, "candidates", rows.catalogue.digest(), data_seed)
     check_negatives(rows)
     count = min(count, max(rows.catalogue.size(d) for d in DOMAINS))
     barred = _barred(rows)
-    found = np.zeros((len(rows), count), dtype=np.int32)
+    negatives = np.zeros((len(rows), count), dtype=np.int32)
     for d in DOMAINS:
         size, at = rows.catalogue.size(d), rows.of(d)
         few = size - barred.lengths[at] < 2 * count
         for draw, part, width in ((_by_key, at[few], size), (_by_stream, at[~few], 2 * count)):
             for some in np.array_split(part, max(1, len(part) * width // DRAWN_AT_ONCE)):
-                found[some] = draw(keys[some], barred.take(some), size, count)
-    return found
+                negatives[some] = draw(keys[some], barred.take(some), size, count)
+    return negatives
 
 
 def check_negatives(*splits: Rows) -> None:
-    """Refuse rows whose target and excluded history are the whole domain: nothing is left to rank them against.
+    """Refuse rows whose target and excluded history make up the whole domain: nothing is left to rank against.
 
     Raises
     ------
@@ -91,13 +91,13 @@ def check_negatives(*splits: Rows) -> None:
 
 
 def _items_left(rows: Rows) -> Array:
-    """How many items of its domain each row has left beside its target and the excluded own history, int64 [rows]."""
+    """Number of items of each row's domain, without its target and the excluded own history: int64 [rows]."""
     sizes = np.array([rows.catalogue.size(d) for d in DOMAINS])[rows.domain]
     return sizes - _barred(rows).lengths
 
 
 def _barred(rows: Rows) -> Ragged:
-    """Items that are never negatives of a row: its target and ``rows.excluded``, each once, ascending."""
+    """Items that are never negatives of a row: its target and ``rows.excluded``, each item once, ascending."""
     owner = np.concatenate([rows.excluded.owner, np.arange(len(rows))])
     items = np.concatenate([rows.excluded.values, rows.target])
     owner, items = np.divmod(np.unique((owner << 32) + items), 2**32)
@@ -107,8 +107,8 @@ def _barred(rows: Rows) -> Ragged:
 def _stream(keys: Array, length: int, size: int) -> Array:
     """The first items of each row's stream, int64 [rows, length]: independent and uniform on 1…size.
 
-    A splitmix64 of (key, place) as a fraction of 2^64, times ``size`` (the high half of the 128-bit product): no item
-    is more likely than another by more than size / 2^64, relative, which is below 2^-40 up to 16 million items.
+    A splitmix64 of (key, place) as a fraction of 2^64, times ``size`` (the high half of the 128-bit product): relative
+    differences between the items' probabilities stay below size / 2^64, which is 2^-40 at 16 million items.
     """
     drawn = mixed(keys[:, None], np.arange(length, dtype=np.uint64))
     half, size_ = np.uint64(32), np.uint64(size)
@@ -121,7 +121,7 @@ def _by_stream(keys: Array, barred: Ragged, size: int, count: int) -> Array:
     found = np.zeros((len(keys), count), dtype=np.int32)
     if not len(keys) or not count:
         return found
-    # the stream's expected length where most are barred, and four deviations more
+    # the expected length for the row with the most barred items, plus four standard deviations
     left = size - int(barred.lengths.max())
     hit = (left - count) / size
     length = int(size * np.log(left / (left - count)) + 4 * np.sqrt(count * (1 - hit)) / hit) + 2
@@ -131,7 +131,7 @@ def _by_stream(keys: Array, barred: Ragged, size: int, count: int) -> Array:
         in_order = np.zeros(items.shape, dtype=bool)
         np.put_along_axis(in_order, place, fresh, axis=1)
         so_far = in_order.cumsum(axis=1)
-        last = (so_far < count).sum(axis=1)  # the place of the draw that makes the row whole
+        last = (so_far < count).sum(axis=1)  # the place of the draw that completes the row
         whole = last < length
         chosen = fresh & (place <= last[:, None]) & whole[:, None]
         found[todo[whole]] = items[chosen].reshape(-1, count)
@@ -147,7 +147,7 @@ def _fresh(stream: Array, barred: Ragged, size: int) -> tuple[Array, Array, Arra
     coded = np.sort(((lines + stream) << bits) | np.arange(length), axis=1)
     place, coded = coded & (2**bits - 1), coded >> bits
     fresh = np.diff(coded, axis=1, prepend=-1) != 0
-    # ascending over all rows: each barred item is looked up where it would stand first
+    # the codes ascend over all rows: each barred item is looked up at its first occurrence
     flat, wanted = coded.ravel(), barred.owner * (size + 1) + barred.values
     at = np.searchsorted(flat, wanted)
     there = at < len(flat)
@@ -157,9 +157,9 @@ def _fresh(stream: Array, barred: Ragged, size: int) -> tuple[Array, Array, Arra
 
 
 def _by_key(keys: Array, barred: Ragged, size: int, count: int) -> Array:
-    """The ``count`` items of smallest key that are not barred (or all of them), ascending, then 0."""
+    """The ``count`` items with the smallest keys that are not barred (or all of them), ascending, then 0."""
     drawn = mixed(keys[:, None], np.arange(size + 1, dtype=np.uint64)) >> np.uint64(1)
-    drawn[:, 0] = drawn[barred.owner, barred.values] = np.iinfo(np.uint64).max  # above every other
+    drawn[:, 0] = drawn[barred.owner, barred.values] = np.iinfo(np.uint64).max  # larger than any other key
     order = np.argpartition(drawn, min(count, size), axis=1)[:, :count]
     order[np.take_along_axis(drawn, order, axis=1) == np.iinfo(np.uint64).max] = size + 1
     order.sort(axis=1)
@@ -175,17 +175,17 @@ def rank(scorer: Scorer, rows: Rows, negatives: Array | None, *, full: bool, bat
     scorer
         Anything with ``score(rows, candidates)``.
     negatives
-        int32 [rows, k] of :func:`sample_negatives` (0: no candidate), or None to leave sampled ranking out.
+        int32 [rows, k] of :func:`sample_negatives` (0: no candidate), or None for no sampled ranking.
     full
-        Also rank the whole catalogue of the row's domain, less what sampled candidates exclude too.
+        Also rank the whole catalogue of the row's domain, with the same exclusions as sampled candidates.
     batch_size
         Rows scored at once; changes nothing but speed and memory.
 
     Returns
     -------
     DataFrame
-        One line per row, the columns :data:`COUNTS` (int64; -1 where not asked for): how many candidates stand above
-        the target, how many beside it, and how many there are, the target not counted.
+        One line per row, the columns :data:`COUNTS` (int64; -1 where not asked for): how many candidates score above
+        the target, how many equal it, and how many there are, the target not counted.
 
     Raises
     ------
@@ -200,7 +200,7 @@ def rank(scorer: Scorer, rows: Rows, negatives: Array | None, *, full: bool, bat
         out["candidates_sampled"] = (negatives != PAD).sum(axis=1)
     for d in DOMAINS:
         positions = rows.of(d)
-        # rows of like length together: a batch is padded to its longest
+        # rows of similar length together: a batch is padded to its longest
         positions = positions[np.argsort(rows.lengths("own")[positions], kind="stable")]
         everything = np.arange(1, rows.catalogue.size(d) + 1, dtype=np.int32)
         for start in range(0, len(positions), batch_size):
@@ -208,7 +208,7 @@ def rank(scorer: Scorer, rows: Rows, negatives: Array | None, *, full: bool, bat
             batch = rows.take(at)
             target = batch.target[:, None]
             if full:
-                # one matrix product a batch: all rows share the candidates (a broadcast view, no copy)
+                # one matrix product per batch: all rows share the candidates (a broadcast view, no copy)
                 scores = scorer.score(batch, np.broadcast_to(everything, (len(at), len(everything))))
                 refuse_non_finite(scorer, scores, batch)
                 aim = np.take_along_axis(scores, target - 1, axis=1)
@@ -217,7 +217,7 @@ def rank(scorer: Scorer, rows: Rows, negatives: Array | None, *, full: bool, bat
                 above[left_out.owner, left_out.values - 1] = equal[left_out.owner, left_out.values - 1] = False
                 out["greater_full"][at], out["ties_full"][at] = above.sum(axis=1), equal.sum(axis=1)
                 if negatives is not None:
-                    # of no candidate, the target's own place, which counts neither way
+                    # no candidate: the target's own place instead, which is neither above nor tied
                     chosen = np.where(negatives[at] != PAD, negatives[at], target) - 1
                     out["greater_sampled"][at] = np.take_along_axis(above, chosen, axis=1).sum(axis=1)
                     out["ties_sampled"][at] = np.take_along_axis(equal, chosen, axis=1).sum(axis=1)
@@ -232,7 +232,7 @@ def rank(scorer: Scorer, rows: Rows, negatives: Array | None, *, full: bool, bat
 
 
 def refuse_non_finite(scorer: Scorer, scores: Array, batch: Rows) -> None:
-    """Raise :class:`NonFiniteScore` for the first row with one."""
+    """Raise :class:`NonFiniteScore` for the first row with a NaN or infinite score."""
     finite = np.isfinite(scores).all(axis=1)
     if not finite.all():
         bad = int(np.flatnonzero(~finite)[0])
@@ -243,7 +243,7 @@ def refuse_non_finite(scorer: Scorer, scores: Array, batch: Rows) -> None:
 
 
 def hit_rate(greater: Array, ties: Array, k: int | Array) -> Array:
-    """HR@k of each row in expectation over the ties: clip((k - greater) / (ties + 1), 0, 1); k may be a row's own."""
+    """HR@k of each row in expectation over the ties: clip((k - greater) / (ties + 1), 0, 1); k may differ by row."""
     return np.clip((k - greater) / (ties + 1), 0.0, 1.0)
 
 
@@ -267,11 +267,11 @@ METRICS = {"HR": hit_rate, "NDCG": ndcg, "MRR": mrr}
 
 
 Measure = Callable[[Array, Array, Array], Array]
-"""``(greater, ties, candidates) -> values``, int64 [rows] each to float [rows]; candidates without the target."""
+"""``(greater, ties, candidates) -> values``: int64 [rows] each to float [rows]; the target is no candidate."""
 
 
 def measure(name: str) -> Measure:
-    """A metric by its name, as ``HR@10``.
+    """A metric by its name, such as ``HR@10``.
 
     Raises
     ------
@@ -283,23 +283,23 @@ def measure(name: str) -> Measure:
 
 
 def cutoff_of(name: str) -> tuple[str, int]:
-    """``HR@10`` as its measure and cutoff.
+    """Split a name such as ``HR@10`` into measure and cutoff.
 
     Raises
     ------
     ParameterError
-        No such measure (the nearest is named), or no whole cutoff above 0.
+        No such measure (the nearest is named), or the cutoff is not a whole number above 0.
     """
     measure, _, cutoff = name.partition("@")
     if measure not in METRICS:
-        raise ParameterError(f"unknown metric '{name}'{suggestion(name, [f'{one}@10' for one in METRICS])}")
+        raise ParameterError(f"unknown metric '{name}'{suggestion(name, [f'{known}@10' for known in METRICS])}")
     if not cutoff.isdecimal() or int(cutoff) < 1:
         raise ParameterError(f"metric '{name}': expected a cutoff of at least 1, as in {measure}@10")
     return measure, int(cutoff)
 
 
 def row_values(table: pd.DataFrame, candidates: str, cutoffs: Sequence[tuple[str, int]]) -> Array:
-    """Metrics of each row, [rows, metrics]; nan where these candidates were not ranked."""
+    """Metrics of each row, [rows, metrics]; NaN where these candidates were not ranked."""
     greater, ties = (table[f"{what}_{candidates}"].to_numpy() for what in ("greater", "ties"))
     ranked = greater >= 0
     columns = [METRICS[name](greater.clip(0), ties.clip(0), k) for name, k in cutoffs]
@@ -307,15 +307,15 @@ def row_values(table: pd.DataFrame, candidates: str, cutoffs: Sequence[tuple[str
 
 
 class GivenScores:
-    """A scorer over scores that the caller provides, one per row and item.
+    """A scorer that looks up scores provided by the caller, one per row and item.
 
     Parameters
     ----------
     rows
-        The rows that are to be ranked.
+        The rows to be ranked.
     table
-        Columns ``row`` (``Rows.source``), ``item`` (people's id, of the row's domain) and ``score``. What is no
-        candidate is not looked at.
+        Columns ``row`` (``Rows.source``), ``item`` (the data's own id, in the row's domain) and ``score``. Items that
+        are no candidates are ignored.
 
     Raises
     ------
@@ -343,7 +343,7 @@ class GivenScores:
             raise DataError(f"scores: row {row['row']} has two of item {row['item']!r}; give one each")
 
     def score(self, rows: Rows, candidates: Array) -> Array:
-        """What was given for each candidate, float64 [rows, k].
+        """The given score of each candidate, float64 [rows, k].
 
         Raises
         ------
@@ -352,9 +352,9 @@ class GivenScores:
         """
         wanted = (rows.source[:, None] << 32) + candidates
         at = np.searchsorted(self.keys, wanted)
-        found = np.append(self.keys, -1)[at] == wanted
-        if not found.all():
-            row, column = np.argwhere(~found)[0]
+        given = np.append(self.keys, -1)[at] == wanted
+        if not given.all():
+            row, column = np.argwhere(~given)[0]
             d = DOMAINS[rows.domain[row]]
             item = rows.catalogue.decode(d, candidates[row, column])
             raise DataError(
@@ -365,7 +365,7 @@ class GivenScores:
 
 
 def seen_targets(rows: Rows, train: Rows) -> Array:
-    """Rows whose target occurs in the training rows: bool [rows]. Nothing can be learnt about the others."""
+    """Rows whose target occurs in the training rows, bool [rows]; about the other targets nothing can be learnt."""
     counts = popularity(train)
     seen = np.zeros(len(rows), dtype=bool)
     for d in DOMAINS:
@@ -395,17 +395,17 @@ def fewer_candidates(table: pd.DataFrame, asked: int, names: Mapping[str, str]) 
 
     ``table`` is ``ranks.parquet``, or one recommender's part of it.
     """
-    found = []
-    one = table[table["recommender"] == table["recommender"].iloc[0]]
-    for d, part in one.groupby("domain"):
+    sentences = []
+    of_one_recommender = table[table["recommender"] == table["recommender"].iloc[0]]
+    for d, part in of_one_recommender.groupby("domain"):
         few = part.loc[part["candidates_sampled"] < asked, "candidates_sampled"]
         if len(few):
-            found.append(
+            sentences.append(
                 f"{names.get(str(d), d)}: {len(few):,} of {len(part):,} rows have fewer than {asked} items left beside "
                 f"target and history ({few.min()} to {few.max()}); there sampled is full ranking, and the HR@10 of "
                 f"chance, 10 / (candidates + 1), is {100 * (10 / (few + 1)).clip(upper=1).mean():.2f} % on average"
             )
-    return found
+    return sentences
 
 
 def kind_masks(table: pd.DataFrame) -> dict[str, pd.Series]:
@@ -430,7 +430,7 @@ def metrics(table: pd.DataFrame, measures: Mapping[str, Measure] | None = None) 
     Parameters
     ----------
     measures
-        By name; None: those of :data:`METRICS` at each of :data:`CUTOFFS`.
+        Name -> measure; None: :data:`METRICS` at each of :data:`CUTOFFS`.
 
     Returns
     -------
@@ -441,7 +441,7 @@ def metrics(table: pd.DataFrame, measures: Mapping[str, Measure] | None = None) 
     Raises
     ------
     ParameterError
-        A measure does not give a value per row.
+        A measure does not return one value per row.
     """
     measures = measures or {f"{name}@{k}": measure(f"{name}@{k}") for name in METRICS for k in CUTOFFS}
     result: dict[str, Any] = {}
@@ -485,7 +485,7 @@ def tidy(summary: Mapping[str, Any], names: Mapping[str, str] | None = None) -> 
 
 
 def selection_metric(ranks: pd.DataFrame, rows: Rows) -> dict[str, float]:
-    """The metric that selects an epoch: sampled NDCG@10 on validation rows, and its mean over the two domains.
+    """The metric that selects an epoch: sampled NDCG@10 on validation rows, averaged over the two domains.
 
     Returns
     -------

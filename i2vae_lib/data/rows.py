@@ -2,7 +2,7 @@
 
 A *row* asks for one next item: (history in X, history in Y, target domain, target item). Histories are ragged:
 one flat array of items and one of offsets, no padding. Inside, items of a domain are numbered 1…n and 0 is
-padding; people's own ids live in the :class:`Catalogue` and never enter a model.
+padding; the data's own ids live in the :class:`Catalogue` and never enter a model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SPLITS = ("train", "validation", "test")
 ORDER_FREE = ("strict",)  # protocols under which a row's items are a set
 KINDS = ("all", "tailed", "tailed_warm", "cold", "no_history", "overlapping", "seen", "cold_released")
 PAD = 0
-SUSPICIOUS = "Suspicious: "  # what a note on a log's ids begins with
+SUSPICIOUS = "Suspicious: "  # begins each note about a log's ids
 DAY = 86_400  # seconds
 
 Array = np.ndarray
@@ -31,7 +31,7 @@ class DataError(ValueError):
 
 
 def listed(what: str, words: Sequence[str]) -> str:
-    """The subject of a complaint: "item id 'a' is", or "item ids 'a', 'b' are", up to five of them, each once."""
+    """The start of an error message: "item id 'a' is", or "item ids 'a', 'b' are", up to five ids, each once."""
     named = ", ".join(repr(word) for word in list(dict.fromkeys(words))[:5])
     return f"{what} {named} is" if len(set(words)) == 1 else f"{what}s {named} are"
 
@@ -51,7 +51,7 @@ class Ragged:
 
     @classmethod
     def from_lists(cls, lists: Iterable[Sequence[int] | Array]) -> Ragged:
-        arrays = [np.asarray(one, dtype=np.int32) for one in lists]
+        arrays = [np.asarray(items, dtype=np.int32) for items in lists]
         offsets = np.zeros(len(arrays) + 1, dtype=np.int64)
         np.cumsum([len(a) for a in arrays], out=offsets[1:])
         return cls(np.concatenate(arrays) if arrays else np.zeros(0, dtype=np.int32), offsets)
@@ -68,12 +68,12 @@ class Ragged:
 
     @property
     def lengths(self) -> Array:
-        """int64 [n]."""
+        """Number of values of each sequence, int64 [n]."""
         return np.diff(self.offsets)
 
     @property
     def owner(self) -> Array:
-        """For each value the number of its sequence, int64 [total]."""
+        """Each value's sequence number, int64 [total]."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
     def take(self, index: Array) -> Ragged:
@@ -82,7 +82,7 @@ class Ragged:
         return self.slices(self.offsets[:-1][index], self.offsets[1:][index])
 
     def slices(self, starts: Array, ends: Array) -> Ragged:
-        """``values[starts[i]:ends[i]]`` as sequence ``i``; empty where an end does not lie above its start."""
+        """``values[starts[i]:ends[i]]`` as sequence ``i``; empty unless the end lies above the start."""
         out = Ragged.from_lengths(np.zeros(0), np.maximum(ends - starts, 0))
         positions = np.repeat(starts - out.offsets[:-1], out.lengths) + np.arange(out.offsets[-1])
         return Ragged(self.values[positions], out.offsets, None if self.moments is None else self.moments[positions])
@@ -103,16 +103,16 @@ class Ragged:
 
 
 def chosen(parts: Sequence[Ragged], which: Array) -> Ragged:
-    """Sequence i of part ``which[i]``, without moments."""
-    ends = np.cumsum([0, *(len(one.values) for one in parts)])
-    offsets = [one.offsets[:-1] + end for one, end in zip(parts, ends, strict=False)]
-    stacked = Ragged(np.concatenate([one.values for one in parts]), np.concatenate([*offsets, ends[-1:]]))
+    """Sequence ``i`` of ``parts[which[i]]`` for every i, without moments."""
+    ends = np.cumsum([0, *(len(part.values) for part in parts)])
+    offsets = [part.offsets[:-1] + end for part, end in zip(parts, ends, strict=False)]
+    stacked = Ragged(np.concatenate([part.values for part in parts]), np.concatenate([*offsets, ends[-1:]]))
     return stacked.take(np.arange(len(which)) + which.astype(np.int64) * len(which))
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What every model may know about the items: people's ids, titles, and which items of X and Y are the same."""
+    """What every model may know about the items: the data's ids, titles, and which items of X and Y are the same."""
 
     names: Mapping[str, str]  # domain key -> name, e.g. {"x": "Cloth", "y": "Sport"}
     ids: Mapping[str, Array]  # domain key -> object array of str; item number i is ids[i - 1]
@@ -121,10 +121,10 @@ class Catalogue:
 
     def digest(self) -> str:
         """SHA-256 of ids and links: the identity of the pair's items, the same under every protocol."""
-        found = hashlib.sha256(np.ascontiguousarray(self.links).tobytes())
+        sha256 = hashlib.sha256(np.ascontiguousarray(self.links).tobytes())
         for d in DOMAINS:
-            found.update("\n".join(map(str, self.ids[d])).encode() + b"\0")
-        return found.hexdigest()
+            sha256.update("\n".join(map(str, self.ids[d])).encode() + b"\0")
+        return sha256.hexdigest()
 
     def size(self, domain: str) -> int:
         """Number of items, padding not counted."""
@@ -138,43 +138,43 @@ class Catalogue:
         return table
 
     def key(self, name: str) -> str:
-        """A domain's key, by its name or the key itself.
+        """The key of the domain with this name or key.
 
         Raises
         ------
         DataError
-            Neither of the two has that name.
+            Neither of the two domains has it.
         """
-        found = [d for d in DOMAINS if name == d] or [d for d in DOMAINS if name == self.names[d]]
-        if not found:
+        keys = [d for d in DOMAINS if name == d] or [d for d in DOMAINS if name == self.names[d]]
+        if not keys:
             known = " or ".join(f"'{d}' ({self.names[d]})" for d in DOMAINS)
             raise DataError(f"unknown domain {name!r}: expected {known}")
-        return found[0]
+        return keys[0]
 
     def numbers(self, domain: str, ids: Sequence[Any]) -> Array:
-        """People's ids to item numbers, int32 [n]; 0 for what the domain does not have."""
-        wanted = pd.Index([str(one) for one in ids], dtype=object)
+        """The data's ids to item numbers, int32 [n]; 0 for ids that the domain does not have."""
+        wanted = pd.Index([str(item) for item in ids], dtype=object)
         return (pd.Index(self.ids[domain]).get_indexer(wanted) + 1).astype(np.int32)
 
     def encode(self, domain: str, ids: Sequence[Any]) -> Array:
-        """People's ids to item numbers.
+        """The data's ids to item numbers, int32 [n].
 
         Raises
         ------
         DataError
             Ids that the domain does not have; the message names up to five.
         """
-        found = self.numbers(domain, ids)
-        if not found.all():
-            unknown = [str(one) for one, number in zip(ids, found, strict=True) if number == PAD]
+        numbers = self.numbers(domain, ids)
+        if not numbers.all():
+            unknown = [str(item) for item, number in zip(ids, numbers, strict=True) if number == PAD]
             raise DataError(
                 f"{listed('item id', unknown)} not in the vocabulary of domain {domain} ({self.names[domain]}, "
-                f"{self.size(domain):,} items); {len(unknown)} of {len(found)} ids are unknown"
+                f"{self.size(domain):,} items); {len(unknown)} of {len(numbers)} ids are unknown"
             )
-        return found
+        return numbers
 
     def decode(self, domain: str, items: Array) -> Array:
-        """Item numbers to people's ids (object array; padding is an error)."""
+        """Item numbers to the data's ids (object array; padding is an error)."""
         items = np.asarray(items)
         if (items < 1).any() or (items > self.size(domain)).any():
             raise DataError(f"item numbers of domain {domain} lie in 1…{self.size(domain)}")
@@ -184,13 +184,13 @@ class Catalogue:
         """Titles where the data have them, else ids."""
         titles = self.titles[domain]
         if titles is None:
-            return [str(one) for one in self.decode(domain, items)]
-        return [str(one) for one in np.asarray(titles, dtype=object)[np.asarray(items) - 1]]
+            return [str(item) for item in self.decode(domain, items)]
+        return [str(title) for title in np.asarray(titles, dtype=object)[np.asarray(items) - 1]]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one split. Everything a recommender ever sees is one of these."""
+    """Rows of one split: the only form in which a recommender ever sees data."""
 
     catalogue: Catalogue
     user: Array  # object array of str [n]
@@ -232,13 +232,13 @@ class Rows:
         return np.where((self.domain ^ flip) == 0, x, y)
 
     def held(self, domain: str) -> Ragged:
-        """Each row's history in ``domain`` before the row was made cold or thinned; without moments."""
+        """Each row's history in ``domain`` as it was before the row was made cold or thinned; without moments."""
         shown = self.history[domain]
         lost = (self.domain == DOMAINS.index(domain)) & (self.excluded.lengths > shown.lengths)
         return chosen([shown, self.excluded], lost)
 
     def target_in(self, domain: str) -> Array:
-        """Each row's target as an item of ``domain``, int32 [n]: in the other domain its twin, 0 if it has none."""
+        """Each row's target as an item of ``domain``, int32 [n]; for rows of the other domain its twin, or 0."""
         own = self.domain == DOMAINS.index(domain)
         twins = self.catalogue.linked(other(domain))[np.where(own, PAD, self.target)]
         return np.where(own, self.target, twins)
@@ -266,32 +266,32 @@ class Rows:
 
 
 def joined(parts: list[Rows]) -> Rows:
-    """Rows of one catalogue, one after another."""
+    """Concatenate rows of one catalogue."""
 
     def moments(pieces: Sequence[Array | None]) -> Array | None:
-        found = [one for one in pieces if one is not None]
-        return np.concatenate(found) if found else None
+        known = [piece for piece in pieces if piece is not None]
+        return np.concatenate(known) if known else None
 
     def ragged(pieces: list[Ragged]) -> Ragged:
-        lengths = np.concatenate([one.lengths for one in pieces])
-        values = np.concatenate([one.values for one in pieces])
-        return Ragged.from_lengths(values, lengths, moments([one.moments for one in pieces]))
+        lengths = np.concatenate([piece.lengths for piece in pieces])
+        values = np.concatenate([piece.values for piece in pieces])
+        return Ragged.from_lengths(values, lengths, moments([piece.moments for piece in pieces]))
 
     return Rows(
         parts[0].catalogue,
-        np.concatenate([one.user for one in parts]),
-        np.concatenate([one.domain for one in parts]),
-        np.concatenate([one.target for one in parts]),
-        {d: ragged([one.history[d] for one in parts]) for d in DOMAINS},
-        ragged([one.excluded for one in parts]),
-        np.concatenate([one.source for one in parts]),
-        moments([one.moment for one in parts]),
+        np.concatenate([rows.user for rows in parts]),
+        np.concatenate([rows.domain for rows in parts]),
+        np.concatenate([rows.target for rows in parts]),
+        {d: ragged([rows.history[d] for rows in parts]) for d in DOMAINS},
+        ragged([rows.excluded for rows in parts]),
+        np.concatenate([rows.source for rows in parts]),
+        moments([rows.moment for rows in parts]),
     )
 
 
 @dataclass(frozen=True)
 class Events:
-    """Events of one domain: who took what when, each (user, item) once."""
+    """Events of one domain: who took which item when, each (user, item) once."""
 
     user: Array  # int32 [m], position in EventLog.users
     item: Array  # int32 [m], 1…n
@@ -307,62 +307,62 @@ class EventLog:
 
     users: Array  # object array of str, ascending: a user's number depends on no row order
     events: Mapping[str, Events]  # domain key -> events, in any order
-    # seconds within which the order of events of two domains is unknown; of a part of a log that of the whole.
-    # 0: it is never known (``unit: order``), and times tell the order inside each domain alone
+    # seconds within which the order of events of two domains is unknown; a part of a log keeps that of the whole.
+    # 0: that order is never known (``unit: order``), and times only order the events within a domain
     resolution: int
 
     @property
     def common_time(self) -> bool:
-        """Whether the times of both domains are of one clock."""
+        """Whether the times of both domains come from one clock."""
         return self.resolution > 0
 
 
 def resolution_of(events: Mapping[str, Events]) -> int:
-    """A day where all stamps of either file stand at one time of day (midnight, or any other), else one second."""
-    of_day = (one.time % DAY for one in events.values() if len(one))
-    return DAY if any((one == one[0]).all() for one in of_day) else 1
+    """A day if all stamps of either file share one time of day (midnight or any other), else one second."""
+    of_day = (part.time % DAY for part in events.values() if len(part))
+    return DAY if any((seconds == seconds[0]).all() for seconds in of_day) else 1
 
 
 @dataclass(frozen=True)
 class LogPair:
-    """A pair of timestamped logs, the first event of each (user, item).
+    """A pair of timestamped logs, with the first event of each (user, item).
 
-    As it is read, nothing is filtered: which events the k-core is of is for the protocol to say
-    (:mod:`i2vae_lib.data.filters`), and ``chronological`` and ``temporal`` say it differently. ``truth`` is only there
-    for the planted world: arrays with one line per user and domain, ``2 * user + domain``.
+    Nothing is filtered on reading: ``chronological`` and ``temporal`` take the k-core of different events
+    (:mod:`i2vae_lib.data.filters`). ``truth`` is there for synthetic data only: arrays with one line per user and
+    domain, at ``2 * user + domain``.
     """
 
     name: str
     source_sha256: str
     catalogue: Catalogue
     log: EventLog
-    filters: pd.DataFrame  # step, domain (name), and what the step left: events, users, items; removed: events gone
+    filters: pd.DataFrame  # step, domain (name); events, users and items that the step left; removed: events gone
     truth: Mapping[str, Array] = field(default_factory=dict)
-    one_order: bool = False  # of the pair file: everybody follows one order of items, and that is no artefact
-    min_user: int = 1  # events a user has at least in a domain, of the k-core
+    one_order: bool = False  # the pair file says that everybody really follows one order of items
+    min_user: int = 1  # k-core: fewest events of a user in a domain
     min_item: int = 1
     # int64: times of the events that repeat a (user, item), which the log no longer has
     repeats: Array = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    files: Mapping[str, str] = field(default_factory=dict)  # domain key -> where the events stand, for messages
+    files: Mapping[str, str] = field(default_factory=dict)  # domain key -> file of the events, for messages
     suspicions: Sequence[str] = ()  # what looks wrong with the ids, in sentences
 
 
 def interactions(rows: Rows) -> dict[str, tuple[Array, Array]]:
     """Distinct (user position, item) pairs in the rows by domain, targets included.
 
-    Users are numbered by their first appearance (``pd.factorize(rows.user)``). This is what graphs, counts and
-    co-occurrence statistics of *training* rows are made of.
+    Users are numbered by their first appearance (``pd.factorize(rows.user)``). Graphs, counts and co-occurrence
+    statistics are made of the interactions of *training* rows.
     """
     user = pd.factorize(rows.user)[0]
-    found = {}
+    by_domain = {}
     for d in DOMAINS:
         at, history = rows.of(d), rows.history[d]
         pairs = np.stack(
             [np.concatenate([user[history.owner], user[at]]), np.concatenate([history.values, rows.target[at]])], axis=1
         )
         pairs = np.unique(pairs, axis=0)
-        found[d] = (pairs[:, 0], pairs[:, 1])
-    return found
+        by_domain[d] = (pairs[:, 0], pairs[:, 1])
+    return by_domain
 
 
 def popularity(rows: Rows) -> dict[str, Array]:
@@ -374,14 +374,14 @@ def popularity(rows: Rows) -> dict[str, Array]:
 
 
 def hashed(parts: Iterable[Any], *salt: object) -> Array:
-    """A uint64 per key that depends on key and salt alone: stable across machines and row orders."""
+    """A uint64 per part that depends on the part and the salt alone: stable across machines and row orders."""
     key = hashlib.blake2b("|".join(str(s) for s in salt).encode()).digest()
-    digests = b"".join(hashlib.blake2b(str(one).encode(), key=key, digest_size=8).digest() for one in parts)
+    digests = b"".join(hashlib.blake2b(str(part).encode(), key=key, digest_size=8).digest() for part in parts)
     return np.frombuffer(digests, dtype="<u8")
 
 
 def belongs(users: Array, chosen: Array) -> Array:
-    """Which users are among the chosen, bool [n]: by a hash table (``np.isin`` of objects compares each with each)."""
+    """Which users are among the chosen, bool [n]; a hash table, as ``np.isin`` compares all pairs of objects."""
     return pd.Index(users, dtype=object).isin(pd.Index(chosen, dtype=object))
 
 
@@ -405,11 +405,11 @@ def unpacked(array: Array) -> list[str]:
 
 
 ONLY = " ({} only)"
-"""What the name of a detached user ends with: see :func:`i2vae_lib.data.subsampling.detach`."""
+"""How the name of a detached user ends: see :func:`i2vae_lib.data.subsampling.detach`."""
 
 
 def origins(rows: Rows) -> Array:
-    """The rows' users by the names that they had before they were detached, object array of str."""
+    """The rows' users under the names that they had before being detached, object array of str."""
     x, y = (ONLY.format(rows.catalogue.names[d]) for d in DOMAINS)
     return np.array([str(user).removesuffix(x).removesuffix(y) for user in rows.user], dtype=object)
 
@@ -420,9 +420,9 @@ def rejoined(rows: Rows) -> Rows:
 
 
 def mixed(one: Array, another: Array) -> Array:
-    """Two uint64 keys as one (splitmix64's finaliser over their combination), element by element, uint64.
+    """Combine two uint64 keys into one, element by element (splitmix64's finaliser over their combination): uint64.
 
-    For keys of pairs where hashing each as a string would take minutes: ten million in a second.
+    For keys of pairs, where hashing each as a string would take minutes: ten million per second.
     """
     key = (one ^ (another * np.uint64(0x9E3779B97F4A7C15))) + np.uint64(0x9E3779B97F4A7C15)
     key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -431,6 +431,6 @@ def mixed(one: Array, another: Array) -> Array:
 
 
 def history_keys(history: Mapping[str, Ragged], *salt: object) -> Array:
-    """:func:`hashed` of each row's two histories, uint64 [rows]: alike for everybody who took the same."""
+    """:func:`hashed` of each row's two histories, uint64 [rows]: equal for users with the same histories."""
     x, y = (history[d] for d in DOMAINS)
     return hashed([x[i].tobytes() + b"|" + y[i].tobytes() for i in range(len(x))], *salt)
