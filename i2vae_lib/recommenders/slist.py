@@ -34,7 +34,8 @@ from scipy import sparse
 from i2vae_lib.cooccurrence import with_range
 from i2vae_lib.data.rows import Array, DataError, Ragged, Rows, popularity
 from i2vae_lib.data.user_sequences import interleaved, moments_of, stamp_numbers, user_sequences
-from i2vae_lib.parameter_groups import LinearParameters, SLISTParameters
+from i2vae_lib.graphs import binary
+from i2vae_lib.parameter_groups import SLISTParameters
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.ease import inverse_of
 from i2vae_lib.recommenders.separate_or_merged import both_readings
@@ -84,11 +85,7 @@ def transitions(sequences: Ragged, at: Array, size: int, source: float, target: 
 
 def solved(sequences: Ragged, domain: Array, size: int, p: SLISTParameters) -> Array:
     """B of one stream: float32 [size, size]."""
-    taken = sparse.csr_matrix(
-        (np.ones(len(sequences.values), dtype=np.float32), (sequences.owner, sequences.values - 1)),
-        shape=(len(sequences), size),
-    )
-    taken.data[:] = 1.0
+    taken = binary(sequences.owner, sequences.values - 1, (len(sequences), size))
     together = p.consistency * (taken.T @ taken)
     source, target = transitions(sequences, cuts(sequences, domain)[0], size, p.source_decay, p.target_decay)
     rest = np.float32(1.0 - p.consistency)
@@ -107,11 +104,6 @@ class LinearModel(StoredRecommender):
     """
 
     timed: bool
-
-    @property
-    @abstractmethod
-    def own(self) -> LinearParameters:
-        """The system's own parameters."""
 
     @abstractmethod
     def matrix(self, sequences: Ragged, domain: Array, size: int) -> Array:
@@ -154,23 +146,19 @@ class LinearModel(StoredRecommender):
         self.state = State(1, 0, found["ndcg@10"], {}, [solved_epoch(len(train), start, learnt, found)])
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
-        name, low = self.reading.stream(domain), self.reading.offset(domain)
+        name, slots = self.reading.stream(domain), self.reading.slots(domain)
         history = self.reading.histories(rows, domain)
         back = history.offsets[history.owner + 1] - 1 - np.arange(len(history.values))
         weight = np.exp(-back / self.own.recency_decay).astype(np.float32)
         shape = (len(rows), self.reading.size(name))
         shown = sparse.csr_matrix((weight, (history.owner, history.values - 1)), shape=shape)
         table = self.frozen[name].cpu().numpy()
-        found = torch.from_numpy(shown @ table[:, low : low + self.sizes[domain]]).to(self.device)
+        found = torch.from_numpy(shown @ table[:, slots]).to(self.device)
         return found[:, items[0] - 1] if len(items) == 1 else found.gather(1, items - 1)
 
 
 class _SLIST(LinearModel):
     """Both readings."""
-
-    @property
-    def own(self) -> SLISTParameters:
-        return self.params.slist
 
     def matrix(self, sequences: Ragged, domain: Array, size: int) -> Array:
         return solved(sequences, domain, size, self.own)

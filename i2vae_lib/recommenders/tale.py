@@ -56,10 +56,6 @@ def solved(sequences: Ragged, domain: Array, size: int, p: TALEParameters, timed
 class _TALE(LinearModel):
     """Both readings."""
 
-    @property
-    def own(self) -> TALEParameters:
-        return self.params.tale
-
     def matrix(self, sequences: Ragged, domain: Array, size: int) -> Array:
         return solved(sequences, domain, size, self.own, self.timed)
 
