@@ -1,7 +1,7 @@
 """Parameters: frozen classes, preset files, and one loader that refuses what it does not know.
 
-``params/paper.yaml`` holds *every* value with its origin; another preset lists only where it differs.
-The classes of :mod:`i2vae_lib.parameter_groups` hold no values, so a value stands in one place.
+``params/paper.yaml`` holds *every* value with its origin; any other preset lists only what differs.
+The classes of :mod:`i2vae_lib.parameter_groups` hold no values, so each value has one place.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class ParameterError(ValueError):
 
 
 class Parameters(Group):
-    """Everything that decides a run. ``model_dump()`` of it goes into ``run.json``."""
+    """Everything that decides a run; its ``model_dump()`` goes into ``run.json``."""
 
     preset: str
     data: str
@@ -102,45 +102,45 @@ class Parameters(Group):
 
     @functools.cached_property
     def as_preset(self) -> Parameters:
-        """The same preset, nothing changed; :func:`load` leaves it here, for two files may give one name."""
+        """The same preset, unchanged; :func:`load` stores it here, since two files may use one preset name."""
         return load(self.preset)
 
     @property
     def changed(self) -> dict[str, Any]:
-        """What differs from the preset, place and device aside, by the keys of ``--set`` and by name; {}: untouched."""
+        """What differs from the preset, except ``out`` and the device: key of ``--set``, or name, -> value."""
         keys = [key for key in ("data", "protocol", "seed", *known_keys()) if key != "training.device"]
         pairs = ([functools.reduce(getattr, key.split("."), one) for one in (self.as_preset, self)] for key in keys)
         return {key: now for key, (before, now) in zip(keys, pairs, strict=True) if now != before}
 
     def is_preset(self, *names: str) -> bool:
-        """Whether these are the values of one of the presets, nothing changed: what a band may be asserted of."""
+        """Whether these are exactly the values of one of the presets, so that bands of results may be asserted."""
         return self.preset in names and not self.changed
 
 
 def pair_name(data: str) -> str:
-    """What ``data`` is called: a registered name, or that of a pair's file, wherever it lies."""
+    """The name of ``data``: a registered name, or the stem of a pair file's path."""
     return Path(data).stem
 
 
 def of_result(parameters: Mapping[str, Any], unread: Collection[str] = ()) -> dict[str, Any]:
-    """What a run's result depends on, of parameters as ``run.json`` has them (nested).
+    """The parameters, nested as in ``run.json``, that a run's result depends on.
 
-    Not where values come from (``preset``; a pair's file counts by its name, its logs are checked by themselves), not
-    where the result goes (``out``), not the device, and none of the groups ``unread``, which only other systems read.
+    Left out: where values come from (``preset``; a pair file counts by its name, its logs are checked by themselves),
+    where the result goes (``out``), the device, and the groups ``unread``, which only other systems read.
     """
-    kept = {key: one for key, one in parameters.items() if key not in {"preset", "out", *unread}}
-    kept["training"] = {key: one for key, one in kept["training"].items() if key != "device"}
+    kept = {key: value for key, value in parameters.items() if key not in {"preset", "out", *unread}}
+    kept["training"] = {key: value for key, value in kept["training"].items() if key != "device"}
     return kept | {"data": pair_name(kept["data"])}
 
 
 def digest(*content: Any) -> str:
-    """SHA-256, in hex, of what JSON can hold: of one thing, or of several as a list."""
+    """SHA-256, in hex, of the JSON of one value, or of several as a list."""
     text = json.dumps(content[0] if len(content) == 1 else content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def known_keys() -> list[str]:
-    """All keys that an override may name: dotted ones, and ``system``."""
+    """All keys that an override may have: ``system`` and the dotted ones."""
     return ["system"] + [
         f"{group}.{key}"
         for group, field in Parameters.model_fields.items()
@@ -151,12 +151,12 @@ def known_keys() -> list[str]:
 
 @functools.lru_cache(16)
 def _parsed(text: str) -> Any:
-    """YAML of a preset; a sweep of hundreds of cells asks for the same ones, and parsing takes 40 ms."""
+    """A preset's YAML, parsed once: parsing takes 40 ms, and a sweep of hundreds of cells asks for the same ones."""
     return parse(text)
 
 
 def read_yaml(path: Path) -> Any:
-    """What a file of ``params/`` holds.
+    """The content of a file of ``params/``.
 
     Raises
     ------
@@ -172,12 +172,12 @@ def read_yaml(path: Path) -> Any:
 
 
 def read_preset(preset: str) -> dict[str, Any]:
-    """Read a preset by name or by path of a YAML file.
+    """Read a preset by its name or by the path of a YAML file.
 
     Raises
     ------
     ParameterError
-        Unknown preset (with the nearest name), malformed YAML, or top-level names other than
+        Unknown preset (the nearest is suggested), malformed YAML, or top-level names other than
         :data:`PRESET_NAMES`.
     """
     folder = preset_folder()
@@ -225,12 +225,12 @@ def load(
     epochs: int | None = None,
     out: str | None = None,
 ) -> Parameters:
-    """Resolve a preset and what overrides it into validated :class:`Parameters`.
+    """Resolve a preset and its overrides into validated :class:`Parameters`.
 
     Parameters
     ----------
     preset
-        Name of a file in ``params/`` or the path of one. Its ``split`` values hold for its own data alone.
+        Name of a file in ``params/``, or the path of a preset file. Its ``split`` values hold for its own data alone.
     overrides
         Dotted keys to values, e.g. ``{"model.d": 64}``; strings are coerced (papermill reads ``1e-3`` as one).
     data, protocol, seed, epochs, out
@@ -260,7 +260,7 @@ def load(
         raise ParameterError(
             f"epochs ({epochs}) and training.epochs ({ours['training.epochs']}) are one parameter, and both are given"
         )
-    if data not in (None, chosen["data"]):  # how a small synthetic world is split says nothing of another pair
+    if data not in (None, chosen["data"]):  # the preset's split suits its own data, not another pair
         theirs = {key: value for key, value in theirs.items() if not key.startswith("split.")}
     flat |= theirs | {"training.epochs": chosen["epochs"]}
     names = {name: chosen[name] for name in ("preset", "data", "protocol", "seed", "out")}
@@ -283,12 +283,12 @@ def _validated(flat: Mapping[str, Any], where: str = "") -> Parameters:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        said = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"]
-        raise ParameterError(f"{where}'{key}': {said} (got {repr(first['input'])[:200]})") from None
+        reason = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"]
+        raise ParameterError(f"{where}'{key}': {reason} (got {repr(first['input'])[:200]})") from None
 
 
 def from_notebook(namespace: Mapping[str, Any]) -> Parameters:
-    """:func:`load` with what a notebook's ``parameters`` cell, and papermill, put into ``globals()``.
+    """:func:`load` with the names that a notebook's ``parameters`` cell, and papermill, put into ``globals()``.
 
     Raises
     ------
@@ -302,10 +302,10 @@ def from_notebook(namespace: Mapping[str, Any]) -> Parameters:
 def declared(namespace: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """The parameters of a notebook by name.
 
-    papermill injects any name and only logs the ones that a notebook does not declare. Here a plain value (number,
-    string, list, mapping, None) under any other name is an error, where it comes from the ``parameters`` cell or from
-    what papermill put behind it: variables of later cells are none of ours, so cells may be run again in any order. In
-    a namespace without a record of its cells (not Jupyter's) every plain value counts.
+    papermill injects any name and only logs those that a notebook does not declare. Here a plain value (number,
+    string, list, mapping, None) under any other name is an error if the ``parameters`` cell or papermill's cell behind
+    it assigns it. Variables of later cells are ignored, so cells may be run again in any order. In a namespace without
+    a record of its cells (outside Jupyter) every plain value counts.
 
     Raises
     ------
@@ -329,7 +329,7 @@ def declared(namespace: Mapping[str, Any], names: Sequence[str]) -> dict[str, An
 
 
 def _of_parameter_cells(executed: Sequence[str], names: Sequence[str]) -> set[str] | None:
-    """What the ``parameters`` cell that was executed last assigns, and the cells of plain values right behind it.
+    """The names assigned by the last executed ``parameters`` cell and the cells of plain values right behind it.
 
     None: no such cell was executed.
     """
@@ -342,25 +342,25 @@ def _of_parameter_cells(executed: Sequence[str], names: Sequence[str]) -> set[st
 
 
 def _assigned(source: str) -> tuple[set[str], bool]:
-    """The names that a cell assigns, and whether it does nothing else, with values that hang on no other name."""
+    """The names that a cell assigns, and whether it only assigns values that depend on no other name."""
     try:
         lines = ast.parse(source).body
     except SyntaxError:
         return set(), False
-    found, only = set(), True
+    names, only = set(), True
     for line in lines:
         if isinstance(line, ast.Assign | ast.AnnAssign) and line.value is not None:
             targets = line.targets if isinstance(line, ast.Assign) else [line.target]
-            found |= {one.id for one in targets if isinstance(one, ast.Name)}
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
             # papermill writes float('nan')
-            only &= all(one.id == "float" for one in ast.walk(line.value) if isinstance(one, ast.Name))
+            only &= all(node.id == "float" for node in ast.walk(line.value) if isinstance(node, ast.Name))
         else:
             only = False
-    return found, only
+    return names, only
 
 
 def _check_positions(p: Parameters) -> None:
-    """What goes with asking at every position, and what only with it."""
+    """Refuse what does not go with ``model.positions`` = every, and without it what only it reads."""
     every = p.model.positions == "every"
     if every and p.objective.reconstruction != "softmax":
         raise ParameterError("'objective.reconstruction': model.positions = every has no negatives; choose softmax")
@@ -379,7 +379,7 @@ def _check_positions(p: Parameters) -> None:
 
 
 def _check_together(p: Parameters) -> None:
-    """Rules that tie two values."""
+    """Check the rules that involve more than one value."""
     attending = {
         "i2vae": {"model.heads": p.model.heads, "model.cross_heads": p.model.cross_heads},
         "sasrec-bce": {"sasrec_bce.heads": p.sasrec_bce.heads},

@@ -30,12 +30,11 @@ from i2vae_lib.places import runs_folder
 
 RUN_LAYOUT = 2
 _LONGEST_CHANGE = 60
-"""Characters of what a folder's name says of changed parameters; what needs more is named by its digest."""
-
+"""Most characters of a folder's name that spell out changed parameters; longer ones are named by their digest."""
 
 _FOLDERS = ("dataset", "model")
 RESULTS = ("dataset", "pseudo.parquet", "model", "history.parquet", "ranks.parquet", "metrics.json")
-"""What the stages leave in a run directory, beside checkpoints and ``run.json``, which has the SHA-256 of each file."""
+"""What the stages leave in a run directory; checkpoints and ``run.json`` (with each file's SHA-256) stand beside it."""
 
 
 class LayoutError(ValueError):
@@ -47,7 +46,7 @@ class Damaged(LayoutError):
 
 
 def check_layout(what: str, found: Any, known: int, remedy: str = "") -> None:
-    """Refuse any layout but this version's. The remedy is for older layouts; newer ones need an upgrade.
+    """Refuse any layout but this version's. ``remedy`` is for older layouts; newer ones need an upgrade.
 
     Raises
     ------
@@ -57,8 +56,8 @@ def check_layout(what: str, found: Any, known: int, remedy: str = "") -> None:
     if found == known:
         return
     newer = isinstance(found, int) and found > known
-    told = "it was made by a newer version of the kit: upgrade i2vae-kit" if newer else remedy
-    raise LayoutError(f"{what} layout {found}, this version reads {known}" + (f": {told}" if told else ""))
+    advice = "it was made by a newer version of the kit: upgrade i2vae-kit" if newer else remedy
+    raise LayoutError(f"{what} layout {found}, this version reads {known}" + (f": {advice}" if advice else ""))
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -71,7 +70,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
         part.touch(exist_ok=False)
-        mode = part.stat().st_mode  # the rights that the user's umask leaves; a library may write a file with others
+        mode = part.stat().st_mode  # as the user's umask has it; a library may write the file with other rights
         write(part)
         if part.stat().st_nlink == 1:
             part.chmod(mode)
@@ -79,12 +78,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             os.fsync(stream.fileno())
         os.replace(part, path)
     except Exception as error:
-        if isinstance(error, ValueError | TypeError | LookupError | ArithmeticError):  # of what was to be written
+        if isinstance(error, ValueError | TypeError | LookupError | ArithmeticError):  # the contents are at fault
             raise
         # libraries report a full disk by errors of their own, without the path
-        said = getattr(error, "strerror", None) or f"{type(error).__name__}: {_first_line(error)}"
+        why = getattr(error, "strerror", None) or f"{type(error).__name__}: {_first_line(error)}"
         raise OSError(
-            f"{path} could not be written ({said}): what was there before is whole; with room for it and the right to "
+            f"{path} could not be written ({why}): what was there before is whole; with room for it and the right to "
             f"write there the same command goes on"
         ) from error
     finally:
@@ -105,12 +104,12 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes ``path`` when all went well and is gone when it did not.
+    """A folder to fill; it becomes ``path`` on success and is removed on failure.
 
     Raises
     ------
     LayoutError
-        ``path`` is there already.
+        ``path`` exists.
     """
     if path.exists():
         raise LayoutError(f"{path} exists: choose another folder")
@@ -141,12 +140,12 @@ def reading(path: Path, remedy: str = "delete it and make it anew") -> Iterator[
 
 
 def _first_line(error: Exception) -> str:
-    said = (str(error).splitlines() or [""])[0][:200]
-    return "it holds more than tensors" if "weights_only" in said else said  # torch advises to execute what it holds
+    line = (str(error).splitlines() or [""])[0][:200]
+    return "it holds more than tensors" if "weights_only" in line else line  # torch's advice is to execute the file
 
 
 def read_json(path: Path, remedy: str = "delete it and make it anew") -> dict[str, Any]:
-    """Strict JSON of a file, an object.
+    """Read a file that holds one object in strict JSON.
 
     Raises
     ------
@@ -157,10 +156,10 @@ def read_json(path: Path, remedy: str = "delete it and make it anew") -> dict[st
         raise ValueError(f"{word} is no JSON")
 
     with reading(path, remedy):
-        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-        if not isinstance(found, dict):
-            raise ValueError(f"expected an object, found {type(found).__name__}")
-        return found
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+        if not isinstance(content, dict):
+            raise ValueError(f"expected an object, found {type(content).__name__}")
+        return content
 
 
 def sha256_of(path: Path) -> str:
@@ -175,13 +174,13 @@ def _sha256_of_state(path: Path, *state: int) -> str:
 
 
 def _sha256_once(path: Path) -> str:
-    """:func:`sha256_of`, computed once a process while the file stays as it is."""
-    found = path.stat()
-    return _sha256_of_state(path.absolute(), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    """:func:`sha256_of`, computed once per process while the file stays as it is."""
+    state = path.stat()
+    return _sha256_of_state(path.absolute(), state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
 
 
 def link_or_copy(source: Path, part: Path) -> None:
-    """Link a file to a second name, or copy it where the file system has no links. Replaces ``part``.
+    """Give a file a second name by a hard link, or copy it where the file system has none. Replaces ``part``.
 
     For files that are only ever replaced, never changed in place (:func:`write_atomically`).
     """
@@ -194,8 +193,8 @@ def link_or_copy(source: Path, part: Path) -> None:
 
 def cache_folder() -> Path:
     """Where downloads and fits are kept: ``I2VAE_CACHE_DIR``, else ``i2vae`` in the user's cache folder."""
-    if told := os.environ.get("I2VAE_CACHE_DIR"):
-        return Path(told)
+    if folder := os.environ.get("I2VAE_CACHE_DIR"):
+        return Path(folder)
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "i2vae"
     except RuntimeError:  # a user without a home, as in some containers
@@ -204,23 +203,23 @@ def cache_folder() -> Path:
 
 def environment() -> dict[str, str]:
     """The versions and revision that a result depends on, and the number of threads, which its timings depend on."""
-    found = {"python": platform.python_version(), "platform": platform.platform(terse=True)}
+    versions = {"python": platform.python_version(), "platform": platform.platform(terse=True)}
     for package in ("i2vae-kit", "torch", "numpy", "scipy", "pandas"):
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    found["threads"] = os.environ.get("OMP_NUM_THREADS") or str(usable_cores())
-    found["git"] = revision()
-    return found
+            versions[package] = "not installed"
+    versions["threads"] = os.environ.get("OMP_NUM_THREADS") or str(usable_cores())
+    versions["git"] = revision()
+    return versions
 
 
 @cache
 def revision() -> str:
     """The commit of this checkout when the process first asked; ``unknown`` without git.
 
-    ``-dirty`` where what numbers come from was changed since: library, parameters or tools. Pages and kept tables make
-    none, and a study may write them while its next part runs.
+    Ends in ``-dirty`` if library, parameters or tools were changed since. Pages and kept tables do not count: no
+    number comes from them, and a study may write them while its next part runs.
     """
 
     def git(*words: str) -> str:
@@ -266,8 +265,8 @@ def usable_cores() -> int:
 def default_folder(p: Parameters, ignored: Collection[str] = ()) -> Path:
     """Default folder of a run: inside :func:`i2vae_lib.places.runs_folder`, named by its parameters.
 
-    ``DATA-PROTOCOL-PRESET[-SYSTEM]-seedN``, then ``+KEY=VALUE`` for what differs from the preset (groups of parameters
-    in ``ignored`` do not count). Where that is long, or no name for a file, ``+`` and 8 hex digits of the identity.
+    ``DATA-PROTOCOL-PRESET[-SYSTEM]-seedN``, then ``+KEY=VALUE`` for what differs from the preset (without the groups
+    in ``ignored``). If that is too long, or unfit for a file name: ``+`` and 8 hex digits of the identity.
     """
     data = pair_name(p.data)
     system = "" if p.system == "i2vae" else f"-{p.system}"
@@ -282,22 +281,22 @@ def default_folder(p: Parameters, ignored: Collection[str] = ()) -> Path:
 class Run:
     """A run directory opened for one set of parameters.
 
-    ``lock`` is held by each stage while it looks and works, so that two processes on one folder do not do the same
-    work twice.
+    Each stage holds ``lock`` while it checks and works, so that two processes on one folder do not do the same work
+    twice.
 
     Parameters
     ----------
     parameters
-        As resolved. A folder that was made with others is refused.
+        The resolved parameters. A folder that was made with others is refused.
     folder
-        Made if it is not there; None: ``parameters.out``, else :func:`default_folder`.
+        Created if missing; None: ``parameters.out``, else :func:`default_folder`.
     ignored
         Groups of parameters that may differ from those that the folder was made with.
 
     Raises
     ------
     LayoutError
-        Other parameters (all that differ are named), or another layout version.
+        The folder was made with other parameters (all that differ are named) or by another layout version.
     """
 
     def __init__(self, parameters: Parameters, folder: Path | str | None = None, ignored: tuple[str, ...] = ()):
@@ -328,7 +327,7 @@ class Run:
             )
         if self.record.keys() > begun.keys():
             self._refuse_other_parameters()
-        else:  # new, or stopped before anything was made with its parameters
+        else:  # new, or stopped before it made anything
             self.record = begun
             self.note()
 
@@ -348,22 +347,22 @@ class Run:
     def leave(self, name: str, write: Callable[[Path], object]) -> None:
         """Write a file or folder of the run with ``write``, and record its SHA-256 in ``run.json``.
 
-        It gets its name last: what has its name is whole and recorded.
+        The file gets its final name last, so whatever has that name is whole and recorded.
         """
         target = self.folder / name
 
         def recorded(part: Path) -> None:
             write(part)
-            if "sha256" not in self.record:  # begun by an earlier version, whose files stay unrecorded
+            if "sha256" not in self.record:  # a run of an earlier version: its files stay unrecorded
                 return
-            paths = [one for one in sorted(part.rglob("*")) if one.is_file()] if part.is_dir() else [part]
-            own = {(Path(name) / one.relative_to(part)).as_posix(): sha256_of(one) for one in paths}
-            others = {key: one for key, one in self.record["sha256"].items() if not _is_of(key, name)}
+            paths = [path for path in sorted(part.rglob("*")) if path.is_file()] if part.is_dir() else [part]
+            own = {(Path(name) / path.relative_to(part)).as_posix(): sha256_of(path) for path in paths}
+            others = {key: sha256 for key, sha256 in self.record["sha256"].items() if not _is_of(key, name)}
             self.note(sha256=others | own)
 
         if name in _FOLDERS:
             part = self.folder / f".{name}.part"
-            shutil.rmtree(part, ignore_errors=True)  # a killed call's
+            shutil.rmtree(part, ignore_errors=True)  # left by a killed call
             try:
                 recorded(part)
                 shutil.rmtree(target, ignore_errors=True)
@@ -404,7 +403,7 @@ class Run:
             self.record["stages"].pop(name, None)
 
     def took_at_least(self, name: str, seconds: float) -> None:
-        """Raise a stage's time to what its result records: a resumed stage was timed from its last start only."""
+        """Raise a stage's time to what its result records, since a resumed stage is timed from its last start only."""
         stage = self.record["stages"][name]
         stage["seconds"] = max(stage["seconds"], round(seconds, 2))
         self.note()
@@ -413,7 +412,7 @@ class Run:
 def refuse_changes(
     folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str] = ()
 ) -> None:
-    """Refuse a folder that was made with other parameters, but for the device and groups in ``ignored``.
+    """Refuse a folder that was made with other parameters; the device and the groups in ``ignored`` may differ.
 
     Raises
     ------
@@ -428,26 +427,26 @@ def refuse_changes(
 
 
 def results_in(folder: Path) -> list[str]:
-    """Which of :data:`RESULTS`, and which checkpoints, a folder holds."""
+    """The :data:`RESULTS` and checkpoints that a folder holds, by name."""
     return [name for name in RESULTS if (folder / name).exists()] + [one.name for one in folder.glob("last*.ckpt")]
 
 
 def checked(folder: Path | str, name: str) -> Path:
     """Path of a file or folder of a run, after checking that it is what the run wrote.
 
-    Runs of earlier versions recorded no SHA-256: theirs are taken as they are.
+    Runs of earlier versions recorded no SHA-256: their files are accepted unchecked.
 
     Raises
     ------
     Damaged
-        A file that was changed, lost, or that is another run's.
+        A file was changed or lost, or is another run's.
     """
     folder = Path(folder)
     path, known = folder / name, read_record(folder).get("sha256")
     if known is None:
         return path
     remedy = f"put the run's own file back, or delete {folder} and run it anew"
-    own = {key: one for key, one in known.items() if _is_of(key, name)}
+    own = {key: sha256 for key, sha256 in known.items() if _is_of(key, name)}
     if not own:
         raise Damaged(f"{path} is not this run's: run.json does not know of it; {remedy}")
     for key, sha256 in own.items():
@@ -502,7 +501,7 @@ def read_record(folder: Path | str) -> dict[str, Any]:
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested parameters by the dotted keys of ``--set``."""
+    """Nested parameters as one mapping with the dotted keys of ``--set``."""
     flat: dict[str, Any] = {}
     for key, value in nested.items():
         if isinstance(value, Mapping):

@@ -1,8 +1,8 @@
 """The main job as four stages over a run directory: prepare, recall, train, evaluate.
 
-Each stage is a function of a :class:`~i2vae_lib.runs.Run`; it reads what earlier stages left, does nothing that is
-done already, and leaves its result on disk. ``i2vae run`` calls them in order; a notebook calls the ones that it tells
-of and gets the rest for free. Killed at any moment, the same call goes on where it was.
+Each stage is a function of a :class:`~i2vae_lib.runs.Run`: it reads what earlier stages left, repeats nothing that is
+done, and leaves its result on disk. ``i2vae run`` calls them in order; a notebook calls those it is about, and they
+call the stages before them. After a kill at any moment, the same call continues where it stopped.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 
 
 def quiet(line: str) -> None:
-    """Say nothing."""
+    """A :data:`Say` that prints nothing."""
 
 
 def open_run(parameters: Parameters, out: str | Path | None = None) -> Run:
@@ -45,7 +45,7 @@ def open_run(parameters: Parameters, out: str | Path | None = None) -> Run:
         Unknown data, protocol or system, or data that the protocol cannot serve.
     """
     check_run(parameters)
-    choose_device(parameters.training.device)  # here, where it trains: not after an hour of fitting
+    choose_device(parameters.training.device)  # fails now, not after an hour of fitting
     return Run(parameters, out, irrelevant_groups([parameters.system]))
 
 
@@ -55,7 +55,7 @@ def check_run(parameters: Parameters) -> None:
     Raises
     ------
     DataError, ParameterError
-        Names the nearest one, or what would serve.
+        Names the nearest known one, or the protocols that the data can serve.
     """
     check_name(parameters.data)
     check_protocol(parameters.data, parameters.protocol)
@@ -63,7 +63,7 @@ def check_run(parameters: Parameters) -> None:
 
 
 def irrelevant_groups(systems: Iterable[str]) -> tuple[str, ...]:
-    """The groups of parameters that only other systems read."""
+    """The groups of parameters that only systems other than these read."""
     own = {group for name in systems for group in REGISTRY[name].groups}
     return tuple(sorted({group for entry in REGISTRY.values() for group in entry.groups} - own))
 
@@ -74,7 +74,7 @@ def check_system(name: str) -> None:
     Raises
     ------
     ParameterError
-        Names the nearest one.
+        Names the nearest known one.
     """
     if name not in SYSTEMS:
         raise ParameterError(f"'system': unknown '{name}'{suggestion(name, list(SYSTEMS))}")
@@ -84,17 +84,17 @@ def _alone(stage: Callable[Concatenate[Run, Arguments], Result]) -> Callable[Con
     """Hold the run's lock while a stage checks what is done and does the rest."""
 
     @functools.wraps(stage)
-    def locked(run: Run, /, *words: Arguments.args, **named: Arguments.kwargs) -> Result:
+    def locked(run: Run, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         with run.lock:
             run.refresh()
-            return stage(run, *words, **named)
+            return stage(run, *args, **kwargs)
 
     return locked
 
 
 @_alone
 def prepare(run: Run) -> CrossDomainDataset:
-    """Load the pair under its protocol, store it, audit it.
+    """Load the pair under its protocol, audit it and store it.
 
     Raises
     ------
@@ -116,11 +116,11 @@ def prepare(run: Run) -> CrossDomainDataset:
     with run.stage("prepare"):
         dataset = load_dataset_once(run.parameters)
         held_out = [dataset.splits[split] for split in ("validation", "test")]
-        evaluation.check_negatives(*held_out)  # not after an hour of fitting
+        evaluation.check_negatives(*held_out)  # fails now, not after an hour of fitting
         run.check_dataset(dataset.fingerprint())
         found = audit.audit(dataset)
         audit.refuse_leaks(found, dataset.protocol)
-        # before the dataset, whose presence says that this stage is done
+        # noted before the dataset is stored, since its presence says that this stage is done
         run.note(
             data=dataset.name,
             protocol=dataset.protocol,
@@ -146,19 +146,19 @@ def recall(run: Run, dataset: CrossDomainDataset | None = None) -> psg.Generator
     """Fit the pseudo-sequence generator on training rows (or read the same fit back), and record what it recalls.
 
     ``pseudo.parquet`` holds, for every row of every split, the recalled items and scores. The audit runs again, now
-    with what the generator learnt from and what it recalls.
+    on what the generator learnt from and what it recalls.
 
     Raises
     ------
     audit.Leak
         As in :func:`prepare`.
     LayoutError
-        The fit is not the one whose recalled items the run holds: it had to be made again, and came out otherwise.
+        The generator had to be fitted again, and differs from the one whose recalled items the run holds.
     """
     dataset = dataset or prepare(run)
     train, p, path = dataset.splits["train"], effective_psg(run.parameters), run.folder / "pseudo.parquet"
     if path.is_file():
-        checked(run.folder, path.name)  # reading the fit back is no work of the stage
+        checked(run.folder, path.name)  # outside run.stage: reading the fit back is not timed
         generator = psg.fit_once(train, p)
         if psg.digest(generator) != run.record.get("generator_sha256"):
             raise LayoutError(
@@ -169,7 +169,7 @@ def recall(run: Run, dataset: CrossDomainDataset | None = None) -> psg.Generator
         return generator
     with run.stage("generator"):
         generator = psg.fit_once(train, p)
-    # the fit may be an earlier run's
+    # the fit may come from an earlier run, with the seconds that it took then
     run.note(generator_seconds=psg.seconds_of_fit(train, p), generator_sha256=psg.digest(generator))
     with run.stage("recall"):
         table, found = recalled(dataset, generator)
@@ -185,7 +185,7 @@ def uses_generator(parameters: Parameters) -> bool:
 
 
 def effective_psg(parameters: Parameters) -> Any:
-    """The generator's parameters in effect: under ``released`` the paper's way, otherwise as given."""
+    """The generator's parameters in effect: the paper's way under ``released``, otherwise as given."""
     return psg.as_published(parameters.psg) if parameters.protocol == "released" else parameters.psg
 
 
@@ -196,7 +196,7 @@ def train(run: Run, dataset: CrossDomainDataset | None = None, on_epoch: Callabl
     Returns
     -------
     Recommender
-        Of the class that ``SYSTEMS`` has under the parameter ``system``.
+        An instance of ``SYSTEMS[run.parameters.system]``.
     """
     folder, kind = run.folder / "model", SYSTEMS[run.parameters.system]
     if (folder / "model.json").is_file():
@@ -216,7 +216,7 @@ def train(run: Run, dataset: CrossDomainDataset | None = None, on_epoch: Callabl
     history = stamped(pd.DataFrame(recommender.state.history), dataset)
     run.took_at_least("train", float(history[["seconds", "validation seconds"]].to_numpy().sum()))
     run.leave("history.parquet", lambda part: history.to_parquet(part, index=False))
-    # what the model begins with and falls back to must be the training rows' own
+    # what the model starts from and falls back to must come from the training rows alone
     found = audit_fitted.audit_counts(dataset, recommender.popularity)
     if recommender.start is not None:
         started = audit_fitted.audit_start(dataset, recommender.start, recommender.start_shrinkage)
@@ -242,7 +242,7 @@ def evaluate(run: Run, dataset: CrossDomainDataset | None = None) -> pd.DataFram
     Returns
     -------
     DataFrame
-        ``ranks.parquet``: everything that is ever reported can be computed from it.
+        ``ranks.parquet``, from which everything that is reported can be computed.
     """
     path = run.folder / "ranks.parquet"
     if path.is_file() and (run.folder / "metrics.json").is_file():
@@ -264,7 +264,7 @@ def evaluate(run: Run, dataset: CrossDomainDataset | None = None) -> pd.DataFram
 
 
 def _with(lines: list[dict[Any, Any]], more: list[dict[Any, Any]]) -> list[dict[Any, Any]]:
-    """Add lines to the audit, replacing those that a killed call left."""
+    """Add lines to the audit, replacing any that a killed call left."""
     checks = {line["check"] for line in more}
     return [line for line in lines if line["check"] not in checks] + more
 
@@ -302,22 +302,21 @@ def load_ranks(folder: Path | str) -> pd.DataFrame:
 
 
 def history_so_far(folder: Path | str) -> pd.DataFrame:
-    """:func:`load_history`; while a run still trains, the epochs in its checkpoint (possibly none).
+    """:func:`load_history`; for a run that still trains, the epochs in its checkpoints (possibly none).
 
     Raises
     ------
     LayoutError
-        No run there.
+        There is no run.
     """
     folder = Path(folder)
     read_record(folder)
     if (folder / "history.parquet").is_file():
         return load_history(folder)
-    # one a stage of its training, each begun when the one before had ended
-    found = [history_of(path) for path in sorted(folder.glob("last*.ckpt"), key=lambda path: path.stat().st_mtime)]
-    parts = [
-        pd.DataFrame(one) if len(found) == 1 else pd.DataFrame(one).assign(stage=i) for i, one in enumerate(found, 1)
-    ]
+    # one checkpoint per training stage, each begun after the one before had ended
+    paths = sorted(folder.glob("last*.ckpt"), key=lambda path: path.stat().st_mtime)
+    parts = [pd.DataFrame(history_of(path)) for path in paths]
+    parts = parts if len(parts) == 1 else [part.assign(stage=i) for i, part in enumerate(parts, 1)]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"epoch": pd.Series(dtype=float)})
 
 
@@ -329,9 +328,9 @@ def load_pseudo(folder: Path | str) -> dict[str, Any]:
     with reading(checked(folder, path.name)):
         table = pd.read_parquet(path)
     rows = read_record(folder)["rows"]
-    found = table["split"].value_counts().to_dict()
-    if found != rows:
-        raise LayoutError(f"{path} has rows {found}, the run has {rows}: delete it, and the run recalls anew")
+    counts = table["split"].value_counts().to_dict()
+    if counts != rows:
+        raise LayoutError(f"{path} has rows {counts}, the run has {rows}: delete it, and the run recalls anew")
     return {split: np.stack(table.loc[table["split"] == split, "items"].to_list()) for split in SPLITS}
 
 

@@ -1,6 +1,6 @@
 """Protocols: from a raw pair to the rows that training, selection and test may see.
 
-One name, one meaning (``docs/evaluation.md``). Each protocol is a function of a pair and of parameters whose splits
+One name, one meaning (``docs/evaluation.md``). Each protocol is a function of a pair and of parameters; its splits
 depend on ``data_seed`` and on the rows' contents, never on their order in a file.
 
 ===============  ===================  ======================================================================
@@ -56,7 +56,7 @@ from i2vae_lib.parameter_groups import ControlParameters, SplitParameters
 
 @dataclass(frozen=True)
 class RawPair:
-    """A pair as it was published: a training table and a test table of rows, histories untouched."""
+    """A pair as published: training rows and test rows, histories untouched."""
 
     name: str
     source_sha256: str
@@ -73,8 +73,8 @@ def apply(
     Raises
     ------
     DataError
-        A protocol that the data cannot serve (timestamps that are not there, or a log where published splits are
-        asked for), or a split left without users.
+        The data cannot serve the protocol (no timestamps, or a log where published splits are needed), or a split has
+        no users left.
     """
     check_served(protocol, pair.name, timed=isinstance(pair, LogPair))
     if protocol == "temporal" and isinstance(pair, LogPair) and not pair.log.common_time:
@@ -96,7 +96,7 @@ def apply(
     if isinstance(pair, LogPair):
         notes = [*([] if pair.log.common_time else [NO_COMMON_TIME]), *_blind_note(pair, cut)]
         notes += [*_long_note(cut, split.longest), *pair.suspicions]
-        # the planted interests are those of a user's last events
+        # the synthetic interests are those of a user's last events
         truth = pair.truth if protocol == "chronological" else {}
         dataset = replace(
             dataset,
@@ -111,18 +111,18 @@ def apply(
 
 
 def blind(rows: Rows, log: EventLog) -> tuple[int, int]:
-    """Of the rows of users with events in both domains: how many see nothing of the other domain, and how many are."""
+    """Of the rows of users with events in both domains: the number that see nothing of the other one, and the total."""
     x, y = (log.events[d].user for d in DOMAINS)
     both = belongs(rows.user, log.users[np.intersect1d(x, y)])
     return int((both & (rows.lengths("other") == 0)).sum()), int(both.sum())
 
 
 def _blind_note(pair: LogPair, cut: Cut) -> list[str]:
-    """The sentence that counts :func:`blind` rows; all of them are an error."""
+    """The sentence that counts :func:`blind` rows; it is an error if all of them are blind."""
     empty, of = np.sum([blind(rows, pair.log) for rows in cut.splits.values()], axis=0)
     if 0 < of == empty:
         times = [pair.log.events[d].time for d in DOMAINS]
-        equal = all((one == one[0]).all() for one in times if len(one))
+        equal = all((stamps == stamps[0]).all() for stamps in times if len(stamps))
         why = "all times of each file are equal" if equal else "no event of the other domain lies before a row's target"
         raise DataError(
             f"{pair.name}: none of the {of:,} rows of users with both domains sees anything of the other domain: "
@@ -145,7 +145,7 @@ def check_served(protocol: str, name: str, *, timed: bool) -> None:
     Raises
     ------
     DataError
-        Says which protocols do.
+        Says which protocols the data can serve.
     """
     if not timed and protocol not in ("released", "strict"):
         raise DataError(
@@ -162,7 +162,7 @@ def check_served(protocol: str, name: str, *, timed: bool) -> None:
 def assembled(
     protocol: str, pair: RawPair | LogPair, cut: Cut, split: SplitParameters, controls: ControlParameters
 ) -> CrossDomainDataset:
-    """A dataset of what a protocol cut, its long histories shortened, after the controls."""
+    """The dataset of a protocol's cut, with long histories shortened and the controls applied."""
     shortened, beyond = most_recent(cut.splits, split.longest)
     splits, removed = control(shortened, controls, split.data_seed)
     return CrossDomainDataset(
@@ -172,7 +172,7 @@ def assembled(
         pair.source_sha256,
         pair.catalogue,
         splits,
-        # before the controls, so that a thinner history does not move a row to another kind's limit
+        # before the controls, so that thinned histories do not move the limit of tailed rows
         {name: tail_limits(rows) for name, rows in cut.splits.items()},
         dict(cut.removed) | beyond | removed,
         controls.model_dump(),
@@ -180,7 +180,7 @@ def assembled(
 
 
 def _long_note(cut: Cut, longest: int) -> list[str]:
-    """The sentence that counts the users whom ``split.longest`` concerns, and names the longest history."""
+    """The sentence that counts the users whose histories ``split.longest`` shortens, and names the longest history."""
     lengths = pd.concat(
         [pd.Series(rows.history[d].lengths, index=rows.user) for rows in cut.splits.values() for d in DOMAINS]
     )
@@ -200,8 +200,8 @@ def _account(removed: Mapping[str, int]) -> str:
 def released(raw: RawPair, split: SplitParameters) -> Cut:
     """The paper's split as it stands: **not leak-free**; only for numbers beside the paper's tables.
 
-    Test rows are the test file, histories untouched. Train is the train file less a share of its users, held out as
-    validation, because the release has none.
+    Test rows are the test file, histories untouched. Training rows are the training file without a share of its users,
+    who are held out as validation because the release has none.
     """
     return held_out(raw.train, raw.test, split, {})
 
@@ -209,10 +209,10 @@ def released(raw: RawPair, split: SplitParameters) -> Cut:
 def strict(raw: RawPair, split: SplitParameters) -> Cut:
     """``released`` with its leaks closed.
 
-    A row's items of a domain are a set (:func:`order_free`): the files hold one order of items and no time, so their
-    last item is an accident of the file. Rows of a test user leave train and validation, and so do rows that equal
-    one of a later split under another name (:func:`without_copies`); a row's target leaves both of its histories,
-    through the link table too; a user's two rows stay on one side of every split.
+    A row's items of a domain are a set (:func:`order_free`): the files hold one order of items and no times, so the
+    last item is an accident of the file. Training and validation lose the rows of test users, and rows that equal one
+    of a later split under another name (:func:`without_copies`). A row's target is removed from both of its histories,
+    through the link table too. A user's two rows stay on one side of every split.
     """
     strangers = without_users(raw.train, raw.test)
     train, scrubbed_train = scrub(order_free(strangers, split.data_seed))
@@ -231,10 +231,10 @@ def strict(raw: RawPair, split: SplitParameters) -> Cut:
 
 
 def order_free(rows: Rows, data_seed: int) -> Rows:
-    """Rows whose items of a domain are a set, in an order by a seeded hash of (user, item); the last own one is asked.
+    """Rows whose items of a domain are a set, ordered by a seeded hash of (user, item); the last own one is the target.
 
-    The rows of a user agree in the order, an item has one place in both domains, and which item stood where in the
-    file changes nothing. A row that has only one item of its own domain keeps it as its target.
+    A user's rows share one order, an item id sorts alike in both domains, and the order in the file changes nothing.
+    A row with only one item of its own domain keeps it as its target.
     """
     users, number = np.unique(rows.user.astype(str), return_inverse=True)
     user_keys = hashed(users, "order of items", data_seed)[number]
@@ -252,10 +252,10 @@ def order_free(rows: Rows, data_seed: int) -> Rows:
 def chronological(pair: LogPair, split: SplitParameters) -> Cut:
     """Users split by a hash; a row's target is a user's last event in a domain.
 
-    Its histories hold only what lies before: in its own domain earlier events (events at the same time are put in
-    order by a seeded hash), in the other domain events of earlier stamps (days, where those of either file all stand
-    at one time of day). Validation and test get cold rows by :func:`make_cold`. Should a target's linked twin stand in
-    the other history, it is scrubbed, and rows that equal one of a later split leave, as under ``strict``.
+    Its histories hold only what lies before: in its own domain earlier events (a seeded hash orders events of the same
+    time), in the other domain events of earlier stamps (days, where all stamps of either file share one time of day).
+    Validation and test get cold rows by :func:`make_cold`. A target's linked twin is scrubbed from the other history,
+    and rows that equal one of a later split are removed, as under ``strict``.
     """
     events = ordered(pair, split.data_seed)
     rows, scrubbed = scrub(rows_at(pair, events, {d: events[d].last_of_user() for d in DOMAINS}))
@@ -280,18 +280,18 @@ def temporal(pair: LogPair, split: SplitParameters) -> tuple[LogPair, Cut]:
     Returns
     -------
     pair, cut
-        What :func:`i2vae_lib.data.filters.core_until` leaves, and :func:`cut_at` of it.
+        As :func:`cut_at` returns them.
     """
     return cut_at(pair, *cut_times(pair, split), split)
 
 
 def cut_times(pair: LogPair, split: SplitParameters) -> tuple[int, int]:
-    """Quantiles of the times of all events of both files, before any filter.
+    """The two cuts: quantiles of the times of all events of both files, before any filter.
 
     Raises
     ------
     DataError
-        They, or the second and the last event, fall on one time.
+        The cuts, or the second cut and the last event, fall on one time.
     """
     times = np.sort(np.concatenate([*(pair.log.events[d].time for d in DOMAINS), pair.repeats]))
     first, second = (int(times[int(q * (len(times) - 1))]) for q in (split.first_cut, split.second_cut))
@@ -304,17 +304,17 @@ def cut_times(pair: LogPair, split: SplitParameters) -> tuple[int, int]:
 
 
 def cut_at(pair: LogPair, first: int, second: int, split: SplitParameters) -> tuple[LogPair, Cut]:
-    """The catalogue is what the k-core of the events up to the first cut leaves; events of other items are not shown.
+    """Cut a pair at two moments; the catalogue holds the items in the k-core of the events up to the first cut.
 
-    A training row's target is a core user's last event of a domain up to the first cut. A held-out row is the first
-    event of a user and domain inside a window (validation between the cuts, test after the second), whether or not the
-    core has that user, with all earlier events as history, in the other domain those of earlier stamps. Users stand in
-    several splits, as in life.
+    Events of other items are not shown. A training row's target is a core user's last event of a domain up to the
+    first cut. A held-out row's target is the first event of a user and domain inside a window (validation between the
+    cuts, test after the second), whether or not the user is in the core; its history is all earlier events, in the
+    other domain those of earlier stamps. Users occur in several splits, as in life.
 
     Raises
     ------
     DataError
-        The core leaves nothing, or a window has no row of a domain.
+        The core is empty, or a window has no row of a domain.
     """
     kept = core_until(pair, first)
     events = ordered(kept, split.data_seed)
@@ -325,12 +325,12 @@ def cut_at(pair: LogPair, first: int, second: int, split: SplitParameters) -> tu
         for name, window in windows.items()
     }
     unknown = outside(pair, kept, windows, split.data_seed)
-    for one in unknown:
-        if not len(targets[one["split"]][one["domain"]]):
-            d, days = one["domain"], f"{day_of(first)} and {day_of(second)}"
+    for line in unknown:
+        if not len(targets[line["split"]][line["domain"]]):
+            d, days = line["domain"], f"{day_of(first)} and {day_of(second)}"
             raise DataError(
-                f"{pair.name} under temporal: no {one['split']} row of {kept.catalogue.names[d]} is left: of "
-                f"{one['first_events']:,} users with events in that window (the cuts are {days}) none took one of the "
+                f"{pair.name} under temporal: no {line['split']} row of {kept.catalogue.names[d]} is left: of "
+                f"{line['first_events']:,} users with events in that window (the cuts are {days}) none took one of the "
                 f"{kept.catalogue.size(d):,} items of the catalogue, which come from the events up to the first cut: "
                 f"move split.first_cut = {split.first_cut} or split.second_cut = {split.second_cut}, or lower min_user "
                 f"({pair.min_user}) or min_item ({pair.min_item})"
@@ -348,7 +348,7 @@ def cut_at(pair: LogPair, first: int, second: int, split: SplitParameters) -> tu
 
 
 def _of_core(events: OrderedEvents, until: int, min_user: int) -> Array:
-    """Which events of catalogue items are the core's (:func:`i2vae_lib.data.filters.core_until`), bool [events]."""
+    """Which events of catalogue items belong to the core (:func:`i2vae_lib.data.filters.core_until`), bool [events]."""
     early = events.time <= until
     enough: Array = np.bincount(events.user[early], minlength=int(events.user.max(initial=-1)) + 1) >= min_user
     return early & enough[events.user]
@@ -362,25 +362,25 @@ def outside(
     Returns
     -------
     list of dict
-        One a window and domain: ``split``, ``domain`` (key), ``first_events`` (users with events there), ``outside``
-        (of them, those whose first is of another item), ``share``.
+        One per window and domain: ``split``, ``domain`` (key), ``first_events`` (users with events there), ``outside``
+        (those of them whose first event is of an item outside the catalogue), ``share``.
     """
     start = min(low for low, _ in windows.values())
     late = {d: Events(*(a[e.time > start] for a in (e.user, e.item, e.time))) for d, e in pair.log.events.items()}
     events = ordered(replace(pair, log=replace(pair.log, events=late)), data_seed)
-    found = []
+    counts = []
     for d in DOMAINS:
         known = belongs(pair.catalogue.ids[d], kept.catalogue.ids[d])
         for name, window in windows.items():
             items = events[d].item[events[d].first_of_user(events[d].between(*window))]
             count, total = int((~known[items - 1]).sum()), len(items)
             share = count / total if total else 0.0
-            found.append({"split": name, "domain": d, "first_events": total, "outside": count, "share": share})
-    return found
+            counts.append({"split": name, "domain": d, "first_events": total, "outside": count, "share": share})
+    return counts
 
 
 def outside_note(found: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
-    """What :func:`outside` found, in a sentence that stands beside tables; "" under the other protocols."""
+    """The counts of :func:`outside` as a sentence to print beside tables; "" under the other protocols."""
     if not found:
         return ""
     of = {

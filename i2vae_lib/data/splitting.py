@@ -1,4 +1,4 @@
-"""What protocols have in common: rows of full sequences, splits of users, scrubbed targets, copies, cold rows."""
+"""What protocols share: rows from full sequences, splits of users, scrubbed targets, copies, cold rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from i2vae_lib.data.rows import (
 )
 from i2vae_lib.parameter_groups import SplitParameters
 
-COPY_LENGTH = 8  # items from which on two people with the same ones are one person under two names
+COPY_LENGTH = 8  # with at least so many items, all of them equal, two users are one person under two names
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ class Cut:
 
 
 def contents(rows: Rows) -> tuple[Array, Array]:
-    """What each row holds of both domains, in no order: targets, and own items that making it cold took away, counted.
+    """Each row's set of items of both domains, with its target and the own items that making it cold took away.
 
-    A product of both domains is one item, so that scrubbing a target's twin changes nothing here.
+    Linked items count as one, so that scrubbing a target's twin changes nothing here.
 
     Returns
     -------
     keys, sizes
-        uint64 [rows], equal for rows with the same items (others collide by chance in one of 2^64), and the number of
-        different items, int64 [rows].
+        uint64 [rows], equal for rows with the same items (other rows collide with probability 2^-64), and the number
+        of different items, int64 [rows].
     """
     size = rows.catalogue.size("x")
     twins = rows.catalogue.linked("y")
@@ -54,7 +54,7 @@ def contents(rows: Rows) -> tuple[Array, Array]:
     for d in DOMAINS:
         history, at = rows.held(d), rows.of(d)
         owner += [history.owner, at]
-        items += [product[d][one] for one in (history.values, rows.target[at])]
+        items += [product[d][numbers] for numbers in (history.values, rows.target[at])]
     wide = size + len(twins)
     row, item = np.divmod(np.unique(np.concatenate(owner) * wide + np.concatenate(items)), wide)
     keys = np.zeros(len(rows), dtype=np.uint64)
@@ -63,7 +63,7 @@ def contents(rows: Rows) -> tuple[Array, Array]:
 
 
 def copied(rows: Rows, others: Rows) -> Array:
-    """Rows that hold just what a row of ``others`` holds, :data:`COPY_LENGTH` items or more, under another user name.
+    """Rows with the same items as a row of another user in ``others``, :data:`COPY_LENGTH` items or more.
 
     Returns
     -------
@@ -71,21 +71,21 @@ def copied(rows: Rows, others: Rows) -> Array:
     """
     (keys, sizes), (their_keys, _) = contents(rows), contents(others)
     known = pd.DataFrame({"key": their_keys, "theirs": others.user}).drop_duplicates()
-    found = pd.DataFrame({"key": keys, "user": rows.user, "row": np.arange(len(rows))})
-    found = found[sizes >= COPY_LENGTH].merge(known, on="key")
+    same = pd.DataFrame({"key": keys, "user": rows.user, "row": np.arange(len(rows))})
+    same = same[sizes >= COPY_LENGTH].merge(known, on="key")
     hit = np.zeros(len(rows), dtype=bool)
-    hit[found.loc[found["user"] != found["theirs"], "row"]] = True
+    hit[same.loc[same["user"] != same["theirs"], "row"]] = True
     return hit
 
 
 def without_copies(rows: Rows, *others: Rows) -> tuple[Rows, int]:
-    """The rows less those that :func:`copied` finds in any of the others, and how many these are."""
+    """The rows without those that :func:`copied` finds in any of the others, and how many were left out."""
     hit = copied(rows, joined(list(others)))
     return rows.take(~hit), int(hit.sum())
 
 
 def without_later_copies(splits: Mapping[str, Rows]) -> tuple[dict[str, Rows], dict[str, int]]:
-    """Splits less the rows that equal one of a later split under another user name, and how many left each."""
+    """Splits without the rows that equal one of a later split under another user name, and how many each lost."""
     validation, of_test = without_copies(splits["validation"], splits["test"])
     train, of_later = without_copies(splits["train"], splits["validation"], splits["test"])
     copies = {
@@ -96,17 +96,17 @@ def without_later_copies(splits: Mapping[str, Rows]) -> tuple[dict[str, Rows], d
 
 
 def without_users(train: Rows, test: Rows) -> Rows:
-    """The training rows of users who have no test row."""
+    """The training rows of users without a test row."""
     return train.take(~belongs(train.user, test.user))
 
 
 def scrub(rows: Rows) -> tuple[Rows, int]:
-    """Remove each row's target from both of its histories (as itself in its own, through the link in the other).
+    """Remove each row's target from its own history, and the target's linked twin from the other one.
 
     Returns
     -------
     rows, count
-        The scrubbed rows, and how many events left.
+        The scrubbed rows, and how many events were removed.
     """
     hits = {d: rows.holds_target(d) for d in DOMAINS}
     histories = {d: rows.history[d].keep(~hits[d]) for d in DOMAINS}
@@ -115,7 +115,7 @@ def scrub(rows: Rows) -> tuple[Rows, int]:
 
 
 def held_out(train: Rows, test: Rows, split: SplitParameters, removed: dict[str, int]) -> Cut:
-    """Hold a share of the training users out as validation, and make some of its rows cold."""
+    """Hold out a share of the training users as validation, and make some of their rows cold."""
     users = np.unique(train.user)
     count = round(split.validation_share * len(users))
     if not 0 < count < len(users):
@@ -131,10 +131,10 @@ def held_out(train: Rows, test: Rows, split: SplitParameters, removed: dict[str,
 
 
 def make_cold(rows: Rows, share: float, data_seed: int) -> tuple[Rows, int]:
-    """Make cold-start rows among held-out users, where the data bring none.
+    """Make cold-start rows among held-out users, where the data have none.
 
-    Of the users who have a row with both histories, ``share`` lose one domain's history and keep its target; which
-    users and, of two rows, which one, follows from a hash. The user's other row is dropped.
+    Of the users who have a row with both histories, ``share`` lose one domain's history and keep its target. A hash
+    chooses the users and, of two rows, the one to make cold; the user's other row is dropped.
 
     Returns
     -------
@@ -159,27 +159,27 @@ def make_cold(rows: Rows, share: float, data_seed: int) -> tuple[Rows, int]:
 
 
 def most_recent(splits: Mapping[str, Rows], longest: int) -> tuple[dict[str, Rows], dict[str, int]]:
-    """Rows that show the last ``longest`` events of each domain at most, in the order that the protocol gave them.
+    """Limit each row's histories to their last ``longest`` events, in the protocol's order.
 
-    Whatever counts pairs of a user's events costs the square of their number, so this one limit holds for every count
-    and every model. What a row may not be asked for (``Rows.excluded``) stays whole.
+    Counting pairs of a user's events costs the square of their number, so this one limit holds for every count and
+    every model. What a row may not be asked for (``Rows.excluded``) stays whole.
 
     Returns
     -------
     splits, removed
         The rows, and how many events each split lost; a split that lost none is not named.
     """
-    found, removed = {}, {}
+    shortened, removed = {}, {}
     for name, rows in splits.items():
         history = {
-            d: one.slices(np.maximum(one.offsets[:-1], one.offsets[1:] - longest), one.offsets[1:])
-            for d, one in rows.history.items()
+            d: full.slices(np.maximum(full.offsets[:-1], full.offsets[1:] - longest), full.offsets[1:])
+            for d, full in rows.history.items()
         }
         beyond = sum(len(rows.history[d].values) - len(history[d].values) for d in DOMAINS)
-        found[name] = replace(rows, history=history) if beyond else rows
+        shortened[name] = replace(rows, history=history) if beyond else rows
         if beyond:
             removed[f"events before the last {longest} of a domain in {name} histories"] = beyond
-    return found, removed
+    return shortened, removed
 
 
 def tail_limits(rows: Rows) -> dict[str, float]:
