@@ -70,7 +70,7 @@ notebook-tests: $(STAMP)
 # papermill with other parameters, JupyterLab and the served page in a real Chromium (screenshots: build/screenshots),
 # kills, clusters, hostile input, the wheel in an empty folder
 test-slow: $(STAMP)
-	$(QUIET) $(BIN)/pytest -n $(WORKERS) --dist load --durations 25 -m slow
+	$(QUIET) $(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations 25 -m slow
 
 # before a release, by hand: the lowest versions of pyproject.toml, then the newest under every Python that is found
 test-release:

@@ -14,7 +14,7 @@ from i2vae_lib import psg, stages
 from i2vae_lib.data import CrossDomainDataset, load_dataset
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import I2VAERecommender
-from tests.helpers.worlds import TINY, fitted
+from tests.helpers.worlds import LONG, TINY, fitted
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -78,6 +78,17 @@ def logs_folder() -> Path:
     if not folder or not (Path(folder) / "logs").is_dir():
         pytest.skip("I2VAE_DATA_DIR does not name a folder with logs/: tests on the real logs are SKIPPED")
     return Path(folder)
+
+
+# --- slow tests -------------------------------------------------------------------------------------------------------
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests begin with the longest, the wheel, and have time to end on a busy machine (:data:`LONG` and again)."""
+    items.sort(key=lambda item: item.path.name != "test_wheel.py")
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(2 * LONG))
 
 
 # --- what was tried ---------------------------------------------------------------------------------------------------

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -647,16 +644,13 @@ def test_command_when_histories_are_in_a_bad_file(
 # --- the ten lines ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_ten_lines_of_the_docs_when_run_in_an_empty_folder(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8")
-    snippet = page.split("```python\n")[1].split("```")[0]
-    assert len([line for line in snippet.splitlines() if line]) <= 10
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-P", "-c", snippet]
-    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
-    assert "700" in done.stdout and "ordered_counts" in done.stdout and (tmp_path / "model" / "run.json").is_file()
+def test_ten_lines_of_the_docs_hold_those_of_readme() -> None:
+    """They are run where the wheel is all there is (``test_wheel.py``)."""
+    pages = [(ROOT / name).read_text(encoding="utf-8") for name in ("docs/own_data.md", "README.md")]
+    snippets = [page.split("```python\n")[1].split("```")[0].splitlines() for page in pages]
+    ten, readme = ([line.split("  #")[0] for line in lines if line] for lines in snippets)
+    assert len(ten) <= 10 and len(readme) >= 4
+    assert [line for line in ten if line in readme] == readme
 
 
 def test_fit_when_there_is_no_time(logs: dict[str, pd.DataFrame]) -> None:

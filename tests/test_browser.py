@@ -25,9 +25,10 @@ import psutil
 import pytest
 
 from i2vae_lib import cli
-from tests.helpers.worlds import ROOT
+from tests.helpers.worlds import LONG, ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
+MILLISECONDS = 1000 * LONG
 # a story, a study, the explorers; that every notebook runs, and runs twice, test_notebooks.py shows without a browser
 NAMES = ("00_tour", "05_sensitivity", "12_explorers")
 SHOTS = ROOT / "build" / "screenshots"
@@ -130,7 +131,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("browser")
 
 
-def serve(command: list[str], folder: Path, name: str, url: str, seconds: float = 120) -> subprocess.Popen[bytes]:
+def serve(command: list[str], folder: Path, name: str, url: str, seconds: float = LONG) -> subprocess.Popen[bytes]:
     """Start a server and wait until it answers."""
     shared = folder.parent.parent if "PYTEST_XDIST_WORKER" in os.environ else folder  # workers train once for all
     environment = os.environ | {
@@ -186,17 +187,19 @@ def lab(browser: Any, folder: Path) -> Iterator[str]:
 def opened(tab: Tab, lab: str, name: str) -> Any:
     page = tab.page
     page.goto(lab.format(name))
-    page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=60_000)
+    page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=MILLISECONDS)
     page.wait_for_function(
-        "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=60_000
+        "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'",
+        timeout=MILLISECONDS,
     )
     return page
 
 
+@pytest.mark.xdist_group("lab")
 @pytest.mark.parametrize("name", NAMES)
 def test_notebook_runs_in_jupyterlab(lab: str, tab: Tab, name: str) -> None:
     page = opened(tab, lab, name)
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(MILLISECONDS)
     found = page.evaluate(RUN_ALL)
     assert found["errors"] == []
     assert found["counts"] == list(range(1, len(found["counts"]) + 1))
@@ -263,7 +266,7 @@ def _everything_is_on(user: Any) -> bool:
     return bool(places) and all(line[0] == line[3] for line in places)
 
 
-def _until(where: Any, holds: Callable[[], bool], otherwise: str, seconds: float = 30) -> None:
+def _until(where: Any, holds: Callable[[], bool], otherwise: str, seconds: float = LONG) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, otherwise
@@ -303,11 +306,12 @@ def _sweep_of_weights() -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+@pytest.mark.xdist_group("page")
 def test_page_when_used(served: tuple[str, subprocess.Popen[bytes]], tab: Tab) -> None:
     asked: list[str] = []
     page = tab.page
     page.on("request", lambda request: asked.append(request.url))
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(MILLISECONDS)
     tab.slow_down()
     page.goto(served[0], wait_until="commit")
     assert "loading Explorers: explored" in page.locator("#loading_text").inner_text()
@@ -364,6 +368,7 @@ def test_page_when_used(served: tuple[str, subprocess.Popen[bytes]], tab: Tab) -
     assert asked and {urlsplit(url).hostname for url in asked if url.startswith("http")} == {"127.0.0.1"}
 
 
+@pytest.mark.xdist_group("page")
 def test_page_when_two_tabs_are_narrow_and_dark(served: tuple[str, subprocess.Popen[bytes]], browser: Any) -> None:
     pages = [browser.new_page(viewport={"width": 400, "height": 900}, color_scheme="dark") for _ in range(2)]
     try:
@@ -371,7 +376,7 @@ def test_page_when_two_tabs_are_narrow_and_dark(served: tuple[str, subprocess.Po
             page.goto(served[0], wait_until="commit")
         for page in pages:
             figure = page.locator(".js-plotly-plot").first
-            figure.locator(".main-svg").first.wait_for(timeout=120_000)
+            figure.locator(".main-svg").first.wait_for(timeout=MILLISECONDS)
             _has_traces(figure, 2)
             assert page.evaluate("document.documentElement.scrollWidth") <= 400
             # both are drawn for the theme: text of the page and of the figure are light
@@ -389,6 +394,7 @@ def test_page_when_two_tabs_are_narrow_and_dark(served: tuple[str, subprocess.Po
             page.close()
 
 
+@pytest.mark.xdist_group("page")
 def test_page_when_its_sockets_are_listed(served: tuple[str, subprocess.Popen[bytes]]) -> None:
     process = psutil.Process(served[1].pid)
     listening = [

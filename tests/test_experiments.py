@@ -39,7 +39,7 @@ from i2vae_lib.runs import RUN_LAYOUT, LayoutError, write_json
 from i2vae_lib.training import history_of
 from i2vae_lib.workers import Processes, SchedulerError, WorkerDied, connect
 from tests.helpers.sweeps import CONTENT
-from tests.helpers.worlds import in_this_process
+from tests.helpers.worlds import LONG, in_this_process
 
 
 @pytest.fixture(scope="module")
@@ -660,7 +660,7 @@ def sweep_command(path: Path, out: Path, *words: str) -> subprocess.Popen[bytes]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
 
-def wait_for(out: Path, pattern: str, count: int, seconds: float = 100) -> None:
+def wait_for(out: Path, pattern: str, count: int, seconds: float = LONG) -> None:
     for _ in range(int(seconds / 0.05)):
         if len(list(out.glob(pattern))) >= count:
             return
@@ -686,7 +686,7 @@ def test_worker_killed_mid_sweep(tmp_path: Path) -> None:
     """
     path = tmp_path / "tiny.yaml"
     # slow enough to be killed in the middle
-    path.write_text(yaml.safe_dump(CONTENT | {"epochs": 15}), encoding="utf-8")
+    path.write_text(yaml.safe_dump(CONTENT | {"epochs": 15, "seeds": [0]}), encoding="utf-8")
     with own_cluster(tmp_path, 3) as (address, workers):
         assert address.startswith("tcp://127.0.0.1:")
         client = sweep_command(path, tmp_path / "out", "--scheduler", str(tmp_path / "scheduler.json"))
@@ -694,10 +694,10 @@ def test_worker_killed_mid_sweep(tmp_path: Path) -> None:
         victim, cell = next(training_workers(workers))
         known = history_of(cell / "last.ckpt")
         victim.kill()
-        assert client.wait(timeout=200) == 0
+        assert client.wait(timeout=LONG) == 0
     seconds = stages.load_history(cell)["seconds"].tolist()
     assert len(seconds) == 15 and seconds[: len(known)] == [record["seconds"] for record in known] != []
-    assert len(stamps(tmp_path / "out")) == 6
+    assert len(stamps(tmp_path / "out")) == 3
     assert set(trainings(tmp_path / "out").values()) == {1}
     assert not list((tmp_path / "out" / "cells").glob("*.damaged"))
 
@@ -715,7 +715,7 @@ def test_sweep_killed_and_run_again(tmp_path: Path) -> None:
     assert 2 <= len(before) < 6 and len(in_flight) <= 2
     # two at once over the same folder
     again = [sweep_command(path, out, "--workers", "1") for _ in range(2)]
-    assert [one.wait(timeout=200) for one in again] == [0, 0]
+    assert [one.wait(timeout=LONG) for one in again] == [0, 0]
     after = stamps(out)
     assert len(after) == 6 and before.items() <= after.items()
     assert {times for name, times in trainings(out).items() if name not in in_flight} == {1}

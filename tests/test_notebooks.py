@@ -19,6 +19,7 @@ from i2vae_lib import notebooks
 from i2vae_lib.grids import STUDY_NAMES
 from i2vae_lib.notebooks import kernel_settings
 from i2vae_lib.params import PRESET_NAMES, ParameterError, from_notebook
+from tests.helpers.worlds import LONG
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -133,7 +134,7 @@ def test_first_two_cells_run_again_after_a_change() -> None:
     ]
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
     with kernel_settings() as config:
-        done = NotebookClient(book, timeout=120, kernel_name="python3", config=config).execute()
+        done = NotebookClient(book, timeout=LONG, kernel_name="python3", config=config).execute()
     assert "unknown parameter 'epoch'; did you mean 'epochs'?" in done.cells[-1].outputs[0].text
 
 
@@ -183,7 +184,7 @@ def run(notebook: Path, folder: Path, parameters: dict[str, Any]) -> Any:
             folder / "executed.ipynb",
             parameters=parameters,
             kernel_name="python3",
-            execution_timeout=120,
+            execution_timeout=LONG,
             progress_bar=False,
             cwd=str(folder),
             config=config,

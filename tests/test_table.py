@@ -25,7 +25,7 @@ from i2vae_lib.results.paper_tables import Table, paper_table
 from i2vae_lib.runs import RUN_LAYOUT, LayoutError, read_record, write_json
 from i2vae_lib.tuning import Study, Tuning, failures, open_study, read_study, read_tuning, run_study
 from tests.helpers.planted_runs import REFERENCES, ROWS, cell, ranks_of, skill, write_run
-from tests.helpers.worlds import in_this_process
+from tests.helpers.worlds import LONG, in_this_process
 
 
 def finished(folder: Path, system: str, place: float, seed: int = 0, **named: Any) -> Path:
@@ -492,12 +492,12 @@ def test_command_when_interrupted_alone(by: signal.Signals, tmp_path: Path) -> N
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE) as parent:
         signal.signal(signal.SIGINT, before)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + LONG
         while not list(tmp_path.glob("study/cells/*/last.ckpt")):
             assert time.monotonic() < deadline and parent.poll() is None
             time.sleep(0.2)
         parent.send_signal(by)
-        said = parent.communicate(timeout=60)[1].decode()
+        said = parent.communicate(timeout=LONG)[1].decode()
     assert parent.returncode == 130 and "the same command goes on from here" in said
     assert not list(tmp_path.glob("study/cells/*/failed.json"))
     [folder] = tmp_path.glob("study/cells/*")  # the other system's is not begun

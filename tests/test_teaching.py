@@ -173,12 +173,19 @@ print(json.dumps({"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1
 """
 
 
+@pytest.fixture(scope="module")
+def runs_of_lessons(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Lessons 2 and 3 begin with one training: the second finds it done."""
+    return tmp_path_factory.mktemp("lessons")
+
+
 @pytest.mark.slow
+@pytest.mark.xdist_group("lessons")
 @pytest.mark.parametrize("title", ["Lesson 1", "Lesson 2", "Lesson 3"])
-def test_lesson_when_its_solutions_run(title: str, tmp_path: Path) -> None:
+def test_lesson_when_its_solutions_run(title: str, runs_of_lessons: Path, tmp_path: Path) -> None:
     parts = lessons()[title]
     assert len(parts) >= 3 and all("assert " in part for part in parts[1:])
-    environment = os.environ | {"I2VAE_RUNS_DIR": str(tmp_path / "runs"), "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"I2VAE_RUNS_DIR": str(runs_of_lessons), "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", MEASURED],
         input=json.dumps(parts),

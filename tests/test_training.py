@@ -33,7 +33,7 @@ from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.runs import LayoutError
 from i2vae_lib.training import Callbacks, NonFiniteLoss, Stage, State
-from tests.helpers.worlds import TINY
+from tests.helpers.worlds import LONG, TINY
 
 LATENTS = ("x", "y", "t_x", "t_y", "a_x", "a_y")
 EPOCHS = 12  # of the runs that are killed
@@ -342,7 +342,7 @@ def epochs_done(checkpoint: Path) -> int:
 def kill_after_an_epoch(world: Path, out: Path) -> None:
     """Run until the checkpoint is written anew, then SIGKILL."""
     checkpoint = out / "last.ckpt"
-    before, deadline = epochs_done(checkpoint), time.monotonic() + 120
+    before, deadline = epochs_done(checkpoint), time.monotonic() + LONG
     known = checkpoint.stat().st_mtime_ns if before else 0
     with start(world, out) as process:
         while not checkpoint.is_file() or checkpoint.stat().st_mtime_ns == known:
@@ -367,6 +367,7 @@ def killed_once(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.tries("kills")
 @pytest.mark.slow
+@pytest.mark.xdist_group("killed trainings")
 @pytest.mark.parametrize("kills", [1, 2])
 def test_fit_when_killed_and_run_again(
     world: Path, killed_once: Path, uninterrupted: I2VAERecommender, tmp_path: Path, kills: int
@@ -376,7 +377,7 @@ def test_fit_when_killed_and_run_again(
     for _ in range(kills - 1):
         kill_after_an_epoch(world, out)
     with start(world, out) as process:
-        assert process.wait(timeout=120) == 0
+        assert process.wait(timeout=LONG) == 0
     uninterrupted.save(tmp_path / "whole")
     kept = [load_file(folder / "weights.safetensors") for folder in (out / "model", tmp_path / "whole")]
     content = [torch.load(folder / "last.ckpt", weights_only=True) for folder in (out, world)]

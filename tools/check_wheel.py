@@ -92,11 +92,11 @@ def install(python: Path, wheel: Path, versions: Mapping[str, str], folder: Path
 
 
 def check(environment: Path, folder: Path) -> str:
-    """Use what is installed, in an empty folder: the lines of README, the smoke run, the notebooks copied out."""
+    """Use what is installed, in an empty folder: the ten lines of the docs, the smoke run, the notebooks copied out."""
     python, kit = environment / "bin" / "python", environment / "bin" / "i2vae"
     cache = {"I2VAE_CACHE_DIR": str(folder / "cache")}
     versions = called(python, "-c", VERSIONS, folder=folder).strip()
-    lines = (ROOT / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    lines = (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
     printed = called(python, "-c", lines, folder=folder, **cache)
     told = called(kit, *SMOKE, folder=folder, **cache)
     called(kit, *SMOKE, folder=folder, **cache)  # once more: from the cache and what is finished
@@ -104,7 +104,9 @@ def check(environment: Path, folder: Path) -> str:
     missing = [
         what
         for what, there in {
-            "a recommendation in README's lines": "700" in printed,
+            "a recommendation of the ten lines": "700" in printed,
+            "a reference ranker of the ten lines": "ordered_counts" in printed,
+            "the model of the ten lines": (folder / "model" / "run.json").is_file(),
             "report.html": (folder / "R" / "report.html").is_file(),
             "a line about the notebooks": "pip install papermill" in told or (folder / "R" / "notebooks").is_dir(),
             "the notebooks": len(list((folder / "lessons").glob("*.ipynb"))) >= 13,

@@ -17,6 +17,8 @@ from i2vae_lib.training import Callbacks
 from i2vae_lib.workers import InThisProcess
 
 ROOT = Path(__file__).parent.parent.parent
+LONG = 600
+"""Seconds that a process under test may take on a machine with a dozen others: the end of a wait, never a pause."""
 
 TINY = {
     "synthetic.users": 600,
