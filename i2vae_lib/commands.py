@@ -63,6 +63,11 @@ def chosen_of(given: argparse.Namespace) -> dict[str, Any]:
     return overrides(given.set) | ({} if given.system is None else {"system": given.system})
 
 
+def named(given: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Options by their names, for a function that takes them."""
+    return {name: getattr(given, name) for name in names}
+
+
 def run(given: argparse.Namespace) -> int:
     from i2vae_lib.progress import spoken
 
@@ -76,15 +81,7 @@ def _run(given: argparse.Namespace, say: Callable[[str], None]) -> int:
     from i2vae_lib.params import load
 
     chosen = chosen_of(given)
-    resolved = load(
-        given.preset,
-        chosen,
-        data=given.data,
-        protocol=given.protocol,
-        seed=given.seed,
-        epochs=given.epochs,
-        out=given.out,
-    )
+    resolved = load(given.preset, chosen, **named(given, "data", "protocol", "seed", "epochs", "out"))
     here = stages.open_run(resolved)
     if given.only_train:
         stages.train(here)
@@ -255,7 +252,7 @@ def audit_data(given: argparse.Namespace) -> int:
             )
         name, protocol, found = _audit_run(given.run)
     else:
-        resolved = load(given.preset, chosen_of(given), data=given.data, protocol=given.protocol)
+        resolved = load(given.preset, chosen_of(given), **named(given, "data", "protocol"))
         if given.protocol is None and resolved.data in REGISTRY:
             # the question is what the published split holds, unless asked otherwise
             resolved = resolved.model_copy(update={"protocol": "released"})

@@ -44,9 +44,7 @@ def kernel_settings() -> Iterator[Any]:
         yield Config({"KernelManager": {} if os.name == "nt" else over_files, "NotebookClient": client})
 
 
-def execute_notebooks(
-    folder: Path, parameters: dict[str, Any], names: tuple[str, ...], say: Say, timeout: int = 86400
-) -> list[Path]:
+def execute_notebooks(folder: Path, parameters: dict[str, Any], names: tuple[str, ...], say: Say) -> list[Path]:
     """Execute notebooks on a finished run with papermill; executed copies and offline HTML go into ``notebooks/``.
 
     A notebook that fails is a line: what teaches must not fail what works. Its copy stays, for reading. So is the lack
@@ -68,14 +66,14 @@ def execute_notebooks(
             say(f"executing the notebook {name} on this run")
             executed = folder / "notebooks" / f"{name}.ipynb"
             try:
-                written.append(_execute(source / executed.name, executed, parameters, timeout))
+                written.append(_execute(source / executed.name, executed, parameters))
             except Exception as error:  # whatever it is: a cell's, a kernel's, the disk's
                 executed.with_suffix(".html").unlink(missing_ok=True)  # an earlier one's
                 say(f"a notebook failed: {executed}: {_in_a_line(error)}")
     return written
 
 
-def _execute(notebook: Path, executed: Path, parameters: dict[str, Any], timeout: int) -> Path:
+def _execute(notebook: Path, executed: Path, parameters: dict[str, Any]) -> Path:
     """The page of one notebook that was executed with these parameters."""
     import papermill
 
@@ -86,7 +84,7 @@ def _execute(notebook: Path, executed: Path, parameters: dict[str, Any], timeout
             executed,
             parameters=parameters,
             kernel_name="python3",
-            execution_timeout=timeout,
+            execution_timeout=86_400,
             progress_bar=False,
             cwd=str(Path.cwd()),
             config=config,

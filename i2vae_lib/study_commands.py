@@ -7,9 +7,9 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from i2vae_lib.commands import overrides
+from i2vae_lib.commands import named, overrides
 from i2vae_lib.recommenders.registry import SYSTEMS
 
 if TYPE_CHECKING:
@@ -29,8 +29,7 @@ def make_table(given: argparse.Namespace) -> int:
         names = [name for name, listed in tuning.points.items() if any(key in point for point in listed)]
         if key in tuning.shared or names:
             raise ParameterError(f"--set {key}: the tuning file sets it (for {', '.join(names) or 'all systems'})")
-    words = {"data": given.data, "protocol": given.protocol, "epochs": given.epochs}
-    resolved = load(given.preset, chosen, seed=given.seeds[0], **words)
+    resolved = load(given.preset, chosen, seed=given.seeds[0], **named(given, "data", "protocol", "epochs"))
     name = f"table-{pair_name(resolved.data)}-{resolved.protocol}-{resolved.preset}"
     folder = given.out or default_folder(resolved).with_name(name)
     study = tuned.open_study(
@@ -42,13 +41,17 @@ def make_table(given: argparse.Namespace) -> int:
     return 1 if any(tuned.failures(study, name) for name in study.systems) else 0
 
 
+def asked_of_sweep(given: argparse.Namespace) -> dict[str, Any]:
+    """What a call says in place of the sweep's file."""
+    return named(given, "preset", "data", "protocol", "epochs", "seeds") | {"overrides": overrides(given.set)}
+
+
 def sweep(given: argparse.Namespace) -> int:
     from i2vae_lib import experiments, grids, sweep_figures
     from i2vae_lib.results.text import as_csv, rendered
     from i2vae_lib.runs import usable_cores, write_atomically
 
-    names = {key: getattr(given, key) for key in ("preset", "data", "protocol", "epochs", "seeds")}
-    found = grids.read_sweep(given.file, names | {"overrides": overrides(given.set)})
+    found = grids.read_sweep(given.file, asked_of_sweep(given))
     out = given.out or grids.cells_folder(found)
     planned = experiments.plan(found, out)
     # of a cluster nobody knows yet how many workers it has: what one of them would take
@@ -62,15 +65,8 @@ def sweep(given: argparse.Namespace) -> int:
     print(f"{experiments.estimate(costs, workers)}; cells: {out}", flush=True)
     if given.dry_run:
         return 0
-    table = experiments.run(
-        found,
-        out,
-        workers=workers,
-        scheduler=given.scheduler,
-        dashboard=given.dashboard,
-        retry_failed=given.retry_failed,
-        say=lambda line: print(line, flush=True),
-    )
+    words = named(given, "scheduler", "dashboard", "retry_failed")
+    table = experiments.run(found, out, workers=workers, say=lambda line: print(line, flush=True), **words)
     write_atomically(out / f"{found.name}.csv", lambda part: as_csv(table, part))
     print("\nHR@10 in per cent, sampled candidates, mean over seeds")
     print(rendered(experiments.by_place(table, found.axes()), given.format))
@@ -83,11 +79,10 @@ def search_for(given: argparse.Namespace) -> int:
     from i2vae_lib import search
     from i2vae_lib.runs import default_folder
 
-    names = {key: getattr(given, key) for key in ("preset", "data", "protocol", "seed", "epochs")}
-    found = search.read_search(given.file, names)
+    found = search.read_search(given.file, named(given, "preset", "data", "protocol", "seed", "epochs"))
     out = given.out or default_folder(found.parameters({})).with_name(f"search-{Path(given.file).stem}")
-    words = {"workers": given.workers, "scheduler": given.scheduler}
-    table = search.run(found, out, trials=given.trials, say=lambda line: print(line, flush=True), **words)
+    words = named(given, "trials", "workers", "scheduler")
+    table = search.run(found, out, say=lambda line: print(line, flush=True), **words)
     shown = table.round({"value": 4, "seconds": 1})  # not the points, which somebody may want to copy
     print(f"\n{shown.to_string(index=False)}\n\ntrials: {out}")
     return 0

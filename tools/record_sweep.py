@@ -22,12 +22,12 @@ import pandas as pd
 
 from i2vae_lib import engine, experiments
 from i2vae_lib.cli import build_parser
-from i2vae_lib.commands import overrides
 from i2vae_lib.grids import read_sweep
 from i2vae_lib.results import kept
 from i2vae_lib.results.effects import effects
 from i2vae_lib.results.reading import HEADLINE, METRICS
 from i2vae_lib.runs import committed_path, read_record
+from i2vae_lib.study_commands import asked_of_sweep
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:
@@ -80,10 +80,8 @@ def main(words: list[str]) -> None:
     first = 3 if "--go-on" in words else 2
     asked, sweep_words = parser.parse_args(words[:first]), words[first:]
     given = build_parser().parse_args(["sweep", *sweep_words])
-    names = {key: getattr(given, key) for key in ("preset", "data", "protocol", "epochs", "seeds")}
-    sweep = read_sweep(given.file, names | {"overrides": overrides(given.set)})
-    table = experiments.results(sweep, asked.folder)
-    table = shown(table)
+    sweep = read_sweep(given.file, asked_of_sweep(given))
+    table = shown(experiments.results(sweep, asked.folder))
     planned = experiments.plan(sweep, asked.folder)
     done = planned[planned["state"] == "done"]
     records = [read_record(engine.cell_folder(asked.folder, one)) for one in done["address"]]
