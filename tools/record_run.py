@@ -32,17 +32,11 @@ def record(run: Path, name: str, command: str) -> Path:
         "seeds": [about["parameters"]["seed"]],
         "hours": round(kept.hours([about]), 4),
         "stages": about["stages"],
-        "mean_lift": lifted(run, "sampled"),
-        "mean_lift_full": lifted(run, "full"),
+        "mean_lift": lift.mean_lift([run], rng=np.random.default_rng(0))._asdict(),
+        "mean_lift_full": lift.mean_lift([run], candidates="full", rng=np.random.default_rng(0))._asdict(),
         "outside": about["outside"],  # first events of items outside the catalogue (temporal)
     }
     return kept.keep(name, kept.headline(table), content)
-
-
-def lifted(run: Path, candidates: str) -> dict[str, float]:
-    """How far the mean over the cells stands above the best references, with its 95 % interval over users."""
-    found = lift.mean_lift([run], candidates=candidates, rng=np.random.default_rng(0))
-    return dict(zip(("mean", "low", "high"), map(float, found), strict=True))
 
 
 def markdown(table: pd.DataFrame) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -86,9 +86,17 @@ def verdict(found: Comparison) -> str:
     )
 
 
+class Lift(NamedTuple):
+    """A mean lift with its 95 % interval, as fractions: 0.2 is a fifth above."""
+
+    mean: float
+    low: float
+    high: float
+
+
 def mean_lift(
     folders: Sequence[Path | str], *, candidates: str = "sampled", resamples: int = 10_000, rng: np.random.Generator
-) -> tuple[float, float, float]:
+) -> Lift:
     """The mean over a pair's cells relative to that of the best references: system / reference - 1.
 
     A ratio of means and not a mean of ratios, which would depend on cells where a reference has two hits. Cells of
@@ -101,11 +109,6 @@ def mean_lift(
     resamples, rng
         Of a percentile bootstrap over users, which draws all rows of a user together and keeps the best reference of
         each cell. A cell without rows, in the data or in a resample, is left out.
-
-    Returns
-    -------
-    mean, low, high
-        Fractions (0.2 is a fifth above); the interval covers 95 %.
 
     Raises
     ------
@@ -140,7 +143,7 @@ def mean_lift(
 
     drawn = [ratio(weight) for weight in draws_of_users(len(users), resamples, rng)]
     low, high = np.quantile(np.concatenate(drawn), [0.025, 0.975])
-    return float(ratio(np.ones((1, len(users))))[0]), float(low), float(high)
+    return Lift(float(ratio(np.ones((1, len(users))))[0]), float(low), float(high))
 
 
 def draws_of_users(users: int, resamples: int, rng: np.random.Generator) -> Iterator[Array]:

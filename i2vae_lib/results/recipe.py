@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from i2vae_lib import engine, evaluation, experiments
+from i2vae_lib import engine, evaluation, experiments, shared
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.grids import Sweep
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.ordered_counts import OrderedCounts
 from i2vae_lib.results import lift
-from i2vae_lib.results.differences import compare
+from i2vae_lib.results.differences import CELL, compare
 from i2vae_lib.results.effects import effects
 from i2vae_lib.runs import LayoutError, read_record
 
@@ -48,18 +48,15 @@ def tables(sweep: Sweep, out: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[st
     rng = np.random.default_rng(0)
     recipe = list(done[RECIPE].values())
     against = against_references(recipe, rng=rng)
-    mean, low, high = lift.mean_lift(recipe, rng=rng)
-    full, full_low, full_high = lift.mean_lift(recipe, candidates="full", rng=rng)
     about = {
-        "mean_lift": {"mean": mean, "low": low, "high": high},
-        "mean_lift_full": {"mean": full, "low": full_low, "high": full_high},
+        "mean_lift": lift.mean_lift(recipe, rng=rng)._asdict(),
+        "mean_lift_full": lift.mean_lift(recipe, candidates="full", rng=rng)._asdict(),
         # of a cell where no reference has a hit there is none
         "mean_of_lifts": float(against["lift"].replace(np.inf, np.nan).mean()),
         "runs": {row: list(folders) for row, folders in done.items()},
         "missing": [row for row, folders in done.items() if not folders],
     }
-    each = effects(sweep, out, rng=rng).drop_duplicates(["row", "domain", "kind", "metric"])
-    each = each.drop(columns="grid")
+    each = effects(sweep, out, rng=rng).drop_duplicates(["row", *CELL]).drop(columns="grid")
     each = each.set_index("row").loc[[row for row in rows if row in set(each["row"])]].reset_index()
     return against, each, about
 
@@ -78,7 +75,7 @@ def against_references(runs: Sequence[Path], *, rng: np.random.Generator) -> pd.
         :func:`i2vae_lib.results.lift.cells`, and ``counts_alone``: the generator's counts as a ranker, without a model.
     """
     found = lift.cells(compare(list(runs), rng=rng))
-    return found.merge(_counts_alone(runs[0]), on=["domain", "kind", "metric"])
+    return found.merge(_counts_alone(runs[0]), on=CELL)
 
 
 def finished(sweep: Sweep, out: Path, row: str) -> dict[int, Path]:
@@ -93,12 +90,7 @@ def _counts_alone(run: Path) -> pd.DataFrame:
     """The generator's counts as a ranker on the test rows: what the model has to add to."""
     dataset = CrossDomainDataset.load(run / "dataset")
     p = Parameters.model_validate(read_record(run)["parameters"])
-    rows = dataset.splits["test"]
-    negatives = evaluation.sample_negatives(rows, p.evaluation.negatives, p.split.data_seed)
-    scorer = OrderedCounts.of(dataset.splits["train"], p.psg)
-    ranks = evaluation.rank(scorer, rows, negatives, full=True, batch_size=p.evaluation.batch_size)
-    seen = evaluation.seen_targets(rows, dataset.splits["train"])
-    table = evaluation.rank_table(scorer.name, rows, dataset.tail["test"], seen, ranks)
+    table = shared.ranked([OrderedCounts.of(dataset.splits["train"], p.psg)], dataset, p, full=False)
     found = evaluation.tidy(evaluation.metrics(table), dict(dataset.catalogue.names))
     found = found[found["candidates"] == "sampled"].rename(columns={"value": "counts_alone"})
-    return found[["domain", "kind", "metric", "counts_alone"]]
+    return found[[*CELL, "counts_alone"]]
