@@ -86,7 +86,7 @@ docs: $(STAMP)
 	@grep -rhoE '\]\(https?://[^)]+' README.md CONTRIBUTING.md docs/*.md | cut -c3- | sort -u > build/external_links.txt
 	@echo "site: build/site/docs/index.html; addresses outside: build/external_links.txt"
 
-# the kept studies at full size, their tables into docs/results: days; it goes on where it was stopped
+# the kept tables (or STUDY=one of them) anew, at full size: days; it goes on where it was stopped
 results: $(STAMP)
 	$(BIN)/python tools/make_results.py $(STUDY)
 

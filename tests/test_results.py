@@ -136,7 +136,7 @@ def test_readme_has_the_recipe_of_the_committed_results() -> None:
 def test_recipe_rows_are_other_models() -> None:
     cells = read_sweep("recipe", {"data": "cloth_sport", "protocol": "strict", "seeds": [0]}).cells
     rows = {place.row for cell in cells for place in cell.places}
-    assert len(cells) == len(rows) == 13 and recipe_study.RECIPE in rows
+    assert len(cells) == len(rows) == 14 and recipe_study.RECIPE in rows
     for path in sorted((ROOT / "docs" / "results").glob("recipe_*_rows.csv")):
         table = pd.read_csv(path)
         assert set(table["row"]) | set(table["against"]) <= rows
@@ -196,8 +196,30 @@ def test_study_at_full_size_is_one_that_its_notebook_takes(name: str) -> None:
 
 
 def test_results_when_a_study_is_misspelt() -> None:
-    with pytest.raises(SystemExit, match="did you mean 'recipe'"):
-        make_results.main(["recipes"])
+    with pytest.raises(SystemExit, match="did you mean 'robustness'"):
+        make_results.main(["robustnes"])
+
+
+def test_kept_table_is_made_again_by_its_own_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given: list[Any] = []
+    monkeypatch.setenv("I2VAE_RUNS_DIR", str(tmp_path))
+    monkeypatch.setattr(make_results.cli, "main", lambda words: given.append(words) or 0)
+    monkeypatch.setattr(make_results.record_run, "main", lambda *words: given.append(list(words)))
+    monkeypatch.setitem(make_results.TOOLS, "tools/recipe_study.py", given.append)
+    make_results.main(["cloth_sport_strict_paper_20_epochs", "recipe_cloth_sport"])
+    out = str(tmp_path / "results-cloth_sport_strict_paper_20_epochs")
+    told = "--data cloth_sport --protocol strict --preset paper --epochs 20 --no-notebooks --out"
+    assert given[0] == ["run", *told.split(), out]
+    assert given[1][:2] == [out, "cloth_sport_strict_paper_20_epochs"] and given[1][2].startswith("make run DATA=")
+    assert given[2] == ["cloth_sport", "strict", "--seeds", "0"]
+
+
+def test_most_kept_tables_can_be_made_again() -> None:
+    kept_tables = {path.stem for path in (ROOT / "docs" / "results").glob("*.json")}
+    made_by_notebooks_or_hand = ("cold_users", "fold_in", "latents", "systems", "paper_table_cost")
+    assert {name for name in kept_tables - set(make_results.kept_again())} == {
+        name for name in kept_tables if name.startswith(made_by_notebooks_or_hand)
+    }
 
 
 def test_recipe_rows_when_one_is_misspelt() -> None:
