@@ -1,25 +1,25 @@
 """The leak audit: does anything that training or selection sees depend on a test row?
 
 Each check gives a count, a share and one example. Its severity follows from the protocol: a ``leak`` stops a run, a
-``note`` informs. Under ``released`` leaks are what the data are known for: the tables are stamped instead.
+``note`` informs. ``released`` data are known to leak: there the tables are stamped instead.
 
-A split is compared to everything before it that training or selection touches: validation to the training rows, test
-to training *and* validation rows. What making rows cold or scrubbing took out of those rows counts as held by them,
-so that the counts describe the pair, not the share that happened to be held out.
+A split is compared with everything before it that training or selection touches: validation with the training rows,
+test with training *and* validation rows. Rows count as holding what was taken out of them by scrubbing or making them
+cold, so that the counts describe the pair, not the share that happened to be held out.
 
-Some checks need more than the rows: the log (when everything happened), the fitted generator (what its graph and its
-tables hold), the recalled pseudo-items, what a model begins with and falls back to, the tables of the reference
-rankers. They run where that is handed in.
+Some checks need more than the rows: the log (when everything happened), the fitted generator (its graph and its
+tables), the recalled pseudo-items, what a model starts from and falls back to, the tables of the reference rankers.
+They run where these are handed in.
 
 Out of reach
-    - LightGCN's tables, beyond which items have a vector: they are propagated from layer-0 vectors of users and items
-      that are not kept, and as long as the graph has no fewer users than items, whatever vectors there are come out of
-      *some* layer-0 vectors and the right graph. What is left is that a fit is stored under the digest of the training
-      rows that it was made from, and what it recalls (*target recalled in training and here alike*).
+    - LightGCN's tables, except for which items have a vector: they are propagated from layer-0 vectors of users and
+      items that are not kept, and as long as the graph has no fewer users than items, any vectors at all can come from
+      *some* layer-0 vectors and the right graph. What remains is that a fit is stored under the digest of the training
+      rows that it was made from, and the check of what it recalls (*target recalled in training and here alike*).
     - The weights of a trained model. Layers below the stages cannot name the test split (``tests/test_layers.py``).
-    - An order that everybody follows in part only: 1 % on the rarer side is a limit, not a proof.
-    - A person under two names with other items, or with fewer than :data:`COPY_LENGTH` (counted: by chance many are
-      alike).
+    - An order that everybody follows only in part: 1 % on the rarer side is a limit, not a proof.
+    - One person under two names with different items, or with fewer than :data:`COPY_LENGTH` (counted as a note: by
+      chance many are alike).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from i2vae_lib.item_order import item_orders
 from i2vae_lib.psg import Generator
 
 LONGEST = 1000
-"""Most recent events of a history that the check of an epoch's rows looks at."""
+"""How many of a history's most recent events the check of an epoch's rows looks at."""
 
 
 class Leak(RuntimeError):
@@ -63,11 +63,12 @@ def audit(
         Recalled items by split, int [rows, n] in the order of the split's rows (``pseudo.parquet``).
     generator
         The fitted pseudo-sequence generator: what its graph was learnt from is compared with the training rows.
+
     Returns
     -------
     DataFrame
         ``check, split, severity`` ("leak" or "note"), ``count`` (rows concerned), ``share`` of the split's rows,
-        ``example`` (source row and user of one, and how many rows a domain has; "" if none).
+        ``example`` (source row and user of one, and the number of rows per domain; "" if none).
     """
     numbered = _NumberedUsers.of(dataset)
     lines = [line for split in SPLITS for line in _of_rows(numbered, split)]
@@ -83,15 +84,15 @@ def audit(
 
 
 def fired(found: pd.DataFrame) -> pd.DataFrame:
-    """The lines of leaks that were found."""
+    """The audit's lines of severity "leak" that found something."""
     return found[(found["severity"] == "leak") & (found["count"] > 0)]
 
 
 def verdict(records: Sequence[Mapping[str, Any]]) -> str:
     """The audit of ``run.json`` as one line: how many checks, and which leaks they found."""
-    leaks = [one for one in records if one["severity"] == "leak" and one["count"]]
-    promised = sum(one["severity"] == "leak" for one in records)
-    found = "; ".join(f"{one['check']} ({one['split']}): {one['count']}" for one in leaks) or "no leak"
+    leaks = [line for line in records if line["severity"] == "leak" and line["count"]]
+    promised = sum(line["severity"] == "leak" for line in records)
+    found = "; ".join(f"{line['check']} ({line['split']}): {line['count']}" for line in leaks) or "no leak"
     return f"audit: {promised} checks for leaks, {len(records) - promised} notes: {found}"
 
 
@@ -117,14 +118,14 @@ class _NumberedUsers:
     """A dataset with its users numbered over all splits, so that (user, item) is one integer."""
 
     dataset: CrossDomainDataset
-    names: pd.Index  # of the users, by their numbers
-    users: Mapping[str, Array]  # split -> int64 [rows]
-    in_log: Array | None  # int64 [users]: position in the log, -1 for a user that it does not have
+    names: pd.Index  # user number -> name
+    users: Mapping[str, Array]  # split -> int64 [rows], user numbers
+    in_log: Array | None  # int64 [users]: position in the log, -1 for users that it does not have
 
     @classmethod
     def of(cls, dataset: CrossDomainDataset) -> _NumberedUsers:
         splits = dataset.splits
-        # the halves of a detached user are still that user
+        # both halves of a detached user are that user
         codes, names = pd.factorize(np.concatenate([origins(splits[s]) for s in SPLITS]))
         ends = np.cumsum([0, *(len(splits[s]) for s in SPLITS)])
         users = {s: codes[ends[i] : ends[i + 1]] for i, s in enumerate(SPLITS)}
@@ -136,27 +137,26 @@ class _NumberedUsers:
         return self.names.get_indexer(pd.Index(origins(rows)))
 
     def pairs(self, split: str, domain: str, positions: Array, items: Array) -> Array:
-        """(user, item) of ``domain`` as one number each."""
+        """Each (user, item) of ``domain`` as one number."""
         wide = self.dataset.catalogue.size(domain) + 1
         return self.users[split][positions] * wide + items
 
     def held(self, split: str, domain: str) -> tuple[Array, Array]:
-        """(row position, item) of everything that a split's rows hold of a domain: history, also from before a
-        cold-start removal, and targets."""
+        """Row positions and items that a split's rows hold of a domain: targets, and histories before making cold."""
         rows = self.dataset.splits[split]
         history, at = rows.held(domain), rows.of(domain)
-        # scrubbing took a target's twin from the other history; of a log, where the twin is an event of its own with
-        # a time of its own, only the target itself counts
+        # scrubbing took a target's twin from the other history, so the twin counts too; not in a log, where the twin
+        # is an event of its own with its own time
         targets = rows.target_in(domain)
         asked = at if self.dataset.log is not None else np.flatnonzero(targets)
         return np.concatenate([history.owner, asked]), np.concatenate([history.values, targets[asked]])
 
 
-# --- checks of rows: (book, split, earlier splits) -> bool [rows] -----------------------------------------------------
+# --- checks of rows: (numbered users, split, earlier splits) -> bool [rows] -------------------------------------------
 
 
 def _user_in_training(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
-    return np.isin(numbered.users[split], np.concatenate([numbered.users[one] for one in earlier]))
+    return np.isin(numbered.users[split], np.concatenate([numbered.users[before] for before in earlier]))
 
 
 def _target_in_training(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
@@ -164,7 +164,7 @@ def _target_in_training(numbered: _NumberedUsers, split: str, earlier: Sequence[
     hit = np.zeros(len(rows), dtype=bool)
     for d in DOMAINS:
         at = rows.of(d)
-        known = [numbered.pairs(one, d, *numbered.held(one, d)) for one in earlier]
+        known = [numbered.pairs(before, d, *numbered.held(before, d)) for before in earlier]
         hit[at] = np.isin(numbered.pairs(split, d, at, rows.target[at]), np.concatenate(known))
     return hit
 
@@ -201,22 +201,22 @@ def _short_copy(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) ->
 
 def _same_items(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
     """Rows with the same items, targets included, as another user's row in an earlier split."""
-    keys = np.concatenate([contents(numbered.dataset.splits[one])[0] for one in earlier])
-    theirs = np.concatenate([numbered.users[one] for one in earlier])
+    keys = np.concatenate([contents(numbered.dataset.splits[before])[0] for before in earlier])
+    theirs = np.concatenate([numbered.users[before] for before in earlier])
     order = np.lexsort((theirs, keys))
     keys, theirs = keys[order], theirs[order]
     mine, user = contents(numbered.dataset.splits[split])[0], numbered.users[split]
     begin, end = np.searchsorted(keys, mine), np.searchsorted(keys, mine, side="right")
-    found = np.flatnonzero(begin < end)
+    same = np.flatnonzero(begin < end)
     hit = np.zeros(len(mine), dtype=bool)
-    # users are sorted within a key: if neither the first nor the last is another, all are the row's own
-    first, last = theirs[begin[found]], theirs[end[found] - 1]
-    hit[found] = (first != user[found]) | (last != user[found])
+    # users are sorted within a key: if the first and the last are the row's own user, all are
+    first, last = theirs[begin[same]], theirs[end[same] - 1]
+    hit[same] = (first != user[same]) | (last != user[same])
     return hit
 
 
 def _only_item(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
-    """Rows that never had an own history: with one item, the order by hash has no choice."""
+    """Rows that never had an own history: with a single item, the order by hash has no choice of target."""
     rows = numbered.dataset.splits[split]
     return (rows.lengths("own") == 0) & (rows.excluded.lengths == 0)
 
@@ -226,8 +226,8 @@ def _target_unseen(numbered: _NumberedUsers, split: str, earlier: Sequence[str])
     hit = np.zeros(len(rows), dtype=bool)
     for d in DOMAINS:
         seen = np.zeros(rows.catalogue.size(d) + 1, dtype=bool)
-        for one in earlier:
-            seen[numbered.held(one, d)[1]] = True
+        for before in earlier:
+            seen[numbered.held(before, d)[1]] = True
         at = rows.of(d)
         hit[at] = ~seen[rows.target[at]]
     return hit
@@ -256,19 +256,19 @@ def _in_item_order(numbered: _NumberedUsers, split: str, earlier: Sequence[str])
 def _not_before_target(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
     """Rows with an event that is not before the target in the log, or not in the log at all.
 
-    In the own domain an event at the target's very time may stand before it (ties are broken by a hash); in the other
-    domain an event of the target's stamp (or day: ``EventLog.resolution``) may not.
+    In the own domain an event at the target's time may precede it (a hash breaks ties); in the other domain an event
+    with the target's stamp (or day: ``EventLog.resolution``) may not.
     """
     return _late(numbered, numbered.dataset.splits[split], numbered.users[split])
 
 
 def _late_in_an_epoch(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
-    """:func:`_not_before_target` of what a training epoch asks (``model.positions`` = every): a row of each event.
+    """:func:`_not_before_target` for the rows of a training epoch (``model.positions`` = every), one per event.
 
     Returns
     -------
     bool [rows]
-        Rows of the users of whom an event's row is late.
+        Rows of the users with an event whose row is late.
     """
     rows = asked_by_event(numbered.dataset.splits[split], LONGEST)
     users = numbered.numbers(rows)
@@ -276,7 +276,7 @@ def _late_in_an_epoch(numbered: _NumberedUsers, split: str, earlier: Sequence[st
 
 
 def _late(numbered: _NumberedUsers, rows: Rows, users: Array) -> Array:
-    """Rows of these users that hold an event not before their target, bool [rows]."""
+    """Rows that hold an event not before their target, bool [rows]; ``users`` are the rows' user numbers."""
     log = numbered.dataset.log
     assert log is not None and numbered.in_log is not None
     user = numbered.in_log[users]
@@ -301,7 +301,7 @@ def _before_training_ends(numbered: _NumberedUsers, split: str, earlier: Sequenc
 
 
 def _times(log: EventLog, numbered: _NumberedUsers, domain: str, user: Array, items: Array) -> Array:
-    """When a user took an item, int64; -1 where the log does not have it."""
+    """When each user took the item beside it, int64; -1 where the log does not have that event."""
     events, wide = log.events[domain], numbered.dataset.catalogue.size(domain) + 1
     keys = events.user.astype(np.int64) * wide + events.item
     order = np.argsort(keys, kind="stable")
@@ -311,7 +311,7 @@ def _times(log: EventLog, numbered: _NumberedUsers, domain: str, user: Array, it
 
 
 def _target_times(numbered: _NumberedUsers, rows: Rows, users: Array) -> Array:
-    """When the target of each row of these users happened, int64 [rows]; -1: the log does not have it."""
+    """When each row's target happened, int64 [rows]; -1: the log does not have it."""
     log = numbered.dataset.log
     assert log is not None and numbered.in_log is not None
     user, time = numbered.in_log[users], np.full(len(rows), -1)
@@ -328,7 +328,7 @@ _EARLIER = {"train": (), "validation": ("train",), "test": ("train", "validation
 def _checks(dataset: CrossDomainDataset, split: str) -> Iterator[tuple[str, str, Check]]:
     """(name, severity, check) of a split under the dataset's protocol."""
     if split != "train":
-        # under temporal people go on living: the same user before and after a cut is the point of it
+        # temporal is about the same users before and after a cut
         yield "user also in training", "note" if dataset.protocol == "temporal" else "leak", _user_in_training
         yield "target in the user's training rows", "leak", _target_in_training
         yield "target in own history", "leak", _target_in_own_history
@@ -364,25 +364,25 @@ def _of_rows(numbered: _NumberedUsers, split: str) -> Iterator[Line]:
 
 
 def _of_order(dataset: CrossDomainDataset) -> Iterator[Line]:
-    """Does one order of items run through everybody's list? A domain's line; the share is that of the rarer side."""
+    """Do all users follow one order of items? One line per domain; the share is that of the rarer side."""
     for d, found in item_orders(dataset).items():
         name = f"one order of items in {dataset.catalogue.names[d]}"
         first, second, ahead, users = found.example
-        told = f"{found.observations:,} observations of {found.users:,} users"
+        example = f"{found.observations:,} observations of {found.users:,} users"
         if users:
             one, another = dataset.catalogue.decode(d, np.array([first, second]))
-            told += f", e.g. item {one} before {another} in {ahead:,} of {users:,} lists"
+            example += f", e.g. item {one} before {another} in {ahead:,} of {users:,} lists"
         share = found.share if found.observations else 0.0
         if not found.told:
-            yield name, "catalogue", "note", found.observations, share, f"too few to tell: {told}"
+            yield name, "catalogue", "note", found.observations, share, f"too few to tell: {example}"
         elif dataset.one_order:
-            yield name, "catalogue", "note", found.observations, share, f"the pair file says so: {told}"
+            yield name, "catalogue", "note", found.observations, share, f"the pair file says so: {example}"
         else:
-            yield name, "catalogue", "leak", found.observations if found.one else 0, share, told
+            yield name, "catalogue", "leak", found.observations if found.one else 0, share, example
 
 
 def _of_few_takers(dataset: CrossDomainDataset) -> Iterator[Line]:
-    """Does the catalogue tell which items test rows ask for? A domain's line; the share is the control's hit rate."""
+    """Does the catalogue reveal which items test rows ask for? A line per domain; its share: the control's hit rate."""
     severity = "leak" if dataset.protocol == "temporal" else "note"
     for found in fewest_takers(dataset).to_dict(orient="records"):
         name = f"fewest training takers ahead of chance in {found['domain']}"
@@ -409,7 +409,7 @@ def _of_catalogue(dataset: CrossDomainDataset) -> Iterator[Line]:
     learnt = int((met["x"][catalogue.links[:, 0]] & met["y"][catalogue.links[:, 1]]).sum())
     example = f"{learnt} of them in both domains of training and validation rows" if shared else ""
     yield "items shared by both domains", "catalogue", "note", shared, shared / smaller, example
-    # people's id 0 is a product like any other: code that pads with raw ids loses it
+    # the raw id 0 is an item like any other: code that pads with raw ids loses it
     zero = {d: set(np.flatnonzero(catalogue.ids[d] == "0") + 1) for d in DOMAINS}
     count, total = 0, sum(len(rows) for rows in splits.values())
     for rows in splits.values():
@@ -432,14 +432,14 @@ def _of_catalogue(dataset: CrossDomainDataset) -> Iterator[Line]:
 
 
 def _of_log(dataset: CrossDomainDataset) -> Iterator[Line]:
-    """What a reader of a log's results should know: the dataset's notes, rows blind to the other domain counted."""
+    """What readers of a log's results should know: rows blind to the other domain, and the dataset's notes."""
     if dataset.log is None:
         return
     empty, of = np.sum([blind(rows, dataset.log) for rows in dataset.splits.values()], axis=0)
-    told = f"of {of:,} rows of users with both domains"
-    yield "row that sees nothing of the other domain", "all", "note", int(empty), float(empty / max(of, 1)), told
+    example = f"of {of:,} rows of users with both domains"
+    yield "row that sees nothing of the other domain", "all", "note", int(empty), float(empty / max(of, 1)), example
     if not dataset.log.common_time:
         yield "no common time", "all", "note", int(of), 1.0, NO_COMMON_TIME
-    for one in dataset.notes:
-        if one.startswith(SUSPICIOUS):
-            yield "suspicious", "log", "note", 1, 0.0, one
+    for note in dataset.notes:
+        if note.startswith(SUSPICIOUS):
+            yield "suspicious", "log", "note", 1, 0.0, note

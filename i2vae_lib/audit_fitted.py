@@ -1,6 +1,6 @@
 """The audit of what was learnt: counts, start vectors, the tables of rankers and generators, what is recalled.
 
-Each check makes again, from the training rows, what was handed in, and counts where the two differ.
+Each check recomputes from the training rows what it is given, and counts where the two differ.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from i2vae_lib.psg import CooccurrenceGenerator, Generator, LeaveOneOutGenerator
 
 COLUMNS = ["check", "split", "severity", "count", "share", "example"]
 _RECALL_SIGMAS = 4.0
-"""How many standard errors the recalled share may differ by: under the rule 1 check in 16,000 fires by chance."""
+"""How many standard errors the recalled share may differ by: without a leak 1 check in 16,000 fires by chance."""
 
 Line = tuple[str, str, str, int, float, str]
 
@@ -29,7 +29,7 @@ def audit_counts(dataset: CrossDomainDataset, counts: Mapping[str, Array]) -> pd
     known = popularity(dataset.splits["train"])
     ends = np.cumsum([0, *(len(known[d]) for d in DOMAINS)])
     of = {d: ends[i] + np.arange(len(known[d])) for i, d in enumerate(DOMAINS)}
-    expected, found = (np.concatenate([one[d] for d in DOMAINS])[None] for one in (known, counts))
+    expected, found = (np.concatenate([of_domain[d] for d in DOMAINS])[None] for of_domain in (known, counts))
     line = _difference("popularity counts", dataset, expected, found, of)
     return pd.DataFrame([line], columns=COLUMNS)
 
@@ -53,17 +53,17 @@ def audit_references(dataset: CrossDomainDataset, fitted: Sequence[Any]) -> pd.D
     Parameters
     ----------
     fitted
-        Rankers. Those with ``apart(train)`` (:class:`i2vae_lib.recommenders.from_histories.FromHistories`) are asked;
-        of those with ``counts`` by domain, these are compared.
+        Rankers. ``counts`` by domain are compared; ``apart(train)``, of a ranker that has it
+        (:class:`i2vae_lib.recommenders.from_histories.FromHistories`), tells the difference itself.
     """
     train, lines = dataset.splits["train"], []
-    for one in fitted:
-        if getattr(one, "counts", None):
-            line = audit_counts(dataset, one.counts).iloc[0]
-            lines.append((f"{line['check']} of {one.name}", *line.iloc[1:]))
-        if hasattr(one, "apart"):
-            name = f"entries beside the training rows in the table of {one.name}"
-            lines.append(_apart(name, dataset, one.apart(train)))
+    for ranker in fitted:
+        if getattr(ranker, "counts", None):
+            line = audit_counts(dataset, ranker.counts).iloc[0]
+            lines.append((f"{line['check']} of {ranker.name}", *line.iloc[1:]))
+        if hasattr(ranker, "apart"):
+            name = f"entries beside the training rows in the table of {ranker.name}"
+            lines.append(_apart(name, dataset, ranker.apart(train)))
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
@@ -78,7 +78,7 @@ def of_graph(dataset: CrossDomainDataset, generator: Generator) -> Line:
 def of_tables(dataset: CrossDomainDataset, generator: Generator) -> Line:
     """Entries in which the generator's tables differ from the training rows of their folds.
 
-    Counts are made again and compared. Of LightGCN's tables only which items have a vector follows from the graph.
+    Counts are recomputed and compared. For LightGCN, the graph only determines which items have a vector.
     """
     train, p = dataset.splits["train"], generator.p
     if p.kind == "lightgcn":
@@ -106,7 +106,7 @@ def _apart(name: str, dataset: CrossDomainDataset, apart: Array) -> Line:
 
 
 def _item_at(dataset: CrossDomainDataset, of: Mapping[str, Array], column: int) -> str:
-    """The item of a table's column, by its id."""
+    """Names the item of a table's column."""
     d = next(d for d in DOMAINS if (np.asarray(of[d])[1:] == column).any())
     item = dataset.catalogue.ids[d][np.flatnonzero(np.asarray(of[d])[1:] == column)[0]]
     return f"item {item} of {dataset.catalogue.names[d]}"
@@ -123,9 +123,9 @@ def _difference(what: str, dataset: CrossDomainDataset, expected: Array, found: 
 
 
 def of_recall(dataset: CrossDomainDataset, pseudo: Mapping[str, Array]) -> Iterator[Line]:
-    """Is the target among a row's pseudo-items as often in training as in evaluation? Warm rows, by own length."""
+    """Is the target among a row's pseudo-items as often in training as in evaluation? For warm rows, by own length."""
     if dataset.protocol == "released":
-        # the published way: a row is recalled from its history and target, so that the target is never among them
+        # the published way: items are recalled from history and target, so the target is never among them
         for split in SPLITS:
             rows = dataset.splits[split]
             hit = _recalled(rows, pseudo[split])
@@ -135,17 +135,17 @@ def of_recall(dataset: CrossDomainDataset, pseudo: Mapping[str, Array]) -> Itera
             )
             yield "target recalled", split, "note", int(hit.sum()), float(hit.mean()), example
     compared = recalled_shares(dataset, pseudo)
-    # under temporal the world itself moves: what comes after a cut is recalled less often, with no leak in it
+    # under temporal tastes drift: targets after a cut are recalled less often, without any leak
     severity = "note" if dataset.protocol == "temporal" else "leak"
     for split in ("validation", "test"):
-        one = compared.loc[split]
-        apart = abs(one["difference"]) > _RECALL_SIGMAS * one["error"]
-        count = round(abs(one["difference"]) * one["rows"]) if apart else 0
+        line = compared.loc[split]
+        apart = abs(line["difference"]) > _RECALL_SIGMAS * line["error"]
+        count = round(abs(line["difference"]) * line["rows"]) if apart else 0
         example = (
-            f"{one['training share']:.2%} of like training rows, {one['share']:.2%} here "
-            f"(standard error {one['error']:.2%})"
+            f"{line['training share']:.2%} of like training rows, {line['share']:.2%} here "
+            f"(standard error {line['error']:.2%})"
         )
-        yield "target recalled in training and here alike", split, severity, count, abs(one["difference"]), example
+        yield "target recalled in training and here alike", split, severity, count, abs(line["difference"]), example
 
 
 def _recalled(rows: Rows, pseudo: Array) -> Array:
@@ -154,9 +154,9 @@ def _recalled(rows: Rows, pseudo: Array) -> Array:
 
 
 def recalled_shares(dataset: CrossDomainDataset, pseudo: Mapping[str, Array]) -> pd.DataFrame:
-    """Share of warm rows whose target is among their pseudo-items, against training rows of the same own length.
+    """Share of warm rows with their target among their pseudo-items, against training rows of the same own length.
 
-    Training rows are weighed so that their own lengths (1 … 9, 10 and more) are distributed as the split's.
+    Training rows are weighted so that their own lengths (1 … 9, 10 and more) are distributed like the split's.
 
     Returns
     -------
@@ -180,7 +180,7 @@ def recalled_shares(dataset: CrossDomainDataset, pseudo: Mapping[str, Array]) ->
         n, share = by_length(*warm(split))
         weight = np.where(n_train > 0, n, 0) / max(np.where(n_train > 0, n, 0).sum(), 1)
         here, there = float(weight @ share), float(weight @ share_train)
-        # the two shares pooled by length: under the rule they are one
+        # the two shares pooled by length: without a leak they are equal
         pooled = (n * share + n_train * share_train) / np.maximum(n + n_train, 1)
         variance = weight**2 * pooled * (1 - pooled) * (1 / np.maximum(n, 1) + 1 / np.maximum(n_train, 1))
         lines[split] = (int(n.sum()), here, there, there - here, float(np.sqrt(variance.sum())))

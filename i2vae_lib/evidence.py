@@ -1,13 +1,13 @@
-"""Evidence: what other users' choices say of the items that a row may ask for, told in several ways.
+"""Evidence: what other users' choices say about the items that a row may ask for, measured in several ways.
 
-A count of co-occurrence (:mod:`i2vae_lib.cooccurrence`) needs settings: how much nearness, direction and recency weigh,
-and how far two domains tell of each other. Which of them suit a pair of logs is not known before, so the recipe takes a
-few *kernels*, from a plain bag to "what came right after the last item", and the model learns how much to believe each
+A count of co-occurrence (:mod:`i2vae_lib.cooccurrence`) needs settings: the weights of nearness, direction and recency,
+and of items of the other domain. Which settings suit a pair of logs is not known beforehand, so the recipe takes a few
+*kernels*, from a plain bag to "what came right after the last item", and the model learns how much to trust each
 (``model.scores`` of :mod:`i2vae_lib.model.every_position`). Each row's own user is left out of every count, so that a
 training row sees what a new user with its histories would see.
 
-Of a row's candidates those are kept that the kernels score highest together (each kernel's scores divided by the row's
-largest); beyond them evidence is 0. Items of the own history are no candidates.
+A row keeps the candidates with the highest sum of the kernels' scores (each kernel's divided by the row's largest);
+the evidence of all other items is 0. Items of the own history are no candidates.
 
 On order-free data (``strict``) a kernel has only its shrinkage and its weight across domains.
 """
@@ -27,21 +27,21 @@ from i2vae_lib.parameter_groups import EvidenceParameters
 from i2vae_lib.psg import top_items
 from i2vae_lib.recency import RecentTakers
 
-CHUNK = 512  # rows at once: a dense line of the domain for each kernel and row
+CHUNK = 512  # rows at once: each needs a dense line of the domain per kernel
 
 
 @dataclass(frozen=True)
 class Told:
-    """What is known of rows.
+    """The evidence of some rows.
 
     Parameters
     ----------
     items
-        int32 [rows, c], best first, 0 beside fewer.
+        int32 [rows, c], best first, then 0 where there are fewer.
     scores
         float32 [rows, c, kernels], not negative.
     moment
-        int64 [rows], a line of :attr:`RecentTakers.counts` each.
+        int64 [rows], each a line of :attr:`RecentTakers.counts`.
     """
 
     items: Array
@@ -52,7 +52,7 @@ class Told:
         return type(self)(self.items[at], self.scores[at], self.moment[at])
 
     def then(self, other: Self) -> Self:
-        """The rows of both."""
+        """The rows of both, these first."""
         parts = zip((self.items, self.scores, self.moment), (other.items, other.scores, other.moment), strict=True)
         return type(self)(*(np.concatenate(both) for both in parts))
 
@@ -60,10 +60,10 @@ class Told:
 def kernels(p: EvidenceParameters, protocol: str) -> list[Kernel]:
     """The kernels that the parameters name, each once."""
     values = zip(p.shrinkage, p.proximity, p.backward, p.across, p.recency, strict=True)
-    found = [Kernel(*one) for one in values]
+    named = [Kernel(*settings) for settings in values]
     if protocol in ORDER_FREE:
-        found = [Kernel(one.shrinkage, across=one.across) for one in found]
-    return list(dict.fromkeys(found))
+        named = [Kernel(kernel.shrinkage, across=kernel.across) for kernel in named]
+    return list(dict.fromkeys(named))
 
 
 class Evidence:
@@ -72,7 +72,7 @@ class Evidence:
     Parameters
     ----------
     left_out
-        One for each kernel; they share users and interactions.
+        One per kernel; they share users and interactions.
     """
 
     name = "evidence"
@@ -82,14 +82,14 @@ class Evidence:
 
     @classmethod
     def fit(cls, train: Rows, p: EvidenceParameters, protocol: str) -> Self:
-        """Of the training rows, targets included."""
+        """Count the training rows, targets included."""
         wanted = kernels(p, protocol)
         first = [LeftOut.fit(train, wanted[0])] if wanted else []
-        counts = [first[0].reweighted(one) for one in wanted]
+        counts = [first[0].reweighted(kernel) for kernel in wanted]
         return cls(p, counts, RecentTakers.fit(train, p.half_lives), train.catalogue)
 
     def of(self, rows: Rows) -> Told:
-        """What is known of rows, from what they show and when they ask."""
+        """The evidence of rows, from their histories and the moments of their targets."""
         width = min(self.p.items, max(self.catalogue.size(d) for d in DOMAINS)) if self.left_out else 0
         items = np.zeros((len(rows), width), dtype=np.int32)
         scores = np.zeros((*items.shape, len(self.left_out)), dtype=np.float32)
@@ -97,55 +97,55 @@ class Evidence:
             whole = rows.of(d)
             for start in range(0, len(whole), CHUNK):
                 at = whole[start : start + CHUNK]
-                found, told = self._best(rows.take(at), d, width)
-                items[at, : found.shape[1]], scores[at, : found.shape[1]] = found, told
+                best, values = self._best(rows.take(at), d, width)
+                items[at, : best.shape[1]], scores[at, : best.shape[1]] = best, values
         return Told(items, scores, self.recent.at(rows))
 
     def _best(self, rows: Rows, d: str, width: int) -> tuple[Array, Array]:
         """Items and scores of rows that ask for one domain, [rows, at most width]."""
-        told = scores_of(self.left_out, rows, d)
+        by_kernel = scores_of(self.left_out, rows, d)
         taken = rows.history[d]
-        total = np.zeros_like(told[0])
-        for one in told:
-            one[taken.owner, taken.values - 1] = 0.0
-            total += one / np.maximum(one.max(axis=1, keepdims=True), 1e-9)
+        total = np.zeros_like(by_kernel[0])
+        for values in by_kernel:
+            values[taken.owner, taken.values - 1] = 0.0
+            total += values / np.maximum(values.max(axis=1, keepdims=True), 1e-9)
         unified = self.left_out[0].unified
         items, values = top_items(total, unified.histories(rows), unified.of[d][1:], width)
         known = values > 0
-        scores = np.stack([np.take_along_axis(one, items - 1, axis=1) * known for one in told], axis=2)
+        scores = np.stack([np.take_along_axis(of, items - 1, axis=1) * known for of in by_kernel], axis=2)
         return np.where(known, items, 0), scores
 
     def apart(self, train: Rows) -> Array:
-        """What of the counts is not these rows', by unified item: int64 [n]."""
-        found = Unified(self.catalogue).summed(self.recent.apart(train, self.p.half_lives))
+        """Counts that do not come from these rows, by unified item: int64 [n]."""
+        differing = Unified(self.catalogue).summed(self.recent.apart(train, self.p.half_lives))
         if self.left_out:
             again = LeftOut.fit(train, self.left_out[0].p)
-            found += sum(one.apart_from(again.reweighted(one.p)) for one in self.left_out)
-        return found
+            differing += sum(counts.apart_from(again.reweighted(counts.p)) for counts in self.left_out)
+        return differing
 
     def without_users(self) -> Self:
-        """What new users are told now: counts with nobody in them, and no times at which things were taken."""
-        counts = [one.without_users() for one in self.left_out]
+        """Evidence for new users now: counts without the users, and recent takers at the last moment only."""
+        counts = [of_kernel.without_users() for of_kernel in self.left_out]
         return type(self)(self.p, counts, self.recent.now(), self.catalogue)
 
     def arrays(self) -> dict[str, Array]:
-        """Everything that :meth:`of` needs; :meth:`without_users` each kernel has counts of its own."""
-        found = self.recent.arrays()
+        """Everything that :meth:`of` needs; after :meth:`without_users` each kernel has counts of its own."""
+        arrays = self.recent.arrays()
         if self.left_out and len(self.left_out[0].users):
-            return found | self.left_out[0].arrays()
-        for number, one in enumerate(self.left_out):
-            found |= {f"{number}/{name}": array for name, array in one.arrays().items()}
-        return found
+            return arrays | self.left_out[0].arrays()
+        for number, counts in enumerate(self.left_out):
+            arrays |= {f"{number}/{name}": array for name, array in counts.arrays().items()}
+        return arrays
 
     @classmethod
     def restore(cls, p: EvidenceParameters, protocol: str, catalogue: Catalogue, arrays: Mapping[str, Array]) -> Self:
-        """What :meth:`arrays` gave."""
+        """Rebuild from :meth:`arrays`."""
         wanted, recent = kernels(p, protocol), RecentTakers.restore(arrays)
         if wanted and "users" in arrays:
             first = LeftOut.restore(catalogue, arrays, wanted[0])
-            return cls(p, [first.reweighted(one) for one in wanted], recent, catalogue)
+            return cls(p, [first.reweighted(kernel) for kernel in wanted], recent, catalogue)
         counts = []
-        for number, one in enumerate(wanted):
+        for number, kernel in enumerate(wanted):
             own = {name.partition("/")[2]: array for name, array in arrays.items() if name.startswith(f"{number}/")}
-            counts.append(LeftOut.restore(catalogue, own, one))
+            counts.append(LeftOut.restore(catalogue, own, kernel))
         return cls(p, counts, recent, catalogue)

@@ -1,8 +1,8 @@
 """A plain training loop: epochs, batches, one loss, one selection metric, a checkpoint each epoch.
 
-It knows no test rows and no model in particular: a recommender hands in its module, its loss, its batches and its
-validation. Random numbers come from the two generators that are handed in; their states are in every checkpoint, so a
-run that was killed and started again ends with the same weights, to the bit on CPU with as many threads.
+It knows no test rows and no particular model: a recommender passes its module, loss, batches and validation. Random
+numbers come from the two generators passed in; every checkpoint holds their states, so a run that is killed and
+resumed ends with the same weights, to the bit on CPU with the same number of threads.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from i2vae_lib.runs import LayoutError, reading, write_atomically
 
 _CHECKPOINT_LAYOUT = 2
 LOOKED = 100
-"""Batches after which their losses are looked at: looking waits for the device."""
+"""Batches between two checks that the losses are finite: a check waits for the device."""
 
 
 class _Movable(Protocol):
-    """A tensor, or a few of them in a class of their own."""
+    """A tensor, or an object that holds several."""
 
     def to(self, device: torch.device, /) -> Self: ...
 
 
 CostAndParts = tuple[torch.Tensor, dict[str, torch.Tensor]]
-"""What is minimised, a scalar, and what it is made of by name, for the history."""
+"""The scalar to minimise, and its parts by name, for the history."""
 
 Loss = Callable[[Any, int, torch.Generator], CostAndParts]
 
@@ -47,12 +47,12 @@ class NonFiniteLoss(ArithmeticError):
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What a caller may want of a fit: a checkpoint to resume from, and a word per epoch.
+    """What a caller may want of a fit: a checkpoint to resume from, and a call per epoch.
 
     Parameters
     ----------
     checkpoint
-        File written after each epoch and resumed from if it is there; None: neither.
+        File that is written after each epoch, and resumed from if it exists; None: neither.
     on_epoch
         Called with the record of each epoch.
     """
@@ -68,21 +68,21 @@ class Stage:
     Parameters
     ----------
     name
-        Of the stage's checkpoint and of its lines in the history.
+        Names the stage's checkpoint and its lines in the history.
     module
-        Its parameters are trained, and the best epoch's stay in it.
+        Its parameters are trained; it keeps those of the best epoch.
     loss
         ``(batch, epoch, generator) -> (scalar, named parts)``.
     batches
-        One epoch's batches, drawn with the generator that is handed in.
+        One epoch's batches, drawn with the generator passed in.
     rows, steps
         Rows and batches per epoch, for the rate and the progress bar.
     weight_decay, decoupled_decay
-        L2 through the gradients (Adam), or beside them (AdamW); one of the two at most.
+        L2 through the gradients (Adam), or beside them (AdamW); at most one of the two.
     beta2
         Adam's second decay rate.
     epochs
-        At most so many, all of them (no early stop): a warm-up. None: ``training.epochs`` and ``training.patience``.
+        At most this many, without early stopping: a warm-up. None: ``training.epochs`` and ``training.patience``.
     """
 
     name: str
@@ -99,7 +99,7 @@ class Stage:
 
 @dataclass
 class State:
-    """Where training stands; all of it is in a checkpoint."""
+    """How far training has come; every checkpoint holds all of it."""
 
     epoch: int = 0  # epochs done
     best_epoch: int = -1
@@ -109,7 +109,7 @@ class State:
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` is the first GPU if there is one, else the CPU.
+    """The torch device of a name; ``auto`` is the first GPU if there is one, else the CPU.
 
     Raises
     ------
@@ -141,7 +141,7 @@ def train(
     Parameters
     ----------
     validate
-        Metrics of the module as it stands; ``ndcg@10`` selects the epoch.
+        Metrics of the module with its current weights; ``ndcg@10`` selects the epoch.
     rng, generator
         For the batches, and for dropout and samples.
     identity
@@ -150,8 +150,8 @@ def train(
     Raises
     ------
     NonFiniteLoss
-        Within :data:`LOOKED` batches or at the end of the epoch. The weights are those that the epoch began with, and
-        so is the checkpoint.
+        Within :data:`LOOKED` batches, or at the end of the epoch. Weights and checkpoint are those from before the
+        epoch.
     LayoutError
         The checkpoint belongs to other data or parameters.
     """
@@ -179,12 +179,12 @@ def train(
                 raise
             seconds = time.perf_counter() - start
             record = {"epoch": float(state.epoch + 1)} | means | {"seconds": seconds, "rows/s": stage.rows / seconds}
-            found = dict(validate())
-            record |= found | {"validation seconds": time.perf_counter() - start - seconds}
+            metrics = dict(validate())
+            record |= metrics | {"validation seconds": time.perf_counter() - start - seconds}
             _advance(state, record, module)
             _save(callbacks.checkpoint, identity, state, module, optimizer, rng, generator)
             progress.set_postfix_str(
-                f"epoch {state.epoch}, NDCG@10 {found['ndcg@10']:.4f} (best {state.best_metric:.4f})"
+                f"epoch {state.epoch}, NDCG@10 {metrics['ndcg@10']:.4f} (best {state.best_metric:.4f})"
             )
             if callbacks.on_epoch is not None:
                 callbacks.on_epoch(record)
@@ -204,16 +204,16 @@ def _epoch(
     generator: torch.Generator,
     progress: Any,
 ) -> dict[str, float]:
-    """One pass over the batches: the means of the loss and of its parts, each over the batches that have it."""
+    """One pass over the batches; returns the means of the loss and its parts, each over the batches that have it."""
     sums: dict[str, torch.Tensor] = {}
     counts: dict[str, int] = {}
     unseen: list[dict[str, torch.Tensor]] = []
     for number, batch in enumerate(stage.batches(rng)):
-        value, parts = stage.loss({name: one.to(device) for name, one in batch.items()}, epoch, generator)
+        value, parts = stage.loss({name: tensor.to(device) for name, tensor in batch.items()}, epoch, generator)
         optimizer.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        unseen.append({name: one.detach() for name, one in (parts | {"loss": value}).items()})
+        unseen.append({name: part.detach() for name, part in (parts | {"loss": value}).items()})
         for name, part in unseen[-1].items():
             sums[name] = sums.get(name, 0.0) + part
             counts[name] = counts.get(name, 0) + 1
@@ -223,12 +223,12 @@ def _epoch(
             unseen.clear()
     if unseen:
         _refuse_non_finite(unseen, epoch, number)
-    return {name: float(one) / counts[name] for name, one in sums.items()}
+    return {name: float(total) / counts[name] for name, total in sums.items()}
 
 
 def _refuse_non_finite(parts: list[dict[str, torch.Tensor]], epoch: int, last: int) -> None:
-    """Raise :class:`NonFiniteLoss` for the first loss of consecutive batches, up to ``last``, that is not finite."""
-    finite = torch.isfinite(torch.stack([one["loss"] for one in parts]))
+    """Raise :class:`NonFiniteLoss` for the first loss of these batches, ending with ``last``, that is not finite."""
+    finite = torch.isfinite(torch.stack([of_batch["loss"] for of_batch in parts]))
     if finite.all():
         return
     first = int((~finite).nonzero()[0])
@@ -258,7 +258,7 @@ def _name_the_term(value: torch.Tensor, parts: Mapping[str, torch.Tensor], epoch
 
 
 def parameters_of(module: nn.Module) -> dict[str, torch.Tensor]:
-    """A copy of every weight on the CPU, shared ones once."""
+    """A copy of every weight on the CPU; shared weights are copied once."""
     return {name: weight.detach().cpu().clone() for name, weight in module.named_parameters()}
 
 
@@ -268,7 +268,7 @@ def load_parameters(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> N
     Raises
     ------
     LayoutError
-        A name or a shape that differs.
+        A name or a shape differs.
     """
     own = dict(module.named_parameters())
     for name in sorted(own.keys() ^ weights.keys()):
@@ -312,37 +312,36 @@ def _save(
 
 
 def _sha256(content: Mapping[str, Any]) -> str:
-    """Of all values and tensors in a nested mapping."""
-    found = hashlib.sha256()
+    """SHA-256 of all values and tensors in a nested mapping."""
+    digest = hashlib.sha256()
 
-    def add(one: Any) -> None:
-        if isinstance(one, torch.Tensor):
-            array = one.detach().cpu().contiguous()
-            found.update(f"{array.dtype}{tuple(array.shape)}".encode() + array.numpy().tobytes())
-        elif isinstance(one, Mapping):
-            for key in sorted(one, key=str):
-                found.update(f"{key!r}:".encode())
-                add(one[key])
-        elif isinstance(one, list | tuple):
-            for part in one:
+    def add(value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            array = value.detach().cpu().contiguous()
+            digest.update(f"{array.dtype}{tuple(array.shape)}".encode() + array.numpy().tobytes())
+        elif isinstance(value, Mapping):
+            for key in sorted(value, key=str):
+                digest.update(f"{key!r}:".encode())
+                add(value[key])
+        elif isinstance(value, list | tuple):
+            for part in value:
                 add(part)
         else:
-            found.update(f"{one!r};".encode())
+            digest.update(f"{value!r};".encode())
 
     add(content)
-    return found.hexdigest()
+    return digest.hexdigest()
 
 
 ANEW = "delete it to start anew"
 
 
 def history_of(checkpoint: Path) -> list[dict[str, float]]:
-    """One record an epoch that a checkpoint knows of; its weights stay on the disk."""
+    """A checkpoint's history, one record per epoch; its weights are not read."""
     with reading(checkpoint, ANEW):
-        found: list[dict[str, float]] = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)[
-            "history"
-        ]
-    return found
+        saved: dict[str, Any] = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)
+        history: list[dict[str, float]] = saved["history"]
+    return history
 
 
 def _resume(
