@@ -1,7 +1,7 @@
-"""Work that is done once: made into a folder that is named by what it depends on, read back when asked for again.
+"""Work that is done once: stored in a folder named by what it depends on, and read back when asked for again.
 
-The name is the SHA-256 of a key and of the code that makes the entry, so an entry is never stale; and every file's
-SHA-256 is kept beside it, so a damaged entry is made anew.
+The name is the SHA-256 of a key and of the code that makes the entry, so an entry is never stale; every file's SHA-256
+is kept beside it, so a damaged entry is made anew.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LIBRARY = Path(__file__).parent
 NEUTRAL = frozenset(
     f"i2vae_lib.{name}" for name in ("cache", "lazy", "params", "places", "progress", "runs", "yaml_files")
 )
-"""No result depends on the code of these: names, folders, bars, files; parameters stand in the keys by value."""
+"""No result depends on the code of these (names, folders, bars, files); parameters enter the keys by value."""
 
 MANIFEST = "entry.json"
 _LOCK = ".lock"
@@ -33,16 +33,16 @@ _LOCK = ".lock"
 def once(
     kind: str, key: Any, code: tuple[str, ...], make: Callable[[Path], object], cache: Path | str | None = None
 ) -> Path:
-    """The folder of an entry; what it lacks is made. Of two processes that want it at once, one makes it.
+    """The folder of an entry, made if it is missing or damaged. If two processes want it at once, one makes it.
 
     Parameters
     ----------
     kind
-        Folder of all entries of the kind.
+        Name of the folder of all entries of the kind.
     key
-        Everything that the entry depends on beside code, as JSON.
+        Everything that the entry depends on apart from code, as JSON.
     code
-        The modules that make it, by their full names; what they import of the kit, at any depth, counts too.
+        The modules that make it, by full name; the kit's modules that they import, at any depth, count too.
     make
         Fills the folder.
     cache
@@ -58,7 +58,7 @@ def once(
         ) from error
     with FileLock(folder / _LOCK):
         if not _is_whole(folder):
-            for path in folder.iterdir():  # a killed call's, or damaged
+            for path in folder.iterdir():  # damaged, or left by a killed call
                 if path.is_dir():
                     shutil.rmtree(path)
                 elif path.name != _LOCK:
@@ -70,23 +70,24 @@ def once(
 
 
 def entry_folder(kind: str, key: Any, code: tuple[str, ...], cache: Path | str | None = None) -> Path:
-    """Where :func:`once` has or makes an entry."""
+    """Where :func:`once` keeps an entry."""
     text = json.dumps([key, code_digest(code)], sort_keys=True)
     return (Path(cache) if cache else cache_folder()) / kind / hashlib.sha256(text.encode()).hexdigest()
 
 
 def contents(downloads: Collection[str] = (), cache: Path | str | None = None) -> list[tuple[str, int, int]]:
-    """What a cache holds, by kind: its name, how many entries, bytes; files of these names count as ``downloads``."""
-    found: dict[str, list[int]] = {}
+    """A cache's entries by kind: (name, count, bytes); files named in ``downloads`` are the kind ``downloads``."""
+    sizes_of: dict[str, list[int]] = {}
     for kind, path in _entries(downloads, cache):
-        found.setdefault(kind, []).append(sum(one.stat().st_size for one in [path, *path.rglob("*")] if one.is_file()))
-    return [(kind, len(sizes), sum(sizes)) for kind, sizes in found.items()]
+        files = [file for file in [path, *path.rglob("*")] if file.is_file()]
+        sizes_of.setdefault(kind, []).append(sum(file.stat().st_size for file in files))
+    return [(kind, len(sizes), sum(sizes)) for kind, sizes in sizes_of.items()]
 
 
 def clear(downloads: Collection[str] = (), cache: Path | str | None = None) -> list[tuple[str, int, int]]:
-    """Remove every entry, and nothing else that lies there; returns :func:`contents` as they were.
+    """Remove every entry, and nothing else; returns :func:`contents` from before.
 
-    An entry that another process works on is waited for.
+    Waits for entries that another process is working on.
     """
     before = contents(downloads, cache)
     for _, path in list(_entries(downloads, cache)):
@@ -117,36 +118,33 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _checksums(folder: Path) -> dict[str, str]:
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name not in (MANIFEST, _LOCK):
-            found[path.relative_to(folder).as_posix()] = sha256_of(path)
-    return found
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in (MANIFEST, _LOCK)]
+    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
 
 
 @functools.cache
 def code_digest(modules: tuple[str, ...]) -> str:
     """SHA-256 of the source of :func:`modules_with_imports`, as it stood when the process first asked."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, path in sorted(modules_with_imports(modules).items()):
-        found.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return found.hexdigest()
+        digest.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def modules_with_imports(modules: tuple[str, ...]) -> dict[str, Path]:
-    """These modules and all that they import of the kit, at any depth, without :data:`NEUTRAL`: name -> file."""
-    found: dict[str, Path] = {}
+    """These modules and the kit's modules that they import, at any depth, without :data:`NEUTRAL`: name -> file."""
+    files: dict[str, Path] = {}
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        if name in found or name in NEUTRAL:
+        if name in files or name in NEUTRAL:
             continue
         path = _file_of(name)
         if path is None:
             raise ValueError(f"{name} is no module of the kit")
-        found[name] = path
+        files[name] = path
         waiting += _imported(path)
-    return found
+    return files
 
 
 def _file_of(name: str) -> Path | None:
@@ -156,11 +154,11 @@ def _file_of(name: str) -> Path | None:
 
 
 def _imported(path: Path) -> Iterator[str]:
-    """Modules of the kit that a file imports, wherever in it."""
+    """Modules of the kit that a file imports, at top level or inside functions."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (one.name for one in node.names if one.name.split(".")[0] == LIBRARY.name)
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == LIBRARY.name)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == LIBRARY.name:
-            for one in node.names:
-                submodule = f"{node.module}.{one.name}"
+            for alias in node.names:
+                submodule = f"{node.module}.{alias.name}"
                 yield submodule if _file_of(submodule) else str(node.module)

@@ -1,4 +1,4 @@
-"""What the notebooks show: wide tables that scroll, and formulas beside the source that computes them."""
+"""Output of the notebooks: wide tables that scroll, and formulas beside the source that computes them."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from i2vae_lib.results import text
 
 
 def show(table: pd.DataFrame, digits: int = 2) -> HTML:
-    """A wide table for a notebook: it scrolls instead of breaking, numbers have few digits, systems their titles.
+    """A wide table for a notebook: it scrolls instead of wrapping, with rounded numbers and systems by their titles.
 
     Parameters
     ----------
     table
-        Levels of its index that have a name become columns; an index without one is dropped.
+        Named index levels become columns; an index without names is dropped.
     digits
-        After the decimal point of every number that has one.
+        Digits after the decimal point of floats.
     """
     flat = table.reset_index() if any(table.index.names) else table
     if isinstance(flat.columns, pd.MultiIndex):
-        flat = flat.set_axis([" ".join(filter(None, map(str, one))) for one in flat.columns], axis=1)
+        flat = flat.set_axis([" ".join(filter(None, map(str, levels))) for levels in flat.columns], axis=1)
     flat = flat.rename(columns=looks.label)
     named = [name for name in ("system", "recommender", "best") if name in flat]
     flat = flat.assign(**{name: flat[name].map(looks.label) for name in named})
@@ -42,7 +42,7 @@ def formula(latex: str, number: str, function: Callable[..., Any]) -> Markdown:
     Parameters
     ----------
     latex, number
-        The formula, and what it is called: ``"4"``.
+        The formula, and its number in the paper, such as ``"4"``.
     function
         Its source is shown without the docstring.
     """
@@ -57,6 +57,6 @@ def source(function: Callable[..., Any]) -> str:
     [defined] = ast.parse("\n".join(lines)).body
     assert isinstance(defined, ast.FunctionDef)
     if ast.get_docstring(defined) is not None:
-        said = defined.body[0]
-        del lines[said.lineno - 1 : said.end_lineno]
+        docstring = defined.body[0]
+        del lines[docstring.lineno - 1 : docstring.end_lineno]
     return "\n".join(lines)

@@ -118,9 +118,9 @@ def _stream(keys: Array, length: int, size: int) -> Array:
 
 def _by_stream(keys: Array, barred: Ragged, size: int, count: int) -> Array:
     """The first ``count`` items of each row's stream that are new and not barred, ascending."""
-    found = np.zeros((len(keys), count), dtype=np.int32)
+    negatives = np.zeros((len(keys), count), dtype=np.int32)
     if not len(keys) or not count:
-        return found
+        return negatives
     # the expected length for the row with the most barred items, plus four standard deviations
     left = size - int(barred.lengths.max())
     hit = (left - count) / size
@@ -134,9 +134,9 @@ def _by_stream(keys: Array, barred: Ragged, size: int, count: int) -> Array:
         last = (so_far < count).sum(axis=1)  # the place of the draw that completes the row
         whole = last < length
         chosen = fresh & (place <= last[:, None]) & whole[:, None]
-        found[todo[whole]] = items[chosen].reshape(-1, count)
+        negatives[todo[whole]] = items[chosen].reshape(-1, count)
         todo, length = todo[~whole], 2 * length
-    return found
+    return negatives
 
 
 def _fresh(stream: Array, barred: Ragged, size: int) -> tuple[Array, Array, Array]:

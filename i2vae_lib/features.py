@@ -1,9 +1,8 @@
-"""Item vectors that are known without any user: given by people, or made of the items' titles.
+"""Item vectors that are known without any user: given, or made of the items' titles.
 
-Where training may begin instead of at random (``model.start`` = given or titles). Vectors of more than d numbers are
-brought to d by a truncated singular value decomposition, V S of the d largest singular values, which keeps dot
-products as well as d dimensions can. They are scaled to a mean squared norm of 1; an item of which nothing is known
-has zeros.
+Training may start from them instead of at random (``model.start`` = given or titles). Vectors longer than d are
+reduced to d by a truncated singular value decomposition, V S of the d largest singular values, which keeps dot
+products as well as d dimensions can. They are scaled to a mean squared norm of 1; unknown items have zeros.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from i2vae_lib.runs import reading, write_atomically
 
 
 def title_vectors(catalogue: Catalogue, d: int) -> Array:
-    """Of the words of titles, weighted by tf-idf: float32 [unified items, d].
+    """Item vectors from the words of titles, weighted by tf-idf: float32 [unified items, d].
 
-    A word is a run of letters or digits, in lower case; words of one title alone tie it to no other and do not count.
+    A word is a run of letters or digits, in lower case; words of a single title link it to no other and do not count.
 
     Raises
     ------
@@ -53,10 +52,10 @@ def title_vectors(catalogue: Catalogue, d: int) -> Array:
 
 
 def given_vectors(path: Path | str, catalogue: Catalogue, d: int) -> Array:
-    """Of a Parquet file with the columns ``domain``, ``item`` (its id) and ``vector`` (numbers): float32 [unified, d].
+    """Item vectors from a Parquet file with columns ``domain``, ``item`` (id), ``vector``: float32 [unified items, d].
 
-    Items that the file lacks have zeros, items that the catalogue lacks are passed over; of an item of both domains
-    the vector of the domain that stands last counts.
+    Items that the file lacks have zeros; items that the catalogue lacks are ignored. For an item of both domains the
+    vector of the domain that comes last in the file counts.
 
     Raises
     ------
@@ -77,30 +76,30 @@ def given_vectors(path: Path | str, catalogue: Catalogue, d: int) -> Array:
         at = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
         raise DataError(f"{path}: the vector of {table['item'].iloc[at]!r} is not finite")
     unified = Unified(catalogue)
-    found = np.zeros((unified.size, vectors.shape[1]))
+    by_item = np.zeros((unified.size, vectors.shape[1]))
     for name, part in table.groupby("domain", sort=False):
         domain = catalogue.key(str(name))
         numbers = catalogue.numbers(domain, part["item"].tolist())
         known = numbers > 0
-        found[unified.of[domain][numbers[known]]] = vectors[part.index[known]]
-    if not found.any():
+        by_item[unified.of[domain][numbers[known]]] = vectors[part.index[known]]
+    if not by_item.any():
         raise DataError(f"{path}: none of its {len(table):,} items is an item of this pair")
-    return _of_width(sparse.csr_matrix(found), d)
+    return _of_width(sparse.csr_matrix(by_item), d)
 
 
 def write_vectors(vectors: Mapping[str, pd.DataFrame], path: Path) -> None:
-    """What :func:`given_vectors` reads: by domain, a DataFrame with items as index and a column for each dimension."""
+    """Write what :func:`given_vectors` reads: domain -> DataFrame, items as index, one column per dimension."""
     tables = [
-        pd.DataFrame({"domain": name, "item": one.index.astype(str), "vector": list(one.to_numpy(dtype=np.float64))})
-        for name, one in vectors.items()
+        pd.DataFrame({"domain": name, "item": own.index.astype(str), "vector": list(own.to_numpy(dtype=np.float64))})
+        for name, own in vectors.items()
     ]
     whole = pd.concat(tables, ignore_index=True)
     write_atomically(path, lambda part: whole.to_parquet(part, index=False))
 
 
 def _of_width(table: sparse.csr_matrix, d: int) -> Array:
-    """A table [n, w] as float32 [n, d] with nearly its dot products, at a mean squared norm of 1."""
-    found = np.zeros((table.shape[0], d), dtype=np.float32)
+    """Reduce a table [n, w] to float32 [n, d] that nearly keeps its dot products, at a mean squared norm of 1."""
+    wide = np.zeros((table.shape[0], d), dtype=np.float32)
     if table.shape[1] <= d:
         reduced = table.toarray()
     elif table.shape[0] <= d:
@@ -110,5 +109,5 @@ def _of_width(table: sparse.csr_matrix, d: int) -> Array:
         left, values, _ = svds(table.astype(np.float64), k=d, v0=np.ones(min(table.shape)))
         reduced = (left * values)[:, ::-1]
     reduced = reduced / max(np.sqrt(np.square(reduced).sum(axis=1).mean()), np.finfo(np.float64).tiny)
-    found[:, : reduced.shape[1]] = reduced
-    return found
+    wide[:, : reduced.shape[1]] = reduced
+    return wide

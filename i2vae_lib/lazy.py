@@ -1,4 +1,4 @@
-"""Imports that wait: names of a package until they are used (PEP 562), libraries that only some commands need."""
+"""Deferred imports: names of a package until they are used (PEP 562), libraries that only some commands need."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from typing import Any
 
-_MODULES = {"scikit-learn": "sklearn", "umap-learn": "umap"}  # of libraries that are installed under another name
+_MODULES = {"scikit-learn": "sklearn", "umap-learn": "umap"}  # name to install -> name to import
 
 
 class MissingLibrary(ImportError):
-    """A library that only this work needs is not installed; the message says which, and how to get it."""
+    """An optional library is not installed; the message says which one, and how to get it."""
 
 
 def require(work: str, *libraries: str) -> None:
-    """Refuse work whose libraries are not all installed (extras in ``pyproject.toml``). Imports none of them.
+    """Refuse work unless all its libraries are installed (extras in ``pyproject.toml``). Imports none of them.
 
     Raises
     ------
     MissingLibrary
     """
-    missing = [one for one in libraries if importlib.util.find_spec(_MODULES.get(one, one)) is None]
+    missing = [name for name in libraries if importlib.util.find_spec(_MODULES.get(name, name)) is None]
     if missing:
         raise MissingLibrary(f"{work} needs {', '.join(missing)}: pip install {' '.join(missing)}")
 
@@ -34,7 +34,7 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]
     package
         ``__name__`` of the package.
     modules
-        Each public name, and the full name of the module that has it. Submodules need no line.
+        Public name -> full name of its module. Submodules need no entry.
     """
 
     def __getattr__(name: str) -> Any:
@@ -45,7 +45,7 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]
             if not name.startswith("_"):
                 return importlib.import_module(module)
         except ModuleNotFoundError as error:
-            if error.name != module:  # the module is there; what it needs is not
+            if error.name != module:  # the module exists, but something that it imports does not
                 raise
         raise AttributeError(f"module '{package}' has no attribute '{name}'")
 

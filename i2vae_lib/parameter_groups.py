@@ -1,4 +1,4 @@
-"""The groups of parameters, one for each part and system. They hold no values: these stand in ``params/``."""
+"""The groups of parameters, one per part and system. They hold no values: these are in ``params/``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HalfLife = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
 class Group(BaseModel):
-    """A group of parameters: frozen, and without names that it does not have."""
+    """A frozen group of parameters that refuses unknown names."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -45,25 +45,25 @@ class SplitParameters(Group):
 
 
 class ControlParameters(Group):
-    """What robustness studies take away (:mod:`i2vae_lib.data.subsampling`)."""
+    """What robustness studies remove (:mod:`i2vae_lib.data.subsampling`)."""
 
     overlap: Annotated[float, Field(gt=0.0, le=1.0)]  # K_o: share of the overlapping training users kept as such
-    overlap_mode: Literal["drop", "detach"]  # the others leave, or stay as two unlinked one-domain users
+    overlap_mode: Literal["drop", "detach"]  # the others are removed, or become two unlinked one-domain users
     density: Annotated[float, Field(gt=0.0, le=1.0)]  # D_s: probability that an interaction is kept
 
 
 class SyntheticParameters(Group):
-    """The planted world (:mod:`i2vae_lib.data.synthetic`)."""
+    """Synthetic data (:mod:`i2vae_lib.data.synthetic`)."""
 
     users: Positive
-    items: Annotated[int, Field(ge=1, le=10**6)]  # a domain
-    shared_topics: Annotated[int, Field(ge=1, le=1000)]  # each has a weight per item
-    specific_topics: Annotated[int, Field(ge=1, le=1000)]  # a domain
-    linked_items: NonNegative  # items that stand in both domains
-    dial: Annotated[float, Field(ge=0.0)]  # 0: every next item equally likely; 1: as planted
+    items: Annotated[int, Field(ge=1, le=10**6)]  # per domain
+    shared_topics: Annotated[int, Field(ge=1, le=1000)]  # of both domains
+    specific_topics: Annotated[int, Field(ge=1, le=1000)]  # per domain
+    linked_items: NonNegative  # items of both domains
+    dial: Annotated[float, Field(ge=0.0)]  # 0: every next item equally likely; 1: by the formula
     focus: Rate  # how few topics a user likes (Dirichlet concentration; small: few)
     shared_weight: Annotated[float, Field(ge=0.0, le=1.0)]  # share of interest in the shared topics
-    drift: Weight  # how far interests wander an event
+    drift: Weight  # how far interests wander per event
     zipf: Weight  # exponent of item popularity
     overlap: Annotated[float, Field(gt=0.0, le=1.0)]  # users with both domains
     mean_length: Annotated[float, Field(ge=2.0)]  # items, target included
@@ -78,7 +78,7 @@ class PsgParameters(Group):
     kind: Literal["lightgcn", "cooccurrence", "leave_one_out", "random", "none"]
     recalled: NonNegative  # items per domain, for the pseudo-sequence
     arrangement: Literal["append", "interleave"]
-    folds: Annotated[int, Field(ge=1, le=100)]  # a fit each; 4: cross-fitted; 1: the paper's way
+    folds: Annotated[int, Field(ge=1, le=100)]  # one fit per fold; 4: cross-fitted; 1: the paper's way
     recall_from: Literal["history", "history_and_target"]  # the latter is the paper's way, under `released` alone
     d: Width
     layers: NonNegative
@@ -91,22 +91,22 @@ class PsgParameters(Group):
     rounds: Positive  # of recall; 1: plain recall
     edges_per_round: NonNegative  # pseudo-edges per user and domain
     shrinkage: Weight  # cooccurrence and leave_one_out
-    # leave_one_out only (:mod:`i2vae_lib.cooccurrence`); the first values are those of a bag
-    proximity: Weight  # 0: items of one sequence count alike; else by gap^-proximity
-    backward: Weight  # 1: in both directions; else the weight of what stands before in the sequence
-    across: Weight  # 1: items of the two domains count as those of one; else their weight
-    recency: Annotated[float, Field(gt=0.0, le=1.0)]  # 1: all of a history speaks alike; else recency^steps back
-    seed: NonNegative  # its own, so that runs with different `seed` share one fit
+    # leave_one_out only (:mod:`i2vae_lib.cooccurrence`); the values named first are those of a bag
+    proximity: Weight  # 0: all pairs of one sequence count equally; else by gap^-proximity
+    backward: Weight  # 1: both directions count equally; else the weight of items earlier in the sequence
+    across: Weight  # 1: pairs across domains count like those within one; else their weight
+    recency: Annotated[float, Field(gt=0.0, le=1.0)]  # 1: all of a history counts equally; else recency^steps back
+    seed: NonNegative  # separate, so that runs with different `seed` share one fit
 
 
 class EvidenceParameters(Group):
     """Counts that enter the item scores (:mod:`i2vae_lib.evidence`); ``model.positions`` = every only.
 
-    Five settings of as many kernels as they have values; none where they are empty.
+    The i-th values of the five settings make the i-th kernel; empty tuples: no kernels.
     """
 
-    items: Positive  # a row, best first
-    shrinkage: tuple[Weight, ...]  # as `psg.shrinkage`, and so the next four
+    items: Positive  # per row, best first
+    shrinkage: tuple[Weight, ...]  # as `psg.shrinkage`; the next four likewise
     proximity: tuple[Weight, ...]
     backward: tuple[Weight, ...]
     across: tuple[Weight, ...]
@@ -127,7 +127,7 @@ class EvidenceParameters(Group):
 class ModelParameters(Group):
     """Sizes of i2VAE (paper 3.2, 3.3, D)."""
 
-    positions: Literal["last", "every"]  # that training asks after: a row's last, or every one of a user's sequence
+    positions: Literal["last", "every"]  # targets in training: a row's last item, or every item of a user's sequence
     d: Width
     T: Length  # most recent real items kept
     T_pseudo: Length  # T' of the paper: cap on history + recalled
@@ -137,8 +137,8 @@ class ModelParameters(Group):
     dropout: Share
     start: Literal["random", "cooccurrence", "titles", "given"]  # of the item vectors
     vectors: str | None  # file of the given ones (:mod:`i2vae_lib.features`)
-    path: Literal["mlp", "residual"]  # states, posterior means, decoder: as in the paper, or what was taken + that
-    causal: bool  # of the encoder of real sequences; pseudo-sequences are bags
+    path: Literal["mlp", "residual"]  # states, posterior means, decoder: as in the paper, or added to their input
+    causal: bool  # the encoder of real sequences; pseudo-sequences are bags
     shared_prior: bool  # z_a shares the prior of its domain's z
     initial_log_variance: Annotated[float, Field(ge=-10.0, le=4.0)]
 
@@ -146,16 +146,16 @@ class ModelParameters(Group):
 class ObjectiveParameters(Group):
     """What training rows ask for, and the weights of the objective (paper 3.4, 3.5, D.1)."""
 
-    blank_share: Share  # of the users, anew each epoch: once more, the last event's domain hidden (every position only)
+    blank_share: Share  # users drawn each epoch to be shown again, last event's domain hidden (every position only)
     reconstruction: Literal["bce", "softmax"]
-    negatives: Positive  # sampled a row (bce only)
+    negatives: Positive  # sampled per row (bce only)
     lambda_a: Weight  # denoising
     lambda_c: Weight  # cross-domain and disentangling
     a: Weight  # adaptive weight exp(a L / T) - b
     b: Weight
     kl_weight: Weight  # on the six KLs of Eq. 4; 1 in the paper
     kl_annealing_epochs: NonNegative  # epochs of linear warm-up; 0: off
-    free_bits: Weight  # nats per dimension below which a KL is not pressed; 0: off
+    free_bits: Weight  # nats per dimension below which a KL is not reduced further; 0: off
 
 
 class TrainingParameters(Group):
@@ -178,16 +178,16 @@ class ReferenceParameters(Group):
     """
 
     half_life: Annotated[tuple[HalfLife, ...], Field(min_length=1)]  # recent popularity, a share of the training events
-    neighbours: Annotated[tuple[NonNegative, ...], Field(min_length=1)]  # ItemKNN, kept an item; 0: all
+    neighbours: Annotated[tuple[NonNegative, ...], Field(min_length=1)]  # ItemKNN, kept per item; 0: all
     shrinkage: Annotated[tuple[Weight, ...], Field(min_length=1)]  # ItemKNN and ordered counts
-    # ordered counts, as the next four: the settings of `psg` that have these names
+    # ordered counts, down to `popularity`; names that `psg` has too mean the same
     proximity: Annotated[tuple[Weight, ...], Field(min_length=1)]
     backward: Annotated[tuple[Weight, ...], Field(min_length=1)]
     recency: Annotated[tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...], Field(min_length=1)]
     across: Annotated[tuple[Weight, ...], Field(min_length=1)]
     popularity: Annotated[tuple[Weight, ...], Field(min_length=1)]  # weight of log(1 + takers)
     ease_lambda: Annotated[tuple[Rate, ...], Field(min_length=1)]  # EASE: L2
-    ease_limit: Positive  # EASE: largest matrix that is inverted, a side (items or users, whichever are fewer)
+    ease_limit: Positive  # EASE: side of the largest matrix that is inverted (items or users, whichever are fewer)
 
 
 class MultiVAEParameters(Group):
@@ -217,15 +217,15 @@ class SASRecBCEParameters(Group):
     blocks: Positive
     heads: Positive
     dropout: Share
-    negatives: Positive  # a step
+    negatives: Positive  # per step
 
 
 class EveryPositionParameters(Group):
-    """What is trained at every position of a sequence (:mod:`i2vae_lib.recommenders.every_position`)."""
+    """Systems trained at every position of a sequence (:mod:`i2vae_lib.recommenders.every_position`)."""
 
     heads: Positive
     dropout: Share
-    hidden_share: Share  # of the sequences: once more with the domain of the last event hidden (merged only)
+    hidden_share: Share  # sequences shown once more with the last event's domain hidden (merged only)
     start: Literal["random", "cooccurrence"]  # of the item vectors
 
 
@@ -256,32 +256,32 @@ class LinearParameters(Group):
     """Linear models of sequences in closed form."""
 
     decay: Rate  # L2
-    recency_decay: Rate  # steps, of a history that is scored
-    limit: Positive  # largest matrix that is solved, a side
+    recency_decay: Rate  # steps, in a history that is scored
+    limit: Positive  # side of the largest matrix that is solved
 
 
 class SLISTParameters(LinearParameters):
     """SLIST (Choi et al. 2021)."""
 
     consistency: Annotated[float, Field(ge=0.0, le=1.0)]  # a; 0: SLIT, 1: SLIS
-    source_decay: Rate  # steps, as the next one
-    target_decay: Rate
+    source_decay: Rate  # steps
+    target_decay: Rate  # steps
 
 
 class TALEParameters(LinearParameters):
     """TALE (Park et al. 2025)."""
 
     time_decay: Rate  # median gaps between neighbours of a sequence
-    floor: Share  # least weight of an earlier item
+    floor: Share  # smallest weight of an earlier item
 
 
 class StackParameters(Group):
     """A conditional logit over other rankers (:mod:`i2vae_lib.recommenders.stack`)."""
 
     learning_rate: Rate
-    steps: Positive  # of all rows
+    steps: Positive  # each over all rows
     decay: Weight  # on the squared weights
-    folds: Annotated[int, Field(ge=2)]  # of users, for the validation figures
+    folds: Annotated[int, Field(ge=2)]  # of users, for the validation metrics
 
 
 class LightGCNParameters(Group):
@@ -329,8 +329,8 @@ class C2DSRParameters(Group):
     blocks: Positive
     heads: Positive
     dropout: Share
-    balance: Annotated[float, Field(ge=0.0, le=1.0)]  # lambda: of the losses against the infomax terms
-    steps: Positive  # only the last so many count
+    balance: Annotated[float, Field(ge=0.0, le=1.0)]  # lambda: weight of the losses against the infomax terms
+    steps: Positive  # only this many last steps count
 
 
 class DisenCDRParameters(Group):

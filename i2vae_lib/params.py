@@ -109,7 +109,7 @@ class Parameters(Group):
     def changed(self) -> dict[str, Any]:
         """What differs from the preset, except ``out`` and the device: key of ``--set``, or name, -> value."""
         keys = [key for key in ("data", "protocol", "seed", *known_keys()) if key != "training.device"]
-        pairs = ([functools.reduce(getattr, key.split("."), one) for one in (self.as_preset, self)] for key in keys)
+        pairs = ([functools.reduce(getattr, key.split("."), p) for p in (self.as_preset, self)] for key in keys)
         return {key: now for key, (before, now) in zip(keys, pairs, strict=True) if now != before}
 
     def is_preset(self, *names: str) -> bool:

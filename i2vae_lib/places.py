@@ -1,4 +1,4 @@
-"""What the kit knows by name, where it lies, and the nearest name to a wrong one. Imports nothing that takes time."""
+"""Folders of the kit's files, names of presets, and the nearest name to a wrong one. Imports nothing slow."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ def notebooks_folder() -> Path:
 
 
 def preset_names() -> list[str]:
-    """The presets by name (``tuning.yaml`` beside them is of another kind)."""
+    """The names of the presets (``tuning.yaml`` beside them is no preset)."""
     return sorted(path.stem for path in preset_folder().glob("*.yaml") if path.stem != "tuning")
 
 
 def runs_folder() -> Path:
-    """Where runs go that were not told: ``I2VAE_RUNS_DIR``, else ``runs`` of the checkout that one works in, or here.
+    """Default folder of runs: ``I2VAE_RUNS_DIR``, else ``runs`` in the current checkout or the working directory.
 
-    A checkout is the nearest folder, from the working directory up, that holds ``notebooks/`` and ``params/``: a
-    notebook in JupyterLab works in ``notebooks/``, under papermill and ``make`` above it, and all find the same runs.
+    The checkout is the nearest folder, from the working directory up, that holds ``notebooks/`` and ``params/``. So
+    JupyterLab, which works in ``notebooks/``, and papermill and ``make``, which work above it, find the same runs.
     """
-    if told := os.environ.get("I2VAE_RUNS_DIR"):
-        return Path(told)
+    if folder := os.environ.get("I2VAE_RUNS_DIR"):
+        return Path(folder)
     here = Path.cwd()
-    found = (one for one in (here, *here.parents) if (one / "notebooks").is_dir() and (one / "params").is_dir())
-    checkout = next(found, here)
+    checkouts = (at for at in (here, *here.parents) if (at / "notebooks").is_dir() and (at / "params").is_dir())
+    checkout = next(checkouts, here)
     return Path("runs") if checkout == here else checkout / "runs"
 
 
 def suggestion(word: str, known: list[str]) -> str:
-    """``"; did you mean 'x'?"`` for the nearest known word, else the list of what is known."""
+    """``"; did you mean 'x'?"`` for the nearest known word, else the list of known words."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}"

@@ -5,9 +5,9 @@ half-life h,
 
     p_v(m) = sum over events e of v before moment m of 2^-((c(m) - c_e) / h)
 
-The clock runs by events and not by seconds, so that one half-life suits logs of any length and quiet nights count
-little. Moments are told apart as finely as :data:`_EDGES` quantiles of the events allow; events between the last edge
-and the moment itself are not counted, so nothing of a row's own moment or later is ever in its counts.
+The clock runs by events, not seconds, so that one half-life suits logs of any length and quiet nights count little.
+Moments are distinguished as finely as :data:`_EDGES` quantiles of the events allow; events between the last edge and
+the moment itself are not counted, so a row's counts hold nothing of its own moment or later.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class RecentTakers:
     edges
         int64 [e], ascending moments; e = 0 where the data have no common time.
     counts
-        Domain -> float32 [e + 1, half-lives, items]: line b counts events before edge b - 1, as they weigh there; line
-        0 is of the time before the first edge and holds nothing.
+        Domain -> float32 [e + 1, half-lives, items]: line b counts events before edge b - 1, weighted as of that edge;
+        line 0, before the first edge, is all zeros.
     """
 
     edges: Array
@@ -42,7 +42,7 @@ class RecentTakers:
 
     @classmethod
     def fit(cls, train: Rows, half_lives: Sequence[float]) -> Self:
-        """Of everything that training users took (targets included).
+        """Count everything that training users took, targets included.
 
         Parameters
         ----------
@@ -72,14 +72,14 @@ class RecentTakers:
         return cls(edges, counts)
 
     def at(self, rows: Rows) -> Array:
-        """The line of each row's moment, int64 [rows]; the last one of rows whose moment nobody knows (now)."""
+        """The line of each row's moment, int64 [rows]; the last line (now) for rows without a known moment."""
         if rows.moment is None:
             return np.full(len(rows), len(self.edges))
         return np.searchsorted(self.edges, rows.moment, side="right")
 
     def now(self) -> Self:
-        """The counts as they stand after the last event alone: what rows get whose moment nobody knows."""
-        return type(self)(self.edges[:0], {d: one[-1:] for d, one in self.counts.items()})
+        """Only the counts after the last event, which serve rows without a known moment."""
+        return type(self)(self.edges[:0], {d: counts[-1:] for d, counts in self.counts.items()})
 
     def arrays(self) -> dict[str, Array]:
         """Everything that :meth:`at` and its readers need."""
@@ -87,10 +87,10 @@ class RecentTakers:
 
     @classmethod
     def restore(cls, arrays: Mapping[str, Array]) -> Self:
-        """What :meth:`arrays` gave."""
+        """Rebuild from :meth:`arrays`."""
         return cls(arrays["edges"], {d: arrays[f"recent/{d}"] for d in DOMAINS})
 
     def apart(self, train: Rows, half_lives: Sequence[float]) -> dict[str, Array]:
-        """Lines and half-lives in which an item's count is not that of these rows: domain -> int64 [items]."""
+        """In how many lines and half-lives an item's count differs from that of these rows: domain -> int64 [items]."""
         again = type(self).fit(train, half_lives)
         return {d: (self.counts[d] != again.counts[d]).sum(axis=(0, 1)) for d in DOMAINS}

@@ -34,7 +34,7 @@ _LONGEST_CHANGE = 60
 
 _FOLDERS = ("dataset", "model")
 RESULTS = ("dataset", "pseudo.parquet", "model", "history.parquet", "ranks.parquet", "metrics.json")
-"""What the stages leave in a run directory; checkpoints and ``run.json`` (with each file's SHA-256) stand beside it."""
+"""Results of the stages in a run directory, beside checkpoints and ``run.json``, which has the SHA-256 of each file."""
 
 
 class LayoutError(ValueError):
@@ -333,7 +333,7 @@ class Run:
 
     def _refuse_other_parameters(self) -> None:
         both = (self.record["parameters"], self.parameters.model_dump(mode="json"))
-        refuse_changes(self.folder, *(flatten(of_result(one, self.ignored)) for one in both))
+        refuse_changes(self.folder, *(flatten(of_result(parameters, self.ignored)) for parameters in both))
 
     def refresh(self) -> None:
         """Read ``run.json`` again: another process may have added to it."""
@@ -428,7 +428,7 @@ def refuse_changes(
 
 def results_in(folder: Path) -> list[str]:
     """The :data:`RESULTS` and checkpoints that a folder holds, by name."""
-    return [name for name in RESULTS if (folder / name).exists()] + [one.name for one in folder.glob("last*.ckpt")]
+    return [name for name in RESULTS if (folder / name).exists()] + [path.name for path in folder.glob("last*.ckpt")]
 
 
 def checked(folder: Path | str, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""What runs on the same data share, each made once: recalled pseudo-sequences, and the reference rankers' ranks."""
+"""What runs on the same data share, made once each: recalled pseudo-sequences and the reference rankers' ranks."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def recalled(dataset: CrossDomainDataset, generator: psg.Generator) -> tuple[Pat
             parts.append(pd.DataFrame(columns | {"items": list(items), "scores": list(scores)}))
         table = stamped(pd.concat(parts, ignore_index=True), dataset)
         write_atomically(folder / "pseudo.parquet", lambda part: table.to_parquet(part, index=False))
-        found = audit.audit(dataset, pseudo=items_of, generator=generator).to_dict(orient="records")
-        write_json(folder / "about.json", {"audit": found})
+        audited = audit.audit(dataset, pseudo=items_of, generator=generator).to_dict(orient="records")
+        write_json(folder / "about.json", {"audit": audited})
 
     folder = once("recalled", [dataset.fingerprint(), psg.digest(generator)], (__name__,), make)
     about = read_json(folder / "about.json")
@@ -44,7 +44,7 @@ def recalled(dataset: CrossDomainDataset, generator: psg.Generator) -> tuple[Pat
 
 
 def references(dataset: CrossDomainDataset, p: Parameters) -> list[Any]:
-    """The fitted reference rankers; on data with a planted truth also those that read it."""
+    """The fitted reference rankers; on synthetic data also those that read its truth."""
     fitted: list[Any] = [
         kind.unfitted(dataset.catalogue).fit(
             dataset.splits["train"],
@@ -72,19 +72,19 @@ def reference_ranks(
         fitted = references(dataset, p)
         table = ranked(fitted, dataset, p)
         write_atomically(folder / "ranks.parquet", lambda part: table.to_parquet(part, index=False))
-        found = audit_fitted.audit_references(dataset, fitted).to_dict(orient="records")
-        chosen = {one.name: one.chosen for one in fitted if hasattr(one, "chosen")}
-        write_json(folder / "about.json", {"chosen": chosen, "audit": found})
+        audited = audit_fitted.audit_references(dataset, fitted).to_dict(orient="records")
+        chosen = {ranker.name: ranker.chosen for ranker in fitted if hasattr(ranker, "chosen")}
+        write_json(folder / "about.json", {"chosen": chosen, "audit": audited})
 
     relevant = p.model_dump(mode="json", include={"split", "evaluation", "references"})
-    code = (__name__, *(one.__module__ for one in (*REFERENCES.values(), *CEILINGS.values())))
+    code = (__name__, *(kind.__module__ for kind in (*REFERENCES.values(), *CEILINGS.values())))
     folder = once("references", [dataset.fingerprint(), relevant], code, make)
     about = read_json(folder / "about.json")
     return pd.read_parquet(folder / "ranks.parquet"), about["chosen"], about["audit"]
 
 
 def ranked(scorers: Sequence[Any], dataset: CrossDomainDataset, p: Parameters, full: bool = True) -> pd.DataFrame:
-    """Rank the test rows with each scorer: the lines of ``ranks.parquet``; ``full``: among the whole catalogue too."""
+    """Rank the test rows with each scorer: the lines of ``ranks.parquet``; ``full``: also among the whole catalogue."""
     rows = dataset.splits["test"]
     negatives = evaluation.sample_negatives(rows, p.evaluation.negatives, p.split.data_seed)
     seen = evaluation.seen_targets(rows, dataset.splits["train"])

@@ -118,8 +118,8 @@ def prepare(run: Run) -> CrossDomainDataset:
         held_out = [dataset.splits[split] for split in ("validation", "test")]
         evaluation.check_negatives(*held_out)  # fails now, not after an hour of fitting
         run.check_dataset(dataset.fingerprint())
-        found = audit.audit(dataset)
-        audit.refuse_leaks(found, dataset.protocol)
+        audited = audit.audit(dataset)
+        audit.refuse_leaks(audited, dataset.protocol)
         # noted before the dataset is stored, since its presence says that this stage is done
         run.note(
             data=dataset.name,
@@ -131,11 +131,11 @@ def prepare(run: Run) -> CrossDomainDataset:
             removed=dict(dataset.removed),
             controls=dict(dataset.controls),
             filters=json.loads(dataset.filters.to_json(orient="records")),
-            outside=[dict(one) for one in dataset.outside],
+            outside=[dict(counts) for counts in dataset.outside],
             one_order=dataset.one_order,
             notes=list(dataset.notes),
             rows={split: len(rows) for split, rows in dataset.splits.items()},
-            audit=found.to_dict(orient="records"),
+            audit=audited.to_dict(orient="records"),
         )
         run.leave("dataset", dataset.save)
     return dataset
@@ -172,9 +172,9 @@ def recall(run: Run, dataset: CrossDomainDataset | None = None) -> psg.Generator
     # the fit may come from an earlier run, with the seconds that it took then
     run.note(generator_seconds=psg.seconds_of_fit(train, p), generator_sha256=psg.digest(generator))
     with run.stage("recall"):
-        table, found = recalled(dataset, generator)
-        run.note(audit=found)
-        audit.refuse_leaks(pd.DataFrame(found), dataset.protocol)
+        table, audited = recalled(dataset, generator)
+        run.note(audit=audited)
+        audit.refuse_leaks(pd.DataFrame(audited), dataset.protocol)
         run.leave(path.name, lambda part: link_or_copy(table, part))
     return generator
 
@@ -217,15 +217,15 @@ def train(run: Run, dataset: CrossDomainDataset | None = None, on_epoch: Callabl
     run.took_at_least("train", float(history[["seconds", "validation seconds"]].to_numpy().sum()))
     run.leave("history.parquet", lambda part: history.to_parquet(part, index=False))
     # what the model starts from and falls back to must come from the training rows alone
-    found = audit_fitted.audit_counts(dataset, recommender.popularity)
+    audited = audit_fitted.audit_counts(dataset, recommender.popularity)
     if recommender.start is not None:
         started = audit_fitted.audit_start(dataset, recommender.start, recommender.start_shrinkage)
-        found = pd.concat([found, started], ignore_index=True)
+        audited = pd.concat([audited, started], ignore_index=True)
     if recommender.counted:
-        found = pd.concat([found, audit_fitted.audit_references(dataset, recommender.counted)], ignore_index=True)
-    audit.refuse_leaks(found, dataset.protocol)
+        audited = pd.concat([audited, audit_fitted.audit_references(dataset, recommender.counted)], ignore_index=True)
+    audit.refuse_leaks(audited, dataset.protocol)
     run.note(
-        audit=_with(run.record["audit"], found.to_dict(orient="records")),
+        audit=_with(run.record["audit"], audited.to_dict(orient="records")),
         device=str(recommender.device),
         best_epoch=recommender.state.best_epoch + 1,
         best_validation_ndcg=recommender.state.best_metric,
@@ -252,9 +252,9 @@ def evaluate(run: Run, dataset: CrossDomainDataset | None = None) -> pd.DataFram
     trained = train(run, dataset)
     p = run.parameters
     with run.stage("references"):
-        others, chosen, found = reference_ranks(dataset, p)
-    run.note(references=chosen, audit=_with(run.record["audit"], found))
-    audit.refuse_leaks(pd.DataFrame(found), dataset.protocol)
+        others, chosen, audited = reference_ranks(dataset, p)
+    run.note(references=chosen, audit=_with(run.record["audit"], audited))
+    audit.refuse_leaks(pd.DataFrame(audited), dataset.protocol)
     with run.stage("evaluate"):
         table = stamped(pd.concat([ranked([trained], dataset, p), others], ignore_index=True), dataset)
     run.leave(path.name, lambda part: table.to_parquet(part, index=False))

@@ -1,4 +1,4 @@
-"""The one reader of YAML: plain values, every key once, of a size and depth that a person writes."""
+"""The kit's only YAML reader: plain values, no duplicate keys, no larger or deeper than a person would write."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import yaml
 
 _DEEPEST = 30
-"""Lists and mappings in each other."""
+"""Levels of nested lists and mappings."""
 
 MOST_VALUES = 100_000
-"""Aliases (``*name``) counted as what they stand for: ten lines of them can name 10^10 values."""
+"""Aliases (``*name``) count as the values that they stand for: ten lines of them can make 10^10."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which the last would count in silence."""
+    """Refuses duplicate keys, of which PyYAML would silently take the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: dict[str, yaml.Node] = {}
@@ -30,12 +30,12 @@ class _Loader(yaml.SafeLoader):
 
 
 def parse(text: str) -> Any:
-    """What YAML says.
+    """The content of a YAML text.
 
     Raises
     ------
     yaml.YAMLError
-        Malformed, too deep, too large, or a key that stands twice: with line and column.
+        Malformed, too deep, too large, or with a duplicate key; gives line and column.
     """
     _measure(text)
     try:
@@ -45,9 +45,9 @@ def parse(text: str) -> Any:
 
 
 def _measure(text: str) -> None:
-    """Look at the events, which takes no memory, before anything is built of them."""
+    """Check depth and size on the parser's events, which need no memory, before any value is built."""
     sizes: dict[str | None, int] = {}
-    inside: list[tuple[str | None, int]] = []  # anchor of each open part, and how many values stood before it
+    inside: list[tuple[str | None, int]] = []  # anchor of each open part, and the number of values before it
     count = 0
     for event in yaml.parse(text, _Loader):
         if isinstance(event, yaml.CollectionStartEvent):

@@ -1,4 +1,4 @@
-"""Rows of two domains: files, logs or a planted world, protocols, batches. Names are imported when first used."""
+"""Rows of two domains: files, logs or synthetic data, protocols, batches. Names are imported when first used."""
 
 from typing import TYPE_CHECKING
 

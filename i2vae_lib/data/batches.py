@@ -1,7 +1,7 @@
-"""Rows -> padded tensors: trimmed to the batch's longest sequence, bucketed by length, never wider than needed.
+"""Rows -> padded tensors: bucketed by length and trimmed to the batch's longest sequence.
 
-Rows of all kinds mix in one batch. A batch is a mapping from target domain to a :class:`Side`, because a row asks
-for one item of one domain: its own, other and pseudo sequences are padded together with those of its like.
+A batch mixes rows of all kinds. It maps each target domain to a :class:`Side`, because a row asks for one item of one
+domain: own, other and pseudo sequences are padded together with those of rows with the same target domain.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ class Tensors:
     """Base of the dataclasses in a batch."""
 
     def to(self, device: torch.device, non_blocking: bool = True) -> Self:
-        """The same on a device: every field that can be moved."""
-        whole = vars(self).items()
+        """A copy with every field that can be moved on a device."""
+        fields = vars(self).items()
         return type(self)(
-            **{name: one.to(device, non_blocking=non_blocking) if hasattr(one, "to") else one for name, one in whole}
+            **{name: own.to(device, non_blocking=non_blocking) if hasattr(own, "to") else own for name, own in fields}
         )
 
 
 def as_indices(numbers: Array) -> torch.Tensor:
-    """Whole numbers as int64, which is what torch looks up by."""
+    """Whole numbers as an int64 tensor, which torch needs for look-ups."""
     return torch.from_numpy(np.ascontiguousarray(numbers, dtype=np.int64))
 
 
 @dataclass(frozen=True)
 class Side(Tensors):
-    """The rows of a batch that share one target domain. Sequences are left-padded with 0, most recent item last."""
+    """The rows of a batch with one target domain. Sequences are left-padded with 0, most recent item last."""
 
     own: torch.Tensor  # int64 [B, L] history in the target domain, L <= T
     other: torch.Tensor  # int64 [B, M] history in the other domain, M <= T
@@ -44,7 +44,7 @@ class Side(Tensors):
     own_length: torch.Tensor  # int64 [B] length of the own history, not capped
     target: torch.Tensor  # int64 [B]
     negatives: torch.Tensor  # int64 [B, k], k = 0 where none are asked for
-    position: torch.Tensor  # int64 [B] of each row in what was collated
+    position: torch.Tensor  # int64 [B] each row's place in the batch
 
 
 def pseudo_sequences(
@@ -52,14 +52,14 @@ def pseudo_sequences(
 ) -> Array:
     """Own history united with the recalled items (paper 3.1), capped at T'.
 
-    The cap keeps all recalled items and the most recent of the history. ``append`` puts the recalled items last,
-    ``interleave`` alternates them with the real ones from the end backwards. A row whose generator recalled nothing
-    has its history.
+    The cap keeps all recalled items and the most recent of the history. ``append`` puts the recalled items last;
+    ``interleave`` alternates them with the real ones, from the end backwards. A row without recalled items keeps its
+    history.
 
     Parameters
     ----------
     recalled
-        int32 [rows, n], 0-padded on the right, of all rows.
+        int32 [rows, n], 0-padded on the right, for all rows.
     at
         Positions of the rows to build.
 
@@ -102,7 +102,7 @@ def collate(
     Parameters
     ----------
     negatives
-        Sampled negatives per row: uniform over the domain's items that are neither the target nor in the own history.
+        How many negatives to draw per row (:func:`draw_negatives`).
     rng
         Draws the negatives; needed if ``negatives`` > 0.
     """
@@ -127,31 +127,31 @@ def collate(
             "negatives": drawn,
             "position": position,
         }
-        sides[d] = Side(**{name: as_indices(one) for name, one in arrays.items()})
+        sides[d] = Side(**{name: as_indices(array) for name, array in arrays.items()})
     return sides
 
 
 def draw_negatives(own: Ragged, target: Array, size: int, count: int, rng: np.random.Generator) -> Array:
-    """Uniform negatives, int64 [rows, count]: not the target, not in the own history (whole, not only the last T).
+    """Uniform negatives, int64 [rows, count]: not the target, not in the own history (all of it, not only the last T).
 
     Raises
     ------
     DataError
-        A row's target and history are the whole domain.
+        A row's target and history make up the whole domain.
     """
     taken = chained(own, Ragged.from_lengths(target, np.ones(len(target), dtype=np.int64)))
     return draw_others(taken, np.arange(len(target)), size, count, rng)
 
 
 def draw_others(taken: Ragged, owner: Array, size: int, count: int, rng: np.random.Generator) -> Array:
-    """Uniform items of a domain of ``size`` that a sequence does not hold: the negative sampler of every system.
+    """Draw uniform items of 1…size that a sequence does not hold: the negative sampler of every system.
 
     Parameters
     ----------
     taken
         Sequences of items 1…size.
     owner
-        For each of the m draws the number of its sequence.
+        int [m]: the sequence that each of the m draws is for.
 
     Returns
     -------
@@ -160,7 +160,7 @@ def draw_others(taken: Ragged, owner: Array, size: int, count: int, rng: np.rand
     Raises
     ------
     DataError
-        A sequence that is asked of holds the whole domain, or more negatives are asked for than it has items.
+        A sequence in ``owner`` holds the whole domain, or ``count`` exceeds ``size``.
     """
     if not count:
         return np.zeros((len(owner), 0), dtype=np.int64)
@@ -190,14 +190,14 @@ def draw_others(taken: Ragged, owner: Array, size: int, count: int, rng: np.rand
 def epoch_order(rows: Rows, batch_size: int, rng: np.random.Generator, *, pool: int = 16) -> Iterator[Array]:
     """Row positions of the batches of one epoch: shuffled, then bucketed by own length inside pools.
 
-    Bucketing keeps rows of like length together, so that trimming leaves little padding; pools keep it random which
-    rows meet.
+    Bucketing keeps rows of similar length together, so that trimming leaves little padding; pools keep it random which
+    rows share a batch.
     """
     yield from bucketed(rows.lengths("own"), batch_size, rng, pool=pool)
 
 
 def bucketed(length: Array, batch_size: int, rng: np.random.Generator, *, pool: int = 16) -> Iterator[Array]:
-    """Positions of the batches of one epoch over sequences of these lengths, as :func:`epoch_order` has it."""
+    """:func:`epoch_order` for sequences of these lengths: positions of the batches of one epoch."""
     order = rng.permutation(len(length))
     batches = []
     for start in range(0, len(order), pool * batch_size):
@@ -210,6 +210,6 @@ def bucketed(length: Array, batch_size: int, rng: np.random.Generator, *, pool: 
 def bucketed_streams(
     lengths: Mapping[str, Array], batch_size: int, rng: np.random.Generator
 ) -> Iterator[tuple[str, Array]]:
-    """:func:`bucketed` of several streams, their batches mixed: name of the stream, and positions in it."""
+    """:func:`bucketed` over several streams, batches in random order: each stream's name, and positions in it."""
     order = [(name, at) for name, length in lengths.items() for at in bucketed(length, batch_size, rng)]
     yield from (order[i] for i in rng.permutation(len(order)))

@@ -35,8 +35,8 @@ _CATALOGUE_LAYOUT = 3
 class CrossDomainDataset:
     """A pair of domains under one protocol: catalogue, splits, and how they came to be.
 
-    ``truth`` is only there for the planted world: arrays that the oracle and disentanglement measures use, one line
-    a source row (see :mod:`i2vae_lib.data.synthetic`). ``log`` is only there for timestamped data.
+    ``truth`` exists for synthetic data only: arrays that the oracle and disentanglement measures use, one line per
+    source row (see :mod:`i2vae_lib.data.synthetic`). ``log`` exists for timestamped data only.
     """
 
     name: str
@@ -46,15 +46,15 @@ class CrossDomainDataset:
     catalogue: Catalogue
     splits: Mapping[str, Rows]
     tail: Mapping[str, Mapping[str, float]]  # split -> domain -> L80, in items
-    removed: Mapping[str, int]  # what the protocol and the controls removed, counted
-    controls: Mapping[str, Any] = field(default_factory=dict)  # K_o, its mode and D_s, as they were applied
-    filters: pd.DataFrame = field(default_factory=pd.DataFrame)  # of a log: what each step of cleaning left
-    log: EventLog | None = None  # of a log: when everything happened, for the audit
+    removed: Mapping[str, int]  # what the protocol and the controls removed -> count
+    controls: Mapping[str, Any] = field(default_factory=dict)  # K_o, its mode and D_s, as applied
+    filters: pd.DataFrame = field(default_factory=pd.DataFrame)  # logs only: what each step of cleaning left
+    log: EventLog | None = None  # logs only: when everything happened, for the audit
     truth: Mapping[str, Array] = field(default_factory=dict)
     one_order: bool = False  # see LogPair
-    # under ``temporal``: of the first events in a window, those of items outside the catalogue (protocols.outside)
+    # under ``temporal``: first events in a window of items outside the catalogue, counted (protocols.outside)
     outside: Sequence[Mapping[str, Any]] = ()
-    notes: Sequence[str] = ()  # of a log: sentences that stand in run.json, tables and the audit
+    notes: Sequence[str] = ()  # logs only: sentences for run.json, tables and the audit
 
     def __repr__(self) -> str:
         size = ", ".join(f"{self.catalogue.names[d]} {self.catalogue.size(d):,} items" for d in DOMAINS)
@@ -62,7 +62,7 @@ class CrossDomainDataset:
         return f"CrossDomainDataset({self.name}, {self.protocol}: {size}; rows: {rows})"
 
     def fingerprint(self) -> str:
-        """SHA-256 of everything that training and evaluation read; the identity that a run records."""
+        """SHA-256 of everything that training and evaluation read: the identity that a run records."""
         digest = hashlib.sha256(f"{_LAYOUT}|{self.name}|{self.protocol}|{self.data_seed}|{self.source_sha256}".encode())
         digest.update(self.catalogue.digest().encode())
         digest.update(json.dumps([self._account(), self._tail()], sort_keys=True).encode())
@@ -71,7 +71,7 @@ class CrossDomainDataset:
         return digest.hexdigest()
 
     def _account(self) -> dict[str, Any]:
-        """What was removed, and by which control; what the pair file says of the order."""
+        """What was removed, and by which controls; whether the pair file says that items have one order."""
         filters = json.loads(self.filters.to_json(orient="records"))
         return {
             "removed": dict(self.removed),
@@ -84,7 +84,7 @@ class CrossDomainDataset:
         return {split: dict(limits) for split, limits in self.tail.items()}
 
     def save(self, folder: Path | str) -> None:
-        """Write the dataset as Parquet, file by file beside its name and renamed (rows, items, links, truth)."""
+        """Write rows, items, links, log and truth, mostly as Parquet; each file is written aside, then renamed."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         _write_items(self.catalogue, folder)
@@ -106,7 +106,7 @@ class CrossDomainDataset:
             "names": dict(self.catalogue.names),
             "tail": self._tail(),
             **self._account(),
-            "outside": [dict(one) for one in self.outside],
+            "outside": [dict(counts) for counts in self.outside],
             "notes": list(self.notes),
             "resolution": None if self.log is None else self.log.resolution,
             "fingerprint": self.fingerprint(),
@@ -120,8 +120,8 @@ class CrossDomainDataset:
         Raises
         ------
         LayoutError
-            Not a dataset folder, another layout version, a file that is missing or damaged, or contents that do not
-            match the recorded fingerprint.
+            The folder holds no dataset or one of another layout version, a file is missing or damaged, or the contents
+            do not match the recorded fingerprint.
         """
         folder = Path(folder)
         if not (folder / "dataset.json").is_file():
@@ -181,17 +181,17 @@ def rows_digest(rows: Rows) -> str:
     digest = hashlib.sha256("\n".join(rows.user).encode())
     for array in (rows.domain, rows.target, rows.source, rows.excluded.values, rows.excluded.offsets):
         digest.update(np.ascontiguousarray(array).tobytes())
-    for one in rows.history.values():
-        digest.update(one.values.tobytes())
-        digest.update(one.offsets.tobytes())
-    for moments in (rows.moment, *(one.moments for one in rows.history.values())):
+    for history in rows.history.values():
+        digest.update(history.values.tobytes())
+        digest.update(history.offsets.tobytes())
+    for moments in (rows.moment, *(history.moments for history in rows.history.values())):
         if moments is not None:
             digest.update(np.ascontiguousarray(moments).tobytes())
     return digest.hexdigest()
 
 
 def save_catalogue(catalogue: Catalogue, folder: Path) -> None:
-    """Vocabularies, titles, names and links beside a saved model, so that its folder alone suffices."""
+    """Write vocabularies, titles, names and links beside a saved model, so that its folder is self-contained."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_items(catalogue, folder)
     write_json(folder / "catalogue.json", {"layout": _CATALOGUE_LAYOUT, "names": dict(catalogue.names)})
@@ -259,13 +259,13 @@ def _rows_to_table(rows: Rows) -> pa.Table:
         "user": pa.array(rows.user, pa.string()),
         "domain": pa.array(rows.domain, pa.int8()),
         "target": pa.array(rows.target, pa.int32()),
-        **{f"history_{d}": _list_array(one.values, one.offsets) for d, one in rows.history.items()},
+        **{f"history_{d}": _list_array(history.values, history.offsets) for d, history in rows.history.items()},
         "excluded": _list_array(rows.excluded.values, rows.excluded.offsets),
         "source": pa.array(rows.source, pa.int64()),
     }
-    for d, one in rows.history.items():
-        if one.moments is not None:
-            columns[f"moments_{d}"] = _list_array(one.moments, one.offsets)
+    for d, history in rows.history.items():
+        if history.moments is not None:
+            columns[f"moments_{d}"] = _list_array(history.moments, history.offsets)
     if rows.moment is not None:
         columns["moment"] = pa.array(rows.moment, pa.int64())
     return pa.table(columns)

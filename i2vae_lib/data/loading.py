@@ -1,4 +1,4 @@
-"""From files, logs or a planted world to a :class:`CrossDomainDataset` and its batches."""
+"""From files, logs or synthetic data to a :class:`CrossDomainDataset`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def _is_pair_file(name: str) -> bool:
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that no data have.
+    """Refuse an unknown name of data.
 
     Raises
     ------
     DataError
-        The nearest name is suggested.
+        Suggests the nearest name.
     """
     known = ["synthetic", *REGISTRY]
     if _is_pair_file(name):
@@ -39,12 +39,12 @@ def check_name(name: str) -> None:
 
 
 def check_protocol(name: str, protocol: str) -> None:
-    """Refuse a protocol that the data cannot serve, before anything is read (the planted world serves all).
+    """Refuse a protocol that the data cannot serve, before anything is read (synthetic data serve all).
 
     Raises
     ------
     DataError
-        Says which protocols do.
+        Says which protocols the data can serve.
     """
     if name != "synthetic":
         timed = _is_pair_file(name) and not isinstance(read_any_pair(name), ReleasedPair)
@@ -66,9 +66,7 @@ def load_dataset(parameters: Parameters) -> CrossDomainDataset:
 
 
 def load_dataset_once(parameters: Parameters, cache: Path | str | None = None) -> CrossDomainDataset:
-    """:func:`load_dataset`, or read back what an earlier call made of the same source in the same way.
-
-    Made once (:mod:`i2vae_lib.cache`) for a source, a protocol and its settings.
+    """:func:`load_dataset`, made once (:mod:`i2vae_lib.cache`) per source, protocol and settings, then read back.
 
     Parameters
     ----------
@@ -90,7 +88,7 @@ def load_dataset_once(parameters: Parameters, cache: Path | str | None = None) -
 
 
 def source_of(parameters: Parameters) -> str | None:
-    """SHA-256 of what a pair file reads and how, as it stands now; None for data that cannot change under a name."""
+    """SHA-256 of a pair file's logs and how it reads them, as of now; None for data that cannot change under a name."""
     name = parameters.data
     if not _is_pair_file(name):
         return None

@@ -385,9 +385,9 @@ def outside_note(found: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -
         return ""
     of = {
         split: ", ".join(
-            f"{names[one['domain']]} {one['outside']:,} of {one['first_events']:,} ({one['share']:.1%})"
-            for one in found
-            if one["split"] == split
+            f"{names[line['domain']]} {line['outside']:,} of {line['first_events']:,} ({line['share']:.1%})"
+            for line in found
+            if line["split"] == split
         )
         for split in ("validation", "test")
     }

@@ -1,6 +1,6 @@
 """The pairs that the kit knows by name. Imports nothing that takes time.
 
-The released ones were published by the paper's authors (GitHub ``WujiangXu/IM-VAE``), with their SHA-256.
+The paper's authors published the released ones (GitHub ``WujiangXu/IM-VAE``); the SHA-256 are of their files.
 """
 
 from __future__ import annotations

@@ -198,7 +198,7 @@ class Rows:
     target: Array  # int32 [n], item of the row's domain
     history: Mapping[str, Ragged]  # domain key -> what the row may use
     excluded: Ragged  # own history before a cold-start removal: never among the candidates
-    source: Array  # int64 [n]: row of the source table (for messages, and for the planted truth)
+    source: Array  # int64 [n]: row of the source table (for messages, and for the truth of synthetic data)
     moment: Array | None = None  # int64 [n]: when the target happened, in the units of the histories' moments
 
     def __len__(self) -> int:

@@ -16,12 +16,12 @@ def describe(dataset: CrossDomainDataset) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns ``statistic`` and the two domains' names. Shares are fractions of rows, lengths are items; all but the
-        items, links and test shares are of the training rows.
+        Columns ``statistic`` and the two domains' names. Shares are fractions of rows, lengths are in items;
+        everything except items, links and test shares describes the training rows.
     """
     train, test = dataset.splits["train"], dataset.splits["test"]
     pairs = interactions(train)
-    found: dict[str, list[float]] = {}
+    values: dict[str, list[float]] = {}
     for d in DOMAINS:
         at, items = train.of(d), pairs[d][1]
         own, opposite = train.lengths("own")[at], train.lengths("other")[at]
@@ -44,9 +44,9 @@ def describe(dataset: CrossDomainDataset) -> pd.DataFrame:
             "L80 of the test rows": dataset.tail["test"][d],
         }
         for statistic, value in column.items():
-            found.setdefault(statistic, []).append(round(float(value), 3))
+            values.setdefault(statistic, []).append(round(float(value), 3))
     names = [dataset.catalogue.names[d] for d in DOMAINS]
-    return pd.DataFrame.from_dict(found, orient="index", columns=names).rename_axis("statistic").reset_index()
+    return pd.DataFrame.from_dict(values, orient="index", columns=names).rename_axis("statistic").reset_index()
 
 
 def describe_log(dataset: CrossDomainDataset) -> pd.DataFrame:
@@ -82,7 +82,7 @@ def describe_log(dataset: CrossDomainDataset) -> pd.DataFrame:
 
 
 def _same_day(user: Array, days: Array) -> float:
-    """Share of events that are not their user's only one of the day: how much a tie-break decides."""
+    """Share of events that share their day with another of the same user: how much a tie-break decides."""
     _, inverse, counts = np.unique(np.stack([user, days]), axis=1, return_inverse=True, return_counts=True)
     return float((counts[inverse.ravel()] > 1).mean())
 
@@ -90,7 +90,7 @@ def _same_day(user: Array, days: Array) -> float:
 def length_shares(dataset: CrossDomainDataset, longest: int = 12) -> pd.DataFrame:
     """Share of training rows by own length (``longest`` and above together): columns ``length`` and domain names.
 
-    Length 0 has a line where a row has no own history (under ``temporal`` some have none).
+    Length 0 has a line only if some row has no own history (as under ``temporal``).
     """
     train = dataset.splits["train"]
     shortest = min(1, int(train.lengths("own").min()))
@@ -103,7 +103,7 @@ def length_shares(dataset: CrossDomainDataset, longest: int = 12) -> pd.DataFram
 
 
 def popularity_curve(counts: Array, points: int = 60) -> pd.DataFrame:
-    """Items by falling popularity at ``points`` ranks spread evenly on a log scale: columns ``rank`` and ``users``."""
+    """Popularity by rank, at ``points`` ranks evenly spaced on a log scale: columns ``rank`` and ``users``."""
     ordered = np.sort(counts[1:])[::-1]
     ranks = np.unique(np.geomspace(1, len(ordered), points).astype(int))
     return pd.DataFrame({"rank": ranks, "users": ordered[ranks - 1]})

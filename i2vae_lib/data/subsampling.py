@@ -1,7 +1,7 @@
 """Controls of the robustness studies: overlap ratio K_o and density D_s (``docs/evaluation.md``).
 
-Both act before anything is learnt. Who and what stays follows from a hash, so that a smaller ratio keeps a subset of
-what a larger one keeps, and the input's order changes nothing.
+Both act before anything is learnt. A hash decides which users and events stay, so that a smaller ratio keeps a subset
+of what a larger one keeps, and the input's order changes nothing.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ def control(splits: Mapping[str, Rows], p: ControlParameters, data_seed: int) ->
     Returns
     -------
     splits, removed
-        The rows, and what left, counted.
+        The rows, and what was removed -> count.
     """
-    found, removed = dict(splits), {}
+    kept, removed = dict(splits), {}
     if p.density < 1:
         for split, rows in splits.items():
-            found[split], removed[f"events thinned from {split} histories"] = thin(rows, p.density, data_seed)
+            kept[split], removed[f"events thinned from {split} histories"] = thin(rows, p.density, data_seed)
     if p.overlap < 1:
-        chosen = _unlinked_users(found["train"], p.overlap, data_seed)
+        chosen = _unlinked_users(kept["train"], p.overlap, data_seed)
         what = f"overlapping training users ({p.overlap_mode})"
         removed[what] = len(chosen)
-        at = belongs(found["train"].user, chosen)
-        found["train"] = found["train"].take(~at) if p.overlap_mode == "drop" else detach(found["train"], at)
-    return found, removed
+        at = belongs(kept["train"].user, chosen)
+        kept["train"] = kept["train"].take(~at) if p.overlap_mode == "drop" else detach(kept["train"], at)
+    return kept, removed
 
 
 def thin(rows: Rows, density: float, data_seed: int) -> tuple[Rows, int]:
     """D_s: keep each interaction with probability ``density``, never touching a target.
 
-    An interaction (user, domain, item) that stands in two rows of a user stays in both or leaves both.
+    An interaction (user, domain, item) in two rows of a user is kept in both or removed from both.
 
     Returns
     -------
     rows, count
-        The rows, and how many events left.
+        The rows, and how many events were removed.
     """
     users, number = np.unique(rows.user.astype(str), return_inverse=True)
     user_keys = hashed(users, "density", data_seed)[number]
@@ -59,7 +59,7 @@ def thin(rows: Rows, density: float, data_seed: int) -> tuple[Rows, int]:
 
 
 def _unlinked_users(train: Rows, overlap: float, data_seed: int) -> Array:
-    """K_o: the overlapping training users that do *not* stay as such, object array."""
+    """K_o: the overlapping training users that are *not* kept as such, object array."""
     present = {d: set(train.user[(train.history[d].lengths > 0) | (train.domain == i)]) for i, d in enumerate(DOMAINS)}
     users = np.array(sorted(present["x"] & present["y"]), dtype=object)
     order = np.argsort(hashed(users, "overlap", data_seed), kind="stable")
@@ -67,13 +67,13 @@ def _unlinked_users(train: Rows, overlap: float, data_seed: int) -> Array:
 
 
 def detach(train: Rows, at: Array) -> Rows:
-    """K_o, mode ``detach``: the users of the rows ``at`` become two one-domain users each, and keep what they took.
+    """K_o, mode ``detach``: each user of the rows ``at`` becomes two one-domain users, who keep what they took.
 
-    A row keeps its own history under a new name. A user without a row in the other domain gets one, made of what
-    stands there: the last item is its target.
+    A row keeps its own history under a new user name. A user without a row in the other domain gets one, made of the
+    history there: its last item is the target.
     """
     picked = np.flatnonzero(at)
-    # the longest history a user has in a domain without a row of its own becomes a row
+    # in a domain without rows of the user, the user's longest history becomes a row
     has_row = {d: train.user[train.of(d)] for d in DOMAINS}
     extra: list[Rows] = []
     for i, d in enumerate(DOMAINS):

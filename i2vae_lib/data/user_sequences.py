@@ -1,4 +1,4 @@
-"""Training users with everything that they took: what systems learn from that do not work on rows.
+"""Training users with everything that they took, for systems that learn from users instead of rows.
 
 A row shows a history and asks for one item. A user's whole sequence in a domain is the longest that any of its rows
 shows, targets included.
@@ -17,7 +17,7 @@ from i2vae_lib.data.rows import DOMAINS, PAD, Array, Ragged, Rows
 
 @dataclass(frozen=True)
 class UserSequences:
-    """Users of rows, in the order of their first appearance (the numbering of ``dataset.interactions``)."""
+    """Users of rows, in the order of their first appearance (the numbering of ``rows.interactions``)."""
 
     users: Array  # object array of str [n]
     sequences: Mapping[str, Ragged]  # domain key -> whole sequence of each user, oldest first; may be empty
@@ -27,43 +27,43 @@ class UserSequences:
 
 
 def chained(*parts: Ragged) -> Ragged:
-    """Sequence i of each part, one after another; with moments where every part has them."""
-    order = np.argsort(np.concatenate([one.owner for one in parts]), kind="stable")
-    values = np.concatenate([one.values for one in parts])[order]
-    lengths = np.stack([one.lengths for one in parts]).sum(axis=0)
+    """Concatenate sequence ``i`` of all parts, for every i; with moments if every part has them."""
+    order = np.argsort(np.concatenate([part.owner for part in parts]), kind="stable")
+    values = np.concatenate([part.values for part in parts])[order]
+    lengths = np.stack([part.lengths for part in parts]).sum(axis=0)
     moments = moments_of(parts)
     return Ragged.from_lengths(values, lengths, None if moments is None else moments[order])
 
 
 def moments_of(parts: Sequence[Ragged]) -> Array | None:
     """The moments of all events of the parts, int64 [total]; None unless every part has them."""
-    found = [one.moments for one in parts if one.moments is not None]
-    return np.concatenate(found) if len(found) == len(parts) else None
+    known = [part.moments for part in parts if part.moments is not None]
+    return np.concatenate(known) if len(known) == len(parts) else None
 
 
 def interleaved(parts: Sequence[Ragged], last: Array) -> Ragged:
-    """Sequence i of each part as one, in order of time.
+    """Merge sequence ``i`` of all parts, for every i, in order of time.
 
-    Of one moment, the events of part ``last[i]`` stand after the others. Without a common time all events of that part
-    do; the moments of what is returned are then 0 (the other parts) and 1.
+    At equal moments the events of part ``last[i]`` come after the others. Without a common time all events of that
+    part do; the moments returned are then 1 for them and 0 for the others.
 
     Parameters
     ----------
     last
-        int [n], a number of a part each.
+        int [n], each the number of a part.
     """
-    owner = np.concatenate([one.owner for one in parts])
-    part = np.repeat(np.arange(len(parts)), [len(one.values) for one in parts])
+    owner = np.concatenate([sequences.owner for sequences in parts])
+    part = np.repeat(np.arange(len(parts)), [len(sequences.values) for sequences in parts])
     late = part == last[owner]
     known = moments_of(parts)
     moments = late.astype(np.int64) if known is None else known
-    order = np.lexsort((late, moments, owner))  # stable: a part's own order stays
-    values = np.concatenate([one.values for one in parts])[order]
+    order = np.lexsort((late, moments, owner))  # stable: keeps each part's order
+    values = np.concatenate([sequences.values for sequences in parts])[order]
     return Ragged.from_lengths(values, np.bincount(owner, minlength=len(last)), moments[order])
 
 
 def stamp_numbers(sequences: Ragged) -> Array:
-    """A number for each event's stamp, from 0: events of one sequence and one moment share it. int64 [total]."""
+    """Number the stamps from 0: events of one sequence and one moment share a number. int64 [total]."""
     owner, moments = sequences.owner, sequences.moments
     assert moments is not None
     begins = np.append(True, (owner[1:] != owner[:-1]) | (moments[1:] != moments[:-1]))[: len(owner)]
@@ -83,42 +83,42 @@ def user_sequences(rows: Rows) -> UserSequences:
     code, users = pd.factorize(rows.user)
     sequences = {}
     for d in DOMAINS:
-        found = with_targets(rows, d)
-        order = np.lexsort((np.arange(len(rows)), -found.lengths, code))
+        by_row = with_targets(rows, d)
+        order = np.lexsort((np.arange(len(rows)), -by_row.lengths, code))
         first = np.concatenate([[True], code[order][1:] != code[order][:-1]]) if len(order) else order.astype(bool)
-        sequences[d] = found.take(order[first])
+        sequences[d] = by_row.take(order[first])
     return UserSequences(np.asarray(users, dtype=object), sequences)
 
 
 def asked_by_event(rows: Rows, length: int) -> Rows:
-    """One row for every event of the rows' users: it asks for the event and shows what an evaluation row would.
+    """One row for every event of the rows' users, which asks for that event and shows what an evaluation row would.
 
-    That is the own sequence before the event, and of the other domain what is earlier by stamp (all of it where the
-    data have no common time); the most recent ``length`` of each. Rows are in the order of domains, users and events;
-    ``source`` counts them. For training rows only, as :func:`user_sequences`.
+    It shows the own sequence before the event and the events of the other domain with earlier stamps (all of them
+    without a common time): the most recent ``length`` of each. Rows are in the order of domains, users and events;
+    ``source`` counts them. For training rows only, like :func:`user_sequences`.
     """
-    found = user_sequences(rows)
-    parts = [found.sequences[d] for d in DOMAINS]
-    owner = np.concatenate([one.owner for one in parts])
-    domain = np.repeat(np.arange(len(parts)), [len(one.values) for one in parts])
-    place = np.concatenate([np.arange(len(one.values)) - one.offsets[one.owner] for one in parts])
+    whole = user_sequences(rows)
+    parts = [whole.sequences[d] for d in DOMAINS]
+    owner = np.concatenate([part.owner for part in parts])
+    domain = np.repeat(np.arange(len(parts)), [len(part.values) for part in parts])
+    place = np.concatenate([np.arange(len(part.values)) - part.offsets[part.owner] for part in parts])
     moments = moments_of(parts)
     history = {}
     for number, d in enumerate(DOMAINS):
-        one = parts[number]
-        earlier = one.lengths[owner] if moments is None else _earlier(one, owner, moments)
+        part = parts[number]
+        earlier = part.lengths[owner] if moments is None else _earlier(part, owner, moments)
         before = np.where(domain == number, place, earlier)
         shown = np.minimum(before, length)
-        first = one.offsets[owner] + before - shown
+        first = part.offsets[owner] + before - shown
         inside = np.arange(shown.sum()) - np.repeat(np.cumsum(shown) - shown, shown)
         at = np.repeat(first, shown) + inside
-        history[d] = Ragged.from_lengths(one.values[at], shown, None if one.moments is None else one.moments[at])
+        history[d] = Ragged.from_lengths(part.values[at], shown, None if part.moments is None else part.moments[at])
     count = len(owner)
     return Rows(
         catalogue=rows.catalogue,
-        user=found.users[owner],
+        user=whole.users[owner],
         domain=domain.astype(rows.domain.dtype),
-        target=np.concatenate([one.values for one in parts]),
+        target=np.concatenate([part.values for part in parts]),
         history=history,
         excluded=Ragged.from_lengths(np.zeros(0, dtype=np.int32), np.zeros(count, dtype=np.int64)),
         source=np.arange(count),
@@ -141,8 +141,8 @@ def windows(sequences: Ragged, length: int) -> tuple[Array, Array]:
     Returns
     -------
     inputs, targets
-        int32 [n, L] each, left-padded with 0, L <= ``length``; a target stands where its input does, and a sequence
-        of fewer than two items is all padding.
+        int32 [n, L] each, left-padded with 0, L <= ``length``; a target has its input's position, and a sequence of
+        fewer than two items is all padding.
     """
     last = sequences.last(length + 1)
     if last.shape[1] == 1:
