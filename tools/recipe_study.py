@@ -1,6 +1,7 @@
 """The recipe on a pair, and what each part of it is worth: docs/results/recipe_PAIR.csv and recipe_PAIR_rows.csv.
 
     python tools/recipe_study.py DATA PROTOCOL [--seeds 0 1 2] [--rows NAME …] [--workers 2] [--out FOLDER] [--finished]
+        [--label NAME]
 
 ``i2vae sweep recipe`` and its tables: finished cells are not run again, and ``--finished`` only writes what is there.
 Without ``--rows`` the recipe alone is trained. ``recipe_PAIR.csv`` has the recipe beside the best reference of each
@@ -86,6 +87,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("--rows", nargs="*", default=[RECIPE])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--finished", action="store_true")
+    parser.add_argument("--label", help="keep the rows alone, as recipe_PAIR_LABEL_rows")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args(words)
     pair = pair_name(given.data)
@@ -106,6 +108,7 @@ def main(words: list[str]) -> None:
     words += ["--seeds", *(str(seed) for seed in given.seeds)]
     others = [row for row in about["runs"] if row not in about["missing"] and row != RECIPE]
     words += ["--rows", RECIPE, *others] if others else []
+    words += ["--label", given.label] if given.label else []
     head = {
         "command": shlex.join(words),
         **kept.made_by(records),
@@ -113,10 +116,11 @@ def main(words: list[str]) -> None:
         "hours": round(kept.hours(records), 3),
         "epochs": [len(one) for one in histories],
         "seconds_of_training": [round(float(one[["seconds", "validation seconds"]].sum().sum())) for one in histories],
-        "references": first["references"],
     }
-    for name, table in ((f"recipe_{pair}", against), (f"recipe_{pair}_rows", each)):
-        if len(table):
+    names = (None, f"recipe_{pair}_{given.label}_rows") if given.label else (f"recipe_{pair}", f"recipe_{pair}_rows")
+    head |= {} if given.label else {"references": first["references"]}
+    for name, table in zip(names, (against, each), strict=True):
+        if name and len(table):
             kept.keep(name, table, head | {"seeds": about["runs"][RECIPE]} | about)
     pages.rewrite(fill)
     print(against.round(4).to_string(index=False))
