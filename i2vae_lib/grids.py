@@ -6,15 +6,15 @@
     data: cloth_sport         # optional, as are protocol, epochs and overrides: else the preset's
     seeds: [0, 1, 2]
     grids:
-      length:                 # a grid is a product of what stands in it
+      length:                 # a grid is the product of its parts
         product: {model.T: [10, 20, 30], objective.lambda_a: {start: 0.001, stop: 0.010, step: 0.003}}
       widths:
-        paired: {model.d: [32, 64], model.heads: [1, 2]}       # the first with the first, the second with the second
+        paired: {model.d: [32, 64], model.heads: [1, 2]}       # first with first, second with second
       claims:
         rows:                 # named settings
           full: {}
           random pseudo-sequences: {psg.kind: random}
-        base: full            # the row that the others are compared with; `against: {ROW: BASE}` names another for one
+        base: full            # what the other rows are compared with; `against: {ROW: BASE}` overrides it for one row
 
 Two grids that name the same parameters share the cell. Everything is resolved and validated before the first cell runs.
 """
@@ -51,13 +51,13 @@ from i2vae_lib.runs import default_folder, flatten
 from i2vae_lib.stages import check_run, irrelevant_groups
 
 _TOP = ("data", "protocol", "epochs")
-"""Keys of a grid beside the dotted ones; ``epochs`` is ``training.epochs``."""
+"""Keys of a grid other than the dotted ones; ``epochs`` is ``training.epochs``."""
 
 _OTHER_ROWS = ("data", "protocol", "split", "controls", "synthetic", "references")
-"""What two runs that are compared row by row must agree on, beside ``evaluation.negatives``."""
+"""What two runs that are compared row by row must agree on, apart from ``evaluation.negatives``."""
 
 MOST_VALUES, MOST_CELLS = 1_000, 20_000
-"""Of a range, and of a grid: what is more is a slip, and would fill the memory before a cell is run."""
+"""Limits of a range and of a grid: more is a slip, and would fill the memory before the first cell runs."""
 
 STUDY_NAMES = (*PRESET_NAMES, "sweep", "seeds", "cells")
 """What the notebook of a study declares."""
@@ -67,7 +67,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Strict(BaseModel):
-    """A part of a file that has the names of its fields and no other."""
+    """A part of a file, which may hold the names of its fields and no others."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -97,12 +97,12 @@ class Range(Strict):
     def values(self) -> list[float | int]:
         if self.number is not None:
             spaced = np.geomspace if self.scale == "log" else np.linspace
-            found: Any = spaced(self.start, self.stop, self.number)
+            values: Any = spaced(self.start, self.stop, self.number)
         else:
             assert self.step is not None
             count = int(np.floor((self.stop - self.start) / self.step + 1e-9)) + 1
-            found = self.start + self.step * np.arange(max(count, 0))
-        rounded = [float(f"{value:.12g}") for value in found]
+            values = self.start + self.step * np.arange(max(count, 0))
+        rounded = [float(f"{value:.12g}") for value in values]
         whole = all(value.is_integer() for value in (self.start, self.stop, *rounded))
         return [int(value) for value in rounded] if whole else list(rounded)
 
@@ -111,7 +111,7 @@ Values = Range | list[Any] | str | float | int | bool | None
 
 
 class _Grid(Strict):
-    """The product of its rows, of what is paired, and of the values of each key of ``product``."""
+    """The product of the rows, the paired values, and the values of each key of ``product``."""
 
     product: dict[str, Values] = {}
     paired: dict[str, Values] = {}
@@ -121,20 +121,20 @@ class _Grid(Strict):
 
     def base_of(self, row: str) -> str | None:
         """The row that a row is compared with."""
-        found = self.against.get(row, self.base)
-        return None if found == row else found
+        base = self.against.get(row, self.base)
+        return None if base == row else base
 
     @property
     def size(self) -> int:
-        """How many points it has; no list of them is made."""
+        """The number of points, counted without listing them."""
         pairs = min((len(_listed(value)) for value in self.paired.values()), default=1)
         return max(len(self.rows), 1) * pairs * math.prod(len(_listed(value)) for value in self.product.values())
 
     def points(self) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
-        """Of each point: the row's name, what the row sets, and where it stands on the axes."""
+        """Each point as (name of the row, settings of the row, values on the axes)."""
         rows = list(self.rows.items()) or [("", {})]
         paired = _pairs({key: _listed(value) for key, value in self.paired.items()})
-        lists = [[(key, one) for one in _listed(value)] for key, value in self.product.items()]
+        lists = [[(key, value) for value in _listed(values)] for key, values in self.product.items()]
         return [
             (row, settings, together | dict(chosen))
             for row, settings in rows
@@ -164,20 +164,20 @@ class _SweepFile(Strict):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a cell stands.
+    """Where in a sweep file a cell comes from.
 
     Attributes
     ----------
     grid, row
         ``row`` is empty in a grid without rows.
     axes
-        What product and pairs set there: rows are compared where these agree.
+        The values of product and pairs: rows are compared where these agree.
     settings
-        ``axes`` and what the row sets.
+        ``axes`` and the settings of the row.
     against
         The row that it is compared with.
     number
-        Its place in the order of the file.
+        Its position in the order of the file.
     """
 
     grid: str
@@ -197,7 +197,7 @@ class Cell:
     address
         Digest of everything that its result depends on; the name of its folder.
     places
-        Where it stands; more than one where grids overlap.
+        Where it comes from; several places if grids overlap.
     """
 
     address: str
@@ -213,17 +213,17 @@ class Sweep:
     cells: tuple[Cell, ...] = field(repr=False)
 
     def axes(self) -> list[str]:
-        """The keys that the grids vary beside their rows."""
+        """The keys that the grids vary apart from their rows."""
         return list(dict.fromkeys(key for cell in self.cells for place in cell.places for key in place.axes))
 
 
 def file_names(folder: str) -> list[str]:
-    """The files of ``params/FOLDER/`` by name."""
+    """The names of the files in ``params/FOLDER/``."""
     return sorted(path.stem for path in (preset_folder() / folder).glob("*.yaml"))
 
 
 def read_file(name: str | Path, folder: str) -> tuple[str, Any]:
-    """Where a file of ``params/FOLDER/`` lies (by name, or the path of one), and what it holds.
+    """Path and content of a file of ``params/FOLDER/``, given by name or by the path of any such file.
 
     Raises
     ------
@@ -237,12 +237,12 @@ def read_file(name: str | Path, folder: str) -> tuple[str, Any]:
 
 
 def validated(kind: type[Model], content: Any, where: str) -> Model:
-    """What a file holds as its class.
+    """The content of a file as an instance of ``kind``.
 
     Raises
     ------
     ParameterError
-        The first name or value that does not fit.
+        Names the first name or value that does not fit.
     """
     if not isinstance(content, Mapping):
         raise ParameterError(f"{where}: expected the names {', '.join(kind.model_fields)}")
@@ -250,20 +250,20 @@ def validated(kind: type[Model], content: Any, where: str) -> Model:
         return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        # of what may be one thing or another, what was meant: what got furthest, or what a check here says
-        same = [one for one in error.errors() if one["loc"][:1] == first["loc"][:1]]
-        first = max(same, key=lambda one: (len(one["loc"]), one["type"] == "value_error"))
+        # of a value with alternative types, report the likeliest meant: the deepest error, or one of our own checks
+        same = [each for each in error.errors() if each["loc"][:1] == first["loc"][:1]]
+        first = max(same, key=lambda each: (len(each["loc"]), each["type"] == "value_error"))
         known = list(kind.model_fields)
         unknown = first["type"] == "extra_forbidden" and len(first["loc"]) == 1
         near = suggestion(str(first["loc"][0]), known) if unknown else ""
-        said = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"]
-        raise ParameterError(": ".join(filter(None, [where, _place(content, first), f"{said}{near}"]))) from None
+        reason = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"]
+        raise ParameterError(": ".join(filter(None, [where, _place(content, first), f"{reason}{near}"]))) from None
 
 
 def _place(content: Any, error: Any) -> str:
-    """The names that lead to a value, as they stand in the file.
+    """The names that lead to a value in the file.
 
-    pydantic puts among them which of several kinds of value it tried, such as ``function-after[_one_of(), Range]``.
+    pydantic's location also names the alternative types that it tried, such as ``function-after[_one_of(), Range]``.
     """
     names = []
     for part in error["loc"]:
@@ -282,31 +282,31 @@ def read_sweep(name: str | Path, given: Settings | None = None) -> Sweep:
     Parameters
     ----------
     name
-        A file in ``params/sweeps/`` by name, or the path of one.
+        Name of a file in ``params/sweeps/``, or the path of a sweep file.
     given
-        Top-level names of the file (``preset, data, protocol, epochs, overrides, seeds``) with other values; None as a
-        value keeps the file's, ``overrides`` come on top of the file's.
+        New values for top-level names of the file (``preset, data, protocol, epochs, overrides, seeds``); None keeps
+        the file's value, ``overrides`` are added to the file's.
 
     Raises
     ------
     ParameterError
-        An unknown file or key (the nearest is named), an empty grid, or a value out of range: which cell and why.
+        An unknown file or key (the nearest is named), an empty grid, or a value out of range (which cell, and why).
     DataError
-        Data that do not exist, or that a protocol cannot serve.
+        Data that do not exist, or that cannot serve the protocol.
     """
     where, content = read_file(name, "sweeps")
     return resolve(Path(where).stem, content, given, where=where)
 
 
 def from_notebook(namespace: Mapping[str, Any]) -> tuple[Sweep, Sweep, Path]:
-    """What the ``parameters`` cell of a study's notebook asks for: :data:`STUDY_NAMES`.
+    """The sweep that the ``parameters`` cell of a study's notebook (:data:`STUDY_NAMES`) asks for.
 
     Returns
     -------
     sweep
-        All of its cells, of seeds ``seed`` to ``seed + seeds - 1``.
+        All of its cells, with seeds ``seed`` to ``seed + seeds - 1``.
     here
-        The first ``cells`` of them; all if that is None.
+        Its first ``cells`` cells; all if that is None.
     out
         Folder of the cells.
 
@@ -316,26 +316,26 @@ def from_notebook(namespace: Mapping[str, Any]) -> tuple[Sweep, Sweep, Path]:
         As :func:`i2vae_lib.params.declared` and :func:`read_sweep`.
     """
     given = declared(namespace, STUDY_NAMES)
-    words = {name: given[name] for name in ("preset", "data", "protocol", "epochs", "overrides")}
+    top = {name: given[name] for name in ("preset", "data", "protocol", "epochs", "overrides")}
     first, count = int(given["seed"]), int(given["seeds"])
     if count < 1:
         raise ParameterError(f"'seeds': {count}: at least one")
     if given["cells"] is not None and int(given["cells"]) < 1:
         raise ParameterError(f"'cells': {given['cells']}: at least one, or None for all")
-    sweep = read_sweep(given["sweep"], words | {"seeds": list(range(first, first + count))})
+    sweep = read_sweep(given["sweep"], top | {"seeds": list(range(first, first + count))})
     here = sweep.cells if given["cells"] is None else sweep.cells[: int(given["cells"])]
     return sweep, Sweep(sweep.name, here), Path(given["out"] or cells_folder(sweep))
 
 
 def cells_folder(sweep: Sweep) -> Path:
-    """Where cells go that were not told: ``sweep-FILE-PAIR-PROTOCOL`` beside runs; ``sweep-FILE`` for several pairs."""
+    """Default folder of cells, beside runs: ``sweep-FILE-PAIR-PROTOCOL``, or ``sweep-FILE`` for several pairs."""
     pairs = {(pair_name(cell.parameters.data), cell.parameters.protocol) for cell in sweep.cells}
     words = ["sweep", sweep.name, *(pairs.pop() if len(pairs) == 1 else ())]
     return default_folder(sweep.cells[0].parameters).with_name("-".join(words))
 
 
 def resolve(name: str, content: Any, given: Settings | None = None, *, where: str = "grid") -> Sweep:
-    """:func:`read_sweep` of what the file would hold."""
+    """:func:`read_sweep` for the content of a file."""
     changed = {key: value for key, value in (given or {}).items() if value is not None}
     ours = dict(changed.pop("overrides", {}))
     if "training.epochs" in ours:
@@ -345,15 +345,15 @@ def resolve(name: str, content: Any, given: Settings | None = None, *, where: st
     if isinstance(content, Mapping):
         before = content.get("overrides") or {}
         together = {**before, **ours} if isinstance(before, Mapping) else before
-        if "epochs" in changed and isinstance(together, Mapping):  # from outside it counts, whatever the file calls it
+        if "epochs" in changed and isinstance(together, Mapping):  # it overrides the file's, under either name
             together = {key: value for key, value in together.items() if key != "training.epochs"}
         content = {**content, **changed, "overrides": together}
     file = validated(_SweepFile, content, where)
     outside = changed.keys() | ours.keys()
     outside |= {"epochs", "training.epochs"} if "epochs" in changed else set()  # one parameter, two names
-    for grid, one in file.grids.items():
-        for key in sorted((one.product.keys() | one.paired.keys()) & outside):
-            raise ParameterError(f"{where}: grid {grid} varies {key}, so it cannot be given from outside")
+    for name_of_grid, grid in file.grids.items():
+        for key in sorted((grid.product.keys() | grid.paired.keys()) & outside):
+            raise ParameterError(f"{where}: grid {name_of_grid} varies {key}, so it cannot be given from outside")
     return Sweep(name, tuple(_cells(file, where)))
 
 
@@ -366,7 +366,7 @@ def _cells(file: _SweepFile, where: str) -> list[Cell]:
         for row, own, axes in content.points()
         for seed in _listed(file.seeds)
     ]
-    found: dict[str, Cell] = {}
+    cells: dict[str, Cell] = {}
     sources: dict[str, str | None] = {}
     places: set[str] = set()
     for number, (grid, row, axes, settings, seed) in enumerate(planned, start=1):
@@ -383,26 +383,26 @@ def _cells(file: _SweepFile, where: str) -> list[Cell]:
         if p.data not in sources:
             sources[p.data] = source_of(p)
         address = address_of(p, sources[p.data])
-        before = found[address].places if address in found else ()
+        before = cells[address].places if address in cells else ()
         place = Place(grid, row, axes, settings, file.grids[grid].base_of(row), number)
-        found[address] = Cell(address, p, (*before, place))
-    return list(found.values())
+        cells[address] = Cell(address, p, (*before, place))
+    return list(cells.values())
 
 
 def _parameters(file: _SweepFile, settings: Settings, seed: int) -> Parameters:
-    """Those of a cell, checked."""
+    """The checked parameters of a cell."""
     top: dict[str, Any] = {"data": file.data, "protocol": file.protocol, "epochs": file.epochs}
     if "training.epochs" in settings:
         top["epochs"] = None
     top |= {key: settings[key] for key in _TOP if key in settings}
     overrides = {key: value for key, value in settings.items() if key not in _TOP}
-    found = load(file.preset, file.overrides | overrides, seed=seed, **top)
-    check_run(found)
-    return found
+    parameters = load(file.preset, file.overrides | overrides, seed=seed, **top)
+    check_run(parameters)
+    return parameters
 
 
 def _as_resolved(settings: Settings, parameters: Parameters) -> dict[str, Any]:
-    """YAML reads 1e-3 as a word: on an axis it stands as the number that the parameter became."""
+    """Settings with numbers that YAML reads as text, such as 1e-3, replaced by the parameter's resolved value."""
     flat = flatten(parameters.model_dump(mode="json"))
     return {
         key: flat[key] if isinstance(value, str) and not isinstance(flat.get(key, ""), str) else value
@@ -411,7 +411,7 @@ def _as_resolved(settings: Settings, parameters: Parameters) -> dict[str, Any]:
 
 
 def _complaints(file: _SweepFile) -> Iterator[str]:
-    """What is wrong with a file, whatever its parameters are."""
+    """What is wrong with a file, apart from its parameters."""
     seeds = _listed(file.seeds)
     if not seeds:
         yield "seeds: none; [0] is one"
@@ -484,17 +484,17 @@ def _pairs(lists: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
 
 
 def address_of(parameters: Parameters, source: str | None) -> str:
-    """Digest of what a run's result depends on: parameters that its system reads, and the logs as they stand."""
+    """Digest of what a run's result depends on: the parameters that its system reads, and the logs' contents now."""
     return address_of_record(parameters.model_dump(mode="json"), source)
 
 
 def address_of_record(parameters: Mapping[str, Any], source: str | None) -> str:
-    """:func:`address_of` of the parameters in a ``run.json``, where other systems' groups may be of another version."""
+    """:func:`address_of` for the parameters in a ``run.json``; groups of other systems may be of another version."""
     return digest(of_result(parameters, irrelevant_groups([parameters["system"]])), source)[:16]
 
 
 def labels(place: Place) -> Iterator[str]:
-    """What tells a place from the others of its grid: its row, then where it stands on the axes."""
+    """What distinguishes a place from the others of its grid: its row, then its values on the axes."""
     if place.row:
         yield place.row
     yield from (f"{key} = {value}" for key, value in place.axes.items())

@@ -1,6 +1,6 @@
 """Progress of long work: a bar in a terminal or a notebook, plain lines elsewhere, nothing with ``TQDM_DISABLE=1``.
 
-And lines that say what a command is at, and that it still is.
+Also lines that say what a command is doing, repeated while it lasts.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from functools import cache
 from typing import Any
 
 SILENCE = 8.0
-"""Seconds without a line after which it is said again what is being done."""
+"""Seconds without a line after which the last one is repeated."""
 
 
 class _Lines:
-    """In place of a bar: a line every ten seconds at most, and the last one. With the methods of tqdm that we use."""
+    """Replaces a bar by lines, at most one every ten seconds and a last one; has the methods of tqdm that we use."""
 
     def __init__(self, desc: str, total: int | None, unit: str, initial: int, quiet: bool):
         self.desc, self.total, self.unit, self.quiet = desc, total, unit, quiet
@@ -63,12 +63,12 @@ class _Lines:
 
 @cache
 def _tqdm() -> Any:
-    """The bar for where we are; None where tqdm is not installed (it comes with the extra ``notebooks``)."""
+    """tqdm's class for a terminal or notebook; None where it is not installed (it is in the extra ``notebooks``)."""
     try:
         from tqdm.auto import tqdm
     except ImportError:
         return None
-    tqdm.set_lock(threading.RLock())  # else it makes one between processes, which a process that is killed leaves there
+    tqdm.set_lock(threading.RLock())  # its default lock, between processes, outlives a killed process
     return tqdm
 
 
@@ -78,26 +78,26 @@ def _in_notebook() -> bool:
 
 
 def bar(description: str, total: int | None, unit: str, *, initial: int = 0, leave: bool = True) -> Any:
-    """A bar with rate and time left, to be used as one of tqdm.
+    """A bar with rate and time left, used like one of tqdm.
 
     Parameters
     ----------
     initial
-        Units done before (a resumed run).
+        Units already done (by a resumed run).
     leave
         Keep the finished bar.
     """
     quiet = os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
     if not quiet and (_in_notebook() or sys.stderr.isatty()) and (drawn := _tqdm()) is not None:
-        words: dict[str, Any] = {"desc": description, "total": total, "unit": unit, "initial": initial, "leave": leave}
-        return drawn(**words, mininterval=0.5, disable=False)  # tqdm itself reads the variable only once
+        shown: dict[str, Any] = {"desc": description, "total": total, "unit": unit, "initial": initial, "leave": leave}
+        return drawn(**shown, mininterval=0.5, disable=False)  # tqdm itself reads the variable only once
     return _Lines(description, total, unit, initial, quiet)
 
 
-def end(progress: Any, said: str) -> None:
-    """Close a bar whose work ended well, early or not: full (and so green in a notebook), with what it came to."""
+def end(progress: Any, outcome: str) -> None:
+    """Close the bar of work that ended well, early or not: full (so green in a notebook), with the outcome beside."""
     progress.total = progress.n
-    progress.set_postfix_str(said)
+    progress.set_postfix_str(outcome)
     progress.close()
 
 
@@ -105,8 +105,8 @@ def end(progress: Any, said: str) -> None:
 def spoken(silence: float = SILENCE) -> Iterator[Callable[[str], None]]:
     """A function that prints a line with the seconds since the start.
 
-    While it is not called for ``silence`` seconds its last line is repeated, with "still:" before it, so that whoever
-    waits sees that work goes on. Lines go past a bar where one is drawn.
+    When it is not called for ``silence`` seconds, the last line is repeated after "still:", so that whoever waits sees
+    that work goes on. Lines do not break a bar.
     """
     start = time.perf_counter()
     last, at = "", start

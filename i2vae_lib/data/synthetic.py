@@ -1,4 +1,4 @@
-"""A planted world: two domains whose truth is known, so that there is a ceiling, and answers to check.
+"""Synthetic data: two domains whose truth is known, which gives a ceiling and answers to check against.
 
 Topics are *shared* (both domains have items of them) or *specific* to one domain. A user has one interest vector over
 the shared topics and one over each domain's specific topics; in domain D the two are mixed with ``shared_weight``.
@@ -7,13 +7,13 @@ The next item i of domain D given the interest w (which drifts along the sequenc
     p(i) proportional to ( w[topic(i)] / mass(topic(i)) * popularity(i) ) ** dial     (items not taken yet)
 
 where popularity is Zipf within the domain, assigned at random, and mass is the topic's total popularity. ``dial`` = 0
-makes every item equally likely (nobody can beat chance), 1 is the world as planted, above 1 is more predictable.
+makes every item equally likely (nothing beats chance), 1 is the formula as it stands, above 1 is more predictable.
 
-It comes out as a timestamped log (:func:`generate_log`), with the truth: the users' interests at their last events and
-their planted vectors, item topics and popularities; :func:`next_item_probabilities` turns them into the probability of
-every item. Published splits of the same world (:func:`generate`: the released layout, without times, cold-start test
-rows included) are for what needs such files. They carry no truth: ``strict`` asks for a target that a hash chose, not
-for the event whose interests are known.
+:func:`generate_log` draws a timestamped log with the truth: the users' interests at their last events and their
+interest vectors, item topics and popularities; :func:`next_item_probabilities` turns them into the probability of
+every item. :func:`generate` draws published splits of the same data (the released layout, without times, cold-start
+test rows included), for what needs such files. They carry no truth: ``strict`` asks for a target that a hash chose,
+not for the event whose interests are known.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ HOUR, DAY = 3_600, 86_400  # seconds
 _EPOCH = 1_356_998_400  # 2013-01-01
 
 _GENERATOR = 3
-"""Version of the generating process; part of the source checksum, so that a changed world is another dataset."""
+"""Version of the generating process; part of the source checksum, so that a changed process is another dataset."""
 
 
 def generate(p: SyntheticParameters) -> RawPair:
-    """Draw the world as published splits: training and test rows, no times, no truth.
+    """Draw published splits: training and test rows, no times, no truth.
 
     Parameters
     ----------
     p
-        Sizes, dial and seed (``params/paper.yaml`` comments each).
+        Sizes, dial and seed (explained in ``params/paper.yaml``).
     """
     rng = np.random.default_rng(p.seed)
     catalogue, _, _, sequences, _ = _world(p, rng)
@@ -55,10 +55,10 @@ def generate(p: SyntheticParameters) -> RawPair:
 
 
 def generate_log(p: SyntheticParameters) -> LogPair:
-    """Draw the world as a timestamped log: everybody's whole sequences, with times, and the truth.
+    """Draw a timestamped log: all users' whole sequences, with times, and the truth.
 
-    Users begin at any day of three years; gaps between a user's events in a domain are exponential with a mean of
-    thirty days. A share ``cold_rows / 2`` of the users are newcomers: one event, so a row without any history.
+    Users begin on any day of three years; gaps between a user's events in a domain are exponential with a mean of
+    thirty days. A share ``cold_rows / 2`` of the users are newcomers with one event, so a row without any history.
 
     Returns
     -------
@@ -75,12 +75,12 @@ def generate_log(p: SyntheticParameters) -> LogPair:
     start = rng.uniform(0, 3 * 365 * DAY, p.users)
     events = {}
     for d in DOMAINS:
-        owner, s = sequences[d].owner, sequences[d]
+        owner = sequences[d].owner
         gaps = HOUR + rng.exponential(30 * DAY, len(owner))
         summed = np.concatenate([[0.0], np.cumsum(gaps)])
-        since = summed[1:] - summed[s.offsets[:-1]][owner]
+        since = summed[1:] - summed[sequences[d].offsets[:-1]][owner]
         times = (_EPOCH + start[owner] + since).astype(np.int64)
-        events[d] = Events(owner.astype(np.int32), s.values, times)
+        events[d] = Events(owner.astype(np.int32), sequences[d].values, times)
     users = np.array([f"u{u:0{len(str(p.users))}d}" for u in range(p.users)], dtype=object)
     for d in DOMAINS:
         truth[f"planted_{d}"] = np.repeat(planted[d], 2, axis=0)
@@ -97,23 +97,23 @@ def generate_log(p: SyntheticParameters) -> LogPair:
 def sample_logs(users: int = 2000, seed: int = 0) -> dict[str, pd.DataFrame]:
     """Two small logs to try things with: ``books`` and ``films``, columns ``user``, ``item`` and ``when``.
 
-    Users and items are integers, each domain numbers its items by itself, rows are in no order. The world is the
-    planted one of the preset ``smoke``, in which every second user has both domains.
+    Users and items are integers, each domain numbers its own items, rows are in no order. The data are the synthetic
+    ones of the preset ``smoke``, with both domains for every second user and no linked items.
     """
     chosen = {"synthetic.users": users, "synthetic.seed": seed, "synthetic.overlap": 0.5, "synthetic.linked_items": 0}
     log = generate_log(load("smoke", chosen).synthetic).log
-    rng, found = np.random.default_rng(seed), {}
+    rng, logs = np.random.default_rng(seed), {}
     for name, events in zip(("books", "films"), log.events.values(), strict=True):
         when = pd.to_datetime(events.time, unit="s")
         table = pd.DataFrame({"user": events.user, "item": events.item, "when": when}).astype(
             {"user": int, "item": int}
         )
-        found[name] = table.iloc[rng.permutation(len(table))].reset_index(drop=True)
-    return found
+        logs[name] = table.iloc[rng.permutation(len(table))].reset_index(drop=True)
+    return logs
 
 
 def write_logs(pair: LogPair, folder: Path) -> tuple[Path, Path]:
-    """The events of a pair as two CSV files, as a user would bring them, with titles beside them.
+    """Write the events of a pair as two CSV files, as a user would bring them, with titles in files beside them.
 
     Columns ``user_id, item_id, timestamp`` (Unix seconds), rows in no order; returns the paths of X and Y.
     """
@@ -139,7 +139,7 @@ _World = tuple[Catalogue, dict[str, Array], dict[str, Array], dict[str, Ragged],
 
 
 def _world(p: SyntheticParameters, rng: np.random.Generator) -> _World:
-    """Catalogue, truth of the items, planted vectors of the users, sequences, interests at their last events."""
+    """Catalogue, truth of the items, users' interest vectors, sequences, and interests at their last events."""
     catalogue, truth = _items(p, rng)
     planted = {
         "shared": rng.dirichlet(np.full(p.shared_topics, p.focus), p.users),
@@ -158,9 +158,9 @@ def _source(p: SyntheticParameters) -> str:
 
 
 def next_item_probabilities(truth: Mapping[str, Array], rows: Rows, index: Array, domain: str) -> Array:
-    """Planted probability of every item of ``domain`` at the target of rows ``index``: float64 [len(index), n + 1].
+    """True probability of every item of ``domain`` at the target of rows ``index``: float64 [len(index), n + 1].
 
-    Not renormalised for items already taken: a row's candidates never hold those, and a ranking is unaffected.
+    Not renormalised for items already taken, which are never among a row's candidates: rankings are unaffected.
     Column 0 (padding) is 0.
     """
     return item_probabilities(truth["interest"][rows.source[index]], domain, truth)
@@ -211,14 +211,14 @@ def _title(d: str, i: int, topic: int, p: SyntheticParameters) -> str:
 
 def _domains_of_users(p: SyntheticParameters, rng: np.random.Generator) -> dict[str, Array]:
     draw = rng.random(p.users)
-    one = (1 - p.overlap) / 2
-    return {"x": draw < p.overlap + one, "y": (draw < p.overlap) | (draw >= p.overlap + one)}
+    only_x = (1 - p.overlap) / 2
+    return {"x": draw < p.overlap + only_x, "y": (draw < p.overlap) | (draw >= p.overlap + only_x)}
 
 
 def _lengths(p: SyntheticParameters, rng: np.random.Generator) -> Array:
-    """Two items at least, a body like the released pairs' and a lognormal long tail; the mean is ``mean_length``."""
+    """At least two items, most lengths like the released pairs', a lognormal tail; the mean is ``mean_length``."""
     spread = 0.9
-    mean = p.mean_length - 2 + 0.5  # rounding down takes half an item away
+    mean = p.mean_length - 2 + 0.5  # rounding down loses half an item on average
     extra = np.floor(rng.lognormal(np.log(mean) - spread**2 / 2, spread, p.users))
     return np.minimum(2 + extra.astype(np.int64), p.items // 4)
 
@@ -231,7 +231,7 @@ def _walk(
     truth: Mapping[str, Array],
     rng: np.random.Generator,
 ) -> tuple[Ragged, Array]:
-    """Draw the sequences of one domain, event by event for all users at once; returns them and the last interests."""
+    """The sequences of one domain and the users' last interests, drawn event by event for all users at once."""
     mixed = np.concatenate([p.shared_weight * planted["shared"], (1 - p.shared_weight) * planted[d]], axis=1)
     logits = np.log(mixed + 1e-4)
     last = mixed.copy()
@@ -257,7 +257,7 @@ def _walk(
 
 
 def _is_last(s: Ragged) -> Array:
-    """Which values end a list: bool [total]."""
+    """Which values end their sequence: bool [total]."""
     last = np.zeros(len(s.values), dtype=bool)
     last[s.offsets[1:][s.lengths > 0] - 1] = True
     return last
@@ -266,7 +266,7 @@ def _is_last(s: Ragged) -> Array:
 def _with_newcomers(
     p: SyntheticParameters, sequences: Mapping[str, Ragged], rng: np.random.Generator
 ) -> dict[str, Ragged]:
-    """The sequences, those of newcomers cut to the last event of one domain."""
+    """The sequences, with those of newcomers cut to the last event of one domain."""
     new, coin = rng.random(p.users) < p.cold_rows / 2, rng.random(p.users) < 0.5
     has = {d: sequences[d].lengths > 0 for d in DOMAINS}
     stays = {"x": has["x"] & (coin | ~has["y"]), "y": has["y"] & (~coin | ~has["x"])}
@@ -289,13 +289,13 @@ def _rows(
     users, domains = np.concatenate(user), np.concatenate(domain)
     order = rng.permutation(len(users))
     users, domains = users[order], domains[order]
-    # one row per user, as in nearly all of the released rows; two in one of four overlapping users
+    # one row per user, as in nearly all of the released rows; two rows for one in four overlapping users
     second = np.ones(len(users), dtype=bool)
     second[np.unique(users, return_index=True)[1]] = False
     stays = ~second | (rng.random(len(users)) < 0.25)
     users, domains = users[stays], domains[stays]
     full = {d: sequences[d].take(users) for d in DOMAINS}
-    # cold-start test rows: only the target is left of the own sequence; half of them lose the other domain too
+    # cold-start test rows keep only the target of the own sequence; half of them lose the other domain too
     test = in_test[users]
     opposite = np.where(domains == 0, full["y"].lengths, full["x"].lengths) > 0
     lonely = test & (rng.random(len(users)) < p.cold_rows / 2)
@@ -314,7 +314,7 @@ def _rows(
 
 
 def _unlinked_targets(rows: Rows) -> Rows:
-    """Rows whose target does not stand, as a linked item, in the other history: a leak of the released files only."""
+    """Rows without the target's linked item in the other history, a leak that only the released files have."""
     keep = np.ones(len(rows), dtype=bool)
     for d in DOMAINS:
         keep[rows.history[d].owner[rows.holds_target(d)]] = False
