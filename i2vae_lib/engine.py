@@ -3,8 +3,8 @@
 A cell is a folder for one run, named by what it depends on, so that it is made once, whoever asks for it.
 
 ====================  =============================================================================================
-``cells/ADDRESS/``    the run of a cell (``run.json`` says what it took)
-``…/log.txt``         what its maker printed
+``cells/ADDRESS/``    the run of a cell (``run.json`` records its time and memory)
+``…/log.txt``         what was printed while it was made
 ``…/failed.json``     reason and traceback of a cell that failed; gone when it is begun again
 ====================  =============================================================================================
 """
@@ -37,7 +37,7 @@ def cell_folder(out: Path, address: str) -> Path:
 def cost(record: Record) -> tuple[float, int]:
     """Total seconds and peak memory in bytes of a run's stages so far, from its ``run.json``."""
     stages = record["stages"].values()
-    return sum(one["seconds"] for one in stages), max((one["peak_memory_bytes"] for one in stages), default=0)
+    return sum(stage["seconds"] for stage in stages), max((stage["peak_memory_bytes"] for stage in stages), default=0)
 
 
 def reason_of(folder: Path) -> str | None:
@@ -64,13 +64,13 @@ class Work:
     Attributes
     ----------
     label
-        What messages call it.
+        Its name in messages.
     make
-        Called with ``words`` and the folder, in a worker: a function of a module. It goes on with what it finds there.
+        A module's function, called in a worker with ``words`` and the folder. It continues what it finds there.
     result
-        The file that ``make`` leaves last: while it is there, the cell is done.
+        The file that ``make`` writes last: the cell is done if it exists.
     told
-        What is said of the cell that was made, from its ``run.json``.
+        The message about the finished cell, from its ``run.json``.
     """
 
     folder: Path
@@ -92,9 +92,9 @@ class Outcome:
     Attributes
     ----------
     state
-        ``done``; ``stopped``: without its result, as a pruned trial; ``failed``; ``elsewhere``: another process has it.
+        ``done``; ``stopped``: without its result, as a pruned trial; ``failed``; ``elsewhere``: in another process.
     record
-        ``run.json``, as the worker read it: a shared file system may show it to others later.
+        ``run.json`` as the worker read it: on a shared file system others may see it only later.
     reason, traceback
         Of a failure.
     """
@@ -112,14 +112,14 @@ def _at_work(folder: Path) -> Iterator[None]:
     Raises
     ------
     Timeout
-        Another process has it.
+        Another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (
         FileLock(folder / ".cell.lock").acquire(timeout=1),
         (folder / "log.txt").open("a", encoding="utf-8") as log,
         contextlib.redirect_stdout(log),
-        contextlib.redirect_stderr(log),  # the cell's own progress; its sweep has its bar elsewhere
+        contextlib.redirect_stderr(log),  # the cell's own progress; the sweep's bar is in another process
     ):
         yield
 
@@ -130,7 +130,7 @@ def do(work: Work) -> Outcome:
         with _at_work(work.folder):
             if not work.is_done:  # another sweep may have made it since this one was planned
                 (work.folder / "failed.json").unlink(missing_ok=True)
-                forget_peak_memory()  # of the cells that this process had before
+                forget_peak_memory()  # that of the process's earlier cells
                 work.make(*work.words, work.folder)
             return Outcome("done" if work.is_done else "stopped", read_record(work.folder))
     except Timeout:
@@ -150,7 +150,7 @@ def _outcome(future: Future[Any]) -> Outcome:
     Raises
     ------
     SchedulerError
-        Nothing will be said: the scheduler is gone.
+        The scheduler is gone, so no outcome will come.
     """
     if future.cancelled():
         raise SchedulerError("lost the scheduler; the same command goes on")
@@ -166,21 +166,21 @@ def work_off(
     progress: Any,
     then: Callable[[Work, Outcome], Iterable[Work]] = lambda work, outcome: (),
 ) -> None:
-    """Make every cell that is not done. A failure is recorded and the others go on.
+    """Make every cell that is not done. A failure is recorded, and the other cells go on.
 
-    Killed at any moment, it loses nothing but what the cells in flight did since their last epoch; the same call goes
-    on. Two calls over one folder share its cells.
+    Killed at any moment, it loses only what the cells in flight did since their last epoch; the same call resumes. Two
+    calls over one folder share its cells.
 
     Parameters
     ----------
     progress
         A bar that counts cells.
     then
-        Called with each cell that has ended, well or not: what is to be made next.
+        Called with each cell that has ended, well or not; returns what to make next.
     """
     ahead, asked = deque(todo), dict[Future[Any], Work]()
     while ahead or asked:
-        while ahead and len(asked) < workers.width:  # nothing waits in a worker that dies
+        while ahead and len(asked) < workers.width:  # so no cell waits in a worker that dies
             work = ahead.popleft()
             asked[workers.submit(do, work)] = work
         for future in wait(asked, return_when=FIRST_COMPLETED).done:

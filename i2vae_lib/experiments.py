@@ -1,10 +1,10 @@
 """A grid -> runs -> one tidy table, on this machine's cores or on a Dask cluster.
 
 A cell of a grid is an ordinary run directory, made by the four stages in a worker's own process: a notebook per cell
-would cost seconds of start and a megabyte of copies for the same result, and the report of any cell can be written
+would cost seconds of start-up and a megabyte of copies for the same result, and the report of any cell can be written
 later (``i2vae report``). Cells are named by the digest of what they depend on, so a cell is run once, whatever sweep
-asks for it (:mod:`i2vae_lib.engine`). What workers share (the dataset, the generator's fit, what every row recalls, the
-reference rankers) lies in the content-addressed cache; they are sent parameters and paths, never data.
+asks for it (:mod:`i2vae_lib.engine`). What workers share (the dataset, the generator's fit, every row's recalled items,
+the reference rankers) is in the content-addressed cache; workers are sent parameters and paths, never data.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ KINDS = ("all", "tailed", "cold")
 def state_of(cell: Cell, out: Path) -> str:
     """State of a cell's folder: ``done``, ``damaged``, ``failed``, ``begun`` or ``missing``.
 
-    Damaged is a cell of which a file cannot be read, or a finished one without its system's metrics or with another
-    cell's run.
+    A cell is damaged if one of its files cannot be read, or if it is finished but lacks its system's metrics or holds
+    another cell's run.
 
     Raises
     ------
     LayoutError
-        A run of another layout version.
+        The folder holds a run of another layout version.
     """
     folder = cell_folder(out, cell.address)
     if not folder.is_dir():
@@ -72,7 +72,7 @@ def state_of(cell: Cell, out: Path) -> str:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         check_layout(f"{folder} has run", record["layout"], RUN_LAYOUT, "choose another OUT")
         for name in record.get("sha256", ()):
-            if finished or (folder / name).is_file():  # what is not there yet is made
+            if finished or (folder / name).is_file():  # an unfinished cell still makes missing files
                 checked(folder, name)
         if finished:
             stages.load_metrics(folder)[cell.parameters.system]
@@ -90,7 +90,7 @@ def state_of(cell: Cell, out: Path) -> str:
 
 
 def _open_every_file(folder: Path, *, checkpoints: bool) -> None:
-    """Read the header of each file of a run: a truncated one would fail each time the cell is tried."""
+    """Read the header of each file of a run: a truncated one would make every new try of the cell fail."""
     for path in folder.rglob("*.parquet"):
         parquet.read_metadata(path)
     for path in folder.rglob("*.safetensors"):
@@ -101,7 +101,7 @@ def _open_every_file(folder: Path, *, checkpoints: bool) -> None:
 
 
 def plan(sweep: Sweep, out: Path | str) -> pd.DataFrame:
-    """One line per cell: what it is and what is known about it.
+    """One line per cell: what it is, its state and its cost.
 
     Returns
     -------
@@ -128,8 +128,8 @@ def plan_by_seeds(planned: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``cell, data, system, seeds``; ``state`` (how many are in which); ``reason``: of each that failed, with its
-        address, where any did.
+        ``cell, data, system, seeds``; ``state`` (seeds in each state); ``reason`` (address and reason of each failure;
+        only if any cell failed).
     """
     lines = []
     for (cell, data, system), part in planned.groupby(["cell", "data", "system"], sort=False):
@@ -137,8 +137,8 @@ def plan_by_seeds(planned: pd.DataFrame) -> pd.DataFrame:
         failed = part[part["state"] == "failed"]
         reasons = "; ".join(f"{address}: {reason}" for address, reason in zip(failed["address"], failed["reason"]))
         lines.append((cell, data, system, " ".join(map(str, part["seed"])), states, reasons))
-    found = pd.DataFrame(lines, columns=["cell", "data", "system", "seeds", "state", "reason"])
-    return found if found["reason"].any() else found.drop(columns="reason")
+    table = pd.DataFrame(lines, columns=["cell", "data", "system", "seeds", "state", "reason"])
+    return table if table["reason"].any() else table.drop(columns="reason")
 
 
 def costs(sweep: Sweep, planned: pd.DataFrame, probe: Callable[[Cell], tuple[float, float]] | None) -> pd.DataFrame:
@@ -147,15 +147,15 @@ def costs(sweep: Sweep, planned: pd.DataFrame, probe: Callable[[Cell], tuple[flo
     Parameters
     ----------
     planned
-        :func:`plan`'s.
+        The table of :func:`plan`.
     probe
-        Called with one cell of each data and system of which none is done: its seconds and peak memory in bytes, as
-        :func:`probe_cell` measures them. None: they are not known.
+        Called with one cell of each pair of data and system without finished cells; returns its seconds and peak
+        memory in bytes, like :func:`probe_cell`. None: these stay unknown.
 
     Returns
     -------
     DataFrame
-        ``data, system, cells, left``; ``seconds, peak_memory_bytes`` of one cell (nan: not known); ``source``.
+        ``data, system, cells, left``; ``seconds, peak_memory_bytes`` of one cell (NaN: unknown); ``source``.
     """
     lines = []
     for (data, system), part in planned.groupby(["data", "system"], sort=False):
@@ -166,14 +166,14 @@ def costs(sweep: Sweep, planned: pd.DataFrame, probe: Callable[[Cell], tuple[flo
         elif probe is None:
             lines.append((*head, np.nan, np.nan, "no cell is done"))
         else:
-            cell = next(one for one in sweep.cells if one.address == part["address"].iloc[0])
+            cell = next(cell for cell in sweep.cells if cell.address == part["address"].iloc[0])
             lines.append((*head, *probe(cell), "a probe: at most, every epoch counted"))
     columns = ["data", "system", "cells", "left", "seconds", "peak_memory_bytes", "source"]
     return pd.DataFrame(lines, columns=columns)
 
 
 def estimate(found: pd.DataFrame, workers: int) -> str:
-    """What is left of a sweep as one line: cells, time and memory for a number of workers, from :func:`costs`."""
+    """The rest of a sweep as one line, from :func:`costs`: cells, time and memory with a number of workers."""
     cells, left = int(found["cells"].sum()), int(found["left"].sum())
     if not left:
         return f"{cells} cells, all done"
@@ -183,7 +183,7 @@ def estimate(found: pd.DataFrame, workers: int) -> str:
         return f"{head}; time not known (no cell of this kind is done; --dry-run measures one)"
     busy = min(workers, left)
     shared = float((open_ones["seconds"] * open_ones["left"]).sum()) / busy
-    hours = max(shared, float(open_ones["seconds"].max())) / 3600  # no cell is divided
+    hours = max(shared, float(open_ones["seconds"].max())) / 3600  # a cell is not divided
     memory = float(open_ones["peak_memory_bytes"].max()) * busy / 2**30
     time_left = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
     return f"{head}: about {time_left} with {busy} workers, {memory:.1f} GiB"
@@ -192,20 +192,20 @@ def estimate(found: pd.DataFrame, workers: int) -> str:
 def probe_cell(cell: Cell, rows: int = 1024) -> tuple[float, int]:
     """Upper bound on a cell's training seconds (all epochs) and peak memory in bytes, from some of its rows.
 
-    Two fits of one epoch on ``rows`` and on twice as many rows, all items: their difference is what rows cost (where it
-    is lost in the rest of a fit, the whole of the longer one is taken for it, which is too much). What
-    cells share (the generator's fit, the reference rankers) and the ranking of held-out rows are not in it.
+    Two fits of one epoch, on ``rows`` and on twice as many rows, all items: their difference is what rows cost (if it
+    is negligible beside the rest of a fit, the whole longer fit counts as such, which overestimates). What cells share
+    (the generator's fit, the reference rankers) and the ranking of held-out rows are not included.
     """
     p = cell.parameters
     dataset = load_dataset_once(p)
     train, validation = dataset.splits["train"], dataset.splits["validation"]
     few = validation.take(np.arange(min(rows, len(validation))))
-    hasty = stages.effective_psg(p).model_copy(update={"epochs": 1, "folds": 1})  # its cost does not go by rows
+    hasty = stages.effective_psg(p).model_copy(update={"epochs": 1, "folds": 1})  # its cost does not depend on the rows
     once = p.model_copy(update={"training": p.training.model_copy(update={"epochs": 1})})
     kind = SYSTEMS[p.system]
     seconds = []
     counts = [min(64, len(train)), min(rows, len(train) // 2), min(2 * rows, len(train))]
-    for count in counts:  # the first fit pays for what a process does once
+    for count in counts:  # the first fit also pays for what a process does only once
         part = train.take(np.arange(count))
         generator = psg.fit(part, hasty) if stages.uses_generator(p) else None
         start = time.perf_counter()
@@ -219,7 +219,7 @@ def probe_cell(cell: Cell, rows: int = 1024) -> tuple[float, int]:
         )
         seconds.append(time.perf_counter() - start)
     each = (seconds[2] - seconds[1]) / max(counts[2] - counts[1], 1)
-    if each * counts[2] < 0.1 * seconds[2]:  # lost in what a fit costs whatever its rows: all of it is the rows', then
+    if each * counts[2] < 0.1 * seconds[2]:  # negligible beside a fit's fixed cost: count the whole fit
         each = seconds[2] / counts[2]
     return seconds[1] + p.training.epochs * each * len(train), peak_memory_bytes()
 
@@ -252,13 +252,13 @@ def run(
     Parameters
     ----------
     grid
-        A sweep, or what a sweep file holds.
+        A sweep, or the content of a sweep file.
     out
         Folder of the cells.
     workers, scheduler
-        Of :func:`i2vae_lib.workers.connect`.
+        As in :func:`i2vae_lib.workers.connect`.
     dashboard
-        Say where the scheduler's page is.
+        Print the address of the scheduler's page.
     retry_failed
         Also run cells that failed before.
 
@@ -272,7 +272,7 @@ def run(
     ParameterError, DataError
         As :func:`i2vae_lib.grids.read_sweep`, before anything runs.
     LayoutError
-        A folder of another layout version.
+        A cell's folder is of another layout version.
     SchedulerError
         As :func:`i2vae_lib.workers.connect`.
     """
@@ -280,7 +280,7 @@ def run(
     out = Path(out).resolve()
     planned = plan(sweep, out).set_index("address")
     in_state = {state: set(part.index) for state, part in planned.groupby("state")}
-    for cell in (one for one in sweep.cells if one.address in in_state.get("damaged", ())):
+    for cell in (cell for cell in sweep.cells if cell.address in in_state.get("damaged", ())):
         say(f"{cell.address} ({planned.at[cell.address, 'cell']!s}): damaged; set aside and run again")
         set_aside(cell, out)
     held_back = in_state.get("done", set())
@@ -292,12 +292,12 @@ def run(
         done, cells = len(in_state.get("done", ())), len(sweep.cells)
         with (
             contextlib.closing(bar("sweep", cells, "cell", initial=done)) as progress,
-            connect(workers, scheduler) as found,
+            connect(workers, scheduler) as team,
         ):
             if dashboard:
-                page = found.client.dashboard_link if isinstance(found, Cluster) else "only a scheduler has one"
+                page = team.client.dashboard_link if isinstance(team, Cluster) else "only a scheduler has one"
                 say(f"dashboard: {page}")
-            work_off(found, todo, say=say, progress=progress)
+            work_off(team, todo, say=say, progress=progress)
     return results(sweep, out)
 
 
@@ -308,7 +308,7 @@ def _work(cell: Cell, out: Path) -> Work:
 
 
 def set_aside(cell: Cell, out: Path) -> None:
-    """Rename a damaged cell's folder, unless another sweep already did. Deletes an older renamed one."""
+    """Rename a damaged cell's folder, unless another sweep already did; an older renamed folder is deleted."""
     with FileLock(out / ".aside.lock"):
         if state_of(cell, out) == "damaged":
             folder = cell_folder(out, cell.address)
@@ -328,7 +328,7 @@ def results(sweep: Sweep, out: Path | str) -> pd.DataFrame:
     DataFrame
         ``grid, row``, a column for each key that the grids vary, ``seed, state, recommender, domain`` (name), ``kind,
         metric, candidates, n, value, validation`` (NDCG@10 on validation rows, by which a grid's best point is chosen),
-        ``run`` (in the folder). Cells that are not done have one line, ``value`` nan.
+        ``run`` (path inside the folder). Cells that are not done have one line, with ``value`` NaN.
     """
     out = Path(out)
     planned = plan(sweep, out).set_index("address")["state"]
@@ -337,13 +337,13 @@ def results(sweep: Sweep, out: Path | str) -> pd.DataFrame:
         folder = cell_folder(out, cell.address)
         if planned[cell.address] == "done":
             names = read_record(folder)["names"]
-            found = evaluation.tidy(stages.load_metrics(folder), names)
-            found["validation"] = read_record(folder)["best_validation_ndcg"]
+            lines = evaluation.tidy(stages.load_metrics(folder), names)
+            lines["validation"] = read_record(folder)["best_validation_ndcg"]
         else:
-            found = pd.DataFrame([{"recommender": cell.parameters.system, "value": np.nan}])
+            lines = pd.DataFrame([{"recommender": cell.parameters.system, "value": np.nan}])
         for place in cell.places:
             head = {"grid": place.grid, "row": place.row, **place.axes, "seed": cell.parameters.seed}
-            parts[place.number] = found.assign(**head, state=planned[cell.address], run=f"cells/{cell.address}")
+            parts[place.number] = lines.assign(**head, state=planned[cell.address], run=f"cells/{cell.address}")
     table = pd.concat([parts[number] for number in sorted(parts)], ignore_index=True)
     first = ["grid", "row", *sweep.axes(), "seed", "state", "recommender"]
     rest = ["domain", "kind", "metric", "candidates", "n", "value", "validation", "run"]
@@ -351,39 +351,39 @@ def results(sweep: Sweep, out: Path | str) -> pd.DataFrame:
 
 
 def over_seeds(table: pd.DataFrame, axes: Sequence[str], confidence: float = 0.95) -> pd.DataFrame:
-    """:func:`results` over seeds.
+    """:func:`results` averaged over seeds.
 
     Parameters
     ----------
     axes
-        What the grids vary: ``sweep.axes()``.
+        The keys that the grids vary: ``sweep.axes()``.
 
     Returns
     -------
     DataFrame
         ``grid, row``, axes, ``recommender, domain, kind, metric, candidates, n, seeds, mean, sd``; ``low, high``: the
-        t-interval of the mean over seeds, nan for fewer than two; ``runs``. A place that has no value yet is one line
-        of ``seeds`` 0.
+        t-interval of the mean over seeds, NaN for fewer than two; ``runs``. A place without any value yet is one line
+        with ``seeds`` 0.
     """
     place = ["grid", "row", *axes]
     by = [*place, "recommender", "domain", "kind", "metric", "candidates"]
     done = table.dropna(subset=["value"])
-    found = done.groupby(by, sort=False, dropna=False).agg(
+    over = done.groupby(by, sort=False, dropna=False).agg(
         n=("n", "first"), seeds=("value", "size"), mean=("value", "mean"), sd=("value", "std"), runs=("run", " ".join)
     )
-    found = found.reset_index()
-    several = found["seeds"] > 1
-    quantile = scipy.stats.t.ppf((1 + confidence) / 2, np.maximum(found["seeds"] - 1, 1))
-    half = quantile * found["sd"] / np.sqrt(found["seeds"])
-    found = found.assign(low=(found["mean"] - half).where(several), high=(found["mean"] + half).where(several))
+    over = over.reset_index()
+    several = over["seeds"] > 1
+    quantile = scipy.stats.t.ppf((1 + confidence) / 2, np.maximum(over["seeds"] - 1, 1))
+    half = quantile * over["sd"] / np.sqrt(over["seeds"])
+    over = over.assign(low=(over["mean"] - half).where(several), high=(over["mean"] + half).where(several))
     every = table[place].drop_duplicates()  # in the order of the file
-    return every.merge(found, on=place, how="left").fillna({"seeds": 0}).astype({"seeds": int})
+    return every.merge(over, on=place, how="left").fillna({"seeds": 0}).astype({"seeds": int})
 
 
 def by_place(table: pd.DataFrame, axes: Sequence[str], metric: str = "HR@10") -> pd.DataFrame:
     """A metric of :func:`results` for reading: per cent, mean over seeds, trained systems, one line per place.
 
-    Missing cells stand there with ``seeds`` 0.
+    Missing cells have lines with ``seeds`` 0.
     """
     place = ["grid", "row", *axes]
     over = own_cells(over_seeds(table, axes), metric)

@@ -1,8 +1,8 @@
-"""Takes things out of the kit: a trained model for other people's machines, a split for other people's models.
+"""Export from the kit: a trained model for other people's machines, a split for other people's models.
 
 An exported model is a folder that ``I2VAE.load`` and ``i2vae recommend`` read: weights, vocabularies and a model card.
-No training user's id or history is in it unless asked for. What counts of training users it holds is summed over them
-(how many took an item, how many took two items together), which is all that a new user's scores need.
+It holds no training user's id or history unless asked for, only counts summed over users (how many took an item, how
+many took two items together), which are all that a new user's scores need.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from i2vae_lib.runs import (
 CARD = Path(__file__).with_name("model_card.md.jinja")
 KEPT = ("metrics.json", "history.parquet")
 OF_USERS = re.compile(r"(^|/)(people|known|users?|ids)( |/|$)")
-"""Names of arrays that hold training users, of systems other than i2VAE."""
+"""Names of arrays in which systems other than i2VAE keep training users."""
 
 
 def export_run(run: Path | str, out: Path | str, with_users: bool = False, licence: str = "") -> Path:
@@ -54,18 +54,18 @@ def export_run(run: Path | str, out: Path | str, with_users: bool = False, licen
     Parameters
     ----------
     out
-        Must not be there.
+        Must not exist.
     with_users
-        Also the users' ids and histories, so that known users can be recommended to by their ids.
+        Also export the users' ids and histories, so that the model can recommend to known users by id.
     licence
-        Of the data, for the card; empty: what the kit knows of it.
+        Licence of the data, for the card; empty: what the kit knows of it.
 
     Raises
     ------
     LayoutError
-        No finished run, or ``out`` is there already.
+        The run is not finished, or ``out`` exists.
     ParameterError
-        A model that cannot do without its training users (one that keeps their vectors under ``temporal``).
+        The model needs its training users (one that keeps their vectors under ``temporal``).
     """
     run, out = Path(run), Path(out)
     record = read_record(run)
@@ -86,12 +86,12 @@ def export_run(run: Path | str, out: Path | str, with_users: bool = False, licen
 
 
 def forget_users(folder: Path) -> None:
-    """Take the training users out of a copy of a run: out of its model, and out of the examples of its audit.
+    """Remove the training users from a copy of a run: from its model, and from the examples of its audit.
 
     Raises
     ------
     ParameterError
-        A model that cannot do without them.
+        The model needs them.
     """
     record = read_record(folder)
     recommender = SYSTEMS[record["parameters"]["system"]].load(folder / "model")
@@ -106,9 +106,9 @@ def forget_users(folder: Path) -> None:
                 f"{recommender.name} keeps vectors of its training users under {record['protocol']} ({held[0]}): it "
                 f"can only be exported with them (--with-users)"
             )
-    known = {key: one for key, one in record.get("sha256", {}).items() if (folder / key).is_file()}
+    known = {key: sha256 for key, sha256 in record.get("sha256", {}).items() if (folder / key).is_file()}
     model = {path.relative_to(folder).as_posix(): sha256_of(path) for path in (folder / "model").rglob("*.*")}
-    audit = [one | {"example": ""} for one in record["audit"]]
+    audit = [line | {"example": ""} for line in record["audit"]]
     write_json(folder / "run.json", record | {"audit": audit, "sha256": known | model})
 
 
@@ -124,16 +124,16 @@ def results(run: Path | str) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``domain, kind, metric, n``; ``value, value_low, value_high`` (fractions); ``reference`` (the best of the
-        reference rankers in this row), ``reference_value``, ``difference, interval_low, interval_high``.
+        ``domain, kind, metric, n``; ``value, value_low, value_high`` (fractions); ``reference`` (the best reference
+        ranker of this row), ``reference_value``, ``difference, interval_low, interval_high``.
     """
     opened, rng = open_runs([run]), np.random.default_rng(0)
-    found = compare(opened, resamples=2_000, rng=rng)
-    cells = lift.cells(found)
-    [own] = opened.values("sampled", [evaluation.cutoff_of(name) for name in METRICS])[found.about["base"]]
+    comparison = compare(opened, resamples=2_000, rng=rng)
+    cells = lift.cells(comparison)
+    [own] = opened.values("sampled", [evaluation.cutoff_of(name) for name in METRICS])[comparison.about["base"]]
     nothing = np.zeros_like(own)
     alone = significance.paired_bootstrap(own, nothing, opened.masks, rng=rng, resamples=2_000, cluster=opened.users)
-    at = [(opened.cells.index((one.domain, one.kind)), METRICS.index(one.metric)) for one in lines(cells)]
+    at = [(opened.cells.index((line.domain, line.kind)), METRICS.index(line.metric)) for line in lines(cells)]
     low, high = ([float(np.clip(side[place], 0, 1)) for place in at] for side in (alone.low, alone.high))
     named = cells.rename(columns={"system": "value", "best": "reference", "reference": "reference_value"})
     named = named.assign(value_low=low, value_high=high)
@@ -151,13 +151,13 @@ def model_card(record: dict[str, Any], table: pd.DataFrame, with_users: bool, li
             "n": [f"{n:,}" for n in table["n"]],
             "metric": table["metric"],
             "per cent (95 %)": [
-                f"{100 * one.value:.2f} ({100 * one.value_low:.2f} to {100 * one.value_high:.2f})"
-                for one in lines(table)
+                f"{100 * line.value:.2f} ({100 * line.value_low:.2f} to {100 * line.value_high:.2f})"
+                for line in lines(table)
             ],
             "best reference": [
-                f"{REGISTRY[one.reference].title} {100 * one.reference_value:.2f}" for one in lines(table)
+                f"{REGISTRY[line.reference].title} {100 * line.reference_value:.2f}" for line in lines(table)
             ],
-            "difference in points (95 %)": [with_interval(one) for one in lines(table)],
+            "difference in points (95 %)": [with_interval(line) for line in lines(table)],
         }
     )
     jinja = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -178,7 +178,7 @@ def model_card(record: dict[str, Any], table: pd.DataFrame, with_users: bool, li
 
 
 def licence_of(data: str) -> str:
-    """What the kit knows of the licence of data: what their pair file begins with."""
+    """What the kit knows of the licence of data: the comment at the top of their pair file."""
     if data == "synthetic":
         return "Made by the kit: no data of people."
     path = Path(data)
@@ -191,16 +191,16 @@ def licence_of(data: str) -> str:
 
 
 def export_split(parameters: Parameters, out: Path | str) -> Path:
-    """Rows and frozen candidates of data under a protocol as Parquet, for anybody's model.
+    """Write rows and frozen candidates of data under a protocol as Parquet, for other models.
 
     ``rows_SPLIT.parquet`` has a line per row: ``row, user, domain, target`` and the histories ``history_DOMAIN`` (item
-    ids, oldest first). ``candidates_SPLIT.parquet``, of validation and test, has ``row, domain,
-    target, candidates``: the ids of the target's sampled competitors.
+    ids, oldest first). ``candidates_SPLIT.parquet``, for validation and test, has ``row, domain, target, candidates``
+    (the ids of the sampled negatives).
 
     Raises
     ------
     LayoutError
-        ``out`` is there already.
+        ``out`` exists.
     """
     out = Path(out)
     with new_folder(out) as part:
@@ -220,22 +220,22 @@ def export_split(parameters: Parameters, out: Path | str) -> Path:
 def _rows_table(rows: Rows) -> pd.DataFrame:
     names, catalogue = rows.catalogue.names, rows.catalogue
     domain = np.array([names[d] for d in DOMAINS], dtype=object)[rows.domain]
-    found = {"row": rows.source, "user": rows.user, "domain": domain}
+    lead = {"row": rows.source, "user": rows.user, "domain": domain}
     target = np.empty(len(rows), dtype=object)
     for d in DOMAINS:
         target[rows.of(d)] = catalogue.ids[d][rows.target[rows.of(d)] - 1]
     histories = {f"history_{names[d]}": _lists(catalogue.ids[d], rows.history[d]) for d in DOMAINS}
-    return pd.DataFrame(found | {"target": target} | histories)
+    return pd.DataFrame(lead | {"target": target} | histories)
 
 
 def _lists(ids: Any, sequences: Ragged) -> list[Any]:
-    """Each sequence as an array of people's ids."""
-    return np.split(ids[sequences.values - 1], sequences.offsets[1:-1])[: len(sequences)]  # one part even of none
+    """Each sequence as an array of the data's ids."""
+    return np.split(ids[sequences.values - 1], sequences.offsets[1:-1])[: len(sequences)]  # split never gives no part
 
 
 def _ids_of(rows: Rows, items: Any) -> list[list[str]]:
-    found = zip(rows.domain, items)
-    return [list(rows.catalogue.ids[DOMAINS[d]][line[line != PAD] - 1]) for d, line in found]
+    ids = [rows.catalogue.ids[d] for d in DOMAINS]
+    return [list(ids[d][line[line != PAD] - 1]) for d, line in zip(rows.domain, items)]
 
 
 def _about(dataset: CrossDomainDataset, parameters: Parameters) -> dict[str, Any]:

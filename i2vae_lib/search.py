@@ -1,7 +1,7 @@
 """A hyper-parameter search on validation NDCG@10: Optuna proposes and prunes, the engine of sweeps trains.
 
-A trial is a run directory among the cells of a sweep; it stops before it sees a test row. Trials lie in
-``journal.log`` (Optuna's own file storage). Killed at any moment, the same call goes on with the trials that were in
+A trial is a run directory among the cells of a sweep; it stops before it sees a test row. ``journal.log`` (Optuna's
+own file storage) records the trials. After a kill at any moment, the same call continues the trials that were in
 flight, each from its last epoch. Needs Optuna (the extra ``search``).
 
 .. code-block:: yaml
@@ -38,17 +38,16 @@ from i2vae_lib.runs import LayoutError, flatten
 from i2vae_lib.workers import connect
 
 START_UP = 5
-"""Trials that finish unpruned, so that there is a median to be below."""
+"""Trials that finish unpruned before the median prunes any."""
 
 WARM_UP = 2
 """Epochs after which a trial may first be pruned."""
-
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Between(Strict):
-    """A number between two ends, both inclusive; whole where ends and step are."""
+    """A number between two ends, both inclusive; a whole number if ends and step are."""
 
     low: int | Finite
     high: int | Finite
@@ -84,7 +83,7 @@ class Search:
     where: str
 
     def parameters(self, point: Settings) -> Parameters:
-        """The run of a point.
+        """The checked parameters of a point's run.
 
         Raises
         ------
@@ -92,26 +91,26 @@ class Search:
             A value out of range, or values that do not go together.
         """
         f = self.file
-        words = {"data": f.data, "protocol": f.protocol}
-        found = load(f.preset, {**f.overrides, **point}, seed=f.seed, epochs=f.epochs, **words)
-        stages.check_run(found)
-        return found
+        source = {"data": f.data, "protocol": f.protocol}
+        parameters = load(f.preset, {**f.overrides, **point}, seed=f.seed, epochs=f.epochs, **source)
+        stages.check_run(parameters)
+        return parameters
 
 
 def read_search(name: str | Path, given: Settings | None = None) -> Search:
-    """Read a file of ``params/searches/``, by name or path, and check its ends.
+    """Read a file of ``params/searches/``, by name or path, and check the ends of its space.
 
     Parameters
     ----------
     given
-        Top-level names of the file with other values; None as a value keeps the file's.
+        New values for top-level names of the file; None keeps the file's value.
 
     Raises
     ------
     ParameterError
-        An unknown file or key (the nearest is named), an empty space, or an end of it that no run may have.
+        An unknown file or key (the nearest is named), an empty space, or a space with an invalid end.
     DataError
-        Data that do not exist, or that a protocol cannot serve.
+        Data that do not exist, or that cannot serve the protocol.
     """
     where, content = read_file(name, "searches")
     if isinstance(content, Mapping):
@@ -136,16 +135,16 @@ def read_search(name: str | Path, given: Settings | None = None) -> Search:
 
 
 def optuna() -> Any:
-    """The package, or how to get it."""
+    """The package Optuna; if it is missing, the error says how to get it."""
     require("a search", "optuna")
-    import optuna as found
+    import optuna as package
 
-    found.logging.set_verbosity(found.logging.WARNING)
-    return found
+    package.logging.set_verbosity(package.logging.WARNING)
+    return package
 
 
 class _JournalLock:
-    """Optuna's own is a file that a killed process leaves behind, for which the next one waits half a minute."""
+    """Replaces Optuna's lock, a file that a killed process leaves behind and the next one waits half a minute for."""
 
     def __init__(self, path: Path):
         self._lock = FileLock(path)
@@ -159,12 +158,12 @@ class _JournalLock:
 
 
 def _sampler(seed: int) -> Any:
-    """Parallel trials reckon with each other."""
+    """Optuna's TPE sampler, which takes trials that still run into account."""
     return optuna().samplers.TPESampler(seed=seed, constant_liar=True)
 
 
 def open_study(out: Path) -> Any:
-    """The Optuna study of a folder, made if it is not there."""
+    """The Optuna study of a folder, created if missing."""
     opt = optuna()
     out.mkdir(parents=True, exist_ok=True)
     lock = _JournalLock(out / ".journal.lock")
@@ -179,14 +178,14 @@ def open_study(out: Path) -> Any:
 
 
 def _make_trial(parameters: Parameters, out: Path, number: int, folder: Path) -> None:
-    """What a worker does: train one trial, reporting each epoch, until it is done or below the median."""
+    """Train one trial, reporting each epoch, until it is done or pruned. Runs in a worker."""
     opt = optuna()
     study = open_study(out)
     known = study.get_trials(deepcopy=False)[number]
     trial, reported = opt.trial.Trial(study, known._trial_id), set(known.intermediate_values)
 
     def on_epoch(record: Mapping[str, float]) -> None:
-        # a later stage of a system's training counts its epochs from one again
+        # a later stage of a system's training counts its epochs from 1 again
         step = max(int(record["epoch"]), max(reported, default=0) + 1)
         reported.add(step)
         trial.report(record["ndcg@10"], step)
@@ -206,15 +205,15 @@ def run(
     scheduler: str | None = None,
     say: Say = stages.quiet,
 ) -> pd.DataFrame:
-    """Search until the folder holds as many trials; the first is the preset as it stands, where the space holds it.
+    """Search until the folder holds ``trials`` trials; the first is the preset itself, if it lies in the space.
 
     Parameters
     ----------
     trials
-        Finished ones in the end: done, pruned and failed; earlier calls' count.
+        How many finished trials to end with: done, pruned and failed, those of earlier calls included.
     workers, scheduler
-        Of :func:`i2vae_lib.workers.connect`. The order in which parallel trials end decides what is proposed next:
-        only one worker repeats a search exactly.
+        As in :func:`i2vae_lib.workers.connect`. The order in which parallel trials end decides what is proposed next:
+        only a single worker repeats a search exactly.
 
     Returns
     -------
@@ -252,8 +251,8 @@ def _search(search: Search, out: Path, trials: int, workers: int | None, schedul
 
     def asked() -> Iterator[Work]:
         """As many more trials as there is room for; values that do not go together fail before they are sent."""
-        while len(_running(study)) < min(found.width, trials - _finished(study)):
-            # each trial has a seed of its own: the same, whichever call proposes it
+        while len(_running(study)) < min(team.width, trials - _finished(study)):
+            # each trial has its own seed, the same whichever call proposes it
             study.sampler = _sampler((search.file.seed or 0) + len(study.get_trials(deepcopy=False)))
             number = study.ask(space).number
             trial = study.get_trials(deepcopy=False)[number]
@@ -272,14 +271,14 @@ def _search(search: Search, out: Path, trials: int, workers: int | None, schedul
 
     with (
         contextlib.closing(bar("search", trials, "trial", initial=_finished(study))) as progress,
-        connect(workers, scheduler) as found,
+        connect(workers, scheduler) as team,
     ):
-        stopped = [_work(search, out, one) for one in _running(study)]  # in flight when an earlier call ended
-        work_off(found, [*stopped, *asked()], say=say, progress=progress, then=then)
+        stopped = [_work(search, out, trial) for trial in _running(study)]  # in flight when an earlier call ended
+        work_off(team, [*stopped, *asked()], say=say, progress=progress, then=then)
 
 
 def _opened(search: Search, out: Path) -> tuple[Any, dict[str, Any]]:
-    """The study of a folder and what it draws from, of this search and no other."""
+    """The study of a folder, refused if another search's, and the distributions that it draws from."""
     opt = optuna()
     study = open_study(out)
     space = {key: _distribution(opt, values) for key, values in search.file.space.items()}
@@ -303,11 +302,11 @@ def _work(search: Search, out: Path, trial: Any) -> Work:
 
 
 def _finished(study: Any) -> int:
-    return sum(one.state.is_finished() for one in study.get_trials(deepcopy=False))
+    return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
 
 
 def _running(study: Any) -> list[Any]:
-    return [one for one in study.get_trials(deepcopy=False) if one.state == optuna().trial.TrialState.RUNNING]
+    return [trial for trial in study.get_trials(deepcopy=False) if trial.state == optuna().trial.TrialState.RUNNING]
 
 
 def _holds(values: Between | Sequence[Any], value: Any) -> bool:
@@ -318,7 +317,7 @@ def _distribution(opt: Any, values: Between | Sequence[Any]) -> Any:
     if not isinstance(values, Between):
         return opt.distributions.CategoricalDistribution(values)
     ends = (values.low, values.high, values.step)
-    if all(one is None or isinstance(one, int) for one in ends):
+    if all(end is None or isinstance(end, int) for end in ends):
         return opt.distributions.IntDistribution(values.low, values.high, log=values.log, step=values.step or 1)
     return opt.distributions.FloatDistribution(values.low, values.high, log=values.log, step=values.step)
 
@@ -330,16 +329,16 @@ def table(out: Path | str) -> pd.DataFrame:
     -------
     DataFrame
         ``trial, state`` (complete, pruned, fail, running), a column for each key of the space, ``value`` (validation
-        NDCG@10: what a complete trial was told, of the others the best so far), ``epochs`` that it reported,
-        ``seconds``, ``reason``.
+        NDCG@10: the final one of a complete trial, else the best so far), ``epochs`` reported, ``seconds``,
+        ``reason``.
     """
     lines = []
-    for one in open_study(Path(out)).get_trials(deepcopy=False):
-        seconds = one.duration.total_seconds() if one.duration else None
-        values = one.intermediate_values
-        best = max(values.values(), default=None) if one.value is None else one.value
-        head = {"trial": one.number, "state": one.state.name.lower(), **one.params}
-        tail = {"value": best, "epochs": len(values), "seconds": seconds, "reason": one.user_attrs.get("reason")}
+    for trial in open_study(Path(out)).get_trials(deepcopy=False):
+        seconds = trial.duration.total_seconds() if trial.duration else None
+        values = trial.intermediate_values
+        best = max(values.values(), default=None) if trial.value is None else trial.value
+        head = {"trial": trial.number, "state": trial.state.name.lower(), **trial.params}
+        tail = {"value": best, "epochs": len(values), "seconds": seconds, "reason": trial.user_attrs.get("reason")}
         lines.append(head | tail)
-    found = pd.DataFrame(lines)
-    return found.sort_values("value", ascending=False, na_position="last", ignore_index=True) if len(found) else found
+    trials = pd.DataFrame(lines)
+    return trials.sort_values("value", ascending=False, na_position="last", ignore_index=True) if lines else trials

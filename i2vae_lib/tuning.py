@@ -1,13 +1,13 @@
 """All systems on one dataset: tuned alike on validation, trained, measured, each run a cell of the engine.
 
-``params/tuning.yaml`` lists as many points for each system. A point is a run that stops before it sees a test row; the
-one with the best validation NDCG@10 is the system's, and only that is evaluated, for every seed: a sweep on validation,
-and a sweep of what it chose (:mod:`i2vae_lib.engine`).
+``params/tuning.yaml`` lists the same number of points for every system. A point is a run that stops before it sees a
+test row; each system's point with the best validation NDCG@10 is chosen, and only that is evaluated, for every seed: a
+sweep on validation, and a sweep of what it chose (:mod:`i2vae_lib.engine`).
 
 ======================  ===========================================================================================
 ``study.json``          the parameters that all runs share, the points of each system, the seeds; points are compared on
                         the first seed that the folder was ever asked for
-``cells/ADDRESS/``      the runs; what they reached on validation, of which the best is chosen, is in their ``run.json``
+``cells/ADDRESS/``      the runs; their ``run.json`` holds the validation metric by which the best point is chosen
 ======================  ===========================================================================================
 """
 
@@ -47,7 +47,7 @@ TRAINED, MEASURED = "model/model.json", "metrics.json"
 
 
 class Tuning(Strict):
-    """What every system may try: ``shared`` overrides for all, and the same number of points each."""
+    """What systems may try: ``shared`` overrides for all, and the same number of points for each."""
 
     shared: dict[str, Any]
     points: dict[str, tuple[dict[str, Any], ...]]
@@ -59,8 +59,8 @@ def read_tuning(path: Path | None = None) -> Tuning:
     Raises
     ------
     ParameterError
-        An unknown system or key (the nearest is named), a system that is missing, budgets that differ, a point that
-        stands twice or that no run may have.
+        An unknown system or key (the nearest is named), a missing system, different numbers of points, or a point that
+        is listed twice or invalid.
     """
     path = path or preset_folder() / "tuning.yaml"
     tuning = validated(Tuning, read_yaml(path), str(path))
@@ -101,7 +101,7 @@ def _foreign(name: str, point: Settings, groups: set[str]) -> Iterator[str]:
 
 
 class Trial(NamedTuple):
-    """One point of a system. Without value and reason it has not been tried."""
+    """One point of a system; it has not been tried if both value and reason are None."""
 
     point: Settings
     folder: Path
@@ -125,30 +125,30 @@ class Study:
         """Parameters of a system's run at a point and seed."""
         flat = {**self.parameters, **point, "system": system}
         preset, data, protocol = (flat.pop(key) for key in ("preset", "data", "protocol"))
-        found = load("paper", flat, data=data, protocol=protocol, seed=seed)  # every value is given
-        return found.model_copy(update={"preset": preset})
+        resolved = load("paper", flat, data=data, protocol=protocol, seed=seed)  # ``flat`` gives every value
+        return resolved.model_copy(update={"preset": preset})
 
     def run_folder(self, system: str, point: Settings, seed: int) -> Path:
         """Folder of a system's run at a point and seed."""
         return cell_folder(self.folder, address_of(self.run_parameters(system, point, seed), self.source))
 
     def tried(self, system: str) -> list[Trial]:
-        """What each point of a system reached."""
-        found = []
+        """What each point of a system reached on validation."""
+        trials = []
         for point in self.points[system]:
             folder = self.run_folder(system, point, self.tuning_seed)
             trained = (folder / TRAINED).is_file()
             value = float(read_record(folder)["best_validation_ndcg"] or 0.0) if trained else None
-            found.append(Trial(point, folder, value, reason_of(folder)))
-        return found
+            trials.append(Trial(point, folder, value, reason_of(folder)))
+        return trials
 
     def chosen(self, system: str) -> Settings | None:
-        """The best point on validation; None before all points were tried, or if all failed."""
+        """The best point on validation; None until all points have been tried, or if all failed."""
         tried = self.tried(system)
-        if any(one.value is None and one.reason is None for one in tried):
+        if any(trial.value is None and trial.reason is None for trial in tried):
             return None
-        values = {i: one.value for i, one in enumerate(tried) if one.value is not None}
-        return tried[max(values, key=lambda i: values[i])].point if values else None  # of equals the first
+        values = {i: trial.value for i, trial in enumerate(tried) if trial.value is not None}
+        return tried[max(values, key=lambda i: values[i])].point if values else None  # the first of equals
 
     def trials(self, system: str) -> list[Work]:
         """The points of a system that are still to be trained."""
@@ -169,7 +169,7 @@ class Study:
             label = ", ".join([system, *(f"{key} = {value}" for key, value in point.items()), f"seed {seed}"])
             folder = cell_folder(self.folder, address_of(p, self.source))
             works.append(Work(folder, label, make, (p,), result, validated_at))
-        return [one for one in works if not one.is_done]
+        return [work for work in works if not work.is_done]
 
 
 def make_model(parameters: Parameters, folder: Path) -> None:
@@ -191,11 +191,11 @@ def open_study(
     Parameters
     ----------
     parameters
-        What all runs share; ``tuning.shared`` comes on top, a system's point on top of that.
+        What all runs share; overridden by ``tuning.shared``, and that by a system's point.
     systems, seeds
-        Of this call; the folder remembers all that it was ever asked for.
+        Those of this call; the folder remembers all that it was ever asked for.
     trials
-        How many of each system's points are tried, from the first; None: all. Never fewer than before.
+        How many of each system's points to try, from the first; None: all. Never fewer than before.
 
     Raises
     ------
@@ -224,7 +224,7 @@ def open_study(
         points = dict(known.points)
         for name in systems:
             asked, before = tuning.points[name][:trials], points.get(name, ())
-            if any(one != other for one, other in zip(asked, before)):
+            if any(point != earlier for point, earlier in zip(asked, before)):
                 raise LayoutError(f"{folder}: {name} was tuned by other points: choose another OUT, or delete it")
             points[name] = max(asked, before, key=len)
         points = {name: points[name] for name in SYSTEMS if name in points}
@@ -258,7 +258,7 @@ def read_study(folder: Path) -> Study:
 def _refuse_others(folder: Path, known: Study, now: Settings, source: str | None) -> None:
     """Refuse other parameters or logs; parameters of systems that the folder does not hold may differ."""
     ignored = (*irrelevant_groups(known.points), "preset")
-    before, after = ({**one, "data": pair_name(one["data"])} for one in (known.parameters, now))
+    before, after = ({**flat, "data": pair_name(flat["data"])} for flat in (known.parameters, now))
     refuse_changes(folder, before, after, ignored)
     if known.source != source:
         raise LayoutError(
@@ -274,7 +274,7 @@ def run_study(study: Study, *, workers: int = 1, say: Callable[[str], None] = pr
     workers
         Runs at a time; each gets its share of the machine's threads.
     """
-    # with what other calls have asked for
+    # with the points that other calls have asked for
     study = replace(study, points=read_study(study.folder).points)
     left = {name: study.trials(name) for name in study.systems}
     todo = [work for name in study.systems for work in (left[name] or study.measurements(name))]
@@ -285,20 +285,20 @@ def run_study(study: Study, *, workers: int = 1, say: Callable[[str], None] = pr
         if name is None:
             return []
         left[name].remove(work)
-        # a point that another call has asked for since is that call's to try, and to choose
+        # points that another call has asked for since are for that call to try and choose
         return [] if left[name] else replace(study, points=read_study(study.folder).points).measurements(name)
 
     if todo:
         with (
             contextlib.closing(bar("comparison", total, "run")) as progress,
-            connect(workers, threads=max(1, usable_cores() // workers)) as found,
+            connect(workers, threads=max(1, usable_cores() // workers)) as team,
         ):
-            work_off(found, todo, say=say, progress=progress, then=then)
+            work_off(team, todo, say=say, progress=progress, then=then)
 
 
 def failures(study: Study, system: str) -> dict[str, str]:
-    """Failed runs of a system: address and reason."""
-    folders = [one.folder for one in study.tried(system)]
+    """Failed runs of a system: address -> reason."""
+    folders = [trial.folder for trial in study.tried(system)]
     if (point := study.chosen(system)) is not None:
         folders += [study.run_folder(system, point, seed) for seed in study.seeds]
     return {folder.name: reason for folder in folders if (reason := reason_of(folder)) is not None}

@@ -1,7 +1,7 @@
-"""Who does the work: processes of this machine, the workers of a Dask scheduler of one's own, or this process.
+"""Who does the work: processes of this machine, the workers of one's own Dask scheduler, or this process.
 
-Local processes are started anew (spawned), have a thread each, and are spoken to through pipes that only their parent
-holds: nothing listens, so nobody else can give them work.
+Local processes are spawned, have one thread each, and get their tasks through pipes that only their parent holds:
+nothing listens, so nobody else can give them work.
 """
 
 from __future__ import annotations
@@ -29,41 +29,41 @@ PATIENCE = 30
 """Seconds that a scheduler has to answer, and to show a worker."""
 
 TRIES = 4
-"""How often a task is begun whose process dies."""
+"""How often a task is begun if its process dies each time."""
 
 
 class SchedulerError(OSError):
-    """A scheduler that does not answer, or that has no workers."""
+    """A scheduler does not answer, or has no workers."""
 
 
 class WorkerDied(RuntimeError):
-    """A process that ended while it had a task."""
+    """A process ended while it had a task."""
 
 
 class Workers(Protocol):
-    """Those who do tasks: as many at a time as they are wide."""
+    """Whatever does tasks: ``width`` of them at a time."""
 
     @property
     def width(self) -> int: ...
 
     def submit(self, task: Callable[..., Any], /, *words: Any) -> Future[Any]:
-        """Have ``task(*words)`` done: a function of a module, and words that can be sent to another process."""
+        """Have ``task(*words)`` done: a module's function, and arguments that can be sent to another process."""
         ...
 
 
 @contextlib.contextmanager
 def connect(workers: int | None = None, scheduler: str | None = None, *, threads: int = 1) -> Iterator[Workers]:
-    """Processes of this machine, or the workers of a scheduler that runs somewhere.
+    """Processes of this machine, or the workers of a running scheduler.
 
     Parameters
     ----------
     workers
-        How many processes; None: as many as this process may use cores.
+        How many processes; None: one per core that this process may use.
     scheduler
-        ``tcp://host:port``, ``tls://host:port``, or the path of a scheduler file. Connect to your own alone: workers
+        ``tcp://host:port``, ``tls://host:port``, or the path of a scheduler file. Connect only to your own: workers
         run what it sends. Needs Dask (``pip install distributed``).
     threads
-        Of a local process, unless ``OMP_NUM_THREADS`` is set.
+        Per local process, unless ``OMP_NUM_THREADS`` is set.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def connect(workers: int | None = None, scheduler: str | None = None, *, threads
         return
     inherited = {
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
-        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait take the cores from the other processes
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while waiting take cores from other processes
         **isolated(),
     }
     with (
@@ -88,7 +88,7 @@ def connect(workers: int | None = None, scheduler: str | None = None, *, threads
 
 
 class InThisProcess:
-    """A task is done when it is submitted."""
+    """Does each task at once, when it is submitted."""
 
     width = 1
 
@@ -105,9 +105,9 @@ class InThisProcess:
 
 
 class Processes:
-    """Processes with a task at a time each: one that dies takes nothing of the others with it.
+    """Processes with one task at a time each; one that dies does not affect the others.
 
-    Its task is begun again, at most :data:`TRIES` times, in a new process. They end with this process, however it ends.
+    Its task is begun again in a new process, :data:`TRIES` times in all. They end with this process, however it ends.
     """
 
     def __init__(self, count: int):
@@ -115,9 +115,9 @@ class Processes:
         self._open = True
         self._all = [_Process() for _ in range(count)]
         self._idle: SimpleQueue[_Process] = SimpleQueue()
-        for one in self._all:
-            self._idle.put(one)
-        self._threads = ThreadPoolExecutor(count)  # each waits for a process
+        for process in self._all:
+            self._idle.put(process)
+        self._threads = ThreadPoolExecutor(count)  # each thread waits for one process
 
     def submit(self, task: Callable[..., Any], /, *words: Any) -> Future[Any]:
         return self._threads.submit(self._done, task, words)
@@ -141,15 +141,15 @@ class Processes:
             self._idle.put(process)
 
     def close(self) -> None:
-        """End every process, whatever it does."""
+        """End every process, whatever it is doing."""
         self._open = False
         self._threads.shutdown(wait=False, cancel_futures=True)
         while True:
-            for one in self._all:
-                one.kill()
+            for process in self._all:
+                process.kill()
             if self._idle.qsize() == self.width:
                 return
-            time.sleep(0.01)  # one that was just being started
+            time.sleep(0.01)  # for a process that was just being started
 
 
 class _Process:
@@ -173,15 +173,15 @@ class _Process:
             process.join()
 
     def end(self) -> str:
-        """How it ended; the next task has a new one."""
+        """Say how it ended; the next task starts a new process."""
         self.process.join()
         status, self.process = self.process.exitcode, None
         return f"killed by signal {-status} (out of memory?)" if status < 0 else f"its process ended (status {status})"
 
 
 def _serve(pipe: Any) -> None:
-    """What a process does: task after task, until its parent ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's, which then ends all
+    """The main loop of a process: task after task, until its parent ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles a Ctrl-C and ends all processes
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
         task, words = pipe.recv()
@@ -201,14 +201,14 @@ def _end_with_parent() -> None:
 
 
 def isolated() -> dict[str, str]:
-    """Variables of a Python that imports nothing because it lies in the working directory under a module's name."""
-    named = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))  # an empty one means that directory
-    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(str(Path(one).absolute()) for one in named)}
+    """Environment variables that keep Python from importing modules from the working directory."""
+    named = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))  # an empty entry means that directory
+    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(str(Path(entry).absolute()) for entry in named)}
 
 
 @contextlib.contextmanager
 def environment(wanted: dict[str, str]) -> Iterator[None]:
-    """These variables meanwhile, which processes that are started inherit."""
+    """Set these variables for a while; processes that are started meanwhile inherit them."""
     before = dict(os.environ)
     os.environ.update(wanted)
     try:
@@ -223,7 +223,7 @@ def environment(wanted: dict[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
-    """A SIGTERM is a Ctrl-C meanwhile: what is in flight is ended in order."""
+    """Treat SIGTERM like a Ctrl-C for a while, so that work in flight is ended in order."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -248,7 +248,7 @@ class Cluster:
         return max(1, sum(self.client.ncores().values()))
 
     def submit(self, task: Callable[..., Any], /, *words: Any) -> Future[Any]:
-        # not pure: a task that is asked for again is another question
+        # not pure: Dask must not answer a repeated task from an earlier one
         return self.client.get_executor(pure=False).submit(task, *words)
 
 
@@ -262,7 +262,7 @@ def _cluster(scheduler: str) -> Iterator[Cluster]:
     if not address.startswith(("tls://", "inproc://")):
         print(f"{address} is not TLS: whoever reaches that port runs code as you (docs/clusters.md)", file=sys.stderr)
     try:
-        with ThreadPoolExecutor(1) as aside:  # a notebook's own loop runs already
+        with ThreadPoolExecutor(1) as aside:  # in a thread, since a notebook's own event loop is running
             aside.submit(asyncio.run, _greeted(address)).result()
         client = Client(address, timeout=PATIENCE)
     except (OSError, ValueError, TimeoutError) as error:
@@ -280,7 +280,7 @@ def _cluster(scheduler: str) -> Iterator[Cluster]:
 
 
 async def _greeted(address: str) -> None:
-    """Connect once, with an end to it: the client's own timeout does not hold for a peer that accepts and is silent."""
+    """Connect once, with a timeout: the client's own does not cover a peer that accepts but stays silent."""
     from distributed.comm import connect as open_comm
 
     comm = await asyncio.wait_for(open_comm(address, timeout=PATIENCE), PATIENCE)
@@ -288,7 +288,7 @@ async def _greeted(address: str) -> None:
 
 
 def _require_single_threaded(client: Any, scheduler: str) -> None:
-    """A cell's log is what its process prints, so a process has one cell at a time."""
+    """Refuse workers of several threads: a cell's log is its process's output, so a process has one cell at a time."""
     wide = {address: n for address, n in client.nthreads().items() if n > 1}
     if wide:
         raise SchedulerError(
@@ -298,7 +298,7 @@ def _require_single_threaded(client: Any, scheduler: str) -> None:
 
 
 def _address_in(file: Path) -> str:
-    """The address in a scheduler file, for which a scheduler may need a moment."""
+    """The address in a scheduler file; waits, since a scheduler may need a moment to write it."""
     end = time.monotonic() + PATIENCE
     while True:
         with contextlib.suppress(OSError, ValueError, KeyError):

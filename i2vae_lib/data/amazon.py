@@ -1,10 +1,9 @@
 """The Food and Kitchen pair from the public Amazon 2014 ratings.
 
-The recipe: of two ratings files (no header; user, item, rating, Unix seconds) keep the users with at least three
-ratings in each, whatever the stars, and write user, item and time of their ratings as ``Food.csv.gz`` and
+The recipe: from two ratings files (no header; user, item, rating, Unix seconds) keep the users with at least three
+ratings in each, whatever the stars, and write user, item and time of their ratings to ``Food.csv.gz`` and
 ``Kitchen.csv.gz`` (rows by user, time, item) with the pair file ``food_kitchen.yaml`` beside them. Ids stay as
-published, and no titles come with them. Duplicates and the k-core are the loader's business
-(:mod:`i2vae_lib.data.logs`).
+published, and there are no titles. The loader deals with duplicates and the k-core (:mod:`i2vae_lib.data.logs`).
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ same_ids_are_same_items: true
 def build_amazon2014(
     x_ratings: Path | str, y_ratings: Path | str, folder: Path | str, minimum: int = 3, *, memory_limit: str = "2GB"
 ) -> Path:
-    """Two logs of the users that two Amazon 2014 ratings files share, and the pair file that reads them.
+    """Build two logs of the users that two Amazon 2014 ratings files share, and the pair file that reads them.
 
     Parameters
     ----------
@@ -48,7 +47,7 @@ def build_amazon2014(
     folder
         Where ``Food.csv.gz``, ``Kitchen.csv.gz`` and ``food_kitchen.yaml`` go.
     minimum
-        Ratings that a user has at least in each of the two files; every row counts as one.
+        Fewest ratings of a user in each of the two files; every row counts as one.
 
     Returns
     -------
@@ -58,7 +57,7 @@ def build_amazon2014(
     Raises
     ------
     DataError
-        What is wrong with a file (see :func:`i2vae_lib.data.logs.load_logs`), or no user has enough ratings in both.
+        A file is bad (see :func:`i2vae_lib.data.logs.load_logs`), or no user has enough ratings in both.
     """
     folder = Path(folder)
     paths = {"x": Path(x_ratings), "y": Path(y_ratings)}
@@ -95,8 +94,8 @@ def build_amazon2014(
 def fetch_amazon2014(folder: Path | str, minimum: int = 3) -> Path:
     """Download the two public ratings files, once, and build the pair from them (:func:`build_amazon2014`).
 
-    No checksum of these files is published: the SHA-256 of what came is printed with a warning and recorded beside the
-    data (``amazon2014.sha256.json``), and a later call with the same folder accepts nothing else.
+    No checksum of these files is published: the SHA-256 of each download is printed with a warning and recorded beside
+    the data (``amazon2014.sha256.json``), and a later call with the same folder accepts nothing else.
 
     Parameters
     ----------
@@ -111,7 +110,7 @@ def fetch_amazon2014(folder: Path | str, minimum: int = 3) -> Path:
     Raises
     ------
     DataError
-        A file cannot be fetched, or is not what the record says.
+        A file cannot be fetched, or differs from the record.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,19 +123,19 @@ def fetch_amazon2014(folder: Path | str, minimum: int = 3) -> Path:
             _download(name, folder, known.get(name))
         if name not in known:
             _require_ratings(paths[d])
-        found = sha256_of(paths[d])
+        sha256 = sha256_of(paths[d])
         if name not in known:
             print(
                 f"WARNING: {name}: no checksum is published, so nothing vouches for this file. SHA-256 of what came: "
-                f"{found} ({paths[d].stat().st_size:,} bytes), recorded in {record}"
+                f"{sha256} ({paths[d].stat().st_size:,} bytes), recorded in {record}"
             )
-            known[name] = found
+            known[name] = sha256
             write_json(record, known)
     return build_amazon2014(paths["x"], paths["y"], folder, minimum)
 
 
 def _require_ratings(path: Path) -> None:
-    """Nothing vouches for what came: what is no table of ratings is removed before it is taken for one.
+    """Remove a download that is no table of ratings, since no checksum would reveal it later.
 
     Raises
     ------

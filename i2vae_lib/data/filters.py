@@ -1,4 +1,4 @@
-"""What a protocol keeps of a log: the k-core, of the whole log or of what happened up to a time."""
+"""What a protocol keeps of a log: the k-core of the whole log, or of the events up to a time."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ Lines = list[dict[str, Any]]
 
 
 def line_of(step: str, name: str, counts: Mapping[str, int], before: int) -> dict[str, Any]:
-    """A line of ``LogPair.filters``: a step, a domain's name, the counts that it left, and how many events it took."""
+    """A line of ``LogPair.filters``: a step, a domain's name, the counts that it left, and the events it removed."""
     return {"step": step, "domain": name, **counts, "removed": before - counts["events"]}
 
 
 def whole_core(pair: LogPair) -> LogPair:
-    """The k-core of the whole log: its events, and the users and items that they are of.
+    """The k-core of the whole log: its events, with their users and items.
 
-    Within each domain, users with fewer than ``min_user`` events and items with fewer than ``min_item`` leave in turn
-    until nothing changes; a user may so lose one domain. An item of the catalogue that the log never had stays.
+    Within each domain, users with fewer than ``min_user`` events and items with fewer than ``min_item`` are removed in
+    turn until nothing changes, so a user may lose one domain. Catalogue items that the log never had are kept.
 
     Raises
     ------
     DataError
-        Nothing is left of a domain, or no user of both.
+        Nothing is left of a domain, or no user has both.
     """
     events, items, lines = {}, {}, {}
     for d in DOMAINS:
@@ -44,9 +44,9 @@ def whole_core(pair: LogPair) -> LogPair:
 def core_until(pair: LogPair, until: int) -> LogPair:
     """The k-core of the events up to a time decides on the catalogue; all events of its items stay, later ones too.
 
-    So nothing that happens after that time has a say in which items there are, and users whom the core dropped keep
-    what they took of the catalogue. (The core's own users are those with ``min_user`` or more of the events that stay
-    and are not later: with one more such user the core would be larger, and it is the largest.)
+    So nothing after that time influences which items there are, and users whom the core dropped keep what they took of
+    the catalogue. (The core's own users are those with ``min_user`` or more kept events up to that time: with one more
+    such user the core would be larger, and it is the largest.)
 
     Raises
     ------
@@ -66,24 +66,24 @@ def core_until(pair: LogPair, until: int) -> LogPair:
 
 
 def day_of(seconds: int) -> str:
-    """The UTC day of a Unix time, as people write it."""
+    """The UTC day of a Unix time, in ISO 8601."""
     return datetime.fromtimestamp(seconds, UTC).date().isoformat()
 
 
 def _present(pair: LogPair, d: str, at: Array | slice) -> Array:
-    """Which items the events at ``at`` are of, bool [n + 1]."""
+    """Which items occur in the events at ``at``, bool [n + 1]."""
     counts: Array = np.bincount(pair.log.events[d].item[at], minlength=pair.catalogue.size(d) + 1)
     return counts > 0
 
 
 def _core(pair: LogPair, d: str, at: Array, when: str) -> tuple[Array, Lines]:
-    """Iterate the k-core of the events at ``at`` to its fixed point, which is the same whatever leaves first.
+    """Iterate the k-core of the events at ``at`` to its fixed point, which does not depend on the order of removal.
 
     Returns
     -------
     at, lines
-        Positions of its events, ascending, and a line for what ``when`` took, for both steps of round 1, and for
-        those of later rounds that took something.
+        Positions of its events, ascending, and a line for what ``when`` removed, for both steps of round 1, and for
+        those of later rounds that removed something.
     """
     log, name = pair.log.events[d], pair.catalogue.names[d]
     of, least = {"users": log.user, "items": log.item}, {"users": pair.min_user, "items": pair.min_item}
@@ -116,7 +116,7 @@ def _counts(of: Mapping[str, Array], at: Array) -> dict[str, int]:
 
 
 def _lower(pair: LogPair, when: str) -> str:
-    """What would be right where the core leaves too little."""
+    """The advice of the errors about a core that leaves too little."""
     later = ", or raise split.first_cut" if when else ""
     return f"lower min_user ({pair.min_user}) or min_item ({pair.min_item}){later}"
 
@@ -136,9 +136,9 @@ def _check_overlap(pair: LogPair, core: Mapping[str, Array], when: str, lines: M
 def _restricted(
     pair: LogPair, at: Mapping[str, Array], items: Mapping[str, Array], lines: Mapping[str, Lines]
 ) -> LogPair:
-    """The events at ``at``, the ``items`` (bool [n + 1], by domain) and the users of those events, numbered anew.
+    """The events at ``at``, their users, and the ``items`` (bool [n + 1], by domain), all numbered anew.
 
-    Numbers keep the order of the ids and have no gaps.
+    The numbers keep the order of the ids and have no gaps.
     """
     log, catalogue = pair.log, pair.catalogue
     users = np.zeros(len(log.users), dtype=bool)
@@ -147,10 +147,10 @@ def _restricted(
     number = np.cumsum(users, dtype=np.int32) - np.int32(1)
     item = {d: np.cumsum(items[d], dtype=np.int32) for d in DOMAINS}
     events = {
-        d: Events(number[one.user[at[d]]], item[d][one.item[at[d]]], one.time[at[d]]) for d, one in log.events.items()
+        d: Events(number[old.user[at[d]]], item[d][old.item[at[d]]], old.time[at[d]]) for d, old in log.events.items()
     }
     links = catalogue.links[items["x"][catalogue.links[:, 0]] & items["y"][catalogue.links[:, 1]]]
-    titles = {d: None if one is None else one[items[d][1:]] for d, one in catalogue.titles.items()}
+    titles = {d: None if own is None else own[items[d][1:]] for d, own in catalogue.titles.items()}
     kept = Catalogue(
         catalogue.names,
         {d: catalogue.ids[d][items[d][1:]] for d in DOMAINS},

@@ -1,4 +1,4 @@
-"""Two DataFrames as a pair of logs: Parquet files with a pair file, which :mod:`i2vae_lib.data.logs` reads as any."""
+"""Two DataFrames as a pair of logs: Parquet files with a pair file, for :mod:`i2vae_lib.data.logs` to read."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from i2vae_lib.runs import write_atomically
 from i2vae_lib.yaml_files import parse
 
 Log = pd.DataFrame | str | Path
-Names = Mapping[str, str | Literal[False] | None]  # of columns, by their roles
-TEXT = "str"  # type of ids, beside int64 and uint64
+Names = Mapping[str, str | Literal[False] | None]  # role -> name of its column
+TEXT = "str"  # type of ids; the others are int64 and uint64
 
 
 def write_pair(
@@ -34,38 +34,38 @@ def write_pair(
     min_events: int,
     same_items: bool | None,
 ) -> tuple[Path, dict[str, str]]:
-    """The pair file of two logs by their domains' names; logs in memory are written beside it.
+    """Write the pair file of two logs, given by domain name; logs in memory are written beside it.
 
     Parameters
     ----------
     logs
-        Two DataFrames, or two paths of files whose layout :func:`i2vae_lib.data.describe.describe_files` tells.
+        Two DataFrames, or two paths of files whose layout :func:`i2vae_lib.data.describe.describe_files` recognises.
     columns
-        Names of the columns ``user``, ``item`` and ``timestamp``. None: user, item and time; of paths, as described.
-        False (``timestamp`` only): there is no time, the rows of each log stand in order, and nothing is known between
-        the two logs.
+        Names of the columns ``user``, ``item`` and ``timestamp``. None: user, item and time; for paths, as described.
+        False (``timestamp`` only): there are no times, each log's rows are in order, and the order between the two
+        logs is unknown.
     min_events
-        Events that a user has at least in a domain, and an item.
+        Fewest events of a user in a domain, and of an item.
     same_items
         Whether an id in both domains is one item. None: if ids are text; integers are each domain's own numbers.
 
     Returns
     -------
     pair_file, id_types
-        Where it is; the type of the ids by ``"user"`` and domain key (``int64``, ``uint64`` or ``str``), for the way
-        back.
+        Path of the pair file; the type of the ids by ``"user"`` and domain key (``int64``, ``uint64`` or ``str``), to
+        convert ids back.
 
     Raises
     ------
     DataError
-        Not two logs, or columns and times that no log has; it names domain and column.
+        Not two logs, or columns or times that a log cannot have; the message names domain and column.
     """
     if len(logs) != 2:
         raise DataError(f"{len(logs)} logs ({', '.join(map(str, logs)) or 'none'}): a pair has two domains, give two")
-    tables = [isinstance(one, pd.DataFrame) for one in logs.values()]
-    if any(tables) != all(tables) or not all(isinstance(one, (pd.DataFrame, str, Path)) for one in logs.values()):
-        told = ", ".join(f"{name}: {type(one).__name__}" for name, one in logs.items())
-        raise DataError(f"expected two DataFrames or two paths, found {told}")
+    tables = [isinstance(log, pd.DataFrame) for log in logs.values()]
+    if any(tables) != all(tables) or not all(isinstance(log, (pd.DataFrame, str, Path)) for log in logs.values()):
+        kinds = ", ".join(f"{name}: {type(log).__name__}" for name, log in logs.items())
+        raise DataError(f"expected two DataFrames or two paths, found {kinds}")
     stem = re.sub(r"[^\w.-]+", "_", "_".join(map(str, logs)).lower())
     pair, types = (_of_tables if all(tables) else _of_paths)(logs, folder, columns)
     text = types["x"] == types["y"] == TEXT
@@ -78,41 +78,41 @@ def write_pair(
 
 @contextmanager
 def by_name(folder: Path, names: Mapping[str, str]) -> Iterator[None]:
-    """Errors that name the logs that :func:`write_pair` wrote to ``folder`` by their domains, not by their files."""
+    """Let errors name the logs that :func:`write_pair` wrote to ``folder`` by their domains, not by their files."""
     try:
         yield
     except DataError as error:
-        said = re.sub(re.escape(str(folder)) + r"[/\\][^/\\]*\.yaml: ", "", str(error))
+        message = re.sub(re.escape(str(folder)) + r"[/\\][^/\\]*\.yaml: ", "", str(error))
         for d, name in names.items():
-            said = said.replace(str((folder / f"{d}.parquet").resolve()), name)
-        raise DataError(said) from None
+            message = message.replace(str((folder / f"{d}.parquet").resolve()), name)
+        raise DataError(message) from None
 
 
-_Described = tuple[dict[str, Any], dict[str, str]]  # of a pair file; types of the ids
+_Described = tuple[dict[str, Any], dict[str, str]]  # content of a pair file; types of the ids
 
 
 def _of_paths(logs: Mapping[str, Any], folder: Path, columns: Names) -> _Described:
-    paths = [Path(one).resolve() for one in logs.values()]
+    paths = [Path(path).resolve() for path in logs.values()]
     given = {role: name for role, name in columns.items() if name}
     described = describe_files(paths[0], paths[1], given)
     if described.refusal:
         raise DataError(described.refusal)
-    found = parse(described.yaml)
-    if columns["timestamp"] is False and "columns" in found:
-        found["columns"] = {key: found["columns"][key] for key in ("user", "item")} | {"unit": "order"}
-    if found.get("format") == "released":
+    layout = parse(described.yaml)
+    if columns["timestamp"] is False and "columns" in layout:
+        layout["columns"] = {key: layout["columns"][key] for key in ("user", "item")} | {"unit": "order"}
+    if layout.get("format") == "released":
         raise DataError(
             f"{paths[0]}: published splits, no logs; give `i2vae run --data` the pair file of i2vae describe"
         )
-    pair = {key: found[key] for key in ("columns", "format") if key in found}
+    pair = {key: layout[key] for key in ("columns", "format") if key in layout}
     home = paths[0].parent
     for d, name in zip(DOMAINS, logs, strict=True):
-        side = found[d] | {key: str(home / found[d][key]) for key in ("path", "items", "titles") if key in found[d]}
+        side = layout[d] | {key: str(home / layout[d][key]) for key in ("path", "items", "titles") if key in layout[d]}
         pair[d] = (
-            side | {"name": name} | ({"more": [str(home / one) for one in side["more"]]} if "more" in side else {})
+            side | {"name": name} | ({"more": [str(home / path) for path in side["more"]]} if "more" in side else {})
         )
-    if given and "format" in found:
-        raise DataError(f"{paths[0]} is of format {found['format']}, whose columns are known: leave out {[*given]}")
+    if given and "format" in layout:
+        raise DataError(f"{paths[0]} is of format {layout['format']}, whose columns are known: leave out {[*given]}")
     if other := {role: name for role, name in given.items() if pair["columns"].get(role) != name}:
         raise DataError(f"{paths[0]}: by the look of both files the columns are {pair['columns']}, not {other}")
     return pair, dict.fromkeys(("user", *DOMAINS), TEXT)
@@ -136,8 +136,8 @@ def _of_tables(logs: Mapping[str, Any], folder: Path, columns: Names) -> _Descri
     types = {d: _id_type(part[1]) for d, part in parts.items()}
     of_users = {name: _id_type(part[0]) for name, part in zip(logs, parts.values(), strict=True)}
     if len(set(of_users.values())) > 1:
-        told = ", ".join(f"{kind} in {name}" for name, kind in of_users.items())
-        raise DataError(f"column '{user}' holds {told}: the same person needs the same id, so write both alike")
+        kinds = ", ".join(f"{kind} in {name}" for name, kind in of_users.items())
+        raise DataError(f"column '{user}' holds {kinds}: the same person needs the same id, so write both alike")
     types["user"] = next(iter(of_users.values()))
     described: dict[str, Any] = {"user": user, "item": item}
     if time is None:
@@ -145,10 +145,10 @@ def _of_tables(logs: Mapping[str, Any], folder: Path, columns: Names) -> _Descri
     else:
         unit = _common_unit(moments)
         described |= {"timestamp": time, "unit": unit}
-        for part, one in zip(parts.values(), moments.values(), strict=True):
-            whole = pd.api.types.is_datetime64_any_dtype(one)
-            times = pa.array(one.dt.as_unit(unit) if whole else one, from_pandas=True)
-            part.append(times.cast(pa.int64()) if whole else times)
+        for part, stamps in zip(parts.values(), moments.values(), strict=True):
+            is_date = pd.api.types.is_datetime64_any_dtype(stamps)
+            times = pa.array(stamps.dt.as_unit(unit) if is_date else stamps, from_pandas=True)
+            part.append(times.cast(pa.int64()) if is_date else times)
     for d, part in parts.items():
         table = pa.table(dict(zip(wanted, part, strict=True)))
         write_atomically(folder / f"{d}.parquet", partial(pq.write_table, table))
@@ -162,30 +162,30 @@ def _ids(name: str, column: str, values: pd.Series) -> pa.Array:
     try:
         return pa.array(values, from_pandas=True)
     except (pa.ArrowException, OverflowError, TypeError):
-        kinds = " and ".join(sorted({type(one).__name__ for one in values}))
+        kinds = " and ".join(sorted({type(value).__name__ for value in values}))
         raise DataError(f"{name}: column '{column}' mixes {kinds}; ids are all text or all integers") from None
 
 
 def _id_type(ids: pa.Array) -> str:
-    """What comes back; what is neither is refused where logs are read."""
+    """The type that ids are converted back to; ids that are neither text nor integers are refused on reading."""
     if not pa.types.is_integer(ids.type):
         return TEXT
     return "uint64" if pa.types.is_uint64(ids.type) else "int64"
 
 
 def _times(name: str, column: str, values: pd.Series) -> pd.Series:
-    """Unix times as they are, everything else as datetimes in UTC; they must differ somewhere."""
+    """Unix times as they are, everything else as datetimes in UTC; times that are all equal are refused."""
     if not pd.api.types.is_numeric_dtype(values):
-        found = pd.to_datetime(
+        dates = pd.to_datetime(
             values, utc=True, format=None if values.dtype.kind == "M" else "ISO8601", errors="coerce"
         )
-        bad = found.isna() & values.notna()
+        bad = dates.isna() & values.notna()
         if bad.any():
             raise DataError(
                 f"{name}, row {int(bad.to_numpy().argmax()) + 1}: column '{column}' holds {values[bad].iloc[0]!r}; "
                 f"times are datetimes, text such as 2024-05-01 12:30 (ISO 8601) or Unix time"
             )
-        values = found
+        values = dates
     if len(values) > 1 and values.nunique(dropna=False) == 1:
         raise DataError(
             f"{name}: column '{column}' holds {values.iloc[0]} in all {len(values):,} rows: nothing tells what came "
@@ -195,10 +195,10 @@ def _times(name: str, column: str, values: pd.Series) -> pd.Series:
 
 
 def _common_unit(times: Mapping[str, pd.Series]) -> Unit:
-    """The unit of Unix times, by their size; that of datetimes is free."""
-    numbers = {name: one for name, one in times.items() if not pd.api.types.is_datetime64_any_dtype(one)}
-    units = {name: unit_by_size(float(one.median())) for name, one in numbers.items()}
+    """The unit of Unix times, guessed from their size; datetimes fit any unit."""
+    numbers = {name: stamps for name, stamps in times.items() if not pd.api.types.is_datetime64_any_dtype(stamps)}
+    units = {name: unit_by_size(float(stamps.median())) for name, stamps in numbers.items()}
     if len(set(units.values())) > 1:
-        told = ", ".join(f"{UNITS[unit][0]} in {name}" for name, unit in units.items())
-        raise DataError(f"times differ in their unit, by their size: {told}; convert one of them")
+        listed = ", ".join(f"{UNITS[unit][0]} in {name}" for name, unit in units.items())
+        raise DataError(f"times differ in their unit, by their size: {listed}; convert one of them")
     return next(iter(units.values()), "us")

@@ -1,4 +1,4 @@
-"""The paper's own processed splits: checksums, local folder or download, and a parser that points at lines.
+"""The paper's own processed splits: checksums, local folder or download, and a parser whose errors name lines.
 
 Published by the paper's authors (GitHub ``WujiangXu/IM-VAE``). A file is never used before its SHA-256 is checked.
 """
@@ -30,24 +30,24 @@ from i2vae_lib.runs import cache_folder, sha256_of
 csv.field_size_limit(2**31 - 1)  # a cell holds a whole sequence
 MOST_BYTES = 4 * 2**30
 SILENCE, SLOWEST = 30.0, 1024
-"""Seconds without a word, and bytes a second after them, at which a server is given up."""
+"""Seconds without an answer, and bytes per second after them, at which a server is given up."""
 COLUMNS = ("user_id", "seq_d1", "seq_d2", "domain_id")
 
 
 def fetch(url: str, path: Path, sha256: str | None) -> None:
-    """Download a file unless it is there: bounded in size and time, and no web page in place of data.
+    """Download a file unless it is there, within limits of size and time, and never a web page in place of data.
 
     Parameters
     ----------
     sha256
-        What the file must have, and a file that is there too. None: not known.
+        What the file must have, whether downloaded or already there. None: not known.
 
     Raises
     ------
     ValueError
-        A page came, more than :data:`MOST_BYTES`, or another SHA-256.
+        The server sent a web page, more than :data:`MOST_BYTES`, or a file with another SHA-256.
     OSError, HTTPException
-        No answer, a status that is no success, a broken connection, or fewer than :data:`SLOWEST` bytes a second.
+        No answer, an error status, a broken connection, or fewer than :data:`SLOWEST` bytes per second.
     """
     if path.is_file() and sha256 in (None, sha256_of(path)):
         return
@@ -84,30 +84,30 @@ def _download(url: str, path: Path) -> None:
 
 
 def locate(file: ReleasedFile, folder: Path | str | None = None, *, download: bool = True) -> Path:
-    """The checked file: from ``folder`` (default: ``I2VAE_DATA_DIR``), else downloaded once with a progress bar.
+    """Path of the checked file: in ``folder`` (default: ``I2VAE_DATA_DIR``), else downloaded once with a progress bar.
 
     Parameters
     ----------
     file
         An entry of :data:`REGISTRY`.
     folder
-        Looked in directly and under ``released/``.
+        Searched directly and under ``released/``.
     download
-        If false, a file that is not there is an error.
+        If false, a missing file is an error.
 
     Raises
     ------
     DataError
-        Missing, truncated or altered; the message gives both checksums.
+        The file is missing, truncated or altered; the message gives both checksums.
     """
     folder = folder if folder is not None else os.environ.get("I2VAE_DATA_DIR")
     if folder:
         for path in (Path(folder) / "released" / file.name, Path(folder) / file.name):
             if path.is_file():
-                found = sha256_of(path)
-                if found != file.sha256:
+                sha256 = sha256_of(path)
+                if sha256 != file.sha256:
                     raise DataError(
-                        f"{path}: wrong checksum: SHA-256 is {found}, the published file has {file.sha256} "
+                        f"{path}: wrong checksum: SHA-256 is {sha256}, the published file has {file.sha256} "
                         f"({path.stat().st_size:,} bytes here): truncated or altered; delete it to have it fetched anew"
                     )
                 return path
@@ -135,13 +135,13 @@ def read_pair(name: str, names: dict[str, str], train: Path, test: Path, source_
     """Read two tables in the released layout.
 
     Columns ``user_id`` (int), ``seq_d1``, ``seq_d2`` (JSON lists of item ids, may be empty), ``domain_id`` (0 or 1).
-    An id that stands in both domains is one product (ids are unified): it goes into the link table.
+    An id in both domains is one product (ids are unified): it goes into the link table.
 
     Raises
     ------
     DataError
-        A missing column, malformed JSON, negative or non-integer ids of users or items, a row without a target (file
-        and line each), an empty domain, or a pair in which no user has both domains.
+        A missing column, malformed JSON, negative or non-integer ids of users or items, a row without a target (with
+        file and line), an empty domain, or a pair in which no user has both domains.
     """
     tables = {"train": _read_table(train), "test": _read_table(test)}
     offset = len(tables["train"].user)
@@ -158,7 +158,7 @@ def read_pair(name: str, names: dict[str, str], train: Path, test: Path, source_
     raw_ids = {d: np.unique(flat[d]) for d in DOMAINS}
     shared = np.intersect1d(raw_ids["x"], raw_ids["y"])
     links = np.stack([np.searchsorted(raw_ids[d], shared) + 1 for d in DOMAINS], axis=1).astype(np.int32)
-    ids = {d: np.array([str(one) for one in raw_ids[d]], dtype=object) for d in DOMAINS}
+    ids = {d: np.array([str(number) for number in raw_ids[d]], dtype=object) for d in DOMAINS}
     catalogue = Catalogue(names, ids, links, {d: None for d in DOMAINS})
     rows = {}
     for split, table in tables.items():
@@ -191,7 +191,7 @@ def _read_table(path: Path) -> _Table:
             raise DataError(f"{path}: missing column {', '.join(missing)}; expected {', '.join(COLUMNS)}")
         for record in _records(reader, path):
             where = f"{path}, line {reader.line_num}"
-            if not "".join(str(one) for one in record.values()).isascii():
+            if not "".join(map(str, record.values())).isascii():
                 raise DataError(f"{where}: not UTF-8 text, or letters where numbers belong")
             user = record["user_id"]
             if not (user and user.isascii() and user.isdigit()):
