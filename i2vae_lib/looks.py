@@ -45,7 +45,10 @@ _LATENT = re.compile(r"(?:kl/|active/)?(t_|a_)?([xy])")
 
 def label(name: str) -> str:
     """What figures call a system: its title. Any other name stays as it is."""
-    return REGISTRY[name].title if name in REGISTRY else str(name)
+    plain = str(name).removesuffix("_after")  # a ranker among the items after the history's last
+    if plain not in REGISTRY:
+        return str(name)
+    return REGISTRY[plain].title + (" after the last" if plain != name else "")
 
 
 def look(name: str, place: int) -> dict[str, Any]:

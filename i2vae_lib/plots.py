@@ -203,9 +203,9 @@ def intervals(table: pd.DataFrame, title: str) -> go.Figure:
     return _markers(table, "system", "difference", "interval_low", "interval_high", title)
 
 
-def worth(table: pd.DataFrame, title: str) -> go.Figure:
-    """What leaks are worth: ``domain, leak, system, worth, low, high``, in points."""
-    return _markers(table, "leak", "worth", "low", "high", title)
+def worth(table: pd.DataFrame, title: str, unit: str = "points") -> go.Figure:
+    """What leaks are worth: ``domain, leak, system, worth, low, high``, in this unit."""
+    return _markers(table, "leak", "worth", "low", "high", title).update_yaxes(title_text=unit, col=1)
 
 
 def differences(table: pd.DataFrame, title: str) -> go.Figure:

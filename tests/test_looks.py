@@ -79,3 +79,8 @@ def test_figure_when_its_table_is_empty(draw: object) -> None:
 def test_figures_have_no_background_of_their_own() -> None:
     drawn = plots.bars(pd.DataFrame({"a": ["b"], "n": [1], "c": ["d"]}), "a", "n", "c", "title")
     assert isinstance(drawn, go.Figure) and drawn.layout.template.layout.paper_bgcolor == "rgba(0, 0, 0, 0)"
+
+
+def test_label_when_a_ranker_looks_after_the_last_item() -> None:
+    assert looks.label("itemknn_after") == "ItemKNN after the last" and looks.label("itemknn") == "ItemKNN"
+    assert looks.label("soon_after") == "soon_after"
