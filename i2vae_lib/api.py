@@ -31,7 +31,7 @@ from i2vae_lib.features import write_vectors
 from i2vae_lib.model.i2vae import ROLES
 from i2vae_lib.params import ParameterError, Parameters, load
 from i2vae_lib.recommenders import SYSTEMS, I2VAERecommender
-from i2vae_lib.recommenders.contract import ROWS_AT_ONCE, best_items
+from i2vae_lib.recommenders.contract import ROWS_AT_ONCE, best_items, check_count
 from i2vae_lib.runs import LayoutError, Run, checked, new_folder, read_record
 from i2vae_lib.shared import ranked, stamped
 
@@ -139,6 +139,11 @@ class I2VAE:
         DataError, ParameterError
             The message says what is wrong, where, and what would be right.
         """
+        columns = _columns_given(user, item, time)
+        if overrides is not None and not isinstance(overrides, Mapping):
+            raise ParameterError(f"overrides is {overrides!r}: expected dotted keys with their values")
+        if not isinstance(logs, Mapping | str | Path):
+            raise DataError(f"logs is a {type(logs).__name__}: give two DataFrames or paths by their domains' names")
         home = None if out else tempfile.TemporaryDirectory(prefix="i2vae-", ignore_cleanup_errors=True)
         folder = Path(out or (home.name if home else ""))
         chosen = dict(overrides or {}) | {"system": system}
@@ -150,8 +155,8 @@ class I2VAE:
         types: dict[str, str] = {}
         names: dict[str, str] = {}
         if isinstance(logs, Mapping):
-            names = dict(zip(DOMAINS, map(str, logs), strict=False))
-            columns: Names = {"user": user, "item": item, "timestamp": time}
+            logs = {str(name): log for name, log in logs.items()}
+            names = dict(zip(DOMAINS, logs, strict=False))
             logs, types = write_pair(logs, folder / "logs", columns, min_events, same_items)
         p = load(preset, chosen, data=str(logs), protocol=protocol, seed=seed, epochs=epochs)
         with by_name(folder / "logs", names):
@@ -195,6 +200,7 @@ class I2VAE:
             ``histories=False`` for a system that keeps user vectors.
         """
         folder = Path(folder)
+        export.check_outside(self.folder, folder)
         left = shutil.ignore_patterns(*_NO_NEED, *(() if histories else _OF_PEOPLE))
         with new_folder(folder) as part:
             shutil.copytree(self.folder, part, ignore=left, dirs_exist_ok=True)
@@ -254,8 +260,7 @@ class I2VAE:
             return Asked(took, np.arange(len(took["x"])), None, dropped)
         if users is None or histories is not None:
             raise ParameterError("give either users or histories")
-        if isinstance(users, str) or not hasattr(users, "__len__"):
-            raise DataError(f"users is {users!r}: expected a list of ids")
+        _check_ids("users", users)
         names = [str(user) for user in users]
         at = pd.Index(self.people.users, dtype=object).get_indexer(pd.Index(names, dtype=object))
         strangers = [names[i] for i in np.flatnonzero(at < 0)]
@@ -276,6 +281,9 @@ class I2VAE:
 
     def among(self, d: str, exclude: Sequence[Any] = (), only: Sequence[Any] | None = None) -> Array:
         """The numbers of the items that may be recommended."""
+        _check_ids("exclude", exclude)
+        if only is not None:
+            _check_ids("only", only)
         allowed = np.arange(1, self.catalogue.size(d) + 1) if only is None else self.catalogue.encode(d, list(only))
         return np.setdiff1d(allowed, self.catalogue.encode(d, list(exclude)))
 
@@ -324,6 +332,7 @@ class I2VAE:
             ``domain``, ``item``, ``difference``: the score minus the score without that event, largest first;
             ``attrs["score"]`` is the score.
         """
+        check_count("most", most)
         d, asked = self.catalogue.key(domain), self.asked([user], None)
         number = self.catalogue.encode(d, [item])
         lengths = {e: len(history.values) for e, history in asked.took.items()}
@@ -372,6 +381,7 @@ class I2VAE:
 
     def similar_items(self, domain: str, item: Any, k: int = 10) -> pd.DataFrame:
         """The items of a domain with vectors nearest to an item's, by cosine: ``item``, ``score``, ``rank``."""
+        check_count("k", k)
         d = self.catalogue.key(domain)
         vectors = self.item_vectors(d).to_numpy()
         at = self.catalogue.encode(d, [item])[0] - 1
@@ -509,3 +519,21 @@ class I2VAE:
         self._test()
         stages.evaluate(self.run, self.dataset)
         return Page(write_report(self.folder))
+
+
+def _check_ids(name: str, ids: Any) -> None:
+    """Refuse what is no list of ids: a string would be taken apart into characters, a DataFrame into its columns."""
+    if isinstance(ids, str | bytes | pd.DataFrame) or not hasattr(ids, "__len__"):
+        shown = f"a {type(ids).__name__}" if isinstance(ids, pd.DataFrame) else repr(ids)
+        raise DataError(f"{name} is {shown}: expected a list of ids")
+
+
+def _columns_given(user: Any, item: Any, time: Any) -> Names:
+    """Names of columns as text; they may be numbers, as of files without a header."""
+    columns: dict[str, str | Literal[False] | None] = {}
+    for role, name in (("user", user), ("item", item), ("timestamp", time)):
+        if isinstance(name, bool) and not (role == "timestamp" and name is False):
+            wanted = "the name of a column, or False where there are no times" if role == "timestamp" else "a column"
+            raise DataError(f"{'time' if role == 'timestamp' else role} is {name}: expected {wanted}")
+        columns[role] = name if name is None or name is False else str(name)
+    return columns

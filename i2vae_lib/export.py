@@ -68,6 +68,7 @@ def export_run(run: Path | str, out: Path | str, with_users: bool = False, licen
         The model needs its training users (one that keeps their vectors under ``temporal``).
     """
     run, out = Path(run), Path(out)
+    check_outside(run, out)
     record = read_record(run)
     if not (run / "metrics.json").is_file():
         raise LayoutError(f"{run} has no metrics yet (no metrics.json): evaluate it first")
@@ -83,6 +84,17 @@ def export_run(run: Path | str, out: Path | str, with_users: bool = False, licen
         card = model_card(record, table, with_users, licence)
         write_atomically(part / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
     return out
+
+
+def check_outside(run: Path, out: Path) -> None:
+    """Refuse to write into the run itself.
+
+    Raises
+    ------
+    LayoutError
+    """
+    if out.resolve().is_relative_to(run.resolve()):
+        raise LayoutError(f"{out} lies inside the run {run}: choose a folder outside it")
 
 
 def forget_users(folder: Path) -> None:

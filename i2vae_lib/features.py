@@ -89,6 +89,11 @@ def given_vectors(path: Path | str, catalogue: Catalogue, d: int) -> Array:
 
 def write_vectors(vectors: Mapping[str, pd.DataFrame], path: Path) -> None:
     """Write what :func:`given_vectors` reads: domain -> DataFrame, items as index, one column per dimension."""
+    for name, own in vectors.items():
+        if not isinstance(own, pd.DataFrame) or not all(map(pd.api.types.is_numeric_dtype, own.dtypes)):
+            raise DataError(f"item_vectors of {name}: expected a DataFrame of numbers, items as index")
+        if (twice := own.index[own.index.duplicated()]).size:
+            raise DataError(f"item_vectors of {name}: item {twice[0]} stands twice; one vector per item")
     tables = [
         pd.DataFrame({"domain": name, "item": own.index.astype(str), "vector": list(own.to_numpy(dtype=np.float64))})
         for name, own in vectors.items()

@@ -40,12 +40,13 @@ _LEAST_SHARE = 0.05
 _FIRST = ["i2vae", *(name for name, one in REGISTRY.items() if one.family in ("reference", "ceiling"))]
 _SYSTEMS = {name: place for place, name in enumerate(dict.fromkeys([*_FIRST, *REGISTRY]))}
 _TITLES = {one.title: name for name, one in REGISTRY.items()}
+_AFTER = "_after"  # ends the name of a ranker that ranks only what comes after the history's last item
 _LATENT = re.compile(r"(?:kl/|active/)?(t_|a_)?([xy])")
 
 
 def label(name: str) -> str:
     """What figures call a system: its title. Any other name stays as it is."""
-    plain = str(name).removesuffix("_after")  # a ranker among the items after the history's last
+    plain = str(name).removesuffix(_AFTER)
     if plain not in REGISTRY:
         return str(name)
     return REGISTRY[plain].title + (" after the last" if plain != name else "")
@@ -65,7 +66,9 @@ def look(name: str, place: int) -> dict[str, Any]:
     if latent := _LATENT.fullmatch(name):
         place = ("", "t_", "a_").index(latent[1] or "")
         return {**_nth(place), "dash": "solid" if latent[2] == "x" else "dash"}
-    return _nth(_SYSTEMS.get(_TITLES.get(name, name), place))
+    plain = name.removesuffix(_AFTER)
+    own = _nth(_SYSTEMS.get(_TITLES.get(plain, plain), place))
+    return own if plain == name else {**own, "symbol": f"{own['symbol']}-open", "dash": "dot"}
 
 
 def _nth(place: int) -> dict[str, Any]:

@@ -72,8 +72,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         part.touch(exist_ok=False)
         mode = part.stat().st_mode  # as the user's umask has it; a library may write the file with other rights
         write(part)
-        if part.stat().st_nlink == 1:
-            part.chmod(mode)
+        part.chmod(mode)
         with part.open("rb+") as stream:
             os.fsync(stream.fileno())
         os.replace(part, path)
@@ -177,18 +176,6 @@ def _sha256_once(path: Path) -> str:
     """:func:`sha256_of`, computed once per process while the file stays as it is."""
     state = path.stat()
     return _sha256_of_state(path.absolute(), state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
-
-
-def link_or_copy(source: Path, part: Path) -> None:
-    """Give a file a second name by a hard link, or copy it where the file system has none. Replaces ``part``.
-
-    For files that are only ever replaced, never changed in place (:func:`write_atomically`).
-    """
-    part.unlink(missing_ok=True)
-    try:
-        os.link(source, part)
-    except OSError:
-        shutil.copyfile(source, part)
 
 
 def cache_folder() -> Path:
@@ -493,9 +480,9 @@ def read_record(folder: Path | str) -> dict[str, Any]:
     remedy = "put the run's own back, or delete the folder and run it anew"
     if not isinstance(record, dict):
         raise LayoutError(f"{path}: expected an object, found {type(record).__name__}: {remedy}")
-    for key, kind in {"parameters": dict, "stages": dict, "sha256": dict}.items():
-        if record.get("layout") == RUN_LAYOUT and not isinstance(record.get(key, kind()), kind):
-            raise LayoutError(f"{path}: '{key}' is no object: {remedy}")
+    for key in ("parameters", "stages", "sha256", "names", "id_types") if record.get("layout") == RUN_LAYOUT else ():
+        if not isinstance(record.get(key, None if key == "parameters" else {}), dict):
+            raise LayoutError(f"{path}: '{key}' is {'no object' if key in record else 'missing'}: {remedy}")
     check_layout(f"{folder} has run", record.get("layout"), RUN_LAYOUT, "run it anew")
     return record
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -23,7 +24,7 @@ from i2vae_lib.data.rows import DOMAINS, KINDS, SPLITS
 from i2vae_lib.params import ParameterError, Parameters
 from i2vae_lib.places import suggestion
 from i2vae_lib.recommenders import REGISTRY, SYSTEMS
-from i2vae_lib.runs import LayoutError, Run, as_json, checked, link_or_copy, read_json, read_record, reading
+from i2vae_lib.runs import LayoutError, Run, as_json, checked, read_json, read_record, reading
 from i2vae_lib.shared import ranked, recalled, reference_ranks, stamped
 from i2vae_lib.training import Callbacks, choose_device, history_of
 
@@ -175,7 +176,7 @@ def recall(run: Run, dataset: CrossDomainDataset | None = None) -> psg.Generator
         table, audited = recalled(dataset, generator)
         run.note(audit=audited)
         audit.refuse_leaks(pd.DataFrame(audited), dataset.protocol)
-        run.leave(path.name, lambda part: link_or_copy(table, part))
+        run.leave(path.name, lambda part: shutil.copyfile(table, part))
     return generator
 
 

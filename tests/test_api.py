@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from i2vae_lib import I2VAE, cli, sample_logs
+from i2vae_lib import I2VAE, cli, export, sample_logs
 from i2vae_lib.api import typed
 from i2vae_lib.data.dataset import CrossDomainDataset
 from i2vae_lib.data.frames import write_pair
@@ -679,3 +679,62 @@ def test_fit_when_item_vectors_are_given(logs: dict[str, pd.DataFrame]) -> None:
     assert len(kit.recommend(users=[int(logs["books"]["user"].iloc[0])], domain="films", k=3)) == 3
     with pytest.raises(DataError, match="unknown domain 'music'"):
         I2VAE.fit(logs, item_vectors={"music": vectors}, **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda kit, user: kit.recommend(users=[user], domain="films", exclude="35"),
+            "exclude is '35': ",
+        ),
+        (lambda kit, user: kit.recommend(users=[user], domain="films", only="35"), "only is '35': .* a list of ids"),
+        (lambda kit, user: kit.recommend(users=[user], domain="films", exclude=3), "exclude is 3: .* a list of ids"),
+        (lambda kit, user: kit.recommend(users=[user], domain="films", k=2.0), "k is 2.0: expected a whole number"),
+        (lambda kit, user: kit.recommend(users=[user], domain="films", k=True), "k is True: expected a whole number"),
+        (lambda kit, user: kit.recommend(users=pd.DataFrame({"a": [user]}), domain="films"), "users is a DataFrame"),
+        (lambda kit, user: kit.similar_items("films", kit.item_vectors("films").index[0], k=-3), "k is -3; ask for at"),
+        (lambda kit, user: kit.explain(user, "films", kit.item_vectors("films").index[0], most=-1), "most is -1; ask"),
+    ],
+)
+def test_question_when_it_would_be_read_as_another_is_refused(
+    call: Callable[[I2VAE, Any], Any], message: str, kit: I2VAE
+) -> None:
+    with pytest.raises(DataError, match=message):
+        call(kit, kit.people.users[0])
+
+
+@pytest.mark.parametrize(
+    ("logs", "words", "message"),
+    [
+        (small_logs, {"time": True}, "time is True: expected the name of a column, or False"),
+        (small_logs, {"user": False}, "user is False: expected a column"),
+        (
+            lambda: list(small_logs().values()),
+            {},
+            "logs is a list: give two DataFrames",
+        ),
+        (small_logs, {"overrides": ["model.d"]}, r"overrides is \['model.d'\]"),
+        (small_logs, {"item_vectors": {"books": pd.DataFrame([[1.0], [2.0]], index=[1, 1])}}, "item 1 stands twice"),
+        (small_logs, {"item_vectors": {"books": pd.DataFrame([["a"]])}}, "expected a DataFrame of numbers"),
+    ],
+)
+def test_fit_when_a_word_has_another_type(logs: Callable[[], Any], words: dict[str, Any], message: str) -> None:
+    with pytest.raises((DataError, ParameterError), match=message):
+        I2VAE.fit(logs(), **words)
+
+
+def test_columns_when_they_are_numbered(tmp_path: Path) -> None:
+    plain = {1: small_logs()["books"], 2: small_logs()["films"]}
+    roles = list(next(iter(plain.values())).columns)
+    bare = {name: frame.set_axis(range(len(roles)), axis=1) for name, frame in plain.items()}
+    numbers = {role: roles.index(role) for role in ("user", "item", "time")}
+    with pytest.raises(ParameterError, match="unknown preset"):  # after the logs were read
+        I2VAE.fit(bare, **numbers, preset="nowhere")
+
+
+def test_model_is_not_written_into_its_own_run(kit: I2VAE) -> None:
+    with pytest.raises(LayoutError, match="choose a folder outside it"):
+        kit.save(kit.folder / "model" / "mine")
+    with pytest.raises(LayoutError, match="lies inside the run"):
+        export.export_run(kit.folder, kit.folder / "model" / "mine")

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -361,3 +362,19 @@ def test_runs_folder_when_there_is_no_checkout_is_the_working_directorys(monkeyp
     monkeypatch.delenv("I2VAE_RUNS_DIR", raising=False)
     monkeypatch.chdir(tmp_path)
     assert runs_folder() == Path("runs")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"parameters": None}, "'parameters' is missing"),
+        ({"names": 5}, "'names' is no object"),
+        ({"id_types": "str"}, "'id_types' is no object"),
+    ],
+)
+def test_record_when_a_part_has_another_type(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
+    content = {"layout": runs.RUN_LAYOUT, "parameters": {}, "stages": {}, "sha256": {}} | changed
+    record = {key: one for key, one in content.items() if one is not None}
+    (tmp_path / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(LayoutError, match=f"run.json: {message}: put the run's own back"):
+        read_record(tmp_path)

@@ -117,6 +117,19 @@ class Recommender(ABC):
     def load(cls, folder: Path) -> Self: ...
 
 
+def check_count(name: str, value: Any) -> None:
+    """Refuse what is no whole number of at least 1.
+
+    Raises
+    ------
+    DataError
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise DataError(f"{name} is {value!r}: expected a whole number")
+    if value < 1:
+        raise DataError(f"{name} is {value}; ask for at least 1 item")
+
+
 def best_items(
     recommender: Recommender, rows: Rows, domain: str, k: int, among: Array | None = None
 ) -> Iterator[tuple[Array, Array]]:
@@ -138,8 +151,7 @@ def best_items(
     DataError
         k below 1, or nothing to choose from.
     """
-    if k < 1:
-        raise DataError(f"k is {k}; ask for at least 1 item")
+    check_count("k", k)
     size = recommender.catalogue.size(domain)
     columns = np.arange(1, size + 1) if among is None else np.unique(among)
     if not len(columns):
