@@ -9,10 +9,10 @@ import tomllib
 
 import pytest
 
-from tests.helpers.worlds import ROOT
+from tests.helpers.worlds import LONG, ROOT
 from tools.check_wheel import lowest, pinned
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3 * LONG)]
 
 
 def test_wheel_when_it_is_all_there_is() -> None:
