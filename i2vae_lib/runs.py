@@ -460,6 +460,37 @@ def stamp(record: Mapping[str, Any]) -> str:
     return ""
 
 
+_KINDS: dict[str, tuple[type, type | tuple[type, ...]]] = {  # of entries of ``run.json``, and of what they hold
+    "parameters": (dict, object),
+    "environment": (dict, object),
+    "stages": (dict, dict),
+    "sha256": (dict, str),
+    "names": (dict, str),
+    "id_types": (dict, str),
+    "rows": (dict, int),
+    "removed": (dict, (int, float)),
+    "L80": (dict, dict),
+    "references": (dict, dict),
+    "filters": (list, dict),
+    "audit": (list, dict),
+    "notes": (list, str),
+}
+
+
+class _Record(dict[str, Any]):
+    """``run.json``; an entry that is not there is a fault of the file, and is called one."""
+
+    def __init__(self, content: Mapping[str, Any], path: Path):
+        super().__init__(content)
+        self.path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise LayoutError(
+            f"{self.path}: '{key}' is missing: let the run end, put the run's own back, or delete the folder and run "
+            f"it anew"
+        )
+
+
 def read_record(folder: Path | str) -> dict[str, Any]:
     """``run.json`` of a run directory.
 
@@ -480,11 +511,16 @@ def read_record(folder: Path | str) -> dict[str, Any]:
     remedy = "put the run's own back, or delete the folder and run it anew"
     if not isinstance(record, dict):
         raise LayoutError(f"{path}: expected an object, found {type(record).__name__}: {remedy}")
-    for key in ("parameters", "stages", "sha256", "names", "id_types") if record.get("layout") == RUN_LAYOUT else ():
-        if not isinstance(record.get(key, None if key == "parameters" else {}), dict):
-            raise LayoutError(f"{path}: '{key}' is {'no object' if key in record else 'missing'}: {remedy}")
     check_layout(f"{folder} has run", record.get("layout"), RUN_LAYOUT, "run it anew")
-    return record
+    if "parameters" not in record:
+        raise LayoutError(f"{path}: 'parameters' is missing: {remedy}")
+    for key, (kind, inner) in _KINDS.items():
+        found = record.get(key, kind())
+        if not isinstance(found, kind):
+            raise LayoutError(f"{path}: '{key}' is {'no object' if kind is dict else 'no list'}: {remedy}")
+        if not all(isinstance(one, inner) for one in (found.values() if isinstance(found, dict) else found)):
+            raise LayoutError(f"{path}: '{key}' holds something of another type: {remedy}")
+    return _Record(record, path)
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

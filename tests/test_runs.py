@@ -370,6 +370,10 @@ def test_runs_folder_when_there_is_no_checkout_is_the_working_directorys(monkeyp
         ({"parameters": None}, "'parameters' is missing"),
         ({"names": 5}, "'names' is no object"),
         ({"id_types": "str"}, "'id_types' is no object"),
+        ({"audit": 5}, "'audit' is no list"),
+        ({"audit": [5]}, "'audit' holds something of another type"),
+        ({"stages": {"train": 5}}, "'stages' holds something of another type"),
+        ({"sha256": {"ranks.parquet": 5}}, "'sha256' holds something of another type"),
     ],
 )
 def test_record_when_a_part_has_another_type(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -378,3 +382,12 @@ def test_record_when_a_part_has_another_type(changed: dict[str, Any], message: s
     (tmp_path / "run.json").write_text(json.dumps(record), encoding="utf-8")
     with pytest.raises(LayoutError, match=f"run.json: {message}: put the run's own back"):
         read_record(tmp_path)
+
+
+def test_record_when_a_part_is_missing_says_so_where_it_is_read(tmp_path: Path) -> None:
+    content = {"layout": runs.RUN_LAYOUT, "parameters": {}, "stages": {}}
+    (tmp_path / "run.json").write_text(json.dumps(content), encoding="utf-8")
+    record = read_record(tmp_path)
+    assert record == content and record.get("audit") is None
+    with pytest.raises(LayoutError, match=r"run\.json: 'audit' is missing: let the run end, put the run's own back"):
+        _ = record["audit"]
