@@ -516,7 +516,7 @@ def read_record(folder: Path | str) -> dict[str, Any]:
         raise LayoutError(f"{path}: 'parameters' is missing: {remedy}")
     for key, (kind, inner) in _KINDS.items():
         found: Any = record.get(key, kind())
-        if not isinstance(found, kind):
+        if not issubclass(type(found), kind):
             raise LayoutError(f"{path}: '{key}' is {'no object' if kind is dict else 'no list'}: {remedy}")
         if not all(isinstance(one, inner) for one in (found.values() if isinstance(found, dict) else found)):
             raise LayoutError(f"{path}: '{key}' holds something of another type: {remedy}")
