@@ -340,7 +340,7 @@ def _notes(table: Table, style: str) -> Iterator[str]:
     if table.about:
         placed, by_rule = text.LEGEND[style]
         yield (
-            f"{placed} of a column (those that read the planted truth left out); {by_rule}: every rank is "
+            f"{placed} of a column (those that read the synthetic truth left out); {by_rule}: every rank is "
             f"popularity's, by rule."
         )
         if table.cells["paper_mean"].notna().any():
