@@ -68,8 +68,8 @@ def export_run(run: Path | str, out: Path | str, with_users: bool = False, licen
         The model needs its training users (one that keeps their vectors under ``temporal``).
     """
     run, out = Path(run), Path(out)
-    check_outside(run, out)
     record = read_record(run)
+    check_outside(run, out)
     if not (run / "metrics.json").is_file():
         raise LayoutError(f"{run} has no metrics yet (no metrics.json): evaluate it first")
     with new_folder(out) as part:

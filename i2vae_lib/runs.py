@@ -512,8 +512,6 @@ def read_record(folder: Path | str) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise LayoutError(f"{path}: expected an object, found {type(record).__name__}: {remedy}")
     check_layout(f"{folder} has run", record.get("layout"), RUN_LAYOUT, "run it anew")
-    if "parameters" not in record:
-        raise LayoutError(f"{path}: 'parameters' is missing: {remedy}")
     for key, (kind, inner) in _KINDS.items():
         found: Any = record.get(key, kind())
         if not issubclass(type(found), kind):

@@ -367,7 +367,7 @@ def test_runs_folder_when_there_is_no_checkout_is_the_working_directorys(monkeyp
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"parameters": None}, "'parameters' is missing"),
+        ({"parameters": []}, "'parameters' is no object"),
         ({"names": 5}, "'names' is no object"),
         ({"id_types": "str"}, "'id_types' is no object"),
         ({"audit": 5}, "'audit' is no list"),
@@ -377,17 +377,17 @@ def test_runs_folder_when_there_is_no_checkout_is_the_working_directorys(monkeyp
     ],
 )
 def test_record_when_a_part_has_another_type(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
-    content = {"layout": runs.RUN_LAYOUT, "parameters": {}, "stages": {}, "sha256": {}} | changed
-    record = {key: one for key, one in content.items() if one is not None}
+    record = {"layout": runs.RUN_LAYOUT, "parameters": {}, "stages": {}, "sha256": {}} | changed
     (tmp_path / "run.json").write_text(json.dumps(record), encoding="utf-8")
     with pytest.raises(LayoutError, match=f"run.json: {message}: put the run's own back"):
         read_record(tmp_path)
 
 
 def test_record_when_a_part_is_missing_says_so_where_it_is_read(tmp_path: Path) -> None:
-    content = {"layout": runs.RUN_LAYOUT, "parameters": {}, "stages": {}}
+    content = {"layout": runs.RUN_LAYOUT, "stages": {}}
     (tmp_path / "run.json").write_text(json.dumps(content), encoding="utf-8")
     record = read_record(tmp_path)
     assert record == content and record.get("audit") is None
-    with pytest.raises(LayoutError, match=r"run\.json: 'audit' is missing: let the run end, put the run's own back"):
-        _ = record["audit"]
+    for entry in ("parameters", "audit"):
+        with pytest.raises(LayoutError, match=rf"run\.json: '{entry}' is missing: let the run end, put the run's own"):
+            _ = record[entry]
