@@ -11,7 +11,8 @@ from typing import Any
 
 import duckdb
 
-from i2vae_lib.data.log_files import JSON_LINES, NOT_UTF8, Source, check_whole, fields_of, text_of
+from i2vae_lib.data.first_bytes import NOT_UTF8
+from i2vae_lib.data.log_files import JSON_LINES, Source, fields_of, text_of
 from i2vae_lib.data.pair_file import Columns
 from i2vae_lib.data.rows import DataError
 
@@ -57,7 +58,7 @@ def reading(db: duckdb.DuckDBPyConnection, source: Source) -> Iterator[None]:
     except duckdb.OutOfMemoryException:
         raise
     except duckdb.Error as error:
-        check_whole(source)
+        source.check_whole()
         raise DataError(f"{source.path}: {_unreadable(source)} ({_first(error)})") from None
     try:
         rejected = db.execute(_REJECTED).fetchall()

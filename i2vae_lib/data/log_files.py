@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import glob
 import gzip
@@ -10,8 +9,6 @@ import io
 import json
 import os
 import re
-import unicodedata
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from i2vae_lib.data.first_bytes import check_whole, first_line, is_parquet
 from i2vae_lib.data.pair_file import COLUMNS_EXAMPLE, FORMATS, HEADERLESS, UNITS, Columns, Format, Side
 from i2vae_lib.data.rows import DataError
 from i2vae_lib.places import suggestion
@@ -38,33 +36,7 @@ _DELIMITERS = (",", "\t", ";", "|", "\x01")
 _BETWEEN_ITEMS = "\x02"  # for lines that are read whole
 JSON_LINES = "JSON lines"  # in place of a delimiter
 _REJECTS = "store_rejects=true, rejects_limit=100"  # lines that cannot be read, for :func:`reading`
-NOT_UTF8 = "not UTF-8 text; convert it, e.g. `iconv -f latin1 -t utf-8`"
 csv.field_size_limit(2**31 - 1)  # a cell may hold a user's whole history
-_DAMAGED_GZIP = "damaged or truncated gzip file; fetch or compress it anew"
-_MAGIC = {  # of the first eight bytes
-    b"PK\x03\x04": "a zip archive or a spreadsheet",
-    b"\x28\xb5\x2f\xfd": "compressed with zstd",
-    b"BZh": "compressed with bzip2",
-    b"\xfd7zXZ": "compressed with xz",
-    b"\x89HDF": "an HDF5 file",
-    b"ARROW1": "an Arrow (Feather) file",
-    b"\x93NUMPY": "a NumPy array",
-    b"SQLite f": "an SQLite database",
-    **{b"\x80" + bytes([version]): "a Python pickle" for version in range(2, 6)},
-    b"\xff\xfe\x00\x00": "text in UTF-32",
-    b"\x00\x00\xfe\xff": "text in UTF-32",
-    b"\xff\xfe": "text in UTF-16",
-    b"\xfe\xff": "text in UTF-16",
-}
-
-
-_NO_LOG = {  # how a first line begins that no conversion makes a log of
-    "version https://git-lfs": "a Git LFS pointer in place of the file: `git lfs pull` fetches it",
-    "<!doctype": "a web page, as failed downloads leave it: fetch the log anew",
-    "<html": "a web page, as failed downloads leave it: fetch the log anew",
-}
-_BLOCK = 1 << 24
-"""Bytes; a line longer than two of these is passed over by DuckDB (2.0) without a word."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +52,11 @@ class Source:
     only: tuple[str, str] | None = None  # (column, value): rows of one domain of a file that has both
     more: tuple[Path, ...] = ()  # C2DSR: further files
     items: Path | None = None  # C2DSR: the domain's items
+
+    def check_whole(self) -> None:
+        """Refuse a text file of which something would be left out (:func:`first_bytes.check_whole`)."""
+        if self.types is None:
+            check_whole(self.path, self.gzipped, any_length=self.delimiter == JSON_LINES)
 
     @property
     def kind(self) -> str:
@@ -209,11 +186,11 @@ def open_log(side: Side, layout: Columns, format: Format | None) -> Source:
         return _open_headerless(path, format)
     if format == "c2dsr":
         for one in (path, *side.more):
-            _first_line(one)
-            check_whole(Source(one, False, "\t", False, (), None))
+            first_line(one)
+            check_whole(one, False, any_length=False)
         return Source(path, False, "\t", False, ("user", "item", "timestamp"), None, more=side.more, items=side.items)
     source = open_table(path, layout.names, header=layout.header)
-    check_whole(source)
+    source.check_whole()
     check_columns(source, layout.names)
     if layout.domain is not None:
         source = replace(source, only=(layout.domain, side.value or side.name))
@@ -237,9 +214,9 @@ def open_table(path: Path, wanted: Sequence[str], *, header: Sequence[str] | Non
         raise DataError(f"{path} is a folder: give one file")
     if not path.is_file():  # <(zcat log.gz) of a shell
         raise DataError(f"{path} is a pipe or a device, and a log is read more than once: write it to a file first")
-    if _is_parquet(path):
+    if is_parquet(path):
         return _open_parquet(path)
-    gzipped, line = _first_line(path)
+    gzipped, line = first_line(path)
     if line.lstrip().startswith("{"):
         return Source(path, gzipped, JSON_LINES, False, _keys(path, line), None)
     split = {delimiter: fields_of(line, delimiter) for delimiter in _delimiters(line)}
@@ -284,11 +261,6 @@ def _keys(path: Path, line: str) -> tuple[str, ...]:
     return tuple(keys)
 
 
-def _is_parquet(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(4) == b"PAR1"
-
-
 def _open_parquet(path: Path) -> Source:
     try:
         schema = pq.read_schema(path)
@@ -301,14 +273,14 @@ def _open_parquet(path: Path) -> Source:
 
 
 def _open_headerless(path: Path, format: Format) -> Source:
-    if _is_parquet(path):
+    if is_parquet(path):
         raise DataError(
             f"{path}: format {format} is CSV without a header, but this is a Parquet file; name its columns instead: "
             f"{COLUMNS_EXAMPLE}"
         )
-    gzipped, line = _first_line(path)
+    gzipped, line = first_line(path)
     source = Source(path, gzipped, ",", False, HEADERLESS[format], None)
-    check_whole(source)
+    source.check_whole()
     fields = fields_of(line, ",")
     other = next((one for one in _delimiters(line) if len(fields_of(line, one)) >= 3), None)
     if len(fields) < 3 and other is not None:
@@ -344,67 +316,6 @@ def text_of(source: Source) -> Iterator[io.TextIOWrapper]:
         io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as stream,
     ):
         yield stream
-
-
-def _first_line(path: Path) -> tuple[bool, str]:
-    """Whether the file is gzipped, and its first line; what is not text stops here."""
-    with path.open("rb") as raw:
-        start = raw.read(8)
-    gzipped = start.startswith(b"\x1f\x8b")
-    for magic, what in _MAGIC.items():
-        if start.startswith(magic):
-            raise DataError(
-                f"{path}: this is {what}; logs are CSV or JSON lines in UTF-8 (plain or .gz) or Parquet: convert it"
-            )
-    try:
-        with gzip.open(path, "rb") if gzipped else path.open("rb") as stream:
-            content = stream.readline(1 << 28)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: {_DAMAGED_GZIP} ({error})") from None
-    if gzipped and content.startswith(b"\x1f\x8b"):
-        raise DataError(f"{path}: compressed twice with gzip: unpack it once")
-    try:
-        line = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"{path}, line 1: {NOT_UTF8}") from None
-    for beginning, what in _NO_LOG.items():
-        if line.lower().startswith(beginning):
-            raise DataError(f"{path}: this is {what}")
-    if line.lstrip().startswith("{") and content.startswith(codecs.BOM_UTF8):
-        raise DataError(f"{path}, line 1: it begins with a byte order mark, which JSON may not have: write it without")
-    if "\r" in line.rstrip("\r\n"):
-        raise DataError(f"{path}: its lines end with a carriage return alone (\\r): convert it, e.g. `tr '\\r' '\\n'`")
-    if not line.strip():
-        raise DataError(f"{path}: the file is empty" if not line else f"{path}, line 1: empty; the header belongs here")
-    if any(unicodedata.category(one) == "Cc" and one not in "\t\r\n\x01" for one in line):
-        raise DataError(
-            f"{path}: neither CSV nor Parquet (line 1 holds control characters); logs are CSV or JSON lines in UTF-8 "
-            f"(plain or .gz) or Parquet: convert it"
-        )
-    if line.lstrip().startswith("["):
-        raise DataError(f"{path}, line 1: this is a JSON list; write one JSON object a line, CSV or Parquet")
-    return gzipped, line.rstrip("\r\n")
-
-
-def check_whole(source: Source) -> None:
-    """Refuse a text file of which DuckDB would leave something out without a word.
-
-    It checks no CRC of a gzip file, and before 2.0 takes a truncated one for a short one: such a file is unpacked to
-    its end. And it passes over lines that are longer than its buffer.
-    """
-    if source.types is not None:
-        return
-    try:
-        with gzip.open(source.path, "rb") if source.gzipped else source.path.open("rb") as stream:
-            while block := stream.read(1 << 16):
-                if source.gzipped or b"\n" not in block:
-                    block += stream.read(_BLOCK - len(block))
-                else:  # as nearly always: the rest of the block need not be read
-                    stream.seek(_BLOCK - len(block), os.SEEK_CUR)
-                if len(block) == _BLOCK and b"\n" not in block and source.delimiter != JSON_LINES:
-                    raise DataError(f"{source.path}: a line of more than {_BLOCK >> 20} MB; is this a log?")
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{source.path}: {_DAMAGED_GZIP} ({error})") from None
 
 
 def is_number(field: str) -> bool:

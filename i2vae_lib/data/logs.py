@@ -21,7 +21,7 @@ import pandas as pd
 from i2vae_lib.data.filters import line_of
 from i2vae_lib.data.log_checks import check_log
 from i2vae_lib.data.log_database import database, first_row, locate, reading, stage_log
-from i2vae_lib.data.log_files import FLOAT_IDS, NUMBER, Source, check_columns, check_whole, open_log, open_table
+from i2vae_lib.data.log_files import FLOAT_IDS, NUMBER, Source, check_columns, open_log, open_table
 from i2vae_lib.data.pair_file import HEADERLESS, UNITS, Columns, PairFile, other_format, read_pair_file
 from i2vae_lib.data.rows import (
     DOMAINS,
@@ -417,7 +417,7 @@ def _titles(db: duckdb.DuckDBPyConnection, d: str, pair: PairFile, ids: Array) -
         return None
     id_names = [pair.layout.item, *_TITLE_ITEMS]
     source = open_table(path, [*id_names, "title"])
-    check_whole(source)
+    source.check_whole()
     name = next((one for one in id_names if one in source.names), pair.layout.item)
     check_columns(source, [name, "title"])
     rows, values = source.rows()

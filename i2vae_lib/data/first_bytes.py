@@ -1,0 +1,101 @@
+"""The first bytes of a log file: what is no log, and damage that would pass without a word."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import os
+import unicodedata
+import zlib
+from pathlib import Path
+
+from i2vae_lib.data.rows import DataError
+
+NOT_UTF8 = "not UTF-8 text; convert it, e.g. `iconv -f latin1 -t utf-8`"
+_DAMAGED_GZIP = "damaged or truncated gzip file; fetch or compress it anew"
+_MAGIC = {  # of the first eight bytes
+    b"PK\x03\x04": "a zip archive or a spreadsheet",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd",
+    b"BZh": "compressed with bzip2",
+    b"\xfd7zXZ": "compressed with xz",
+    b"\x89HDF": "an HDF5 file",
+    b"ARROW1": "an Arrow (Feather) file",
+    b"\x93NUMPY": "a NumPy array",
+    b"SQLite f": "an SQLite database",
+    **{b"\x80" + bytes([version]): "a Python pickle" for version in range(2, 6)},
+    b"\xff\xfe\x00\x00": "text in UTF-32",
+    b"\x00\x00\xfe\xff": "text in UTF-32",
+    b"\xff\xfe": "text in UTF-16",
+    b"\xfe\xff": "text in UTF-16",
+}
+_NO_LOG = {  # how a first line begins that no conversion makes a log of
+    "version https://git-lfs": "a Git LFS pointer in place of the file: `git lfs pull` fetches it",
+    "<!doctype": "a web page, as failed downloads leave it: fetch the log anew",
+    "<html": "a web page, as failed downloads leave it: fetch the log anew",
+}
+_BLOCK = 1 << 24
+"""Bytes; a line longer than two of these is passed over by DuckDB (2.0) without a word."""
+
+
+def is_parquet(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(4) == b"PAR1"
+
+
+def first_line(path: Path) -> tuple[bool, str]:
+    """Whether the file is gzipped, and its first line; what is not text stops here."""
+    with path.open("rb") as raw:
+        start = raw.read(8)
+    gzipped = start.startswith(b"\x1f\x8b")
+    for magic, what in _MAGIC.items():
+        if start.startswith(magic):
+            raise DataError(
+                f"{path}: this is {what}; logs are CSV or JSON lines in UTF-8 (plain or .gz) or Parquet: convert it"
+            )
+    try:
+        with gzip.open(path, "rb") if gzipped else path.open("rb") as stream:
+            content = stream.readline(1 << 28)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: {_DAMAGED_GZIP} ({error})") from None
+    if gzipped and content.startswith(b"\x1f\x8b"):
+        raise DataError(f"{path}: compressed twice with gzip: unpack it once")
+    try:
+        line = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{path}, line 1: {NOT_UTF8}") from None
+    for beginning, what in _NO_LOG.items():
+        if line.lower().startswith(beginning):
+            raise DataError(f"{path}: this is {what}")
+    if line.lstrip().startswith("{") and content.startswith(codecs.BOM_UTF8):
+        raise DataError(f"{path}, line 1: it begins with a byte order mark, which JSON may not have: write it without")
+    if "\r" in line.rstrip("\r\n"):
+        raise DataError(f"{path}: its lines end with a carriage return alone (\\r): convert it, e.g. `tr '\\r' '\\n'`")
+    if not line.strip():
+        raise DataError(f"{path}: the file is empty" if not line else f"{path}, line 1: empty; the header belongs here")
+    if any(unicodedata.category(one) == "Cc" and one not in "\t\r\n\x01" for one in line):
+        raise DataError(
+            f"{path}: neither CSV nor Parquet (line 1 holds control characters); logs are CSV or JSON lines in UTF-8 "
+            f"(plain or .gz) or Parquet: convert it"
+        )
+    if line.lstrip().startswith("["):
+        raise DataError(f"{path}, line 1: this is a JSON list; write one JSON object a line, CSV or Parquet")
+    return gzipped, line.rstrip("\r\n")
+
+
+def check_whole(path: Path, gzipped: bool, *, any_length: bool) -> None:
+    """Refuse a text file of which DuckDB would leave something out without a word.
+
+    It checks no CRC of a gzip file, and before 2.0 takes a truncated one for a short one: such a file is unpacked to
+    its end. And it passes over lines that are longer than its buffer.
+    """
+    try:
+        with gzip.open(path, "rb") if gzipped else path.open("rb") as stream:
+            while block := stream.read(1 << 16):
+                if gzipped or b"\n" not in block:
+                    block += stream.read(_BLOCK - len(block))
+                else:  # as nearly always: the rest of the block need not be read
+                    stream.seek(_BLOCK - len(block), os.SEEK_CUR)
+                if len(block) == _BLOCK and b"\n" not in block and not any_length:
+                    raise DataError(f"{path}: a line of more than {_BLOCK >> 20} MB; is this a log?")
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: {_DAMAGED_GZIP} ({error})") from None
