@@ -9,6 +9,7 @@ Ids go in and come out as they are in the data: integers as integers. A domain g
 from __future__ import annotations
 
 import html
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +33,7 @@ from i2vae_lib.model.i2vae import ROLES
 from i2vae_lib.params import ParameterError, Parameters, load
 from i2vae_lib.recommenders import SYSTEMS, I2VAERecommender
 from i2vae_lib.recommenders.contract import ROWS_AT_ONCE, best_items, check_count
-from i2vae_lib.runs import LayoutError, Run, checked, new_folder, read_record
+from i2vae_lib.runs import LayoutError, Run, check_outside_runs, checked, new_folder, read_record
 from i2vae_lib.shared import ranked, stamped
 
 Histories = Mapping[str, Sequence[Sequence[Any]]]
@@ -144,6 +145,8 @@ class I2VAE:
             raise ParameterError(f"overrides is {overrides!r}: expected dotted keys with their values")
         if not isinstance(logs, Mapping | str | Path):
             raise DataError(f"logs is a {type(logs).__name__}: give two DataFrames or paths by their domains' names")
+        if out is not None:
+            out = _folder(out)
         home = None if out else tempfile.TemporaryDirectory(prefix="i2vae-", ignore_cleanup_errors=True)
         folder = Path(out or (home.name if home else ""))
         chosen = dict(overrides or {}) | {"system": system}
@@ -174,7 +177,7 @@ class I2VAE:
         LayoutError
             There is no run or no model, or another version of the kit made it.
         """
-        record = read_record(folder)
+        record = read_record(_folder(folder))
         try:
             parameters = Parameters.model_validate(record["parameters"])
         except ValidationError as error:
@@ -199,8 +202,8 @@ class I2VAE:
         ParameterError
             ``histories=False`` for a system that keeps user vectors.
         """
-        folder = Path(folder)
-        export.check_outside(self.folder, folder)
+        folder = _folder(folder)
+        check_outside_runs(folder)
         left = shutil.ignore_patterns(*_NO_NEED, *(() if histories else _OF_PEOPLE))
         with new_folder(folder) as part:
             shutil.copytree(self.folder, part, ignore=left, dirs_exist_ok=True)
@@ -484,17 +487,13 @@ class I2VAE:
             No test rows were kept (``protocol=None``), or a candidate has no score.
         """
         rows = self._test()
+        measures = _measures(metric)
         table = stages.evaluate(self.run, self.dataset)
         if scores is not None:
             given = evaluation.GivenScores("given", rows, scores)
             table = pd.concat(
                 [ranked([given], self.dataset, self.run.parameters, full=False), table], ignore_index=True
             )
-        measures: dict[str, evaluation.Measure] | None = None
-        if isinstance(metric, str):
-            measures = {metric: evaluation.measure(metric)}
-        elif metric is not None:
-            measures = {getattr(metric, "__name__", "metric"): metric}
         tidy = evaluation.tidy(evaluation.metrics(table, measures), self.domains)
         return stamped(tidy, self.dataset)
 
@@ -519,6 +518,24 @@ class I2VAE:
         self._test()
         stages.evaluate(self.run, self.dataset)
         return Page(write_report(self.folder))
+
+
+def _measures(metric: Any) -> dict[str, evaluation.Measure] | None:
+    """A metric by its name; None: the default ones."""
+    if metric is None:
+        return None
+    if isinstance(metric, str):
+        return {metric: evaluation.measure(metric)}
+    if not callable(metric):
+        raise ParameterError(f"metric is {metric!r}: expected a name such as 'NDCG@10', or a function")
+    return {getattr(metric, "__name__", "metric"): metric}
+
+
+def _folder(folder: Any) -> Path:
+    """A folder's path; what is no path is refused."""
+    if not isinstance(folder, str | os.PathLike) or folder == "":
+        raise LayoutError(f"folder is {folder!r}: expected the path of a run directory")
+    return Path(folder)
 
 
 def _check_ids(name: str, ids: Any) -> None:

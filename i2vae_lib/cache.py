@@ -91,7 +91,7 @@ def clear(downloads: Collection[str] = (), cache: Path | str | None = None) -> l
     """
     before = contents(downloads, cache)
     for _, path in list(_entries(downloads, cache)):
-        if path.is_file():
+        if path.is_file() or path.is_symlink():  # what a link leads to is not the cache's
             path.unlink()
             continue
         with FileLock(path / _LOCK):

@@ -152,7 +152,10 @@ def result_of(here: Run, ranks: pd.DataFrame) -> str:
 
 def recommend(given: argparse.Namespace) -> int:
     from i2vae_lib.api import I2VAE
+    from i2vae_lib.runs import check_outside_runs
 
+    if given.out is not None:
+        check_outside_runs(given.out)
     kit = I2VAE.load(given.run)
     asked, d = _asked(kit, given), kit.catalogue.key(given.domain)
     if asked.dropped:
@@ -209,7 +212,7 @@ def _users_of_file(path: Path) -> list[Any]:
     try:
         if path.suffix == ".parquet":
             return list(pq.read_table(path, columns=["user"])["user"].to_pylist())
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line]
+        return [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line]  # no other line end splits
     except (pa.ArrowException, KeyError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: expected an id a line, or Parquet with a column user: {error}") from None
 
@@ -395,6 +398,8 @@ def copy_notebooks(given: argparse.Namespace) -> int:
 
     from i2vae_lib.places import notebooks_folder
 
+    if given.folder.exists() and not given.folder.is_dir():
+        raise NotADirectoryError(f"{given.folder} is a file: name a folder for the notebooks")
     source = notebooks_folder()
     found = sorted(path.relative_to(source) for path in source.rglob("[!.]*") if path.is_file())
     found = [path for path in found if not any(part.startswith(".") for part in path.parts)]

@@ -325,8 +325,17 @@ class GivenScores:
 
     def __init__(self, name: str, rows: Rows, table: pd.DataFrame):
         self.name = name
+        if not isinstance(table, pd.DataFrame):
+            raise DataError(f"scores is a {type(table).__name__}: expected a DataFrame with row, item and score")
         if missing := [column for column in ("row", "item", "score") if column not in table]:
             raise DataError(f"scores: no column '{missing[0]}'; expected row, item and score")
+        if table.columns.has_duplicates:
+            raise DataError(
+                f"scores: two columns are named {table.columns[table.columns.duplicated()][0]!r}; rename one"
+            )
+        for column, kinds in (("row", "iu"), ("score", "iuf")):
+            if table[column].dtype.kind not in kinds:
+                raise DataError(f"scores: column '{column}' holds {table[column].dtype}, and should hold numbers")
         domain_of = dict(zip(rows.source.tolist(), rows.domain.tolist(), strict=True))
         domain = table["row"].map(domain_of).fillna(-1).to_numpy()
         table = table[domain >= 0]
@@ -465,9 +474,12 @@ def metrics(table: pd.DataFrame, measures: Mapping[str, Measure] | None = None) 
 
 
 def _mean_of(metric: str, values: Array, rows: int) -> float:
-    if np.shape(values) != (rows,):
-        raise ParameterError(f"metric '{metric}' gave {np.shape(values)} for {rows} rows: expected a value for each")
-    return float(np.mean(values))
+    found = np.asarray(values)
+    if found.shape != (rows,):
+        raise ParameterError(f"metric '{metric}' gave {found.shape} for {rows} rows: expected a value for each")
+    if found.dtype.kind not in "buif":
+        raise ParameterError(f"metric '{metric}' gave {found.flat[0]!r} for a row: expected numbers")
+    return float(np.mean(found))
 
 
 def tidy(summary: Mapping[str, Any], names: Mapping[str, str] | None = None) -> pd.DataFrame:

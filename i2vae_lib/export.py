@@ -32,6 +32,7 @@ from i2vae_lib.results.reading import METRICS, open_runs
 from i2vae_lib.results.text import Captioned, as_csv, document, lines, with_interval
 from i2vae_lib.runs import (
     LayoutError,
+    check_outside_runs,
     checked,
     environment,
     new_folder,
@@ -69,7 +70,7 @@ def export_run(run: Path | str, out: Path | str, with_users: bool = False, licen
     """
     run, out = Path(run), Path(out)
     record = read_record(run)
-    check_outside(run, out)
+    check_outside_runs(out)
     if not (run / "metrics.json").is_file():
         raise LayoutError(f"{run} has no metrics yet (no metrics.json): evaluate it first")
     with new_folder(out) as part:
@@ -84,17 +85,6 @@ def export_run(run: Path | str, out: Path | str, with_users: bool = False, licen
         card = model_card(record, table, with_users, licence)
         write_atomically(part / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
     return out
-
-
-def check_outside(run: Path, out: Path) -> None:
-    """Refuse to write into the run itself.
-
-    Raises
-    ------
-    LayoutError
-    """
-    if out.resolve().is_relative_to(run.resolve()):
-        raise LayoutError(f"{out} lies inside the run {run}: choose a folder outside it")
 
 
 def forget_users(folder: Path) -> None:

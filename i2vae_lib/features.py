@@ -89,6 +89,8 @@ def given_vectors(path: Path | str, catalogue: Catalogue, d: int) -> Array:
 
 def write_vectors(vectors: Mapping[str, pd.DataFrame], path: Path) -> None:
     """Write what :func:`given_vectors` reads: domain -> DataFrame, items as index, one column per dimension."""
+    if not isinstance(vectors, Mapping):
+        raise DataError(f"item_vectors is a {type(vectors).__name__}: expected DataFrames by domain")
     for name, own in vectors.items():
         if not isinstance(own, pd.DataFrame) or not all(map(pd.api.types.is_numeric_dtype, own.dtypes)):
             raise DataError(f"item_vectors of {name}: expected a DataFrame of numbers, items as index")

@@ -180,6 +180,8 @@ def read_preset(preset: str) -> dict[str, Any]:
         Unknown preset (the nearest is suggested), malformed YAML, or top-level names other than
         :data:`PRESET_NAMES`.
     """
+    if not isinstance(preset, str):
+        raise ParameterError(f"preset is {preset!r}: expected a name, or the path of a YAML file as text")
     folder = preset_folder()
     path = Path(preset) if preset.endswith((".yaml", ".yml")) else folder / f"{preset}.yaml"
     if not path.is_file():

@@ -101,6 +101,18 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
+def check_outside_runs(out: Path) -> None:
+    """Refuse to write into a run: its own files tell what it is.
+
+    Raises
+    ------
+    LayoutError
+    """
+    for folder in out.resolve().parents:
+        if (folder / "run.json").is_file():
+            raise LayoutError(f"{out} lies inside the run {folder}: choose a folder outside it")
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill; it becomes ``path`` on success and is removed on failure.
@@ -110,7 +122,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     LayoutError
         ``path`` exists.
     """
-    if path.exists():
+    if os.path.lexists(path):  # a symlink to nothing too
         raise LayoutError(f"{path} exists: choose another folder")
     part = path.with_name(f".{path.name}.part")
     shutil.rmtree(part, ignore_errors=True)

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from i2vae_lib import I2VAE, cli, export, sample_logs
@@ -173,6 +175,9 @@ def test_recommend_when_users_are_in_several_blocks(kit: I2VAE, monkeypatch: pyt
         ({"histories": {"books": [[], []], "films": [[]]}, "domain": "films"}, "2 users in one domain but 1 in y"),
         ({"histories": {"films": ["f1"]}, "domain": "films"}, "history 0 .* of domain y is 'f1': expected a list"),
         ({"histories": {"films": [1]}, "domain": "films"}, "history 0 .* is 1: expected a list"),
+        ({"histories": [[3]], "domain": "films"}, "histories is a list: expected lists of ids by domain"),
+        ({"histories": {"films": 5}, "domain": "films"}, "histories of domain films are 5: expected a list"),
+        ({"histories": {"films": [{"f1", "f2"}]}, "domain": "films"}, "history 0 .*: expected a list"),  # has no order
         ({"users": "12", "domain": "films"}, "users is '12': expected a list"),
         ({"users": [1], "domain": "films", "k": 0}, "k is 0"),
     ],
@@ -505,6 +510,22 @@ BAD: dict[str, tuple[Change, str]] = {
         with_books(item=lambda s: s.where(s.index > 4)),
         "books: column 'item' holds .*integers that became floats",
     ),
+    "floats in one": (with_books(user=lambda s: s * 1.0), "books: column 'user' holds double, not ids; integers that"),
+    "complex ids": (with_books(user=lambda s: s * 1j), "books: column 'user' holds complex; ids are all"),
+    "no Unicode": (
+        with_books(user=lambda s: s.astype(str).astype(object) + "\ud800"),
+        "column 'user' holds .* no Unicode text",
+    ),
+    "complex times": (
+        with_books(time=lambda s: s.astype("int64") * 1j),
+        "books: column 'time' holds complex128; times",
+    ),
+    "truths as times": (with_books(time=lambda s: s.index % 2 == 0), "books: column 'time' holds bool; times are"),
+    "Unix times as text": (
+        with_books(time=lambda s: s.astype("datetime64[s]").astype("int64").astype(str)),
+        r"books, row 1: column 'time' holds '\d+', a number in a column of .*: Unix times are integers",
+    ),
+    "a long name": (lambda logs: {"a" * 300: logs["books"], "b": logs["films"]}, "at most 100 characters"),
     "missing text ids": (
         with_books(user=lambda s: s.astype(str).astype(object).where(s.index != 4, None)),
         "column 'user' holds str in books, int64 in films: the same person needs the same id",
@@ -637,6 +658,9 @@ def test_command_when_histories_are_in_a_bad_file(
         assert f"{path}: column films holds {'large_' * (kind == 'string')}{kind}; expected a list of ids" in said(
             capsys, *words, status=2
         )
+    wide = pa.Table.from_pandas(table)
+    pq.write_table(wide.append_column("films", wide["films"]), path)
+    assert f"{path}: two columns are named films" in said(capsys, *words, status=2)
     path.write_text("no parquet")
     assert "cannot be read as Parquet" in said(capsys, *words, status=2)
 
@@ -717,11 +741,84 @@ def test_question_when_it_would_be_read_as_another_is_refused(
         (small_logs, {"overrides": ["model.d"]}, r"overrides is \['model.d'\]"),
         (small_logs, {"item_vectors": {"books": pd.DataFrame([[1.0], [2.0]], index=[1, 1])}}, "item 1 stands twice"),
         (small_logs, {"item_vectors": {"books": pd.DataFrame([["a"]])}}, "expected a DataFrame of numbers"),
+        (small_logs, {"item_vectors": 5}, "item_vectors is a int: expected DataFrames by domain"),
+        (small_logs, {"preset": 5}, "preset is 5: expected a name"),
     ],
 )
 def test_fit_when_a_word_has_another_type(logs: Callable[[], Any], words: dict[str, Any], message: str) -> None:
     with pytest.raises((DataError, ParameterError), match=message):
         I2VAE.fit(logs(), **words)
+
+
+@pytest.mark.parametrize("unit", ["date", "d", "order", "s"])
+def test_frames_are_not_told_of_pair_files(unit: str, tmp_path: Path) -> None:
+    write: dict[str, Callable[[pd.Series], Any]] = {
+        "date": lambda s: s.dt.strftime("%Y%m%d").astype(int),
+        "d": lambda s: s.astype("datetime64[s]").astype("int64") // 86_400,
+        "order": lambda s: np.arange(len(s)),
+        "s": lambda s: s.astype("datetime64[s]").astype("int64") * np.where(s.index == 3, np.inf, 1),
+    }
+    frames = {name: one.assign(time=write[unit](one["time"])) for name, one in small_logs().items()}
+    with pytest.raises(DataError, match="books") as error:
+        I2VAE.fit(frames, out=tmp_path / "run", **QUICK)
+    assert "columns." not in str(error.value)
+
+
+def test_sparse_columns_are_read(tmp_path: Path) -> None:
+    plain = small_logs()
+    sparse = {name: one.assign(user=pd.arrays.SparseArray(one["user"])) for name, one in plain.items()}
+    read = {}
+    for name, logs in {"plain": plain, "sparse": sparse}.items():
+        path, types = write_pair(logs, tmp_path / name, PLAIN, 1, None)
+        read[name] = load_logs(path).log.users.tolist(), types
+    assert read["plain"] == read["sparse"]
+
+
+@pytest.mark.parametrize("folder", [None, 5, b"run", "", ["run"]])
+def test_folder_when_it_is_no_path(folder: Any, kit: I2VAE) -> None:
+    for call in (I2VAE.load, kit.save, lambda out: I2VAE.fit(small_logs(), out=out, **QUICK)):
+        if folder is not None or call in (I2VAE.load, kit.save):
+            with pytest.raises(LayoutError, match=r"folder is .*: expected the path"):
+                call(folder)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"metric": 5}, "metric is 5: expected a name"),
+        ({"metric": lambda greater, ties, candidates: "text"}, r"gave \(\) for"),
+        (
+            {"metric": lambda greater, ties, candidates: ["a"] * len(greater)},
+            "gave .*'a'.* for a row: expected numbers",
+        ),
+        ({"scores": 5}, "scores is a int: expected a DataFrame"),
+        ({"scores": pd.DataFrame({"row": [1], "item": ["f1"], "score": ["a"]})}, "'score' holds .* numbers"),
+        ({"scores": pd.DataFrame({"row": [1], "item": ["f1"], "score": [1j]})}, "'score' holds complex128"),
+        ({"scores": pd.DataFrame([[1, "f1", 1.0, 2.0]], columns=["row", "item", "score", "score"])}, "two columns are"),
+    ],
+)
+def test_evaluate_when_asked_wrongly(words: dict[str, Any], message: str, kit: I2VAE) -> None:
+    with pytest.raises((DataError, ParameterError), match=message):
+        kit.evaluate(**words)
+
+
+def test_command_writes_nothing_into_a_run(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (saved / "run.json").read_bytes()
+    for name in ("run.json", "model/weights.safetensors", "new.parquet"):
+        told = said(
+            capsys, str(saved), "--history", "books=", "--domain", "films", "--out", str(saved / name), status=2
+        )
+        assert "lies inside the run" in told and name in told
+    assert (saved / "run.json").read_bytes() == before and not (saved / "new.parquet").exists()
+
+
+def test_command_when_users_come_from_a_text_of_windows(
+    kit: I2VAE, saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    user = str(kit.people.users[0])
+    (tmp_path / "users.txt").write_bytes(b"\xef\xbb\xbf" + user.encode() + b"\r\n")
+    words = (str(saved), "--domain", "films", "--users", str(tmp_path / "users.txt"))
+    assert said(capsys, *words).startswith(f"user {user}\n")
 
 
 def test_columns_when_they_are_numbered(tmp_path: Path) -> None:
@@ -738,3 +835,9 @@ def test_model_is_not_written_into_its_own_run(kit: I2VAE) -> None:
         kit.save(kit.folder / "model" / "mine")
     with pytest.raises(LayoutError, match="lies inside the run"):
         export.export_run(kit.folder, kit.folder / "model" / "mine")
+
+
+def test_model_is_not_written_over_a_link_that_leads_nowhere(kit: I2VAE, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(LayoutError, match="link exists: choose another folder"):
+        kit.save(tmp_path / "link")

@@ -204,6 +204,19 @@ def test_reference_ranks_when_a_bit_is_flipped_are_ranked_anew(
     assert path.read_bytes() == whole and before.equals(after)
 
 
+def test_cache_when_cleared_leaves_what_links_lead_to(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / ".lock").touch()
+    (mine / "work").write_text("mine")
+    folder = cache.once(
+        "fits", 1, ("i2vae_lib.places",), lambda entry: (entry / "link").symlink_to(mine), tmp_path / "c"
+    )
+    (folder.parent / ("0" * 64)).symlink_to(mine)
+    cache.clear((), tmp_path / "c")
+    assert (mine / "work").read_text() == "mine" and cache.contents((), tmp_path / "c") == []
+
+
 def test_cache_when_cleared_holds_no_entry_and_all_else(
     make: Callable[[Path], None], made: list[Path], tmp_path: Path
 ) -> None:

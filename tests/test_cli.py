@@ -384,6 +384,12 @@ def test_export_when_input_is_wrong(finished: Path, tmp_path: Path, capsys: pyte
     assert not (tmp_path / "out").exists()
 
 
+def test_notebooks_when_the_folder_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert cli.main(["notebooks", str(tmp_path / "file")]) == 2
+    assert "is a file: name a folder" in capsys.readouterr().err
+
+
 WITH_NOTEBOOKS = [word for word in run_words(Path()) if word != "--no-notebooks"]
 
 

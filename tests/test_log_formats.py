@@ -406,6 +406,70 @@ def test_files_that_are_no_logs_are_called_what_they_are(tmp_path, content, told
         load_logs(written(tmp_path))
 
 
+@pytest.mark.parametrize("more", ['"item_id": "z"', '"other": 1, "other": 2', '"\\u0075ser_id": "z"'])
+@pytest.mark.parametrize("packed", [False, True])
+def test_json_key_that_stands_twice_on_any_line_is_refused(tmp_path, more, packed):
+    def text(rows):
+        lines = [json.dumps({"user_id": u, "item_id": i, "timestamp": t}) for u, i, t in rows]
+        lines[7] = f"{lines[7][:-1]}, {more}}}"
+        return "\n".join(lines) + "\n"
+
+    for d in DOMAINS:
+        content = text(LOGS[d]).encode()
+        (tmp_path / f"{d}.csv").write_bytes(gzip.compress(content) if packed else content)
+    with pytest.raises(DataError, match=r"x\.csv, line 8: the key '\w+' stands twice"):
+        load_logs(written(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda text: gzip.compress(text.encode()) + b"\0" * 512, "something follows the end of its gzip data"),
+        (lambda text: "# made by hand, in 2020\n" + text, "line 1: it begins with '#', as comments do"),
+        (lambda text: "% events\n" + text, "line 1: it begins with '%', as comments do"),
+        (lambda text: text.split("\n", 1)[1].replace(",", "  "), "line 1: several blanks in a row"),
+    ],
+)
+def test_files_that_are_nearly_logs_are_told_what_to_change(tmp_path, change, told):
+    paths = [tmp_path / f"{d}.csv" for d in DOMAINS]
+    for d, path in zip(DOMAINS, paths, strict=True):
+        content = change(csv_of(LOGS[d]))
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError, match=told):
+        describe_files(*paths)
+    with pytest.raises(DataError, match=told):
+        load_logs(written(tmp_path))
+
+
+@pytest.mark.parametrize("write", ["%m/%d/%Y", "%d.%m.%Y %H:%M", "%d-%m-%y"])
+def test_dates_in_another_notation_are_led_to_iso(tmp_path, write):
+    put(tmp_path, lambda rows: csv_of(rows, lambda t: moment(t).strftime(write)))
+    with pytest.raises(DataError, match=r"Write it as ISO 8601, such as .* and set columns.unit: iso"):
+        load_logs(written(tmp_path))
+
+
+def test_text_that_pandas_reads_as_missing_is_no_id(tmp_path):
+    put(tmp_path, csv_of)
+    frame = pd.read_csv(tmp_path / "x.csv", dtype=str)
+    missing = ["NA", "N/A", "NaN", "nan", "-nan", "null", "NULL", "None", "<NA>", "#N/A", "#NA", "1.#IND", "-1.#QNAN"]
+    for word in missing:
+        frame.assign(item_id=frame["item_id"].where(frame.index != 5, word)).to_csv(tmp_path / "x.csv", index=False)
+        assert pd.read_csv(tmp_path / "x.csv", dtype=str)["item_id"].isna().sum() == 1
+        with pytest.raises(DataError, match=rf"x\.csv, line 7: column 'item_id' has no id but '{word}'"):
+            load_logs(written(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("a" * 101, "at most 100 characters"), ("a\nb", "cannot be printed"), ("a\0b", "cannot be")]
+)
+def test_name_of_a_domain_that_nothing_can_show_is_refused(tmp_path, name, told):
+    path = written(tmp_path)
+    content = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(content | {"x": content["x"] | {"name": name}}))
+    with pytest.raises(DataError, match=told):
+        read_pair_file(path)
+
+
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("end", ["", "\n", f"\n3,1,{T}\n"])
 def test_line_when_the_reader_would_pass_over_it_is_refused(tmp_path, packed, end):

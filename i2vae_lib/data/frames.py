@@ -16,8 +16,8 @@ import yaml
 
 from i2vae_lib.data.describe import describe_files
 from i2vae_lib.data.log_checks import unit_by_size
-from i2vae_lib.data.log_files import Source, check_columns
-from i2vae_lib.data.pair_file import UNITS, Unit
+from i2vae_lib.data.log_files import Source, check_columns, check_id_type, is_number
+from i2vae_lib.data.pair_file import LONGEST_NAME, UNITS, Unit
 from i2vae_lib.data.rows import DOMAINS, DataError
 from i2vae_lib.runs import write_atomically
 from i2vae_lib.yaml_files import parse
@@ -66,7 +66,7 @@ def write_pair(
     if any(tables) != all(tables) or not all(isinstance(log, (pd.DataFrame, str, Path)) for log in logs.values()):
         kinds = ", ".join(f"{name}: {type(log).__name__}" for name, log in logs.items())
         raise DataError(f"expected two DataFrames or two paths, found {kinds}")
-    stem = re.sub(r"[^\w.-]+", "_", "_".join(map(str, logs)).lower())
+    stem = re.sub(r"[^\w.-]+", "_", "_".join(map(str, logs)).lower())[:LONGEST_NAME]
     pair, types = (_of_tables if all(tables) else _of_paths)(logs, folder, columns)
     text = types["x"] == types["y"] == TEXT
     pair = {"name": stem} | pair | {"min_user": min_events, "min_item": min_events}
@@ -74,6 +74,14 @@ def write_pair(
     path = folder / f"{stem}.yaml"
     write_atomically(path, lambda part: part.write_text(yaml.safe_dump(pair, sort_keys=False), encoding="utf-8"))
     return path, types
+
+
+_IN_FRAMES = {  # what messages advise for pair files, which frames do not have
+    r"set columns\.unit: order": "give time=False",
+    r"set columns\.unit: \w+": "write them as datetimes",
+    r"if columns\.unit: \w+ is right, drop them": "drop them",
+    r"columns\.unit: \w+ stands for": "expected",
+}
 
 
 @contextmanager
@@ -85,6 +93,9 @@ def by_name(folder: Path, names: Mapping[str, str]) -> Iterator[None]:
         message = re.sub(re.escape(str(folder)) + r"[/\\][^/\\]*\.yaml: ", "", str(error))
         for d, name in names.items():
             message = message.replace(str((folder / f"{d}.parquet").resolve()), name)
+        if message != str(error):
+            for told, instead in _IN_FRAMES.items():
+                message = re.sub(told, instead, message)
         raise DataError(message) from None
 
 
@@ -129,7 +140,7 @@ def _of_tables(logs: Mapping[str, Any], folder: Path, columns: Names) -> _Descri
         check_columns(Source(Path(name), False, ",", True, names, ()), wanted)
         if not len(frame):
             raise DataError(f"{name}: no rows")
-        values = {column: frame.iloc[:, names.index(column)] for column in wanted}
+        values = {column: _dense(frame.iloc[:, names.index(column)]) for column in wanted}
         parts[d] = [_ids(name, column, values[column]) for column in (user, item)]
         if time is not None:
             moments[name] = _times(name, time, values[time])
@@ -156,14 +167,24 @@ def _of_tables(logs: Mapping[str, Any], folder: Path, columns: Names) -> _Descri
     return pair | {"columns": described}, types
 
 
+def _dense(values: pd.Series) -> pd.Series:
+    """A sparse column as a plain one, which Arrow can read."""
+    return pd.Series(values.to_numpy(), values.index) if isinstance(values.dtype, pd.SparseDtype) else values
+
+
 def _ids(name: str, column: str, values: pd.Series) -> pa.Array:
     if isinstance(values.dtype, pd.CategoricalDtype):
         values = values.astype(values.cat.categories.dtype)
     try:
-        return pa.array(values, from_pandas=True)
+        ids = pa.array(values, from_pandas=True)
+    except UnicodeEncodeError as error:
+        raise DataError(f"{name}: column '{column}' holds {error.object!r}, which is no Unicode text") from None
     except (pa.ArrowException, OverflowError, TypeError):
         kinds = " and ".join(sorted({type(value).__name__ for value in values}))
-        raise DataError(f"{name}: column '{column}' mixes {kinds}; ids are all text or all integers") from None
+        verb = "mixes" if " and " in kinds else "holds"
+        raise DataError(f"{name}: column '{column}' {verb} {kinds}; ids are all text or all integers") from None
+    check_id_type(name, column, ids.type)
+    return ids
 
 
 def _id_type(ids: pa.Array) -> str:
@@ -175,11 +196,20 @@ def _id_type(ids: pa.Array) -> str:
 
 def _times(name: str, column: str, values: pd.Series) -> pd.Series:
     """Unix times as they are, everything else as datetimes in UTC; times that are all equal are refused."""
+    if values.dtype.kind in "cb":
+        raise DataError(
+            f"{name}: column '{column}' holds {values.dtype}; times are datetimes, ISO 8601 text or Unix time"
+        )
     if not pd.api.types.is_numeric_dtype(values):
         dates = pd.to_datetime(
             values, utc=True, format=None if values.dtype.kind == "M" else "ISO8601", errors="coerce"
         )
         bad = dates.isna() & values.notna()
+        if bad.any() and is_number(str(values[bad].iloc[0])):
+            raise DataError(
+                f"{name}, row {int(bad.to_numpy().argmax()) + 1}: column '{column}' holds {values[bad].iloc[0]!r}, a "
+                f"number in a column of {values.dtype}: Unix times are integers, astype('int64') makes them"
+            )
         if bad.any():
             raise DataError(
                 f"{name}, row {int(bad.to_numpy().argmax()) + 1}: column '{column}' holds {values[bad].iloc[0]!r}; "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,14 @@ def encoded_lists(
     DataError
         As :func:`encoded`; an unknown domain, different numbers of users, or something that is no list of ids.
     """
+    if not isinstance(histories, Mapping):
+        raise DataError(
+            f"histories is a {type(histories).__name__}: expected lists of ids by domain, {{'x': [[…], …]}}"
+        )
     given: dict[str, Sequence[Sequence[Any]]] = {}
     for name, lists in histories.items():
+        if isinstance(lists, str | bytes | Set | Mapping) or not hasattr(lists, "__len__"):
+            raise DataError(f"histories of domain {name} are {lists!r}: expected a list of ids for each user")
         if catalogue.key(name) in given:
             raise DataError(f"histories name domain {catalogue.key(name)} twice ({', '.join(map(repr, histories))})")
         given[catalogue.key(name)] = lists
@@ -83,7 +89,7 @@ def encoded_lists(
         if len(lists) not in (0, count):
             raise DataError(f"histories of {count} users in one domain but {len(lists)} in {d}: one list a user")
         for row, history in enumerate(lists):
-            if isinstance(history, str) or not hasattr(history, "__len__"):
+            if isinstance(history, str | bytes | Set | Mapping) or not hasattr(history, "__len__"):
                 raise DataError(f"history {row:,} (from 0) of domain {d} is {history!r}: expected a list of ids")
         ids = [item for history in lists for item in history]
         lengths = np.array([len(history) for history in lists] or [0] * count, dtype=np.int64)
@@ -125,6 +131,8 @@ def read_histories(catalogue: Catalogue, path: Path | str, unknown: str = "error
             raise DataError(
                 f"{path}: missing column {d}; expected x and y (or the domains' names), a list of ids a user"
             )
+        if file.schema_arrow.names.count(name) > 1:
+            raise DataError(f"{path}: two columns are named {name}; rename one")
         kind = file.schema_arrow.field(name).type
         if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_null(kind)):
             raise DataError(f"{path}: column {name} holds {kind}; expected a list of ids in each cell")

@@ -18,7 +18,10 @@ from i2vae_lib.data.rows import DataError
 
 # Unix times by size: from March 1973 to the year 5138 those of a unit lie above its bound and below the next one's
 _UNIT_BOUNDS = (10**11, 10**14, 10**17)
-_NO_ID = ("", "nan", "none", "null", "<na>", "n/a", "\\n")  # what exporting an unknown id leaves behind, in lower case
+_NO_ID = (  # what exporting an unknown id leaves behind: all that pandas reads as missing, in lower case, and SQL's \N
+    *("", "nan", "-nan", "na", "n/a", "#na", "#n/a", "#n/a n/a", "<na>", "none", "null", "\\n"),
+    *("1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"),
+)
 _YEAR = 365 * 86_400  # seconds
 _LAST_YEAR = 2100  # as a number it is a day of 1975, like all years that somebody may have in place of times
 
@@ -193,7 +196,9 @@ def _complaint(
     column, value = f"column '{layout.user if role == 'user' else layout.item}'", values[role]
     of_rows = f"{found[wrong]:,} of {total:,} rows"
     if not what:
-        return f"{column} has no id but {value!r}; so have {of_rows}: drop them, or give the {role}s ids"
+        word = (value or "").strip()
+        meant = f" (text for a missing value; if it is an id, write it otherwise, e.g. {word}_)" if word else ""
+        return f"{column} has no id but {value!r}{meant}; so have {of_rows}: drop them, or give the {role}s ids"
     if what == "JSON":
         return f"{column} holds a list or an object, {str(value)[:80]!r}; so do {of_rows}: ids are text or integers"
     sign = "a NUL byte" if what == "NUL" else "a line break"
@@ -248,6 +253,10 @@ def _advice(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns, valu
         return ": digits only, without thousands separators"
     if re.fullmatch(r"[0-9.]+[eE][+-]?[0-9]+", text):
         return ": in this notation digits were rounded away; write whole numbers from the source"
+    if re.match(r"[0-9]{1,4}([/.-])[0-9]{1,2}\1[0-9]{1,4}(\D|$)", text):
+        return (
+            ": a date in another notation? Write it as ISO 8601, such as 2014-11-27 21:46:45, and set columns.unit: iso"
+        )
     return ""
 
 

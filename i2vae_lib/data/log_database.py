@@ -12,7 +12,7 @@ from typing import Any
 import duckdb
 
 from i2vae_lib.data.first_bytes import NOT_UTF8
-from i2vae_lib.data.log_files import JSON_LINES, Source, fields_of, text_of
+from i2vae_lib.data.log_files import JSON_LINES, Source, fields_of, key_twice, text_of
 from i2vae_lib.data.pair_file import Columns
 from i2vae_lib.data.rows import DataError
 
@@ -79,6 +79,10 @@ _REJECTED = (
 def _unreadable(source: Source) -> str:
     if source.types is not None:
         return "damaged Parquet file"
+    if source.gzipped:
+        return (
+            "something follows the end of its gzip data (zeros, as tapes leave them?); unpack it and compress it anew"
+        )
     if source.delimiter == JSON_LINES:
         return "not one JSON object a line"
     return "malformed CSV; are there two kinds of line ends (\\r\\n and \\n) in the file?"
@@ -110,6 +114,20 @@ def stage_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Col
     )
     with reading(db, source), in_file_order(db) if by_line else nullcontext():
         db.execute(sql, values)
+    if source.delimiter == JSON_LINES:
+        _refuse_keys_twice(db, source)
+
+
+def _refuse_keys_twice(db: duckdb.DuckDBPyConnection, source: Source) -> None:
+    """Refuse JSON objects that name a key twice: the engine would take the first value, other readers the last."""
+    rows, values = source.objects()
+    twice = "len(json_keys(json)) > len(list_distinct(json_keys(json)))"
+    if not first_row(db, f"SELECT bool_or({twice}) FROM {rows}", values)[0]:
+        return
+    numbered = f"SELECT row_number() OVER () AS n, json_keys(json) AS keys, {twice} AS bad FROM {rows}"
+    with in_file_order(db):
+        n, keys = first_row(db, f"SELECT n, keys FROM ({numbered}) WHERE bad ORDER BY n LIMIT 1", values)
+    raise DataError(f"{source.path}, line {n}: {key_twice(keys)}")
 
 
 @contextmanager

@@ -77,9 +77,8 @@ class Source:
         if self.delimiter == JSON_LINES:
             keys = ["$." + json.dumps(name) for name in self.names]
             cells = ", ".join(f"json_extract_string(json, ?) AS c{i}" for i in range(len(keys)))
-            read = "read_ndjson_objects(?, compression=?, maximum_object_size=268435456)"
-            packing = "gzip" if self.gzipped else "none"
-            return f"(SELECT {cells} FROM {read})", [*keys, _for_duckdb(self.path), packing]
+            read, values = self.objects()
+            return f"(SELECT {cells} FROM {read})", [*keys, *values]
         columns = [f"c{i}" for i in range(len(self.names))]
         path = _for_duckdb(self.path)
         if self.types is not None:
@@ -91,6 +90,11 @@ class Source:
             f"escape='\"', auto_detect=false, strict_mode=true, hive_partitioning=false, {_REJECTS})"
         )
         return sql, [path, self.delimiter, "gzip" if self.gzipped else "none"]
+
+    def objects(self) -> tuple[str, list[Any]]:
+        """SQL of the objects of JSON lines as they stand, and its parameters."""
+        sql = "read_ndjson_objects(?, compression=?, maximum_object_size=268435456)"
+        return sql, [_for_duckdb(self.path), "gzip" if self.gzipped else "none"]
 
     def _sequences(self, items: Path) -> tuple[str, list[Any]]:
         """C2DSR: an event of each ``number|time`` of the domain's items, which get their ids back."""
@@ -197,7 +201,7 @@ def open_log(side: Side, layout: Columns, format: Format | None) -> Source:
     if source.types is not None:
         kinds = dict(zip(source.names, source.types, strict=True))
         for name in (layout.user, layout.item):
-            _check_id_type(path, name, kinds[name])
+            check_id_type(str(path), name, kinds[name])
         if layout.timestamp is not None:
             _check_time_type(path, layout, kinds[layout.timestamp])
     return source
@@ -221,6 +225,8 @@ def open_table(path: Path, wanted: Sequence[str], *, header: Sequence[str] | Non
         return Source(path, gzipped, JSON_LINES, False, _keys(path, line), None)
     split = {delimiter: fields_of(line, delimiter) for delimiter in _delimiters(line)}
     best = max(split, key=lambda one: (len({*split[one]} & {*wanted}), len(split[one])))
+    if best == " " and "" in split[best]:
+        raise DataError(f"{path}, line 1: several blanks in a row between values: leave one, e.g. `tr -s ' '`")
     if header is not None:
         if len(split[best]) != len(header):
             raise DataError(
@@ -228,7 +234,12 @@ def open_table(path: Path, wanted: Sequence[str], *, header: Sequence[str] | Non
                 f"{len(header)}: {', '.join(header)}"
             )
         return Source(path, gzipped, best, False, tuple(header), None)
-    if any(name.startswith(" ") for name in split[best][1:]) and best != " ":
+    blank = best != " " and any(name.startswith(" ") for name in split[best][1:])
+    if line.startswith(("#", "%")) and (blank or best == " " or not {*wanted} <= {*split[best]}):
+        raise DataError(
+            f"{path}, line 1: it begins with {line[0]!r}, as comments do: delete it, the header comes first"
+        )
+    if blank:
         raise DataError(
             f"{path}, line 1: a blank follows each {best!r}, and would belong to the names and ids: write the file "
             f"without these blanks"
@@ -256,9 +267,15 @@ def _keys(path: Path, line: str) -> tuple[str, ...]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}, line 1: not one JSON object a line ({type(error).__name__}: {error})") from None
     keys = [key for key, _ in pairs]
-    if twice := [key for key in keys if keys.count(key) > 1]:
-        raise DataError(f"{path}, line 1: the key {twice[0]!r} stands twice: which of its values counts? Drop one")
+    if twice := key_twice(keys):
+        raise DataError(f"{path}, line 1: {twice}")
     return tuple(keys)
+
+
+def key_twice(keys: Sequence[str]) -> str:
+    """What is wrong with the keys of a JSON object if one stands twice; "" if none does."""
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    return "" if twice is None else f"the key {twice!r} stands twice: which of its values counts? Drop one"
 
 
 def _open_parquet(path: Path) -> Source:
@@ -340,11 +357,12 @@ def check_columns(source: Source, wanted: Sequence[str]) -> None:
         raise DataError(f"{where}: no column '{name}'{suggestion(name, list(source.names))}")
 
 
-def _check_id_type(path: Path, name: str, kind: Any) -> None:
+def check_id_type(where: str, name: str, kind: Any) -> None:
+    """Refuse a column of ids whose Arrow type is neither text nor whole numbers; ``where`` is for the message."""
     if pa.types.is_floating(kind) or (pa.types.is_decimal(kind) and kind.scale > 0):
-        raise DataError(f"{path}: column '{name}' holds {kind}, not ids{FLOAT_IDS}")
+        raise DataError(f"{where}: column '{name}' holds {kind}, not ids{FLOAT_IDS}")
     if not (_is_text_or_integer(kind) or pa.types.is_decimal(kind)):
-        raise DataError(f"{path}: column '{name}' holds {kind}; ids are text or integers: cast it")
+        raise DataError(f"{where}: column '{name}' holds {kind}; ids are text or integers: cast it")
 
 
 def _check_time_type(path: Path, layout: Columns, kind: Any) -> None:

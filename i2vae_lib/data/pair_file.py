@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from i2vae_lib.data.rows import DOMAINS, DataError
 from i2vae_lib.places import suggestion
@@ -25,6 +25,7 @@ UNITS: dict[Unit, tuple[str, int]] = {  # word, and units a second once a log is
     "order": ("no time, an order inside each file", 1),
 }
 SIZED: tuple[Unit, ...] = ("s", "ms", "us", "ns")  # Unix times, which their size tells apart
+LONGEST_NAME = 100  # characters of a pair's or a domain's name: names of files and heads of tables have to hold them
 COLUMNS_EXAMPLE = "columns: {user: …, item: …, timestamp: …, unit: s}"  # as messages propose them
 
 
@@ -76,10 +77,20 @@ def other_format(format: str) -> Format:
     return next(one for one in HEADERLESS if one != format)
 
 
+def _printable(name: str) -> str:
+    if not name.isprintable():
+        raise ValueError(f"the name {name!r} holds a character that cannot be printed: leave it out")
+    return name
+
+
+_Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(_printable)]
+_PairName = Annotated[str, Field(pattern=r"^[\w.-]+$", max_length=LONGEST_NAME)]  # part of folder names
+
+
 class Side(_Part):
     """One domain: its name for people, its log, and titles of its items if there are any."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: _Name
     path: Path
     more: tuple[Path, ...] = ()  # format c2dsr: further files of the same layout
     items: Path | None = None  # format c2dsr: the domain's items, a line each: id, tab, number in the log
@@ -95,7 +106,7 @@ class Side(_Part):
 class PairFile(_Part):
     """Two logs, how to read them, and the filters. Either ``columns`` or ``format`` says what the columns are."""
 
-    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]  # part of folder names
+    name: _PairName
     x: Side
     y: Side
     columns: Columns | None = None
@@ -145,13 +156,13 @@ class PairFile(_Part):
 class _Named(_Part):
     """A domain of published splits."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: _Name
 
 
 class ReleasedPair(_Part):
     """Two tables in the paper's layout (user_id, seq_d1, seq_d2, domain_id): x is ``seq_d1``, y is ``seq_d2``."""
 
-    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    name: _PairName
     x: _Named
     y: _Named
     format: Literal["released"]
