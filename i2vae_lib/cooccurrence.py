@@ -283,35 +283,37 @@ def scores_of(tables: Sequence[LeftOut], rows: Rows, domain: str) -> list[Array]
     entries = counts._entries if len(counts._entries) else np.array([-1])  # equals no key
     entry = np.minimum(np.searchsorted(entries, wanted), len(entries) - 1)
     own = (line >= 0) & (entries[entry] == wanted)  # the row's user is in this item's counts
-    mine = np.flatnonzero(own)
-    which, candidate = with_range(counts.graph.indptr[line[mine]], counts.graph.indptr[line[mine] + 1])
-    which = mine[which]
+    # what a user's pair of items is too high by is the same in all rows of that user
+    held, mine = np.unique(entry[own], return_inverse=True)
+    owner = counts._owner[held]
+    which, candidate = with_range(counts.graph.indptr[owner], counts.graph.indptr[owner + 1])
     number = counts.unified.column[domain][counts.graph.indices[candidate]]
-    kept = (entry[which] != candidate) & (number >= 0)
+    kept = (held[which] != candidate) & (number >= 0)
     which, candidate, number = which[kept], candidate[kept], number[kept]
-    first, second = item[which], counts.graph.indices[candidate]
-    at, gaps = counts._pair(first, second), counts._gaps(entry[which], candidate)
+    first, second = counts.graph.indices[held[which]], counts.graph.indices[candidate]
+    at, gaps = counts._pair(first, second), counts._gaps(held[which], candidate)
+
+    def lines(values: Array, columns: Array, of: Array, shape: tuple[int, int]) -> sparse.csr_matrix:
+        ends = np.searchsorted(of, np.arange(shape[0] + 1))
+        return sparse.csr_matrix((values, columns, ends), shape=shape)
+
     shape = (len(rows), counts.unified.size)
     by_setting = []
     for table in tables:
         weight = table.p.recency**back
-
-        def part(mask: Array, weight: Array = weight) -> sparse.csr_matrix:
-            return sparse.csr_matrix((weight[mask], (row[mask], item[mask])), shape=shape)
-
+        others = lines(weight[~own], item[~own], row[~own], shape) @ table._plain[domain]
         if not own.any():  # nobody to leave out: small scores can be dropped while the matrix is sparse
-            scores = part(~own) @ table._plain[domain]
-            scores.data[scores.data < _ROUNDING] = 0.0
-            by_setting.append(scores.astype(np.float32).toarray())
+            others.data[others.data < _ROUNDING] = 0.0
+            by_setting.append(others.toarray().astype(np.float32))
             continue
-        scores = (part(own) @ table._without[domain]).toarray()
-        if not own.all():
-            scores += (part(~own) @ table._plain[domain]).toarray()
+        scores = (lines(weight[own], item[own], row[own], shape) @ table._without[domain]).toarray()
+        if others.nnz:
+            scores += others.toarray()
         if len(which):
             both, taken = table.together.data[at], (counts.taken[first] - 1, counts.taken[second])
             right = table._term(both - table._weights(*gaps), taken[0], taken[1] - 1)
-            repair = (right - table._term(both, *taken)) * weight[which]
-            scores += sparse.csr_matrix((repair, (row[which], number)), shape=scores.shape).toarray()
+            repairs = lines(right - table._term(both, *taken), number, which, (len(held), scores.shape[1]))
+            scores += (lines(weight[own], mine, row[own], (len(rows), len(held))) @ repairs).toarray()
         scores[scores < _ROUNDING] = 0.0
         by_setting.append(scores.astype(np.float32))
     return by_setting

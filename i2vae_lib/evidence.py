@@ -110,7 +110,7 @@ class Evidence:
             values[taken.owner, taken.values - 1] = 0.0
             total += values / np.maximum(values.max(axis=1, keepdims=True), 1e-9)
         unified = self.left_out[0].unified
-        items, values = top_items(total, unified.histories(rows), unified.of[d][1:], width)
+        items, values = top_items(total, unified.histories(rows), unified.column[d], width)
         known = values > 0
         scores = np.stack([np.take_along_axis(of, items - 1, axis=1) * known for of in by_kernel], axis=2)
         return np.where(known, items, 0), scores

@@ -99,7 +99,7 @@ class Generator:
                 for start in range(0, len(positions), _ROWS_AT_ONCE):
                     at = positions[start : start + _ROWS_AT_ONCE]
                     told = self.told(rows.take(at), histories[at], int(k), d)
-                    found, values = top_items(told, histories[at], self.unified.items[d], self.p.recalled)
+                    found, values = top_items(told, histories[at], self.unified.column[d], self.p.recalled)
                     there, width = np.isfinite(values), found.shape[1]
                     items[at, :width], scores[at, :width] = np.where(there, found, 0), np.where(there, values, 0.0)
         return items, scores
@@ -150,7 +150,7 @@ def fold_of(rows: Rows, p: PsgParameters) -> Array:
     return folds.astype(np.int64)[inverse]
 
 
-def top_items(scores: Array, histories: sparse.csr_matrix, numbers: Array, count: int) -> tuple[Array, Array]:
+def top_items(scores: Array, histories: sparse.csr_matrix, column: Array, count: int) -> tuple[Array, Array]:
     """The ``count`` best columns of ``scores`` that are not in the row's histories.
 
     Parameters
@@ -159,16 +159,17 @@ def top_items(scores: Array, histories: sparse.csr_matrix, numbers: Array, count
         float32 [rows, items of one domain]; overwritten.
     histories
         rows x unified items.
-    numbers
-        Unified number of each column.
+    column
+        Of each unified item, as in :attr:`~i2vae_lib.graphs.Unified.column`: -1 where it is not of the domain.
 
     Returns
     -------
     items, scores
         Item numbers (1…n) and scores, best first; equal scores in order of item number.
     """
-    taken = histories[:, numbers].tocoo()
-    scores[taken.row, taken.col] = -np.inf
+    taken = histories.tocoo()
+    own = column[taken.col]
+    scores[taken.row[own >= 0], own[own >= 0]] = -np.inf
     columns = best_columns(scores, count)
     return (columns + 1).astype(np.int32), np.take_along_axis(scores, columns, axis=1)
 
@@ -424,8 +425,8 @@ def _add_edges(users: Array, items: Array, edges: sparse.csr_matrix, unified: Un
         return edges
     rows, columns = [], []
     alive = (users != 0).any(axis=1)
-    for numbers in unified.items.values():
-        found, values = top_items(_item_scores(users, items[numbers]), edges, numbers, count)
+    for d, numbers in unified.items.items():
+        found, values = top_items(_item_scores(users, items[numbers]), edges, unified.column[d], count)
         good = np.isfinite(values) & alive[:, None]
         rows.append(np.nonzero(good)[0])
         columns.append(numbers[found[good] - 1])

@@ -298,7 +298,7 @@ def test_recommend_when_compared_with_score(recommender: Any, histories: dict[st
         own = set(histories["x"][user])
         assert len(ids) == 120 - len(own)  # all but the history
         items = recommender.catalogue.encode("x", ids)
-        np.testing.assert_allclose(found, scores[user, items - 1], rtol=1e-6)
+        np.testing.assert_allclose(found, scores[user, items - 1], rtol=1e-6, atol=1e-6)
 
 
 def test_recommend_when_users_come_one_at_a_time(recommender: Any, histories: dict[str, list[list[str]]]) -> None:

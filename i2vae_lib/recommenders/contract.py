@@ -26,7 +26,8 @@ from i2vae_lib.training import Callbacks
 
 ROWS_AT_ONCE = 1024
 SCORES_AT_ONCE = 4_000_000
-"""Rows and scores of a block of :func:`best_items`: speed and memory alone."""
+"""Rows and scores that :func:`best_items` holds at once: speed and memory alone."""
+_SORTED_TOGETHER = 16  # so many times these rows are sorted by length: rows at once are padded to their longest
 
 
 class Recommender(ABC):
@@ -104,9 +105,11 @@ class Recommender(ABC):
         rows = rows_asking(catalogue, encoded_lists(catalogue, histories)[0], domain)
         found = []
         for items, scores in best_items(self, rows, domain, k):
-            for chosen, values in zip(items, scores.tolist(), strict=True):
-                ids = catalogue.decode(domain, chosen[chosen != PAD])
-                found.append(([str(one) for one in ids], values[: len(ids)]))
+            there = items != PAD
+            ids = [str(one) for one in catalogue.decode(domain, items[there])]
+            ends = np.cumsum(there.sum(axis=1)).tolist()
+            for begin, end, values in zip([0, *ends], ends, scores.tolist(), strict=False):
+                found.append((ids[begin:end], values[: end - begin]))
         return found
 
     @abstractmethod
@@ -159,16 +162,24 @@ def best_items(
     place = np.full(size + 1, -1)
     place[columns] = np.arange(len(columns))
     step = min(ROWS_AT_ONCE, max(1, SCORES_AT_ONCE // max(1, len(columns))))
-    for start in range(0, len(rows), step):
-        part = rows.take(np.arange(start, min(start + step, len(rows))))
-        scores = recommender.score(part, np.broadcast_to(columns.astype(np.int32), (len(part), len(columns)))).copy()
-        refuse_non_finite(recommender, scores, part)
-        own = part.history[domain]
-        at = place[own.values]
-        scores[own.owner[at >= 0], at[at >= 0]] = -np.inf
-        best = best_columns(scores, k)
-        found = np.take_along_axis(scores, best, axis=1)
-        yield np.where(np.isfinite(found), columns[best], PAD).astype(np.int32), found
+    for begin in range(0, len(rows), _SORTED_TOGETHER * step):
+        block = rows.take(np.arange(begin, min(begin + _SORTED_TOGETHER * step, len(rows))))
+        order = np.argsort(block.lengths("own") + block.lengths("other"), kind="stable")
+        width = min(k, len(columns))
+        chosen, values = np.zeros((len(block), width), np.int32), np.zeros((len(block), width), np.float32)
+        for start in range(0, len(block), step):
+            at = order[start : start + step]
+            part = block.take(at)
+            scores = recommender.score(part, np.broadcast_to(columns.astype(np.int32), (len(part), len(columns))))
+            refuse_non_finite(recommender, scores, part)
+            scores = scores.copy()
+            own = part.history[domain]
+            taken = place[own.values]
+            scores[own.owner[taken >= 0], taken[taken >= 0]] = -np.inf
+            best = best_columns(scores, k)
+            values[at] = np.take_along_axis(scores, best, axis=1)
+            chosen[at] = np.where(np.isfinite(values[at]), columns[best], PAD)
+        yield chosen, values
 
 
 def check_candidates(rows: Rows, candidates: Array) -> None:
