@@ -152,6 +152,7 @@ def result_of(here: Run, ranks: pd.DataFrame) -> str:
 
 def recommend(given: argparse.Namespace) -> int:
     from i2vae_lib.api import I2VAE
+    from i2vae_lib.results.text import escaped
     from i2vae_lib.runs import check_outside_runs
 
     if given.out is not None:
@@ -172,9 +173,10 @@ def recommend(given: argparse.Namespace) -> int:
             print(before, json.dumps({"items": ids, "scores": scores}), sep="", end="")
             before = ", "
             continue
-        print(f"user {user}")
+        print(escaped(f"user {user}", "text"))
         for place, (one, score, label) in enumerate(zip(ids, scores, kit.catalogue.label(d, items), strict=True), 1):
-            print(f"{place:4d}  {one:<16} {score:9.4f}  {label if label != str(one) else ''}".rstrip())
+            line = f"{place:4d}  {one:<16} {score:9.4f}  {label if label != str(one) else ''}".rstrip()
+            print(escaped(line, "text"))
     if given.json:
         print("]" if before != "[" else "[]")
     return 0

@@ -11,6 +11,7 @@ import itertools
 import re
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from i2vae_lib.recommenders import REGISTRY, SYSTEMS, I2VAERecommender
 from i2vae_lib.results import lift, significance
 from i2vae_lib.results.differences import compare
 from i2vae_lib.results.reading import METRICS, open_runs
-from i2vae_lib.results.text import Captioned, as_csv, document, lines, with_interval
+from i2vae_lib.results.text import Captioned, as_csv, document, escaped, lines, with_interval
 from i2vae_lib.runs import (
     LayoutError,
     check_outside_runs,
@@ -163,6 +164,7 @@ def model_card(record: dict[str, Any], table: pd.DataFrame, with_users: bool, li
         }
     )
     jinja = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    jinja.filters["plain"] = partial(escaped, style="markdown")
     return jinja.from_string(CARD.read_text(encoding="utf-8")).render(
         title=REGISTRY[p["system"]].title,
         record=record,

@@ -812,6 +812,14 @@ def test_command_writes_nothing_into_a_run(saved: Path, tmp_path: Path, capsys: 
     assert (saved / "run.json").read_bytes() == before and not (saved / "new.parquet").exists()
 
 
+def test_command_when_ids_would_steer_the_terminal(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(I2VAE, "ids", lambda kit, d, numbers: np.full(len(numbers), "\x1b]0;owned\x07", dtype=object))
+    told = said(capsys, str(saved), "--domain", "films", "--history", "books=", "--k", "3")
+    assert told.count("]0;owned") == 3 and "\x1b" not in told and "\x07" not in told
+
+
 def test_command_when_users_come_from_a_text_of_windows(
     kit: I2VAE, saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

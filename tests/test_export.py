@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from i2vae_lib.data.loading import load_dataset_once
 from i2vae_lib.data.rows import DOMAINS
 from i2vae_lib.evaluation import sample_negatives
 from i2vae_lib.params import ParameterError, Parameters, load
-from i2vae_lib.runs import LayoutError
+from i2vae_lib.runs import LayoutError, read_record
 from tests.helpers.worlds import TINY
 
 EVERYWHERE = {
@@ -82,6 +83,15 @@ def test_exported_model_when_users_are_wanted_knows_them(everywhere: Path, tmp_p
     users = list(run.people.users[:5])
     pd.testing.assert_frame_equal(model.recommend(users=users, domain="y"), run.recommend(users=users, domain="y"))
     assert "holds the ids and histories of its users" in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+
+
+def test_card_when_names_are_hostile(everywhere: Path) -> None:
+    names = {"x": '"]}); import os; os.system("true")  # <script>alert(1)</script>', "y": "[y](javascript:alert(2))"}
+    record = read_record(everywhere)
+    card = export.model_card({**record, "names": names}, export.results(everywhere), False, "")
+    code = card.split("```python")[1].split("```")[0]
+    compile(code, "card", "exec")
+    assert "import os" not in code and not re.search(r"(?<!\\)<script|(?<!\\)\]\(javascript", card)
 
 
 def test_card_when_read_has_what_a_user_must_know(everywhere: Path, exported: Path) -> None:

@@ -52,6 +52,13 @@ def test_csv_when_a_name_is_a_formula(name: str, tmp_path: Path) -> None:
     assert (tmp_path / "t.csv").read_bytes().decode() == text.as_csv(table)
 
 
+@pytest.mark.parametrize("style", ["text", "markdown", "latex", "csv"])
+def test_tables_when_names_would_steer_the_terminal(style: str) -> None:
+    names = ["\x1b[31mred\x1b]0;title\x07", "\x9b2J", "a\u202eb", "a\u2066b", "a\rb"]
+    shown = text.rendered(pd.DataFrame({"user": names, "n": 1.5}), style)
+    assert not text.CONTROL.search(shown.replace("\n", ""))
+
+
 def test_csv_when_nothing_is_hostile_is_that_of_pandas() -> None:
     table = pd.DataFrame(
         {"a": ["x", "-1.5", "+2e-3"], "b": [1, -2, 3], "c": [True, False, True], "d": [-0.1, np.nan, 1e-9]}

@@ -36,7 +36,7 @@ _LATEX = str.maketrans(
     {one: f"\\{one}" for one in "&%$#_{}"}
     | {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
 )
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")  # of terminals, lines, writing direction
 _MARKDOWN = re.compile(r"[\\`*\[\]<|]|(?<![a-z0-9])_|_(?![a-z0-9])", re.IGNORECASE)
 _FORMULA = re.compile(r"\s*([=@]|[+-](?!(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\Z))", re.IGNORECASE)
 """Start of a cell that a spreadsheet would evaluate; a signed number is not one."""
@@ -102,7 +102,9 @@ def rendered(table: pd.DataFrame, style: str) -> str:
     """Any table alone, as ``text``, ``csv``, ``latex`` or ``markdown``."""
     if style == "csv":
         return as_csv(table)
-    return _tabulated(table if style == "text" else styled(table.map(str), style), style)
+    if style == "text":  # numbers as pandas shows them
+        return _tabulated(table.map(lambda one: escaped(one, style) if isinstance(one, str) else one), style)
+    return _tabulated(styled(table.map(str), style), style)
 
 
 def _tabulated(shown: pd.DataFrame, style: str, columns: str | None = None) -> str:
