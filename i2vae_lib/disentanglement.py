@@ -385,8 +385,11 @@ def by_umap(values: Array, seed: int) -> Array:
     require("a map of latents by UMAP", "umap-learn")
     from umap import UMAP
 
-    # one thread, so that the seed decides
-    return UMAP(random_state=seed, n_jobs=1).fit_transform(values)
+    threads = torch.get_num_threads()
+    try:  # one thread, so that the seed decides
+        return UMAP(random_state=seed, n_jobs=1).fit_transform(values)
+    finally:  # numba sets the threads of whatever shares its OpenMP, and weights depend on them in their last bits
+        torch.set_num_threads(threads)
 
 
 def shared_information(

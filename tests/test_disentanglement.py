@@ -336,13 +336,14 @@ def test_observed_measures_when_beside_what_they_are_made_of(
 
 @pytest.mark.filterwarnings("ignore::ImportWarning")  # it looks for Tensorflow, which a part needs that is not used
 def test_by_umap_when_groups_are_apart() -> None:
-    rng = np.random.default_rng(0)
+    rng, threads = np.random.default_rng(0), torch.get_num_threads()
     group = np.repeat([0, 1], 60)
     found = by_umap(rng.normal(size=(120, 8)) + 20 * group[:, None], seed=1)
     assert found.shape == (120, 2) and np.isfinite(found).all()
     centres = [found[group == g].mean(axis=0) for g in (0, 1)]
     spread = max(found[group == g].std() for g in (0, 1))
     assert np.linalg.norm(centres[0] - centres[1]) > 2 * spread
+    assert torch.get_num_threads() == threads  # else a later training differs in its last bits
 
 
 def test_by_umap_when_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
