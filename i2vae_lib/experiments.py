@@ -65,10 +65,12 @@ def state_of(cell: Cell, out: Path) -> str:
     if not folder.is_dir():
         return "missing"
     finished, begun = (folder / "metrics.json").is_file(), (folder / "run.json").is_file()
-    unfinished = "begun" if reason_of(folder) is None else "failed"
-    if not begun:
-        return "damaged" if results_in(folder) else unfinished
+    if not begun and results_in(folder):
+        return "damaged"
     try:
+        state = "done" if finished else "begun" if reason_of(folder) is None else "failed"
+        if not begun:
+            return state
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         check_layout(f"{folder} has run", record["layout"], RUN_LAYOUT, "choose another OUT")
         for name in record.get("sha256", ()):
@@ -86,7 +88,7 @@ def state_of(cell: Cell, out: Path) -> str:
         raise
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError):
         return "damaged"
-    return "done" if finished else unfinished
+    return state
 
 
 def _open_every_file(folder: Path, *, checkpoints: bool) -> None:

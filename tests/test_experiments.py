@@ -245,6 +245,17 @@ def test_begun_cell_with_a_file_cut_short_is_damaged(name: str, sweep: Sweep, do
     assert state_of(cell, tmp_path) == "damaged"
 
 
+@pytest.mark.parametrize(("finished", "state"), [(True, "done"), (False, "damaged")])
+def test_cell_with_an_unreadable_failure(finished: bool, state: str, sweep: Sweep, done: Path, tmp_path: Path) -> None:
+    cell = sweep.cells[0]
+    folder = cell_folder(tmp_path, cell.address)
+    shutil.copytree(cell_folder(done, cell.address), folder)
+    (folder / "failed.json").write_text("{half")
+    if not finished:
+        (folder / "metrics.json").unlink()
+    assert state_of(cell, tmp_path) == state
+
+
 def test_finished_cell_without_its_systems_metrics_is_damaged(sweep: Sweep, done: Path, tmp_path: Path) -> None:
     cell = sweep.cells[0]
     shutil.copytree(cell_folder(done, cell.address), cell_folder(tmp_path, cell.address))
