@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 Positive = Annotated[int, Field(ge=1, le=10**7)]
 NonNegative = Annotated[int, Field(ge=0, le=2**53)]  # seeds among them; JSON holds no larger whole number exactly
 Width = Annotated[int, Field(ge=1, le=16_384)]  # of a layer, whose weights grow with its square
+Depth = Annotated[int, Field(ge=1, le=1_000)]  # layers, blocks or rounds, one after another
+DepthOrNone = Annotated[int, Field(ge=0, le=1_000)]
 Length = Annotated[int, Field(ge=1, le=65_536)]  # of a sequence
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Weight = Annotated[float, Field(ge=0.0, le=1e9, allow_inf_nan=False)]  # float32 overflows at 3e38
@@ -81,14 +83,14 @@ class PsgParameters(Group):
     folds: Annotated[int, Field(ge=1, le=100)]  # one fit per fold; 4: cross-fitted; 1: the paper's way
     recall_from: Literal["history", "history_and_target"]  # the latter is the paper's way, under `released` alone
     d: Width
-    layers: NonNegative
+    layers: DepthOrNone
     learning_rate: Annotated[float, Field(gt=0.0, allow_inf_nan=False)]  # too high: the fit itself refuses
     decay: Weight  # L2 on the batch's layer-0 rows
     batch_size: Positive
     epochs: Positive
     patience: Positive  # epochs without a better validation recall
     validation_share: Annotated[float, Field(gt=0.0, lt=1.0)]  # of the training interactions
-    rounds: Positive  # of recall; 1: plain recall
+    rounds: Depth  # of recall; 1: plain recall
     edges_per_round: NonNegative  # pseudo-edges per user and domain
     shrinkage: Weight  # cooccurrence and leave_one_out
     # leave_one_out only (:mod:`i2vae_lib.cooccurrence`); the values named first are those of a bag
@@ -131,7 +133,7 @@ class ModelParameters(Group):
     d: Width
     T: Length  # most recent real items kept
     T_pseudo: Length  # T' of the paper: cap on history + recalled
-    blocks: Positive
+    blocks: Depth
     heads: Positive  # of the sequence encoder
     cross_heads: Positive  # of the cross-domain attention
     dropout: Share
@@ -214,7 +216,7 @@ class SVAEParameters(Group):
 class SASRecBCEParameters(Group):
     """SASRec with its own loss (Kang & McAuley 2018)."""
 
-    blocks: Positive
+    blocks: Depth
     heads: Positive
     dropout: Share
     negatives: Positive  # per step
@@ -232,22 +234,22 @@ class EveryPositionParameters(Group):
 class SASRecCEParameters(EveryPositionParameters):
     """SASRec with cross-entropy (Klenitskiy & Vasilev 2023)."""
 
-    blocks: Positive
+    blocks: Depth
 
 
 class ESASRecParameters(EveryPositionParameters):
     """eSASRec (Tikhonovich et al. 2025)."""
 
-    blocks: Positive
-    multiplier: Positive  # m: width of the feed-forward net, in d
+    blocks: Depth
+    multiplier: Depth  # m: width of the feed-forward net, in d
 
 
 class ABXIParameters(EveryPositionParameters):
     """ABXI (Bian et al. 2025)."""
 
     hidden: Width  # of the feed-forward nets
-    domain_rank: Positive  # of the adapters to a stream
-    invariant_rank: Positive  # of the adapters from both domains to one
+    domain_rank: Width  # of the adapters to a stream
+    invariant_rank: Width  # of the adapters from both domains to one
     temperature: Rate
     decay: Weight  # AdamW's
 
@@ -287,7 +289,7 @@ class StackParameters(Group):
 class LightGCNParameters(Group):
     """LightGCN (He et al. 2020) as a recommender; the generator's own settings are in ``psg``."""
 
-    layers: NonNegative
+    layers: DepthOrNone
     decay: Weight  # L2 on the batch's layer-0 vectors
     batch_size: Positive  # triples
 
@@ -325,8 +327,8 @@ class DASLParameters(Group):
 class C2DSRParameters(Group):
     """C2DSR (Cao et al. 2022)."""
 
-    layers: NonNegative  # of the item graph
-    blocks: Positive
+    layers: DepthOrNone  # of the item graph
+    blocks: Depth
     heads: Positive
     dropout: Share
     balance: Annotated[float, Field(ge=0.0, le=1.0)]  # lambda: weight of the losses against the infomax terms
@@ -336,7 +338,7 @@ class C2DSRParameters(Group):
 class DisenCDRParameters(Group):
     """DisenCDR (Cao et al. 2022)."""
 
-    layers: Positive
+    layers: Depth
     dropout: Share
     beta: Annotated[float, Field(ge=0.0, le=1.0)]  # of the informative regulariser
     kl_weight: Weight
@@ -356,7 +358,7 @@ class SAVAEParameters(Group):
 class CDRIBParameters(Group):
     """CDRIB (Cao et al. 2022)."""
 
-    layers: Positive
+    layers: Depth
     dropout: Share
     beta: Weight  # on the users' KL
     kl_weight: Weight  # on both KLs
