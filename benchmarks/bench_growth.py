@@ -5,7 +5,7 @@
 A planted log of two domains: a tenth as many users as events, a fiftieth as many items, both long-tailed (Zipf items,
 Pareto activity: some histories of thousands). Users have a favourite tenth of the items, so that there is something to
 learn. It is written a block of users at a time. Every size runs in a process of its own, whose peak memory the system
-reports; seconds are of CPU, on one thread, so that other work on the machine counts little; the exponent is log(ratio of
+reports; seconds are of CPU, on one thread, so that other work counts little; the exponent is log(ratio of
 the seconds) / log(ratio of the events), between the two largest sizes.
 """
 
