@@ -37,6 +37,7 @@ from i2vae_lib.runs import (
     LayoutError,
     check_layout,
     checked,
+    make_folder,
     peak_memory_bytes,
     read_record,
     results_in,
@@ -291,6 +292,7 @@ def run(
         held_back = held_back | failed
     todo = [_work(cell, out) for cell in sweep.cells if cell.address not in held_back]
     if todo:
+        make_folder(out)
         done, cells = len(in_state.get("done", ())), len(sweep.cells)
         with (
             contextlib.closing(bar("sweep", cells, "cell", initial=done)) as progress,

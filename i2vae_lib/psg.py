@@ -333,10 +333,11 @@ def fit(train: Rows, p: PsgParameters) -> Generator:
     with np.errstate(all="ignore"):  # said below, in words
         generator = GENERATORS[p.kind].fit(train, p)
     for name, array in generator.arrays().items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+        # NaN included; dot products of larger ones overflow float32, and what they score is never recalled
+        if array.dtype.kind == "f" and array.size and not (array.min() > -1e18 and array.max() < 1e18):
             raise ParameterError(
-                f"'psg.learning_rate': {p.learning_rate:g}: the generator's values are not finite ({name}); try a "
-                f"lower one, or a lower psg.decay ({p.decay:g})"
+                f"'psg.learning_rate': {p.learning_rate:g}: the generator's values are not finite, or too large "
+                f"({name}); try a lower one, or a lower psg.decay ({p.decay:g})"
             )
     return generator
 

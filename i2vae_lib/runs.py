@@ -101,6 +101,14 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
+def make_folder(out: Path) -> None:
+    """Make a folder of results if it is missing."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{out} cannot be a folder of results ({error.strerror}): choose another OUT") from error
+
+
 def check_outside_runs(out: Path) -> None:
     """Refuse to write into a run: its own files tell what it is.
 
@@ -301,10 +309,7 @@ class Run:
     def __init__(self, parameters: Parameters, folder: Path | str | None = None, ignored: tuple[str, ...] = ()):
         self.ignored = ignored
         self.folder = Path(folder or parameters.out or default_folder(parameters, ignored))
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(f"{self.folder} cannot be a run directory ({error.strerror}): choose another OUT") from error
+        make_folder(self.folder)
         self.parameters = parameters
         self.lock = FileLock(self.folder / ".lock")
         with self.lock:

@@ -34,7 +34,7 @@ from i2vae_lib.lazy import require
 from i2vae_lib.params import ParameterError, Parameters, known_keys, load
 from i2vae_lib.places import suggestion
 from i2vae_lib.progress import bar
-from i2vae_lib.runs import LayoutError, flatten
+from i2vae_lib.runs import LayoutError, flatten, make_folder
 from i2vae_lib.workers import connect
 
 START_UP = 5
@@ -165,7 +165,7 @@ def _sampler(seed: int) -> Any:
 def open_study(out: Path) -> Any:
     """The Optuna study of a folder, created if missing."""
     opt = optuna()
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     lock = _JournalLock(out / ".journal.lock")
     storage = opt.storages.JournalStorage(opt.storages.journal.JournalFileBackend(str(out / "journal.log"), lock))
     with contextlib.suppress(opt.exceptions.DuplicatedStudyError):
@@ -226,7 +226,7 @@ def run(
         Another search works on the folder, or it holds trials of another space.
     """
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     try:
         with FileLock(out / ".search.lock").acquire(timeout=0):
             _search(search, out.resolve(), trials, workers, scheduler, say)

@@ -33,6 +33,7 @@ from i2vae_lib.runs import (
     LayoutError,
     check_layout,
     flatten,
+    make_folder,
     read_json,
     read_record,
     refuse_changes,
@@ -215,7 +216,7 @@ def open_study(
         flat.pop(key)
     source = source_of(parameters)
     folder = folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with FileLock(folder / ".study.lock"):
         known = Study(folder, flat, source, (), (), seeds[0], {})
         if (folder / "study.json").is_file():

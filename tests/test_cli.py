@@ -128,7 +128,7 @@ def test_run_when_its_folder_cannot_be_one(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a_file").touch()
-    told = f"{name} cannot be a run directory (" if name else "'out': String should have at least 1 character"
+    told = f"{name} cannot be a folder of results (" if name else "'out': String should have at least 1 character"
     assert told in refused(capsys, *run_words(Path(name)) if name else ["run", "--preset", "smoke", "--out", ""])
 
 
@@ -382,6 +382,21 @@ def test_export_when_input_is_wrong(finished: Path, tmp_path: Path, capsys: pyte
     assert "--protocol and --set are of --split" in refused(capsys, "export", str(finished), "--set", "model.d=3", *out)
     assert "is not a run directory" in refused(capsys, "export", str(tmp_path), *out)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["sweep", "search", "table"])
+def test_study_when_the_folder_is_a_file(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    grid = {"preset": "smoke", "seeds": [0], "grids": {"g": {"product": {"model.d": [8]}}}}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(grid))
+    (tmp_path / "search.yaml").write_text(yaml.safe_dump({"preset": "smoke", "space": {"model.d": [4, 8]}}))
+    words = {
+        "sweep": [str(tmp_path / "sweep.yaml")],
+        "search": [str(tmp_path / "search.yaml"), "--trials", "1"],
+        "table": ["--preset", "smoke", "--systems", "multivae-s", "--trials", "1"],
+    }[command]
+    assert cli.main([command, *words, "--workers", "1", "--out", str(tmp_path / "file")]) == 2
+    assert "file cannot be a folder of results (File exists): choose another OUT" in capsys.readouterr().err
 
 
 def test_notebooks_when_the_folder_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
