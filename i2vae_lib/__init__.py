@@ -29,6 +29,7 @@
 ``model``             latents, encoders, i2VAE (infer, decode, score), objective
 ``training``          a plain loop with checkpoints
 ``recommenders``      the contract; i2VAE, the paper's baselines, reference rankers, two ceilings; folding in
+``labels``            what tables and figures call things
 ``audit_fitted``      and of what was learnt
 ``inspection``        what a generator recalls, measured
 ``disentanglement``   probes, factor-wise scores, interventions on latents
@@ -43,7 +44,7 @@
 ``leak_worth``        what each leak is worth
 ``search``            a hyper-parameter search over the same engine
 ``pictures``          figures as static SVG: the report's, README's, the model itself
-``looks``             colours and labels of figures
+``looks``             colours of figures
 ``plots``             figures that notebooks and explorers draw with plotly
 ``views``             what the explorers show, as tables
 ``report``            ``report.html`` of a run

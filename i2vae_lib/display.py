@@ -11,27 +11,29 @@ from typing import Any
 import pandas as pd
 from IPython.display import HTML, Markdown
 
-from i2vae_lib import looks
+from i2vae_lib.labels import labelled
 from i2vae_lib.results import text
 
 
 def show(table: pd.DataFrame, digits: int = 2) -> HTML:
-    """A wide table for a notebook: it scrolls instead of wrapping, with rounded numbers and systems by their titles.
+    """A wide table for a notebook: it scrolls instead of wrapping, with rounded numbers and everything by its label.
 
     Parameters
     ----------
     table
         Named index levels become columns; an index without names is dropped.
     digits
-        Digits after the decimal point of floats.
+        Digits after the decimal point of floats; whole numbers from 100 on have none.
     """
     flat = table.reset_index() if any(table.index.names) else table
     if isinstance(flat.columns, pd.MultiIndex):
         flat = flat.set_axis([" ".join(filter(None, map(str, levels))) for levels in flat.columns], axis=1)
-    flat = flat.rename(columns=looks.label)
-    named = [name for name in ("system", "recommender", "best") if name in flat]
-    flat = flat.assign(**{name: flat[name].map(looks.label) for name in named})
-    body = text.as_html(flat, na_rep="", float_format=f"{{:.{digits}f}}".format)
+    flat = flat.rename_axis(columns=None)  # pandas gives a name of the columns a column of its own
+
+    def written(value: float) -> str:
+        return f"{value:,.0f}" if abs(value) >= 100 and value == round(value) else f"{value:.{digits}f}"  # a count
+
+    body = text.as_html(labelled(flat), na_rep="", float_format=written)
     scrolling = f'<div tabindex="0" style="max-width: 100%; overflow-x: auto">{body}</div>'
     return HTML(scrolling)  # type: ignore[no-untyped-call]
 

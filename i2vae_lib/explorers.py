@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import html
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import plotly.graph_objects as go
 from i2vae_lib import looks, plots, views
 from i2vae_lib.data.dataset import CrossDomainDataset
 from i2vae_lib.data.rows import DOMAINS, KINDS, SPLITS, Rows
+from i2vae_lib.labels import label, labelled
 from i2vae_lib.live import LiveFigure, RadioButtons
 from i2vae_lib.model.i2vae import ROLES
 from i2vae_lib.recommenders import I2VAERecommender
@@ -38,7 +39,7 @@ _WIDE = {"description_width": "initial"}
 
 def as_html(table: pd.DataFrame, caption: str) -> str:
     """A table with its caption; what stands in it is escaped."""
-    return f'<div class="i2vae">{text.as_html(table, caption, na_rep="", float_format="{:g}".format)}</div>'
+    return f'<div class="i2vae">{text.as_html(labelled(table), caption, na_rep="", float_format="{:g}".format)}</div>'
 
 
 def _row(*children: widgets.Widget) -> widgets.HBox:
@@ -46,8 +47,8 @@ def _row(*children: widgets.Widget) -> widgets.HBox:
     return widgets.HBox(children, layout={"flex_flow": "row wrap"})
 
 
-def _choice(label: str, options: Sequence[Any] = (), value: Any = None) -> widgets.Dropdown:
-    found = widgets.Dropdown(description=label, style=_WIDE)
+def _choice(name: str, options: Sequence[Any] = (), value: Any = None) -> widgets.Dropdown:
+    found = widgets.Dropdown(description=name, style=_WIDE)
     _offer(found, options, value)
     return found
 
@@ -58,6 +59,11 @@ def _offer(control: widgets.Dropdown, options: Sequence[Any], value: Any = None)
     control.options = list(options)
     names = [one[1] if isinstance(one, tuple) else one for one in options]
     control.value = kept if kept in names else names[0] if names else None
+
+
+def _named(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Options that are shown by their labels."""
+    return [(label(name), name) for name in names]
 
 
 class Explorer(widgets.VBox):
@@ -136,7 +142,7 @@ class UserExplorer(Explorer):
         self.recommender, self.all_rows = recommender, rows
         self.kinds = rows.kinds(tail)
         shown = [kind for kind in KINDS if kind in self.kinds and self.kinds[kind].any()]
-        named = [(f"{kind} ({int(self.kinds[kind].sum()):,})", kind) for kind in shown]
+        named = [(f"{label(kind)} ({int(self.kinds[kind].sum()):,})", kind) for kind in shown]
         self.kind = _choice("rows", named, "overlapping")  # of whom all three latents speak
         self.user = widgets.Combobox(description="user", placeholder="type to search", continuous_update=False)
         self.before = widgets.Button(description="previous user")
@@ -248,7 +254,7 @@ class DataExplorer(Explorer):
         self.split = _choice("split", list(SPLITS), "test")
         self.domain = _choice("target in", [(names[d], d) for d in DOMAINS])
         kinds = dataset.splits["test"].kinds(dataset.tail["test"])
-        self.kind = _choice("rows", [kind for kind in KINDS if kind in kinds])
+        self.kind = _choice("rows", _named(kind for kind in KINDS if kind in kinds))
         asked = [("everything", "all"), ("leaks looked for", "leaks"), ("what was found", "found")]
         self.audit = _choice("audit", asked)
         self.curve = views.popularity_curve(dataset)
@@ -263,8 +269,8 @@ class DataExplorer(Explorer):
         split, kind, name = self.split.value, self.kind.value, self.dataset.catalogue.names[self.domain.value]
         if control is not self.audit:
             rows = views.chosen_rows(self.dataset, split, self.domain.value, kind)
-            self._say(f"{len(rows):,} {split} rows ask for {name} ({kind}), of {len(set(rows.user)):,} users.")
-            title = f"Histories of {split} rows that ask for {name}, {kind}"
+            self._say(f"{len(rows):,} {split} rows ask for {name} ({label(kind)}), of {len(set(rows.user)):,} users.")
+            title = f"Histories of {split} rows that ask for {name}, {label(kind)}"
             self.figure.draw(plots.pair(views.lengths(rows), self.curve, title))
         self.tables["audit"] = views.checks(self.record, split, self.audit.value)
         caption = "what the audit says" if len(self.tables["audit"]) else f"nothing of that kind in the {split} rows"
@@ -301,7 +307,7 @@ class TrainingExplorer(Explorer):
 
     def react(self, control: widgets.Widget) -> None:
         chosen = {name: self.runs[name] for name in self.chosen.value}
-        _offer(self.column, views.columns(chosen))
+        _offer(self.column, _named(views.columns(chosen)))
         self.tables = {}
         self._show(self.shown, {"where they stand": views.progress(chosen)})
         column = self.column.value
@@ -311,8 +317,9 @@ class TrainingExplorer(Explorer):
             self.figure.draw(_nothing(why))
             return
         self.tables[column] = views.curves(chosen, column)
-        self._say(f"{column} by epoch, {len(chosen)} of {len(self.runs)} runs.")
-        self.figure.draw(plots.series(self.tables[column], "epoch", "value", "run", column, column))
+        name = label(column)
+        self._say(f"{name} by epoch, {len(chosen)} of {len(self.runs)} runs.")
+        self.figure.draw(plots.series(self.tables[column], "epoch", "value", "run", name, name))
 
     def _follow(self, change: Any) -> None:
         if not self.follow.value or self._reading:
@@ -367,10 +374,11 @@ class SweepExplorer(Explorer):
         axes, done = views.axes(table), table.dropna(subset=["value"])
         if not axes or done.empty:
             raise LayoutError(f"{self.table.value}, {self.grid.value}: nothing varies, or no cell is done yet")
-        _offer(self.x, axes, max(axes, key=lambda key: table[key].nunique()))
-        _offer(self.y, [self.NONE, *axes], self.NONE)
-        for control, column in ((self.domain, "domain"), (self.kind, "kind"), (self.system, "recommender")):
-            _offer(control, list(dict.fromkeys(done[column])))
+        _offer(self.x, _named(axes), max(axes, key=lambda key: table[key].nunique()))
+        _offer(self.y, _named([self.NONE, *axes]), self.NONE)
+        _offer(self.domain, list(dict.fromkeys(done["domain"])))
+        for control, column in ((self.kind, "kind"), (self.system, "recommender")):
+            _offer(control, _named(dict.fromkeys(done[column])))
 
     def react(self, control: widgets.Widget) -> None:
         if control is self.table:
@@ -383,7 +391,7 @@ class SweepExplorer(Explorer):
         up = None if self.y.value in (self.NONE, self.x.value) else self.y.value
         words = (self.metric.value, self.domain.value, self.kind.value, self.system.value)
         found = views.cells(table, self.x.value, up, *words)
-        title = f"{words[0]}, {words[1]}, {words[2]} rows, {words[3]}"
+        title = f"{words[0]}, {words[1]}, {label(words[2])} rows, {label(words[3])}"
         self._say(f"{title}: {int((found['runs'] > 0).sum())} of {len(found)} places have a value.")
         if up is None:
             line = found.assign(system=words[3])

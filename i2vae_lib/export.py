@@ -24,9 +24,10 @@ from i2vae_lib import evaluation
 from i2vae_lib.data.dataset import CrossDomainDataset
 from i2vae_lib.data.loading import load_dataset_once
 from i2vae_lib.data.rows import DOMAINS, PAD, Ragged, Rows
+from i2vae_lib.labels import label
 from i2vae_lib.paper import BIBTEX
 from i2vae_lib.params import ParameterError, Parameters
-from i2vae_lib.recommenders import REGISTRY, SYSTEMS, I2VAERecommender
+from i2vae_lib.recommenders import SYSTEMS, I2VAERecommender
 from i2vae_lib.results import lift, significance
 from i2vae_lib.results.differences import compare
 from i2vae_lib.results.reading import METRICS, open_runs
@@ -157,16 +158,14 @@ def model_card(record: dict[str, Any], table: pd.DataFrame, with_users: bool, li
                 f"{100 * line.value:.2f} ({100 * line.value_low:.2f} to {100 * line.value_high:.2f})"
                 for line in lines(table)
             ],
-            "best reference": [
-                f"{REGISTRY[line.reference].title} {100 * line.reference_value:.2f}" for line in lines(table)
-            ],
+            "best reference": [f"{label(line.reference)} {100 * line.reference_value:.2f}" for line in lines(table)],
             "difference in points (95 %)": [with_interval(line) for line in lines(table)],
         }
     )
     jinja = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     jinja.filters["plain"] = partial(escaped, style="markdown")
     return jinja.from_string(CARD.read_text(encoding="utf-8")).render(
-        title=REGISTRY[p["system"]].title,
+        title=label(p["system"]),
         record=record,
         p=p,
         names=names,

@@ -1,4 +1,4 @@
-"""How figures look: a system and a latent have one colour and one label in every figure of the kit.
+"""How figures look: a system and a latent have one colour in every figure of the kit (labels: ``labels.py``).
 
 Colours differ from white and from a dark page by at least 3:1, and figures have no background of their own, so that
 they fit light and dark themes.
@@ -6,12 +6,12 @@ they fit light and dark themes.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
+from i2vae_lib.labels import AFTER, LATENT
 from i2vae_lib.recommenders.registry import REGISTRY
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#B87F00", "#CC79A7", "#3A92C4", "#9467BD", "#8F8400", "#797979", "#A0623A")
@@ -40,16 +40,6 @@ _LEAST_SHARE = 0.05
 _FIRST = ["i2vae", *(name for name, one in REGISTRY.items() if one.family in ("reference", "ceiling"))]
 _SYSTEMS = {name: place for place, name in enumerate(dict.fromkeys([*_FIRST, *REGISTRY]))}
 _TITLES = {one.title: name for name, one in REGISTRY.items()}
-_AFTER = "_after"  # ends the name of a ranker that ranks only what comes after the history's last item
-_LATENT = re.compile(r"(?:kl/|active/)?(t_|a_)?([xy])")
-
-
-def label(name: str) -> str:
-    """What figures call a system: its title. Any other name stays as it is."""
-    plain = str(name).removesuffix(_AFTER)
-    if plain not in REGISTRY:
-        return str(name)
-    return REGISTRY[plain].title + (" after the last" if plain != name else "")
 
 
 def look(name: str, place: int) -> dict[str, Any]:
@@ -63,10 +53,10 @@ def look(name: str, place: int) -> dict[str, Any]:
     place
         Where any other name stands in its figure, from 0.
     """
-    if latent := _LATENT.fullmatch(name):
-        place = ("", "t_", "a_").index(latent[1] or "")
-        return {**_nth(place), "dash": "solid" if latent[2] == "x" else "dash"}
-    plain = name.removesuffix(_AFTER)
+    if latent := LATENT.fullmatch(name):
+        place = ("", "t_", "a_").index(latent[2] or "")
+        return {**_nth(place), "dash": "solid" if latent[3] == "x" else "dash"}
+    plain = name.removesuffix(AFTER)
     own = _nth(_SYSTEMS.get(_TITLES.get(plain, plain), place))
     return own if plain == name else {**own, "symbol": f"{own['symbol']}-open", "dash": "dot"}
 

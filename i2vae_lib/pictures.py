@@ -20,6 +20,7 @@ LETTER = 7.8
 """Width of a letter of 14 pixels, with room to spare."""
 
 STYLE = (
+    ".kit{max-width:100%;height:auto}"
     ".kit text{font:14px system-ui,sans-serif;fill:#1f2328}.kit .quiet{fill:#59636e}.kit .axis{stroke:#8c959f}"
     ".kit .released,.kit .below{fill:#bc4c00}.kit .log,.kit .above{fill:#0969da}.kit .level{fill:#59636e}"
     ".kit .below-line{stroke:#bc4c00}.kit .above-line{stroke:#0969da}.kit .level-line{stroke:#59636e}"
@@ -144,16 +145,11 @@ def training_panels(history: pd.DataFrame) -> Panels:
     return panels
 
 
-def curves(title: str, x_axis: str, panels: Panels) -> str:
-    """Lines over a common kind of axis: two panels in a row, the names of its lines under each panel."""
-    wide, high, across = 430, 190, 3
-    names = max(len(panel) for panel in panels.values())
-    tall = high + 62 + 18 * -(-names // across)
-    parts = []
-    for at, (name, lines) in enumerate(panels.items()):
-        parts += [f'<g transform="translate({(at % 2) * wide} {(at // 2) * tall})">', _text(46, 16, name)]
-        parts += [*_panel(x_axis, lines, wide, high, across), "</g>"]
-    return _svg(title, 2 * wide, tall * -(-len(panels) // 2), parts)
+def curves(title: str, x_axis: str, lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> str:
+    """One panel: a line for each name, its x and y over a common axis, and the names below."""
+    wide, high, names_across = 430, 190, 3
+    parts = [_text(46, 16, title), *_panel(x_axis, lines, wide, high, names_across)]
+    return _svg(title, wide, high + 42 + 18 * -(-len(lines) // names_across), parts)
 
 
 def _panel(

@@ -1,6 +1,7 @@
 """Tidy table -> plotly figure. Nothing is computed here; every figure stands under the table that it draws.
 
-Colours and labels are those of :mod:`i2vae_lib.looks`. Every figure refuses a table without lines (ValueError).
+Colours are those of :mod:`i2vae_lib.looks`, labels those of :mod:`i2vae_lib.labels`. Every figure refuses a table
+without lines (ValueError).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from i2vae_lib import looks
+from i2vae_lib.labels import label, latent
 from i2vae_lib.pictures import training_panels
 from i2vae_lib.results.text import as_csv
 
@@ -43,10 +45,16 @@ def _different(values: Iterable[Any]) -> list[Any]:
 
 def bars(table: pd.DataFrame, x: str, y: str, colour: str, title: str, y_title: str | None = None) -> go.Figure:
     """Grouped bars: a group for each value of ``x``, in it a bar for each value of ``colour``."""
-    figure = _figure(title, table).update_layout(barmode="group", xaxis_title=x, yaxis_title=y_title or y)
+    figure = _figure(title, table).update_layout(barmode="group", xaxis_title=label(x), yaxis_title=y_title or label(y))
+    # the names below may be long, and turn: the legend stands above
+    figure.update_layout(margin={"t": 90}, legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"})
+    naming = latent if x == "latent" else label
     for i, (name, part) in enumerate(table.groupby(colour, sort=False)):
         figure.add_bar(
-            x=part[x].astype(str), y=looks.rounded(part[y]), name=looks.label(str(name)), marker=looks.bar(str(name), i)
+            x=part[x].astype(str).map(naming),
+            y=looks.rounded(part[y]),
+            name=label(str(name)),
+            marker=looks.bar(str(name), i),
         )
     return figure
 
@@ -62,7 +70,7 @@ def lines(
     log_x: bool = False,
 ) -> go.Figure:
     """A line over ``x`` for each of ``columns``."""
-    figure = _figure(title, table).update_layout(xaxis_title=x, yaxis_title=y_title)
+    figure = _figure(title, table).update_layout(xaxis_title=label(x), yaxis_title=y_title)
     mode = "lines+markers" if len(table) < 40 else "lines"
     _add_lines(figure, ((name, table[x], table[name]) for name in columns), mode)
     if log_y:
@@ -74,7 +82,7 @@ def lines(
 
 def series(table: pd.DataFrame, x: str, y: str, colour: str, title: str, y_title: str) -> go.Figure:
     """A line for each value of ``colour``; what has no value is left out."""
-    figure = _figure(title, table).update_layout(xaxis_title=x, yaxis_title=y_title, showlegend=True)
+    figure = _figure(title, table).update_layout(xaxis_title=label(x), yaxis_title=y_title, showlegend=True)
     parts = table.dropna(subset=[y]).groupby(colour, sort=False)
     _add_lines(figure, ((str(name), part[x], part[y]) for name, part in parts), "lines+markers")
     return figure.update_yaxes(range=looks.least_range(table[y]))
@@ -82,7 +90,7 @@ def series(table: pd.DataFrame, x: str, y: str, colour: str, title: str, y_title
 
 def _add_lines(figure: go.Figure, curves: Iterable[tuple[str, pd.Series, pd.Series]], mode: str) -> None:
     for i, (name, x, y) in enumerate(curves):
-        figure.add_scatter(x=x, y=looks.rounded(y), name=looks.label(name), mode=mode, **looks.line(name, i))
+        figure.add_scatter(x=x, y=looks.rounded(y), name=label(name), mode=mode, **looks.line(name, i))
 
 
 def pair(lengths: pd.DataFrame, popularity: pd.DataFrame, title: str) -> go.Figure:
@@ -114,11 +122,12 @@ def surface(table: pd.DataFrame, x: str, y: str, title: str) -> go.Figure:
         z=shown,
         text=[["" if one is None else f"{one:.2f}" for one in line] for line in shown],
         texttemplate="%{text}",
-        hovertemplate=f"{x} %{{x}}, {y} %{{y}}: %{{z:.2f}}<extra></extra>",
+        hovertemplate=f"{label(x)} %{{x}}, {label(y)} %{{y}}: %{{z:.2f}}<extra></extra>",
         colorscale="Cividis",
         colorbar={"title": "per cent"},
     )
-    return figure.update_xaxes(title_text=x, type="category").update_yaxes(title_text=y, type="category")
+    across = label(y).replace(" (", "<br>(")  # the axis is short, and the key of a parameter long
+    return figure.update_xaxes(title_text=label(x), type="category").update_yaxes(title_text=across, type="category")
 
 
 def training_curves(history: pd.DataFrame) -> go.Figure:
@@ -128,13 +137,14 @@ def training_curves(history: pd.DataFrame) -> go.Figure:
     places = _panels(figure, [*panels, *[""] * (4 - len(panels))], 2, vertical_spacing=0.16)
     for place, (panel, lines) in zip(places, panels.items()):
         for i, (name, (x, y)) in enumerate(lines.items()):
-            look = looks.line(name.split(",")[0], i, 4)
-            hover = f"{name}: %{{y:.4g}}<extra></extra>"
+            plain, _, stage = name.partition(", ")
+            look, shown = looks.line(plain, i, 4), label(plain) + f", {stage}" * bool(stage)
+            hover = f"{shown}: %{{y:.4g}}<extra></extra>"
             figure.add_scatter(
-                x=x, y=looks.rounded(y), name=name, legendgroup=panel, hovertemplate=hover, **look, **place
+                x=x, y=looks.rounded(y), name=shown, legendgroup=panel, hovertemplate=hover, **look, **place
             )
         figure.update_yaxes(range=looks.least_range([value for _, y in lines.values() for value in y]), **place)
-    figure.update_xaxes(title_text="epoch")
+    figure.update_xaxes(title_text="epoch", row=-(-len(panels) // 2))  # above, it would cover a panel's title
     return figure.update_layout(legend={"orientation": "h", "y": -0.12}, hovermode="x")
 
 
@@ -145,12 +155,12 @@ def results(table: pd.DataFrame, title: str) -> go.Figure:
     recommenders = [c for c in table.columns if c not in ("domain", "kind", "n")]
     for place, d in zip(_panels(figure, domains, len(domains), shared_yaxes=True), domains):
         part = table[table["domain"] == d]
-        labels = [f"{kind} (n={n})" for kind, n in zip(part["kind"], part["n"], strict=True)]
+        labels = [f"{label(kind)} (n={n})" for kind, n in zip(part["kind"], part["n"], strict=True)]
         for i, name in enumerate(recommenders):
             figure.add_bar(
                 x=labels,
                 y=part[name],
-                name=looks.label(name),
+                name=label(name),
                 legendgroup=name,
                 showlegend=d == domains[0],
                 marker=looks.bar(name, i),
@@ -183,16 +193,16 @@ def _markers(table: pd.DataFrame, x: str, y: str, low: str, high: str, title: st
                 x=[groups.index(group) + aside for group in part[x]],
                 y=part[y],
                 error_y=_around(part, y, low, high),
-                name=looks.label(str(name)),
+                name=label(str(name)),
                 legendgroup=str(name),
                 showlegend=d == domains[0],
                 mode="markers",
                 marker=looks.line(str(name), i, 8)["marker"],
-                hovertemplate=f"{looks.label(str(name))}: %{{y:.2f}}<extra></extra>",
+                hovertemplate=f"{label(str(name))}: %{{y:.2f}}<extra></extra>",
                 **place,
             )
-    figure.add_hline(y=0, line={"width": 1, "dash": "dot"})
-    shown = [looks.label(str(one)) for one in groups]
+    figure.add_hline(y=0, line={"width": 1, "dash": "dot", "color": looks.GREY})
+    shown = [label(str(one)) for one in groups]
     figure.update_xaxes(tickvals=list(range(len(groups))), ticktext=shown, range=[-0.5, len(groups) - 0.5])
     figure.update_yaxes(title_text="points", col=1)
     return figure.update_layout(height=120 + 300 * places[-1]["row"])
@@ -227,12 +237,59 @@ def differences(table: pd.DataFrame, title: str) -> go.Figure:
             marker=looks.line(str(d), i, 8)["marker"],
             hovertemplate="%{customdata[0]}: %{x:.2f}" + "<br>%{customdata[1]}" * ("runs" in part) + "<extra></extra>",
         )
-    figure.add_vline(x=0, line={"width": 1, "dash": "dot"})
-    shown = [looks.label(str(one)) for one in systems]
+    figure.add_vline(x=0, line={"width": 1, "dash": "dot", "color": looks.GREY})
+    shown = [label(str(one)) for one in systems]
     figure.update_yaxes(tickvals=list(range(len(systems))), ticktext=shown, range=[len(systems) - 0.5, -0.5])
     figure.update_xaxes(title_text="points")
     margin, legend = {"l": 280, "r": 40, "t": 90, "b": 50}, {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}
     return figure.update_layout(height=160 + 34 * len(systems), margin=margin, legend=legend)
+
+
+def systems(table: pd.DataFrame, title: str) -> go.Figure:
+    """Many systems less one of them: a line of panels for each domain, a panel for each kind, a dot for each system.
+
+    Parameters
+    ----------
+    table
+        ``domain, kind, title, family, difference, interval_low, interval_high, best`` (marked by a ring), in the order
+        of the lines from top to bottom: that of the first kind of a domain.
+    """
+    figure = _figure(title, table)
+    domains, kinds, families = (_different(table[key]) for key in ("domain", "kind", "family"))
+    cells = [(d, kind) for d in domains for kind in kinds]
+    size = {cell: len(part) for cell, part in table.groupby(["domain", "kind"])}
+    most = max(size.values())
+    places = _panels(figure, [f"{d}, {label(kind)}" for d, kind in cells], len(kinds), vertical_spacing=0.08)
+    for place, (d, kind) in zip(places, cells):
+        lines = _different(table.loc[table["domain"] == d, "title"])
+        here = table[(table["domain"] == d) & (table["kind"] == kind)]
+        here = here.assign(line=here["title"].map(lines.index))
+        for i, family in enumerate(families):
+            part = here[here["family"] == family]
+            figure.add_scatter(
+                x=part["difference"],
+                y=part["line"],
+                error_x=_around(part, "difference", "interval_low", "interval_high") | {"thickness": 1, "width": 0},
+                customdata=part[["title"]],
+                name=family or "i2VAE",
+                legendgroup=family,
+                showlegend=place == places[0],
+                mode="markers",
+                marker=looks.line(family or "i2vae", i + 1, 7)["marker"],
+                hovertemplate="%{customdata[0]}: %{x:.2f}<extra></extra>",
+                **place,
+            )
+        ring = {"symbol": "circle-open", "size": 14, "color": looks.GREY, "line": {"width": 2}}
+        best = here[here["best"]]
+        words = {"name": "best reference", "legendgroup": "best", "showlegend": place == places[0], "hoverinfo": "skip"}
+        figure.add_scatter(x=best["difference"], y=best["line"], mode="markers", marker=ring, **words, **place)
+        ticks = {"tickvals": list(range(len(lines))), "range": [most - 0.5, -0.5]}
+        figure.update_yaxes(**ticks, ticktext=lines, showticklabels=place["col"] == 1, **place)
+    figure.add_vline(x=0, line={"width": 1, "dash": "dot", "color": looks.GREY})
+    figure.update_xaxes(title_text="points", row=places[-1]["row"])
+    drawn = len(domains) * (60 + 18 * most)  # between the margins
+    legend = {"orientation": "h", "x": 0, "y": -60 / drawn, "yanchor": "top"}
+    return figure.update_layout(height=190 + drawn, margin={"l": 150, "r": 20, "t": 80, "b": 110}, legend=legend)
 
 
 def curves(table: pd.DataFrame, x: str, colour: str, title: str) -> go.Figure:
@@ -270,24 +327,24 @@ def curves(table: pd.DataFrame, x: str, colour: str, title: str) -> go.Figure:
             figure.add_scatter(
                 x=part[x],
                 y=looks.rounded(part["mean"]),
-                name=looks.label(str(name)),
+                name=label(str(name)),
                 legendgroup=str(name),
                 showlegend=place == places[0],
                 mode="lines+markers",
                 **looks.line(str(name), i, 8),
                 customdata=part[["runs"]],
-                hovertemplate=f"{name}, {x} %{{x}}: %{{y:.2f}}<br>%{{customdata[0]}}<extra></extra>",
+                hovertemplate=f"{label(str(name))}, {x} %{{x}}: %{{y:.2f}}<br>%{{customdata[0]}}<extra></extra>",
                 **place,
             )
         figure.update_yaxes(range=looks.least_range(here[["mean", "low", "high"]]), **place)
         for gap in _different(missing[x].dropna()):
             # not add_vline, whose annotation cannot stand on an axis of words
             line = {"x0": gap, "x1": gap, "y0": 0, "y1": 1, "yref": "y domain"}
-            figure.add_shape(type="line", line={"width": 1, "dash": "dot"}, **line, **place)
+            figure.add_shape(type="line", line={"width": 1, "dash": "dot", "color": looks.GREY}, **line, **place)
             word = {"x": gap, "y": 0, "yref": "y domain", "yanchor": "bottom", "xanchor": "left"}
             text = {"text": "missing", "textangle": -90, "font": {"size": 9}, "showarrow": False}
             figure.add_annotation(**word, **text, **place)
-    figure.update_xaxes(title_text=x, row=places[-1]["row"]).update_yaxes(title_text="per cent", col=1)
+    figure.update_xaxes(title_text=label(x), row=places[-1]["row"]).update_yaxes(title_text="per cent", col=1)
     return figure.update_layout(height=140 + 260 * places[-1]["row"], legend={"orientation": "h", "y": -0.14})
 
 
@@ -296,9 +353,9 @@ def latent_map(table: pd.DataFrame, colour: str, title: str) -> go.Figure:
     figure = _figure(title, table, height=420)
     latents, names = _different(table["latent"]), _different(table[colour])
     first = table.drop_duplicates(colour).set_index(colour)["latent"]  # where a name stands in the legend
-    for place, latent in zip(_panels(figure, latents, len(latents)), latents):
+    for place, role in zip(_panels(figure, latents, len(latents)), latents):
         for i, name in enumerate(names):
-            part = table[(table["latent"] == latent) & (table[colour] == name)]
+            part = table[(table["latent"] == role) & (table[colour] == name)]
             if part.empty:
                 continue
             turn, hue = divmod(i, len(looks.PALETTE))
@@ -307,7 +364,7 @@ def latent_map(table: pd.DataFrame, colour: str, title: str) -> go.Figure:
                 y=part["second"].astype("float32"),
                 name=str(name),
                 legendgroup=str(name),
-                showlegend=first[name] == latent,
+                showlegend=first[name] == role,
                 mode="markers",
                 marker={"color": looks.PALETTE[hue], "symbol": looks.SYMBOLS[turn], "size": 4, "opacity": 0.7},
                 hovertemplate=f"{colour} {name}<extra></extra>",

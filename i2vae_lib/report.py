@@ -15,8 +15,9 @@ from markupsafe import Markup
 from i2vae_lib import audit, evaluation, pictures, stages
 from i2vae_lib.data.protocols import outside_note
 from i2vae_lib.data.rows import DOMAINS
+from i2vae_lib.labels import label, labelled, latent
 from i2vae_lib.params import ParameterError, load, of_result
-from i2vae_lib.recommenders import CEILINGS, REGISTRY, from_histories
+from i2vae_lib.recommenders import CEILINGS, from_histories
 from i2vae_lib.results import lift, text
 from i2vae_lib.results.differences import Comparison, compare, six_rows
 from i2vae_lib.runs import flatten, read_record, stamp, write_atomically
@@ -59,21 +60,17 @@ def _results(folder: Path, record: dict[str, Any], metrics: dict[str, Any]) -> d
         for candidates in ("sampled", "full")
     ]
     negatives = p["evaluation"]["negatives"]
-    ceilings = [REGISTRY[name].title for name in CEILINGS if name in metrics]
+    ceilings = [label(name) for name in CEILINGS if name in metrics]
     return {
         "verdict": lift.verdict(found),
         "negatives": f"{negatives:,}",
         "ceilings": f" ({' and '.join(ceilings)} read the planted truth and do not count)" if ceilings else "",
         "tail": " and ".join(f"{record['L80']['test'][d]:.2f} ({names[d]})" for d in DOMAINS),
-        "six_rows": html(six_rows(found, "HR@10").rename(columns=_title)),
+        "six_rows": html(six_rows(found, "HR@10")),
         "forest": _forest(found),
         "fewer": evaluation.fewer_candidates(stages.load_ranks(folder), negatives, names),
-        "tables": [html(table, heading) for heading, table in tables],
+        "tables": [html(labelled(table), heading) for heading, table in tables],
     }
-
-
-def _title(name: str) -> str:
-    return REGISTRY[name].title if name in REGISTRY else name
 
 
 def _forest(found: Comparison) -> Markup:
@@ -88,25 +85,34 @@ def _forest(found: Comparison) -> Markup:
             100 * one.difference,
             100 * one.interval_low,
             100 * one.interval_high,
-            f"{100 * one.system:.1f} against {100 * one.reference:.1f} ({_title(one.best)})",
+            f"{100 * one.system:.1f} against {100 * one.reference:.1f} ({label(one.best)})",
         )
         for one in text.lines(lines)
     ]
-    system = _title(found.about["base"])
+    system = label(found.about["base"])
     title = f"{system} less the best reference ranker of each line"
     return Markup(pictures.forest(title, "points of HR@10", drawn))  # labels are escaped there
 
 
 def _training(record: dict[str, Any], history: pd.DataFrame) -> dict[str, Any]:
     panels = {
-        panel: {name.rpartition("/")[2]: line for name, line in lines.items()}
+        panel: {_line(name, record["names"]): line for name, line in lines.items()}
         for panel, lines in pictures.training_panels(history).items()
     }
     return {
         "training": training_of(record, history),
-        "curves": Markup(pictures.curves("Training", "epoch", panels)) if panels else "",
-        "history": html(history.round(4)),
+        "curves": [Markup(pictures.curves(panel, "epoch", lines)) for panel, lines in panels.items()],
+        "history": html(labelled(history.round(4))),
     }
+
+
+def _line(name: str, names: dict[str, str]) -> str:
+    """A line of a panel, whose title says what is drawn: ``kl/t_y, stage 2`` is z_tʸ, stage 2."""
+    quantity, _, of = name.rpartition("/")
+    plain, comma, stage = of.partition(",")
+    if quantity in ("kl", "active"):
+        return latent(plain) + comma + stage
+    return (names[plain] if quantity else "both domains") + comma + stage
 
 
 def _audited(found: pd.DataFrame) -> dict[str, Any]:
@@ -132,7 +138,7 @@ def _made(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     pair = f"{names['x']} and {names['y']}"
     rows = ", ".join(f"{n:,} {split}" for split, n in record["rows"].items())
     return {
-        "title": f"{_title(p['system'])} on {record['data']} ({pair}), {record['protocol']}",
+        "title": f"{label(p['system'])} on {record['data']} ({pair}), {record['protocol']}",
         "stamp": stamp(record),
         "summary": f"Rows: {rows}. Dataset SHA-256 {record['dataset_sha256'][:16]}…, data seed {record['data_seed']}, "
         f"seed {p['seed']}. Kept out: {_removed(record['removed'])}. {outside_note(record['outside'], names)} "
@@ -140,7 +146,7 @@ def _made(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         "command": command_of(p),
         "filters": html(pd.DataFrame(record["filters"])) if record["filters"] else "",
         "extensions": from_histories.extensions(record["references"]),
-        "references": html(_chosen(record["references"])),
+        "references": html(labelled(_chosen(record["references"]))),
         "stages": html(seconds_by_stage(record)),
         "notebooks": sorted(one.name for one in (folder / "notebooks").glob("*.html")),
         "parameters": html(flat),
@@ -160,9 +166,15 @@ def seconds_by_stage(record: dict[str, Any]) -> pd.DataFrame:
 def _chosen(references: dict[str, Any]) -> pd.DataFrame:
     """One line a ranker and setting that was tried, the chosen one marked."""
     lines = [
-        (name, ", ".join(f"{k} {v}" for k, v in tried.items() if k != _METRIC), round(tried[_METRIC], 4), star)
+        (
+            name,
+            ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in tried.items() if k != _METRIC),
+            round(tried[_METRIC], 4),
+            star,
+        )
         for name, chosen in references.items()
         for tried in chosen["grid"]
+        for score in [round(tried[_METRIC], 4)]
         for star in ["chosen" if all(chosen[key] == value for key, value in tried.items()) else ""]
     ]
     return pd.DataFrame(lines, columns=["ranker", "setting", _METRIC, ""])

@@ -785,10 +785,15 @@ def test_compare_when_two_seeds_are_given_shows_them_as_one_system(
     out = capsys.readouterr().out
     assert out.startswith("synthetic, protocol chronological, data_seed 0: ") and "1 + 49 sampled candidates\n" in out
     assert f"  i2vae: seeds 0, 1: {seeds[0]}, {seeds[1]}\n" in out
-    assert "HR@10 in per cent, mean ± sd over seeds" in out and "NDCG@10 in" not in out and "tailed_warm" not in out
+    assert "HR@10 in per cent, mean ± sd over seeds" in out and "NDCG@10 in" not in out and "tailed, warm" not in out
     assert cli.main(["compare", *seeds[:2], "--all"]) == 0
     out = capsys.readouterr().out
-    assert "NDCG@10 in per cent" in out and "tailed_warm" in out and "cell by cell" in out
+    assert (
+        "NDCG@10 in per cent" in out
+        and "tailed, warm" in out
+        and "recent_popularity  " not in out
+        and "cell by cell" in out
+    )
     assert "Interval and p: paired bootstrap over users, 10000 resamples." in out
     # the rankers have no seeds to pair
     assert "No t-test over seeds: it needs two or more seeds, the same for both systems." in out
@@ -803,7 +808,7 @@ def test_compare_when_two_systems_have_two_seeds_explains_both_tests(
     for epochs in (1, 2):
         assert f"  i2vae (training.epochs={epochs}): seeds 0, 1: " in out
     assert "would stand on *other rows*, with these trained models." in out
-    assert "t and p_t: paired t-test over seeds, 1 degree of freedom." in out
+    assert "t and p (t-test): paired t-test over seeds, 1 degree of freedom." in out
     assert "would stand with *other seeds*, on these rows." in out and "No t-test" not in out
 
 
@@ -829,7 +834,7 @@ def test_compare_when_base_and_candidates_are_chosen_uses_them(
     capsys.readouterr()
     assert cli.main(["compare", seeds[0], "--base", "popularity", "--candidates", "full"]) == 0
     out = capsys.readouterr().out
-    assert "all items ranked" in out and "Differences from popularity on the mean over" in out
+    assert "all items ranked" in out and "Differences from Popularity on the mean over" in out
     said = refused(capsys, "compare", seeds[0], "--base", "populrity")
     assert "unknown base 'populrity'; did you mean 'popularity'?" in said
 

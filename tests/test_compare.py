@@ -253,7 +253,7 @@ def test_sampled_against_full_when_systems_swap(tmp_path: Path) -> None:
     result = compared([worse, *folders[1:]], metric_names=["NDCG@10"])
     one = cell(sampled_against_full(result.results), domain="North", kind="all", metric="NDCG@10")
     assert one.swapped == [["i2vae (model.d=16)", "i2vae (model.d=32)"]] and one.tau == pytest.approx(1 / 3)
-    assert "only on sampled candidates i2vae (model.d=16) over i2vae (model.d=32)" in result.everything()
+    assert "only on sampled candidates i2VAE (model.d=16) over i2VAE (model.d=32)" in result.everything()
 
 
 # --- what is told -----------------------------------------------------------------------------------------------------
@@ -265,7 +265,7 @@ def test_text_when_read(found: Comparison) -> None:
     assert f"{NARROW}: seeds 0, 1, 2: " in text and "NOT leak-free" not in text
     one = cell(found.results, system=WIDE, domain="North", kind="all", metric="HR@10", candidates="sampled")
     assert f"> {100 * one.mean:.2f} ± {100 * one.sd:.2f}" in text  # best; the oracle is not marked
-    assert "> best (left out, for they read the planted truth: oracle)" in text
+    assert "> best (left out, for they read the planted truth: Oracle)" in text
     assert "paired bootstrap over users, 400 resamples" in text and "*other rows*" in text
     assert "2 degrees of freedom" in text and "*other seeds*" in text
     assert (

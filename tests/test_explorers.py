@@ -185,7 +185,7 @@ def test_training_when_controls_move(run: Run) -> None:
     found.chosen.value = ("run",)
     assert found.column.value == "ndcg@10" and len(found.figure.data) == 1
     found.column.value = "kl/t_y"
-    assert "where they stand" in found.static() and "kl/t_y" in found.static()
+    assert "where they stand" in found.static() and "KL of z_tʸ by epoch" in found.static()
 
 
 def test_training_when_its_run_vanishes(tiny: Parameters, tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_training_when_chosen_runs_have_other_curves(run: Run, tiny: Parameters,
     found.column.value = "kl/t_y"
     assert len(found.figure.data) == 1
     found.chosen.value = ("plain",)
-    assert found.column.value == "ndcg@10" and said(found) == "ndcg@10 by epoch, 1 of 2 runs."
+    assert found.column.value == "ndcg@10" and said(found) == "NDCG@10 by epoch, 1 of 2 runs."
     assert [trace.name for trace in found.figure.data] == ["plain"]
 
 
@@ -259,7 +259,7 @@ def test_sweep_when_controls_move() -> None:
     found = SweepExplorer({"mine": sweep_table()})
     assert (found.x.value, found.y.value) == ("model.T", SweepExplorer.NONE)
     assert found.figure.data[0].type == "scatter"
-    assert said(found) == "HR@10, North, all rows, i2vae: 2 of 3 places have a value."
+    assert said(found) == "HR@10, North, all rows, i2VAE: 2 of 3 places have a value."
     found.y.value = "model.d"
     assert found.figure.data[0].type == "heatmap"
     assert list(found.figure.data[0].text[0]) == ["4.25", "5.25", ""]
@@ -275,7 +275,7 @@ def test_sweep_when_a_grid_is_chosen() -> None:
     found.grid.value = "flat"
     assert said(found) == "mine, flat: nothing varies, or no cell is done yet"
     found.grid.value = SweepExplorer.ALL
-    assert said(found) == "HR@10, North, all rows, i2vae: 2 of 3 places have a value."
+    assert said(found) == "HR@10, North, all rows, i2VAE: 2 of 3 places have a value."
     np.testing.assert_allclose(found.figure.data[0].y, [5.85, 6.85])
 
 

@@ -29,6 +29,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("model",),
     ("training",),
     ("recommenders",),
+    ("labels",),
     ("audit_fitted", "inspection", "disentanglement", "after_the_last"),
     ("audit",),
     ("shared",),
@@ -114,7 +115,7 @@ def test_imports_when_the_lowest_layers_are_read() -> None:
         "progress": set(),
         "params": {"parameter_groups", "places", "yaml_files"},
         "runs": {"params", "places"},
-        "plots": {"looks", "pictures", "results"},
+        "plots": {"labels", "looks", "pictures", "results"},
     }
     data = set().union(*(layers_imported(path) for path in (LIBRARY / "data").glob("*.py")))
     assert data <= {"data", "parameter_groups", "params", "runs", "progress", "places", "lazy", "cache", "yaml_files"}

@@ -81,11 +81,6 @@ def test_figures_have_no_background_of_their_own() -> None:
     assert isinstance(drawn, go.Figure) and drawn.layout.template.layout.paper_bgcolor == "rgba(0, 0, 0, 0)"
 
 
-def test_label_when_a_ranker_looks_after_the_last_item() -> None:
-    assert looks.label("itemknn_after") == "ItemKNN after the last" and looks.label("itemknn") == "ItemKNN"
-    assert looks.label("soon_after") == "soon_after"
-
-
 def test_look_when_a_ranker_looks_after_the_last_item() -> None:
     plain, after = looks.look("itemknn", 0), looks.look("itemknn_after", 5)
     assert after["color"] == plain["color"] and after["symbol"] == plain["symbol"] + "-open"

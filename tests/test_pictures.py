@@ -48,7 +48,7 @@ def test_pictures_when_names_hold_markup(nasty: str) -> None:
     drawn = [
         pictures.forest(nasty, nasty, [pictures.Interval(nasty, 1.0, 0.0, 2.0, nasty)]),
         pictures.bars(nasty, [(nasty, 0.5, nasty, "log")]),
-        pictures.curves(nasty, nasty, {nasty: {nasty: ([1, 2], [3.0, 4.0])}}),
+        pictures.curves(nasty, nasty, {nasty: ([1, 2], [3.0, 4.0])}),
     ]
     for one in map(parsed, drawn):
         assert one.get("aria-label") == nasty and one.get("onload") is None
@@ -56,7 +56,7 @@ def test_pictures_when_names_hold_markup(nasty: str) -> None:
 
 
 def test_curves_when_a_value_is_missing_leaves_its_point_out() -> None:
-    picture = pictures.curves("t", "epoch", {"loss": {"x": ([1, 2, 3], [5.0, np.nan, 1.0]), "y": ([1], [2.0])}})
+    picture = pictures.curves("t", "epoch", {"x": ([1, 2, 3], [5.0, np.nan, 1.0]), "y": ([1], [2.0])})
     points = [str(one.get("points")).split() for one in parsed(picture).iter(f"{SVG}polyline")]
     assert [len(one) // 2 for one in points] == [2, 1]
     assert "nan" not in picture
@@ -64,7 +64,7 @@ def test_curves_when_a_value_is_missing_leaves_its_point_out() -> None:
 
 def test_curves_when_everything_is_equal_or_missing_are_drawn() -> None:
     for values in ([0.0, 0.0], [np.nan, np.nan], [3.0, 3.0]):
-        assert "nan" not in pictures.curves("t", "epoch", {"loss": {"x": ([1, 2], values)}})
+        assert "nan" not in pictures.curves("t", "epoch", {"x": ([1, 2], values)})
 
 
 def test_training_panels_when_there_are_stages() -> None:

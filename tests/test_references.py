@@ -430,8 +430,8 @@ def test_extensions_when_grids_grew_are_told() -> None:
         "itemknn": {"shrinkage": 800.0, "neighbours": 0, "extended": {"shrinkage": [800.0]}, "at_edge": ["shrinkage"]},
     }
     assert extensions(chosen) == [
-        "ease: the grid of lambda extended itself to 9000, 27000; 9000 was chosen",
-        "itemknn: the grid of shrinkage extended itself to 800; 800 was chosen, at its edge still",
+        "EASE: the grid of lambda extended itself to 9000, 27000; 9000 was chosen",
+        "ItemKNN: the grid of shrinkage extended itself to 800; 800 was chosen, at its edge still",
     ]
 
 

@@ -18,9 +18,9 @@ import pandas as pd
 import pytest
 from filelock import FileLock
 
-from i2vae_lib import cli, tuning
+from i2vae_lib import cli, plots, tuning
 from i2vae_lib.params import ParameterError, Parameters, load
-from i2vae_lib.recommenders import SYSTEMS
+from i2vae_lib.recommenders import REGISTRY, SYSTEMS
 from i2vae_lib.results.paper_tables import Table, paper_table
 from i2vae_lib.runs import RUN_LAYOUT, LayoutError, read_record, write_json
 from i2vae_lib.tuning import Study, Tuning, failures, open_study, read_study, read_tuning, run_study
@@ -161,6 +161,24 @@ def test_wide_when_read_across(found: Table) -> None:
     kinds = ["tailed", "cold", "all"]
     expected = ["system", *(f"{d} {kind}" for d in ("North", "South") for kind in kinds), "seeds", "seconds", "MiB"]
     assert found.wide().columns.tolist() == expected
+
+
+def test_differences_when_the_best_reference_of_each_panel_is_marked(found: Table) -> None:
+    apart = found.against_base()
+    assert apart[apart["title"] == "i2VAE"][["difference", "interval_low", "interval_high"]].eq(0).all(axis=None)
+    assert "Oracle" not in set(apart["title"]) and list(dict.fromkeys(apart["kind"])) == ["all", "tailed", "cold"]
+    whole = found.cells[(found.cells["metric"] == "HR@10") & (found.cells["candidates"] == "sampled")]
+    for (domain, kind), part in apart.groupby(["domain", "kind"]):
+        own = whole[(whole["domain"] == domain) & (whole["kind"] == kind)].set_index("system")["mean"]
+        order = own[own.index != "oracle"].sort_values(ascending=False)
+        assert part["difference"].tolist() == pytest.approx((100 * (order - own["i2vae"])).tolist())
+        references = own[own.index.isin(REFERENCES) & (own.index != "oracle")]
+        assert set(part.loc[part["best"], "title"]) == {
+            REGISTRY[one].title for one in references.index[references == references.max()]
+        }
+    figure = plots.systems(apart, "title")
+    ticks = [axis.ticktext for axis in figure.select_yaxes() if axis.showticklabels]
+    assert [set(one) for one in ticks] == [set(apart["title"])] * 2
 
 
 def test_exports_when_written(found: Table) -> None:

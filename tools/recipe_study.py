@@ -23,6 +23,7 @@ import pandas as pd
 
 from i2vae_lib import experiments
 from i2vae_lib.grids import Sweep, read_sweep
+from i2vae_lib.labels import label
 from i2vae_lib.params import pair_name
 from i2vae_lib.places import suggestion
 from i2vae_lib.results import kept, text
@@ -34,13 +35,13 @@ from i2vae_lib.stages import load_history
 def markdown(found: Mapping[str, pd.DataFrame], kinds: Iterable[str]) -> str:
     """HR@10 of each pair's cells of these row kinds, sampled, in per cent; intervals of single cells are unadjusted."""
     columns = ["pair", "domain", "rows", "n"]
-    columns += ["i2vae, tuned", "its counts alone", "best reference", "lift", "points (95 %)"]
+    columns += ["i2VAE, tuned", "its counts alone", "best reference", "lift", "points (95 %)"]
     lines = [
         (
             *(pair, cell.domain, cell.kind, f"{cell.n:,}"),
             text.written(text.Number(cell.system, cell.sd), "text"),
             f"{100 * cell.counts_alone:.2f}",
-            f"{100 * cell.reference:.2f} ({cell.best})",
+            f"{100 * cell.reference:.2f} ({label(cell.best)})",
             f"{100 * cell.lift:+.0f} %" if np.isfinite(cell.lift) else "-",
             text.with_interval(cell),
         )

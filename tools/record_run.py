@@ -15,6 +15,7 @@ import pages
 import pandas as pd
 
 from i2vae_lib.evaluation import metrics, tidy
+from i2vae_lib.labels import label
 from i2vae_lib.results import kept, lift
 from i2vae_lib.runs import read_record
 
@@ -49,7 +50,7 @@ def markdown(table: pd.DataFrame) -> str:
     for (domain, kind, n), cell in part.groupby(["domain", "kind", "n"], sort=False):
         values = cell.set_index("recommender")["value"]
         lines.append([domain, kind, f"{n:,}", *(f"{values[name]:.2f}" for name in recommenders)])
-    return pages.table(["domain", "rows", "n", *recommenders], "ll" + "r" * (1 + len(recommenders)), lines)
+    return pages.table(["domain", "rows", "n", *map(label, recommenders)], "ll" + "r" * (1 + len(recommenders)), lines)
 
 
 def fill(text: str, name: str, table: pd.DataFrame) -> str:

@@ -35,7 +35,7 @@ from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.graphs import Unified
 from i2vae_lib.params import Parameters
 from i2vae_lib.progress import bar
-from i2vae_lib.recommenders import contract
+from i2vae_lib.recommenders import REGISTRY, contract
 from i2vae_lib.runs import LayoutError, check_layout, read_json, reading, write_atomically, write_json
 
 NUDGE = 1e-4
@@ -151,7 +151,8 @@ def search(turns: Sequence[Sequence[Axis]], value_of: Callable[[Setting], float]
 def extensions(chosen: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What the searches of rankers (by name, as ``run.json`` has them) say of their grids: a sentence an axis."""
     return [
-        f"{name}: the grid of {axis} extended itself to {', '.join(f'{value:g}' for value in added)}; "
+        f"{REGISTRY[name].title}: the grid of {axis.replace('_', ' ')} extended itself to "
+        f"{', '.join(f'{value:g}' for value in added)}; "
         f"{one[axis]:g} was chosen{', at its edge still' if axis in one['at_edge'] else ''}"
         for name, one in chosen.items()
         for axis, added in one["extended"].items()

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import scipy  # scipy.stats is imported where it is used: it takes most of a second
 
+from i2vae_lib import labels
 from i2vae_lib.evaluation import cutoff_of
 from i2vae_lib.params import ParameterError
 from i2vae_lib.places import suggestion
@@ -362,8 +363,11 @@ def _wide(results: pd.DataFrame) -> pd.DataFrame:
     results = results.assign(place=places(results))
     several = (~results["system"].isin(CEILINGS)).groupby(results["system"]).any().sum() > 1
     shown = [
-        {"domain": domain, "kind": kind, "n": str(n)}
-        | {one.system: Number(one.mean, one.sd, "ahead" if one.place == 1 and several else "") for one in lines(cell)}
+        {"domain": domain, "kind": labels.label(str(kind)), "n": str(n)}
+        | {
+            labels.label(one.system): Number(one.mean, one.sd, "ahead" if one.place == 1 and several else "")
+            for one in lines(cell)
+        }
         for (domain, kind, n), cell in results.groupby(["domain", "kind", "n"], sort=False)
     ]
     return pd.DataFrame(shown)
@@ -371,7 +375,9 @@ def _wide(results: pd.DataFrame) -> pd.DataFrame:
 
 def _caption(found: Comparison, metric: str, style: str) -> str:
     ceilings = [name for name in CEILINGS if (found.results["system"] == name).any()]
-    left_out = f" (left out, for they read the planted truth: {', '.join(ceilings)})" if ceilings else ""
+    left_out = (
+        f" (left out, for they read the planted truth: {', '.join(map(labels.label, ceilings))})" if ceilings else ""
+    )
     spread = ", mean ± sd over seeds" if (found.results["seeds"] > 1).any() else ""
     return f"{metric} in per cent{spread}; {'> best' if style == 'text' else 'bold: best'}{left_out}"
 
@@ -392,9 +398,9 @@ def _claims(found: Comparison) -> Iterator[str | Captioned]:
         family = int(overall["p_holm"].notna().sum())
         least = min(1.0, family / (about["resamples"] + 1))
         yield Captioned(
-            f"Differences from {about['base']} on the mean over {overall['cells'].iloc[0]} cells (domains, "
-            f"{', '.join(HEADLINE)}, metrics), in points; stars by p_holm: * < 0.05, ** < 0.01, *** < 0.001 (Holm over "
-            f"these {family} systems; with {about['resamples']} resamples none is below {least:.2g})",
+            f"Differences from {labels.label(about['base'])} on the mean over {overall['cells'].iloc[0]} cells "
+            f"(domains, {', '.join(HEADLINE)}, metrics), in points; stars by p (Holm): * < 0.05, ** < 0.01, *** < "
+            f"0.001 (Holm over these {family} systems; with {about['resamples']} resamples none is below {least:.2g})",
             _shown(overall, ["system"]),
         )
 
@@ -402,8 +408,8 @@ def _claims(found: Comparison) -> Iterator[str | Captioned]:
 def _cell_by_cell(found: Comparison) -> Iterator[Captioned]:
     if len(found.tests):
         yield Captioned(
-            f"Differences from {found.about['base']} cell by cell, in points; each interval and p is of one cell by "
-            f"itself",
+            f"Differences from {labels.label(found.about['base'])} cell by cell, in points; each interval and p is of "
+            f"one cell by itself",
             _shown(found.tests, ["system", *CELL, "n"]),
         )
 
@@ -418,8 +424,8 @@ def _how_to_read(found: Comparison) -> Iterator[str]:
     )
     if df := sorted({int(one) for one in tests.loc[tests["t"].notna(), "df"]}):
         yield (
-            f"t and p_t: paired t-test over seeds, {' or '.join(map(str, df))} degree{'s' if df != [1] else ''} of "
-            f"freedom. They answer whether it would stand with *other seeds*, on these rows."
+            f"t and p (t-test): paired t-test over seeds, {' or '.join(map(str, df))} degree{'s' if df != [1] else ''} "
+            f"of freedom. They answer whether it would stand with *other seeds*, on these rows."
         )
     else:
         yield "No t-test over seeds: it needs two or more seeds, the same for both systems."
@@ -437,7 +443,7 @@ def _shown(table: pd.DataFrame, head: Sequence[str]) -> pd.DataFrame:
     if table["t"].notna().any():
         shown["t"] = ["-" if math.isnan(t) else f"{t:+.2f}" for t in table["t"]]
         shown |= {name: table[name].map(of_p) for name in ("p_t", "p_t_holm") if name in table}
-    return pd.DataFrame(shown)
+    return labels.labelled(pd.DataFrame(shown))
 
 
 def _agreement(found: Comparison) -> Iterator[str]:
@@ -452,5 +458,5 @@ def _agreement(found: Comparison) -> Iterator[str]:
         f"(Kendall's tau from {table['tau'].min():.2f} to {table['tau'].max():.2f})."
     )
     for one in lines(swaps):
-        pairs = "; ".join(f"{ahead} over {behind}" for ahead, behind in one.swapped)
-        yield f"  {one.domain}, {one.kind}, {one.metric}: only on sampled candidates {pairs}"
+        pairs = "; ".join(f"{labels.label(ahead)} over {labels.label(behind)}" for ahead, behind in one.swapped)
+        yield f"  {one.domain}, {labels.label(one.kind)}, {one.metric}: only on sampled candidates {pairs}"

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib.evaluation import cutoff_of
-from i2vae_lib.recommenders import CEILINGS, REFERENCES, REGISTRY
+from i2vae_lib.labels import label
+from i2vae_lib.recommenders import CEILINGS, REFERENCES
 from i2vae_lib.results import significance
 from i2vae_lib.results.differences import CELL, Comparison, with_means
 from i2vae_lib.results.reading import HEADLINE, METRICS, Array, open_runs
@@ -78,7 +79,7 @@ def verdict(found: Comparison) -> str:
         return ""
     best = of_references.loc[of_references["difference"].idxmax()]  # reference - system
     difference, low, high = (-100 * best[name] for name in ("difference", "interval_high", "interval_low"))
-    system, reference = (REGISTRY[name].title for name in (found.about["base"], best["system"]))
+    system, reference = (label(name) for name in (found.about["base"], best["system"]))
     where = "ahead of" if low > 0 else "behind" if high < 0 else "level with"
     return (
         f"{system} is {where} {reference}, the best of the reference rankers: {difference:+.1f} points on the mean "

@@ -100,6 +100,26 @@ class Table:
             shown.append({"system": one.title, **cells, "seeds": str(one.seeds), **dict(zip(("seconds", "MiB"), cost))})
         return pd.DataFrame(shown)
 
+    def against_base(self, metric: str = "HR@10") -> pd.DataFrame:
+        """Every system less the base (:attr:`about`), in points, best over all rows first.
+
+        Returns
+        -------
+        DataFrame
+            ``domain, kind, n, title, family``; ``difference, interval_low, interval_high`` (95 %, over users);
+            ``best``: whether it is the best reference of its domain and kind. Sampled candidates; no ceilings.
+        """
+        part = self.cells[(self.cells["metric"] == metric) & (self.cells["candidates"] == "sampled")]
+        part = part.merge(self.systems[["system", "title", "family"]], on="system")
+        part = part[part["family"] != "ceiling"].assign(order=part["kind"].map(["all", "tailed", "cold"].index))
+        sides = ["difference", "interval_low", "interval_high"]
+        own = part["system"] == self.about["base"]
+        part[sides] = 100 * part[sides].mask(own, 0.0)
+        reference = part["mean"].where(part["family"] == "reference")
+        part["best"] = reference == reference.groupby([part["domain"], part["kind"]]).transform("max")
+        part = part.sort_values(["domain", "order", "mean"], ascending=[True, True, False], ignore_index=True)
+        return part[["domain", "kind", "n", "title", "family", *sides, "best"]]
+
     def flat(self) -> pd.DataFrame:
         """For a spreadsheet: :attr:`cells` joined with :attr:`systems`; a system without cells has one line."""
         known = self.systems.drop(columns=["family", "seeds"])
