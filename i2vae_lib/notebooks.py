@@ -120,6 +120,7 @@ def write_page(notebook: Path, path: Path) -> None:
     )
     page, _ = exporter.from_notebook_node(content, {"metadata": {"name": notebook.stem, "path": str(notebook.parent)}})
     page = re.sub(r'<script src="">\s*</script>', "", page)
+    page = page.replace("</head>", "<style>.highlight pre { font-family: monospace }</style></head>", 1)
     page = page.replace("<head>", f'<head><script src="{PLOTLY}"></script>', 1) if drawn else page
     write_atomically(path, partial(Path.write_text, data=page, encoding="utf-8"))
 
@@ -139,10 +140,15 @@ def _with_formulas() -> Any:
 
     class Renderer(IPythonRenderer):
         def block_math(self, body: str) -> str:
-            return str(convert(body, display="block"))
+            # MathML has no numbers of equations, and what stands for them would touch the formula
+            return str(convert(re.sub(r"\\tag\{(.*?)\}", r"\\qquad (\1)", body), display="block"))
 
         def inline_math(self, body: str) -> str:
             return str(convert(body))
+
+        def _html_embed_images(self, html: str) -> str:
+            # nbconvert also closes what a piece leaves open: an answer would stand below its fold, not in it
+            return super()._html_embed_images(html) if "<img" in html else html
 
     return Renderer(escape=False, embed_images=True)
 

@@ -61,7 +61,8 @@ def executed(tmp_path: Path) -> Path:
     outputs = [nbformat.v4.new_output("display_data", {notebooks.FIGURE: figure, "text/plain": "Figure"})]
     cells = [
         nbformat.v4.new_markdown_cell(
-            "An *ELBO*, $\\mathrm{KL}(q \\Vert p) \\ge 0$, and\n\n$$\\sum_i x_i^2$$\n\n`$HOME`"
+            "An *ELBO*, $\\mathrm{KL}(q \\Vert p) \\ge 0$, and\n\n$$\\sum_i x_i^2$$\n\n`$HOME`\n\n"
+            "<details><summary>Why?</summary>\n\nBecause <i>it is</i> so.\n\n</details>"
         ),
         nbformat.v4.new_code_cell("1", outputs=outputs),
         nbformat.v4.new_code_cell("2", outputs=outputs),
@@ -91,3 +92,10 @@ def test_page_of_a_notebook_when_it_has_formulas_and_figures_shows_them(executed
     text = page.read_text(encoding="utf-8")
     assert len(re.findall(r"<math[^>]*>", text)) == 2 and 'display="block"' in text and "\\sum" not in text
     assert "<code>$HOME</code>" in text and text.count("Plotly.newPlot") == 2
+
+
+def test_page_of_a_notebook_when_an_answer_is_folded_keeps_it_in_its_fold(executed: Path) -> None:
+    page = executed.with_suffix(".html")
+    notebooks.write_page(executed, page)
+    [folded] = re.findall(r"<details>(.*?)</details>", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert "<summary>Why?</summary>" in folded and "Because <i>it is</i> so." in folded
