@@ -15,6 +15,7 @@ from i2vae_lib.cooccurrence import start_apart
 from i2vae_lib.data.dataset import CrossDomainDataset
 from i2vae_lib.data.rows import DOMAINS, PAD, SPLITS, Array, Rows, popularity
 from i2vae_lib.graphs import Unified, entries_apart, user_items
+from i2vae_lib.labels import label
 from i2vae_lib.psg import CooccurrenceGenerator, Generator, LeaveOneOutGenerator, learning_folds
 
 COLUMNS = ["check", "split", "severity", "count", "share", "example"]
@@ -60,9 +61,9 @@ def audit_references(dataset: CrossDomainDataset, fitted: Sequence[Any]) -> pd.D
     for ranker in fitted:
         if getattr(ranker, "counts", None):
             line = audit_counts(dataset, ranker.counts).iloc[0]
-            lines.append((f"{line['check']} of {ranker.name}", *line.iloc[1:]))
+            lines.append((f"{line['check']} of {label(ranker.name)}", *line.iloc[1:]))
         if hasattr(ranker, "apart"):
-            name = f"entries beside the training rows in the table of {ranker.name}"
+            name = f"entries beside the training rows in the table of {label(ranker.name)}"
             lines.append(_apart(name, dataset, ranker.apart(train)))
     return pd.DataFrame(lines, columns=COLUMNS)
 

@@ -15,6 +15,7 @@ from i2vae_lib.cooccurrence import item_vectors
 from i2vae_lib.data import DOMAINS, Catalogue, Ragged, load_dataset, protocols, splitting, synthetic
 from i2vae_lib.data.released import load_released
 from i2vae_lib.data.rows import interactions, joined, popularity
+from i2vae_lib.labels import label
 from i2vae_lib.leak_worth import planted as planted_leaks
 from i2vae_lib.params import load
 from i2vae_lib.recommenders import EASE, ItemKNN, OrderedCounts, Popularity
@@ -669,15 +670,15 @@ def test_audit_references_when_a_table_knows_a_test_row_finds_that_only(clean, k
 
     clean_lines = audit_references(dataset, [fit(train)])
     assert (clean_lines["count"] == 0).all() and set(clean_lines["severity"]) == {"leak"}
-    table = f"entries beside the training rows in the table of {kind.name}"
-    assert clean_lines["check"].tolist() == [f"{COUNTS} of {kind.name}", table]
+    table = f"entries beside the training rows in the table of {label(kind.name)}"
+    assert clean_lines["check"].tolist() == [f"{COUNTS} of {label(kind.name)}", table]
     knowing = fit(joined([train, one]))
     knowing.counts = popularity(train)
     # two sets of users cannot be told apart by a table over users: renamed to one of the training users, it can
     for found in (knowing, fit(with_user(joined([train, one]), [len(train)], train.user[0]))):
         found.counts = popularity(train)
         lines = audit_references(dataset, [found]).set_index("check")
-        assert lines.loc[f"{COUNTS} of {kind.name}", "count"] == 0
+        assert lines.loc[f"{COUNTS} of {label(kind.name)}", "count"] == 0
         assert lines.loc[table, "count"] > 0 and lines.loc[table, "example"].startswith("item ")
 
 
@@ -685,7 +686,7 @@ def test_audit_references_when_counts_know_a_test_target_finds_that_only(clean):
     counted = popularity(clean.splits["train"])
     counted["x"][3] += 1
     lines = audit_references(clean, [Popularity(clean.catalogue, counted)])
-    assert lines[["check", "count"]].values.tolist() == [[f"{COUNTS} of popularity", 1]]
+    assert lines[["check", "count"]].values.tolist() == [[f"{COUNTS} of Popularity", 1]]
 
 
 def test_audit_when_the_paper_recalls_a_target_notes_it():
