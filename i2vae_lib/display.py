@@ -31,7 +31,7 @@ def show(table: pd.DataFrame, digits: int = 2) -> HTML:
     flat = flat.rename_axis(columns=None)  # pandas gives a name of the columns a column of its own
 
     def written(value: float) -> str:
-        return f"{value:,.0f}" if abs(value) >= 100 and value == round(value) else f"{value:.{digits}f}"  # a count
+        return f"{value:,.0f}" if abs(value) >= 100 and float(value).is_integer() else f"{value:.{digits}f}"  # a count
 
     body = text.as_html(labelled(flat), na_rep="", float_format=written)
     scrolling = f'<div tabindex="0" style="max-width: 100%; overflow-x: auto">{body}</div>'

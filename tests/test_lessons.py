@@ -134,6 +134,6 @@ def test_show_when_a_table_is_wide() -> None:
     assert "overflow-x: auto" in found and all(f">{name}</th>" in found for name in ("a mean", "of"))
     named = str(display.show(pd.DataFrame({"best": ["itemknn"], "i2vae": [0.5]})).data)
     assert ">i2VAE</th>" in named and ">ItemKNN<" in named
-    counts = str(display.show(pd.DataFrame({"n": [13826.0, np.nan, 99.0, 100.5]})).data)
-    assert all(f">{one}<" in counts for one in ("13,826", "99.00", "100.50"))
+    counts = str(display.show(pd.DataFrame({"n": [13826.0, np.nan, np.inf, 99.0, 100.5]})).data)
+    assert all(f">{one}<" in counts for one in ("13,826", "inf", "99.00", "100.50"))
     assert "1.23<" in found and "&lt;b&gt;" in found and "nan" not in found.lower()
