@@ -18,7 +18,8 @@ from i2vae_lib.data import DataError
 from i2vae_lib.grids import STUDY_NAMES, read_sweep
 from i2vae_lib.results import kept
 from i2vae_lib.results.paper_tables import Table
-from i2vae_lib.runs import LayoutError
+from i2vae_lib.runs import LayoutError, read_record, write_json
+from tests.test_table import finished, opened, reached
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -101,7 +102,7 @@ def test_page_when_its_table_is_not_there_yet() -> None:
 
 def test_pages_have_the_tables_of_systems() -> None:
     found = {page.name: re.findall(r"<!-- systems: (\S+) -->", page.read_text("utf-8")) for page in pages.PAGES}
-    assert found == {"README.md": [], "reproduction.md": ["systems_food_kitchen"]}
+    assert found == {"README.md": [], "reproduction.md": ["systems_films", "systems_food_kitchen"]}
     for page in pages.PAGES:
         text = page.read_text(encoding="utf-8")
         for name in found[page.name]:
@@ -257,3 +258,17 @@ def test_performance_page_has_the_cost_of_the_committed_probes() -> None:
     assert f"it takes {third:.1f}. Five seeds of all three: {whole:.0f} hours" in page
     assert f"two workers: {whole / 2:.0f} hours" in page and f"would be {whole / 64:.1f} hours" in page
     assert f"DisenCDR on phone_elec takes {seconds.max().max() / 3600:.1f}" in page
+
+
+def test_table_when_recorded_from_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was measured lies in the study's cells, whatever these are called."""
+    study = opened(tmp_path / "study", systems=["i2vae"])
+    folder = finished(reached(study, "i2vae", 0, 0.2), "i2vae", 12)
+    reached(study, "i2vae", 1, 0.1)
+    made_by = {"source_sha256": "a", "dataset_sha256": "b", "environment": {"git": "c"}, "protocol": "strict"}
+    write_json(folder / "run.json", read_record(folder) | made_by)
+    monkeypatch.setattr(record_table, "committed_path", lambda name: tmp_path / f"{name}.csv")
+    kept = record_table.record([study.folder], "kept", "i2vae table")
+    about = json.loads(kept.with_suffix(".json").read_text())
+    assert (about["command"], about["revision"], about["seeds"]) == ("i2vae table", ["c"], [0])
+    assert set(Table.load(kept).cells["system"]) >= {"i2vae"}

@@ -23,7 +23,7 @@ from i2vae_lib.runs import committed_path, read_record
 def record(folders: Sequence[Path], name: str, command: str) -> Path:
     """Store the table as far as it is done, with what made it."""
     found = paper_table(folders, rng=np.random.default_rng(0))
-    records = [read_record(path.parent) for folder in folders for path in sorted(folder.glob("*-seed*/metrics.json"))]
+    records = [read_record(path.parent) for folder in folders for path in sorted(folder.rglob("metrics.json"))]
     path = committed_path(name)
     found.save(
         path,
