@@ -47,7 +47,7 @@ from i2vae_lib.params import (
     read_yaml,
 )
 from i2vae_lib.places import preset_folder, suggestion
-from i2vae_lib.runs import default_folder, flatten
+from i2vae_lib.runs import LayoutError, default_folder, flatten, read_record
 from i2vae_lib.stages import check_run, irrelevant_groups
 
 _TOP = ("data", "protocol", "epochs")
@@ -491,6 +491,23 @@ def address_of(parameters: Parameters, source: str | None) -> str:
 def address_of_record(parameters: Mapping[str, Any], source: str | None) -> str:
     """:func:`address_of` for the parameters in a ``run.json``; groups of other systems may be of another version."""
     return digest(of_result(parameters, irrelevant_groups([parameters["system"]])), source)[:16]
+
+
+def check_cell(folder: Path, parameters: Parameters) -> None:
+    """Refuse the folder of a cell that holds the trained run of another one.
+
+    Raises
+    ------
+    LayoutError
+    """
+    if not (folder / "model" / "model.json").is_file():
+        return
+    held = read_record(folder)["parameters"]
+    if address_of_record(held, None) != address_of(parameters, None):
+        raise LayoutError(
+            f"{folder} holds the run of another cell ({held['system']}, seed {held['seed']}): delete it, and the same "
+            f"command makes the right one"
+        )
 
 
 def labels(place: Place) -> Iterator[str]:

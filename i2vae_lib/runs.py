@@ -519,13 +519,13 @@ def read_record(folder: Path | str) -> dict[str, Any]:
     path = Path(folder) / "run.json"
     if not path.is_file():
         raise LayoutError(f"{folder} is not a run directory (no run.json); `i2vae run --out {folder}` makes one")
+    remedy = "put the run's own back, or delete the folder and run it anew"
     try:
         record: Any = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise LayoutError(f"{path}, line {error.lineno}: not valid JSON: {error.msg}") from None
+        raise LayoutError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}): {remedy}") from None
     except (UnicodeDecodeError, RecursionError) as error:
-        raise LayoutError(f"{path}: not valid JSON: {type(error).__name__}") from None
-    remedy = "put the run's own back, or delete the folder and run it anew"
+        raise LayoutError(f"{path}: not valid JSON ({type(error).__name__}): {remedy}") from None
     if not isinstance(record, dict):
         raise LayoutError(f"{path}: expected an object, found {type(record).__name__}: {remedy}")
     check_layout(f"{folder} has run", record.get("layout"), RUN_LAYOUT, "run it anew")

@@ -17,6 +17,7 @@ flight, each from its last epoch. Needs Optuna (the extra ``search``).
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +30,12 @@ from pydantic import Field, model_validator
 from i2vae_lib import stages
 from i2vae_lib.data.loading import source_of
 from i2vae_lib.engine import Outcome, Say, Work, cell_folder, validated_at, work_off
-from i2vae_lib.grids import Settings, Strict, address_of, read_file, validated
+from i2vae_lib.grids import Settings, Strict, address_of, check_cell, read_file, validated
 from i2vae_lib.lazy import require
 from i2vae_lib.params import ParameterError, Parameters, known_keys, load
 from i2vae_lib.places import suggestion
 from i2vae_lib.progress import bar
-from i2vae_lib.runs import LayoutError, flatten, make_folder
+from i2vae_lib.runs import LayoutError, flatten, make_folder, reading
 from i2vae_lib.workers import connect
 
 START_UP = 5
@@ -162,14 +163,30 @@ def _sampler(seed: int) -> Any:
     return optuna().samplers.TPESampler(seed=seed, constant_liar=True)
 
 
+def _cut_half_a_line(journal: Path, lock: Any) -> None:
+    """Take back a record that a full disk cut short: what is written behind it could never be read."""
+    if not journal.is_file():
+        return
+    lock.acquire()
+    try:
+        written = journal.read_bytes()
+        if not written.endswith(b"\n"):
+            os.truncate(journal, written.rfind(b"\n") + 1)
+    finally:
+        lock.release()
+
+
 def open_study(out: Path) -> Any:
     """The Optuna study of a folder, created if missing."""
     opt = optuna()
     make_folder(out)
     lock = _JournalLock(out / ".journal.lock")
-    storage = opt.storages.JournalStorage(opt.storages.journal.JournalFileBackend(str(out / "journal.log"), lock))
-    with contextlib.suppress(opt.exceptions.DuplicatedStudyError):
-        opt.create_study(storage=storage, study_name="i2vae", direction="maximize")
+    journal = out / "journal.log"
+    with reading(journal, "delete it: the cells of its trials stay, and the same command goes on with them"):
+        _cut_half_a_line(journal, lock)
+        storage = opt.storages.JournalStorage(opt.storages.journal.JournalFileBackend(str(journal), lock))
+        with contextlib.suppress(opt.exceptions.DuplicatedStudyError):
+            opt.create_study(storage=storage, study_name="i2vae", direction="maximize")
     return opt.load_study(
         storage=storage,
         study_name="i2vae",
@@ -298,6 +315,7 @@ def _work(search: Search, out: Path, trial: Any) -> Work:
     p = search.parameters(trial.params)
     label = f"trial {trial.number} {dict(trial.params)}"
     folder = cell_folder(out, address_of(p, source_of(p)))
+    check_cell(folder, p)
     return Work(folder, label, _make_trial, (p, out, trial.number), "model/model.json", validated_at)
 
 

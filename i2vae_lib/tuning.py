@@ -24,7 +24,7 @@ from filelock import FileLock
 from i2vae_lib.data.loading import source_of
 from i2vae_lib.engine import Outcome, Work, cell_folder, reason_of, validated_at, work_off
 from i2vae_lib.experiments import make_run
-from i2vae_lib.grids import Settings, Strict, address_of, validated
+from i2vae_lib.grids import Settings, Strict, address_of, check_cell, validated
 from i2vae_lib.params import ParameterError, Parameters, known_keys, load, pair_name, read_yaml
 from i2vae_lib.places import preset_folder, suggestion
 from i2vae_lib.progress import bar
@@ -130,8 +130,17 @@ class Study:
         return resolved.model_copy(update={"preset": preset})
 
     def run_folder(self, system: str, point: Settings, seed: int) -> Path:
-        """Folder of a system's run at a point and seed."""
-        return cell_folder(self.folder, address_of(self.run_parameters(system, point, seed), self.source))
+        """Folder of a system's run at a point and seed.
+
+        Raises
+        ------
+        LayoutError
+            It holds the trained run of others.
+        """
+        asked = self.run_parameters(system, point, seed)
+        folder = cell_folder(self.folder, address_of(asked, self.source))
+        check_cell(folder, asked)
+        return folder
 
     def tried(self, system: str) -> list[Trial]:
         """What each point of a system reached on validation."""
@@ -168,8 +177,7 @@ class Study:
         for point, seed in asked:
             p = self.run_parameters(system, point, seed)
             label = ", ".join([system, *(f"{key} = {value}" for key, value in point.items()), f"seed {seed}"])
-            folder = cell_folder(self.folder, address_of(p, self.source))
-            works.append(Work(folder, label, make, (p,), result, validated_at))
+            works.append(Work(self.run_folder(system, point, seed), label, make, (p,), result, validated_at))
         return [work for work in works if not work.is_done]
 
 

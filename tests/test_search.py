@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,36 @@ def test_trials_see_no_test_row_and_the_first_is_the_preset(finished: tuple[Sear
     assert not list(out.glob("cells/*/metrics.json")) and not list(out.glob("cells/*/ranks.parquet"))
     best = [pd.read_parquet(path)["ndcg@10"].max() for path in out.glob("cells/*/history.parquet")]
     assert sorted(best) == sorted(found["value"].unique())
+
+
+def test_search_goes_on_after_a_record_that_a_full_disk_cut_short(finished: tuple[Search, Path]) -> None:
+    search, out = finished
+    journal = out / "journal.log"
+    whole = table(out)
+    journal.write_bytes(journal.read_bytes() + b'{"op_code": 4, "work')
+    assert run(search, out, trials=2, workers=1).equals(whole)
+    assert run(search, out, trials=3, workers=1)["state"].tolist() == ["complete"] * 3
+
+
+@pytest.mark.parametrize("harm", [b"garbage\n", b"\xff\xfe\n", b'{"op_code": 99}\n', b"[]\n"])
+def test_search_whose_record_is_damaged_names_it(harm: bytes, finished: tuple[Search, Path]) -> None:
+    search, out = finished
+    journal, whole = out / "journal.log", table(out)
+    journal.write_bytes(harm + journal.read_bytes())
+    with pytest.raises(LayoutError, match=r"journal\.log is damaged .*: delete it: the cells of its trials stay"):
+        run(search, out, trials=2, workers=1)
+    journal.unlink()  # as it was told
+    again = run(search, out, trials=2, workers=1)
+    pd.testing.assert_series_equal(again["value"], whole["value"])
+
+
+def test_search_takes_no_other_cells_run(finished: tuple[Search, Path]) -> None:
+    search, out = finished
+    one, other = sorted((out / "cells").iterdir())
+    (out / "journal.log").unlink()
+    shutil.copy(one / "run.json", other / "run.json")
+    with pytest.raises(LayoutError, match=r"holds the run of another cell .*: delete it"):
+        run(search, out, trials=2, workers=1)
 
 
 def test_search_goes_on_where_it_stopped(finished: tuple[Search, Path]) -> None:

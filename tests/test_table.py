@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,10 +31,12 @@ from tests.helpers.worlds import LONG, in_this_process
 
 def finished(folder: Path, system: str, place: float, seed: int = 0, **named: Any) -> Path:
     """A finished run of a system; ``place`` as in :func:`skill`."""
+    begun = json.loads((folder / "run.json").read_text()) if (folder / "run.json").is_file() else {}
     write_run(folder, ranks_of(skill(seed + 7 * len(system), place)), {"system": system}, seed=seed, **named)
     record = json.loads((folder / "run.json").read_text())
     record["stages"] = {"train": {"seconds": 1.0, "peak_memory_bytes": 2**30}}
-    write_json(folder / "run.json", record | {"best_epoch": 3, "best_validation_ndcg": 0.125})
+    cell = {"parameters": begun["parameters"]} if begun else {}  # of :func:`reached`
+    write_json(folder / "run.json", record | {"best_epoch": 3, "best_validation_ndcg": 0.125} | cell)
     table = pd.read_parquet(folder / "ranks.parquet")
     table["recommender"] = table["recommender"].replace("i2vae", system)
     table.to_parquet(folder / "ranks.parquet", index=False)
@@ -294,8 +297,9 @@ TWO = rules({}, {"training.learning_rate": 1e-3}, **{"training.patience": 4})
 
 def reached(study: Study, system: str, number: int, value: float) -> Path:
     """A point of a system that was trained and not measured."""
-    folder = study.run_folder(system, study.points[system][number], study.tuning_seed)
-    write_json(folder / "run.json", {"layout": RUN_LAYOUT, "best_validation_ndcg": value})
+    place = system, study.points[system][number], study.tuning_seed
+    folder, parameters = study.run_folder(*place), study.run_parameters(*place).model_dump(mode="json")
+    write_json(folder / "run.json", {"layout": RUN_LAYOUT, "parameters": parameters, "best_validation_ndcg": value})
     write_json(folder / "model/model.json", {})
     return folder
 
@@ -398,10 +402,22 @@ def test_table_when_one_system_is_done_and_one_failed(tmp_path: Path) -> None:
     assert "1 of 2 seeds done" in tabled(tmp_path).written()
 
 
+def test_study_when_a_cell_holds_another_ones_run(tmp_path: Path) -> None:
+    study = opened(tmp_path)
+    folders = [reached(study, "i2vae", number, value) for number, value in enumerate((0.1, 0.2))]
+    assert study.chosen("i2vae") == study.points["i2vae"][1]
+    shutil.copy(folders[1] / "run.json", folders[0] / "run.json")
+    for ask in (study.chosen, study.trials):
+        with pytest.raises(LayoutError, match=rf"{folders[0].name} holds the run of another cell .*: delete it"):
+            ask("i2vae")
+
+
 def test_table_when_a_study_and_a_run_hold_one_system(tmp_path: Path) -> None:
     study = opened(tmp_path / "study", systems=["i2vae"])
     finished(reached(study, "i2vae", 0, 0.2), "i2vae", 12)
     reached(study, "i2vae", 1, 0.1)
+    beside = study.run_parameters("i2vae", study.points["i2vae"][0], 1).model_dump(mode="json")
+    write_json(tmp_path / "run" / "run.json", {"parameters": beside})
     found = tabled(study.folder, finished(tmp_path / "run", "i2vae", 12, 1))
     assert cell(found.systems, system="i2vae").seeds == 2 and found.wide()["system"].tolist().count("i2VAE") == 1
 
@@ -458,7 +474,8 @@ def test_study_when_another_call_asked_for_more_points(tmp_path: Path, monkeypat
 
     def made(parameters: Parameters, folder: Path) -> None:
         value = parameters.training.learning_rate == 1e-3
-        write_json(folder / "run.json", {"layout": RUN_LAYOUT, "best_validation_ndcg": 0.1 + value, "stages": {}})
+        record = {"layout": RUN_LAYOUT, "parameters": parameters.model_dump(mode="json"), "stages": {}}
+        write_json(folder / "run.json", record | {"best_validation_ndcg": 0.1 + value})
         write_json(folder / "model/model.json", {})
 
     def measured(parameters: Parameters, folder: Path) -> None:
