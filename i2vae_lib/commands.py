@@ -132,6 +132,7 @@ def result_of(here: Run, ranks: pd.DataFrame) -> str:
 
     from i2vae_lib import evaluation, stages
     from i2vae_lib.data.protocols import outside_note
+    from i2vae_lib.labels import labelled
     from i2vae_lib.results import lift
     from i2vae_lib.results.differences import compare
     from i2vae_lib.runs import stamp
@@ -141,7 +142,7 @@ def result_of(here: Run, ranks: pd.DataFrame) -> str:
     lines = [
         f"\nHR@10 in per cent, 1 + {negatives} sampled candidates",
         stamp(here.record),
-        stages.result_table(stages.load_metrics(here.folder), names).to_string(index=False),
+        labelled(stages.result_table(stages.load_metrics(here.folder), names)).to_string(index=False),
         lift.verdict(found),
         *evaluation.fewer_candidates(ranks, negatives, names),
         outside_note(here.record["outside"], names),

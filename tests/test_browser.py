@@ -25,6 +25,7 @@ import psutil
 import pytest
 
 from i2vae_lib import cli
+from i2vae_lib.labels import label
 from tests.helpers.worlds import LONG, ROOT
 
 pytestmark = pytest.mark.slow
@@ -346,8 +347,9 @@ def test_page_when_used(served: tuple[str, subprocess.Popen[bytes]], tab: Tab) -
     training = page.locator(".widget-vbox:has(label:text-is('curve'))").first
     training.locator(".js-plotly-plot .main-svg").first.wait_for()
     _has_traces(training.locator(".js-plotly-plot"))
-    training.locator("select").last.select_option("kl/x")
-    _until(training, lambda: "kl/x by epoch" in training.get_by_role("status").inner_text(), "the curve stayed")
+    column = label("kl/x")
+    training.locator("select").last.select_option(column)
+    _until(training, lambda: f"{column} by epoch" in training.get_by_role("status").inner_text(), "the curve stayed")
     training.get_by_label("follow").check()
     page.wait_for_timeout(2500)
     training.get_by_label("follow").uncheck()
@@ -358,9 +360,9 @@ def test_page_when_used(served: tuple[str, subprocess.Popen[bytes]], tab: Tab) -
     sweep.locator(".js-plotly-plot .main-svg").first.wait_for()
     _has_traces(sweep.locator(".js-plotly-plot"))
     sweep.locator("select").nth(1).select_option("(all grids)")  # both weights vary
-    up = sweep.locator("select").nth(3)
-    _until(sweep, lambda: "objective.lambda_c" in up.locator("option").all_inner_texts(), "the axes stayed")
-    up.select_option("objective.lambda_c")
+    up, second = sweep.locator("select").nth(3), label("objective.lambda_c")
+    _until(sweep, lambda: second in up.locator("option").all_inner_texts(), "the axes stayed")
+    up.select_option(second)
     _until(sweep, lambda: sweep.locator(".heatmaplayer image").count() == 1, "no surface is drawn")
     tab.shoot("page_sweep")
 

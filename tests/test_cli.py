@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from i2vae_lib import audit, cache, cli, commands, notebooks, report, stages
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.synthetic import generate_log, write_logs
+from i2vae_lib.labels import label
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.runs import LayoutError, Run
@@ -60,7 +61,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 RANKERS = ["popularity", "recent_popularity", "copy", "itemknn", "ease", "ordered_counts"]
-HEADER = ["domain", "kind", "n", "i2vae", *RANKERS]  # of the printed table
+HEADER = " ".join(map(label, ["domain", "kind", "n", "i2vae", *RANKERS])).split()  # of the printed table
 
 
 def test_run_when_done_already(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,7 +70,7 @@ def test_run_when_done_already(finished: Path, capsys: pytest.CaptureFixture[str
     out = capsys.readouterr().out
     assert (finished / "ranks.parquet").stat().st_mtime_ns == before
     header = next(line for line in out.splitlines() if "kind" in line).split()
-    assert header == [*HEADER, "oracle", "informed"]
+    assert header == [*HEADER, "Oracle", "Informed"]
     assert "1 + 49 sampled candidates\n" in out and "NOT leak-free" not in out
     assert out.splitlines()[-1] == f"report: {finished / 'report.html'}"
 
