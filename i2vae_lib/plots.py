@@ -259,7 +259,9 @@ def systems(table: pd.DataFrame, title: str) -> go.Figure:
     cells = [(d, kind) for d in domains for kind in kinds]
     size = {cell: len(part) for cell, part in table.groupby(["domain", "kind"])}
     most = max(size.values())
-    places = _panels(figure, [f"{d}, {label(kind)}" for d, kind in cells], len(kinds), vertical_spacing=0.08)
+    drawn = len(domains) * (60 + 18 * most)  # between the margins
+    titles = [f"{d}, {label(kind)}" for d, kind in cells]
+    places = _panels(figure, titles, len(kinds), vertical_spacing=60 / drawn)
     for place, (d, kind) in zip(places, cells):
         lines = _different(table.loc[table["domain"] == d, "title"])
         here = table[(table["domain"] == d) & (table["kind"] == kind)]
@@ -287,7 +289,6 @@ def systems(table: pd.DataFrame, title: str) -> go.Figure:
         figure.update_yaxes(**ticks, ticktext=lines, showticklabels=place["col"] == 1, **place)
     figure.add_vline(x=0, line={"width": 1, "dash": "dot", "color": looks.GREY})
     figure.update_xaxes(title_text="points", row=places[-1]["row"])
-    drawn = len(domains) * (60 + 18 * most)  # between the margins
     legend = {"orientation": "h", "x": 0, "y": -60 / drawn, "yanchor": "top"}
     return figure.update_layout(height=190 + drawn, margin={"l": 150, "r": 20, "t": 80, "b": 110}, legend=legend)
 
