@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import duckdb
 
 from i2vae_lib.data.log_database import first_row, locate, reading
-from i2vae_lib.data.log_files import DATE_DIGITS, JSON_LINES, Source, fields_of
+from i2vae_lib.data.log_files import DATE_DIGITS, ISO, JSON_LINES, Source, fields_of
 from i2vae_lib.data.pair_file import SIZED, UNITS, Columns, Unit
 from i2vae_lib.data.rows import DataError
 
@@ -253,7 +253,7 @@ def _advice(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns, valu
         return ": digits only, without thousands separators"
     if re.fullmatch(r"[0-9.]+[eE][+-]?[0-9]+", text):
         return ": in this notation digits were rounded away; write whole numbers from the source"
-    if re.match(r"[0-9]{1,4}([/.-])[0-9]{1,2}\1[0-9]{1,4}(\D|$)", text):
+    if not re.fullmatch(ISO, text) and re.match(r"[0-9]{1,4}([/.-])[0-9]{1,2}\1[0-9]{1,4}(\D|$)", text):
         return (
             ": a date in another notation? Write it as ISO 8601, such as 2014-11-27 21:46:45, and set columns.unit: iso"
         )
