@@ -12,6 +12,7 @@ import pytest
 from i2vae_lib.evaluation import METRICS, kind_masks
 from i2vae_lib.results import lift
 from i2vae_lib.results.differences import compare
+from i2vae_lib.results.reading import COUNTED
 from i2vae_lib.runs import LayoutError
 from tests.helpers.planted_runs import cell, compared, ranks_of, skill, write_run
 
@@ -62,7 +63,7 @@ def test_cells_when_the_system_is_below(tmp_path: Path) -> None:
 def test_mean_lift_when_computed_by_hand(runs: list[Path]) -> None:
     mean, low, high = lift.mean_lift(runs, rng=np.random.default_rng(0), resamples=2000)
     table = lift.cells(compared(runs))
-    small = table["n"] < lift.COUNTED  # they are shown, and not counted
+    small = table["n"] < COUNTED  # they are shown, and not counted
     assert small.any() and not small.all()
     table = table[~small]
     assert mean == pytest.approx(table["system"].mean() / table["reference"].mean() - 1, rel=1e-9)
@@ -143,7 +144,7 @@ def test_verdict_when_read_follows_the_interval_of_the_best_reference(
     runs: list[Path], low: float, high: float, where: str
 ) -> None:
     lines = [("popularity", -0.2, -0.3, -0.1), ("itemknn", (low + high) / 2, low, high), ("oracle", 0.5, 0.4, 0.6)]
-    overall = pd.DataFrame(lines, columns=["system", "difference", "interval_low", "interval_high"])
+    overall = pd.DataFrame(lines, columns=["system", "difference", "interval_low", "interval_high"]).assign(cells=4)
     said = lift.verdict(dataclasses.replace(compared(runs), overall=overall))
     assert said.startswith(
         f"i2VAE is {where} ItemKNN, the best of the reference rankers: {-50 * (low + high):+.1f} points"

@@ -23,7 +23,7 @@ from i2vae_lib.params import ParameterError
 from i2vae_lib.places import suggestion
 from i2vae_lib.recommenders import CEILINGS
 from i2vae_lib.results import significance
-from i2vae_lib.results.reading import CANDIDATES, HEADLINE, METRICS, Array, Opened, System, open_runs
+from i2vae_lib.results.reading import CANDIDATES, CELLS_OF_THE_MEAN, HEADLINE, METRICS, Array, Opened, System, open_runs
 from i2vae_lib.results.text import Captioned, Number, as_csv, document, in_points, lines, of_p, strict
 from i2vae_lib.runs import LayoutError, stamp
 
@@ -399,7 +399,7 @@ def _claims(found: Comparison) -> Iterator[str | Captioned]:
         least = min(1.0, family / (about["resamples"] + 1))
         yield Captioned(
             f"Differences from {labels.label(about['base'])} on the mean over {overall['cells'].iloc[0]} cells "
-            f"(domains, {', '.join(HEADLINE)}, metrics), in points; stars by p (Holm): * < 0.05, ** < 0.01, *** < "
+            f"({CELLS_OF_THE_MEAN}), in points; stars by p (Holm): * < 0.05, ** < 0.01, *** < "
             f"0.001 (Holm over these {family} systems; with {about['resamples']} resamples none is below {least:.2g})",
             _shown(overall, ["system"]),
         )

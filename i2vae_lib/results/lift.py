@@ -18,14 +18,11 @@ from i2vae_lib.labels import label
 from i2vae_lib.recommenders import CEILINGS, REFERENCES
 from i2vae_lib.results import significance
 from i2vae_lib.results.differences import CELL, Comparison, with_means
-from i2vae_lib.results.reading import HEADLINE, METRICS, Array, open_runs
+from i2vae_lib.results.reading import CELLS_OF_THE_MEAN, HEADLINE, METRICS, Array, open_runs
 from i2vae_lib.runs import LayoutError
 
 FEW = 200
 """In a cell with fewer rows the bar counts as met unless the system is significantly below."""
-
-COUNTED = 100
-"""Rows that a cell must have to count in a pair's mean."""
 
 _FRACTIONS = (
     *("system", "sd", "counts_alone", "reference", "lift", "base", "mean"),
@@ -83,7 +80,7 @@ def verdict(found: Comparison) -> str:
     where = "ahead of" if low > 0 else "behind" if high < 0 else "level with"
     return (
         f"{system} is {where} {reference}, the best of the reference rankers: {difference:+.1f} points on the mean "
-        f"over tailed, cold and all rows (HR@10 and NDCG@10), 95 % interval {low:+.1f} to {high:+.1f}"
+        f"over {best['cells']} cells ({CELLS_OF_THE_MEAN}), 95 % interval {low:+.1f} to {high:+.1f}"
     )
 
 
@@ -100,8 +97,8 @@ def mean_lift(
 ) -> Lift:
     """The mean over a pair's cells relative to that of the best references: system / reference - 1.
 
-    A ratio of means and not a mean of ratios, which would depend on cells where a reference has two hits. Cells of
-    fewer than :data:`COUNTED` rows stand in tables and are not counted here, unless there is no larger one.
+    A ratio of means and not a mean of ratios, which would depend on cells where a reference has two hits. Which cells
+    count: :attr:`i2vae_lib.results.reading.Opened.headline`.
 
     Parameters
     ----------
@@ -122,8 +119,6 @@ def mean_lift(
         raise LayoutError(f"the mean lift is of one system; these runs are of {', '.join(trained)}")
     values = opened.values(candidates, [cutoff_of(name) for name in METRICS])
     masks = opened.headline
-    counted = masks.sum(axis=0) >= COUNTED
-    masks = masks[:, counted] if counted.any() else masks
     users, owner = np.unique(opened.users, return_inverse=True)
     counts = sums_by_user(owner, masks, np.ones((len(owner), 1)))
     totals = {

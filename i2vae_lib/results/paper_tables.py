@@ -21,7 +21,7 @@ from i2vae_lib.places import suggestion
 from i2vae_lib.recommenders import REGISTRY
 from i2vae_lib.results import text
 from i2vae_lib.results.differences import CELL, compare, places
-from i2vae_lib.results.reading import CANDIDATES, HEADLINE, METRICS, Opened, System, open_runs
+from i2vae_lib.results.reading import CANDIDATES, CELLS_OF_THE_MEAN, HEADLINE, METRICS, Opened, System, open_runs
 from i2vae_lib.results.text import Captioned, Number, lines
 from i2vae_lib.runs import LayoutError, checked, committed_path, read_json, read_record, write_atomically, write_json
 from i2vae_lib.tuning import Study, failures, read_study
@@ -216,7 +216,7 @@ def _overall(overall: pd.DataFrame) -> list[str]:
         for one in lines(asked)
     ]
     return [
-        f"Mean over the {asked['cells'].iloc[0]} cells of {', '.join(HEADLINE)} rows (sampled), less that of "
+        f"Mean over {asked['cells'].iloc[0]} cells ({CELLS_OF_THE_MEAN}; sampled), less that of "
         f"{REGISTRY[asked['base'].iloc[0]].title}, in points with the 95 % interval of a paired bootstrap over users; "
         f"* p < 0.05 after Holm over these {len(asked)} systems: {'; '.join(told)}."
     ]

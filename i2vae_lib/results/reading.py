@@ -28,6 +28,13 @@ Array = np.ndarray
 HEADLINE = ("tailed", "cold", "all")
 """Row kinds of the mean over a pair's cells. None is counted twice (as ``seen`` would be where it equals ``all``) or
 fixed by rule (``no_history``)."""
+COUNTED = 100
+"""Rows that a cell must have to count in that mean, unless there is no larger one: one row more or less moves a cell of
+five rows by twenty points."""
+CELLS_OF_THE_MEAN = (
+    f"{', '.join(HEADLINE[:-1])} and {HEADLINE[-1]} rows of a domain, by metric; under {COUNTED} rows only where there "
+    f"are no larger ones"
+)
 KINDS = ("all", "seen", "tailed", "tailed_warm", "cold", "overlapping", "no_history")
 CANDIDATES = ("sampled", "full")
 METRICS = ("HR@10", "NDCG@10")
@@ -109,9 +116,10 @@ class Opened:
 
     @property
     def headline(self) -> Array:
-        """Masks of the cells of :data:`HEADLINE` that have rows, bool [rows, cells]."""
+        """Masks of the cells of :data:`HEADLINE` that count in a mean (:data:`COUNTED`), bool [rows, cells]."""
         masks = self.masks[:, [kind in HEADLINE for _, kind in self.cells]]
-        return masks[:, masks.any(axis=0)]
+        rows = masks.sum(axis=0)
+        return masks[:, rows >= (COUNTED if (rows >= COUNTED).any() else 1)]
 
     def values(self, candidates: str, cutoffs: Sequence[tuple[str, int]]) -> dict[str, Array]:
         """Metrics by label, float64 [seeds, rows, metrics]; nan where a run has no such ranking."""
