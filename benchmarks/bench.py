@@ -24,10 +24,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from i2vae_lib import psg
 from i2vae_lib.data import load_dataset
 from i2vae_lib.data.rows import Rows
 from i2vae_lib.evaluation import rank, sample_negatives
+from i2vae_lib.generators import psg
 from i2vae_lib.params import load
 from i2vae_lib.recommenders.i2vae import I2VAERecommender, Remembering
 from i2vae_lib.runs import environment, peak_memory_bytes

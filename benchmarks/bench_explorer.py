@@ -14,9 +14,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from i2vae_lib import psg
 from i2vae_lib.data import load_dataset
-from i2vae_lib.explorers import UserExplorer
+from i2vae_lib.explorers.widgets import UserExplorer
+from i2vae_lib.generators import psg
 from i2vae_lib.params import load
 from i2vae_lib.recommenders import I2VAERecommender
 

@@ -28,12 +28,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pc
 
-from i2vae_lib import psg
-from i2vae_lib.audit import audit, fired
-from i2vae_lib.data.describe import describe_files
+from i2vae_lib.audit.leaks import audit, fired
 from i2vae_lib.data.loading import load_dataset
+from i2vae_lib.data.logs.describe import describe_files
 from i2vae_lib.data.rows import DOMAINS
 from i2vae_lib.evaluation import rank, sample_negatives
+from i2vae_lib.generators import psg
 from i2vae_lib.params import load
 from i2vae_lib.recommenders.i2vae import I2VAERecommender
 from i2vae_lib.runs import peak_memory_bytes

@@ -24,9 +24,9 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
-from i2vae_lib.audit import audit, fired
+from i2vae_lib.audit.leaks import audit, fired
 from i2vae_lib.data import protocols
-from i2vae_lib.data.logs import load_logs
+from i2vae_lib.data.logs.join import load_logs
 from i2vae_lib.params import load
 
 PEAK_LIMIT = 4 * 2**30

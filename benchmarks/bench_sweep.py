@@ -14,8 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from i2vae_lib import experiments
-from i2vae_lib.grids import Sweep, resolve
+from i2vae_lib.experiments import sweeps
+from i2vae_lib.experiments.grids import Sweep, resolve
 
 SETUPS = {"one worker, one thread": (1, 1), "one worker, two threads": (1, 2), "two workers, a thread each": (2, 1)}
 
@@ -35,11 +35,11 @@ def main() -> None:
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["I2VAE_CACHE_DIR"] = f"{folder}/cache"
-        experiments.run(Sweep("first", asked.cells[:1]), Path(folder) / "first", workers=1)
+        sweeps.run(Sweep("first", asked.cells[:1]), Path(folder) / "first", workers=1)
         for name, (workers, threads) in SETUPS.items():
             os.environ["OMP_NUM_THREADS"] = str(threads)  # which the workers take over
             start = time.perf_counter()
-            table = experiments.run(asked, Path(folder) / f"{workers}-{threads}", workers=workers)
+            table = sweeps.run(asked, Path(folder) / f"{workers}-{threads}", workers=workers)
             assert set(table["state"]) == {"done"}
             seconds[name] = time.perf_counter() - start
     two = seconds["two workers, a thread each"]

@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from i2vae_lib import psg, stages
+from i2vae_lib import stages
 from i2vae_lib.data import load_dataset_once
+from i2vae_lib.experiments.tuning import read_tuning
+from i2vae_lib.generators import psg
 from i2vae_lib.params import load
 from i2vae_lib.recommenders import SYSTEMS
 from i2vae_lib.training import Callbacks
-from i2vae_lib.tuning import read_tuning
 
 LIMIT = 600.0  # seconds of a whole training that are aimed at
 

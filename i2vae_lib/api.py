@@ -24,11 +24,11 @@ from pydantic import ValidationError
 
 from i2vae_lib import evaluation, export, stages
 from i2vae_lib.data.dataset import CrossDomainDataset
-from i2vae_lib.data.frames import TEXT, Log, Names, by_name, write_pair
 from i2vae_lib.data.histories import check_unknown, encoded_lists, read_histories, rows_asking, whole_histories
+from i2vae_lib.data.logs.frames import TEXT, Log, Names, by_name, write_pair
 from i2vae_lib.data.rows import DOMAINS, PAD, Array, Catalogue, DataError, Ragged, Rows, listed
 from i2vae_lib.data.user_sequences import UserSequences
-from i2vae_lib.features import write_vectors
+from i2vae_lib.generators.features import write_vectors
 from i2vae_lib.model.i2vae import ROLES
 from i2vae_lib.params import ParameterError, Parameters, load
 from i2vae_lib.recommenders import SYSTEMS, I2VAERecommender
@@ -128,7 +128,7 @@ class I2VAE:
         epochs, overrides
             None: as the preset says. ``overrides``: dotted keys to values, as ``--set`` takes them.
         min_events, same_items
-            As in :func:`i2vae_lib.data.frames.write_pair`.
+            As in :func:`i2vae_lib.data.logs.frames.write_pair`.
         item_vectors
             Domain -> vectors known for its items (text or image embeddings, say): indexed by item id, one column per
             dimension. Training starts from them (``model.start`` = given); items may be missing.

@@ -1,4 +1,4 @@
-"""The command ``i2vae``. Its commands stand in :mod:`i2vae_lib.command_table`."""
+"""The command ``i2vae``. Its commands stand in :mod:`i2vae_lib.commands.table`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from i2vae_lib.command_table import COMMANDS
+from i2vae_lib.commands.table import COMMANDS
 from i2vae_lib.lazy import MissingLibrary
 from i2vae_lib.places import suggestion
 
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError as error:
         return _too_large(given.command, error)
     except (ArithmeticError, RuntimeError) as error:
-        from i2vae_lib.audit import Leak
+        from i2vae_lib.audit.leaks import Leak
         from i2vae_lib.evaluation import NonFiniteScore
         from i2vae_lib.training import NonFiniteLoss
 

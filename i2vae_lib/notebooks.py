@@ -15,11 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from i2vae_lib.experiments.workers import environment, isolated
 from i2vae_lib.lazy import MissingLibrary, require
 from i2vae_lib.places import notebooks_folder
 from i2vae_lib.runs import write_atomically
 from i2vae_lib.stages import Say
-from i2vae_lib.workers import environment, isolated
 
 PLOTLY, FIGURE = "plotly.min.js", "application/vnd.plotly.v1+json"
 HIDDEN = "remove-cell"

@@ -75,7 +75,7 @@ class SyntheticParameters(Group):
 
 
 class PsgParameters(Group):
-    """The pseudo-sequence generator (paper 3.1, D.1; :mod:`i2vae_lib.psg`)."""
+    """The pseudo-sequence generator (paper 3.1, D.1; :mod:`i2vae_lib.generators.psg`)."""
 
     kind: Literal["lightgcn", "cooccurrence", "leave_one_out", "random", "none"]
     recalled: NonNegative  # items per domain, for the pseudo-sequence
@@ -93,7 +93,7 @@ class PsgParameters(Group):
     rounds: Depth  # of recall; 1: plain recall
     edges_per_round: NonNegative  # pseudo-edges per user and domain
     shrinkage: Weight  # cooccurrence and leave_one_out
-    # leave_one_out only (:mod:`i2vae_lib.cooccurrence`); the values named first are those of a bag
+    # leave_one_out only (:mod:`i2vae_lib.generators.cooccurrence`); the values named first are those of a bag
     proximity: Weight  # 0: all pairs of one sequence count equally; else by gap^-proximity
     backward: Weight  # 1: both directions count equally; else the weight of items earlier in the sequence
     across: Weight  # 1: pairs across domains count like those within one; else their weight
@@ -102,7 +102,7 @@ class PsgParameters(Group):
 
 
 class EvidenceParameters(Group):
-    """Counts that enter the item scores (:mod:`i2vae_lib.evidence`); ``model.positions`` = every only.
+    """Counts that enter the item scores (:mod:`i2vae_lib.generators.evidence`); ``model.positions`` = every only.
 
     The i-th values of the five settings make the i-th kernel; empty tuples: no kernels.
     """
@@ -138,7 +138,7 @@ class ModelParameters(Group):
     cross_heads: Positive  # of the cross-domain attention
     dropout: Share
     start: Literal["random", "cooccurrence", "titles", "given"]  # of the item vectors
-    vectors: str | None  # file of the given ones (:mod:`i2vae_lib.features`)
+    vectors: str | None  # file of the given ones (:mod:`i2vae_lib.generators.features`)
     path: Literal["mlp", "residual"]  # states, posterior means, decoder: as in the paper, or added to their input
     causal: bool  # the encoder of real sequences; pseudo-sequences are bags
     shared_prior: bool  # z_a shares the prior of its domain's z
@@ -174,7 +174,7 @@ class EvaluationParameters(Group):
 
 
 class ReferenceParameters(Group):
-    """What the reference rankers choose from, on validation (:mod:`i2vae_lib.recommenders.from_histories`).
+    """What the reference rankers choose from, on validation (:mod:`i2vae_lib.recommenders.references.from_histories`).
 
     A grid whose best value lies at its edge extends itself; a grid of one value stays.
     """
@@ -223,7 +223,7 @@ class SASRecBCEParameters(Group):
 
 
 class EveryPositionParameters(Group):
-    """Systems trained at every position of a sequence (:mod:`i2vae_lib.recommenders.every_position`)."""
+    """Systems trained at every position of a sequence (:mod:`i2vae_lib.recommenders.systems.every_position`)."""
 
     heads: Positive
     dropout: Share
@@ -278,7 +278,7 @@ class TALEParameters(LinearParameters):
 
 
 class StackParameters(Group):
-    """A conditional logit over other rankers (:mod:`i2vae_lib.recommenders.stack`)."""
+    """A conditional logit over other rankers (:mod:`i2vae_lib.recommenders.systems.stack`)."""
 
     learning_rate: Rate
     steps: Positive  # each over all rows

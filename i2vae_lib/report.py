@@ -12,12 +12,15 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from i2vae_lib import audit, evaluation, pictures, stages
+from i2vae_lib import evaluation, stages
+from i2vae_lib.audit import leaks as audit
 from i2vae_lib.data.protocols import outside_note
 from i2vae_lib.data.rows import DOMAINS
+from i2vae_lib.figures import pictures
 from i2vae_lib.labels import label, labelled, latent
 from i2vae_lib.params import ParameterError, load, of_result
-from i2vae_lib.recommenders import CEILINGS, from_histories
+from i2vae_lib.recommenders import CEILINGS
+from i2vae_lib.recommenders.references import from_histories
 from i2vae_lib.results import lift, text
 from i2vae_lib.results.differences import Comparison, compare, six_rows
 from i2vae_lib.runs import flatten, read_record, stamp, write_atomically

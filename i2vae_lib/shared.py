@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from i2vae_lib import audit, audit_fitted, evaluation, psg
+from i2vae_lib import evaluation
+from i2vae_lib.audit import fitted as audit_fitted
+from i2vae_lib.audit import leaks
 from i2vae_lib.cache import once
 from i2vae_lib.data.dataset import CrossDomainDataset
 from i2vae_lib.data.rows import DOMAINS, SPLITS
+from i2vae_lib.generators import psg
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.registry import CEILINGS, REFERENCES
 from i2vae_lib.runs import read_json, write_atomically, write_json
@@ -35,7 +38,7 @@ def recalled(dataset: CrossDomainDataset, generator: psg.Generator) -> tuple[Pat
             parts.append(pd.DataFrame(columns | {"items": list(items), "scores": list(scores)}))
         table = stamped(pd.concat(parts, ignore_index=True), dataset)
         write_atomically(folder / "pseudo.parquet", lambda part: table.to_parquet(part, index=False))
-        audited = audit.audit(dataset, pseudo=items_of, generator=generator).to_dict(orient="records")
+        audited = leaks.audit(dataset, pseudo=items_of, generator=generator).to_dict(orient="records")
         write_json(folder / "about.json", {"audit": audited})
 
     folder = once("recalled", [dataset.fingerprint(), psg.digest(generator)], (__name__,), make)

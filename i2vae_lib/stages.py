@@ -17,10 +17,12 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 import pandas as pd
 
-from i2vae_lib import audit, audit_fitted, evaluation, psg
+from i2vae_lib import evaluation
+from i2vae_lib.audit import fitted, leaks
 from i2vae_lib.data.dataset import CrossDomainDataset
 from i2vae_lib.data.loading import check_name, check_protocol, load_dataset_once, source_of
 from i2vae_lib.data.rows import DOMAINS, KINDS, SPLITS
+from i2vae_lib.generators import psg
 from i2vae_lib.params import ParameterError, Parameters
 from i2vae_lib.places import suggestion
 from i2vae_lib.recommenders import REGISTRY, SYSTEMS
@@ -119,8 +121,8 @@ def prepare(run: Run) -> CrossDomainDataset:
         held_out = [dataset.splits[split] for split in ("validation", "test")]
         evaluation.check_negatives(*held_out)  # fails now, not after an hour of fitting
         run.check_dataset(dataset.fingerprint())
-        audited = audit.audit(dataset)
-        audit.refuse_leaks(audited, dataset.protocol)
+        audited = leaks.audit(dataset)
+        leaks.refuse_leaks(audited, dataset.protocol)
         # noted before the dataset is stored, since its presence says that this stage is done
         run.note(
             data=dataset.name,
@@ -175,7 +177,7 @@ def recall(run: Run, dataset: CrossDomainDataset | None = None) -> psg.Generator
     with run.stage("recall"):
         table, audited = recalled(dataset, generator)
         run.note(audit=audited)
-        audit.refuse_leaks(pd.DataFrame(audited), dataset.protocol)
+        leaks.refuse_leaks(pd.DataFrame(audited), dataset.protocol)
         run.leave(path.name, lambda part: shutil.copyfile(table, part))
     return generator
 
@@ -218,13 +220,13 @@ def train(run: Run, dataset: CrossDomainDataset | None = None, on_epoch: Callabl
     run.took_at_least("train", float(history[["seconds", "validation seconds"]].to_numpy().sum()))
     run.leave("history.parquet", lambda part: history.to_parquet(part, index=False))
     # what the model starts from and falls back to must come from the training rows alone
-    audited = audit_fitted.audit_counts(dataset, recommender.popularity)
+    audited = fitted.audit_counts(dataset, recommender.popularity)
     if recommender.start is not None:
-        started = audit_fitted.audit_start(dataset, recommender.start, recommender.start_shrinkage)
+        started = fitted.audit_start(dataset, recommender.start, recommender.start_shrinkage)
         audited = pd.concat([audited, started], ignore_index=True)
     if recommender.counted:
-        audited = pd.concat([audited, audit_fitted.audit_references(dataset, recommender.counted)], ignore_index=True)
-    audit.refuse_leaks(audited, dataset.protocol)
+        audited = pd.concat([audited, fitted.audit_references(dataset, recommender.counted)], ignore_index=True)
+    leaks.refuse_leaks(audited, dataset.protocol)
     run.note(
         audit=_with(run.record["audit"], audited.to_dict(orient="records")),
         device=str(recommender.device),
@@ -255,7 +257,7 @@ def evaluate(run: Run, dataset: CrossDomainDataset | None = None) -> pd.DataFram
     with run.stage("references"):
         others, chosen, audited = reference_ranks(dataset, p)
     run.note(references=chosen, audit=_with(run.record["audit"], audited))
-    audit.refuse_leaks(pd.DataFrame(audited), dataset.protocol)
+    leaks.refuse_leaks(pd.DataFrame(audited), dataset.protocol)
     with run.stage("evaluate"):
         table = stamped(pd.concat([ranked([trained], dataset, p), others], ignore_index=True), dataset)
     run.leave(path.name, lambda part: table.to_parquet(part, index=False))
@@ -275,11 +277,11 @@ def run_all(run: Run, say: Say = quiet) -> pd.DataFrame:
     say(f"preparing {run.parameters.data} under {run.parameters.protocol}")
     dataset = prepare(run)
     say(str(dataset))
-    say(audit.verdict(run.record["audit"]))
+    say(leaks.verdict(run.record["audit"]))
     if uses_generator(run.parameters):
         say(f"pseudo-sequences: {run.parameters.psg.kind}, {effective_psg(run.parameters).folds} folds")
         recall(run, dataset)
-        say(audit.verdict(run.record["audit"]))
+        say(leaks.verdict(run.record["audit"]))
     say(f"training {run.parameters.system}, at most {run.parameters.training.epochs} epochs, in {run.folder}")
     train(run, dataset)
     say("evaluating on the test rows")

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from i2vae_lib import psg, stages
+from i2vae_lib import stages
 from i2vae_lib.data import CrossDomainDataset, load_dataset
+from i2vae_lib.generators import psg
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import I2VAERecommender
 from tests.helpers.worlds import LONG, TINY, fitted

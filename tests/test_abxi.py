@@ -10,8 +10,8 @@ from torch import nn
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.params import Parameters, load
-from i2vae_lib.recommenders.abxi import ABXI, Network, SwiGLU
-from i2vae_lib.recommenders.every_position import Steps
+from i2vae_lib.recommenders.systems.abxi import ABXI, Network, SwiGLU
+from i2vae_lib.recommenders.systems.every_position import Steps
 from i2vae_lib.training import Callbacks
 from tests.helpers.worlds import TINY
 

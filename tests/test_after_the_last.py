@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from i2vae_lib.after_the_last import AfterTheLast, places
 from i2vae_lib.data.rows import Catalogue, Ragged, Rows
+from i2vae_lib.experiments.after_the_last import AfterTheLast, places
 
 
 def rows_of(lists: list[list[int]], items: int) -> Rows:

@@ -17,9 +17,9 @@ import pytest
 from i2vae_lib import I2VAE, cli, export, sample_logs
 from i2vae_lib.api import typed
 from i2vae_lib.data.dataset import CrossDomainDataset
-from i2vae_lib.data.frames import write_pair
 from i2vae_lib.data.histories import whole_histories
-from i2vae_lib.data.logs import load_logs
+from i2vae_lib.data.logs.frames import write_pair
+from i2vae_lib.data.logs.join import load_logs
 from i2vae_lib.data.rows import DOMAINS, DataError, other
 from i2vae_lib.params import ParameterError
 from i2vae_lib.recommenders import contract

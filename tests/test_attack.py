@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from i2vae_lib import cli
-from i2vae_lib.data.describe import describe_files
-from i2vae_lib.data.logs import load_logs
+from i2vae_lib.data.logs.describe import describe_files
+from i2vae_lib.data.logs.join import load_logs
 from i2vae_lib.data.rows import DataError
 
 pytestmark = pytest.mark.slow

@@ -8,15 +8,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from i2vae_lib import psg
-from i2vae_lib.audit import Leak, audit, fired, refuse_leaks
-from i2vae_lib.audit_fitted import audit_counts, audit_references, audit_start, recalled_shares
-from i2vae_lib.cooccurrence import item_vectors
+from i2vae_lib.audit.fitted import audit_counts, audit_references, audit_start, recalled_shares
+from i2vae_lib.audit.leaks import Leak, audit, fired, refuse_leaks
 from i2vae_lib.data import DOMAINS, Catalogue, Ragged, load_dataset, protocols, splitting, synthetic
 from i2vae_lib.data.released import load_released
 from i2vae_lib.data.rows import interactions, joined, popularity
+from i2vae_lib.experiments.leak_worth import planted as planted_leaks
+from i2vae_lib.generators import psg
+from i2vae_lib.generators.cooccurrence import item_vectors
 from i2vae_lib.labels import label
-from i2vae_lib.leak_worth import planted as planted_leaks
 from i2vae_lib.params import load
 from i2vae_lib.recommenders import EASE, ItemKNN, OrderedCounts, Popularity
 from tests.helpers.worlds import fitted

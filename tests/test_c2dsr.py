@@ -14,14 +14,14 @@ import torch
 from scipy import sparse
 from torch.nn import functional as F
 
-from i2vae_lib import graphs
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Ragged, Rows, other, popularity
+from i2vae_lib.generators import graphs
 from i2vae_lib.model.encoders import SequenceEncoder
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import C2DSR
-from i2vae_lib.recommenders.c2dsr import MERGED, Shares, View, corrupted, views
-from i2vae_lib.recommenders.separate_or_merged import Merged
+from i2vae_lib.recommenders.systems.c2dsr import MERGED, Shares, View, corrupted, views
+from i2vae_lib.recommenders.systems.separate_or_merged import Merged
 from i2vae_lib.training import Callbacks
 from tests.helpers.worlds import one_a_user
 

@@ -16,7 +16,7 @@ from i2vae_lib.model.graph_encoders import VBGE, Bipartite, Triples, interaction
 from i2vae_lib.model.latents import kl, sample, standard_like
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import CDRIB, Popularity
-from i2vae_lib.recommenders.cdrib import concatenated, counterparts, draw_contrast, hinge, reconstruction
+from i2vae_lib.recommenders.systems.cdrib import concatenated, counterparts, draw_contrast, hinge, reconstruction
 from i2vae_lib.training import Callbacks
 from tests.helpers.worlds import TINY, one_a_user
 

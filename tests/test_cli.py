@@ -21,7 +21,9 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from i2vae_lib import audit, cache, cli, commands, notebooks, report, stages
+from i2vae_lib import cache, cli, notebooks, report, stages
+from i2vae_lib.audit import leaks as audit
+from i2vae_lib.commands import actions
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.synthetic import generate_log, write_logs
 from i2vae_lib.labels import label
@@ -195,7 +197,7 @@ def test_run_when_epochs_are_set_by_their_dotted_key(
     told: list[Any] = []
     monkeypatch.setattr(stages, "run_all", lambda run, say: pd.read_parquet(finished / "ranks.parquet"))
     monkeypatch.setattr(stages, "open_run", lambda resolved: Run(resolved, tmp_path))
-    monkeypatch.setattr(commands, "result_of", lambda run, ranks: "")
+    monkeypatch.setattr(actions, "result_of", lambda run, ranks: "")
     monkeypatch.setattr(notebooks, "execute_notebooks", lambda folder, names, which, say: told.append(names))
     words = ["--set", "training.epochs=3", "--set", "model.d=16"]
     assert cli.main(["run", "--preset", "smoke", "--no-report", *words]) == 0
@@ -429,7 +431,7 @@ def test_run_when_notebooks_are_wanted_makes_them_after_table_and_report(
     monkeypatch.setattr(notebooks, "execute_notebooks", executed)
     assert cli.main(with_notebooks(finished)) == 0
     folder, parameters, names, _, out, reported = given
-    assert folder == finished and names == commands.RUN_NOTEBOOKS
+    assert folder == finished and names == actions.RUN_NOTEBOOKS
     assert parameters["overrides"] == TINY and parameters["out"] == str(finished) and parameters["epochs"] == EPOCHS
     assert list(parameters) == ["preset", "data", "protocol", "seed", "epochs", "out", "overrides"]
     assert reported and "sampled candidates" in out and "the best of the reference rankers" in out
@@ -465,7 +467,7 @@ def test_run_when_a_notebook_fails_is_a_line_and_well(
     out = capsys.readouterr().out
     at = finished / "notebooks"
     lines = [line.partition("] ")[2] for line in out.splitlines() if "failed" in line]
-    assert lines == [f"a notebook failed: {at / name}.ipynb: {why}" for name in commands.RUN_NOTEBOOKS]
+    assert lines == [f"a notebook failed: {at / name}.ipynb: {why}" for name in actions.RUN_NOTEBOOKS]
     assert "Traceback" not in out and out.splitlines()[-1] == f"report: {finished / 'report.html'}"
     assert len((finished / "report.html").read_bytes()) == pytest.approx(len(before), rel=0.01)
     shutil.rmtree(at)
@@ -490,7 +492,7 @@ def test_cache_when_asked_for_says_its_size_and_empties_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("I2VAE_CACHE_DIR", str(tmp_path))
-    cache.once("fits", 1, ("i2vae_lib.graphs",), lambda folder: (folder / "table").write_bytes(bytes(2**20)))
+    cache.once("fits", 1, ("i2vae_lib.generators.graphs",), lambda folder: (folder / "table").write_bytes(bytes(2**20)))
     (tmp_path / "cloth_sport_train.csv").write_bytes(bytes(2**19))
     (tmp_path / "mine.txt").write_text("no entry")
     assert cli.main(["cache"]) == 0

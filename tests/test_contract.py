@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 import torch
 
-from i2vae_lib import evaluation, psg
+from i2vae_lib import evaluation
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.histories import encoded_lists, rows_asking
 from i2vae_lib.data.rows import DOMAINS, Array, DataError, Ragged, Rows, other, popularity
+from i2vae_lib.generators import psg
 from i2vae_lib.params import Parameters, load, read_preset
 from i2vae_lib.recommenders import REFERENCES, SYSTEMS, I2VAERecommender, Recommender
 from i2vae_lib.runs import LayoutError

@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from i2vae_lib import cooccurrence, psg
-from i2vae_lib.cooccurrence import LeftOut, item_vectors
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, DataError, Rows, origins, other
 from i2vae_lib.data.subsampling import detach
 from i2vae_lib.data.user_sequences import with_targets
-from i2vae_lib.graphs import Unified, cosine, user_items
+from i2vae_lib.generators import cooccurrence, psg
+from i2vae_lib.generators.cooccurrence import LeftOut, item_vectors
+from i2vae_lib.generators.graphs import Unified, cosine, user_items
 from i2vae_lib.parameter_groups import PsgParameters
 from i2vae_lib.params import Parameters, load
 

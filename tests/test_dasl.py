@@ -21,7 +21,7 @@ from i2vae_lib.data.user_sequences import right_padded, user_sequences
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import DASL, Popularity
-from i2vae_lib.recommenders.dasl import orthogonality, shares
+from i2vae_lib.recommenders.systems.dasl import orthogonality, shares
 from i2vae_lib.training import Callbacks
 from tests.helpers.worlds import one_a_user
 
@@ -306,7 +306,7 @@ def test_score_when_candidates_come_in_chunks(system: Any, rows: Rows, monkeypat
     candidates = np.random.default_rng(0).integers(1, 121, (len(rows), 30)).astype(np.int32)
     expected = [system.score(rows, one) for one in (candidates, everything(rows))]
     for block in (1, 5 * 30 * 80):
-        monkeypatch.setattr("i2vae_lib.recommenders.dasl.BLOCK", block)
+        monkeypatch.setattr("i2vae_lib.recommenders.systems.dasl.BLOCK", block)
         for one, before in zip((candidates, everything(rows)), expected, strict=True):
             np.testing.assert_allclose(system.score(rows, one), before, atol=1e-5, rtol=1e-5)
 

@@ -12,12 +12,12 @@ import torch
 
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.rows import DOMAINS, Array, Ragged, Rows
-from i2vae_lib.graphs import Adjacency
+from i2vae_lib.generators.graphs import Adjacency
 from i2vae_lib.model.graph_encoders import VBGE, Bipartite, Triples, interaction_batches
 from i2vae_lib.model.latents import Gaussian, kl, standard_like
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import DisenCDR, Popularity
-from i2vae_lib.recommenders.disencdr import mixed, shared_mean, shared_posterior, shares
+from i2vae_lib.recommenders.systems.disencdr import mixed, shared_mean, shared_posterior, shares
 from i2vae_lib.training import Callbacks
 from tests.helpers.worlds import TINY, one_a_user
 

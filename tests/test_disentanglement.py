@@ -9,11 +9,11 @@ import pytest
 import torch
 from scipy import stats
 
-from i2vae_lib import disentanglement, information, psg
-from i2vae_lib.cooccurrence import item_vectors
 from i2vae_lib.data import DOMAINS, CrossDomainDataset, Rows
 from i2vae_lib.data.synthetic import next_item_probabilities
-from i2vae_lib.disentanglement import (
+from i2vae_lib.disentanglement import information
+from i2vae_lib.disentanglement import measures as disentanglement
+from i2vae_lib.disentanglement.measures import (
     as_if_cold,
     by_umap,
     cold_agreement,
@@ -40,7 +40,9 @@ from i2vae_lib.disentanglement import (
     untrained,
     with_both,
 )
-from i2vae_lib.graphs import Unified
+from i2vae_lib.generators import psg
+from i2vae_lib.generators.cooccurrence import item_vectors
+from i2vae_lib.generators.graphs import Unified
 from i2vae_lib.lazy import MissingLibrary
 from i2vae_lib.model.latents import kl
 from i2vae_lib.params import Parameters, load

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from i2vae_lib import evaluation, graphs
+from i2vae_lib import evaluation
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, DataError, Ragged, Rows, joined, other, popularity
 from i2vae_lib.data.user_sequences import user_sequences
+from i2vae_lib.generators import graphs
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import EMCDR, Popularity
-from i2vae_lib.recommenders.emcdr import mapping_of, overlapping, ridge
+from i2vae_lib.recommenders.systems.emcdr import mapping_of, overlapping, ridge
 from i2vae_lib.training import Callbacks, load_parameters, parameters_of
 from tests.helpers.worlds import one_a_user
 

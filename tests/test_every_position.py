@@ -19,8 +19,8 @@ from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.model.transformers import CausalTransformer, LiGRBlock, SASRecBlock
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import ESASRecM, ESASRecS, Popularity, SASRecCEM, SASRecCES
-from i2vae_lib.recommenders.every_position import Orders, Steps
-from i2vae_lib.recommenders.separate_or_merged import Merged
+from i2vae_lib.recommenders.systems.every_position import Orders, Steps
+from i2vae_lib.recommenders.systems.separate_or_merged import Merged
 from i2vae_lib.training import Callbacks
 from tests.helpers.worlds import TINY
 

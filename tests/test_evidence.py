@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from i2vae_lib.cooccurrence import LeftOut
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.rows import DOMAINS, Catalogue, Ragged, Rows
 from i2vae_lib.data.user_sequences import asked_by_event, user_sequences
-from i2vae_lib.evidence import Evidence, kernels
-from i2vae_lib.graphs import Unified
+from i2vae_lib.generators.cooccurrence import LeftOut
+from i2vae_lib.generators.evidence import Evidence, kernels
+from i2vae_lib.generators.graphs import Unified
+from i2vae_lib.generators.recency import RecentTakers
 from i2vae_lib.parameter_groups import EvidenceParameters
-from i2vae_lib.recency import RecentTakers
 
 TWO = EvidenceParameters(
     items=20,

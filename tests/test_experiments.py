@@ -26,18 +26,20 @@ import yaml
 from distributed import Client, LocalCluster
 from scipy import stats
 
-from i2vae_lib import cli, engine, experiments, stages, sweep_figures, workers
+from i2vae_lib import cli, stages
 from i2vae_lib.data import load_dataset_once
-from i2vae_lib.engine import Work, cell_folder
-from i2vae_lib.experiments import KINDS, costs, estimate, over_seeds, plan, results, run, state_of
-from i2vae_lib.grids import Sweep, address_of, resolve
+from i2vae_lib.experiments import engine, sweeps, workers
+from i2vae_lib.experiments.engine import Work, cell_folder
+from i2vae_lib.experiments.grids import Sweep, address_of, resolve
+from i2vae_lib.experiments.sweeps import KINDS, costs, estimate, over_seeds, plan, results, run, state_of
+from i2vae_lib.experiments.workers import Processes, SchedulerError, WorkerDied, connect
+from i2vae_lib.figures import sweep_figures
 from i2vae_lib.lazy import MissingLibrary
 from i2vae_lib.results.differences import compare
 from i2vae_lib.results.effects import effects
 from i2vae_lib.results.significance import holm
 from i2vae_lib.runs import RUN_LAYOUT, LayoutError, write_json
 from i2vae_lib.training import history_of
-from i2vae_lib.workers import Processes, SchedulerError, WorkerDied, connect
 from tests.helpers.sweeps import CONTENT
 from tests.helpers.worlds import LONG, in_this_process
 
@@ -59,7 +61,7 @@ def done(sweep: Sweep, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def made_here(sweep: Sweep, out: Path, count: int) -> None:
     for cell in sweep.cells[:count]:
-        experiments.make_run(cell.parameters, cell_folder(out, cell.address))
+        sweeps.make_run(cell.parameters, cell_folder(out, cell.address))
 
 
 def stamps(out: Path) -> dict[str, int]:
@@ -98,7 +100,7 @@ def test_plan_of_a_finished_sweep(sweep: Sweep, done: Path) -> None:
 
 
 def test_run_again_when_all_is_done(sweep: Sweep, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experiments, "connect", lambda *words: pytest.fail("a cluster for nothing"))
+    monkeypatch.setattr(sweeps, "connect", lambda *words: pytest.fail("a cluster for nothing"))
     before = stamps(done)
     table = run(sweep, done)
     assert stamps(done) == before and set(table["state"]) == {"done"}
@@ -171,7 +173,7 @@ def test_row_that_is_its_base(sweep: Sweep, done: Path) -> None:
 def test_command_prints_the_plan_and_the_table(
     done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(experiments, "connect", in_this_process)
+    monkeypatch.setattr(sweeps, "connect", in_this_process)
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(CONTENT, sort_keys=False), encoding="utf-8")
     assert cli.main(["sweep", str(path), "--out", str(done), "--dry-run"]) == 0
@@ -204,7 +206,7 @@ def test_missing_cells_stand_in_the_table(sweep: Sweep, tmp_path: Path) -> None:
     made_here(sweep, tmp_path, 1)
     table = results(sweep, tmp_path)
     assert (table["state"] == "missing").sum() == 6 and table.loc[table["state"] == "missing", "value"].isna().all()
-    read = experiments.by_place(table, sweep.axes())
+    read = sweeps.by_place(table, sweep.axes())
     assert read["seeds"].tolist() == [1, 0, 0, 1]
     over = over_seeds(table, sweep.axes())
     assert over[["grid", "row"]].drop_duplicates().fillna("").to_numpy().tolist() == [
@@ -225,7 +227,7 @@ def test_damaged_cell_is_run_again_and_said(
     one = Sweep("one", (cell,))
     assert plan(one, tmp_path)["state"].tolist() == ["damaged"]
     said: list[str] = []
-    monkeypatch.setattr(experiments, "connect", in_this_process)
+    monkeypatch.setattr(sweeps, "connect", in_this_process)
     table = run(one, tmp_path, say=said.append)
     assert said[0] == f"{cell.address} (claims, full; T, model.T = 10): damaged; set aside and run again"
     assert set(table["state"]) == {"done"}
@@ -293,7 +295,7 @@ def test_run_of_other_parameters_in_a_cells_place_is_damaged(sweep: Sweep, tmp_p
 def test_failing_cell_is_recorded_and_the_rest_goes_on(
     sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(experiments, "connect", in_this_process)
+    monkeypatch.setattr(sweeps, "connect", in_this_process)
     three = Sweep("three", sweep.cells[:3])
     broken = cell_folder(tmp_path, sweep.cells[1].address)
     broken.mkdir(parents=True)
@@ -338,13 +340,13 @@ def test_cell_begun_under_another_preset_name_goes_on(sweep: Sweep, tmp_path: Pa
 
 def test_damaged_cell_that_another_sweep_has_mended_is_left_alone(sweep: Sweep, tmp_path: Path) -> None:
     made_here(sweep, tmp_path, 1)
-    experiments.set_aside(sweep.cells[0], tmp_path)
+    sweeps.set_aside(sweep.cells[0], tmp_path)
     assert plan(sweep, tmp_path)["state"][0] == "done" and not list((tmp_path / "cells").glob("*.damaged"))
 
 
 def test_nothing_done_is_a_table_too(sweep: Sweep, tmp_path: Path) -> None:
     table = results(sweep, tmp_path)
-    assert experiments.by_place(table, sweep.axes())["seeds"].tolist() == [0] * 4
+    assert sweeps.by_place(table, sweep.axes())["seeds"].tolist() == [0] * 4
     assert over_seeds(table, sweep.axes())["seeds"].tolist() == [0] * 4
     assert effects(sweep, tmp_path, rng=np.random.default_rng(0)).empty
 
@@ -354,13 +356,13 @@ def test_cell_that_another_process_has(sweep: Sweep, tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     with engine.FileLock(folder / ".cell.lock"):
         work = f"Work(pathlib.Path({str(folder)!r}), '', print, (), 'made')"
-        code = f"import pathlib; from i2vae_lib.engine import Work, do; print(do({work}))"
+        code = f"import pathlib; from i2vae_lib.experiments.engine import Work, do; print(do({work}))"
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert found.stdout.startswith("Outcome(state='elsewhere'")
 
 
 def test_plan_to_be_read_has_a_line_for_all_seeds(sweep: Sweep, done: Path) -> None:
-    found = experiments.plan_by_seeds(plan(sweep, done))
+    found = sweeps.plan_by_seeds(plan(sweep, done))
     assert found["cell"].tolist() == ["claims, full; T, model.T = 10", "claims, none", "T, model.T = 5"]
     assert found["seeds"].tolist() == ["0 1"] * 3 and found["state"].tolist() == ["2 done"] * 3
     assert "reason" not in found
@@ -369,7 +371,7 @@ def test_plan_to_be_read_has_a_line_for_all_seeds(sweep: Sweep, done: Path) -> N
 def test_plan_to_be_read_says_why_a_cell_failed(sweep: Sweep, tmp_path: Path) -> None:
     planned = plan(sweep, tmp_path)
     planned.loc[1, ["state", "reason"]] = ["failed", "MemoryError: no"]
-    found = experiments.plan_by_seeds(planned)
+    found = sweeps.plan_by_seeds(planned)
     assert found["state"].tolist() == ["1 missing, 1 failed", "2 missing", "2 missing"]
     assert found["reason"].tolist() == [f"{sweep.cells[1].address}: MemoryError: no", "", ""]
 
@@ -410,8 +412,8 @@ def test_probe_measures_a_cell(sweep: Sweep) -> None:
     cell = sweep.cells[0]
     training = cell.parameters.training.model_copy(update={"epochs": 1000})
     longer = replace(cell, parameters=cell.parameters.model_copy(update={"training": training}))
-    short, peak = experiments.probe_cell(cell)
-    long, _ = experiments.probe_cell(longer)
+    short, peak = sweeps.probe_cell(cell)
+    long, _ = sweeps.probe_cell(longer)
     assert long > 20 * short > 0 and peak > 2**27
 
 
@@ -419,11 +421,11 @@ def test_probe_when_rows_cost_next_to_nothing_takes_the_whole_fit_for_them(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([0.0, 9.0, 10.0, 13.0, 20.0, 22.0])  # a fit of half the rows took 3 seconds, one of all of them 2
-    monkeypatch.setattr(experiments, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    monkeypatch.setattr(experiments.SYSTEMS["i2vae"], "fit", lambda *words, **named: None)
+    monkeypatch.setattr(sweeps, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(sweeps.SYSTEMS["i2vae"], "fit", lambda *words, **named: None)
     cell = sweep.cells[0]
     train = len(load_dataset_once(cell.parameters).splits["train"])
-    found, _ = experiments.probe_cell(cell)
+    found, _ = sweeps.probe_cell(cell)
     assert found == pytest.approx(3.0 + cell.parameters.training.epochs * train * 2.0 / min(2048, train))
 
 
@@ -529,8 +531,8 @@ def test_sweep_on_this_machine_listens_nowhere(sweep: Sweep, tmp_path: Path, mon
         work_off(found, todo, **named)
         seen.append(listening())
 
-    work_off = experiments.work_off
-    monkeypatch.setattr(experiments, "work_off", looking)
+    work_off = sweeps.work_off
+    monkeypatch.setattr(sweeps, "work_off", looking)
     table = run(Sweep("one", sweep.cells[:1]), tmp_path, workers=1)
     assert set(table["state"]) == {"done"} and seen == [before, before]
 
@@ -596,7 +598,7 @@ def kill_itself(folder: Path) -> None:
 @pytest.mark.slow
 def test_processes_end_with_their_parent(tmp_path: Path) -> None:
     """Whatever ends it, and whatever they do."""
-    code = "import os, time\nfrom i2vae_lib.workers import connect\nif __name__ == '__main__':\n"
+    code = "import os, time\nfrom i2vae_lib.experiments.workers import connect\nif __name__ == '__main__':\n"
     code += "    with connect(1) as found:\n        print(found.submit(os.getpid).result(), flush=True)\n"
     code += "        found.submit(time.sleep, 1000)\n        time.sleep(1000)\n"
     (tmp_path / "parent.py").write_text(code)

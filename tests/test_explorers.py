@@ -19,10 +19,11 @@ import pandas as pd
 import pytest
 from traitlets import TraitError
 
-from i2vae_lib import cli, explorers, stages, views
+from i2vae_lib import cli, stages
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.explorers import DataExplorer, Page, SweepExplorer, TrainingExplorer, UserExplorer
-from i2vae_lib.live import RadioButtons
+from i2vae_lib.explorers import views, widgets
+from i2vae_lib.explorers.live import RadioButtons
+from i2vae_lib.explorers.widgets import DataExplorer, Page, SweepExplorer, TrainingExplorer, UserExplorer
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.runs import LayoutError, Run
@@ -42,7 +43,7 @@ def user(trained: I2VAERecommender, dataset: CrossDomainDataset) -> UserExplorer
     return UserExplorer(trained, dataset.splits["test"], dataset.tail["test"])
 
 
-def said(explorer: explorers.Explorer) -> str:
+def said(explorer: widgets.Explorer) -> str:
     return html.unescape(re.sub("<style>.*</style>|<[^>]*>", "", explorer.said.value, flags=re.DOTALL))
 
 
@@ -125,7 +126,7 @@ def test_user_when_there_is_no_copy_path(user: UserExplorer) -> None:
 
 def test_controls_when_a_screen_reader_asks(user: UserExplorer, run: Run) -> None:
     # every control has a name, and what is said is announced
-    data = explorers.of_data(run.folder)
+    data = widgets.of_data(run.folder)
     training = TrainingExplorer([run.folder])
     sweep = SweepExplorer({"a": sweep_table()})
     for explorer in (user, data, training, sweep):
@@ -146,7 +147,7 @@ def test_static_view_when_nothing_answers(user: UserExplorer) -> None:
 
 def test_as_html_when_a_title_holds_markup() -> None:
     table = pd.DataFrame({"item": ["<script>alert(1)</script>"], "score": [1.23456]})
-    found = explorers.as_html(table, "<b>first</b>")
+    found = widgets.as_html(table, "<b>first</b>")
     assert "<script>" not in found and "<b>" not in found
     assert "<caption>&lt;b&gt;first&lt;/b&gt;</caption>" in found and "1.23456" in found
 
@@ -155,7 +156,7 @@ def test_as_html_when_a_title_holds_markup() -> None:
 
 
 def test_data_when_controls_move(run: Run, dataset: CrossDomainDataset) -> None:
-    found = explorers.of_data(run.folder)
+    found = widgets.of_data(run.folder)
     assert isinstance(found, DataExplorer) and found.split.value == "test"
     count = len(views.chosen_rows(dataset, "test", "x"))
     assert said(found).startswith(f"{count:,} test rows ask for North (all)")
@@ -199,7 +200,7 @@ def test_training_when_its_run_vanishes(tiny: Parameters, tmp_path: Path) -> Non
 
 
 def test_figures_when_an_explorer_opens_are_not_blank(user: UserExplorer, run: Run) -> None:
-    explorers_made = (user, explorers.of_data(run.folder), TrainingExplorer([run.folder]))
+    explorers_made = (user, widgets.of_data(run.folder), TrainingExplorer([run.folder]))
     for one in (*explorers_made, SweepExplorer({"mine": sweep_table()})):
         sent = json.loads(one.figure.get_state()["figure"])  # what a browser begins with
         assert len(sent["data"]) == len(one.figure.data) >= 1
@@ -324,14 +325,14 @@ def test_page_when_a_folder_is_neither(tmp_path: Path, capsys: pytest.CaptureFix
         assert said[0] == said[1] and f"{bad} is not a run directory (no run.json)" in said[0]
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(LayoutError, match=r"other\.csv holds no table of a sweep"):
-        explorers.write_page([tmp_path / "other.csv"], tmp_path)
+        widgets.write_page([tmp_path / "other.csv"], tmp_path)
 
 
 def test_of_user_when_it_is_not_trained(tiny: Parameters, tmp_path: Path) -> None:
     run = stages.open_run(tiny, tmp_path / "new")
     stages.prepare(run)
     with pytest.raises(LayoutError, match="holds no saved model"):
-        explorers.of_user(run.folder)
+        widgets.of_user(run.folder)
     assert list(Page([run.folder]).titles) == ["data", "training"]
 
 
@@ -344,16 +345,16 @@ def test_of_user_when_it_is_another_system(run: Run, tmp_path: Path) -> None:
     del record["sha256"]  # else the file itself is refused
     (folder / "run.json").write_text(json.dumps(record))
     with pytest.raises(LayoutError, match="holds a model of savae, not of i2vae"):
-        explorers.of_user(folder)
+        widgets.of_user(folder)
 
 
 def test_write_page_when_served(run: Run, tmp_path: Path) -> None:
-    path = explorers.write_page([run.folder], tmp_path)
+    path = widgets.write_page([run.folder], tmp_path)
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     about, cell = notebook.cells
     assert about.source.startswith(f"# Explorers: {run.folder.name}\n") and run.folder.name in notebook.metadata.title
-    assert cell.source == f"from i2vae_lib import explorers\n\nexplorers.Page({[str(run.folder.resolve())]!r})"
+    assert cell.source == f"from i2vae_lib.explorers import widgets\n\nwidgets.Page({[str(run.folder.resolve())]!r})"
     template = tmp_path / "voila" / "templates" / "kit"
     assert json.loads((template / "conf.json").read_text()) == {"base_template": "lab"}
 
@@ -375,7 +376,7 @@ def test_explore_when_called(
     monkeypatch.setenv("PYTHONPATH", f"{os.pathsep}relative")
     monkeypatch.setattr(subprocess, "Popen", serve)
     assert cli.main(["explore", str(run.folder), "--port", "9999", "--no-browser"]) == 0
-    assert called["command"][:4] == [sys.executable, "-P", "-m", "i2vae_lib.page"] and called["there"]
+    assert called["command"][:4] == [sys.executable, "-P", "-m", "i2vae_lib.explorers.page"] and called["there"]
     assert called["command"][5:] == ["9999", "--no-browser"] and called["stdin"] == subprocess.PIPE
     own = str(Path(called["command"][4]).parent)
     assert called["cwd"] == own != str(tmp_path) and not Path(own).exists()

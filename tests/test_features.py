@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from i2vae_lib.data.rows import Catalogue, DataError
-from i2vae_lib.features import given_vectors, title_vectors, write_vectors
-from i2vae_lib.graphs import Unified
+from i2vae_lib.generators.features import given_vectors, title_vectors, write_vectors
+from i2vae_lib.generators.graphs import Unified
 from i2vae_lib.params import ParameterError, load
 from tests.helpers.worlds import TINY
 

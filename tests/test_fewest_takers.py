@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from i2vae_lib.audit.fewest_takers import CHANCE, ERRORS, fewest_takers
 from i2vae_lib.data import DOMAINS, load_dataset, load_pair, protocols, splitting
 from i2vae_lib.data.filters import whole_core
 from i2vae_lib.data.ordered_events import ordered, rows_at
 from i2vae_lib.data.rows import interactions, popularity
-from i2vae_lib.fewest_takers import CHANCE, ERRORS, fewest_takers
 from i2vae_lib.params import load
 from tests.helpers.worlds import ROOT
 
@@ -38,7 +38,7 @@ def test_fewest_takers_when_counted_by_hand_is_the_same(protocol):
 def test_fewest_takers_when_every_item_has_as_many_has_chance(monkeypatch):
     dataset = load_dataset(load("smoke", {"synthetic.users": 300}, protocol="strict"))
     constant = {d: np.ones(dataset.catalogue.size(d) + 1) for d in DOMAINS}
-    monkeypatch.setattr("i2vae_lib.fewest_takers.popularity", lambda rows: constant)
+    monkeypatch.setattr("i2vae_lib.audit.fewest_takers.popularity", lambda rows: constant)
     found = fewest_takers(dataset)
     assert found["hit_rate"].tolist() == pytest.approx([CHANCE, CHANCE]) and not found["above"].any()
 

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from i2vae_lib import graphs, lightgcn, psg
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, DataError, Ragged, Rows, popularity
-from i2vae_lib.graphs import Unified
+from i2vae_lib.generators import graphs, lightgcn, psg
+from i2vae_lib.generators.graphs import Unified
+from i2vae_lib.generators.psg import Generator
 from i2vae_lib.params import Parameters
-from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders import contract
-from i2vae_lib.recommenders.fold_in import mean_mapped, propagated, solved, user_vectors
+from i2vae_lib.recommenders.systems.fold_in import mean_mapped, propagated, solved, user_vectors
 from i2vae_lib.training import Callbacks
 from tests.helpers import worlds
 
@@ -218,7 +218,7 @@ def test_solved_when_the_factorisation_is_at_its_optimum() -> None:
 def test_solved_when_histories_are_of_very_different_lengths(monkeypatch: pytest.MonkeyPatch, items: Array) -> None:
     rows = histories(200, 17, seed=7)
     whole = solved(rows, items, 0.3, alpha=2.0)
-    monkeypatch.setattr("i2vae_lib.recommenders.fold_in.BLOCK", 300)  # some blocks of one row, some of more
+    monkeypatch.setattr("i2vae_lib.recommenders.systems.fold_in.BLOCK", 300)  # some blocks of one row, some of more
     np.testing.assert_allclose(solved(rows, items, 0.3, alpha=2.0), whole, atol=1e-6)
 
 

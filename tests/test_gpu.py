@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from i2vae_lib import psg, training
+from i2vae_lib import training
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.batches import collate, epoch_order
 from i2vae_lib.evaluation import rank, sample_negatives
+from i2vae_lib.generators import psg
 from i2vae_lib.model.i2vae import build
 from i2vae_lib.model.objective import build_objective
 from i2vae_lib.params import Parameters, load

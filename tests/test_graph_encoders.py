@@ -8,10 +8,10 @@ import torch
 from scipy import sparse
 from torch.nn import functional as F
 
-from i2vae_lib import graphs
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.rows import DOMAINS, DataError, Ragged, interactions
 from i2vae_lib.data.user_sequences import user_sequences
+from i2vae_lib.generators import graphs
 from i2vae_lib.model.graph_encoders import (
     VBGE,
     Bipartite,

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from i2vae_lib.data import DataError
-from i2vae_lib.grids import (
+from i2vae_lib.experiments.grids import (
     Range,
     address_of,
     address_of_record,

@@ -7,8 +7,17 @@ import math
 import numpy as np
 import pytest
 
-from i2vae_lib import information
-from i2vae_lib.information import alignment, cap, contrastive, dependent, gaussian, ksg, reduced, with_interval
+from i2vae_lib.disentanglement import information
+from i2vae_lib.disentanglement.information import (
+    alignment,
+    cap,
+    contrastive,
+    dependent,
+    gaussian,
+    ksg,
+    reduced,
+    with_interval,
+)
 
 N = 4000
 OWNER = np.arange(N)

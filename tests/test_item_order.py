@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from i2vae_lib.audit.item_order import MOST, item_order, item_orders, observed_pairs, whole_lists
 from i2vae_lib.data import DOMAINS, CrossDomainDataset, Ragged, load_dataset, protocols
 from i2vae_lib.data.released import load_released
 from i2vae_lib.data.rows import Catalogue, Events, Rows
-from i2vae_lib.item_order import MOST, item_order, item_orders, observed_pairs, whole_lists
 from i2vae_lib.params import load
 
 DAY = 86_400

@@ -11,17 +11,18 @@ import pandas as pd
 import pytest
 from filelock import FileLock
 
-from i2vae_lib import leak_worth, psg
-from i2vae_lib.audit import audit, fired
+from i2vae_lib.audit.leaks import audit, fired
 from i2vae_lib.data import DOMAINS, Ragged, protocols, synthetic
 from i2vae_lib.data.dataset import rows_digest
 from i2vae_lib.data.released import load_released
 from i2vae_lib.data.rows import SPLITS, other
 from i2vae_lib.data.user_sequences import with_targets
 from i2vae_lib.evaluation import sample_negatives
-from i2vae_lib.leak_worth import CLOSED, CONDITIONS, LEAKS, Cell
+from i2vae_lib.experiments import leak_worth
+from i2vae_lib.experiments.leak_worth import CLOSED, CONDITIONS, LEAKS, Cell
+from i2vae_lib.generators import psg
 from i2vae_lib.params import load
-from i2vae_lib.results import significance
+from i2vae_lib.results import leak_tables, significance
 from i2vae_lib.runs import LayoutError, revision
 from tests.helpers.worlds import TINY
 
@@ -72,7 +73,7 @@ def table(raw, p, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(table):
-    return leak_worth.worth(table, NAMES, rng=np.random.default_rng(0))
+    return leak_tables.worth(table, NAMES, rng=np.random.default_rng(0))
 
 
 @pytest.fixture(scope="module")
@@ -424,7 +425,7 @@ def test_worth_when_there_is_nothing_to_compare_says_so(measured, p, tmp_path):
     in_world = table["leaks"].isin(leak_worth.WORLDS)
     for part in (table[in_world], table[~in_world]):
         with pytest.raises(ValueError, match="needs the condition none or order and one with another leak"):
-            leak_worth.worth(part, {"x": "X", "y": "Y"}, rng=np.random.default_rng(0))
+            leak_tables.worth(part, {"x": "X", "y": "Y"}, rng=np.random.default_rng(0))
 
 
 def test_study_when_killed_goes_on_where_it_was(measured, p, tmp_path):
@@ -525,8 +526,8 @@ def test_worth_when_computed_row_by_row_is_the_same(seeded, metric, monkeypatch)
         p_values.extend(result.p[:, 0])
         return result
 
-    monkeypatch.setattr(leak_worth.significance, "paired_bootstrap", fewer)
-    found = leak_worth.worth(seeded, NAMES, rng=np.random.default_rng(1), metric=metric)
+    monkeypatch.setattr(leak_tables.significance, "paired_bootstrap", fewer)
+    found = leak_tables.worth(seeded, NAMES, rng=np.random.default_rng(1), metric=metric)
     # popularity, copy, itemknn, those after the last, i2vae; leaks less "none" and "order", which asks other targets
     pairs = 3 + 3 + 4 + 1 + 1 + 5
     assert not set(found["leak"]) & set(leak_worth.WORLDS)
@@ -552,7 +553,7 @@ def test_worth_when_computed_row_by_row_is_the_same(seeded, metric, monkeypatch)
 @pytest.mark.parametrize(("closed", "opened", "expected"), [(49, 0, 50.0), (0, 49, -50.0)])
 def test_worth_when_half_of_the_rows_change_has_the_sign_of_open_less_closed(closed, opened, expected):
     greater = np.where(np.arange(60) % 4 < 2, opened, closed)
-    found = leak_worth.worth(
+    found = leak_tables.worth(
         pd.concat([ranks("ease", "none", 0, closed), ranks("ease", "users", 0, greater)]),
         NAMES,
         rng=np.random.default_rng(0),
@@ -565,7 +566,7 @@ def test_worth_when_half_of_the_rows_change_has_the_sign_of_open_less_closed(clo
 
 def test_worth_when_a_condition_equals_the_closed_one_is_zero_with_no_width():
     closed = ranks("ease", "none", 0, np.arange(60) % 20)
-    found = leak_worth.worth(
+    found = leak_tables.worth(
         pd.concat([closed, closed.assign(leaks="selection")]), NAMES, rng=np.random.default_rng(0), metric="NDCG@10"
     )
     filled = found[found["n"] > 0]
@@ -580,7 +581,7 @@ def test_worth_when_a_condition_equals_the_closed_one_is_zero_with_no_width():
 def test_worth_when_seeds_cancel_out_is_their_mean():
     closed = [ranks("i2vae", "none", seed, 49) for seed in (0, 1)]
     opened = [ranks("i2vae", "pseudo", seed, np.where(np.arange(60) % 4 < 2, 49 * seed, 49)) for seed in (0, 1)]
-    found = leak_worth.worth(pd.concat(closed + opened), NAMES, rng=np.random.default_rng(0))
+    found = leak_tables.worth(pd.concat(closed + opened), NAMES, rng=np.random.default_rng(0))
     one = cell_of(found, domain="South", kind="all", candidates="sampled")
     assert (one.seeds, one.n, one.closed, one.open) == (2, 30, 0.0, pytest.approx(25.0))
 
@@ -589,11 +590,13 @@ def test_worth_when_a_seed_is_not_done_compares_the_others():
     closed = [ranks("i2vae", "none", seed, 49 * seed) for seed in (0, 1)]
     table = pd.concat([*closed, ranks("i2vae", "pseudo", 0, 0)])
     one = cell_of(
-        leak_worth.worth(table, NAMES, rng=np.random.default_rng(0)), domain="South", kind="all", candidates="full"
+        leak_tables.worth(table, NAMES, rng=np.random.default_rng(0)), domain="South", kind="all", candidates="full"
     )
     assert (one.seeds, one.closed, one.open, one.worth) == (1, 100.0, 100.0, 0.0)
     with pytest.raises(ValueError, match="i2vae: pseudo has no seed in common with none"):
-        leak_worth.worth(pd.concat([closed[1], table[table["leaks"] == "pseudo"]]), NAMES, rng=np.random.default_rng(0))
+        leak_tables.worth(
+            pd.concat([closed[1], table[table["leaks"] == "pseudo"]]), NAMES, rng=np.random.default_rng(0)
+        )
 
 
 # --- planted leaks ----------------------------------------------------------------------------------------------------
@@ -684,7 +687,7 @@ def test_worth_when_a_system_cannot_see_the_leak_is_zero_with_no_width(found):
 def test_worth_when_nothing_was_planted_is_zero_for_users_and_histories(p, tmp_path):
     clean = leak_worth.in_one_order(synthetic.generate(p.synthetic.model_copy(update={"linked_items": 0})), 0)
     table = leak_worth.study(clean, p, ["copy", "itemknn"], [0], tmp_path)
-    found = leak_worth.worth(table, NAMES, rng=np.random.default_rng(0))
+    found = leak_tables.worth(table, NAMES, rng=np.random.default_rng(0))
     part = found[found["leak"].isin(["users", "histories"]) & (found["n"] > 1)]
     assert len(part) > 40 and (part[["worth", "low", "high"]] == 0).all(axis=None)
     for one in (OPEN["users"], OPEN["histories"], ALL):
@@ -698,7 +701,7 @@ def test_worth_when_nothing_was_planted_is_zero_for_users_and_histories(p, tmp_p
 
 
 def test_worlds_when_computed_row_by_row_are_the_same(seeded):
-    found = leak_worth.worlds(seeded, NAMES, rng=np.random.default_rng(0), resamples=200)
+    found = leak_tables.worlds(seeded, NAMES, rng=np.random.default_rng(0), resamples=200)
     assert set(found["world"]) == {"none", "order", "all"} and len(found) == 3 * 6 * 2 * 2 * 7
     keys, slow = {name: d for d, name in NAMES.items()}, slow_means(seeded, 10)
     for one in found.itertuples():
@@ -717,7 +720,7 @@ def test_worlds_when_computed_row_by_row_are_the_same(seeded):
 
 
 def test_worlds_when_the_order_was_planted_show_it_in_the_files_world_only(table):
-    found = leak_worth.worlds(table, NAMES, rng=np.random.default_rng(0), resamples=500)
+    found = leak_tables.worlds(table, NAMES, rng=np.random.default_rng(0), resamples=500)
     part = found[(found["kind"] == "all") & (found["candidates"] == "sampled")]
     for domain in NAMES.values():
         opened = cell_of(part, system="itemknn_after", world="order", domain=domain)
@@ -737,7 +740,7 @@ def test_worlds_when_half_of_the_rows_are_found_have_the_bootstrap_of_a_share():
     half = ranks("ease", "none", 0, np.where(np.arange(60) % 4 < 2, 0, 49))
     table = pd.concat([ranks("itemknn", "none", 0, 0), half])
     one = cell_of(
-        leak_worth.worlds(table, NAMES, rng=np.random.default_rng(0)),
+        leak_tables.worlds(table, NAMES, rng=np.random.default_rng(0)),
         system="ease",
         domain="South",
         kind="all",
@@ -751,9 +754,9 @@ def test_worlds_when_half_of_the_rows_are_found_have_the_bootstrap_of_a_share():
 def test_worlds_when_there_is_nothing_to_compare_say_so():
     table = ranks("ease", "none", 0, 3)
     with pytest.raises(ValueError, match="none: lifts are over itemknn"):
-        leak_worth.worlds(table, NAMES, rng=np.random.default_rng(0))
+        leak_tables.worlds(table, NAMES, rng=np.random.default_rng(0))
     with pytest.raises(ValueError, match="worlds are the conditions none, order and all"):
-        leak_worth.worlds(table.assign(leaks="users"), NAMES, rng=np.random.default_rng(0))
+        leak_tables.worlds(table.assign(leaks="users"), NAMES, rng=np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("data_seed", [0, 1])

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 import i2vae_lib
-from i2vae_lib import display
+from i2vae_lib.figures import display
 from i2vae_lib.model import latents, likelihoods, objective
 
 ROOT = Path(i2vae_lib.__file__).parent.parent

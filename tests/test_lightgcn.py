@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from i2vae_lib import evaluation, graphs
+from i2vae_lib import evaluation
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.rows import DOMAINS, Array, Ragged, Rows, interactions, other, popularity
-from i2vae_lib.lightgcn import Triples, terms
+from i2vae_lib.generators import graphs
+from i2vae_lib.generators.lightgcn import Triples, terms
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import LightGCNM, LightGCNS, Popularity
 from i2vae_lib.training import Callbacks

@@ -14,12 +14,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from i2vae_lib.audit import audit, fired
+from i2vae_lib.audit.leaks import audit, fired
 from i2vae_lib.data import DOMAINS, DataError, protocols
-from i2vae_lib.data.describe import describe_files
 from i2vae_lib.data.loading import load_dataset
-from i2vae_lib.data.logs import load_logs
-from i2vae_lib.data.pair_file import read_pair_file
+from i2vae_lib.data.logs.describe import describe_files
+from i2vae_lib.data.logs.join import load_logs
+from i2vae_lib.data.logs.pair_file import read_pair_file
 from i2vae_lib.params import load
 
 T = 1_388_700_123

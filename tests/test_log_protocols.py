@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from i2vae_lib.audit import audit, fired
+from i2vae_lib.audit.leaks import audit, fired
 from i2vae_lib.data import DOMAINS, Catalogue, DataError, load_dataset, protocols, synthetic
 from i2vae_lib.data.ordered_events import ordered, rows_at
 from i2vae_lib.data.rows import (
@@ -27,7 +27,7 @@ from i2vae_lib.data.rows import (
 )
 from i2vae_lib.data.user_sequences import asked_by_event, user_sequences
 from i2vae_lib.evaluation import sample_negatives
-from i2vae_lib.graphs import Unified, user_items
+from i2vae_lib.generators.graphs import Unified, user_items
 from i2vae_lib.params import load
 
 DAY = 86_400

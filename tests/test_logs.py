@@ -15,12 +15,13 @@ import yaml
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from i2vae_lib.data import DOMAINS, DataError, amazon
-from i2vae_lib.data.amazon import build_amazon2014, fetch_amazon2014
-from i2vae_lib.data.describe import describe_files
+from i2vae_lib.data import DOMAINS, DataError
 from i2vae_lib.data.filters import whole_core
-from i2vae_lib.data.logs import load_logs
-from i2vae_lib.data.pair_file import Columns, PairFile, Side, read_pair_file
+from i2vae_lib.data.logs import amazon
+from i2vae_lib.data.logs.amazon import build_amazon2014, fetch_amazon2014
+from i2vae_lib.data.logs.describe import describe_files
+from i2vae_lib.data.logs.join import load_logs
+from i2vae_lib.data.logs.pair_file import Columns, PairFile, Side, read_pair_file
 from i2vae_lib.runs import sha256_of
 from tests.helpers.servers import QuietHandler, serving
 

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from i2vae_lib import looks, plots
+from i2vae_lib.figures import looks, plots
 from i2vae_lib.recommenders import REGISTRY
 
 

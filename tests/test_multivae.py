@@ -19,7 +19,7 @@ from i2vae_lib.evaluation import rank, sample_negatives
 from i2vae_lib.model.latents import annealing
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import Popularity
-from i2vae_lib.recommenders.multivae import (
+from i2vae_lib.recommenders.systems.multivae import (
     Bags,
     Decoder,
     MultiVAEM,

@@ -16,7 +16,7 @@ from nbclient import NotebookClient
 from papermill.inspection import inspect_notebook  # type: ignore[import-untyped]
 
 from i2vae_lib import notebooks
-from i2vae_lib.grids import STUDY_NAMES
+from i2vae_lib.experiments.grids import STUDY_NAMES
 from i2vae_lib.notebooks import kernel_settings
 from i2vae_lib.params import PRESET_NAMES, ParameterError, from_notebook
 from tests.helpers.worlds import LONG

@@ -13,7 +13,7 @@ from tornado.testing import bind_unused_port
 from tornado.websocket import WebSocketHandler, websocket_connect
 
 pytest.importorskip("voila")
-from i2vae_lib.page import MOST_KERNELS, PROTOCOL, Kernels, guard
+from i2vae_lib.explorers.page import MOST_KERNELS, PROTOCOL, Kernels, guard
 
 
 class Page(tornado.web.RequestHandler):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from i2vae_lib import pictures
+from i2vae_lib.figures import pictures
 
 SVG = "{http://www.w3.org/2000/svg}"
 

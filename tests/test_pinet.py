@@ -14,7 +14,7 @@ from i2vae_lib.model.encoders import initialise
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import PiNet
 from i2vae_lib.recommenders.contract import gather
-from i2vae_lib.recommenders.pinet import Filter, Recurrent, Sessions, clipped
+from i2vae_lib.recommenders.systems.pinet import Filter, Recurrent, Sessions, clipped
 from i2vae_lib.training import Callbacks
 from tests.helpers.worlds import TINY
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from i2vae_lib import psg
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.rows import DOMAINS, other
 from i2vae_lib.data.user_sequences import asked_by_event
+from i2vae_lib.generators import psg
 from i2vae_lib.model.every_position import EveryPosition
 from i2vae_lib.model.i2vae import Draws
 from i2vae_lib.params import ParameterError, Parameters, load, read_preset

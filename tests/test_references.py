@@ -12,15 +12,23 @@ import pytest
 from scipy import sparse
 
 from i2vae_lib import evaluation
-from i2vae_lib.cooccurrence import Kernel
 from i2vae_lib.data import CrossDomainDataset, load_dataset
 from i2vae_lib.data.rows import DOMAINS, Array, DataError, Rows, interactions, other, popularity
-from i2vae_lib.graphs import user_items
+from i2vae_lib.generators.cooccurrence import Kernel
+from i2vae_lib.generators.graphs import user_items
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import EASE, Copy, Informed, ItemKNN, Oracle, OrderedCounts, Popularity
-from i2vae_lib.recommenders import ease as ease_module
-from i2vae_lib.recommenders.from_histories import NUDGE, Axis, FromHistories, extensions, fall_back, search, share
-from i2vae_lib.recommenders.itemknn import nearest, places
+from i2vae_lib.recommenders.references import ease as ease_module
+from i2vae_lib.recommenders.references.from_histories import (
+    NUDGE,
+    Axis,
+    FromHistories,
+    extensions,
+    fall_back,
+    search,
+    share,
+)
+from i2vae_lib.recommenders.references.itemknn import nearest, places
 from i2vae_lib.runs import LayoutError
 from i2vae_lib.training import Callbacks
 from tests.helpers.worlds import TINY, fitted

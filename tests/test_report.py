@@ -16,7 +16,9 @@ import pytest
 from choreographer.errors import ChromeNotFoundError
 from kaleido._page_generator import PageGenerator
 
-from i2vae_lib import cli, commands, plots, report, stages
+from i2vae_lib import cli, report, stages
+from i2vae_lib.commands import actions
+from i2vae_lib.figures import plots
 from i2vae_lib.labels import label
 from i2vae_lib.params import Parameters, load, of_result
 from i2vae_lib.recommenders import REGISTRY
@@ -261,7 +263,7 @@ def test_command_when_it_is_given_back_makes_the_same_parameters() -> None:
     parsed = cli.build_parser().parse_args(words[1:])
     again = load(
         parsed.preset,
-        commands.chosen_of(parsed),
+        actions.chosen_of(parsed),
         data=parsed.data,
         protocol=parsed.protocol,
         seed=parsed.seed,

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 from papermill.inspection import inspect_notebook  # type: ignore[import-untyped]
 
-from i2vae_lib import grids
 from i2vae_lib.data import DataError
-from i2vae_lib.grids import STUDY_NAMES, read_sweep
+from i2vae_lib.experiments import grids
+from i2vae_lib.experiments.grids import STUDY_NAMES, read_sweep
 from i2vae_lib.results import kept
 from i2vae_lib.results.paper_tables import Table
 from i2vae_lib.runs import LayoutError, read_record, write_json

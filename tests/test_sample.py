@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from i2vae_lib import explorers, sample_run
+from i2vae_lib import sample_run
+from i2vae_lib.explorers import widgets
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.results.recipe import against_references
@@ -53,7 +54,7 @@ def test_sample_run_has_something_to_show(run: Path) -> None:
 
 
 def test_sample_run_when_it_is_explored_and_asked(run: Path) -> None:
-    user = explorers.of_user(run)
+    user = widgets.of_user(run)
     assert len(user.figure.data) == 2 and len(user.tables) == 4
     model = I2VAERecommender.load(run / "model")
     [(items, scores)] = model.recommend({"y": [[str(model.catalogue.ids["y"][3])]]}, "x", 5)

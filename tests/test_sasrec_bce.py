@@ -18,7 +18,7 @@ from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.model.encoders import initialise
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import Popularity, SASRecBCEM, SASRecBCES
-from i2vae_lib.recommenders.sasrec_bce import Stream, Windows
+from i2vae_lib.recommenders.systems.sasrec_bce import Stream, Windows
 from i2vae_lib.training import Callbacks
 
 KINDS = pytest.mark.parametrize("kind", [SASRecBCES, SASRecBCEM])

@@ -16,7 +16,7 @@ from i2vae_lib.evaluation import rank, sample_negatives
 from i2vae_lib.model.latents import Gaussian, kl, standard_like
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import Popularity
-from i2vae_lib.recommenders.multivae import (
+from i2vae_lib.recommenders.systems.multivae import (
     Bags,
     Encoder,
     MultiVAES,
@@ -26,7 +26,7 @@ from i2vae_lib.recommenders.multivae import (
     draw,
     reconstruction,
 )
-from i2vae_lib.recommenders.savae import (
+from i2vae_lib.recommenders.systems.savae import (
     RAVAE,
     SAVAE,
     Pairs,

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from i2vae_lib import search as search_module
+from i2vae_lib.experiments import search as search_module
+from i2vae_lib.experiments.search import Between, Search, open_study, optuna, read_search, run, table
 from i2vae_lib.params import ParameterError
 from i2vae_lib.runs import LayoutError
-from i2vae_lib.search import Between, Search, open_study, optuna, read_search, run, table
 from tests.helpers.sweeps import CONTENT
 from tests.helpers.worlds import in_this_process
 

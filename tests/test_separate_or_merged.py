@@ -10,7 +10,7 @@ import pytest
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.rows import DOMAINS, DataError, Ragged, Rows, other
 from i2vae_lib.data.user_sequences import user_sequences, windows
-from i2vae_lib.recommenders.separate_or_merged import Merged, PerDomain, draw_beside
+from i2vae_lib.recommenders.systems.separate_or_merged import Merged, PerDomain, draw_beside
 
 
 def lists(ragged: Ragged) -> list[list[int]]:

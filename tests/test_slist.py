@@ -11,7 +11,7 @@ from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.rows import DOMAINS, DataError, Ragged
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import SLISTM, SLISTS
-from i2vae_lib.recommenders.slist import cuts, solved
+from i2vae_lib.recommenders.systems.slist import cuts, solved
 from tests.helpers.worlds import fitted
 
 

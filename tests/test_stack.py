@@ -16,7 +16,7 @@ from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import StackCE, StackCounts
 from i2vae_lib.recommenders.contract import without_evidence
-from i2vae_lib.recommenders.stack import Choices, Logit
+from i2vae_lib.recommenders.systems.stack import Choices, Logit
 from tests.helpers.worlds import fitted
 
 

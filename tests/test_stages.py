@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from i2vae_lib import audit, evaluation, psg, shared, stages
+from i2vae_lib import evaluation, shared, stages
+from i2vae_lib.audit import leaks
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.rows import KINDS, SPLITS, Rows
+from i2vae_lib.generators import psg
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import EASE, I2VAERecommender, ItemKNN, OrderedCounts, Popularity
 from i2vae_lib.runs import LayoutError, Run
@@ -93,7 +95,7 @@ def test_tables_when_their_files_are_elsewhere(finished: Run, tmp_path: Path, na
 def test_recalled_when_another_run_agrees(finished: Run, tiny: Parameters, tmp_path: Path) -> None:
     other = Run(tiny.model_copy(update={"seed": 5}), tmp_path / "other")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages.audit, "audit", lambda *words, **named: pytest.fail("recalled again"))
+        patch.setattr(stages.leaks, "audit", lambda *words, **named: pytest.fail("recalled again"))
         patch.setattr(stages, "prepare", lambda run: CrossDomainDataset.load(finished.folder / "dataset"))
         stages.recall(other)
     here, there = (one / "pseudo.parquet" for one in (tmp_path / "other", finished.folder))
@@ -370,14 +372,14 @@ def test_recall_when_the_protocol_is_released(tiny: Parameters, tmp_path: Path) 
 def test_prepare_when_the_audit_finds_a_leak(
     protocol: str, tiny: Parameters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = pd.DataFrame([("target in own history", "test", "leak", 3, 0.1, "row 7, user u7")], columns=audit.COLUMNS)
-    monkeypatch.setattr(audit, "audit", lambda dataset: found)
+    found = pd.DataFrame([("target in own history", "test", "leak", 3, 0.1, "row 7, user u7")], columns=leaks.COLUMNS)
+    monkeypatch.setattr(leaks, "audit", lambda dataset: found)
     run = opened(tiny, tmp_path, protocol=protocol)
     if protocol == "released":
         stages.prepare(run)
         assert run.record["audit"] == found.to_dict(orient="records")
         return
-    with pytest.raises(audit.Leak, match=r"target in own history \(test\): 3, e.g. row 7, user u7"):
+    with pytest.raises(leaks.Leak, match=r"target in own history \(test\): 3, e.g. row 7, user u7"):
         stages.prepare(run)
     assert not (tmp_path / "dataset" / "dataset.json").exists()
 

@@ -18,7 +18,8 @@ import pytest
 import yaml
 
 import i2vae_lib
-from i2vae_lib import cli, command_table, data, listing, recommenders
+from i2vae_lib import cli, data, recommenders
+from i2vae_lib.commands import listing, table
 from i2vae_lib.params import Parameters, known_keys, load
 from i2vae_lib.recommenders import CEILINGS, REFERENCES, REGISTRY, SYSTEMS
 from i2vae_lib.results.reading import HEADLINE
@@ -59,7 +60,7 @@ def test_commands_that_only_say_something_import_nothing_heavy(imported: tuple[s
     roots = {name.split(".")[0] for name in imported[1]} - set(sys.stdlib_module_names)
     assert {name for name in roots if "cython" not in name} <= {"i2vae_lib", "yaml", "_yaml"}  # yaml is compiled
     assert not {f"i2vae_lib.{name}" for name in ("params", "runs", "stages", "data.dataset")} & imported[1]
-    assert "i2vae_lib.listing" in imported[1] and len(imported[1]) < 200
+    assert "i2vae_lib.commands.listing" in imported[1] and len(imported[1]) < 200
 
 
 @pytest.mark.parametrize("package", [i2vae_lib, data, recommenders], ids=lambda one: one.__name__)
@@ -98,7 +99,7 @@ raise SystemExit(main(["run", "--preset", "smoke", "--out", sys.argv[2]]))
 """
 
 
-@pytest.mark.parametrize("module", ["argparse", "i2vae_lib.commands", "numpy", "torch", "i2vae_lib.stages"])
+@pytest.mark.parametrize("module", ["argparse", "i2vae_lib.commands.actions", "numpy", "torch", "i2vae_lib.stages"])
 def test_command_when_interrupted_while_it_imports(module: str, tmp_path: Path) -> None:
     words = [sys.executable, "-c", INTERRUPTED, module, str(tmp_path / "run")]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
@@ -122,7 +123,7 @@ def test_library_when_only_its_own_dependencies_are_installed() -> None:
     # without sphinx: SciPy reads documentation with it wherever its name is known
     names = {re.split(r"[\[<>=]", word)[0] for word in words} - {project["name"], "sphinx"}
     files = (path.relative_to(ROOT).with_suffix("") for path in (ROOT / "i2vae_lib").rglob("*.py"))
-    drawn = ("page", "explorers", "live", "display", "__init__")
+    drawn = ("page", "widgets", "live", "display", "__init__")
     modules = sorted(".".join(path.parts) for path in files if path.stem not in drawn)
     given = json.dumps([[IMPORTED_AS.get(name, name) for name in sorted(names)], modules])
     done = subprocess.run([sys.executable, "-c", BARE, given], cwd=ROOT, capture_output=True, text=True)
@@ -205,7 +206,7 @@ def test_version_when_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_choices_when_compared_with_the_library() -> None:
-    assert command_table.KINDS == HEADLINE and data.DOMAINS == ("x", "y")
+    assert table.KINDS == HEADLINE and data.DOMAINS == ("x", "y")
 
 
 # --- the registry -----------------------------------------------------------------------------------------------------

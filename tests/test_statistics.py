@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from i2vae_lib import plots
 from i2vae_lib.data import DOMAINS, load_dataset, synthetic
-from i2vae_lib.data.logs import load_logs
-from i2vae_lib.data.pair_file import Columns, PairFile, Side
+from i2vae_lib.data.logs.join import load_logs
+from i2vae_lib.data.logs.pair_file import Columns, PairFile, Side
 from i2vae_lib.data.statistics import committed, describe_log, length_shares
+from i2vae_lib.figures import plots
 from i2vae_lib.params import load
 
 SMALL = {"synthetic.users": 400}

@@ -7,12 +7,12 @@ import itertools
 import numpy as np
 import pytest
 
-from i2vae_lib import psg
-from i2vae_lib.audit import audit, fired
+from i2vae_lib.audit.leaks import audit, fired
 from i2vae_lib.data import DOMAINS, load_dataset
 from i2vae_lib.data.rows import belongs, interactions, origins, popularity
 from i2vae_lib.data.subsampling import detach
 from i2vae_lib.evaluation import sample_negatives
+from i2vae_lib.generators import psg
 from i2vae_lib.params import ParameterError, load
 
 RATIOS = (0.25, 0.5, 0.75)

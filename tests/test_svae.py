@@ -15,7 +15,7 @@ from i2vae_lib.model.latents import Gaussian, kl, standard_like
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import SVAEM, SVAES
 from i2vae_lib.recommenders.contract import gather
-from i2vae_lib.recommenders.svae import Steps, Stream, next_items
+from i2vae_lib.recommenders.systems.svae import Steps, Stream, next_items
 from i2vae_lib.training import Callbacks
 from tests.helpers.worlds import TINY
 
@@ -89,7 +89,7 @@ def test_loss_when_compared_with_a_slow_one(
     kind: type[Any], name: str, dataset: CrossDomainDataset, tiny: Parameters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = built(kind, dataset, tiny)
-    monkeypatch.setattr("i2vae_lib.recommenders.svae.sample", lambda q, generator: q.mean)
+    monkeypatch.setattr("i2vae_lib.recommenders.systems.svae.sample", lambda q, generator: q.mean)
     sequences = SEQUENCES[name]
     value, parts = model.loss({name: model.steps(Ragged.from_lists(sequences))}, 99, torch.Generator())
     expected = [slow_loss(model, name, one, tiny.svae.beta) for one in sequences]
@@ -107,7 +107,7 @@ def test_loss_when_epochs_pass(dataset: CrossDomainDataset, tiny: Parameters, mo
     """The KL's weight grows over epochs of the whole training and then stays; the released code starts each at 0."""
     p = tiny.model_copy(update={"svae": tiny.svae.model_copy(update={"annealing_epochs": 4, "beta": 100.0})})
     model = built(SVAES, dataset, p)
-    monkeypatch.setattr("i2vae_lib.recommenders.svae.sample", lambda q, generator: q.mean)
+    monkeypatch.setattr("i2vae_lib.recommenders.systems.svae.sample", lambda q, generator: q.mean)
     batch = {"x": model.steps(Ragged.from_lists(SEQUENCES["x"]))}
     values = [float(model.loss(batch, epoch, torch.Generator())[0]) for epoch in range(7)]
     bare, whole = (np.mean([slow_loss(model, "x", one, beta) for one in SEQUENCES["x"]]) for beta in (0, p.svae.beta))

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from i2vae_lib import psg
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.rows import DOMAINS, Array, Ragged, Rows, other, popularity
+from i2vae_lib.generators import psg
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import SYSTEMS
 from i2vae_lib.training import Callbacks

@@ -19,13 +19,15 @@ import pandas as pd
 import pytest
 from filelock import FileLock
 
-from i2vae_lib import cli, plots, tuning
+from i2vae_lib import cli
+from i2vae_lib.experiments import tuning
+from i2vae_lib.experiments.tuning import Study, Tuning, failures, open_study, read_study, read_tuning, run_study
+from i2vae_lib.figures import plots
 from i2vae_lib.params import ParameterError, Parameters, load
 from i2vae_lib.recommenders import REGISTRY, SYSTEMS
 from i2vae_lib.results.paper_tables import Table, paper_table
 from i2vae_lib.results.reading import COUNTED
 from i2vae_lib.runs import RUN_LAYOUT, LayoutError, read_record, write_json
-from i2vae_lib.tuning import Study, Tuning, failures, open_study, read_study, read_tuning, run_study
 from tests.helpers.planted_runs import REFERENCES, ROWS, cell, ranks_of, skill, write_run
 from tests.helpers.worlds import LONG, in_this_process
 

@@ -7,7 +7,7 @@ import pytest
 
 from i2vae_lib.data.rows import Ragged
 from i2vae_lib.params import Parameters
-from i2vae_lib.recommenders.tale import gaps_in_medians, solved
+from i2vae_lib.recommenders.systems.tale import gaps_in_medians, solved
 
 
 def test_gaps_when_neighbours_share_a_stamp() -> None:

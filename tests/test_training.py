@@ -22,10 +22,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from i2vae_lib import psg, training
+from i2vae_lib import training
 from i2vae_lib.data import CrossDomainDataset, Rows
 from i2vae_lib.data.batches import collate
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
+from i2vae_lib.generators import psg
 from i2vae_lib.model.i2vae import build
 from i2vae_lib.model.objective import build_objective
 from i2vae_lib.parameter_groups import TrainingParameters
@@ -290,7 +291,7 @@ import sys
 from pathlib import Path
 import numpy as np
 import torch
-from i2vae_lib import psg
+from i2vae_lib.generators import psg
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import I2VAERecommender

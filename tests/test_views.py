@@ -11,14 +11,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from i2vae_lib import evaluation, psg, stages, views
+from i2vae_lib import evaluation, stages
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.rows import DOMAINS, Rows, popularity
+from i2vae_lib.explorers import views
+from i2vae_lib.explorers.views import Switches, UserExplanation
+from i2vae_lib.generators import psg
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.runs import LayoutError
 from i2vae_lib.training import Callbacks
-from i2vae_lib.views import Switches, UserExplanation
 from tests.helpers.tables import checkpoint, sweep_table
 from tests.helpers.worlds import TINY
 

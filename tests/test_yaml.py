@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from i2vae_lib import cli
-from i2vae_lib.data.pair_file import read_pair_file
+from i2vae_lib.data.logs.pair_file import read_pair_file
 from i2vae_lib.data.rows import DataError
 from i2vae_lib.params import ParameterError, load, read_yaml
 from i2vae_lib.yaml_files import parse

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from latents_study import measured
 
-from i2vae_lib import experiments
-from i2vae_lib.grids import read_sweep
+from i2vae_lib.experiments import sweeps
+from i2vae_lib.experiments.grids import read_sweep
 from i2vae_lib.results import kept
 from i2vae_lib.results.latents import planted_measures
 
@@ -27,7 +27,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     given = parser.parse_args(words)
     sweep = read_sweep("disentanglement", {"seeds": given.seeds})
-    experiments.run(sweep, given.folder, workers=given.workers, say=print)
+    sweeps.run(sweep, given.folder, workers=given.workers, say=print)
     tables, about = measured(sweep, given.folder, lambda cell: cell.places[0].row, planted_measures)
     seeds = "" if given.seeds == [0, 1, 2] else f" --seeds {' '.join(map(str, given.seeds))}"
     command = f"python tools/disentanglement_study.py runs/disentanglement{seeds}"

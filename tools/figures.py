@@ -13,7 +13,7 @@ from typing import Any
 import pages
 import pandas as pd
 
-from i2vae_lib import pictures
+from i2vae_lib.figures import pictures
 from i2vae_lib.runs import committed_path, write_atomically
 
 ROOT = Path(__file__).parent.parent

@@ -17,9 +17,9 @@ from typing import Any
 
 import pandas as pd
 
-from i2vae_lib import engine, experiments
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.grids import Cell, Sweep, cells_folder, read_sweep
+from i2vae_lib.experiments import engine, sweeps
+from i2vae_lib.experiments.grids import Cell, Sweep, cells_folder, read_sweep
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.results import kept
 from i2vae_lib.results.latents import observed_measures, with_untrained
@@ -39,7 +39,7 @@ def measured(
     records: list[dict[str, Any]] = []
     for cell in sweep.cells:
         row, seed = row_of(cell), cell.parameters.seed
-        if row is None or experiments.state_of(cell, out) != "done":
+        if row is None or sweeps.state_of(cell, out) != "done":
             continue
         folder = engine.cell_folder(out, cell.address)
         dataset, trained = CrossDomainDataset.load(folder / "dataset"), I2VAERecommender.load(folder / "model")

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from i2vae_lib import leak_worth
 from i2vae_lib.data.registry import REGISTRY
 from i2vae_lib.data.released import load_released
+from i2vae_lib.experiments import leak_worth
 from i2vae_lib.params import load
-from i2vae_lib.results import kept
+from i2vae_lib.results import kept, leak_tables
 from i2vae_lib.runs import environment
 
 
@@ -70,7 +70,7 @@ def main(words: list[str]) -> None:
     else:
         table = leak_worth.study(raw, p, given.systems, given.seeds, folder, say=print)
     names = dict(raw.catalogue.names)
-    worlds = leak_worth.worlds(table, names, rng=np.random.default_rng(0))
+    worlds = leak_tables.worlds(table, names, rng=np.random.default_rng(0))
     record = {
         "command": shlex.join(["python", "tools/leak_study.py", *_without_places(words)]),
         "cells": sorted(f"{one.recommender}, {one.leaks}" for one in _cells(table).itertuples()),
@@ -84,7 +84,7 @@ def main(words: list[str]) -> None:
     kept.keep(f"leaks_{given.pair}_worlds", worlds, record)
     _show(worlds)
     if set(table["leaks"]) - set(leak_worth.WORLDS):
-        worth = leak_worth.worth(table, names, rng=np.random.default_rng(0))
+        worth = leak_tables.worth(table, names, rng=np.random.default_rng(0))
         kept.keep(f"leaks_{given.pair}", worth, record)
         _show(worth)
 

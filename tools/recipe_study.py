@@ -21,8 +21,8 @@ import numpy as np
 import pages
 import pandas as pd
 
-from i2vae_lib import experiments
-from i2vae_lib.grids import Sweep, read_sweep
+from i2vae_lib.experiments import sweeps
+from i2vae_lib.experiments.grids import Sweep, read_sweep
 from i2vae_lib.labels import label
 from i2vae_lib.params import pair_name
 from i2vae_lib.places import suggestion
@@ -99,7 +99,7 @@ def main(words: list[str]) -> None:
         raise SystemExit(f"--rows {row!r}: no row of params/sweeps/recipe.yaml{suggestion(row, known)}")
     if not given.finished:
         asked = tuple(cell for cell in sweep.cells if {place.row for place in cell.places} & set(given.rows))
-        experiments.run(Sweep("recipe", asked), out, workers=given.workers, say=print)
+        sweeps.run(Sweep("recipe", asked), out, workers=given.workers, say=print)
     against, each, about = tables(sweep, out)
     done = {folder for row in about["runs"] for folder in finished(sweep, out, row).values()}
     records = [read_record(folder) for folder in sorted(done)]

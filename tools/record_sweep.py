@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from i2vae_lib import engine, experiments
 from i2vae_lib.cli import build_parser
-from i2vae_lib.grids import read_sweep
+from i2vae_lib.commands.studies import asked_of_sweep
+from i2vae_lib.experiments import engine, sweeps
+from i2vae_lib.experiments.grids import read_sweep
 from i2vae_lib.results import kept
 from i2vae_lib.results.effects import effects
 from i2vae_lib.results.reading import HEADLINE, METRICS
 from i2vae_lib.runs import committed_path, read_record
-from i2vae_lib.study_commands import asked_of_sweep
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:
@@ -81,8 +81,8 @@ def main(words: list[str]) -> None:
     asked, sweep_words = parser.parse_args(words[:first]), words[first:]
     given = build_parser().parse_args(["sweep", *sweep_words])
     sweep = read_sweep(given.file, asked_of_sweep(given))
-    table = shown(experiments.results(sweep, asked.folder))
-    planned = experiments.plan(sweep, asked.folder)
+    table = shown(sweeps.results(sweep, asked.folder))
+    planned = sweeps.plan(sweep, asked.folder)
     done = planned[planned["state"] == "done"]
     records = [read_record(engine.cell_folder(asked.folder, one)) for one in done["address"]]
     about = {

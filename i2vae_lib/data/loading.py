@@ -6,9 +6,10 @@ import hashlib
 from pathlib import Path
 
 from i2vae_lib.cache import once
-from i2vae_lib.data import logs, protocols, synthetic
+from i2vae_lib.data import protocols, synthetic
 from i2vae_lib.data.dataset import CrossDomainDataset
-from i2vae_lib.data.pair_file import ReleasedPair, read_any_pair
+from i2vae_lib.data.logs import join
+from i2vae_lib.data.logs.pair_file import ReleasedPair, read_any_pair
 from i2vae_lib.data.registry import REGISTRY
 from i2vae_lib.data.released import load_released, read_pair
 from i2vae_lib.data.rows import DOMAINS, DataError, LogPair
@@ -93,7 +94,7 @@ def source_of(parameters: Parameters) -> str | None:
     if not _is_pair_file(name):
         return None
     pair = read_any_pair(name)
-    return _of_splits(pair) if isinstance(pair, ReleasedPair) else logs.fingerprint(pair)
+    return _of_splits(pair) if isinstance(pair, ReleasedPair) else join.fingerprint(pair)
 
 
 def _of_splits(pair: ReleasedPair) -> str:
@@ -114,4 +115,4 @@ def load_pair(parameters: Parameters) -> protocols.RawPair | LogPair:
     if isinstance(pair, ReleasedPair):
         names = {d: getattr(pair, d).name for d in DOMAINS}
         return read_pair(pair.name, names, pair.train, pair.test, _of_splits(pair))
-    return logs.load_logs(pair)
+    return join.load_logs(pair)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 SOURCE = "https://raw.githubusercontent.com/WujiangXu/IM-VAE/a9ec2faf7b0a5e10146899d276e47e36c15b6098/dataset/"
 FOOD_KITCHEN = "amazon2014-food-kitchen"
-"""Logs that ``i2vae fetch`` builds (:mod:`i2vae_lib.data.amazon`)."""
+"""Logs that ``i2vae fetch`` builds (:mod:`i2vae_lib.data.logs.amazon`)."""
 
 
 @dataclass(frozen=True)

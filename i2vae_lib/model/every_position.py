@@ -33,7 +33,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from i2vae_lib.data.rows import DOMAINS, Array, other
-from i2vae_lib.evidence import Evidence
+from i2vae_lib.generators.evidence import Evidence
 from i2vae_lib.model.encoders import ResidualHead, ZeroInitLinear, initialise, masked_mean
 from i2vae_lib.model.i2vae import Draws, Latents, Network, Prior
 from i2vae_lib.model.latents import where
@@ -73,7 +73,7 @@ class Evident(nn.Module):
 
     With s_vk the score of kernel k for item v, evidence_v = sum_k g_k log(1 + exp(c_k) s_vk) + g'_k s_vk / (largest s_k
     of the row): logarithms, because a softmax multiplies; the learned c_k says where scores begin to matter. With p_vh
-    the takers of v before the moment that the row asks at, by half-life h (:mod:`i2vae_lib.recency`), trend_v = sum_h
+    the takers of v before the moment that the row asks at, by half-life h (:mod:`.generators.recency`), trend_v = sum_h
     w_h log(1 + exp(c'_h) p_vh) + w'_h p_vh / (largest p_h). All g are positive and follow from how much the row shows:
     softplus(MLP(log(1 + own length), log(1 + other length), for each kernel log(1 + exp(c_k) largest s_k) and
     log(1 + exp(c_k) sum of s_k))).

@@ -27,9 +27,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from i2vae_lib import graphs
 from i2vae_lib.data.batches import Tensors, draw_others
 from i2vae_lib.data.rows import DOMAINS, Array, Ragged, Rows, interactions
+from i2vae_lib.generators import graphs
 from i2vae_lib.model.encoders import dropout, initialise
 from i2vae_lib.model.latents import Gaussian
 

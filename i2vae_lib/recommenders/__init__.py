@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from i2vae_lib.recommenders.i2vae import I2VAERecommender
 else:
     _homes = {"Recommender": f"{__name__}.contract"}
-    for _module, _, _class in (entry.location.partition(".") for entry in REGISTRY.values()):
+    for _module, _, _class in (entry.location.rpartition(".") for entry in REGISTRY.values()):
         _homes[_class] = f"{__name__}.{_module}"
     __getattr__ = lazy_names(__name__, _homes)
 

@@ -4,7 +4,7 @@ A recommender is fitted on rows of two splits (it never gets the third), scores 
 recommends in people's own ids, and lives on in a folder that alone suffices.
 
 It does not know users: a row is what its histories hold. A system that learns one vector per user folds evaluation
-rows in as new users (:mod:`i2vae_lib.recommenders.fold_in`), so that the same history gives the same answer whoever
+rows in as new users (:mod:`.systems.fold_in`), so that the same history gives the same answer whoever
 asks. Only under ``temporal`` do known users keep their vectors.
 """
 
@@ -20,8 +20,8 @@ import numpy as np
 from i2vae_lib.data.histories import encoded_lists, rows_asking
 from i2vae_lib.data.rows import DOMAINS, PAD, Array, Catalogue, DataError, Rows
 from i2vae_lib.evaluation import refuse_non_finite
+from i2vae_lib.generators.psg import Generator, best_columns
 from i2vae_lib.params import Parameters
-from i2vae_lib.psg import Generator, best_columns
 from i2vae_lib.training import Callbacks
 
 ROWS_AT_ONCE = 1024

@@ -14,7 +14,7 @@ Departs (from the paper; each docstring says why)
     - further ones by choice, each with the paper's value in ``params/paper.yaml``: ``model.positions`` = every (another
       network, :mod:`i2vae_lib.model.every_position`, with evidence and recent takers), ``psg.kind`` (leave_one_out:
       counts in place of LightGCN), ``model.start`` (item vectors begin at a factorisation of counts,
-      of the words of titles, or at vectors that people give: :mod:`i2vae_lib.features`), ``model.path``
+      of the words of titles, or at vectors that people give: :mod:`i2vae_lib.generators.features`), ``model.path``
       (averages with corrections), ``objective.reconstruction`` (softmax over the domain), ``objective.kl_weight``.
       ``params/tuned.yaml`` says which the recipe takes.
 """
@@ -28,14 +28,14 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from i2vae_lib import psg
-from i2vae_lib.cooccurrence import item_vectors
 from i2vae_lib.data.batches import collate, epoch_order
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
-from i2vae_lib.evidence import Evidence
-from i2vae_lib.features import given_vectors, title_vectors
-from i2vae_lib.graphs import Unified
+from i2vae_lib.generators import psg
+from i2vae_lib.generators.cooccurrence import item_vectors
+from i2vae_lib.generators.evidence import Evidence
+from i2vae_lib.generators.features import given_vectors, title_vectors
+from i2vae_lib.generators.graphs import Unified
 from i2vae_lib.model import every_position
 from i2vae_lib.model.i2vae import ROLES, Draws, I2VAENetwork, Latents, Network, build, latent_name
 from i2vae_lib.model.objective import active_units, build_objective

@@ -1,7 +1,7 @@
 """What i2VAE learns from at every position: users' sequences, and what the row of each event would show.
 
 Sequences, windows, the order of events of one stamp and cold copies are those of
-:mod:`i2vae_lib.recommenders.every_position`. Pseudo-sequences and evidence of all events are made once, before
+:mod:`i2vae_lib.recommenders.systems.every_position`. Pseudo-sequences and evidence of all events are made once, before
 training: what an event's row shows does not change from epoch to epoch.
 """
 
@@ -17,11 +17,11 @@ import torch
 from i2vae_lib.data.batches import as_indices, bucketed
 from i2vae_lib.data.rows import DOMAINS, PAD, Array, Rows, joined
 from i2vae_lib.data.user_sequences import asked_by_event, user_sequences
-from i2vae_lib.evidence import Told
-from i2vae_lib.graphs import Unified
+from i2vae_lib.generators.evidence import Told
+from i2vae_lib.generators.graphs import Unified
 from i2vae_lib.model.every_position import Asked
-from i2vae_lib.recommenders.every_position import Orders
-from i2vae_lib.recommenders.separate_or_merged import Merged
+from i2vae_lib.recommenders.systems.every_position import Orders
+from i2vae_lib.recommenders.systems.separate_or_merged import Merged
 
 
 @dataclass(frozen=True)

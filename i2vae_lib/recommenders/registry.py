@@ -39,47 +39,51 @@ class _Entry:
     @property
     def kind(self) -> Any:
         """The class, imported when first asked for."""
-        module, _, name = self.location.partition(".")
+        module, _, name = self.location.rpartition(".")
         return getattr(importlib.import_module(f"{__package__}.{module}"), name)
 
 
 REGISTRY: dict[str, _Entry] = {
-    "popularity": _Entry("Popularity", "reference", "popularity.Popularity"),
-    "recent_popularity": _Entry("Recent popularity", "reference", "recent_popularity.RecentPopularity"),
-    "copy": _Entry("Copy", "reference", "linked_items.Copy"),
-    "itemknn": _Entry("ItemKNN", "reference", "itemknn.ItemKNN"),
-    "ease": _Entry("EASE", "reference", "ease.EASE"),
-    "ordered_counts": _Entry("Ordered counts", "reference", "ordered_counts.OrderedCounts"),
-    "multivae-s": _Entry("Multi-VAE-S", "one domain", "multivae.MultiVAES", ("model", "multivae"), "Multi-VAE"),
-    "multivae-m": _Entry("Multi-VAE-M", "one domain", "multivae.MultiVAEM", ("model", "multivae"), "Multi-VAE"),
-    "svae-s": _Entry("SVAE-S", "one domain", "svae.SVAES", ("model", "svae"), "SVAE"),
-    "svae-m": _Entry("SVAE-M", "one domain", "svae.SVAEM", ("model", "svae"), "SVAE"),
-    "sasrec-bce-s": _Entry("SASRec-BCE-S", "one domain", "sasrec_bce.SASRecBCES", ("model", "sasrec_bce"), "SASRec"),
-    "sasrec-bce-m": _Entry("SASRec-BCE-M", "one domain", "sasrec_bce.SASRecBCEM", ("model", "sasrec_bce"), "SASRec"),
-    "sasrec-ce-s": _Entry("SASRec-CE-S", "one domain", "sasrec_ce.SASRecCES", ("model", "sasrec_ce")),
-    "sasrec-ce-m": _Entry("SASRec-CE-M", "one domain", "sasrec_ce.SASRecCEM", ("model", "sasrec_ce")),
-    "esasrec-s": _Entry("eSASRec-S", "one domain", "esasrec.ESASRecS", ("model", "esasrec")),
-    "esasrec-m": _Entry("eSASRec-M", "one domain", "esasrec.ESASRecM", ("model", "esasrec")),
-    "slist-s": _Entry("SLIST-S", "one domain", "slist.SLISTS", ("model", "slist")),
-    "slist-m": _Entry("SLIST-M", "one domain", "slist.SLISTM", ("model", "slist")),
-    "tale-s": _Entry("TALE-S", "one domain", "tale.TALES", ("model", "tale")),
-    "tale-m": _Entry("TALE-M", "one domain", "tale.TALEM", ("model", "tale")),
-    "stack-counts": _Entry("Stack of counts", "stack", "stack.StackCounts", ("stack",)),
-    "stack-ce": _Entry("Stack with SASRec-CE-M", "stack", "stack.StackCE", ("stack", "model", "sasrec_ce")),
-    "lightgcn-s": _Entry("LightGCN-S", "one domain", "lightgcn.LightGCNS", ("model", "lightgcn")),
-    "lightgcn-m": _Entry("LightGCN-M", "one domain", "lightgcn.LightGCNM", ("model", "lightgcn")),
-    "abxi": _Entry("ABXI", "CDSR", "abxi.ABXI", ("model", "abxi")),
-    "pinet": _Entry("Pi-Net", "CDSR", "pinet.PiNet", ("model", "pinet"), "Pi-Net"),
-    "dasl": _Entry("DASL", "CDSR", "dasl.DASL", ("model", "dasl"), "DASL"),
-    "c2dsr": _Entry("C2DSR", "CDSR", "c2dsr.C2DSR", ("model", "c2dsr"), "C2DSR"),
-    "disencdr": _Entry("DisenCDR", "CDR", "disencdr.DisenCDR", ("model", "disencdr"), "DisenCDR"),
-    "savae": _Entry("SA-VAE", "CDR", "savae.SAVAE", ("model", "savae"), "SA-VAE"),
-    "ravae": _Entry("RA-VAE", "CDR", "savae.RAVAE", ("model", "savae")),
-    "cdrib": _Entry("CDRIB", "CDR", "cdrib.CDRIB", ("model", "cdrib"), "CDRIB"),
-    "emcdr": _Entry("EMCDR", "CDR", "emcdr.EMCDR", ("model", "emcdr")),
+    "popularity": _Entry("Popularity", "reference", "references.popularity.Popularity"),
+    "recent_popularity": _Entry("Recent popularity", "reference", "references.recent_popularity.RecentPopularity"),
+    "copy": _Entry("Copy", "reference", "references.linked_items.Copy"),
+    "itemknn": _Entry("ItemKNN", "reference", "references.itemknn.ItemKNN"),
+    "ease": _Entry("EASE", "reference", "references.ease.EASE"),
+    "ordered_counts": _Entry("Ordered counts", "reference", "references.ordered_counts.OrderedCounts"),
+    "multivae-s": _Entry("Multi-VAE-S", "one domain", "systems.multivae.MultiVAES", ("model", "multivae"), "Multi-VAE"),
+    "multivae-m": _Entry("Multi-VAE-M", "one domain", "systems.multivae.MultiVAEM", ("model", "multivae"), "Multi-VAE"),
+    "svae-s": _Entry("SVAE-S", "one domain", "systems.svae.SVAES", ("model", "svae"), "SVAE"),
+    "svae-m": _Entry("SVAE-M", "one domain", "systems.svae.SVAEM", ("model", "svae"), "SVAE"),
+    "sasrec-bce-s": _Entry(
+        "SASRec-BCE-S", "one domain", "systems.sasrec_bce.SASRecBCES", ("model", "sasrec_bce"), "SASRec"
+    ),
+    "sasrec-bce-m": _Entry(
+        "SASRec-BCE-M", "one domain", "systems.sasrec_bce.SASRecBCEM", ("model", "sasrec_bce"), "SASRec"
+    ),
+    "sasrec-ce-s": _Entry("SASRec-CE-S", "one domain", "systems.sasrec_ce.SASRecCES", ("model", "sasrec_ce")),
+    "sasrec-ce-m": _Entry("SASRec-CE-M", "one domain", "systems.sasrec_ce.SASRecCEM", ("model", "sasrec_ce")),
+    "esasrec-s": _Entry("eSASRec-S", "one domain", "systems.esasrec.ESASRecS", ("model", "esasrec")),
+    "esasrec-m": _Entry("eSASRec-M", "one domain", "systems.esasrec.ESASRecM", ("model", "esasrec")),
+    "slist-s": _Entry("SLIST-S", "one domain", "systems.slist.SLISTS", ("model", "slist")),
+    "slist-m": _Entry("SLIST-M", "one domain", "systems.slist.SLISTM", ("model", "slist")),
+    "tale-s": _Entry("TALE-S", "one domain", "systems.tale.TALES", ("model", "tale")),
+    "tale-m": _Entry("TALE-M", "one domain", "systems.tale.TALEM", ("model", "tale")),
+    "stack-counts": _Entry("Stack of counts", "stack", "systems.stack.StackCounts", ("stack",)),
+    "stack-ce": _Entry("Stack with SASRec-CE-M", "stack", "systems.stack.StackCE", ("stack", "model", "sasrec_ce")),
+    "lightgcn-s": _Entry("LightGCN-S", "one domain", "systems.lightgcn.LightGCNS", ("model", "lightgcn")),
+    "lightgcn-m": _Entry("LightGCN-M", "one domain", "systems.lightgcn.LightGCNM", ("model", "lightgcn")),
+    "abxi": _Entry("ABXI", "CDSR", "systems.abxi.ABXI", ("model", "abxi")),
+    "pinet": _Entry("Pi-Net", "CDSR", "systems.pinet.PiNet", ("model", "pinet"), "Pi-Net"),
+    "dasl": _Entry("DASL", "CDSR", "systems.dasl.DASL", ("model", "dasl"), "DASL"),
+    "c2dsr": _Entry("C2DSR", "CDSR", "systems.c2dsr.C2DSR", ("model", "c2dsr"), "C2DSR"),
+    "disencdr": _Entry("DisenCDR", "CDR", "systems.disencdr.DisenCDR", ("model", "disencdr"), "DisenCDR"),
+    "savae": _Entry("SA-VAE", "CDR", "systems.savae.SAVAE", ("model", "savae"), "SA-VAE"),
+    "ravae": _Entry("RA-VAE", "CDR", "systems.savae.RAVAE", ("model", "savae")),
+    "cdrib": _Entry("CDRIB", "CDR", "systems.cdrib.CDRIB", ("model", "cdrib"), "CDRIB"),
+    "emcdr": _Entry("EMCDR", "CDR", "systems.emcdr.EMCDR", ("model", "emcdr")),
     "i2vae": _Entry("i2VAE", "", "i2vae.I2VAERecommender", ("psg", "evidence", "model", "objective"), "i2VAE"),
-    "oracle": _Entry("Oracle", "ceiling", "oracle.Oracle"),
-    "informed": _Entry("Informed", "ceiling", "informed.Informed"),
+    "oracle": _Entry("Oracle", "ceiling", "references.oracle.Oracle"),
+    "informed": _Entry("Informed", "ceiling", "references.informed.Informed"),
 }
 """In the order of the tables."""
 

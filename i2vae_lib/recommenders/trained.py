@@ -23,15 +23,16 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from i2vae_lib import psg, training
+from i2vae_lib import training
 from i2vae_lib.data.batches import Tensors, bucketed_streams
 from i2vae_lib.data.dataset import read_catalogue, rows_digest, save_catalogue
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows, packed, popularity, unpacked
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
+from i2vae_lib.generators import psg
+from i2vae_lib.generators.psg import Generator
 from i2vae_lib.params import Parameters, of_result
-from i2vae_lib.psg import Generator
 from i2vae_lib.recommenders import REGISTRY, contract
-from i2vae_lib.recommenders.fold_in import user_vectors
+from i2vae_lib.recommenders.systems.fold_in import user_vectors
 from i2vae_lib.runs import LayoutError, check_layout, read_json, reading, sha256_of, write_atomically, write_json
 from i2vae_lib.training import Callbacks, Loss, Stage, State
 
@@ -49,7 +50,7 @@ class StoredRecommender(contract.Recommender):
     name
         The system's name, as ``--set system=…`` takes it.
     reading_of
-        How a system of one domain reads rows: separately or merged (:mod:`i2vae_lib.recommenders.separate_or_merged`).
+        How a system of one domain reads rows: separately or merged (:mod:`.systems.separate_or_merged`).
     module
         The weights.
     frozen

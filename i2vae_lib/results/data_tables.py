@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
-from i2vae_lib.audit import audit
+from i2vae_lib.audit.item_order import item_orders
+from i2vae_lib.audit.leaks import audit
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.statistics import describe, describe_log
-from i2vae_lib.item_order import item_orders
 
 
 def pair_statistics(datasets: list[CrossDomainDataset]) -> pd.DataFrame:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.engine import cell_folder
-from i2vae_lib.experiments import KINDS, plan
-from i2vae_lib.grids import Sweep
+from i2vae_lib.experiments.engine import cell_folder
+from i2vae_lib.experiments.grids import Sweep
+from i2vae_lib.experiments.sweeps import KINDS, plan
 from i2vae_lib.results import significance
 from i2vae_lib.results.differences import CELL, compare, with_means
 from i2vae_lib.runs import LayoutError

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from i2vae_lib import disentanglement
-from i2vae_lib.cooccurrence import item_vectors
 from i2vae_lib.data import DOMAINS, CrossDomainDataset
-from i2vae_lib.graphs import Unified
+from i2vae_lib.disentanglement import measures as disentanglement
+from i2vae_lib.generators.cooccurrence import item_vectors
+from i2vae_lib.generators.graphs import Unified
 from i2vae_lib.model.i2vae import ROLES
 from i2vae_lib.recommenders import I2VAERecommender
 
@@ -35,7 +35,7 @@ def with_untrained(
 
 
 def planted_measures(recommender: I2VAERecommender, dataset: CrossDomainDataset) -> dict[str, pd.DataFrame]:
-    """Every measure of :mod:`i2vae_lib.disentanglement` that needs the planted truth, on the training rows.
+    """Every measure of :mod:`i2vae_lib.disentanglement.measures` that needs the planted truth, on the training rows.
 
     Returns
     -------

@@ -1,6 +1,6 @@
 """The paper's table with our numbers: every system by domain and user type, beside the printed values.
 
-Works on whatever a comparison (:mod:`i2vae_lib.tuning`) has finished so far: missing and failed systems have their
+Works on whatever a comparison (:mod:`.experiments.tuning`) has finished so far: missing and failed systems have their
 lines too. Every number comes from the runs' ``ranks.parquet`` (:mod:`i2vae_lib.results.differences`).
 """
 
@@ -16,6 +16,7 @@ import pandas as pd
 
 from i2vae_lib import paper
 from i2vae_lib.evaluation import COUNTS
+from i2vae_lib.experiments.tuning import Study, failures, read_study
 from i2vae_lib.params import ParameterError
 from i2vae_lib.places import suggestion
 from i2vae_lib.recommenders import REGISTRY
@@ -24,7 +25,6 @@ from i2vae_lib.results.differences import CELL, compare, places
 from i2vae_lib.results.reading import CANDIDATES, CELLS_OF_THE_MEAN, HEADLINE, METRICS, Opened, System, open_runs
 from i2vae_lib.results.text import Captioned, Number, lines
 from i2vae_lib.runs import LayoutError, checked, committed_path, read_json, read_record, write_atomically, write_json
-from i2vae_lib.tuning import Study, failures, read_study
 
 _BASE = "i2vae"
 _FLOOR = "popularity"

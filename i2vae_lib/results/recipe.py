@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from i2vae_lib import engine, evaluation, experiments, shared
+from i2vae_lib import evaluation, shared
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.grids import Sweep
+from i2vae_lib.experiments import engine, sweeps
+from i2vae_lib.experiments.grids import Sweep
 from i2vae_lib.params import Parameters
-from i2vae_lib.recommenders.ordered_counts import OrderedCounts
+from i2vae_lib.recommenders.references.ordered_counts import OrderedCounts
 from i2vae_lib.results import lift
 from i2vae_lib.results.differences import CELL, compare
 from i2vae_lib.results.effects import effects
@@ -80,7 +81,7 @@ def against_references(runs: Sequence[Path], *, rng: np.random.Generator) -> pd.
 
 def finished(sweep: Sweep, out: Path, row: str) -> dict[int, Path]:
     """Finished runs of a row, by seed."""
-    states = experiments.plan(sweep, out).set_index("address")["state"]
+    states = sweeps.plan(sweep, out).set_index("address")["state"]
     cells = [cell for cell in sweep.cells if row in {place.row for place in cell.places}]
     done = [cell for cell in cells if states[cell.address] == "done"]
     return {cell.parameters.seed: engine.cell_folder(out, cell.address) for cell in done}

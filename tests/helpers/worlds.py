@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from i2vae_lib import psg
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.rows import Rows
+from i2vae_lib.experiments.workers import InThisProcess
+from i2vae_lib.generators import psg
 from i2vae_lib.params import Parameters
 from i2vae_lib.training import Callbacks
-from i2vae_lib.workers import InThisProcess
 
 ROOT = Path(__file__).parent.parent.parent
 LONG = 600

@@ -1,0 +1,1 @@
+"""Checks for leaks: no training before they pass."""

@@ -1,0 +1,1 @@
+"""Timestamped logs as people have them: found out, read, checked, joined to a pair."""

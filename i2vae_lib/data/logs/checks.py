@@ -1,0 +1,268 @@
+"""What is wrong with the rows of a log: each message has the first line that is bad, and how many are."""
+
+from __future__ import annotations
+
+import bisect
+import os
+import re
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import duckdb
+
+from i2vae_lib.data.logs.database import first_row, locate, reading
+from i2vae_lib.data.logs.files import DATE_DIGITS, ISO, JSON_LINES, Source, fields_of
+from i2vae_lib.data.logs.pair_file import SIZED, UNITS, Columns, Unit
+from i2vae_lib.data.rows import DataError
+
+# Unix times by size: from March 1973 to the year 5138 those of a unit lie above its bound and below the next one's
+_UNIT_BOUNDS = (10**11, 10**14, 10**17)
+_NO_ID = (  # what exporting an unknown id leaves behind: all that pandas reads as missing, in lower case, and SQL's \N
+    *("", "nan", "-nan", "na", "n/a", "#na", "#n/a", "#n/a n/a", "<na>", "none", "null", "\\n"),
+    *("1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"),
+)
+_YEAR = 365 * 86_400  # seconds
+_LAST_YEAR = 2100  # as a number it is a day of 1975, like all years that somebody may have in place of times
+
+
+def _lines(source: Source) -> int:
+    """Lines of a plain file, one without a line end counted."""
+    with source.path.open("rb") as stream:
+        return 1 + sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
+
+
+def no_id(column: str) -> str:
+    """SQL: whether a column's text stands for no id."""
+    unknown = ", ".join(f"'{word}'" for word in _NO_ID)
+    return f"({column} IS NULL OR lower(trim({column})) IN ({unknown}))"
+
+
+def unit_by_size(time: float) -> Unit:
+    """The unit of a Unix time, by its size."""
+    return SIZED[bisect.bisect_right(_UNIT_BOUNDS, time)]
+
+
+def unit_of(column: str, unit: Unit) -> str:
+    """SQL: whether a positive time has the size of times in this unit."""
+    edges = (1, *_UNIT_BOUNDS, 2**63)
+    at = SIZED.index(unit)
+    return f"({column} >= {edges[at]} AND {column} < {edges[at + 1]})"
+
+
+def check_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Columns) -> None:
+    """Refuse a log with unknown ids or times; each message has the first line that is bad, and how many are."""
+    now = int(time.time() * UNITS[layout.unit][1])
+    ordered, sized = layout.unit == "order", layout.unit in SIZED
+    bad: dict[str, str] = {
+        "user": no_id("u"),
+        "item": no_id("i"),
+        "NUL in user": "contains(u, chr(0))",
+        "NUL in item": "contains(i, chr(0))",
+        "break in user": "regexp_matches(u, '[\\n\\r]')",
+        "break in item": "regexp_matches(i, '[\\n\\r]')",
+        **{f"JSON in {role}": _nested(column, source) for role, column in (("user", "u"), ("item", "i"))},
+        "text": "t IS NULL",
+        "unknown": "t < 0" if ordered else "t <= 0",
+        **{unit: unit_of("t", unit) if sized else "false" for unit in SIZED},
+        "1970": "false" if ordered else f"t > 0 AND t < {_YEAR * UNITS[layout.unit][1]}",
+        "future": "false" if ordered else f"t > {now}",
+    }
+    columns = ", ".join(f"count(*) FILTER ({condition})" for condition in bad.values())
+    total, *counts = first_row(db, f"SELECT count(*), {columns} FROM raw_{d}")
+    found = {key: count for key, count in zip(bad, counts, strict=True) if count}
+    if not total and source.only is not None:
+        column, value = source.only
+        raise DataError(f"{source.path}: no row has {value!r} in column '{column}'")
+    if not total:
+        raise DataError(f"{source.path}: a header and no rows" if source.header else f"{source.path}: no rows")
+    _refuse_cut(db, source, layout)
+    if sized:
+        _refuse_no_times(db, d, source, layout, total)
+    if layout.unit == "d":
+        _refuse_years(db, d, source, layout)
+    first = list(bad)[: list(bad).index("unknown") + 1]
+    wrong: str | None = next((key for key in first if key in found), None)
+    wrong = wrong or (_odd_unit(found, layout.unit) if sized else None)
+    if wrong := wrong or next((key for key in ("1970", "future") if key in found), None):
+        where, values = locate(db, source, layout, bad[wrong])
+        advice = _advice(db, source, layout, values["timestamp"] or "") if wrong == "text" else ""
+        raise DataError(f"{where}: {_complaint(wrong, found, total, values, layout, advice)}")
+
+
+def _nested(column: str, source: Source) -> str:
+    """SQL: whether an id of JSON lines is a list or an object, of which the text would be read."""
+    return f"({column}[1] IN ('{{', '[') AND json_valid({column}))" if source.delimiter == JSON_LINES else "false"
+
+
+def numbers_as(db: duckdb.DuckDBPyConnection, d: str) -> Unit | None:
+    """What the numbers of a staged log are if no Unix times: "date" (digits), "order" (row numbers), "d" (days)."""
+    total, least, most, dates = first_row(
+        db,
+        f"SELECT count(t), min(t), max(t), count(*) FILTER (regexp_full_match(CAST(t AS VARCHAR), "
+        f"'{DATE_DIGITS}')) FROM raw_{d}",
+    )
+    if not total:
+        return None
+    if dates == total:
+        return "date"
+    if least in (0, 1) and most - least + 1 == total:
+        [distinct] = first_row(db, f"SELECT count(DISTINCT t) FROM raw_{d}")
+        if distinct == total:
+            return "order"
+    # from 1975 to now: times of that size would be of the first day of 1970, and what lies later, such as the days of
+    # spreadsheets, which count from 1900, is something else; so are years
+    return "d" if least >= 1826 and _LAST_YEAR < most <= time.time() / 86_400 + 1 else None
+
+
+def _refuse_no_times(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Columns, total: int) -> None:
+    """Refuse numbers that are no Unix times: digits of dates, numbers of rows, days, whatever lies in 1970."""
+    kind = numbers_as(db, d)
+    least, most = first_row(db, f"SELECT min(t), max(t) FROM raw_{d}")
+    where = f"{source.path}: column '{layout.timestamp}'"
+    if kind == "date":
+        raise DataError(
+            f"{where} holds dates written as digits, such as {least}, and no {UNITS[layout.unit][0]} since 1970: set "
+            f"columns.unit: date"
+        )
+    if kind == "order":
+        raise DataError(
+            f"{where} holds the numbers {least:,} to {most:,}: they count the rows, an order inside the file and no "
+            f"times; set columns.unit: order, or give the times"
+        )
+    if kind == "d":
+        raise DataError(
+            f"{where} holds {least:,} to {most:,}, days since 1970 ({date_of(least * 86_400)} to "
+            f"{date_of(most * 86_400)}) and no {UNITS[layout.unit][0]}: set columns.unit: d"
+        )
+    if least is not None and least >= 0 and most < _YEAR:
+        raise DataError(
+            f"{where} holds {least:,} to {most:,}: as Unix time all {total:,} events are of 1970. Give Unix times; if "
+            f"the numbers are only an order inside the file, set columns.unit: order"
+        )
+
+
+def _refuse_years(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Columns) -> None:
+    """Refuse years in place of days since 1970, of which all would be of 1975."""
+    least, most = first_row(db, f"SELECT min(t) // 86400, max(t) // 86400 FROM raw_{d}")
+    if least is not None and least >= 1900 and most <= _LAST_YEAR:
+        raise DataError(
+            f"{source.path}: column '{layout.timestamp}' holds {least} to {most}, which look like years and no days "
+            f"since 1970: give the events' times"
+        )
+
+
+def _refuse_cut(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns) -> None:
+    """Refuse a plain text file that ends inside its last time: all others are as long as each other, and longer."""
+    if source.types is not None or source.gzipped or source.items is not None or layout.timestamp is None:
+        return
+    with source.path.open("rb") as stream:
+        stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, stream.tell() - 4096))
+        last = stream.read().decode("utf-8", errors="replace")
+    fields = fields_of(last.rsplit("\n", 1)[-1], source.delimiter)
+    if last.endswith(("\n", "\r")) or len(fields) != len(source.names) or layout.timestamp != source.names[-1]:
+        return
+    stamp, (rows, values) = fields[-1], source.rows()
+    length = f"length({source.text(layout.timestamp)})"
+    with reading(db, source):
+        short, least, most = first_row(
+            db,
+            f"SELECT count(*) FILTER ({length} <= {len(stamp)}), min({length}) FILTER ({length} > {len(stamp)}), "
+            f"max({length}) FROM {rows}",
+            values,
+        )
+    if short == 1 and least == most:
+        raise DataError(
+            f"{source.path}, line {_lines(source)}: the file ends without a line end in the time {stamp!r}, "
+            f"where all others have {most} characters: it was cut short; fetch it anew, or delete the line"
+        )
+
+
+def _odd_unit(found: Mapping[str, int], right: Unit) -> Unit | None:
+    """The unit of the times that do not look right: the rarest of several, or the only one if it is another."""
+    looks = [unit for unit in SIZED if unit in found]
+    odd = min(looks, key=lambda unit: (found[unit], unit == right))
+    return odd if len(looks) > 1 or odd != right else None
+
+
+def _complaint(
+    wrong: str, found: Mapping[str, int], total: int, values: Mapping[str, str | None], layout: Columns, advice: str
+) -> str:
+    """What :func:`check_log` says of the first row that is wrong."""
+    what, _, role = wrong.partition(" in ") if " in " in wrong else ("", "", wrong)
+    if role not in ("user", "item"):
+        return f"column '{layout.timestamp}' {_of_time(wrong, found, total, values['timestamp'], layout.unit)}{advice}"
+    column, value = f"column '{layout.user if role == 'user' else layout.item}'", values[role]
+    of_rows = f"{found[wrong]:,} of {total:,} rows"
+    if not what:
+        word = (value or "").strip()
+        meant = f" (text for a missing value; if it is an id, write it otherwise, e.g. {word}_)" if word else ""
+        return f"{column} has no id but {value!r}{meant}; so have {of_rows}: drop them, or give the {role}s ids"
+    if what == "JSON":
+        return f"{column} holds a list or an object, {str(value)[:80]!r}; so do {of_rows}: ids are text or integers"
+    sign = "a NUL byte" if what == "NUL" else "a line break"
+    return f"{column} holds {sign} in {value!r}; so do {of_rows}: write the ids without it"
+
+
+def _of_time(wrong: str, found: Mapping[str, int], total: int, value: str | None, unit: Unit) -> str:
+    """:func:`_complaint` about a time."""
+    of_rows = f"{found[wrong]:,} of {total:,} rows"
+    if wrong == "text" and value is None:
+        return f"is empty; {of_rows} have no usable time: drop them"
+    if wrong == "text":
+        wanted = f"Unix time in {UNITS[unit][0]}, in digits" if unit in SIZED else UNITS[unit][0]
+        wanted = "whole numbers, an order inside each file" if unit == "order" else wanted
+        return f"holds {value!r}; columns.unit: {unit} stands for {wanted} ({of_rows} have something else)"
+    if wrong == "1970":
+        return (
+            f"holds {value!r}, a time of 1970; so do {of_rows}, and the others lie later: cut short, or unknown times? "
+            f"Mend or drop them"
+        )
+    if wrong == "unknown" and unit == "order":
+        return f"holds {value!r}: an order has no negative numbers ({of_rows} have some); count from 0"
+    if wrong == "unknown":
+        return f"holds {value!r}: 0 and negative times are unknown ones ({of_rows}): drop them"
+    if wrong == "future" and unit not in SIZED:
+        return f"holds {value!r}, which lies in the future ({of_rows}): drop them"
+    if wrong == "future":
+        day = date_of(int(float(value or 0)) // UNITS[unit][1])
+        return (
+            f"holds {value!r}, which is {day} and lies in the future ({of_rows}): if columns.unit: {unit} is right, "
+            f"drop them"
+        )
+    words: dict[str, str] = {one: UNITS[one][0] for one in SIZED if one in found}
+    if len(words) > 1:
+        told = " and ".join(f"{found[one]:,} in {word}" for one, word in words.items())
+        return f"mixes units: {told}, by their size; here {value!r} is in {words[wrong]}. Convert them to one unit"
+    return (
+        f"holds {value!r}, and all of its {total:,} times look like {words[wrong]}, not {UNITS[unit][0]}: set "
+        f"columns.unit: {wrong}"
+    )
+
+
+def _advice(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns, value: str) -> str:
+    """What would read all rows' times, as tried on them, or what is wrong with one; "" if that is not known."""
+    rows, values = source.rows()
+    for unit in ("iso", "date"):
+        when = source.time(layout.model_copy(update={"unit": unit}))
+        if not first_row(db, f"SELECT count(*) FILTER ({when} IS NULL) FROM {rows}", values)[0]:
+            return f": set columns.unit: {unit}, which reads every row"
+    text = value.strip()
+    if re.fullmatch(r"[0-9]{1,3}([,.' ][0-9]{3})+", text):
+        return ": digits only, without thousands separators"
+    if re.fullmatch(r"[0-9.]+[eE][+-]?[0-9]+", text):
+        return ": in this notation digits were rounded away; write whole numbers from the source"
+    if not re.fullmatch(ISO, text) and re.match(r"[0-9]{1,4}([/.-])[0-9]{1,2}\1[0-9]{1,4}(\D|$)", text):
+        return (
+            ": a date in another notation? Write it as ISO 8601, such as 2014-11-27 21:46:45, and set columns.unit: iso"
+        )
+    return ""
+
+
+def date_of(seconds: float) -> str:
+    """The day (UTC) of a Unix time."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).date().isoformat()
+    except (OverflowError, ValueError):
+        return "after the year 9999"

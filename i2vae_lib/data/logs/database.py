@@ -1,0 +1,189 @@
+"""Logs in a temporary database: DuckDB reads all formats alike and spills to ``TMPDIR`` above its memory limit."""
+
+from __future__ import annotations
+
+import csv
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import duckdb
+
+from i2vae_lib.data.logs.files import JSON_LINES, Source, fields_of, key_twice, text_of
+from i2vae_lib.data.logs.first_bytes import NOT_UTF8
+from i2vae_lib.data.logs.pair_file import Columns
+from i2vae_lib.data.rows import DataError
+
+
+@contextmanager
+def database(memory_limit: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database in memory that spills to a temporary folder, gone afterwards; it never fetches an extension."""
+    config: dict[str, Any] = {
+        "memory_limit": memory_limit,
+        "threads": min(8, os.cpu_count() or 1),  # each takes its own buffers out of the same memory
+        "preserve_insertion_order": False,
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+    }
+    with tempfile.TemporaryDirectory(prefix="i2vae-logs-") as folder:
+        try:
+            db = duckdb.connect(":memory:", config={**config, "temp_directory": folder})
+            db.execute("SET TimeZone='UTC'")  # of times without a zone
+        except duckdb.Error as error:
+            raise DataError(f"memory_limit {memory_limit!r}: {_first(error)}") from None
+        try:
+            yield db
+        except duckdb.OutOfMemoryException as error:
+            raise DataError(f"memory_limit {memory_limit} is too little for these logs: {_first(error)}") from None
+        finally:
+            db.close()
+
+
+def _first(error: Exception) -> str:
+    return str(error).split("\n", 1)[0]
+
+
+@contextmanager
+def reading(db: duckdb.DuckDBPyConnection, source: Source) -> Iterator[None]:
+    """What is wrong with a file that a statement reads, as an error with file and line.
+
+    Raises
+    ------
+    DataError
+    """
+    try:
+        yield
+    except duckdb.OutOfMemoryException:
+        raise
+    except duckdb.Error as error:
+        source.check_whole()
+        raise DataError(f"{source.path}: {_unreadable(source)} ({_first(error)})") from None
+    try:
+        rejected = db.execute(_REJECTED).fetchall()
+    except duckdb.CatalogException:  # there is no such table before the first rejected line
+        return
+    if rejected:
+        db.execute("DELETE FROM reject_errors")
+        raise DataError("{}, line {}: {}".format(*rejected[0][:2], _wrong_line(source, *rejected[0][2:])))
+
+
+# lines that DuckDB could not read under store_rejects; their number counts the header and starts from 1
+_REJECTED = (
+    "SELECT file_path, line, CAST(error_type AS VARCHAR), csv_line FROM reject_errors "
+    "JOIN reject_scans USING (scan_id, file_id) ORDER BY line LIMIT 1"
+)
+
+
+def _unreadable(source: Source) -> str:
+    if source.types is not None:
+        return "damaged Parquet file"
+    if source.gzipped:
+        return (
+            "something follows the end of its gzip data (zeros, as tapes leave them?); unpack it and compress it anew"
+        )
+    if source.delimiter == JSON_LINES:
+        return "not one JSON object a line"
+    return "malformed CSV; are there two kinds of line ends (\\r\\n and \\n) in the file?"
+
+
+def _wrong_line(source: Source, kind: str, line: str) -> str:
+    """Why DuckDB rejected a line, and what would be right."""
+    if not line.strip():
+        return "it holds blanks only: delete it"
+    if kind in ("MISSING COLUMNS", "TOO MANY COLUMNS"):
+        found, expected = len(fields_of(line.strip(), source.delimiter)), len(source.names)
+        return f"{found} fields where line 1 has {expected}; quote values that hold {source.delimiter!r}"
+    if kind == "INVALID ENCODING":
+        return NOT_UTF8
+    if kind == "UNQUOTED VALUE":
+        return 'a value in double quotes does not end where it should; a quote inside is written twice ("")'
+    if kind == "LINE SIZE OVER MAXIMUM":
+        return "a line of more than 2 MB; is this a log?"
+    return f"malformed CSV: {kind.lower()}"
+
+
+def stage_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Columns) -> None:
+    """Table ``raw_d``: u, i as text, t as :meth:`Source.time` (NULL where it is none)."""
+    by_line = layout.timestamp is None
+    rows, values = source.numbered() if by_line else source.rows()
+    sql = (
+        f"CREATE OR REPLACE TABLE raw_{d} AS SELECT {source.text(layout.user)} AS u, {source.text(layout.item)} AS i, "
+        f"{source.time(layout)} AS t FROM {rows}"
+    )
+    with reading(db, source), in_file_order(db) if by_line else nullcontext():
+        db.execute(sql, values)
+    if source.delimiter == JSON_LINES:
+        _refuse_keys_twice(db, source)
+
+
+def _refuse_keys_twice(db: duckdb.DuckDBPyConnection, source: Source) -> None:
+    """Refuse JSON objects that name a key twice: the engine would take the first value, other readers the last."""
+    rows, values = source.objects()
+    twice = "len(json_keys(json)) > len(list_distinct(json_keys(json)))"
+    if not first_row(db, f"SELECT bool_or({twice}) FROM {rows}", values)[0]:
+        return
+    numbered = f"SELECT row_number() OVER () AS n, json_keys(json) AS keys, {twice} AS bad FROM {rows}"
+    with in_file_order(db):
+        n, keys = first_row(db, f"SELECT n, keys FROM ({numbered}) WHERE bad ORDER BY n LIMIT 1", values)
+    raise DataError(f"{source.path}, line {n}: {key_twice(keys)}")
+
+
+@contextmanager
+def in_file_order(db: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """One thread reads, so that rows have numbers in the order of the file."""
+    [threads] = first_row(db, "SELECT current_setting('threads')")
+    db.execute("SET threads=1")
+    db.execute("SET preserve_insertion_order=true")
+    try:
+        yield
+    finally:
+        db.execute("SET preserve_insertion_order=false")
+        db.execute(f"SET threads={int(threads)}")
+
+
+def first_row(db: duckdb.DuckDBPyConnection, sql: str, values: Sequence[Any] = ()) -> tuple[Any, ...]:
+    """The first row of what a statement gives."""
+    return tuple(db.execute(sql, list(values)).fetchall()[0])
+
+
+def locate(
+    db: duckdb.DuckDBPyConnection, source: Source, layout: Columns, condition: str
+) -> tuple[str, dict[str, str | None]]:
+    """Where the file first meets a condition on u, i and t, and the texts there. Reads the file again: errors only."""
+    rows, parameters = source.numbered()
+    names = {"user": layout.user, "item": layout.item, "timestamp": layout.timestamp}
+    texts = ", ".join(
+        f"{'CAST(n AS VARCHAR)' if name is None else source.text(name)} AS {role}_text" for role, name in names.items()
+    )
+    with in_file_order(db):
+        n, *found = first_row(
+            db,
+            f"SELECT n, user_text, item_text, timestamp_text FROM (SELECT n, {texts}, {source.text(layout.user)} AS u, "
+            f"{source.text(layout.item)} AS i, {source.time(layout)} AS t FROM {rows}) "
+            f"WHERE {condition} ORDER BY n LIMIT 1",
+            parameters,
+        )
+    if source.items is not None:
+        where = f"{source.path}"
+    elif source.types is not None:
+        where = f"{source.path}, row {n}"
+    else:
+        where = f"{source.path}, line {_line(source, n)}"
+    return where, dict(zip(names, found, strict=True))
+
+
+def _line(source: Source, n: int) -> int:
+    """The line on which record ``n`` (from 1, header not counted) starts: empty lines and line ends in quotes count."""
+    if len(source.delimiter) > 1:  # JSON lines, "::": a line is a record
+        return int(n)
+    with text_of(source) as stream:
+        reader = csv.reader(stream, delimiter=source.delimiter)
+        left, line = n + source.header, 0
+        for record in reader:
+            left -= bool(record)
+            if not left:
+                return line + 1
+            line = reader.line_num
+    return line

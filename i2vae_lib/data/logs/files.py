@@ -1,0 +1,384 @@
+"""One log file: CSV(.gz), JSON lines or Parquet, opened, and how SQL reads it. Ids are text: leading zeros stay."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import gzip
+import io
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from i2vae_lib.data.logs.first_bytes import check_whole, first_line, is_parquet
+from i2vae_lib.data.logs.pair_file import COLUMNS_EXAMPLE, FORMATS, HEADERLESS, UNITS, Columns, Format, Side
+from i2vae_lib.data.rows import DataError
+from i2vae_lib.places import suggestion
+
+NUMBER = r"[+-]?[0-9]{1,19}(\.[0-9]*)?"
+_SCIENTIFIC = r"([0-9])\.([0-9]+)[eE]\+?0*([0-9]{1,2})"
+# years 1900 to 2100; hours, minutes and seconds may follow
+DATE_DIGITS = r"(19|20)[0-9]{2}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])(([01][0-9]|2[0-3])([0-5][0-9]){0,2})?"
+ISO = r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}.*)?"
+FLOAT_IDS = (  # end of a message
+    "; integers that became floats, as pandas makes them where one is missing? Drop the rows without an id and write "
+    "the column as text or integers"
+)
+_DELIMITERS = (",", "\t", ";", "|", "\x01")
+_BETWEEN_ITEMS = "\x02"  # for lines that are read whole
+JSON_LINES = "JSON lines"  # in place of a delimiter
+_REJECTS = "store_rejects=true, rejects_limit=100"  # lines that cannot be read, for :func:`reading`
+csv.field_size_limit(2**31 - 1)  # a cell may hold a user's whole history
+
+
+@dataclass(frozen=True)
+class Source:
+    """A log file as it is going to be read: ``c0``, ``c1``, … stand for its columns, so no name of theirs meets SQL."""
+
+    path: Path
+    gzipped: bool
+    delimiter: str
+    header: bool
+    names: tuple[str, ...]
+    types: tuple[Any, ...] | None  # Arrow types of a Parquet file's columns; None: text
+    only: tuple[str, str] | None = None  # (column, value): rows of one domain of a file that has both
+    more: tuple[Path, ...] = ()  # C2DSR: further files
+    items: Path | None = None  # C2DSR: the domain's items
+
+    def check_whole(self) -> None:
+        """Refuse a text file of which something would be left out (:func:`first_bytes.check_whole`)."""
+        if self.types is None:
+            check_whole(self.path, self.gzipped, any_length=self.delimiter == JSON_LINES)
+
+    @property
+    def kind(self) -> str:
+        """For people: what stands between the values."""
+        return "Parquet" if self.types is not None else self.delimiter
+
+    def rows(self) -> tuple[str, list[Any]]:
+        """SQL of all rows, in any order, and its parameters."""
+        sql, values = self._all_rows()
+        if self.only is None:
+            return sql, values
+        column, value = self.only
+        return f"(SELECT * FROM {sql} WHERE {self.text(column)} = ?)", [*values, value]
+
+    def _all_rows(self) -> tuple[str, list[Any]]:
+        if self.items is not None:
+            return self._sequences(self.items)
+        if self.delimiter == JSON_LINES:
+            keys = ["$." + json.dumps(name) for name in self.names]
+            cells = ", ".join(f"json_extract_string(json, ?) AS c{i}" for i in range(len(keys)))
+            read, values = self.objects()
+            return f"(SELECT {cells} FROM {read})", [*keys, *values]
+        columns = [f"c{i}" for i in range(len(self.names))]
+        path = _for_duckdb(self.path)
+        if self.types is not None:
+            number = ", file_row_number=true" if self._has_row_numbers else ""
+            return f"read_parquet(?{number}, hive_partitioning=false) AS file({', '.join(columns)})", [path]
+        types = ", ".join(f"{one}: 'VARCHAR'" for one in columns)
+        sql = (
+            f"read_csv(?, delim=?, compression=?, columns={{{types}}}, header={str(self.header).lower()}, quote='\"', "
+            f"escape='\"', auto_detect=false, strict_mode=true, hive_partitioning=false, {_REJECTS})"
+        )
+        return sql, [path, self.delimiter, "gzip" if self.gzipped else "none"]
+
+    def objects(self) -> tuple[str, list[Any]]:
+        """SQL of the objects of JSON lines as they stand, and its parameters."""
+        sql = "read_ndjson_objects(?, compression=?, maximum_object_size=268435456)"
+        return sql, [_for_duckdb(self.path), "gzip" if self.gzipped else "none"]
+
+    def _sequences(self, items: Path) -> tuple[str, list[Any]]:
+        """C2DSR: an event of each ``number|time`` of the domain's items, which get their ids back."""
+        how = f"quote='', escape='', columns={{c: 'VARCHAR'}}, header=false, auto_detect=false, {_REJECTS}"
+        line = f"read_csv(?, delim=?, {how})"
+        paths = [_for_duckdb(one) for one in (self.path, *self.more)]
+        sql = (
+            f"(SELECT u AS c0, id AS c1, split_part(p, '|', 2) AS c2 FROM (SELECT f[2] AS u, unnest(f[3:]) AS p "
+            f"FROM (SELECT string_split(c, chr(9)) AS f FROM {line})) JOIN (SELECT split_part(c, chr(9), 1) AS id, "
+            f"split_part(c, chr(9), 2) AS number FROM {line}) ON split_part(p, '|', 1) = number)"
+        )
+        return sql, [paths, _BETWEEN_ITEMS, _for_duckdb(items), _BETWEEN_ITEMS]
+
+    @property
+    def _has_row_numbers(self) -> bool:
+        """Whether DuckDB can number the rows of a Parquet file: not where a column has its name for the number."""
+        return self.types is not None and "file_row_number" not in map(str.lower, self.names)
+
+    def numbered(self) -> tuple[str, list[Any]]:
+        """SQL of all rows with their number ``n`` (from 1), and its parameters; only for :func:`in_file_order`."""
+        sql, values = self._all_rows()
+        number = "file_row_number + 1" if self._has_row_numbers else "row_number() OVER ()"
+        where = ""
+        if self.only is not None:
+            where, values = f" WHERE {self.text(self.only[0])} = ?", [*values, self.only[1]]
+        return f"(SELECT * FROM (SELECT *, {number} AS n FROM {sql}){where})", values
+
+    def text(self, name: str) -> str:
+        """SQL of a column as text."""
+        return f"CAST(c{self.names.index(name)} AS VARCHAR)"
+
+    def integer(self, name: str) -> str:
+        """SQL of a column as BIGINT, NULL where it is no plain number; a fraction is cut off."""
+        at = self.names.index(name)
+        kind = self.types[at] if self.types is not None else pa.string()
+        if pa.types.is_integer(kind):
+            return f"TRY_CAST(c{at} AS BIGINT)"
+        if pa.types.is_floating(kind):
+            return f"CASE WHEN isfinite(c{at}) THEN TRY_CAST(floor(c{at}) AS BIGINT) END"
+        text = f"trim({self.text(name)})"
+        digits = f"length(regexp_extract({text}, '{_SCIENTIFIC}', 2))"
+        exponent = f"CAST(regexp_extract({text}, '{_SCIENTIFIC}', 3) AS INTEGER)"
+        return (
+            f"CASE WHEN regexp_full_match({text}, '{NUMBER}') THEN TRY_CAST(split_part({text}, '.', 1) AS BIGINT) "
+            # every digit down to the unit is there: nothing was rounded away
+            f"WHEN regexp_full_match({text}, '{_SCIENTIFIC}') THEN "
+            f"CASE WHEN {digits} >= {exponent} THEN TRY_CAST(floor(TRY_CAST({text} AS DOUBLE)) AS BIGINT) END END"
+        )
+
+    def time(self, layout: Columns) -> str:
+        """SQL of a row's time as BIGINT: in the layout's unit if that is one of :data:`SIZED`, else in seconds."""
+        if layout.timestamp is None:
+            return "n"  # of :meth:`numbered`
+        name, at = layout.timestamp, self.names.index(layout.timestamp)
+        if layout.unit == "d":
+            return f"({self.integer(name)} * 86400)"
+        if layout.unit == "date":
+            whole = f"regexp_replace(trim({self.text(name)}), '\\.0*$', '')"
+            formats = "['%Y%m%d', '%Y%m%d%H', '%Y%m%d%H%M', '%Y%m%d%H%M%S']"
+            moment = f"CAST(floor(epoch(try_strptime({whole}, {formats}))) AS BIGINT)"
+            return f"CASE WHEN regexp_full_match({whole}, '{DATE_DIGITS}') THEN {moment} END"
+        if layout.unit == "iso":
+            if self.types is not None and is_temporal(self.types[at]):
+                return f"CAST(floor(epoch_us(CAST(c{at} AS TIMESTAMPTZ)) / 1000000) AS BIGINT)"
+            text = f"trim({self.text(name)})"
+            moment = f"CAST(floor(epoch_us(TRY_CAST({text} AS TIMESTAMPTZ)) / 1000000) AS BIGINT)"
+            return f"CASE WHEN regexp_full_match({text}, '{ISO}') THEN {moment} END"
+        if layout.unit == "order":  # whole numbers alone: without their fractions several would be one
+            return f"CASE WHEN TRY_CAST({self.text(name)} AS DOUBLE) % 1 = 0 THEN {self.integer(name)} END"
+        return self.integer(name)
+
+
+def _for_duckdb(path: Path) -> str:
+    """A path as DuckDB takes it: ``* ? [`` are a pattern to it, and a ``~`` at the beginning is the user's folder."""
+    return glob.escape(os.path.abspath(path))
+
+
+def is_temporal(kind: Any) -> bool:
+    """Whether an Arrow type is one of dates or of moments."""
+    return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
+
+
+def open_log(side: Side, layout: Columns, format: Format | None) -> Source:
+    """Look at a log's first bytes and its header.
+
+    Raises
+    ------
+    DataError
+        None of the formats, empty, a missing column, or a header where the format has none and vice versa.
+    """
+    path = side.path
+    if format in HEADERLESS:
+        return _open_headerless(path, format)
+    if format == "c2dsr":
+        for one in (path, *side.more):
+            first_line(one)
+            check_whole(one, False, any_length=False)
+        return Source(path, False, "\t", False, ("user", "item", "timestamp"), None, more=side.more, items=side.items)
+    source = open_table(path, layout.names, header=layout.header)
+    source.check_whole()
+    check_columns(source, layout.names)
+    if layout.domain is not None:
+        source = replace(source, only=(layout.domain, side.value or side.name))
+    if source.types is not None:
+        kinds = dict(zip(source.names, source.types, strict=True))
+        for name in (layout.user, layout.item):
+            check_id_type(str(path), name, kinds[name])
+        if layout.timestamp is not None:
+            _check_time_type(path, layout, kinds[layout.timestamp])
+    return source
+
+
+def open_table(path: Path, wanted: Sequence[str], *, header: Sequence[str] | None = None) -> Source:
+    """A file with named columns; a CSV under the delimiter that gives most of the wanted ones, then most at all.
+
+    ``header`` names the columns of a file without a header line.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file")
+    if path.is_dir():
+        raise DataError(f"{path} is a folder: give one file")
+    if not path.is_file():  # <(zcat log.gz) of a shell
+        raise DataError(f"{path} is a pipe or a device, and a log is read more than once: write it to a file first")
+    if is_parquet(path):
+        return _open_parquet(path)
+    gzipped, line = first_line(path)
+    if line.lstrip().startswith("{"):
+        return Source(path, gzipped, JSON_LINES, False, _keys(path, line), None)
+    split = {delimiter: fields_of(line, delimiter) for delimiter in _delimiters(line)}
+    best = max(split, key=lambda one: (len({*split[one]} & {*wanted}), len(split[one])))
+    if best == " " and "" in split[best]:
+        raise DataError(f"{path}, line 1: several blanks in a row between values: leave one, e.g. `tr -s ' '`")
+    if header is not None:
+        if len(split[best]) != len(header):
+            raise DataError(
+                f"{path}, line 1: {len(split[best])} fields, separated by {best!r}, where columns.header names "
+                f"{len(header)}: {', '.join(header)}"
+            )
+        return Source(path, gzipped, best, False, tuple(header), None)
+    blank = best != " " and any(name.startswith(" ") for name in split[best][1:])
+    if line.startswith(("#", "%")) and (blank or best == " " or not {*wanted} <= {*split[best]}):
+        raise DataError(
+            f"{path}, line 1: it begins with {line[0]!r}, as comments do: delete it, the header comes first"
+        )
+    if blank:
+        raise DataError(
+            f"{path}, line 1: a blank follows each {best!r}, and would belong to the names and ids: write the file "
+            f"without these blanks"
+        )
+    for name in split[best]:
+        if odd := [one for one in name if not one.isprintable() and one != "\t"]:
+            raise DataError(
+                f"{path}, line 1: column {name.replace(odd[0], '')!r} holds the invisible character "
+                f"U+{ord(odd[0]):04X}: delete it"
+            )
+    return Source(path, gzipped, best, True, tuple(split[best]), None)
+
+
+def _delimiters(line: str) -> Sequence[str]:
+    """Those that a first line may have: ``::`` where it stands, blanks where nothing else does."""
+    if "::" in line:
+        return ("::",)
+    return _DELIMITERS if any(one in line for one in _DELIMITERS) else (" ",)
+
+
+def _keys(path: Path, line: str) -> tuple[str, ...]:
+    """The keys of a JSON object on the first line."""
+    try:
+        pairs = json.loads(line, object_pairs_hook=list)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}, line 1: not one JSON object a line ({type(error).__name__}: {error})") from None
+    keys = [key for key, _ in pairs]
+    if twice := key_twice(keys):
+        raise DataError(f"{path}, line 1: {twice}")
+    return tuple(keys)
+
+
+def key_twice(keys: Sequence[str]) -> str:
+    """What is wrong with the keys of a JSON object if one stands twice; "" if none does."""
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    return "" if twice is None else f"the key {twice!r} stands twice: which of its values counts? Drop one"
+
+
+def _open_parquet(path: Path) -> Source:
+    try:
+        schema = pq.read_schema(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: damaged Parquet file: {error}") from None
+    if not schema.names:
+        raise DataError(f"{path}: a Parquet file without a column")
+    types = [kind.value_type if pa.types.is_dictionary(kind) else kind for kind in schema.types]
+    return Source(path, False, ",", True, tuple(schema.names), tuple(types))
+
+
+def _open_headerless(path: Path, format: Format) -> Source:
+    if is_parquet(path):
+        raise DataError(
+            f"{path}: format {format} is CSV without a header, but this is a Parquet file; name its columns instead: "
+            f"{COLUMNS_EXAMPLE}"
+        )
+    gzipped, line = first_line(path)
+    source = Source(path, gzipped, ",", False, HEADERLESS[format], None)
+    source.check_whole()
+    fields = fields_of(line, ",")
+    other = next((one for one in _delimiters(line) if len(fields_of(line, one)) >= 3), None)
+    if len(fields) < 3 and other is not None:
+        names = ", ".join(source.names)
+        raise DataError(
+            f"{path}, line 1: the values are separated by {other!r}, where format {format} has commas; in place of the "
+            f"format give columns: {{user: user, item: item, timestamp: timestamp, unit: s, header: [{names}]}}"
+        )
+    if not any(map(is_number, fields[2:])):
+        instead = "format: amazon2023" if {*FORMATS["amazon2023"].names} <= {*fields} else COLUMNS_EXAMPLE
+        raise DataError(
+            f"{path}, line 1: {line[:80]!r} looks like a header, and format {format} has none; give {instead} instead"
+        )
+    if len(fields) != len(source.names):
+        raise DataError(
+            f"{path}, line 1: {len(fields)} fields where format {format} has {len(source.names)}: "
+            f"{','.join(source.names)}"
+        )
+    return source
+
+
+def fields_of(line: str, delimiter: str) -> list[str]:
+    """The values of a line."""
+    if len(delimiter) > 1:
+        return line.split(delimiter)
+    return next(csv.reader(io.StringIO(line, newline=""), delimiter=delimiter), [])
+
+
+@contextmanager
+def text_of(source: Source) -> Iterator[io.TextIOWrapper]:
+    with (
+        gzip.open(source.path, "rb") if source.gzipped else source.path.open("rb") as raw,
+        io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as stream,
+    ):
+        yield stream
+
+
+def is_number(field: str) -> bool:
+    """Whether a field is a plain number, sign and fraction included."""
+    return re.fullmatch(NUMBER, field.strip()) is not None
+
+
+def check_columns(source: Source, wanted: Sequence[str]) -> None:
+    """Refuse a file that lacks a wanted column, has two of it, or has no header."""
+    where = f"{source.path}, line 1" if source.types is None else f"{source.path}"
+    for name in wanted:
+        if source.names.count(name) == 1:
+            continue
+        if name in source.names:
+            raise DataError(f"{where}: two columns are named '{name}'; rename one")
+        if source.types is None and source.delimiter != JSON_LINES and any(map(is_number, source.names)):
+            raise DataError(
+                f"{where}: {','.join(source.names)!r} are values and no column names: the file has no header; Amazon "
+                f"ratings without one are format: amazon2014 (user first) or amazon2018 (item first); of any other "
+                f"name the columns in columns.header: [user, item, …]"
+            )
+        raise DataError(f"{where}: no column '{name}'{suggestion(name, list(source.names))}")
+
+
+def check_id_type(where: str, name: str, kind: Any) -> None:
+    """Refuse a column of ids whose Arrow type is neither text nor whole numbers; ``where`` is for the message."""
+    if pa.types.is_floating(kind) or (pa.types.is_decimal(kind) and kind.scale > 0):
+        raise DataError(f"{where}: column '{name}' holds {kind}, not ids{FLOAT_IDS}")
+    if not (_is_text_or_integer(kind) or pa.types.is_decimal(kind)):
+        raise DataError(f"{where}: column '{name}' holds {kind}; ids are text or integers: cast it")
+
+
+def _check_time_type(path: Path, layout: Columns, kind: Any) -> None:
+    where = f"{path}: column '{layout.timestamp}' holds {kind}"
+    if pa.types.is_float16(kind) or pa.types.is_float32(kind):
+        raise DataError(
+            f"{where}, which cannot hold Unix seconds (float32 to about two minutes only): write the times as int64 "
+            f"from their source, what is here has lost them"
+        )
+    if is_temporal(kind):
+        if layout.unit != "iso":
+            raise DataError(f"{where}, not {UNITS[layout.unit][0]}: set columns.unit: iso")
+    elif not (_is_text_or_integer(kind) or pa.types.is_float64(kind)):
+        raise DataError(f"{where}; times are numbers, dates or text")
+
+
+def _is_text_or_integer(kind: Any) -> bool:
+    text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return pa.types.is_integer(kind) or any(is_it(kind) for is_it in text)

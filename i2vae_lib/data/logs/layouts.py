@@ -1,0 +1,292 @@
+"""The layout of log files that nobody has described, by their names, headers and first rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+from i2vae_lib.data.logs.checks import numbers_as, unit_of
+from i2vae_lib.data.logs.database import first_row, reading
+from i2vae_lib.data.logs.files import (
+    DATE_DIGITS,
+    ISO,
+    Source,
+    check_columns,
+    is_number,
+    is_temporal,
+    open_table,
+)
+from i2vae_lib.data.logs.pair_file import (
+    COLUMNS_EXAMPLE,
+    FORMATS,
+    SIZED,
+    UNITS,
+    Columns,
+    Format,
+    Side,
+    Unit,
+)
+from i2vae_lib.data.rows import DOMAINS, DataError
+
+_ROLE_NAMES = {  # names of columns, without case and punctuation, likelier ones first
+    "user": ("userid", "user", "reviewerid", "uid", "customerid", "visitorid", "userkey", "memberid", "u"),
+    "item": ("itemid", "item", "parentasin", "asin", "productid", "iid", "movieid", "bookid", "isbn", "sku", "i"),
+    "timestamp": ("timestamp", "time", "unixreviewtime", "unixtime", "ts", "eventtime", "datetime", "date", "t"),
+    "domain": ("domain", "domainid", "category", "maincategory", "market", "source", "dataset"),
+}
+_SAMPLE = 1000  # rows that a guess looks at
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A guess: how two logs are read."""
+
+    how: str
+    format: Format | None
+    columns: Columns
+    sides: Mapping[str, Side]
+
+
+def names_of(layout: Layout) -> dict[str, str]:
+    """The domains' names by their keys."""
+    return {d: side.name for d, side in layout.sides.items()}
+
+
+def _c2dsr(paths: Mapping[str, Path]) -> Layout | None:
+    """C2DSR's text files: index, user, then ``item|time``, by tabs; the domains' items stand in lists beside them."""
+    for path in paths.values():
+        with path.open("rb") as stream:
+            fields = stream.readline(1 << 24).decode("utf-8", errors="replace").rstrip("\r\n").split("\t")
+        if len(fields) < 3 or not all(re.fullmatch(r"[0-9]+\|[0-9]+(\.[0-9]+)?", one) for one in fields[2:]):
+            return None
+    home = paths["x"].parent
+    lists = {"x": home / "Alist.txt", "y": home / "Blist.txt"}
+    if missing := [str(one) for one in lists.values() if not one.is_file()]:
+        raise DataError(
+            f"{paths['x']}: C2DSR's layout (index, user, item|time …, by tabs), which needs {' and '.join(missing)}: a "
+            f"domain's items, a line each: id, tab, number"
+        )
+    more = () if paths["x"] == paths["y"] else (paths["y"],)
+    names = {"x": "A", "y": "B"}
+    sides = {d: Side(name=names[d], path=paths["x"], more=more, items=lists[d]) for d in DOMAINS}
+    told = " and ".join(f"{_count_lines(lists[d]):,} items of {lists[d].name}" for d in DOMAINS)
+    how = f"C2DSR (index, user, then item|time, by tabs; both domains in a line, told apart by the {told})"
+    return Layout(how, "c2dsr", FORMATS["c2dsr"], sides)
+
+
+def _count_lines(path: Path) -> int:
+    with path.open("rb") as stream:
+        return sum(bool(line.strip()) for line in stream)
+
+
+def guess(db: duckdb.DuckDBPyConnection, paths: Mapping[str, Path], given: Mapping[str, str]) -> Layout:
+    """How two logs are read, by the look of them; ``given`` has the names of known columns by role.
+
+    Raises
+    ------
+    DataError
+        Columns that cannot be guessed, or two files of different layout.
+    """
+    if (found := _c2dsr(paths)) is not None:
+        return found
+    if paths["x"].resolve() == paths["y"].resolve():
+        return _guess_one(db, paths["x"], given)
+    guesses = {d: _guess(db, path, given) for d, path in paths.items()}
+    (how, format, columns), (_, other, others) = guesses["x"], guesses["y"]
+    if (format is None) != (other is None) or columns.names != others.names or columns.header != others.header:
+        told = " and ".join(f"{paths[d]} as {_told(*guesses[d][1:])}" for d in DOMAINS)
+        raise DataError(f"the two files differ in layout: {told} by the look of it; a pair file describes both alike")
+    if columns.unit != others.unit:
+        told = " and ".join(f"{paths[d]} has {UNITS[guesses[d][2].unit][0]}" for d in DOMAINS)
+        raise DataError(f"the two files differ in their times: {told}; write them alike")
+    stems = {d: _stem(path) for d, path in paths.items()}
+    names = {d: stem.removeprefix("ratings_") or d for d, stem in stems.items()}
+    if names["x"] == names["y"] or names["x"] == "y" or names["y"] == "x":
+        names = {d: f"{name} {d}" for d, name in names.items()}
+    sides = {d: Side(name=names[d], path=path, titles=_titles_beside(path)) for d, path in paths.items()}
+    return Layout(how, format, columns, sides)
+
+
+def _guess_one(db: duckdb.DuckDBPyConnection, path: Path, given: Mapping[str, str]) -> Layout:
+    """One file with a column that tells the domain."""
+    how, _, columns = _guess(db, path, given)
+    source = open_table(path, columns.names, header=columns.header)
+    plain = _plain_names(source.names)
+    column = next((plain[one] for one in _ROLE_NAMES["domain"] if one in plain), None)
+    if column is None:
+        raise DataError(
+            f"{path}: one file, and no column that tells the domain ({', '.join(_ROLE_NAMES['domain'])}) among "
+            f"{', '.join(source.names)}: a pair has two domains, give two files"
+        )
+    rows, values = source.rows()
+    with reading(db, source):
+        sql = f"SELECT {source.text(column)} AS v, count(*) FROM {rows} GROUP BY v ORDER BY 2 DESC, 1 LIMIT 11"
+        found = db.execute(sql, values).fetchall()
+    if len(found) != 2 or any(value is None for value, _ in found):
+        told = ", ".join(f"{value!r} ({count:,} rows)" for value, count in found[:10])
+        raise DataError(
+            f"{path}: column '{column}' has {'more than 10' if len(found) > 10 else len(found)} values, and a pair has "
+            f"two domains: choose two of {told} in a pair file with columns.domain: {column} and x.value, y.value"
+        )
+    x, y = sorted(str(value) for value, _ in found)
+    names = {"x": x, "y": y} if (x != "y" and y != "x") else {"x": f"{column} {x}", "y": f"{column} {y}"}
+    sides = {d: Side(name=names[d], path=path, value=value) for d, value in (("x", x), ("y", y))}
+    told = f"{how}, both domains in one file, told apart by {column!r} ({x!r}, {y!r})"
+    return Layout(told, None, columns.model_copy(update={"domain": column}), sides)
+
+
+def _told(format: str | None, columns: Columns) -> str:
+    return format or f"columns {', '.join(columns.names)}"
+
+
+def _stem(path: Path) -> str:
+    return re.sub(r"(\.csv|\.tsv|\.txt|\.dat|\.data|\.inter|\.jsonl|\.json|\.parquet|\.gz)+$", "", path.name)
+
+
+def _titles_beside(path: Path) -> Path | None:
+    endings = (".csv.gz", ".csv", ".parquet")
+    beside = (path.with_name(f"{_stem(path)}_titles{ending}") for ending in endings)
+    return next((one for one in beside if one.is_file()), None)
+
+
+Guess = tuple[str, Format | None, Columns]  # in words; None: named columns
+
+
+def _guess(db: duckdb.DuckDBPyConnection, path: Path, given: Mapping[str, str]) -> Guess:
+    """A file's layout by its header, or its first rows; the unit of Unix times comes later."""
+    source = open_table(path, ())
+    table = source.types is None and source.delimiter != "JSON lines"
+    if table and any(is_number(one) or re.fullmatch(ISO, one.strip()) for one in source.names):
+        return _without_header(db, path, source)
+    columns = _first_values(db, source)
+    if {*FORMATS["amazon2023"].names} <= {*source.names}:
+        return f"Amazon 2023 ({source.kind!r})", "amazon2023", FORMATS["amazon2023"]
+    how = "named columns"
+    if all(re.search(r":(token|float|token_seq|float_seq)$", one) for one in source.names):
+        how = "RecBole's atomic files (typed names of columns)"
+    elif source.delimiter == "JSON lines":
+        how = "JSON lines"
+    elif {"click", "follow", "like", "share", "watching_times"} <= {*source.names}:
+        how = "named columns as Tenrec has them"
+    return how, None, _roles(path, source, columns, given)
+
+
+def _without_header(db: duckdb.DuckDBPyConnection, path: Path, source: Source) -> Guess:
+    """Values from the first line on: users and items come first, then the rating and the time, whichever are there."""
+    width = len(source.names)
+    if width == 4 and source.delimiter == "," and is_number(source.names[3]):
+        return "Amazon ratings without a header", "amazon2014", FORMATS["amazon2014"]  # or 2018: the ids decide
+    if width < 2:
+        raise DataError(f"{path}, line 1: no header, and one value: {source.names[0][:80]!r}")
+    header = [f"c{i}" for i in range(width)]
+    columns = _first_values(db, open_table(path, (), header=header))
+    kinds = {name: _kind(values, None) for name, values in columns.items()}
+    when = next((name for name in header if kinds[name] in ("unix", "iso", "date")), None)
+    ids = [name for name in header if name != when][:2]
+    named = dict(zip(ids, ("user", "item"), strict=False)) | ({when: "timestamp"} if when else {})
+    if len(ids) < 2:
+        raise DataError(f"{path}, line 1: no header, and {width} columns; a log has users, items and times at least")
+    rest = [name for name in header if name not in named]
+    named |= {rest[0]: "rating"} if rest else {}
+    full = tuple(named.get(name, name) for name in header)
+    unit: Unit = _UNIT_OF.get(kinds[when], "s") if when else "order"
+    found = Columns(user="user", item="item", timestamp="timestamp" if when else None, unit=unit, header=full)
+    return f"no header, separated by {source.delimiter!r}, columns {', '.join(full)}", None, found
+
+
+def _first_values(db: duckdb.DuckDBPyConnection, source: Source) -> dict[str, list[str]]:
+    """The first values of each column, as text."""
+    rows, values = source.rows()
+    cells = ", ".join(f"CAST(c{i} AS VARCHAR)" for i in range(len(source.names)))
+    with reading(db, source):
+        found = db.execute(f"SELECT {cells} FROM {rows} LIMIT {_SAMPLE}", values).fetchall()
+    return {name: [str(row[i]) for row in found if row[i] not in (None, "")] for i, name in enumerate(source.names)}
+
+
+def _plain_names(names: Sequence[str]) -> dict[str, str]:
+    """Names of columns by what is left of them without case, punctuation and RecBole's type."""
+    return {re.sub(r"[^a-z]", "", name.split(":")[0].lower()): name for name in reversed(names)}
+
+
+_UNIT_OF: dict[str, Unit] = {"iso": "iso", "date": "date"}  # by what times look like; "s": their size decides later
+_KINDS = ("unix", "iso", "date", "numbers", "text")  # likelier times first
+
+
+def _kind(values: Sequence[str], type: object | None) -> str:
+    """What a column's values look like as times: one of :data:`_KINDS`."""
+    if type is not None and is_temporal(type):
+        return "iso"
+    texts = [one.strip() for one in values]
+    if texts and all(re.fullmatch(ISO, one) for one in texts):
+        return "iso"
+    if texts and all(re.fullmatch(DATE_DIGITS + r"(\.0*)?", one) for one in texts):
+        return "date"
+    if texts and all(is_number(one) or re.fullmatch(r"[0-9.]+[eE]\+?[0-9]+", one) for one in texts):
+        big = sum(abs(float(one)) >= 10**8 for one in texts)
+        return "unix" if big > 0.9 * len(texts) else "numbers"
+    return "text"
+
+
+def _roles(path: Path, source: Source, columns: Mapping[str, Sequence[str]], given: Mapping[str, str]) -> Columns:
+    """Which column is which by its name, the time by name and values: of several the one that tells time best."""
+    plain = _plain_names(source.names)
+    check_columns(source, [*given.values()])
+    found = {
+        role: given.get(role) or next((plain[one] for one in _ROLE_NAMES[role] if one in plain), None)
+        for role in ("user", "item")
+    }
+    if missing := [role for role, name in found.items() if name is None]:
+        raise DataError(
+            f"{path}: cannot tell which column holds the {' and the '.join(missing)} among {', '.join(source.names)}; "
+            f"write the pair file by hand: {COLUMNS_EXAMPLE}"
+        )
+    types = dict(zip(source.names, source.types, strict=True)) if source.types is not None else {}
+    kinds = {name: _kind(columns[name], types.get(name)) for name in source.names}
+    known = [plain[one] for one in _ROLE_NAMES["timestamp"] if one in plain and plain[one] not in found.values()]
+    taken = {*known, *found.values()}
+    # by less than a known name only what looks like a time
+    seen = [name for name, kind in kinds.items() if kind in ("unix", "iso", "date") and name not in taken]
+    named = [name for name in seen if re.search(r"time|date|stamp|ts$", name.lower())]
+    lone = [name for name in seen if name not in named and kinds[name] != "date"]
+    candidates = known + named + (lone if len(lone) == 1 else [])
+    candidates = [given["timestamp"]] if "timestamp" in given else candidates
+    if not candidates:
+        return Columns(user=str(found["user"]), item=str(found["item"]), unit="order")
+    when = min(candidates, key=lambda name: (_KINDS.index(kinds[name]), candidates.index(name)))
+    unit = _UNIT_OF.get(kinds[when], "s")
+    return Columns(user=str(found["user"]), item=str(found["item"]), timestamp=when, unit=unit)
+
+
+def unit_of_times(db: duckdb.DuckDBPyConnection, layout: Layout, suspicious: list[str]) -> Unit:
+    """The unit of the staged times: that of Unix times by size, unless their numbers are something else."""
+    if layout.columns.unit not in SIZED:
+        return layout.columns.unit
+    paths = {d: side.path for d, side in layout.sides.items()}
+    kinds = {d: numbers_as(db, d) for d in DOMAINS}
+    if kinds["x"] is not None and kinds["x"] == kinds["y"]:
+        words = {"order": "the numbers of the rows: an order inside each file and no times"}
+        suspicious.append(f"the times are {words.get(kinds['x'], UNITS[kinds['x']][0])}")
+        return kinds["x"]
+    return _common_unit(db, paths, suspicious) if layout.columns.unit in SIZED else layout.columns.unit
+
+
+def _common_unit(db: duckdb.DuckDBPyConnection, paths: Mapping[str, Path], suspicious: list[str]) -> Unit:
+    """The unit that most times of either file have the size of."""
+    units: dict[str, Unit] = {}
+    for d, path in paths.items():
+        columns = ", ".join(f"count(*) FILTER ({unit_of('t', unit)})" for unit in SIZED)
+        counts = dict(zip(SIZED, first_row(db, f"SELECT {columns} FROM raw_{d}"), strict=True))
+        if sum(map(bool, counts.values())) > 1:
+            told = " and ".join(f"{count:,} in {UNITS[unit][0]}" for unit, count in counts.items() if count)
+            suspicious.append(f"{path.name} mixes units of time: {told}")
+        units[d] = max(counts, key=lambda unit: counts[unit])
+    if units["x"] != units["y"]:
+        raise DataError(
+            f"the two files differ in the unit of their times: {paths['x']} has {UNITS[units['x']][0]}, {paths['y']} "
+            f"{UNITS[units['y']][0]} by their size; convert one of them"
+        )
+    return units["x"]

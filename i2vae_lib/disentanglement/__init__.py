@@ -1,0 +1,1 @@
+"""How far latents hold what they are to hold."""

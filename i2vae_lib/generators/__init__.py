@@ -1,0 +1,1 @@
+"""What recalls pseudo-sequences, and what else is counted in training rows."""

@@ -1,0 +1,396 @@
+"""Co-occurrence with the row's own user left out: what others who took these items took as well.
+
+The pseudo-sequence rule demands that nothing learnt carries a row's own target. Cross-fitting by K folds of users obeys
+it with tables that each know (K - 1) / K of the users. Counts need no folds: a user's own contribution to a count is
+known and can be subtracted exactly, so every row is scored by *all* other training users. That is cross-fitting with
+as many folds as users, from one table: a training row sees what a new user with its history would see.
+
+With c_i the number of users who took item i, u_i = 1 if the row's own user is among them, C_ij the sum of w_ij over
+the users who took i and j, and s the shrinkage, the score of j given a history H is::
+
+    score(j | H) = sum over i in H of h_i (C_ij - u_i u_j w_ij) / (sqrt((c_i - u_i)(c_j - u_j)) + s)
+
+With w = h = 1 that is ItemKNN's cosine with shrinkage over the other users. Sequences carry more than bags (``psg``):
+
+- w_ij = gap^-``proximity`` for two items of one domain, gap steps apart in that user's sequence, times ``backward``
+  if j comes before i; ``across`` for items of two domains (rows do not tell the order between domains);
+- h_i = ``recency`` ^ steps from the end of its history.
+
+History items that count the row's user (u_i = 1) are scored with one table of terms C_ij / (sqrt((c_i - 1) c_j) + s);
+the few j that the user took too are corrected one by one. A user without training rows (u = 0) has the plain table.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol, Self
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+from scipy.sparse.linalg import eigsh
+
+from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows, origins, packed, rejoined, unpacked
+from i2vae_lib.data.user_sequences import user_sequences
+from i2vae_lib.generators.graphs import Unified, cosine, entries_apart, user_items
+
+_NOWHERE = -1  # step of an item that is not in the user's longest sequence (only in a shorter row)
+_ROUNDING = 1e-9  # smaller scores are rounding errors of adding and subtracting
+_AT_ONCE = 4_000_000  # at least so many pairs of a user's items are weighed at once
+_KEPT = 20_000_000  # at most so many pairs are kept for other settings
+
+
+class Settings(Protocol):
+    """The settings that weigh the counts (module docstring)."""
+
+    @property
+    def shrinkage(self) -> float: ...
+    @property
+    def proximity(self) -> float: ...
+    @property
+    def backward(self) -> float: ...
+    @property
+    def across(self) -> float: ...
+    @property
+    def recency(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """:class:`Settings` as plain values; the defaults are those of a bag."""
+
+    shrinkage: float
+    proximity: float = 0.0
+    backward: float = 1.0
+    across: float = 1.0
+    recency: float = 1.0
+
+
+class LeftOut:
+    """Scores of items given histories, with each row's own user left out of the counts.
+
+    Parameters
+    ----------
+    users
+        object array of str [n], the training users.
+    graph
+        Binary users x unified items: what each took, targets included.
+    steps
+        int64 [2, entries of the graph]: the item's place in the user's sequence of X and of Y, or :data:`_NOWHERE`.
+    parted
+        bool [n]: the user's two domains are unlinked (``controls.overlap_mode`` = detach), so pairs across them do not
+        count; the user is still left out as one person.
+    p
+        ``shrinkage``, ``proximity``, ``backward``, ``across``, ``recency``.
+    """
+
+    def __init__(
+        self, catalogue: Catalogue, users: Array, graph: sparse.csr_matrix, steps: Array, parted: Array, p: Settings
+    ):
+        self.unified = Unified(catalogue)
+        self.taken = graph.getnnz(axis=0)
+        self._hold(users, graph, steps, parted)
+        self._place(self._pattern())
+        self._weigh(p)
+        self._divide()
+
+    def _hold(self, users: Array, graph: sparse.csr_matrix, steps: Array, parted: Array) -> None:
+        """Set the users and what they took."""
+        self.users, self.graph, self.steps, self.parted = users, graph, steps, parted
+        self._owner = np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr))
+        self._line = pd.Index(users, dtype=object)
+        self._entries = self._entry_keys(self._owner, graph.indices)
+        self._longest = int(steps.max(initial=0))
+        few = (np.diff(graph.indptr).astype(np.int64) ** 2).sum() <= _KEPT
+        self._located: list[tuple[Array, Array, Array]] | None = [] if few else None
+
+    def _place(self, together: sparse.csr_matrix) -> None:
+        """Set the table of pairs, and where each pair is in it."""
+        self.together = together
+        self._rows = np.repeat(np.arange(self.unified.size, dtype=np.int32), np.diff(together.indptr))
+        self._keys = self._rows.astype(np.int64) * self.unified.size + together.indices
+        self._places = {d: self._places_of(d) for d in DOMAINS}
+        if self._located is not None:
+            self._located = list(self._locate())
+
+    def _locate(self) -> Iterator[tuple[Array, Array, Array]]:
+        """For all pairs of items of one user: their places in the table, and their :meth:`_gaps`."""
+        for shown, candidate in _pairs_by_part(self.graph, max(_AT_ONCE, len(self._keys))):
+            at = self._pair(self.graph.indices[shown], self.graph.indices[candidate])
+            yield at.astype(np.int32 if len(self._keys) < 2**31 else np.int64), *self._gaps(shown, candidate)
+
+    def _gaps(self, shown: Array, candidate: Array) -> tuple[Array, Array]:
+        """Steps in X and in Y from shown to candidate entries of the same user, as indices into :meth:`_by_gap`."""
+        nowhere = 2 * self._longest + 1
+        x, y = (
+            np.where(
+                (step[shown] == _NOWHERE) | (step[candidate] == _NOWHERE),
+                nowhere,
+                step[candidate] - step[shown] + self._longest,
+            )
+            for step in self.steps
+        )
+        x[(x == nowhere) & (y == nowhere) & self.parted[self._owner[shown]]] = nowhere + 1
+        small = np.min_scalar_type(-nowhere - 1)
+        return x.astype(small), y.astype(small)
+
+    def _by_gap(self) -> Array:
+        """w_ij by gap, from the longest backward one; then -1 for no common sequence, 0 for unlinked domains."""
+        gap = np.arange(-self._longest, self._longest + 1)
+        near = np.maximum(np.abs(gap), 1.0) ** -self.p.proximity * np.where(gap > 0, 1.0, self.p.backward)
+        return np.concatenate([near, [-1.0, 0.0]])
+
+    def _weights(self, x: Array, y: Array) -> Array:
+        """w_ij of these gaps, float64; of linked items, which may share both domains, the larger weight counts."""
+        of = self._by_gap()
+        best = np.maximum(of[x], of[y])
+        return np.where(best >= 0, best, self.p.across)
+
+    def _weigh(self, p: Settings) -> None:
+        """Set the sums C_ij under these settings."""
+        self.p = p
+        sums = np.zeros(len(self._keys))
+        for at, x, y in self._locate() if self._located is None else self._located:
+            sums += np.bincount(at, self._weights(x, y), len(self._keys))
+        self.together = self._like(sums)
+
+    def _places_of(self, domain: str) -> tuple[Array, Array, Array]:
+        """The table's entries in columns of a domain's items, with column numbers and line ends as their own matrix."""
+        column = self.unified.column[domain][self.together.indices]
+        kept = np.flatnonzero(column >= 0)
+        ends = np.searchsorted(kept, self.together.indptr)
+        small = self.together.indices.dtype
+        return kept.astype(small), column[kept].astype(small), ends
+
+    def _divide(self) -> None:
+        """Set the tables of terms by domain asked for: for items that the user did not take, and for those taken."""
+        self._plain, self._without = ({d: self._table(less, d) for d in DOMAINS} for less in (0, 1))
+
+    def reweighted(self, p: Settings) -> Self:
+        """The same users and interactions under other settings; parts that do not depend on these are shared."""
+        again, before = copy.copy(self), self.p
+        again.p = p
+        if (p.proximity, p.backward, p.across) != (before.proximity, before.backward, before.across):
+            again._weigh(p)
+            again._divide()
+        elif p.shrinkage != before.shrinkage:
+            again._divide()
+        return again
+
+    def _like(self, values: Array) -> sparse.csr_matrix:
+        """A matrix with these values in the places of the table."""
+        return sparse.csr_matrix((values, self.together.indices, self.together.indptr), shape=self.together.shape)
+
+    @classmethod
+    def fit(cls, train: Rows, p: Settings) -> Self:
+        """Counts of the training interactions, targets included."""
+        halves = set(origins(train)[origins(train) != train.user])
+        train = rejoined(train)
+        unified = Unified(train.catalogue)
+        graph = user_items(train, unified)
+        graph.sort_indices()
+        owner = np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr))
+        keys = owner.astype(np.int64) * unified.size + graph.indices
+        whole = user_sequences(train)
+        steps = np.full((len(DOMAINS), len(keys)), _NOWHERE)
+        for number, d in enumerate(DOMAINS):
+            sequences = whole.sequences[d]
+            at = np.searchsorted(keys, sequences.owner * unified.size + unified.of[d][sequences.values])
+            place = np.arange(len(at)) - sequences.offsets[sequences.owner]
+            steps[number, at[::-1]] = place[::-1]  # of an item that occurs twice, the first place counts
+        return cls(train.catalogue, whole.users, graph, steps, np.array([user in halves for user in whole.users]), p)
+
+    def apart(self, train: Rows) -> Array:
+        """Interactions and counts that do not come from these rows, by unified item: int64 [n]."""
+        return self.apart_from(type(self).fit(train, self.p))
+
+    def apart_from(self, other: Self) -> Array:
+        """:meth:`apart` against counts already made under the same settings."""
+        apart: Array = entries_apart(self.graph, other.graph) + entries_apart(self.together, other.together)
+        return apart
+
+    def _entry_keys(self, line: Array, item: Array) -> Array:
+        return line.astype(np.int64) * self.unified.size + item
+
+    def _pattern(self) -> sparse.csr_matrix:
+        """Zeros, unified x unified, stored wherever somebody took both items."""
+        both = (self.graph.T.tocsr() @ self.graph).tocsr()
+        both.sort_indices()
+        line = np.repeat(np.arange(both.shape[0]), np.diff(both.indptr))
+        off = np.flatnonzero(line != both.indices)
+        ends = np.searchsorted(off, both.indptr)
+        return sparse.csr_matrix((np.zeros(len(off)), both.indices[off], ends), shape=both.shape)
+
+    def _pair(self, shown: Array, candidate: Array) -> Array:
+        """The table's entry of each pair that somebody took."""
+        return np.searchsorted(self._keys, shown.astype(np.int64) * self.unified.size + candidate)
+
+    def _table(self, less: int, domain: str) -> sparse.csr_matrix:
+        """C_ij / (sqrt((c_i - less) c_j) + s), unified items x items of a domain."""
+        kept, columns, ends = self._places[domain]
+        taken = self.taken[self._rows[kept]] - less, self.taken[self.together.indices[kept]]
+        shape = (self.unified.size, len(self.unified.of[domain]) - 1)
+        return sparse.csr_matrix((self._term(self.together.data[kept], *taken), columns, ends), shape=shape)
+
+    def _term(self, both: Array, one: Array, another: Array) -> Array:
+        below = np.sqrt(one * another) + self.p.shrinkage
+        return np.divide(both, below, out=np.zeros(len(below)), where=below > 0)  # 0 / 0: nobody else took it
+
+    def scores(self, rows: Rows, domain: str) -> Array:
+        """Scores of the items 1…n of a domain, float32 [rows, n]; 0 where nothing is known."""
+        return scores_of([self], rows, domain)[0]
+
+    def without_users(self) -> Self:
+        """The same counts without the users: new users need only the plain tables, and get the same scores."""
+        nameless = copy.copy(self)
+        nameless._hold(self.users[:0], self.graph[:0], self.steps[:, :0], self.parted[:0])
+        return nameless
+
+    def arrays(self) -> dict[str, Array]:
+        """What scoring needs: users and what they took or, after :meth:`without_users`, the counts of pairs."""
+        if len(self.users):
+            graph = {"indices": self.graph.indices, "indptr": self.graph.indptr}
+            return {"users": packed(self.users), "steps": self.steps, "parted": self.parted} | graph
+        pairs = {"indices": self.together.indices, "indptr": self.together.indptr}
+        return {"together": self.together.data, "taken": self.taken} | pairs
+
+    @classmethod
+    def restore(cls, catalogue: Catalogue, arrays: Mapping[str, Array], p: Settings) -> Self:
+        """Rebuild from :meth:`arrays`."""
+        size, indices, indptr = Unified(catalogue).size, arrays["indices"], arrays["indptr"]
+        if "users" in arrays:
+            users = np.array(unpacked(arrays["users"]), dtype=object)
+            ones = np.ones(len(indices), dtype=np.float32)
+            graph = sparse.csr_matrix((ones, indices, indptr), shape=(len(users), size))
+            return cls(catalogue, users, graph, arrays["steps"], arrays["parted"], p)
+        nobody = sparse.csr_matrix((0, size), dtype=np.float32)
+        empty = cls(catalogue, np.zeros(0, object), nobody, np.zeros((len(DOMAINS), 0), np.int64), np.zeros(0, bool), p)
+        empty.taken = arrays["taken"]
+        empty._place(sparse.csr_matrix((arrays["together"], indices, indptr), shape=(size, size)))
+        empty._divide()
+        return empty
+
+
+def scores_of(tables: Sequence[LeftOut], rows: Rows, domain: str) -> list[Array]:
+    """:meth:`LeftOut.scores` under several settings of the same counts (:meth:`LeftOut.reweighted`)."""
+    counts = tables[0]
+    back, row, item = _shown(rows, counts.unified)
+    line = counts._line.get_indexer(pd.Index(origins(rows), dtype=object))[row]
+    wanted = counts._entry_keys(line, item)
+    entries = counts._entries if len(counts._entries) else np.array([-1])  # equals no key
+    entry = np.minimum(np.searchsorted(entries, wanted), len(entries) - 1)
+    own = (line >= 0) & (entries[entry] == wanted)  # the row's user is in this item's counts
+    # what a user's pair of items is too high by is the same in all rows of that user
+    held, mine = np.unique(entry[own], return_inverse=True)
+    owner = counts._owner[held]
+    which, candidate = with_range(counts.graph.indptr[owner], counts.graph.indptr[owner + 1])
+    number = counts.unified.column[domain][counts.graph.indices[candidate]]
+    kept = (held[which] != candidate) & (number >= 0)
+    which, candidate, number = which[kept], candidate[kept], number[kept]
+    first, second = counts.graph.indices[held[which]], counts.graph.indices[candidate]
+    at, gaps = counts._pair(first, second), counts._gaps(held[which], candidate)
+
+    def lines(values: Array, columns: Array, of: Array, shape: tuple[int, int]) -> sparse.csr_matrix:
+        ends = np.searchsorted(of, np.arange(shape[0] + 1))
+        return sparse.csr_matrix((values, columns, ends), shape=shape)
+
+    shape = (len(rows), counts.unified.size)
+    by_setting = []
+    for table in tables:
+        weight = table.p.recency**back
+        others = lines(weight[~own], item[~own], row[~own], shape) @ table._plain[domain]
+        if not own.any():  # nobody to leave out: small scores can be dropped while the matrix is sparse
+            others.data[others.data < _ROUNDING] = 0.0
+            by_setting.append(others.toarray().astype(np.float32))
+            continue
+        scores = (lines(weight[own], item[own], row[own], shape) @ table._without[domain]).toarray()
+        if others.nnz:
+            scores += others.toarray()
+        if len(which):
+            both, taken = table.together.data[at], (counts.taken[first] - 1, counts.taken[second])
+            right = table._term(both - table._weights(*gaps), taken[0], taken[1] - 1)
+            repairs = lines(right - table._term(both, *taken), number, which, (len(held), scores.shape[1]))
+            scores += (lines(weight[own], mine, row[own], (len(rows), len(held))) @ repairs).toarray()
+        scores[scores < _ROUNDING] = 0.0
+        by_setting.append(scores.astype(np.float32))
+    return by_setting
+
+
+def _shown(rows: Rows, unified: Unified) -> tuple[Array, Array, Array]:
+    """Steps from the end (float64), row and unified item of both histories; of an item twice in a row, the later."""
+    lines, items, steps = [], [], []
+    for d in DOMAINS:
+        history = rows.history[d]
+        steps.append(history.offsets[history.owner + 1] - 1 - np.arange(len(history.values)))
+        lines.append(history.owner)
+        items.append(unified.of[d][history.values])
+    line, item, back = (np.concatenate(one) for one in (lines, items, steps))
+    order = np.lexsort((back, item, line))
+    key = line.astype(np.int64)[order] * unified.size + item[order]
+    first = order[np.flatnonzero(np.diff(key, prepend=-1))]
+    return back[first].astype(np.float64), line[first], item[first]
+
+
+def with_range(starts: Array, ends: Array) -> tuple[Array, Array]:
+    """Every (number of a range, value in that range), int64 [m] each."""
+    lengths = (ends - starts).astype(np.int64)
+    number = np.repeat(np.arange(len(lengths)), lengths)
+    offset = np.arange(len(number)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return number, starts[number] + offset
+
+
+def _pairs_by_part(graph: sparse.csr_matrix, largest: int = _AT_ONCE) -> Iterator[tuple[Array, Array]]:
+    """Ordered pairs of different entries of one line, int64 [m] each, about ``largest`` at a time."""
+    lengths = np.diff(graph.indptr).astype(np.int64)
+    part = np.cumsum(lengths**2) // largest
+    bounds = np.flatnonzero(np.diff(part, prepend=-1, append=len(part) and part[-1] + 1))
+    for begin, end in pairwise(bounds):
+        entries = np.arange(graph.indptr[begin], graph.indptr[end])
+        line = np.repeat(np.arange(begin, end), lengths[begin:end])
+        shown, candidate = with_range(graph.indptr[line], graph.indptr[line + 1])
+        shown = entries[shown]
+        differ = shown != candidate
+        yield shown[differ], candidate[differ]
+
+
+def item_vectors(train: Rows, d: int, shrinkage: float) -> Array:
+    """Vectors whose dot products come nearest to the items' cosines with shrinkage: float32 [unified items, d].
+
+    V sqrt(W) of the d largest eigenvalues W of the table (negative ones count as 0), scaled to a mean squared norm
+    of 1. Learnt from all training users, as a start of item embeddings; an item that nobody took together with another
+    has the zero vector.
+    """
+    graph = user_items(train, Unified(train.catalogue))
+    table = cosine(graph, shrinkage).astype(np.float64)
+    start = np.zeros((table.shape[0], d), dtype=np.float32)
+    if not table.nnz:
+        return start
+    values, vectors = eigsh(table, k=min(d, table.shape[0] - 1), which="LA", v0=np.ones(table.shape[0]))
+    scaled = vectors[:, ::-1] * np.sqrt(np.maximum(values[::-1], 0.0))
+    scaled /= max(np.sqrt(np.square(scaled).sum(axis=1).mean()), np.finfo(np.float64).tiny)
+    start[:, : scaled.shape[1]] = scaled
+    return start
+
+
+def start_apart(train: Rows, vectors: Array, shrinkage: float) -> Array:
+    """Items whose vectors are not those that :func:`item_vectors` makes of these rows: bool [unified items].
+
+    No eigenvector is computed: each column v must solve T v = w v for the table T of these rows, with w its Rayleigh
+    quotient, and the columns' squared norms must be proportional to their w. An item is marked if its line of
+    T v - w v is larger than float32 explains. Not detected: columns that are other eigenvectors of T.
+    """
+    table = cosine(user_items(train, Unified(train.catalogue)), shrinkage).astype(np.float64)
+    v = vectors.astype(np.float64)
+    norms = np.square(v).sum(axis=0)
+    image = table @ v
+    values = np.divide((v * image).sum(axis=0), norms, out=np.zeros(len(norms)), where=norms > 0)
+    # a column of zeros: its eigenvalue is not positive, or there are fewer than d
+    scale = values.sum() / max(norms.sum(), np.finfo(np.float64).tiny)
+    wrong = np.abs(values - scale * norms) > 1e-4 * values.max(initial=0)
+    residual = np.abs(image - v * values)
+    limit = 1e-5 * max(values.max(initial=0), np.finfo(np.float32).tiny) * np.abs(v).max(axis=0)
+    apart: Array = (residual > limit).any(axis=1) | (np.abs(v[:, wrong]) > 0).any(axis=1)
+    return apart

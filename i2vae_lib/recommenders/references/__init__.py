@@ -1,0 +1,1 @@
+"""Rankers that stand in every table, and two ceilings."""

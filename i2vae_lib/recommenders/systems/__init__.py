@@ -1,0 +1,1 @@
+"""The paper's baselines and newer rivals, one file each."""

@@ -1,0 +1,268 @@
+"""Training at every position of a sequence in one pass, with a softmax over the next item's domain.
+
+What :mod:`.systems.sasrec_ce` and :mod:`.systems.esasrec` share: all but the block.
+With f_t the state after event t of a user's sequence, i_{t+1} the item of the next event, d its domain and E the item
+table (of inputs and outputs alike),
+
+    loss = mean over asked positions of -log softmax_{j in items of d} (f_t . E_j) at i_{t+1}
+
+**What a position may see.** An evaluation row shows nothing later than its target and, in the other domain, nothing of
+its target's stamp; so must every position. Of one stamp, a user's events of the two domains stand as two blocks, in an
+order that is drawn anew each epoch. The second block's events are not asked for in that epoch: the state before each of
+them has seen the first block. The first block's are, and see earlier stamps and, inside their own domain, what stands
+before them, as evaluation rows do. Later positions see both blocks. An item whose twin (or itself) stands earlier in a
+sequence is not asked for either: evaluation rows are scrubbed of their target's twin. Where data have no common time,
+the first block is all of one domain, and the second, which sees all of it, is asked for too: an evaluation row's other
+history stands whole.
+
+**Cold rows.** A share of a batch's sequences come once more: the last event is asked for, and of what stands before it
+only the other domain is shown, of earlier stamps.
+
+**Long sequences.** Of a sequence of more than T + 1 events, T + 1 consecutive ones, drawn anew each epoch.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from torch import nn
+
+from i2vae_lib.data.batches import bucketed
+from i2vae_lib.data.rows import PAD, Array, Catalogue, Ragged, Rows
+from i2vae_lib.data.user_sequences import interleaved, stamp_numbers, user_sequences
+from i2vae_lib.generators.cooccurrence import item_vectors
+from i2vae_lib.generators.graphs import Unified
+from i2vae_lib.generators.psg import Generator
+from i2vae_lib.model.likelihoods import categorical_mean
+from i2vae_lib.model.transformers import CausalTransformer
+from i2vae_lib.params import Parameters
+from i2vae_lib.recommenders.systems.separate_or_merged import PerDomain
+from i2vae_lib.recommenders.trained import Trained, dot
+from i2vae_lib.training import Stage
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Sequences of one stream, left-padded with 0, and what is asked after each of their events."""
+
+    inputs: torch.Tensor  # int64 [B, L]
+    targets: torch.Tensor  # int64 [B, L], 0 where nothing is asked
+    share: float  # asked positions, against a mean batch of the stream
+
+    def to(self, device: torch.device) -> Self:
+        return type(self)(self.inputs.to(device), self.targets.to(device), self.share)
+
+
+@dataclass(frozen=True)
+class Orders:
+    """The users of one stream, each in as many orders as it has domains: which of them stands last in every stamp.
+
+    Parameters
+    ----------
+    sequences
+        Line ``i + n * last`` is user i's whole sequence (two events or more) with domain ``last`` last; moments are
+        stamps.
+    asked
+        bool [total]: whether the event may be asked for.
+    domain
+        int64 [total]: which of the stream's domains the event belongs to.
+    users
+        n.
+    """
+
+    sequences: Ragged
+    asked: Array
+    domain: Array
+    users: int
+
+    @classmethod
+    def of(cls, parts: Sequence[Ragged], sizes: Sequence[int], product: Array) -> Self:
+        """Of all users' sequences, a part a domain, by their numbers in the stream.
+
+        Parameters
+        ----------
+        sizes
+            Items of each domain.
+        product
+            int [numbers + 1]: the product that a number stands for, one for linked items.
+        """
+        several = np.flatnonzero(np.sum([one.lengths for one in parts], axis=0) > 1)
+        parts, users = [one.take(several) for one in parts], len(several)
+        lines = [interleaved(parts, np.full(users, last)) for last in range(len(parts))]
+        values, stamps = (
+            np.concatenate(one) for one in zip(*((one.values, one.moments) for one in lines), strict=True)
+        )
+        sequences = Ragged.from_lengths(values, np.concatenate([one.lengths for one in lines]), stamps)
+        owner = sequences.owner
+        domain = np.searchsorted(np.cumsum(sizes), values)
+        stamp = stamp_numbers(sequences)
+        block = domain[np.unique(stamp, return_index=True)[1]][stamp]  # the domain that a stamp's first event has
+        new = np.zeros(len(values), dtype=bool)
+        new[np.unique(owner * len(product) + product[values], return_index=True)[1]] = True
+        return cls(sequences, (domain == block) & new, domain, users)
+
+    def draw(self, at: Array, length: int, hidden_share: float, rng: np.random.Generator) -> tuple[Array, Array]:
+        """Inputs and targets of users at ``length + 1`` consecutive events, or all that there are.
+
+        Returns
+        -------
+        inputs, targets
+            int64 [m, L] each, m >= len(at): sequences with a hidden domain come after the others.
+        """
+        count = self.sequences.lengths[at]
+        lines = at + self.users * rng.integers(0, len(self.sequences) // max(1, self.users), len(at))
+        ends = np.where(count > length + 1, rng.integers(np.minimum(count, length + 1), count + 1), count)
+        width = int(np.minimum(count, length + 1).max())
+        starts = self.sequences.offsets[lines]
+        place = (starts + ends)[:, None] - np.arange(width, 0, -1)
+        valid = place >= starts[:, None]
+        place = np.where(valid, place, 0)
+        items = np.where(valid, self.sequences.values[place], PAD).astype(np.int64)
+        inputs, earlier, last = items[:, :-1], place[:, :-1], place[:, -1]
+        targets = np.where(valid[:, :-1] & self.asked[place[:, 1:]], items[:, 1:], PAD)
+        assert self.sequences.moments is not None
+        stamps = self.sequences.moments
+        shown = valid[:, :-1] & (self.domain[earlier] != self.domain[last][:, None])
+        shown &= stamps[earlier] < stamps[last][:, None]
+        again = (rng.random(len(at)) < hidden_share) & shown.any(axis=1) & self.asked[last]
+        shown = shown[again]
+        hidden = np.take_along_axis(
+            np.where(shown, inputs[again], PAD), np.argsort(shown, axis=1, kind="stable"), axis=1
+        )
+        alone = np.zeros_like(hidden)
+        alone[:, -1] = items[again, -1]
+        return np.concatenate([inputs, hidden]), np.concatenate([targets, alone])
+
+
+class Stream(nn.Module):
+    """One vocabulary and its transformer."""
+
+    def __init__(self, size: int, d: int, transformer: CausalTransformer):
+        super().__init__()
+        self.items = nn.Embedding(size + 1, d, padding_idx=PAD)
+        self.transformer = transformer
+
+    def forward(self, inputs: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        """Item numbers [B, L] -> states [B, L, d]."""
+        states: torch.Tensor = self.transformer(self.items(inputs), inputs != PAD, generator)
+        return states
+
+
+class EveryPosition(Trained):
+    """What is trained at every position; a system says which blocks it has and reads which way."""
+
+    reading_of: ClassVar[type[PerDomain]]
+
+    def __init__(self, catalogue: Catalogue, params: Parameters):
+        super().__init__(catalogue, params)
+        self.reading = self.reading_of(catalogue)
+
+    @abstractmethod
+    def network(self, stream: str) -> nn.Module:
+        """A new one for a stream: item numbers [B, L] -> states [B, L, d], and its item vectors as ``items``."""
+
+    def states(
+        self, stream: str, inputs: torch.Tensor, following: torch.Tensor, generator: torch.Generator | None
+    ) -> torch.Tensor:
+        """States after each event, [B, L, d].
+
+        Parameters
+        ----------
+        following
+            int64 [B, L]: which of the stream's domains the next event belongs to; -1 where there is none.
+        """
+        states: torch.Tensor = self.module[stream](inputs, generator)
+        return states
+
+    def adopt(self, train: Rows, generator: Generator | None) -> None:
+        if self.own.start == "cooccurrence":
+            self.start = item_vectors(train, self.params.model.d, self.start_shrinkage)
+
+    def build(self, weights: torch.Generator) -> nn.Module:
+        reading = self.reading
+        streams = {s: self.network(s) for s in reading.streams}
+        module = nn.ModuleDict(streams)
+        with torch.no_grad():
+            for name, weight in module.named_parameters():
+                if weight.dim() > 1:  # norms and biases start at 1 and 0
+                    nn.init.xavier_normal_(weight, generator=weights)
+                elif name.endswith("bias"):
+                    nn.init.zeros_(weight)
+            for name in self.reading.streams:
+                table = streams[name].get_parameter("items.weight")
+                if self.start is not None:
+                    table[1:] = torch.from_numpy(self.start[self.products(name)[1:]])
+                table[PAD] = 0.0
+        return module
+
+    def products(self, stream: str) -> Array:
+        """The product that each number of a stream stands for, one for linked items: int64 [numbers + 1]."""
+        unified = Unified(self.catalogue)
+        return np.concatenate([[-1], *(unified.of[d][1:] for d in self.reading.domains(stream))])
+
+    def orders(self, train: Rows) -> dict[str, Orders]:
+        """What each stream is learnt from."""
+        sequences = user_sequences(train).sequences
+        found = {}
+        for s in self.reading.streams:
+            parts = [self.reading.numbered(sequences[d], d) for d in self.reading.domains(s)]
+            found[s] = Orders.of(parts, [self.sizes[d] for d in self.reading.domains(s)], self.products(s))
+        return found
+
+    def stages(self, train: Rows) -> Iterator[Stage]:
+        size, length = self.params.training.batch_size, self.params.model.T
+        orders = self.orders(train)
+        lengths = {s: one.sequences.lengths[: one.users] for s, one in orders.items()}
+        steps = {s: -(-one.users // size) for s, one in orders.items()}
+        mean = {s: np.minimum(one - 1, length).sum() / max(1, steps[s]) for s, one in lengths.items()}
+
+        def batches(rng: np.random.Generator) -> Iterator[dict[str, Steps]]:
+            order = [(s, at) for s, one in lengths.items() for at in bucketed(one, size, rng)]
+            for i in rng.permutation(len(order)):
+                stream, at = order[i]
+                inputs, targets = orders[stream].draw(at, length, self.own.hidden_share, rng)
+                share = float((targets != PAD).sum() / mean[stream])
+                yield {stream: Steps(torch.from_numpy(inputs), torch.from_numpy(targets), share)}
+
+        rows = sum(one.users for one in orders.values())
+        yield Stage(self.name, self.module, self.loss, batches, rows, sum(steps.values()), beta2=0.98)
+
+    def loss(
+        self, batch: dict[str, Steps], epoch: int, generator: torch.Generator
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Mean over asked positions of -log softmax over the items of the target's domain, by the batch's share."""
+        [(name, one)] = batch.items()
+        asked = one.targets != PAD
+        following = self.domains_of(name, torch.cat([one.inputs[:, 1:], one.targets[:, -1:]], dim=1))
+        states, targets = self.states(name, one.inputs, following, generator)[asked], one.targets[asked]
+        total = states.new_zeros(())
+        for d in self.reading.domains(name):
+            low, size = self.reading.offset(d), self.sizes[d]
+            at = (targets > low) & (targets <= low + size)
+            table = self.module[name].items.weight[low + 1 : low + 1 + size]
+            total = total + at.sum() * categorical_mean(states[at], table, table.new_zeros(size), targets[at] - low - 1)
+        value = total / max(1, len(targets))
+        return one.share * value, {f"reconstruction/{name}": value.detach()}
+
+    def domains_of(self, stream: str, items: torch.Tensor) -> torch.Tensor:
+        """Which of the stream's domains each item number belongs to, -1 for padding."""
+        last = np.cumsum([self.sizes[d] for d in self.reading.domains(stream)])
+        found = torch.bucketize(items, torch.from_numpy(last).to(items.device))
+        return torch.where(items == PAD, -1, found)
+
+    def evident(self, rows: Rows) -> Array:
+        return self.reading.evident(rows)
+
+    def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
+        name, offset = self.reading.stream(domain), self.reading.offset(domain)
+        history = self.reading.histories(rows, domain).last(self.params.model.T)
+        inputs = torch.from_numpy(history.astype(np.int64)).to(self.device)
+        asked = torch.full_like(inputs[:, :1], offset + 1)  # of the domain; the item does not matter
+        states = self.states(name, inputs, self.domains_of(name, torch.cat([inputs[:, 1:], asked], dim=1)), None)
+        table = self.module[name].items.weight[offset + 1 : offset + 1 + self.sizes[domain]]
+        return dot(states[:, -1], table, items)

@@ -1,0 +1,257 @@
+"""Multi-VAE: a bag of items, through one Gaussian, to a multinomial over all items.
+
+Liang, Krishnan, Hoffman & Jebara, "Variational autoencoders for collaborative filtering", WWW 2018 (code:
+dawenl/vae_cf). With x_u the bag of a user's items, binary, and N_u of them,
+
+    h = tanh(W dropout(x_u / |x_u|) + b)      [mu | log sigma^2] = V h + c      z ~ N(mu, sigma^2)
+    logits = Q tanh(P z + p) + q
+    loss = mean over u of -sum_{i in x_u} log softmax(logits)_i + beta KL[N(mu, sigma^2) || N(0, I)]
+
+The first term is a sum over the bag, not a mean. beta rises linearly to its cap. A row scores logits at z = mu.
+
+Made for one domain, for users nobody trained on, and for no order. Here it comes in both readings
+(:mod:`.systems.separate_or_merged`): ``multivae-s``, two models that know nothing of each other, and
+``multivae-m``, one bag of both domains. A user is one bag: everything that it took in training, targets included. An
+evaluation row is the bag of its histories, so nothing has to be folded in.
+
+Departs
+    - latents have ``model.d`` dimensions (the code: 200) and batches ``training.batch_size`` users (500), as every
+      system here; beta counts epochs, not steps: the code's 200,000 steps are sized for ML-20M and would leave beta
+      near 0 on these data;
+    - biases start at 0 (the code: normal, sd 0.001), and the L2 term, which the code's VAE weighs with 0, is left out;
+    - epochs are selected on sampled NDCG@10 of both domains together, not on NDCG@100 of held-out clicks;
+    - merged: a softmax per domain, their costs summed over the domains in which a user has items; one softmax over the
+      union would let the larger domain take the smaller one's share;
+    - the two models of ``multivae-s`` share one early stop, on both domains' mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from i2vae_lib import training
+from i2vae_lib.data.batches import Tensors, as_indices
+from i2vae_lib.data.rows import Array, Ragged, Rows
+from i2vae_lib.data.user_sequences import chained, user_sequences
+from i2vae_lib.model.encoders import dropout, initialise
+from i2vae_lib.model.latents import Gaussian, annealing, kl, sample, standard_like
+from i2vae_lib.model.likelihoods import multinomial
+from i2vae_lib.recommenders.systems.separate_or_merged import both_readings
+from i2vae_lib.recommenders.trained import Trained, dot, stream_stage
+from i2vae_lib.training import CostAndParts, Stage
+
+Block = tuple[int, int]
+"""A softmax over a part of a vocabulary: the number of items before it, and of its own."""
+
+
+@dataclass(frozen=True)
+class Bags(Tensors):
+    """B sets of items, flat: set i is ``items[offsets[i]:offsets[i + 1]]``."""
+
+    items: torch.Tensor  # int64 [m], 0-based, distinct inside a set
+    offsets: torch.Tensor  # int64 [B + 1]
+
+    @classmethod
+    def of(cls, sets: Ragged) -> Self:
+        """What :func:`distinct` made, as tensors."""
+        return cls(as_indices(sets.values) - 1, as_indices(sets.offsets))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def counts(self) -> torch.Tensor:
+        """Items of each set, int64 [B]."""
+        return self.offsets.diff()
+
+    @property
+    def owner(self) -> torch.Tensor:
+        """For each item the number of its set, int64 [m]."""
+        return torch.repeat_interleave(self.counts, output_size=len(self.items))
+
+
+def distinct(sequences: Ragged) -> Ragged:
+    """Each sequence as a set: every item once, ascending."""
+    key = int(sequences.values.max(initial=0)) + 1
+    pairs = np.unique(sequences.owner * key + sequences.values)
+    return Ragged.from_lengths(pairs % key, np.bincount(pairs // key, minlength=len(sequences)))
+
+
+class Encoder(nn.Module):
+    """Bag -> N(mu, sigma^2) over d dimensions.
+
+    The first layer takes a handful of some ten thousand inputs: it sums the rows of those alone.
+    """
+
+    def __init__(self, size: int, hidden: int, d: int):
+        super().__init__()
+        self.items = nn.Parameter(torch.zeros(size, hidden))  # W transposed
+        self.bias = nn.Parameter(torch.zeros(hidden))
+        self.head = nn.Linear(hidden, 2 * d)
+
+    def forward(self, bags: Bags, rate: float, generator: torch.Generator | None) -> Gaussian:
+        """B bags -> q [B, d]; an empty bag is the zero vector. ``rate`` drops items, where there is a generator."""
+        norm = bags.counts.clamp(min=1).to(self.items.dtype).rsqrt()
+        values = dropout(norm[bags.owner], rate, generator)
+        summed = F.embedding_bag(
+            bags.items, self.items, bags.offsets, mode="sum", per_sample_weights=values, include_last_offset=True
+        )
+        mean, log_variance = self.head(torch.tanh(summed + self.bias)).chunk(2, dim=1)
+        return Gaussian(mean, log_variance)
+
+
+class Decoder(nn.Module):
+    """Latent -> logits of all items."""
+
+    def __init__(self, d: int, hidden: int, size: int):
+        super().__init__()
+        self.hidden = nn.Linear(d, hidden)
+        self.items = nn.Linear(hidden, size)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """What the logits are linear in: z [B, d] -> [B, hidden]."""
+        return torch.tanh(self.hidden(z))
+
+    def logits(self, states: torch.Tensor, block: Block) -> torch.Tensor:
+        """States [B, hidden] -> logits of the block's items [B, items]."""
+        return F.linear(states, *self._of(block))
+
+    def scores(self, z: torch.Tensor, items: torch.Tensor, block: Block) -> torch.Tensor:
+        """Logits of a block's candidates: z [B, d], items 1…n of the block, int64 [B, k] or [1, k] -> [B, k]."""
+        weight, bias = self._of(block)
+        return dot(self(z), weight, items) + bias[items - 1]
+
+    def _of(self, block: Block) -> tuple[torch.Tensor, torch.Tensor]:
+        low, size = block
+        return self.items.weight[low : low + size], self.items.bias[low : low + size]
+
+
+class VariationalAutoencoder(nn.Module):
+    """I -> hidden -> 2 d, and d -> hidden -> I."""
+
+    def __init__(self, size: int, hidden: int, d: int):
+        super().__init__()
+        self.encoder = Encoder(size, hidden, d)
+        self.decoder = Decoder(d, hidden, size)
+
+
+def draw(module: nn.Module, weights: torch.Generator) -> None:
+    """Xavier-uniform weights and zero biases, those of bag encoders included."""
+    initialise(module, weights)
+    with torch.no_grad():
+        for one in module.modules():
+            if isinstance(one, Encoder):
+                nn.init.xavier_uniform_(one.items, generator=weights)
+
+
+def reconstruction(decoder: Decoder, z: torch.Tensor, bags: Bags, blocks: Sequence[Block]) -> torch.Tensor:
+    """-sum over a bag of log softmax(logits), a softmax a block: [B].
+
+    Parameters
+    ----------
+    z
+        [B, d].
+    blocks
+        They cover the vocabulary. A bag skips the blocks in which it has no items.
+    """
+    states, owner = decoder(z), bags.owner
+    total = states.new_zeros(len(bags))
+    for low, size in blocks:
+        inside = torch.nonzero((bags.items >= low) & (bags.items < low + size))[:, 0]
+        who, line = torch.unique_consecutive(owner[inside], return_inverse=True)
+        nats = multinomial(decoder.logits(states[who], (low, size)), line, bags.items[inside] - low)
+        total = total.index_add(0, who, nats)
+    return total
+
+
+def costs(
+    module: VariationalAutoencoder,
+    bags: Bags,
+    blocks: Sequence[Block],
+    rate: float,
+    generator: torch.Generator | None,
+    prior: Gaussian | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The two costs of each bag in nats: reconstruction from a draw of z, KL[q || prior]. Each [B].
+
+    Without a generator nothing is dropped, and z is the mean; without a prior it is N(0, I).
+    """
+    q = module.encoder(bags, rate, generator)
+    prior = standard_like(q) if prior is None else prior
+    return reconstruction(module.decoder, sample(q, generator), bags, blocks), kl(q, prior)
+
+
+def weighed(name: str, found: tuple[torch.Tensor, torch.Tensor], beta: float) -> CostAndParts:
+    """Mean over bags of reconstruction + beta KL, what :func:`costs` found; and both under their names."""
+    nats, divergence = (one.mean() for one in found)
+    return nats + beta * divergence, {f"reconstruction/{name}": nats, f"kl/{name}": divergence}
+
+
+def shuffled(sets: Mapping[str, Sized], batch_size: int, rng: np.random.Generator) -> Iterator[tuple[str, Array]]:
+    """Batches of one epoch, those of all streams mixed: (stream, int64 positions)."""
+    batches = []
+    for name, one in sets.items():
+        order = rng.permutation(len(one))
+        batches += [(name, order[start : start + batch_size]) for start in range(0, len(one), batch_size)]
+    yield from (batches[i] for i in rng.permutation(len(batches)))
+
+
+def bag_stage(name: str, module: nn.Module, loss: training.Loss, bags: Mapping[str, Ragged], batch_size: int) -> Stage:
+    """A training over sets, one stream a batch."""
+
+    def collate(stream: str, at: Array, rng: np.random.Generator) -> Bags:
+        return Bags.of(bags[stream].take(at))
+
+    return stream_stage(name, module, loss, bags, batch_size, collate, shuffled)
+
+
+class _MultiVAE(Trained):
+    """Both readings."""
+
+    def blocks(self, stream: str) -> Sequence[Block]:
+        """A softmax for each domain of a stream."""
+        return [(self.reading.offset(d), self.catalogue.size(d)) for d in self.reading.domains(stream)]
+
+    def bags(self, train: Rows) -> dict[str, Ragged]:
+        """For each stream the sets of its users (not of rows: a user is one bag), without empty ones."""
+        sequences, found = user_sequences(train).sequences, {}
+        for stream in self.reading.streams:
+            whole = chained(*(self.reading.numbered(sequences[d], d) for d in self.reading.domains(stream)))
+            found[stream] = distinct(whole.take(np.flatnonzero(whole.lengths)))
+        return found
+
+    def build(self, weights: torch.Generator) -> nn.Module:
+        p = self.params
+        module = nn.ModuleDict()
+        for s in self.reading.streams:
+            module[s] = VariationalAutoencoder(self.reading.size(s), p.multivae.hidden, p.model.d)
+        draw(module, weights)
+        return module
+
+    def stages(self, train: Rows) -> Iterator[Stage]:
+        yield bag_stage("multivae", self.module, self.loss, self.bags(train), self.params.training.batch_size)
+
+    def loss(self, batch: dict[str, Bags], epoch: int, generator: torch.Generator) -> CostAndParts:
+        """Mean over the users of a batch."""
+        p = self.params.multivae
+        [(name, bags)] = batch.items()
+        module = self.module[name]
+        found = costs(module, bags, self.blocks(name), p.dropout, generator)
+        return weighed(name, found, p.beta * annealing(epoch, p.annealing_epochs))
+
+    def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
+        module = self.module[self.reading.stream(domain)]
+        bags = Bags.of(distinct(self.reading.histories(rows, domain))).to(self.device)
+        mean = module.encoder(bags, 0.0, None).mean
+        block = (self.reading.offset(domain), self.catalogue.size(domain))
+        return module.decoder.scores(mean, items, block)
+
+
+MultiVAES, MultiVAEM = both_readings(_MultiVAE, "multivae")
