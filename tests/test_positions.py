@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from i2vae_lib.generators import psg
 from i2vae_lib.model.every_position import EveryPosition
 from i2vae_lib.model.i2vae import Draws
 from i2vae_lib.params import ParameterError, Parameters, load, read_preset
-from i2vae_lib.recommenders import I2VAERecommender
+from i2vae_lib.recommenders import I2VAERecommender, positions
 from i2vae_lib.recommenders.positions import Lessons, silenced
 from tests.helpers.worlds import TINY, fitted
 
@@ -68,7 +69,7 @@ def test_a_position_when_compared_with_its_row(
         for d, side, latents in model.inferred(batch, None):
             draws = model.draw(latents, None)
             found = model.score_all(model.decode(draws, d), d, side)
-            events = lessons.shown.rows
+            events = lessons.rows
             for i in range(0, len(side.target), 7):
                 whole = int((side.sequences[side.line[i], : side.step[i] + 1] != 0).sum())
                 if whole != int(side.own_length[i] + side.other_length[i]):
@@ -78,9 +79,9 @@ def test_a_position_when_compared_with_its_row(
                     & (events.domain == DOMAINS.index(d))
                     & (events.lengths("own") == int(side.own_length[i]))
                     & (events.lengths("other") == int(side.other_length[i]))
-                    & (lessons.shown.told.moment == int(side.moment[i]))
+                    & (lessons.kept.told.moment == int(side.moment[i]))
                 )
-                alike = [lessons.shown.at_ends(np.array([one]), recipe.model.T)[d] for one in at]
+                alike = [lessons.kept.at_ends(np.array([one]), recipe.model.T)[d] for one in at]
                 scores = torch.cat([_scores(model, one, d) for one in alike])
                 assert (torch.abs(scores - found[i]).amax(dim=1) < 1e-3).any()
                 compared[d] += 1
@@ -225,3 +226,22 @@ def test_fit_when_evidence_is_taken_away(kept: str, dataset: CrossDomainDataset,
     rows = dataset.splits["test"]
     everything = np.broadcast_to(np.arange(1, 121, dtype=np.int32), (len(rows), 120))
     assert np.isfinite(found.score(rows, everything)).all()
+
+
+def test_batches_when_evidence_is_too_large_to_keep(
+    recommender: I2VAERecommender,
+    lessons: Lessons,
+    dataset: CrossDomainDataset,
+    recipe: Parameters,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Made with each batch, it is the same to the bit."""
+    monkeypatch.setattr(positions, "LARGEST", 0)
+    again = Lessons.of(dataset.splits["train"], recipe.model.T, recommender.shown)
+    assert lessons.kept is not None and again.kept is None
+    both = (one.batches(32, recipe.model.T, 0.2, np.random.default_rng(0)) for one in (lessons, again))
+    for kept, made in zip(*both, strict=True):
+        assert kept.keys() == made.keys()
+        for d, side in kept.items():
+            for field in dataclasses.fields(side):
+                assert torch.equal(getattr(side, field.name), getattr(made[d], field.name)), field.name

@@ -2,7 +2,8 @@
 
 Sequences, windows, the order of events of one stamp and cold copies are those of
 :mod:`i2vae_lib.recommenders.systems.every_position`. Pseudo-sequences and evidence of all events are made once, before
-training: what an event's row shows does not change from epoch to epoch.
+training, if they fit in :data:`LARGEST`: what an event's row shows does not change from epoch to epoch. Otherwise those
+of a batch are made with it, anew each epoch: the same numbers, in more time and less memory.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from i2vae_lib.model.every_position import Asked
 from i2vae_lib.recommenders.systems.every_position import Orders
 from i2vae_lib.recommenders.systems.separate_or_merged import Merged
 
+LARGEST = 2**32
+"""Bytes of pseudo-sequences and evidence that are kept through training."""
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -39,6 +43,12 @@ class Shown:
     rows: Rows
     recalled: tuple[Array, Array]
     told: Told | None
+
+    @property
+    def nbytes(self) -> int:
+        """Of what is recalled and told."""
+        told = () if self.told is None else (self.told.items, self.told.scores)
+        return sum(one.nbytes for one in (*self.recalled, *told))
 
     def take(self, at: Array) -> Self:
         items, scores = self.recalled
@@ -95,22 +105,28 @@ class Lessons:
     ----------
     orders
         Sequences of events, numbered 1…m in the order of :func:`i2vae_lib.data.user_sequences.asked_by_event`.
-    shown
-        Of the m events' rows, and after them of last events' rows whose own history is hidden.
+    rows
+        Of the m events, and after them of last events whose own history is hidden.
+    show
+        Recalls and tells.
+    kept
+        What ``show`` gives of all rows; None: too much to keep.
     hidden
-        int64 [m + 1]: line among ``shown`` of an event whose own history is hidden; -1: there is none.
+        int64 [m + 1]: line among ``rows`` of an event whose own history is hidden; -1: there is none.
     item
         int64 [m + 1]: the event's item, of X as 1…n, of Y as n + 1…; 0 for padding.
     """
 
     orders: Orders
-    shown: Shown
+    rows: Rows
+    show: Callable[[Rows], Shown]
+    kept: Shown | None
     hidden: Array
     item: Array
 
     @classmethod
     def of(cls, train: Rows, length: int, show: Callable[[Rows], Shown]) -> Self:
-        """Of training rows; ``show`` recalls and tells."""
+        """Of training rows."""
         rows, unified = asked_by_event(train, length), Unified(train.catalogue)
         sequences = user_sequences(train).sequences
         counts = [len(sequences[d].values) for d in DOMAINS]
@@ -129,9 +145,13 @@ class Lessons:
         hidden = np.full(len(rows) + 1, -1)
         hidden[last] = len(rows) + np.arange(len(last))
         item = [sequences[d].values.astype(np.int64) for d in DOMAINS]
+        rows = joined([rows, replace(blank, history=seen)])
+        kept = show(rows) if show(rows.take(np.arange(min(1, len(rows))))).nbytes * len(rows) <= LARGEST else None
         return cls(
             orders,
-            show(joined([rows, replace(blank, history=seen)])),
+            rows,
+            show,
+            kept,
             hidden,
             np.concatenate([[PAD], item[0], item[1] + train.catalogue.size("x")]),
         )
@@ -149,8 +169,14 @@ class Lessons:
             shown = np.where(line < len(at), event - 1, self.hidden[event])
             batch = {}
             for i, d in enumerate(DOMAINS):
-                here = np.flatnonzero((self.shown.rows.domain[shown] == i) & (shown >= 0))
+                here = np.flatnonzero((self.rows.domain[shown] == i) & (shown >= 0))
                 if len(here):
-                    batch[d] = self.shown.asked(shown[here], d, sequences, line[here], step[here], here)
+                    batch[d] = self._asked(shown[here], d, sequences, line[here], step[here], here)
             if batch:
                 yield batch
+
+    def _asked(self, at: Array, *where: Any) -> Asked:
+        """:meth:`Shown.asked` of what is kept, or of what is made for these rows."""
+        if self.kept is not None:
+            return self.kept.asked(at, *where)
+        return self.show(self.rows.take(at)).asked(np.arange(len(at)), *where)
