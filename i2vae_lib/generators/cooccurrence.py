@@ -166,8 +166,14 @@ class LeftOut:
         return kept.astype(small), column[kept].astype(small), ends
 
     def _divide(self) -> None:
-        """Set the tables of terms by domain asked for: for items that the user did not take, and for those taken."""
-        self._plain, self._without = ({d: self._table(less, d) for d in DOMAINS} for less in (0, 1))
+        """Forget the tables of terms of other settings."""
+        self._tables: dict[tuple[int, str], sparse.csr_matrix] = {}
+
+    def _terms(self, less: int, domain: str) -> sparse.csr_matrix:
+        """:meth:`_table`, made when first asked for: training rows need but those of items that the user took."""
+        if (less, domain) not in self._tables:
+            self._tables[less, domain] = self._table(less, domain)
+        return self._tables[less, domain]
 
     def reweighted(self, p: Settings) -> Self:
         """The same users and interactions under other settings; parts that do not depend on these are shared."""
@@ -301,14 +307,14 @@ def scores_of(tables: Sequence[LeftOut], rows: Rows, domain: str) -> list[Array]
     by_setting = []
     for table in tables:
         weight = table.p.recency**back
-        others = lines(weight[~own], item[~own], row[~own], shape) @ table._plain[domain]
         if not own.any():  # nobody to leave out: small scores can be dropped while the matrix is sparse
+            others = lines(weight, item, row, shape) @ table._terms(0, domain)
             others.data[others.data < _ROUNDING] = 0.0
             by_setting.append(others.toarray().astype(np.float32))
             continue
-        scores = (lines(weight[own], item[own], row[own], shape) @ table._without[domain]).toarray()
-        if others.nnz:
-            scores += others.toarray()
+        scores = (lines(weight[own], item[own], row[own], shape) @ table._terms(1, domain)).toarray()
+        if not own.all():
+            scores += (lines(weight[~own], item[~own], row[~own], shape) @ table._terms(0, domain)).toarray()
         if len(which):
             both, taken = table.together.data[at], (counts.taken[first] - 1, counts.taken[second])
             right = table._term(both - table._weights(*gaps), taken[0], taken[1] - 1)
