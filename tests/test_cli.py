@@ -922,3 +922,16 @@ def test_run_when_the_pair_file_was_edited_is_refused(
     edited.write_text(pair.read_text().replace("min_user: 3", "min_user: 4"))
     with pytest.raises(LayoutError, match=r"was made when .*edited\.yaml or its logs read otherwise"):
         stages.prepare(run)
+
+
+def test_recommend_when_the_file_is_there_leaves_it(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is replaced: no device, and not the file of those who ask."""
+    asked = tmp_path / "asked.parquet"
+    pd.DataFrame({"domain": ["x"], "items": [["x20"]]}).to_parquet(asked)
+    before = asked.read_bytes()
+    words = ["recommend", str(finished), "--history", "x=x20", "--domain", "y", "--out"]
+    assert f"{asked} exists: choose another --out" in refused(capsys, *words, str(asked))
+    assert "/dev/null exists: choose another --out" in refused(capsys, *words, "/dev/null")
+    assert asked.read_bytes() == before and Path("/dev/null").is_char_device()

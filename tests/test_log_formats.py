@@ -541,3 +541,12 @@ def test_orders_that_would_lose_something_are_refused(tmp_path, change, told):
     path.write_text(path.read_text().replace("unit: s", "unit: order"))
     with pytest.raises(DataError, match=rf"line \d+: column 'timestamp' .*{told}"):
         load_logs(path)
+
+
+@pytest.mark.parametrize("names", [("2014", "2015"), ("012", "013"), ("0x1f", "b2"), ("1", "0"), ("yes", "no")])
+def test_pair_file_when_the_logs_names_are_numbers_is_read(names: tuple[str, str], tmp_path: Path) -> None:
+    paths = [tmp_path / f"{name}.csv" for name in names]
+    for d, path in zip(DOMAINS, paths, strict=True):
+        path.write_text(csv_of(LOGS[d]), encoding="utf-8")
+    _, pair = read_as_described(tmp_path, *paths)
+    assert [pair.catalogue.names[d] for d in DOMAINS] == list(names)

@@ -154,10 +154,12 @@ def result_of(here: Run, ranks: pd.DataFrame) -> str:
 def recommend(given: argparse.Namespace) -> int:
     from i2vae_lib.api import I2VAE
     from i2vae_lib.results.text import escaped
-    from i2vae_lib.runs import check_outside_runs
+    from i2vae_lib.runs import LayoutError, check_outside_runs
 
     if given.out is not None:
         check_outside_runs(given.out)
+        if given.out.exists():  # a device, or the file of those who ask
+            raise LayoutError(f"{given.out} exists: choose another --out")
     kit = I2VAE.load(given.run)
     asked, d = _asked(kit, given), kit.catalogue.key(given.domain)
     if asked.dropped:

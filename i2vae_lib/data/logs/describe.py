@@ -401,7 +401,8 @@ def _shared_suspicions(
 def _proposed(layout: Layout, doubtful: bool) -> str:
     """The pair file's text; what lies in another folder than the first log is named by its whole path."""
     home, names = layout.sides["x"].path.resolve().parent, names_of(layout)
-    lines = ["name: " + (re.sub(r"[^\w.-]+", "_", f"{names['x']}_{names['y']}".lower()) or "pair")]
+    name = re.sub(r"[^\w.-]+", "_", f"{names['x']}_{names['y']}".lower()) or "pair"
+    lines = [_flow({"name": name})[1:-1]]  # quoted where YAML would read a number, as 2014_2015
     for d, side in layout.sides.items():
         told: dict[str, Any] = {"name": side.name, "path": _relative(side.path, home)}
         told |= {"more": [_relative(one, home) for one in side.more]} if side.more else {}
