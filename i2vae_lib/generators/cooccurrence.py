@@ -95,7 +95,7 @@ class LeftOut:
         self._hold(users, graph, steps, parted)
         self._place(self._pattern())
         self._weigh(p)
-        self._divide()
+        self._forget_terms()
 
     def _hold(self, users: Array, graph: sparse.csr_matrix, steps: Array, parted: Array) -> None:
         """Set the users and what they took."""
@@ -165,7 +165,7 @@ class LeftOut:
         small = self.together.indices.dtype
         return kept.astype(small), column[kept].astype(small), ends
 
-    def _divide(self) -> None:
+    def _forget_terms(self) -> None:
         """Forget the tables of terms of other settings."""
         self._tables: dict[tuple[int, str], sparse.csr_matrix] = {}
 
@@ -181,9 +181,9 @@ class LeftOut:
         again.p = p
         if (p.proximity, p.backward, p.across) != (before.proximity, before.backward, before.across):
             again._weigh(p)
-            again._divide()
+            again._forget_terms()
         elif p.shrinkage != before.shrinkage:
-            again._divide()
+            again._forget_terms()
         return again
 
     def _like(self, values: Array) -> sparse.csr_matrix:
@@ -276,7 +276,7 @@ class LeftOut:
         empty = cls(catalogue, np.zeros(0, object), nobody, np.zeros((len(DOMAINS), 0), np.int64), np.zeros(0, bool), p)
         empty.taken = arrays["taken"]
         empty._place(sparse.csr_matrix((arrays["together"], indices, indptr), shape=(size, size)))
-        empty._divide()
+        empty._forget_terms()
         return empty
 
 

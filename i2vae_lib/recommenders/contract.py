@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -107,8 +108,8 @@ class Recommender(ABC):
         for items, scores in best_items(self, rows, domain, k):
             there = items != PAD
             ids = [str(one) for one in catalogue.decode(domain, items[there])]
-            ends = np.cumsum(there.sum(axis=1)).tolist()
-            for begin, end, values in zip([0, *ends], ends, scores.tolist(), strict=False):
+            ends = pairwise([0, *np.cumsum(there.sum(axis=1)).tolist()])
+            for (begin, end), values in zip(ends, scores.tolist(), strict=True):
                 found.append((ids[begin:end], values[: end - begin]))
         return found
 
@@ -162,10 +163,11 @@ def best_items(
     place = np.full(size + 1, -1)
     place[columns] = np.arange(len(columns))
     step = min(ROWS_AT_ONCE, max(1, SCORES_AT_ONCE // max(1, len(columns))))
-    for begin in range(0, len(rows), _SORTED_TOGETHER * step):
-        block = rows.take(np.arange(begin, min(begin + _SORTED_TOGETHER * step, len(rows))))
+    width = min(k, len(columns))
+    together = min(_SORTED_TOGETHER * step, max(step, SCORES_AT_ONCE // width))  # what is found is held too
+    for begin in range(0, len(rows), together):
+        block = rows.take(np.arange(begin, min(begin + together, len(rows))))
         order = np.argsort(block.lengths("own") + block.lengths("other"), kind="stable")
-        width = min(k, len(columns))
         chosen, values = np.zeros((len(block), width), np.int32), np.zeros((len(block), width), np.float32)
         for start in range(0, len(block), step):
             at = order[start : start + step]
@@ -177,8 +179,8 @@ def best_items(
             taken = place[own.values]
             scores[own.owner[taken >= 0], taken[taken >= 0]] = -np.inf
             best = best_columns(scores, k)
-            values[at] = np.take_along_axis(scores, best, axis=1)
-            chosen[at] = np.where(np.isfinite(values[at]), columns[best], PAD)
+            values[at] = found = np.take_along_axis(scores, best, axis=1)
+            chosen[at] = np.where(np.isfinite(found), columns[best], PAD)
         yield chosen, values
 
 
