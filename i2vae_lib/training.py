@@ -159,12 +159,12 @@ def train(
         p = p.model_copy(update={"epochs": min(stage.epochs, p.epochs), "patience": 0})
     module = stage.module
     device = next(module.parameters()).device
-    optimizer = torch.optim.Adam(
+    kind = torch.optim.AdamW if stage.decoupled_decay else torch.optim.Adam
+    optimizer = kind(
         module.parameters(),
         lr=p.learning_rate,
         betas=(0.9, stage.beta2),
         weight_decay=stage.weight_decay or stage.decoupled_decay,
-        decoupled_weight_decay=stage.decoupled_decay > 0,
         fused=True,
     )
     state = _resume(callbacks.checkpoint, identity, module, optimizer, rng, generator) or State()

@@ -25,6 +25,7 @@ from i2vae_lib import cache, cli, notebooks, report, stages
 from i2vae_lib.audit import leaks as audit
 from i2vae_lib.commands import actions
 from i2vae_lib.data import CrossDomainDataset
+from i2vae_lib.data.logs.pair_file import ReleasedPair, read_any_pair
 from i2vae_lib.data.synthetic import generate_log, write_logs
 from i2vae_lib.labels import label
 from i2vae_lib.params import Parameters, load
@@ -680,6 +681,30 @@ def test_describe_when_out_is_given_writes_it_and_never_over_a_file(
     out.write_text("mine")
     assert f"{out} exists: choose another --out" in refused(capsys, *words, "--out", str(out))
     assert out.read_text() == "mine" and [one.name for one in tmp_path.iterdir()] == ["pair.yaml"]
+
+
+@pytest.mark.parametrize("out", ["pair.yaml", "logs/pair.yaml", "pairs/pair.yaml"])
+@pytest.mark.parametrize("layout", ["logs", "released"])
+def test_describe_when_its_pair_file_lies_anywhere_writes_one_that_reads_the_logs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str, out: str
+) -> None:
+    monkeypatch.delenv("I2VAE_DATA_DIR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    for folder in ("logs", "pairs"):
+        Path(folder).mkdir()
+    heads = {"logs": "user_id,item_id,timestamp", "released": "user_id,seq_d1,seq_d2,domain_id"}
+    for n, name in enumerate(("a.csv", "b.csv")):
+        rows = {
+            "logs": [f"u{u},i{n}{i},{1_400_000_000 + 90_000 * i + 40_000 * n}" for u in range(3) for i in range(4)],
+            "released": [f'{u},"[{u}, {u + 1}, {u + 2}]","[9, 8, 7]",{u % 2}' for u in range(3)],
+        }
+        Path("logs", name).write_text("\n".join([heads[layout], *rows[layout], ""]))
+    assert cli.main(["describe", "logs/a.csv", "logs/b.csv", "--out", out]) == 0
+    pair = read_any_pair(out)
+    found = (pair.train, pair.test) if isinstance(pair, ReleasedPair) else (pair.x.path, pair.y.path)
+    assert found == tuple((tmp_path / "logs" / name).resolve() for name in ("a.csv", "b.csv"))
+    # beside or above the logs, the folder can be moved as a whole
+    assert (str(tmp_path.resolve()) in Path(out).read_text()) == (out == "pairs/pair.yaml")
 
 
 def test_describe_when_a_file_is_missing_is_refused(

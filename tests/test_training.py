@@ -80,6 +80,38 @@ def train_toy(
     )
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_train_when_weights_decay_beside_the_gradients(monkeypatch: pytest.MonkeyPatch, decay: float) -> None:
+    """Adam is given what the lowest torch of pyproject.toml knows: 2.6 has this decay in AdamW alone."""
+    adam = torch.optim.Adam
+
+    def of_torch_2_6(parameters, *, lr, betas, weight_decay, fused):
+        return adam(parameters, lr=lr, betas=betas, weight_decay=weight_decay, fused=fused)
+
+    monkeypatch.setattr(torch.optim, "Adam", of_torch_2_6)
+    toy, p = Toy(), settings(epochs=2)
+    still = Stage(
+        "toy",
+        toy,
+        lambda *_: (0 * toy.weight.sum(), {}),
+        lambda rng: [{}, {}, {}],
+        rows=30,
+        steps=3,
+        decoupled_decay=decay,
+    )
+    training.train(
+        still,
+        itertools.cycle([{"ndcg@10": 0.1}, {"ndcg@10": 0.2}]).__next__,
+        p,
+        rng=np.random.default_rng(0),
+        generator=torch.Generator().manual_seed(0),
+        identity="toy",
+        callbacks=Callbacks(),
+    )
+    expected = torch.tensor([1.0, 2.0]) * (1 - p.learning_rate * decay) ** 6
+    assert torch.allclose(toy.weight.detach(), expected, rtol=1e-6)
+
+
 def fit(
     dataset: CrossDomainDataset,
     generator: psg.Generator,

@@ -304,7 +304,7 @@ def describe(given: argparse.Namespace) -> int:
     from i2vae_lib.data.rows import DataError
     from i2vae_lib.runs import write_atomically
 
-    found = describe_files(given.x, given.y)
+    found = describe_files(given.x, given.y, home=given.out.parent if given.out else None)
     print(found.text())
     if found.refusal:
         raise DataError("no pair file that would work: see above")

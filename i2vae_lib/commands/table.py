@@ -156,7 +156,7 @@ COMMANDS: dict[str, _Command] = {
         (
             _option("x", "log of one domain: CSV, JSON lines or Parquet", type=Path),
             _option("y", "log of the other; none: one file, a column tells the domain", type=Path, nargs="?"),
-            _option("--out", "where the proposed pair file goes: beside the logs, say", type=Path),
+            _option("--out", "where the pair file goes; it finds the logs from there", type=Path),
         ),
         ("i2vae describe Food.csv.gz Kitchen.csv.gz --out food_kitchen.yaml",),
     ),

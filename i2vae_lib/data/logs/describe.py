@@ -102,7 +102,8 @@ class Description:
     shared_users: int
     shared_items: int  # ids that stand in both item columns
     suspicious: tuple[str, ...]  # plain sentences
-    yaml: str  # a pair file, to be written beside the first log; "" if none would work
+    place: str  # where the pair file has to lie, since its paths start there
+    yaml: str  # the pair file; "" if none would work
     refusal: str  # why none would; "" if one does
 
     def text(self) -> str:
@@ -124,7 +125,7 @@ class Description:
             "",
             *([f"suspicious: {one}" for one in self.suspicious] or ["nothing suspicious"]),
             "",
-            *(["proposed pair file (beside the first log):", "", self.yaml.rstrip("\n")] if self.yaml else []),
+            *([f"proposed pair file ({self.place}):", "", self.yaml.rstrip("\n")] if self.yaml else []),
             *([f"no pair file is proposed: {self.refusal}"] if self.refusal else []),
         ]
         return "\n".join(lines)
@@ -136,6 +137,7 @@ class SplitsDescription:
 
     counts: Mapping[str, tuple[int, int]]  # file name -> rows, users
     shared_users: int
+    place: str  # where the pair file has to lie, since its paths start there
     yaml: str
     refusal: str = ""
 
@@ -149,7 +151,7 @@ class SplitsDescription:
                 *told,
                 f"users in both: {self.shared_users:,}",
                 "",
-                "proposed pair file (beside the first file):",
+                f"proposed pair file ({self.place}):",
                 "",
                 self.yaml.rstrip("\n"),
             ]
@@ -157,7 +159,7 @@ class SplitsDescription:
 
 
 def describe_files(
-    a: Path | str, b: Path | str | None = None, given: Mapping[str, str] | None = None
+    a: Path | str, b: Path | str | None = None, given: Mapping[str, str] | None = None, home: Path | str | None = None
 ) -> Description | SplitsDescription:
     """Guess the layout of two logs, count what they hold, and propose the pair file that reads them.
 
@@ -169,6 +171,8 @@ def describe_files(
         None (or ``a``): one file with both domains, which a column tells apart.
     given
         Names of the columns ``user``, ``item`` and ``timestamp`` that are known; the others are guessed.
+    home
+        The folder in which the pair file will lie: its paths start there. Default: the first log's.
 
     Raises
     ------
@@ -176,9 +180,10 @@ def describe_files(
         A file of no known format, columns that cannot be guessed, or two files of different layout.
     """
     paths = {"x": Path(a), "y": Path(a if b is None else b)}
+    home = Path(paths["x"].parent if home is None else home)
     names = {d: open_table(path, ()).names for d, path in paths.items()}
     if all({*RELEASED} <= {*one} for one in names.values()):
-        return _describe_splits(paths)
+        return _describe_splits(paths, home)
     suspicious: list[str] = []
     with database("2GB") as db:
         layout, sources = _settled(db, guess(db, paths, given or {}), suspicious)
@@ -207,7 +212,8 @@ def describe_files(
         users,
         items,
         tuple(suspicious),
-        "" if refusal else _proposed(layout, bool(integers and items)),
+        _place(paths["x"], home),
+        "" if refusal else _proposed(layout, home, bool(integers and items)),
         refusal,
     )
 
@@ -238,16 +244,15 @@ def _settled(db: duckdb.DuckDBPyConnection, layout: Layout, suspicious: list[str
     return layout, _read(db, layout)
 
 
-def _describe_splits(paths: Mapping[str, Path]) -> SplitsDescription:
+def _describe_splits(paths: Mapping[str, Path], home: Path) -> SplitsDescription:
     found = read_pair("pair", {"x": "first", "y": "second"}, paths["x"], paths["y"], "")
     rows = {"x": found.train, "y": found.test}
     counts = {paths[d].name: (len(one), len(set(one.user))) for d, one in rows.items()}
-    home = paths["x"].resolve().parent
     text = (
         "name: pair\nx: {name: first}\ny: {name: second}\nformat: released\n"
         f"{_flow({'train': _relative(paths['x'], home)})[1:-1]}\n{_flow({'test': _relative(paths['y'], home)})[1:-1]}\n"
     )
-    return SplitsDescription(counts, len(set(found.train.user) & set(found.test.user)), text)
+    return SplitsDescription(counts, len(set(found.train.user) & set(found.test.user)), _place(paths["x"], home), text)
 
 
 def _pair(layout: Layout) -> PairFile:
@@ -398,9 +403,9 @@ def _shared_suspicions(
     return found
 
 
-def _proposed(layout: Layout, doubtful: bool) -> str:
-    """The pair file's text; what lies in another folder than the first log is named by its whole path."""
-    home, names = layout.sides["x"].path.resolve().parent, names_of(layout)
+def _proposed(layout: Layout, home: Path, doubtful: bool) -> str:
+    """The pair file's text; what lies outside ``home`` is named by its whole path."""
+    names = names_of(layout)
     name = re.sub(r"[^\w.-]+", "_", f"{names['x']}_{names['y']}".lower()) or "pair"
     lines = [_flow({"name": name})[1:-1]]  # quoted where YAML would read a number, as 2014_2015
     for d, side in layout.sides.items():
@@ -416,9 +421,13 @@ def _proposed(layout: Layout, doubtful: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _place(first: Path, home: Path) -> str:
+    return "beside the first log" if home.resolve() == first.resolve().parent else f"in {home}"
+
+
 def _relative(path: Path, home: Path) -> str:
-    resolved = path.resolve()
-    return resolved.name if resolved.parent == home else str(resolved)
+    resolved, folder = path.resolve(), home.resolve()
+    return str(resolved.relative_to(folder) if resolved.is_relative_to(folder) else resolved)
 
 
 def _flow(mapping: Mapping[str, Any]) -> str:
