@@ -112,6 +112,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/bench_systems.py --data $(PAIR)
 	$(BIN)/python benchmarks/bench_sweep.py
 	$(BIN)/python benchmarks/bench_explorer.py --data $(PAIR)
+	$(BIN)/python benchmarks/bench_page.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -31,6 +31,7 @@ def main() -> None:
         start = time.perf_counter()
         while READY not in log.read_text() and time.perf_counter() - start < 120:
             time.sleep(0.2)
+        print(f"served after {time.perf_counter() - start:.1f} s")
         time.sleep(15)  # the kernel is started; now it makes the page
         [address, *_] = re.findall(r"http://127\.0\.0\.1:\d+/\?token=\S+", log.read_text())
         with sync_playwright() as playwright:

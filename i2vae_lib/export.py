@@ -30,8 +30,9 @@ from i2vae_lib.params import ParameterError, Parameters
 from i2vae_lib.recommenders import SYSTEMS, I2VAERecommender
 from i2vae_lib.results import lift, significance
 from i2vae_lib.results.differences import compare
+from i2vae_lib.results.escaping import escaped
 from i2vae_lib.results.reading import METRICS, open_runs
-from i2vae_lib.results.text import Captioned, as_csv, document, escaped, lines, with_interval
+from i2vae_lib.results.text import Captioned, as_csv, document, lines, with_interval
 from i2vae_lib.runs import (
     LayoutError,
     check_outside_runs,

@@ -371,6 +371,9 @@ def test_page_when_used(served: tuple[str, subprocess.Popen[bytes]], tab: Tab) -
 
     # it asks nothing of any network
     assert asked and {urlsplit(url).hostname for url in asked if url.startswith("http")} == {"127.0.0.1"}
+    extensions = {url.split("/labextensions/")[1].split("/static/")[0] for url in asked if "/labextensions/" in url}
+    managers = {"@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8"}
+    assert extensions == {"anywidget"} | managers  # others of JupyterLab cost the page its time
 
 
 @pytest.mark.xdist_group("page")

@@ -22,6 +22,7 @@ from traitlets import TraitError
 from i2vae_lib import cli, stages
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.explorers import views, widgets
+from i2vae_lib.explorers.contents import write_page
 from i2vae_lib.explorers.live import RadioButtons
 from i2vae_lib.explorers.widgets import DataExplorer, Page, SweepExplorer, TrainingExplorer, UserExplorer
 from i2vae_lib.params import Parameters
@@ -325,7 +326,7 @@ def test_page_when_a_folder_is_neither(tmp_path: Path, capsys: pytest.CaptureFix
         assert said[0] == said[1] and f"{bad} is not a run directory (no run.json)" in said[0]
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(LayoutError, match=r"other\.csv holds no table of a sweep"):
-        widgets.write_page([tmp_path / "other.csv"], tmp_path)
+        write_page([tmp_path / "other.csv"], tmp_path)
 
 
 def test_of_user_when_it_is_not_trained(tiny: Parameters, tmp_path: Path) -> None:
@@ -349,7 +350,7 @@ def test_of_user_when_it_is_another_system(run: Run, tmp_path: Path) -> None:
 
 
 def test_write_page_when_served(run: Run, tmp_path: Path) -> None:
-    path = widgets.write_page([run.folder], tmp_path)
+    path = write_page([run.folder], tmp_path)
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     about, cell = notebook.cells
@@ -357,6 +358,18 @@ def test_write_page_when_served(run: Run, tmp_path: Path) -> None:
     assert cell.source == f"from i2vae_lib.explorers import widgets\n\nwidgets.Page({[str(run.folder.resolve())]!r})"
     template = tmp_path / "voila" / "templates" / "kit"
     assert json.loads((template / "conf.json").read_text()) == {"base_template": "lab"}
+
+
+def test_write_page_when_called_imports_nothing_heavy(run: Run, tmp_path: Path) -> None:
+    """Else the command is silent for seconds before the server starts, which imports as much again."""
+    sweep_table().to_csv(tmp_path / "mine.csv", index=False)
+    code = (
+        "import sys; from pathlib import Path; from i2vae_lib.explorers.contents import write_page; "
+        f"write_page([{str(run.folder)!r}, {str(tmp_path / 'mine.csv')!r}], Path({str(tmp_path)!r})); "
+        "print(sorted({'torch', 'pandas', 'scipy', 'duckdb', 'plotly', 'ipywidgets', 'voila'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n" and (tmp_path / "explore.ipynb").is_file()
 
 
 def test_explore_when_called(

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from i2vae_lib.results import text
+from i2vae_lib.results.escaping import CONTROL, escaped
 from i2vae_lib.results.text import Captioned, Number
 
 NAMES = st.text(alphabet=st.sampled_from("=+-@\t\r\n\\{}%$#_&~^|<>*`[]\"',; 0159.eax\x1b"), max_size=12) | st.text(
@@ -34,7 +35,7 @@ def test_csv_when_a_spreadsheet_opens_it_computes_nothing(heading: str, name: st
     table = pd.DataFrame([[name, -1.5], ["plain", 2.0]], columns=[heading, "the other column"])
     (shown, _), (cell, number), _ = cells(table)
     for before, after in ((heading, shown), (name, cell)):
-        plain = text.CONTROL.sub(" ", before)
+        plain = CONTROL.sub(" ", before)
         if re.fullmatch(r"\s*[+-](\d+\.?\d*|\.\d+)(e[+-]?\d+)?", plain, re.IGNORECASE):
             assert after == plain  # a number with its sign is one
         else:
@@ -56,7 +57,7 @@ def test_csv_when_a_name_is_a_formula(name: str, tmp_path: Path) -> None:
 def test_tables_when_names_would_steer_the_terminal(style: str) -> None:
     names = ["\x1b[31mred\x1b]0;title\x07", "\x9b2J", "a\u202eb", "a\u2066b", "a\rb"]
     shown = text.rendered(pd.DataFrame({"user": names, "n": 1.5}), style)
-    assert not text.CONTROL.search(shown.replace("\n", ""))
+    assert not CONTROL.search(shown.replace("\n", ""))
 
 
 def test_csv_when_nothing_is_hostile_is_that_of_pandas() -> None:
@@ -69,7 +70,7 @@ def test_csv_when_nothing_is_hostile_is_that_of_pandas() -> None:
 @settings(deadline=None)  # the machine may be busy
 @given(NAMES)
 def test_latex_when_a_name_has_its_signs_reads_as_that_name(name: str) -> None:
-    written = text.escaped(name, "latex")
+    written = escaped(name, "latex")
     assert len(written.splitlines()) <= 1
     signs = {"\\textbackslash{}": "\\", "\\textasciitilde{}": "~", "\\textasciicircum{}": "^"}
     read = re.sub(
@@ -77,7 +78,7 @@ def test_latex_when_a_name_has_its_signs_reads_as_that_name(name: str) -> None:
         lambda found: signs.get(found[0]) or found[1] or "NOT ESCAPED",
         written,
     )
-    assert read == text.CONTROL.sub(" ", name)
+    assert read == CONTROL.sub(" ", name)
 
 
 @settings(deadline=None)  # the machine may be busy

@@ -15,6 +15,7 @@ from i2vae_lib import evaluation, stages
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.rows import DOMAINS, Rows, popularity
 from i2vae_lib.explorers import views
+from i2vae_lib.explorers.contents import named
 from i2vae_lib.explorers.views import Switches, UserExplanation
 from i2vae_lib.generators import psg
 from i2vae_lib.params import Parameters, load
@@ -273,7 +274,7 @@ def stop(record: dict[str, float]) -> None:
 
 def test_curves_while_a_run_trains_and_after(tiny: Parameters, tmp_path: Path) -> None:
     run = stages.open_run(tiny, tmp_path / "a" / "run")
-    runs = views.named([run.folder])
+    runs = named([run.folder])
     assert list(runs) == ["run"]
     assert views.curves(runs).empty and views.progress(runs)["state"].tolist() == ["not begun"]
     with pytest.raises(Stopped):
@@ -312,9 +313,9 @@ def test_history_so_far_when_there_is_no_run(tmp_path: Path) -> None:
 
 
 def test_named_when_folders_are_alike() -> None:
-    assert list(views.named(["runs/a", "runs/b"])) == ["a", "b"]
-    assert list(views.named(["one/a", "two/a"])) == ["one/a", "two/a"]
-    assert list(views.named([])) == []
+    assert list(named(["runs/a", "runs/b"])) == ["a", "b"]
+    assert list(named(["one/a", "two/a"])) == ["one/a", "two/a"]
+    assert list(named([])) == []
 
 
 # --- a sweep ----------------------------------------------------------------------------------------------------------

@@ -153,7 +153,7 @@ def result_of(here: Run, ranks: pd.DataFrame) -> str:
 
 def recommend(given: argparse.Namespace) -> int:
     from i2vae_lib.api import I2VAE
-    from i2vae_lib.results.text import escaped
+    from i2vae_lib.results.escaping import escaped
     from i2vae_lib.runs import LayoutError, check_outside_runs
 
     if given.out is not None:
@@ -350,10 +350,10 @@ def explore(given: argparse.Namespace) -> int:
     require("the page", "voila", "ipywidgets", "anywidget", "psutil")
     import psutil
 
-    from i2vae_lib.explorers import widgets
+    from i2vae_lib.explorers.contents import write_page
 
     with terminated_as_interrupted(), tempfile.TemporaryDirectory(prefix="explore-") as folder:
-        notebook = widgets.write_page(given.folders, Path(folder))
+        notebook = write_page(given.folders, Path(folder))
         token = secrets.token_urlsafe(24)
         environment = os.environ | isolated()
         environment |= {name: folder for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_PATH", "IPYTHONDIR")}

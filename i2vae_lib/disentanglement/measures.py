@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import scipy  # scipy.stats is imported where it is used: it takes most of a second
 import torch
-from scipy.spatial import cKDTree
-from scipy.stats import entropy
 
 from i2vae_lib.data.batches import Side
 from i2vae_lib.data.dataset import CrossDomainDataset
@@ -84,7 +83,7 @@ def neighbour_probe(inputs: Array, truth: Array, owner: Array, rng: np.random.Ge
     """
     fitted = _halves(owner, rng)
     x, y = information.standardised(inputs, fitted), truth - truth[fitted].mean(axis=0)
-    nearest = cKDTree(x[fitted]).query(x[~fitted], k=neighbours)[1]
+    nearest = scipy.spatial.cKDTree(x[fitted]).query(x[~fitted], k=neighbours)[1]
     return _explained(y[~fitted], y[fitted][nearest].mean(axis=1))
 
 
@@ -145,7 +144,7 @@ def _unmixed(weight: Array) -> float:
     lines = weight.sum(axis=1)
     if weight.shape[1] < 2:
         return 1.0
-    spread = np.nan_to_num(entropy(weight, axis=1, base=weight.shape[1]))  # of a line of zeros: nan
+    spread = np.nan_to_num(scipy.stats.entropy(weight, axis=1, base=weight.shape[1]))  # of a line of zeros: nan
     return float(((1 - spread) * lines).sum() / max(lines.sum(), 1e-12))
 
 
@@ -165,7 +164,7 @@ def mig(codes: Array, factors: Array, bins: int = 20) -> float:
         target = _binned(factor, bins)
         known = sorted((mutual_info_score(code, target) for code in cut), reverse=True)
         gap = known[0] - (known[1] if len(known) > 1 else 0.0)
-        gaps.append(gap / max(float(entropy(np.bincount(target))), 1e-12))
+        gaps.append(gap / max(float(scipy.stats.entropy(np.bincount(target))), 1e-12))
     return float(np.mean(gaps))
 
 

@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
+import scipy  # scipy.stats is imported where it is used: it takes most of a second
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
-from scipy.stats import rankdata
 
 from i2vae_lib.data.rows import DOMAINS, Array, Rows
 from i2vae_lib.data.user_sequences import with_targets
@@ -94,5 +94,5 @@ class AfterTheLast:
             at = rows.of(d)
             last = rows.history[d].take(at).last(1)
             before[at] = self.place[d][candidates[at]] < self.place[d][last]  # false of what is not a number
-        ranks = rankdata(self.plain.score(rows, candidates), method="dense", axis=1)
+        ranks = scipy.stats.rankdata(self.plain.score(rows, candidates), method="dense", axis=1)
         return np.where(before, ranks, ranks + candidates.shape[1]).astype(np.float32)

@@ -25,6 +25,9 @@ _TOKEN = "I2VAE_PAGE_TOKEN"
 MOST_KERNELS = 6
 """Each open page has one, of half a gigabyte."""
 
+_EXTENSIONS = ["anywidget", "@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8"]
+"""What the page's widgets need; Voila would load every extension that JupyterLab has here."""
+
 _IDLE_SECONDS = 600
 """After which a kernel ends whose page is closed."""
 
@@ -113,7 +116,7 @@ def _end_with_parent() -> None:
 
 
 def main(notebook: str, port: str, *, open_browser: bool) -> None:
-    """Serve a notebook that :func:`.widgets.write_page` wrote, until SIGTERM or the end of its input."""
+    """Serve a notebook that :func:`.contents.write_page` wrote, until SIGTERM or the end of its input."""
     server = _Server(
         ip="127.0.0.1",
         config_file_paths=[],  # else what lies in the working directory and in the user's folders would count
@@ -124,6 +127,7 @@ def main(notebook: str, port: str, *, open_browser: bool) -> None:
         notebook_path=notebook,
     )
     server.config.VoilaConfiguration.template = "kit"
+    server.config.VoilaConfiguration.extension_allowlist = _EXTENSIONS
     server.config.VoilaConfiguration.multi_kernel_manager_class = Kernels
     server.config.VoilaConfiguration.preheat_kernel = True  # one page is always ready: imports take seconds
     server.config.VoilaKernelManager.fill_delay = 5.0  # the next one starts when this page is drawn

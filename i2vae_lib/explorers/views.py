@@ -6,7 +6,7 @@ No widget comes here: every function works in a script, and :mod:`.explorers.wid
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,14 @@ from i2vae_lib.data.batches import Side
 from i2vae_lib.data.dataset import CrossDomainDataset
 from i2vae_lib.data.rows import DOMAINS, PAD, SPLITS, Array, Rows, popularity
 from i2vae_lib.disentanglement import measures
+from i2vae_lib.explorers.contents import sweep_files
 from i2vae_lib.model.i2vae import ROLES, Draws, Latents, latent_name
 from i2vae_lib.model.latents import kl
 from i2vae_lib.places import suggestion
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.recommenders.positions import silenced
 from i2vae_lib.results import inspection
-from i2vae_lib.runs import LayoutError, read_record
+from i2vae_lib.runs import read_record
 
 # --- a user -----------------------------------------------------------------------------------------------------------
 
@@ -298,15 +299,6 @@ def checks(record: Mapping[str, Any], split: str = "all", only: str = "all") -> 
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 
-def named(folders: Sequence[Path | str]) -> dict[str, Path]:
-    """Run directories by a short name: the folder's own, with parents where two are alike."""
-    paths = [Path(one) for one in folders]
-    depth = 1
-    while len({one.parts[-depth:] for one in paths}) < len(paths) and depth < max(len(one.parts) for one in paths):
-        depth += 1
-    return {"/".join(one.parts[-depth:]): one for one in paths}
-
-
 def curves(runs: Mapping[str, Path], column: str = "ndcg@10") -> pd.DataFrame:
     """A column of the histories of runs, as far as they are: ``run`` (and its stage, of several), ``epoch, value``.
 
@@ -385,15 +377,7 @@ def sweep_tables(folder: Path | str) -> dict[str, pd.DataFrame]:
     LayoutError
         None there.
     """
-    folder = Path(folder)
-    paths = [folder] if folder.is_file() else sorted(folder.glob("*.csv"))
-    found = {path.stem: pd.read_csv(path) for path in paths}
-    tables = {name: table for name, table in found.items() if {"grid", "row", "seed", "value"} <= set(table)}
-    if not tables:
-        raise LayoutError(
-            f"{folder} holds no table of a sweep: `i2vae sweep FILE --out {folder}` writes one at its end"
-        )
-    return tables
+    return {name: pd.read_csv(path) for name, path in sweep_files(folder).items()}
 
 
 def axes(table: pd.DataFrame) -> list[str]:

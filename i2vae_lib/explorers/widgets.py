@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import html
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ import plotly.graph_objects as go
 from i2vae_lib.data.dataset import CrossDomainDataset
 from i2vae_lib.data.rows import DOMAINS, KINDS, SPLITS, Rows
 from i2vae_lib.explorers import views
+from i2vae_lib.explorers.contents import contents, named
 from i2vae_lib.explorers.live import LiveFigure, RadioButtons
 from i2vae_lib.figures import looks, plots
 from i2vae_lib.labels import label, labelled
@@ -30,7 +30,7 @@ from i2vae_lib.model.i2vae import ROLES
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.results import text
 from i2vae_lib.results.reading import METRICS
-from i2vae_lib.runs import LayoutError, checked, read_record, write_json
+from i2vae_lib.runs import LayoutError, checked, read_record
 
 _HERE = Path(__file__)
 # colours are inherited, so that tables follow the theme; words mark what matters, not colours
@@ -291,7 +291,7 @@ class TrainingExplorer(Explorer):
 
     def __init__(self, folders: Sequence[Path | str]):
         super().__init__()
-        self.runs, self._reading = views.named(folders), False
+        self.runs, self._reading = named(folders), False
         self.chosen = widgets.SelectMultiple(
             description="runs", options=list(self.runs), value=list(self.runs), rows=min(6, max(2, len(self.runs)))
         )
@@ -449,7 +449,7 @@ class Page(widgets.Tab):
     """
 
     def __init__(self, folders: Sequence[Path | str]):
-        self.makers = _makers(folders)
+        self.makers = {title: _maker(*one) for title, one in contents(folders).items()}
         super().__init__([widgets.HTML("reading …") for _ in self.makers], titles=list(self.makers))
         self.made: dict[int, widgets.Widget] = {}
         self.observe(self._open, names="selected_index")
@@ -465,61 +465,11 @@ class Page(widgets.Tab):
             self.children = [self.made.get(i, widgets.HTML("reading …")) for i in range(len(self.makers))]
 
 
-def _makers(folders: Sequence[Path | str]) -> dict[str, Callable[[], Explorer]]:
-    runs = views.named([one for one in folders if (Path(one) / "run.json").is_file()])
-    found: dict[str, Callable[[], Explorer]] = {}
-    for name, folder in runs.items():
-        beside = f" of {name}" if len(runs) > 1 else ""
-        trained = (folder / "model" / "model.json").is_file()
-        if read_record(folder)["parameters"]["system"] == I2VAERecommender.name and trained:
-            found[f"user{beside}"] = partial(of_user, folder)
-        if (folder / "dataset" / "dataset.json").is_file():
-            found[f"data{beside}"] = partial(of_data, folder)
-    if runs:
-        found["training"] = partial(TrainingExplorer, list(runs.values()))
-    for name, folder in views.named([one for one in folders if Path(one) not in runs.values()]).items():
-        try:
-            tables = views.sweep_tables(folder)
-        except LayoutError:
-            if not folder.is_file():
-                read_record(folder)  # no run either: refused in the words of every other command
-            raise
-        found[f"sweep {name.removesuffix('.csv')}"] = partial(SweepExplorer, tables)
-    return found
-
-
-_ABOUT = (
-    "What a trained i2VAE does for one user, what its data hold, how training went, and what a sweep found. "
-    "Each tab is made when it is opened; the Tab key, arrows and space bar reach every control."
-)
-
-
-def write_page(folders: Sequence[Path | str], target: Path) -> Path:
-    """What Voila serves: a notebook that says what the page is and makes :class:`Page` of these folders, its template.
-
-    Voila, because it serves these very widgets; Panel and Solara would be a second way to write them.
-
-    Returns
-    -------
-    Path
-        The notebook; the template ``kit`` lies in ``voila/templates`` beside it (``JUPYTER_PATH``).
-
-    Raises
-    ------
-    LayoutError
-        As :class:`Page`, before anything is served.
-    """
-    _makers(folders)
-    where = [str(Path(one).resolve()) for one in folders]
-    names = ", ".join(views.named(folders))
-    heading = f"# Explorers: {text.escaped(names, 'markdown')}\n\n{_ABOUT}"
-    asked = f"from i2vae_lib.explorers import widgets\n\nwidgets.Page({where!r})"
-    about: dict[str, Any] = {"cell_type": "markdown", "id": "about", "source": heading, "metadata": {}}
-    page = about | {"cell_type": "code", "id": "page", "source": asked, "outputs": [], "execution_count": None}
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    metadata, cells = {"title": f"Explorers: {names}", "kernelspec": kernel}, [about, page]
-    write_json(target / "explore.ipynb", {"nbformat": 4, "nbformat_minor": 5, "metadata": metadata, "cells": cells})
-    template = target / "voila" / "templates" / "kit"
-    write_json(template / "conf.json", {"base_template": "lab"})
-    shutil.copyfile(_HERE.with_suffix(".html.jinja"), template / "index.html.j2")
-    return target / "explore.ipynb"
+def _maker(kind: str, folders: tuple[Path, ...]) -> Callable[[], Explorer]:
+    """Of a tab's content."""
+    if kind == "training":
+        return partial(TrainingExplorer, folders)
+    [folder] = folders
+    if kind == "sweep":
+        return lambda: SweepExplorer(views.sweep_tables(folder))
+    return partial({"user": of_user, "data": of_data}[kind], folder)

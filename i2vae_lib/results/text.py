@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib.lazy import require
+from i2vae_lib.results.escaping import CONTROL, escaped
 
 _BOLD = "\\textbf{{{}}}"
 MARKS = {
@@ -32,12 +33,6 @@ LEGEND = {
 }
 """How each style marks the best two of a column, and a cell that is popularity's by rule."""
 
-_LATEX = str.maketrans(
-    {one: f"\\{one}" for one in "&%$#_{}"}
-    | {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
-)
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")  # of terminals, lines, writing direction
-_MARKDOWN = re.compile(r"[\\`*\[\]<|]|(?<![a-z0-9])_|_(?![a-z0-9])", re.IGNORECASE)
 _FORMULA = re.compile(r"\s*([=@]|[+-](?!(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\Z))", re.IGNORECASE)
 """Start of a cell that a spreadsheet would evaluate; a signed number is not one."""
 
@@ -56,16 +51,6 @@ class Captioned(NamedTuple):
 
     caption: str
     table: pd.DataFrame
-
-
-def escaped(name: str, style: str) -> str:
-    """A name for a document of this style. Control characters, which could end a line, become blanks."""
-    name = CONTROL.sub(" ", name)
-    if style == "html":
-        return html.escape(name)
-    if style == "latex":
-        return name.translate(_LATEX)
-    return _MARKDOWN.sub(r"\\\g<0>", name) if style == "markdown" else name
 
 
 def written(value: str | Number, style: str) -> str:
