@@ -9,6 +9,7 @@
 ``progress``          a bar, or plain lines
 ``runs``              the run directory: atomic writes, records, refusals
 ``cache``             work that is done once, named by what it depends on
+``processes``         several processes that train one model
 ``data``              rows, vocabularies, protocols, controls; released pairs, the planted world, batches; ``logs``
 ``evaluation``        candidates, greater and ties, metrics by row kind
 ``paper``             the paper's tables, with their slips flagged

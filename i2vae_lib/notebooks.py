@@ -15,9 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from i2vae_lib.experiments.workers import environment, isolated
 from i2vae_lib.lazy import MissingLibrary, require
 from i2vae_lib.places import notebooks_folder
+from i2vae_lib.processes import environment, isolated
 from i2vae_lib.runs import write_atomically
 from i2vae_lib.stages import Say
 

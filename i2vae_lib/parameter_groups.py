@@ -166,6 +166,8 @@ class TrainingParameters(Group):
     learning_rate: Rate
     patience: NonNegative  # epochs without a better validation NDCG@10; 0: never stop early
     device: str  # auto, cpu, cuda, cuda:1 …
+    devices: Positive = 1  # processes that train i2VAE together, each on its part of every batch
+    precision: Literal["32", "bf16-mixed"] = "32"  # bf16-mixed: matrix products of training in bfloat16
 
 
 class EvaluationParameters(Group):

@@ -25,14 +25,18 @@ from i2vae_lib.data.rows import DOMAINS, KINDS, SPLITS
 from i2vae_lib.generators import psg
 from i2vae_lib.params import ParameterError, Parameters
 from i2vae_lib.places import suggestion
+from i2vae_lib.processes import bytes_of_first, launched, together
 from i2vae_lib.recommenders import REGISTRY, SYSTEMS
 from i2vae_lib.runs import LayoutError, Run, as_json, checked, read_json, read_record, reading
 from i2vae_lib.shared import ranked, recalled, reference_ranks, stamped
-from i2vae_lib.training import Callbacks, choose_device, history_of
+from i2vae_lib.training import Callbacks, check_devices, history_of
 
 Say = Callable[[str], None]
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+
+
+_TRAIN, _DONE = b"train", b"done"  # what the process that has the run says to the others
 
 
 def quiet(line: str) -> None:
@@ -48,7 +52,7 @@ def open_run(parameters: Parameters, out: str | Path | None = None) -> Run:
         Unknown data, protocol or system, or data that the protocol cannot serve.
     """
     check_run(parameters)
-    choose_device(parameters.training.device)  # fails now, not after an hour of fitting
+    check_devices(parameters.training)  # fails now, not after an hour of fitting
     return Run(parameters, out, irrelevant_groups([parameters.system]))
 
 
@@ -203,11 +207,15 @@ def train(run: Run, dataset: CrossDomainDataset | None = None, on_epoch: Callabl
     """
     folder, kind = run.folder / "model", SYSTEMS[run.parameters.system]
     if (folder / "model.json").is_file():
+        if launched():  # the others ask whether to train
+            with together(launched(), follow):
+                bytes_of_first(_DONE)
         return kind.load(checked(run.folder, "model"))
     dataset = dataset or prepare(run)
     generator = recall(run, dataset) if uses_generator(run.parameters) else None
-    recommender = kind(dataset.catalogue, run.parameters)
-    with run.stage("train"):
+    with run.stage("train"), together(run.parameters.training.devices, follow, run.parameters.model_dump_json()):
+        bytes_of_first(_TRAIN)
+        recommender = kind(dataset.catalogue, run.parameters)
         recommender.fit(
             dataset.splits["train"],
             dataset.splits["validation"],
@@ -236,6 +244,26 @@ def train(run: Run, dataset: CrossDomainDataset | None = None, on_epoch: Callabl
     )
     run.leave("model", recommender.save)
     return recommender
+
+
+def follow(parameters: str) -> None:
+    """Train along with the process that has the run (``training.devices``), and write nothing.
+
+    Parameters
+    ----------
+    parameters
+        The run's, as JSON.
+    """
+    if bytes_of_first(b"") == _DONE:
+        return
+    p = Parameters.model_validate_json(parameters)
+    dataset = load_dataset_once(p)
+    train = dataset.splits["train"]
+    generator = psg.fit_once(train, effective_psg(p)) if uses_generator(p) else None
+    rng = np.random.default_rng(p.seed)
+    SYSTEMS[p.system](dataset.catalogue, p).fit(
+        train, dataset.splits["validation"], params=p, generator=generator, rng=rng, callbacks=Callbacks()
+    )
 
 
 @_alone

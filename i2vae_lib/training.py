@@ -8,8 +8,10 @@ resumed ends with the same weights, to the bit on CPU with the same number of th
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,9 +22,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from i2vae_lib import processes
 from i2vae_lib.parameter_groups import TrainingParameters
 from i2vae_lib.progress import bar, end
-from i2vae_lib.runs import LayoutError, reading, write_atomically
+from i2vae_lib.runs import LayoutError, reading, usable_cores, write_atomically
 
 _CHECKPOINT_LAYOUT = 2
 LOOKED = 100
@@ -116,6 +119,8 @@ def choose_device(name: str) -> torch.device:
     ValueError
         A device that torch does not know or that this machine lacks.
     """
+    if name in ("auto", "cuda") and processes.count() > 1 and torch.cuda.is_available():
+        return torch.device("cuda", processes.number() % torch.cuda.device_count())  # one each
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -124,6 +129,28 @@ def choose_device(name: str) -> torch.device:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"'training.device': {name!r} cannot be used here: {reason}; try auto or cpu") from None
     return torch.device(name)
+
+
+def check_devices(p: TrainingParameters) -> None:
+    """Refuse devices and a precision that are not there.
+
+    Raises
+    ------
+    ValueError
+        The message names the parameter.
+    """
+    device, started = choose_device(p.device), processes.launched()
+    if started and started != p.devices:
+        raise ValueError(f"'training.devices': {p.devices}, but torchrun started {started} processes")
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", p.devices)) if started else p.devices
+    gpus = device.type == "cuda"
+    there = torch.cuda.device_count() if gpus else usable_cores()
+    if here > there:
+        raise ValueError(f"'training.devices': {here}, but this machine has {there} {'GPUs' if gpus else 'cores'}")
+    if p.devices > 1 and device.index is not None:
+        raise ValueError(f"'training.device': {p.device} is one device, and training.devices is {p.devices}; give cuda")
+    if p.precision == "bf16-mixed" and gpus and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ValueError(f"'training.precision': {torch.cuda.get_device_name()} has no bfloat16; give 32")
 
 
 def train(
@@ -167,19 +194,20 @@ def train(
         weight_decay=stage.weight_decay or stage.decoupled_decay,
         fused=True,
     )
+    _agree(identity, module)
     state = _resume(callbacks.checkpoint, identity, module, optimizer, rng, generator) or State()
     progress = bar("training", p.epochs * stage.steps, "batch", initial=state.epoch * stage.steps)
     try:
         while state.epoch < p.epochs and not _exhausted(state, p):
             start, before = time.perf_counter(), parameters_of(module)
             try:
-                means = _epoch(stage, optimizer, state.epoch, device, rng, generator, progress)
+                means = _epoch(stage, p.precision, optimizer, state.epoch, device, rng, generator, progress)
             except NonFiniteLoss:
                 load_parameters(module, before)
                 raise
             seconds = time.perf_counter() - start
             record = {"epoch": float(state.epoch + 1)} | means | {"seconds": seconds, "rows/s": stage.rows / seconds}
-            metrics = dict(validate())
+            metrics = _of_first(validate)
             record |= metrics | {"validation seconds": time.perf_counter() - start - seconds}
             _advance(state, record, module)
             _save(callbacks.checkpoint, identity, state, module, optimizer, rng, generator)
@@ -197,6 +225,7 @@ def train(
 
 def _epoch(
     stage: Stage,
+    precision: str,
     optimizer: torch.optim.Optimizer,
     epoch: int,
     device: torch.device,
@@ -208,10 +237,15 @@ def _epoch(
     sums: dict[str, torch.Tensor] = {}
     counts: dict[str, int] = {}
     unseen: list[dict[str, torch.Tensor]] = []
+    if processes.count() > 1:  # dropout has left each process at a state of its own
+        generator.set_state(torch.frombuffer(bytearray(_state_of_first(generator)), dtype=torch.uint8))
     for number, batch in enumerate(stage.batches(rng)):
-        value, parts = stage.loss({name: tensor.to(device) for name, tensor in batch.items()}, epoch, generator)
+        mine = {name: _mine(tensor).to(device) for name, tensor in batch.items()}
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+            value, parts = stage.loss(mine, epoch, generator)
         optimizer.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
+        _sum_gradients(stage.module)
         optimizer.step()
         unseen.append({name: part.detach() for name, part in (parts | {"loss": value}).items()})
         for name, part in unseen[-1].items():
@@ -223,12 +257,51 @@ def _epoch(
             unseen.clear()
     if unseen:
         _refuse_non_finite(unseen, epoch, number)
-    return {name: float(total) / counts[name] for name, total in sums.items()}
+    totals = processes.summed(torch.stack([torch.as_tensor(total) for total in sums.values()]))
+    return {name: float(total) / counts[name] for name, total in zip(sums, totals, strict=True)}
+
+
+def _mine(tensor: Any) -> Any:
+    """This process's part of something in a batch."""
+    return tensor if processes.count() == 1 else tensor.parted(processes.number(), processes.count())
+
+
+def _sum_gradients(module: nn.Module) -> None:
+    """Add up the gradients of all processes; a weight that none of them used keeps none."""
+    if processes.count() == 1:
+        return
+    weights = list(module.parameters())
+    used = torch.tensor([float(weight.grad is not None) for weight in weights], device=weights[0].device)
+    parts = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
+    flat = processes.summed(torch.cat([used, *(part.flatten() for part in parts)]))
+    of_weights = flat[len(weights) :].split([weight.numel() for weight in weights])
+    for weight, anywhere, part in zip(weights, flat[: len(weights)].tolist(), of_weights, strict=True):
+        weight.grad = part.view_as(weight) if anywhere else None
+
+
+def _agree(identity: str, module: nn.Module) -> None:
+    """Begin with the first process's weights; refuse to train on other data than it has."""
+    if processes.bytes_of_first(identity.encode()) != identity.encode():
+        raise LayoutError(f"process {processes.number()} has other data, parameters or versions than process 0")
+    with torch.no_grad():
+        for weight in module.parameters():
+            processes.of_first(weight)
+
+
+def _state_of_first(generator: torch.Generator) -> bytes:
+    return processes.bytes_of_first(generator.get_state().numpy().tobytes())
+
+
+def _of_first(validate: Callable[[], Mapping[str, float]]) -> dict[str, float]:
+    """The first process's metrics: the others wait for it."""
+    found = dict(validate()) if processes.number() == 0 else {}
+    metrics: dict[str, float] = json.loads(processes.bytes_of_first(json.dumps(found).encode()))
+    return metrics
 
 
 def _refuse_non_finite(parts: list[dict[str, torch.Tensor]], epoch: int, last: int) -> None:
     """Raise :class:`NonFiniteLoss` for the first loss of these batches, ending with ``last``, that is not finite."""
-    finite = torch.isfinite(torch.stack([of_batch["loss"] for of_batch in parts]))
+    finite = torch.isfinite(processes.summed(torch.stack([of_batch["loss"] for of_batch in parts])))
     if finite.all():
         return
     first = int((~finite).nonzero()[0])
@@ -344,6 +417,11 @@ def history_of(checkpoint: Path) -> list[dict[str, float]]:
     return history
 
 
+def _sent(path: Path) -> io.BytesIO:
+    """The first process's checkpoint; the others need not see its file."""
+    return io.BytesIO(processes.bytes_of_first(path.read_bytes() if processes.number() == 0 else b""))
+
+
 def _resume(
     path: Path | None,
     identity: str,
@@ -352,10 +430,13 @@ def _resume(
     rng: np.random.Generator,
     generator: torch.Generator,
 ) -> State | None:
-    if path is None or not path.is_file():
+    there = path is not None and path.is_file()
+    if not int(processes.of_first(torch.tensor(int(there)))):
         return None
+    path = path or Path("the first process's checkpoint")
     with reading(path, ANEW):
-        saved: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        content = path if processes.count() == 1 else _sent(path)
+        saved: dict[str, Any] = torch.load(content, weights_only=True, map_location="cpu")
         if saved.get("layout") != _CHECKPOINT_LAYOUT or saved["identity"] != identity:
             raise LayoutError(f"{path} is a checkpoint of other data, parameters or layout; {ANEW}")
         if saved.pop("sha256") != _sha256(saved):

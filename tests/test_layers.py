@@ -18,7 +18,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("sample",),
     ("params", "progress"),
     ("runs",),
-    ("cache",),
+    ("cache", "processes"),
     ("data",),
     ("evaluation", "paper"),
     ("generators",),

@@ -71,7 +71,7 @@ def mixed() -> Side:
 
 
 def rows_of(side: Side, index: list[int]) -> Side:
-    return Side(**{f.name: getattr(side, f.name)[index] for f in dataclasses.fields(side)})
+    return Side(**{f.name: getattr(side, f.name)[index] for f in dataclasses.fields(side) if f.name != "part"})
 
 
 def everything(model: I2VAENetwork, side: Side, domain: str) -> dict[str, torch.Tensor]:

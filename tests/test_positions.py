@@ -243,5 +243,5 @@ def test_batches_when_evidence_is_too_large_to_keep(
     for kept, made in zip(*both, strict=True):
         assert kept.keys() == made.keys()
         for d, side in kept.items():
-            for field in dataclasses.fields(side):
+            for field in dataclasses.fields(side)[:-1]:  # all but the part, which is None
                 assert torch.equal(getattr(side, field.name), getattr(made[d], field.name)), field.name

@@ -79,9 +79,14 @@ def run(given: argparse.Namespace) -> int:
 def _run(given: argparse.Namespace, say: Callable[[str], None]) -> int:
     from i2vae_lib import notebooks, report, stages
     from i2vae_lib.params import load
+    from i2vae_lib.processes import is_follower, launched, together
 
     chosen = chosen_of(given)
     resolved = load(given.preset, chosen, **named(given, "data", "protocol", "seed", "epochs", "out"))
+    if is_follower():
+        with together(launched(), stages.follow):
+            stages.follow(resolved.model_dump_json())
+        return 0
     here = stages.open_run(resolved)
     if given.only_train:
         stages.train(here)
@@ -345,7 +350,8 @@ def explore(given: argparse.Namespace) -> int:
     import subprocess
     import tempfile
 
-    from i2vae_lib.experiments.workers import isolated, terminated_as_interrupted
+    from i2vae_lib.experiments.workers import terminated_as_interrupted
+    from i2vae_lib.processes import isolated
 
     require("the page", "voila", "ipywidgets", "anywidget", "psutil")
     import psutil

@@ -7,8 +7,8 @@ domain: own, other and pseudo sequences are padded together with those of rows w
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -29,6 +29,19 @@ class Tensors:
         )
 
 
+@dataclass(frozen=True)
+class Part(Tensors):
+    """The rows of a batch that one of several processes has."""
+
+    rows: torch.Tensor  # int64 [B], their places in the whole batch
+    whole: int  # how many rows that has
+
+    @classmethod
+    def of(cls, mine: torch.Tensor) -> Self:
+        """Rows by whether they are in the part: bool [whole]."""
+        return cls(mine.nonzero()[:, 0], len(mine))
+
+
 def as_indices(numbers: Array) -> torch.Tensor:
     """Whole numbers as an int64 tensor, which torch needs for look-ups."""
     return torch.from_numpy(np.ascontiguousarray(numbers, dtype=np.int64))
@@ -45,6 +58,13 @@ class Side(Tensors):
     target: torch.Tensor  # int64 [B]
     negatives: torch.Tensor  # int64 [B, k], k = 0 where none are asked for
     position: torch.Tensor  # int64 [B] each row's place in the batch
+    part: Part | None = None  # None: all rows of the batch
+
+    def parted(self, number: int, count: int) -> Self:
+        """Every ``count``-th row, beginning with row ``number``."""
+        part = Part.of(torch.arange(len(self.target)) % count == number)
+        rows = {f.name: getattr(self, f.name)[part.rows] for f in fields(self) if f.name != "part"}
+        return type(self)(**rows, part=part)
 
 
 def pseudo_sequences(
@@ -127,7 +147,8 @@ def collate(
             "negatives": drawn,
             "position": position,
         }
-        sides[d] = Side(**{name: as_indices(array) for name, array in arrays.items()})
+        tensors: dict[str, Any] = {name: as_indices(array) for name, array in arrays.items()}
+        sides[d] = Side(**tensors)
     return sides
 
 

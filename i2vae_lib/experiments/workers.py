@@ -23,6 +23,7 @@ from queue import SimpleQueue
 from typing import Any, Protocol
 
 from i2vae_lib.lazy import require
+from i2vae_lib.processes import end_with_parent, environment, isolated
 from i2vae_lib.runs import usable_cores
 
 PATIENCE = 30
@@ -182,7 +183,7 @@ class _Process:
 def _serve(pipe: Any) -> None:
     """The main loop of a process: task after task, until its parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles a Ctrl-C and ends all processes
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     while True:
         task, words = pipe.recv()
         answer: tuple[Any, Exception | None]
@@ -191,34 +192,6 @@ def _serve(pipe: Any) -> None:
         except Exception as error:
             answer = None, error
         pipe.send(answer)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def isolated() -> dict[str, str]:
-    """Environment variables that keep Python from importing modules from the working directory."""
-    named = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))  # an empty entry means that directory
-    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(str(Path(entry).absolute()) for entry in named)}
-
-
-@contextlib.contextmanager
-def environment(wanted: dict[str, str]) -> Iterator[None]:
-    """Set these variables for a while; processes that are started meanwhile inherit them."""
-    before = dict(os.environ)
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name in wanted:
-            if name in before:
-                os.environ[name] = before[name]
-            else:
-                os.environ.pop(name, None)
 
 
 @contextlib.contextmanager

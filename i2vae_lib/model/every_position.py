@@ -32,6 +32,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from i2vae_lib.data.batches import Part, Tensors
 from i2vae_lib.data.rows import DOMAINS, Array, other
 from i2vae_lib.generators.evidence import Evidence
 from i2vae_lib.model.encoders import ResidualHead, ZeroInitLinear, initialise, masked_mean
@@ -45,7 +46,7 @@ _POSITION = 0.15  # of position vectors at the start, against what `initialise` 
 
 
 @dataclass(frozen=True)
-class Asked:
+class Asked(Tensors):
     """The positions of sequences that ask for an item of one domain.
 
     ``sequences`` holds items of X as 1…n and items of Y as n + 1…, left-padded with 0; it is the same tensor for both
@@ -63,9 +64,15 @@ class Asked:
     moment: torch.Tensor  # int64 [B], line of the recent takers
     target: torch.Tensor  # int64 [B]
     position: torch.Tensor  # int64 [B] of each row in what was collated
+    part: Part | None = None  # None: all rows of the batch
 
-    def to(self, device: torch.device) -> Self:
-        return type(self)(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+    def parted(self, number: int, count: int) -> Self:
+        """The rows of every ``count``-th sequence, beginning with sequence ``number``."""
+        kept = torch.arange(len(self.sequences)) % count == number
+        part = Part.of(kept[self.line])
+        rows = {f.name: getattr(self, f.name)[part.rows] for f in fields(self) if f.name not in ("sequences", "part")}
+        rows["line"] = rows["line"] // count
+        return type(self)(self.sequences[kept], **rows, part=part)
 
 
 class Evident(nn.Module):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from i2vae_lib.data.batches import Side
+from i2vae_lib.data.batches import Part, Side
 from i2vae_lib.data.rows import DOMAINS, other
 from i2vae_lib.model.encoders import (
     CrossDomainPosterior,
@@ -118,13 +118,13 @@ class Network(nn.Module):
         for domain, side in batch.items():
             yield domain, side, self.infer(side, domain, generator)
 
-    def draw(self, latents: Latents, generator: torch.Generator | None) -> Draws:
-        """Samples from the generator (training), or the means (None)."""
+    def draw(self, latents: Latents, generator: torch.Generator | None, part: Part | None = None) -> Draws:
+        """Samples from the generator (training), of the rows of a part of a batch, or the means (None)."""
         own, theirs = latents.has_own[:, None], latents.has_other[:, None]
         return Draws(
-            sample(latents.specific, generator) * own,
-            sample(latents.transferable, generator) * theirs,
-            sample(latents.augmented, generator) * own,
+            sample(latents.specific, generator, part) * own,
+            sample(latents.transferable, generator, part) * theirs,
+            sample(latents.augmented, generator, part) * own,
         )
 
     def decode(self, z: Draws, domain: str) -> torch.Tensor:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from i2vae_lib.data.batches import Part
+
 
 @dataclass(frozen=True)
 class Gaussian:
@@ -23,8 +25,13 @@ def standard_like(q: Gaussian) -> Gaussian:
     return Gaussian(torch.zeros_like(q.mean), torch.zeros_like(q.log_variance))
 
 
-def sample(q: Gaussian, generator: torch.Generator | None) -> torch.Tensor:
+def sample(q: Gaussian, generator: torch.Generator | None, part: Part | None = None) -> torch.Tensor:
     """Reparameterised draw z = mean + sigma * eps (paper Eq. 3); without a generator, the mean.
+
+    Parameters
+    ----------
+    part
+        Which rows of a whole batch these are: a row's eps is the same as if all were drawn for. None: all.
 
     Returns
     -------
@@ -32,7 +39,9 @@ def sample(q: Gaussian, generator: torch.Generator | None) -> torch.Tensor:
     """
     if generator is None:
         return q.mean
-    noise = torch.randn(q.mean.shape, generator=generator, device=q.mean.device, dtype=q.mean.dtype)
+    shape = q.mean.shape if part is None else (part.whole, *q.mean.shape[1:])
+    noise = torch.randn(shape, generator=generator, device=q.mean.device, dtype=q.mean.dtype)
+    noise = noise if part is None else noise[part.rows]
     return q.mean + torch.exp(0.5 * q.log_variance) * noise
 
 

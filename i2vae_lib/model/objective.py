@@ -19,6 +19,7 @@ from i2vae_lib.model.i2vae import ROLES, I2VAENetwork, Latents, Network, latent_
 from i2vae_lib.model.latents import Gaussian, annealing, kl, kl_per_dimension, standard_like
 from i2vae_lib.model.likelihoods import bernoulli, categorical
 from i2vae_lib.parameter_groups import ObjectiveParameters
+from i2vae_lib.processes import summed
 
 _Reconstruction = Callable[[Any, torch.Tensor, Any, str], torch.Tensor]
 
@@ -31,8 +32,11 @@ class Term:
     mask: torch.Tensor  # bool [B]
 
     def mean(self) -> torch.Tensor:
-        """Mean over the unmasked rows; 0 if there are none."""
-        return self.value.sum() / self.mask.sum().clamp(min=1)
+        """Mean over the unmasked rows; 0 if there are none.
+
+        Where several processes have a part of the rows each: this part's share of it.
+        """
+        return self.value.sum() / summed(self.mask.sum()).clamp(min=1)
 
 
 def masked(value: torch.Tensor, mask: torch.Tensor) -> Term:
@@ -153,7 +157,7 @@ class Objective:
         """
         found = {}
         for domain, side, latents in model.inferred(batch, generator):
-            interest = model.decode(model.draw(latents, generator), domain)
+            interest = model.decode(model.draw(latents, generator, side.part), domain)
             found[domain] = self.terms(model, side, domain, latents, interest)
         return total(found, self.weights(epoch))
 

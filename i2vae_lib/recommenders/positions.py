@@ -85,7 +85,7 @@ class Shown:
             "target": self.rows.target[at],
             "position": position,
         }
-        whole = {name: as_indices(one) for name, one in arrays.items()}
+        whole: dict[str, Any] = {name: as_indices(one) for name, one in arrays.items()}
         return Asked(sequences, **whole, evidence_scores=torch.from_numpy(self.told.scores[at]))
 
 
