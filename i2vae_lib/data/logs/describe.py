@@ -19,8 +19,7 @@ from i2vae_lib.data.logs.files import (
     open_log,
     open_table,
 )
-from i2vae_lib.data.logs.join import (
-    check_ids,
+from i2vae_lib.data.logs.ids import (
     float_ids,
     id_suspicions,
     looks_swapped,
@@ -28,6 +27,7 @@ from i2vae_lib.data.logs.join import (
     shared_items,
     shared_users,
 )
+from i2vae_lib.data.logs.join import check_ids
 from i2vae_lib.data.logs.layouts import Layout, guess, names_of, unit_of_times
 from i2vae_lib.data.logs.pair_file import (
     HEADERLESS,

@@ -1,0 +1,152 @@
+"""The ids of two staged logs: their numbers, who is in both, and what looks wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import duckdb
+
+from i2vae_lib.data.logs.database import first_row
+from i2vae_lib.data.logs.files import NUMBER
+from i2vae_lib.data.rows import DOMAINS
+
+_AMAZON_LOOKS = {"user": "A[0-9A-Z]{9,20}", "item": "B0[0-9A-Z]{8}"}
+
+
+def number_ids(db: duckdb.DuckDBPyConnection) -> None:
+    """Tables ``users`` (id, n, x, y: whether the domain has them) and ``items_d`` (id, n); n counts from 0."""
+    db.execute(
+        "CREATE OR REPLACE TABLE users AS SELECT id, CAST(row_number() OVER (ORDER BY id) - 1 AS INTEGER) AS n, x, y "
+        "FROM (SELECT id, bool_or(x) AS x, bool_or(NOT x) AS y FROM (SELECT DISTINCT u AS id, true AS x FROM raw_x "
+        "UNION ALL SELECT DISTINCT u, false FROM raw_y) GROUP BY id)"
+    )
+    for d in DOMAINS:
+        db.execute(
+            f"CREATE OR REPLACE TABLE items_{d} AS SELECT id, CAST(row_number() OVER (ORDER BY id) - 1 AS INTEGER) "
+            f"AS n FROM (SELECT DISTINCT i AS id FROM raw_{d})"
+        )
+
+
+def tables_of(d: str) -> dict[str, str]:
+    """SQL of a domain's ids by what they stand for."""
+    return {"user": f"users WHERE {d}", "item": f"items_{d}"}
+
+
+_FLOAT = NUMBER + "([eE][+-]?[0-9]{1,3})?"
+
+
+def float_ids(db: duckdb.DuckDBPyConnection, d: str) -> list[str]:
+    """Which ids of a domain ("user", "item") are floats: all of them are numbers, and some have a point or exponent."""
+    sql = f"SELECT bool_and(regexp_full_match(id, '{_FLOAT}')), bool_or(regexp_matches(id, '[.eE]')) FROM "
+    return [role for role, table in tables_of(d).items() if all(first_row(db, sql + table))]
+
+
+def swapped(db: duckdb.DuckDBPyConnection, d: str) -> str | None:
+    """What in a domain's ids speaks for swapped columns of users and items (Amazon's ids have a look of their own)."""
+    for kind, column in (("item", "user"), ("user", "item")):
+        match = f"regexp_full_match(id, '{_AMAZON_LOOKS[kind]}')"
+        sql = f"SELECT coalesce(avg(CAST({match} AS INTEGER)), 0), min(id) FILTER ({match}) FROM "
+        found = {role: first_row(db, sql + table) for role, table in tables_of(d).items()}
+        (share, example), (right, _) = found[column], found[kind]
+        if share > 0.5 > right:
+            return f"{share:.0%} of the ids in its {column} column look like Amazon {kind} ids (e.g. {example})"
+    return None
+
+
+def looks_swapped(db: duckdb.DuckDBPyConnection) -> str | None:
+    """What in the ids of either domain speaks for swapped columns of users and items."""
+    return next((found for d in DOMAINS if (found := swapped(db, d))), None)
+
+
+_BLANK = r"[\s\x{00A0}\x{1680}\x{2000}-\x{200F}\x{2028}-\x{202F}\x{205F}\x{2060}\x{3000}\x{FEFF}]+"
+_SPELLINGS = {  # what may set two spellings of one id apart: SQL of the id without it; whether it is told on its own
+    "a blank or an invisible character at an end": (f"regexp_replace(id, '^{_BLANK}|{_BLANK}$', '', 'g')", True),
+    "a decimal point, as numbers get it where one is missing": ("regexp_replace(id, '^([0-9]+)\\.0+$', '\\1')", True),
+    "leading zeros": ("regexp_replace(id, '^0+([0-9]+)$', '\\1')", False),
+    "capital letters": ("lower(id)", False),
+    "another Unicode form": ("nfc_normalize(id)", False),
+}
+
+
+def id_suspicions(db: duckdb.DuckDBPyConnection, names: Mapping[str, str], same_items: bool) -> list[str]:
+    """What looks wrong with ids that are read as they are, in sentences with counts and examples."""
+    items = {d: f"(SELECT id, {d == 'x'} AS x, {d == 'y'} AS y FROM items_{d})" for d in DOMAINS}
+    both = "(SELECT id, bool_or(x) AS x, bool_or(y) AS y FROM ({x} UNION ALL {y}) GROUP BY id)".format(**items)
+    found = spellings(db, "user", "users", names)
+    if same_items:
+        found += spellings(db, "item", both, names)
+    else:
+        found += [one for d in DOMAINS for one in spellings(db, "item", items[d], {d: names[d]})]
+    return found + _numberings(db, names)
+
+
+def spellings(db: duckdb.DuckDBPyConnection, role: str, ids: str, names: Mapping[str, str]) -> list[str]:
+    """Ids of a domain that would be another id of either domain without a blank, a point, zeros or capitals."""
+    found = []
+    for what, (plain, alone) in _SPELLINGS.items():
+        for d, name in names.items():
+            odd, twins, example, twin, first = first_row(
+                db,
+                f"WITH a AS (SELECT id, x, y, {plain} AS plain FROM {ids}), odd AS (SELECT id, plain FROM a WHERE {d} "
+                f"AND id <> plain), known AS (SELECT plain, min(id) AS low, max(id) AS high FROM a GROUP BY plain "
+                f"HAVING count(*) > 1) SELECT count(*), count(low), min(id) FILTER (low IS NOT NULL), "
+                f"min_by(CASE WHEN low = id THEN high ELSE low END, id) FILTER (low IS NOT NULL), min(id) "
+                f"FROM odd LEFT JOIN known USING (plain)",
+            )
+            if twins:
+                found.append(
+                    f"{name}: {odd:,} {role} ids have {what}, and {twins:,} of them, such as {example!r}, differ by "
+                    f"nothing else from another {role} id ({twin!r}): they are read as different {role}s"
+                )
+            elif odd and alone:
+                found.append(f"{name}: {odd:,} {role} ids, such as {first!r}, have {what}")
+    return found
+
+
+def _numberings(db: duckdb.DuckDBPyConnection, names: Mapping[str, str]) -> list[str]:
+    """Users that each file seems to number by itself, and users and items that seem to have changed places."""
+    ranges: dict[tuple[str, str], tuple[bool, bool, int, int]] = {}
+    users: dict[str, int] = {}
+    items: dict[str, int] = {}
+    for d in DOMAINS:
+        for role, table in tables_of(d).items():
+            number = "TRY_CAST(id AS BIGINT)"
+            digits = "coalesce(bool_and(regexp_full_match(id, '[0-9]{1,18}')), false)"
+            sql = f"SELECT {digits}, count(*), coalesce(min({number}), -1), coalesce(max({number}), -1) FROM {table}"
+            integers, count, least, most = first_row(db, sql)
+            (users if role == "user" else items)[d] = count
+            # of a handful of ids nothing can be said
+            dense = integers and count >= 20 and least in (0, 1) and count >= 0.98 * (most - least + 1)
+            ranges[role, d] = (integers, dense, least, most)
+    shared, both = shared_users(db), shared_items(db)
+    integers = [one[0] for one in ranges.values()]
+    found = []
+    dense = {role: all(ranges[role, d][1] for d in DOMAINS) for role in ("user", "item")}
+    if dense["user"] and shared:
+        told = " and ".join("{2:,} to {3:,} in {name}".format(*ranges["user", d], name=names[d]) for d in DOMAINS)
+        found.append(
+            f"the user ids are {told}, with hardly a gap: each file may number its users by itself, and then the "
+            f"{shared:,} users in both are strangers"
+        )
+    fewest = min(items.values())
+    crowded = 0.5 * fewest < both < fewest and all(users[d] < items[d] for d in DOMAINS)
+    if all(integers) and both and not dense["item"] and (dense["user"] or crowded):
+        found.append(
+            f"users and items may be swapped: {shared:,} users stand in both files, of {users['x']:,} and "
+            f"{users['y']:,}, but {both:,} items do, of {items['x']:,} and {items['y']:,}, and all ids are integers"
+        )
+    return found
+
+
+def shared_users(db: duckdb.DuckDBPyConnection) -> int:
+    """How many users are in both domains."""
+    return int(first_row(db, "SELECT count(*) FROM users WHERE x AND y")[0])
+
+
+def shared_items(db: duckdb.DuckDBPyConnection) -> int:
+    """How many ids stand in the item columns of both domains."""
+    return count_shared(db, "items_x", "items_y")
+
+
+def count_shared(db: duckdb.DuckDBPyConnection, a: str, b: str) -> int:
+    return int(first_row(db, f"SELECT count(*) FROM (SELECT id FROM {a}) SEMI JOIN (SELECT id FROM {b}) USING (id)")[0])
