@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -100,12 +101,94 @@ def test_times_when_written_otherwise_are_read_as_described(tmp_path, kind):
         (lambda t: (t - T) % 9_999_991, "as Unix time all 150 events are of 1970"),
         (lambda t: f'"{t:,}"', "digits only, without thousands separators"),
         (lambda t: f"{t:.3e}", "digits were rounded away"),
+        (lambda t: moment(t).strftime("%y%m%d"), "two for the year, such as 1401.. "),
+        (lambda t: moment(t).strftime("%y%m%d%H%M"), r"two for the year, such as 14.*write four \(2014.*unit: date"),
+        (lambda t: moment(t - 10**8 * 2).strftime("%y%m%d%H%M").lstrip("0"), r"two for the year, .*\(20070"),
+        (lambda t: t + 2_208_988_800, "but seconds since 1900 or 1904"),
+        (lambda t: t + 2_082_844_800, "but seconds since 1900 or 1904"),
     ],
 )
 def test_times_when_they_are_no_seconds_are_refused_under_that_unit(tmp_path, write, message):
     put(tmp_path, lambda rows: csv_of([(u, i, t + 1) for u, i, t in rows], write))
     with pytest.raises(DataError, match=message):
         load_logs(written(tmp_path, unit="s"))
+
+
+@pytest.mark.parametrize(
+    ("write", "unit", "message"),
+    [
+        (lambda t: moment(t).strftime("%y%m%d%H%M%S"), "ms", "two for the year, .*set columns.unit: date"),
+        (lambda t: (t + 11_644_473_600) * 10**7, "ns", r"since 1601 \(FILETIME\)"),
+        (lambda t: (t + 62_135_596_800) * 10**7, "ns", r"\(.NET ticks\)"),
+        (lambda t: (t + 11_644_473_600) * 10**6, "us", r"since 1601 \(WebKit\)"),
+    ],
+)
+def test_times_of_another_clock_are_refused_and_described(tmp_path, write, unit, message):
+    paths = put(tmp_path, lambda rows: csv_of(rows, write))
+    with pytest.raises(DataError, match=message):
+        load_logs(written(tmp_path, unit=unit))
+    assert "no pair file is proposed" in describe_files(*paths).text()
+
+
+@pytest.mark.parametrize(
+    ("write", "told"),
+    [
+        (lambda t: t - 978_307_200, "all times lie before 1983-.* no log is that old"),
+        (lambda t: (t - 978_307_200) * 1000, "all times lie before 1983-.* no log is that old"),
+        (lambda t: (t * 1000 - 1_288_834_974_657) << 22, "before .* no log is that old"),
+        (lambda t: (t * 1000 + 86_400_000 * 3000 - 1_288_834_974_657) << 22, "150 times are no whole microseconds"),
+        (lambda t: moment(t - 86_400 * 365 * 30).isoformat(), "all times lie before 198.* no log is that old"),
+    ],
+)
+def test_times_that_may_count_from_elsewhere_are_suspicious(tmp_path, write, told):
+    found, pair = read_as_described(tmp_path, *put(tmp_path, lambda rows: csv_of(rows, write)))
+    for suspicious in (found.suspicious, pair.suspicions):
+        assert len([one for one in suspicious if re.search(told, one)]) == 2
+
+
+@pytest.mark.parametrize(
+    ("header", "line", "when", "others"),
+    [
+        ("user,item,price,datetime", lambda e, n: f"{n},{moment(e[2])}", "datetime", []),
+        ("user,item,price,created", lambda e, n: f"{n},{moment(e[2])}", "created", ["price"]),
+        ("user,item,lifetime_value,rated_at", lambda e, n: f"{n},{e[2]}", "rated_at", ["lifetime_value"]),
+        ("user,item,candidates,ratedAt", lambda e, n: f"{n}000,{moment(e[2])}", "ratedAt", ["candidates"]),
+        ("user,item,timestamp,price", lambda e, n: f"{e[2] // 86_400},{n}", "timestamp", ["price"]),
+        ("user,item,timestamp,price", lambda e, n: f"{e[2]},{n}", "timestamp", []),
+        ("user,item,views,when", lambda e, n: f"{10**10 + n},{e[2]}", "when", []),
+        ("user,item,updated_at,released_at", lambda e, n: f"{e[2]},{n}", "updated_at", ["released_at"]),
+    ],
+)
+def test_time_beside_other_large_numbers_is_found(tmp_path, header, line, when, others):
+    def text(rows):
+        return header + "\n" + "".join(f"{e[0]},{e[1]},{line(e, 10**9 + 7**7 * n)}\n" for n, e in enumerate(rows))
+
+    found, pair = read_as_described(tmp_path, *put(tmp_path, text))
+    step = 1 if "//" not in str(line(LOGS["x"][0], 0)) and found.columns.unit != "d" else 86_400
+    assert found.columns.timestamp == when
+    assert triples(pair, "x") == sorted((u, i, t // step * step) for u, i, t in LOGS["x"])
+    told = [one for one in found.suspicious if "the time is taken from column" in one]
+    assert all(any(repr(other) in one for one in told) for other in others) and bool(told) == bool(others)
+
+
+def test_time_when_two_columns_look_alike_is_not_guessed(tmp_path):
+    def text(rows):
+        return "user,item,price,moment\n" + "".join(f"{u},{i},{10**9 + n},{t}\n" for n, (u, i, t) in enumerate(rows))
+
+    with pytest.raises(DataError, match="cannot tell which column holds the time: price, moment look like times"):
+        describe_files(*put(tmp_path, text))
+
+
+@pytest.mark.parametrize("separator", [",", "\t"])
+@pytest.mark.parametrize("rating", ["5", None])
+def test_column_that_numbers_the_rows_is_left_out_where_there_is_no_header(tmp_path, separator, rating):
+    def text(rows):
+        cells = ([n, u, i, *([rating] if rating else []), t] for n, (u, i, t) in enumerate(rows))
+        return "".join(separator.join(map(str, one)) + "\n" for one in cells)
+
+    found, pair = read_as_described(tmp_path, *put(tmp_path, text))
+    assert triples(pair, "x") == sorted(LOGS["x"])
+    assert [one for one in found.suspicious if "first column numbers the rows" in one]
 
 
 def written(folder: Path, ending: str = "csv", **columns) -> Path:

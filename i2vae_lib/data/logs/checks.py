@@ -23,6 +23,15 @@ _NO_ID = (  # what exporting an unknown id leaves behind: all that pandas reads 
     *("1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"),
 )
 _YEAR = 365 * 86_400  # seconds
+_FIRST_LOGS = 788_918_400  # the year 1995: no log of what people take is older
+# years of two digits: what stands for the others, and is Unix times of other years as well
+_SHORT_DATE = r"[0-9]{1,2}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])(([01][0-9]|2[0-3])[0-5][0-9]([0-5][0-9])?)?"
+_CLOCKS = {  # that count from elsewhere: ticks a second, and seconds from 1970 to their 0
+    "100 nanoseconds since 1601 (FILETIME)": (10**7, -11_644_473_600),
+    "100 nanoseconds since the year 1 (.NET ticks)": (10**7, -62_135_596_800),
+    "microseconds since 1601 (WebKit)": (10**6, -11_644_473_600),
+    "seconds since 1900 or 1904 (NTP, Mac)": (1, -2_208_988_800),
+}
 _LAST_YEAR = 2100  # as a number it is a day of 1975, like all years that somebody may have in place of times
 
 
@@ -115,6 +124,43 @@ def numbers_as(db: duckdb.DuckDBPyConnection, d: str) -> Unit | None:
     return "d" if least >= 1826 and _LAST_YEAR < most <= time.time() / 86_400 + 1 else None
 
 
+def time_suspicions(db: duckdb.DuckDBPyConnection, names: Mapping[str, str], unit: Unit) -> list[str]:
+    """What looks wrong with times that are read as they are; before they are brought to seconds."""
+    found = []
+    for d, name in names.items():
+        if unit == "order" or unit not in UNITS:
+            continue
+        most, fine = first_row(db, f"SELECT max(t), count(*) FILTER (t % 1000 <> 0) FROM raw_{d}")
+        if most is None:
+            continue
+        seconds = most // UNITS[unit][1]
+        if 0 < seconds < _FIRST_LOGS:
+            later = date_of(seconds + 978_307_200)
+            found.append(
+                f"{name}: all times lie before {date_of(seconds)}, and no log is that old: do they count from 1970? "
+                f"From 2001 on, as Apple counts, the last is {later}"
+            )
+        if unit == "ns" and fine:
+            found.append(
+                f"{name}: {fine:,} times are no whole microseconds, which clocks hardly give: are they numbers of "
+                f"another kind (Snowflake ids)?"
+            )
+    return found
+
+
+def _other_clock(least: int, most: int, unit: Unit) -> str | None:
+    """The clock by which numbers are times of logs, where as Unix times they are not."""
+    now, scale = time.time() + 86_400, UNITS[unit][1]
+    if _FIRST_LOGS <= most // scale <= now:
+        return None
+    fits = (
+        name
+        for name, (ticks, zero) in _CLOCKS.items()
+        if _FIRST_LOGS <= least / ticks + zero <= most / ticks + zero <= now
+    )
+    return next(fits, None)
+
+
 def _refuse_no_times(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Columns, total: int) -> None:
     """Refuse numbers that are no Unix times: digits of dates, numbers of rows, days, whatever lies in 1970."""
     kind = numbers_as(db, d)
@@ -134,6 +180,19 @@ def _refuse_no_times(db: duckdb.DuckDBPyConnection, d: str, source: Source, layo
         raise DataError(
             f"{where} holds {least:,} to {most:,}, days since 1970 ({date_of(least * 86_400)} to "
             f"{date_of(most * 86_400)}) and no {UNITS[layout.unit][0]}: set columns.unit: d"
+        )
+    is_short = f"regexp_full_match(CAST(t AS VARCHAR), '{_SHORT_DATE}')"
+    short, times = first_row(db, f"SELECT count(*) FILTER ({is_short}), count(DISTINCT t) FROM raw_{d}")
+    if short == total and times >= 5:  # a few Unix times may look so by chance
+        raise DataError(
+            f"{where} holds dates written as digits with two for the year, such as {least} (YYMMDDHHMM?), and no "
+            f"{UNITS[layout.unit][0]} since 1970: write four (20{least:0>{(len(str(most)) + 1) // 2 * 2}}) and set "
+            f"columns.unit: date"
+        )
+    if least is not None and (clock := _other_clock(least, most, layout.unit)):
+        raise DataError(
+            f"{where} holds {least} to {most}, which are no {UNITS[layout.unit][0]} since 1970 but {clock}, by their "
+            f"size: convert them to Unix times"
         )
     if least is not None and least >= 0 and most < _YEAR:
         raise DataError(

@@ -12,7 +12,7 @@ from typing import Any
 import duckdb
 import yaml
 
-from i2vae_lib.data.logs.checks import check_log, date_of, no_id
+from i2vae_lib.data.logs.checks import check_log, date_of, no_id, time_suspicions
 from i2vae_lib.data.logs.database import database, first_row, stage_log
 from i2vae_lib.data.logs.files import (
     Source,
@@ -186,9 +186,12 @@ def describe_files(
         return _describe_splits(paths, home)
     suspicious: list[str] = []
     with database("2GB") as db:
-        layout, sources = _settled(db, guess(db, paths, given or {}), suspicious)
+        layout, sources = _settled(db, guess(db, paths, given or {}, suspicious), suspicious)
         pair = _pair(layout)
         refusal = _refusal(db, sources, pair)
+        told = {d: layout.sides[d].path.name for d in DOMAINS}
+        told = told if len({*told.values()}) == 2 else names_of(layout)
+        suspicious += time_suspicions(db, told, layout.columns.unit)
         files = {d: _count_log(db, d, layout.sides[d].path, layout.columns.unit) for d in DOMAINS}
         number_ids(db)
         users, items = shared_users(db), shared_items(db)
@@ -199,8 +202,7 @@ def describe_files(
         )
         for d in DOMAINS:
             suspicious += _suspicions(files[d], bool(float_ids(db, d)))
-        told = {d: layout.sides[d].path.name for d in DOMAINS}
-        suspicious += id_suspicions(db, told if len({*told.values()}) == 2 else names_of(layout), same_items=True)
+        suspicious += id_suspicions(db, told, same_items=True)
         refusal = refusal or _blind(db, files, layout.columns.unit)
     suspicious += _shared_suspicions(files, users, items, integers)
     return Description(

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib.data.filters import line_of
-from i2vae_lib.data.logs.checks import check_log
+from i2vae_lib.data.logs.checks import check_log, time_suspicions
 from i2vae_lib.data.logs.database import database, first_row, locate, reading, stage_log
 from i2vae_lib.data.logs.files import FLOAT_IDS, Source, check_columns, open_log, open_table
 from i2vae_lib.data.logs.ids import (
@@ -87,7 +87,8 @@ def load_logs(pair: PairFile | Path | str, *, memory_limit: str = "2GB") -> LogP
         with stage(progress, "checksums"):
             source_sha256 = fingerprint(pair)
         with checked(pair, memory_limit, progress) as db:
-            suspicions = id_suspicions(db, names, pair.same_ids_are_same_items)
+            suspicions = time_suspicions(db, names, pair.layout.unit)
+            suspicions += id_suspicions(db, names, pair.same_ids_are_same_items)
             for d in DOMAINS:
                 with stage(progress, f"first events of {names[d]}"):
                     repeats[d] = _keep_first(db, d, pair, steps)

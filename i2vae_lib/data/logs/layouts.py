@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 
-from i2vae_lib.data.logs.checks import numbers_as, unit_of
-from i2vae_lib.data.logs.database import first_row, reading
+from i2vae_lib.data.logs.checks import numbers_as, unit_by_size, unit_of
+from i2vae_lib.data.logs.database import first_row, in_file_order, reading
 from i2vae_lib.data.logs.files import (
     DATE_DIGITS,
     ISO,
@@ -83,8 +84,12 @@ def _count_lines(path: Path) -> int:
         return sum(bool(line.strip()) for line in stream)
 
 
-def guess(db: duckdb.DuckDBPyConnection, paths: Mapping[str, Path], given: Mapping[str, str]) -> Layout:
+def guess(
+    db: duckdb.DuckDBPyConnection, paths: Mapping[str, Path], given: Mapping[str, str], suspicious: list[str]
+) -> Layout:
     """How two logs are read, by the look of them; ``given`` has the names of known columns by role.
+
+    What speaks for another reading is added to ``suspicious``.
 
     Raises
     ------
@@ -94,8 +99,8 @@ def guess(db: duckdb.DuckDBPyConnection, paths: Mapping[str, Path], given: Mappi
     if (found := _c2dsr(paths)) is not None:
         return found
     if paths["x"].resolve() == paths["y"].resolve():
-        return _guess_one(db, paths["x"], given)
-    guesses = {d: _guess(db, path, given) for d, path in paths.items()}
+        return _guess_one(db, paths["x"], given, suspicious)
+    guesses = {d: _guess(db, path, given, suspicious) for d, path in paths.items()}
     (how, format, columns), (_, other, others) = guesses["x"], guesses["y"]
     if (format is None) != (other is None) or columns.names != others.names or columns.header != others.header:
         told = " and ".join(f"{paths[d]} as {_told(*guesses[d][1:])}" for d in DOMAINS)
@@ -111,9 +116,9 @@ def guess(db: duckdb.DuckDBPyConnection, paths: Mapping[str, Path], given: Mappi
     return Layout(how, format, columns, sides)
 
 
-def _guess_one(db: duckdb.DuckDBPyConnection, path: Path, given: Mapping[str, str]) -> Layout:
+def _guess_one(db: duckdb.DuckDBPyConnection, path: Path, given: Mapping[str, str], suspicious: list[str]) -> Layout:
     """One file with a column that tells the domain."""
-    how, _, columns = _guess(db, path, given)
+    how, _, columns = _guess(db, path, given, suspicious)
     source = open_table(path, columns.names, header=columns.header)
     plain = _plain_names(source.names)
     column = next((plain[one] for one in _ROLE_NAMES["domain"] if one in plain), None)
@@ -156,12 +161,12 @@ def _titles_beside(path: Path) -> Path | None:
 Guess = tuple[str, Format | None, Columns]  # in words; None: named columns
 
 
-def _guess(db: duckdb.DuckDBPyConnection, path: Path, given: Mapping[str, str]) -> Guess:
+def _guess(db: duckdb.DuckDBPyConnection, path: Path, given: Mapping[str, str], suspicious: list[str]) -> Guess:
     """A file's layout by its header, or its first rows; the unit of Unix times comes later."""
     source = open_table(path, ())
     table = source.types is None and source.delimiter != "JSON lines"
     if table and any(is_number(one) or re.fullmatch(ISO, one.strip()) for one in source.names):
-        return _without_header(db, path, source)
+        return _without_header(db, path, source, suspicious)
     columns = _first_values(db, source)
     if {*FORMATS["amazon2023"].names} <= {*source.names}:
         return f"Amazon 2023 ({source.kind!r})", "amazon2023", FORMATS["amazon2023"]
@@ -172,25 +177,29 @@ def _guess(db: duckdb.DuckDBPyConnection, path: Path, given: Mapping[str, str]) 
         how = "JSON lines"
     elif {"click", "follow", "like", "share", "watching_times"} <= {*source.names}:
         how = "named columns as Tenrec has them"
-    return how, None, _roles(path, source, columns, given)
+    return how, None, _roles(path, source, columns, given, suspicious)
 
 
-def _without_header(db: duckdb.DuckDBPyConnection, path: Path, source: Source) -> Guess:
+def _without_header(db: duckdb.DuckDBPyConnection, path: Path, source: Source, suspicious: list[str]) -> Guess:
     """Values from the first line on: users and items come first, then the rating and the time, whichever are there."""
     width = len(source.names)
-    if width == 4 and source.delimiter == "," and is_number(source.names[3]):
-        return "Amazon ratings without a header", "amazon2014", FORMATS["amazon2014"]  # or 2018: the ids decide
     if width < 2:
         raise DataError(f"{path}, line 1: no header, and one value: {source.names[0][:80]!r}")
     header = [f"c{i}" for i in range(width)]
     columns = _first_values(db, open_table(path, (), header=header))
     kinds = {name: _kind(values, None) for name, values in columns.items()}
-    when = next((name for name in header if kinds[name] in ("unix", "iso", "date")), None)
-    ids = [name for name in header if name != when][:2]
+    counted = width > 3 and columns["c0"] in _row_numbers(len(columns["c0"]))
+    if width == 4 and source.delimiter == "," and is_number(source.names[3]) and not counted:
+        return "Amazon ratings without a header", "amazon2014", FORMATS["amazon2014"]  # or 2018: the ids decide
+    # dates in words are times beyond doubt; of several numbers the last, since ids come first
+    when = next((name for kind in ("iso", "unix", "date") for name in header[::-1] if kinds[name] == kind), None)
+    if counted:
+        suspicious.append(f"{path.name}: the first column numbers the rows: it is left out")
+    ids = [name for name in header[counted:] if name != when][:2]
     named = dict(zip(ids, ("user", "item"), strict=False)) | ({when: "timestamp"} if when else {})
     if len(ids) < 2:
         raise DataError(f"{path}, line 1: no header, and {width} columns; a log has users, items and times at least")
-    rest = [name for name in header if name not in named]
+    rest = [name for name in header[counted:] if name not in named]
     named |= {rest[0]: "rating"} if rest else {}
     full = tuple(named.get(name, name) for name in header)
     unit: Unit = _UNIT_OF.get(kinds[when], "s") if when else "order"
@@ -198,11 +207,16 @@ def _without_header(db: duckdb.DuckDBPyConnection, path: Path, source: Source) -
     return f"no header, separated by {source.delimiter!r}, columns {', '.join(full)}", None, found
 
 
+def _row_numbers(rows: int) -> list[list[str]]:
+    """What a column that numbers the rows holds, from 0 or from 1; of a handful of rows nothing can be said."""
+    return [[str(n) for n in range(first, first + rows)] for first in (0, 1)] if rows >= 10 else []
+
+
 def _first_values(db: duckdb.DuckDBPyConnection, source: Source) -> dict[str, list[str]]:
     """The first values of each column, as text."""
     rows, values = source.rows()
     cells = ", ".join(f"CAST(c{i} AS VARCHAR)" for i in range(len(source.names)))
-    with reading(db, source):
+    with reading(db, source), in_file_order(db):
         found = db.execute(f"SELECT {cells} FROM {rows} LIMIT {_SAMPLE}", values).fetchall()
     return {name: [str(row[i]) for row in found if row[i] not in (None, "")] for i, name in enumerate(source.names)}
 
@@ -213,7 +227,23 @@ def _plain_names(names: Sequence[str]) -> dict[str, str]:
 
 
 _UNIT_OF: dict[str, Unit] = {"iso": "iso", "date": "date"}  # by what times look like; "s": their size decides later
-_KINDS = ("unix", "iso", "date", "numbers", "text")  # likelier times first
+_TIMES = ("unix", "iso", "date")  # likelier ones first
+_KINDS = (*_TIMES, "numbers", "text")
+_TIME_WORDS = {
+    "time",
+    "times",
+    "date",
+    "datetime",
+    "timestamp",
+    "stamp",
+    "ts",
+    "unix",
+    "epoch",
+    "at",
+    "when",
+    "ms",
+    "day",
+}
 
 
 def _kind(values: Sequence[str], type: object | None) -> str:
@@ -226,12 +256,23 @@ def _kind(values: Sequence[str], type: object | None) -> str:
     if texts and all(re.fullmatch(DATE_DIGITS + r"(\.0*)?", one) for one in texts):
         return "date"
     if texts and all(is_number(one) or re.fullmatch(r"[0-9.]+[eE]\+?[0-9]+", one) for one in texts):
-        big = sum(abs(float(one)) >= 10**8 for one in texts)
-        return "unix" if big > 0.9 * len(texts) else "numbers"
+        likely = sum(_likely_time(float(one)) for one in texts)
+        return "unix" if likely > 0.9 * len(texts) else "numbers"
     return "text"
 
 
-def _roles(path: Path, source: Source, columns: Mapping[str, Sequence[str]], given: Mapping[str, str]) -> Columns:
+def _likely_time(number: float) -> bool:
+    """Whether a number is a Unix time from March 1973 to next year, in the unit that its size speaks for."""
+    return 10**8 <= number / UNITS[unit_by_size(number)][1] < time.time() + 366 * 86_400
+
+
+def _roles(
+    path: Path,
+    source: Source,
+    columns: Mapping[str, Sequence[str]],
+    given: Mapping[str, str],
+    suspicious: list[str],
+) -> Columns:
     """Which column is which by its name, the time by name and values: of several the one that tells time best."""
     plain = _plain_names(source.names)
     check_columns(source, [*given.values()])
@@ -246,19 +287,49 @@ def _roles(path: Path, source: Source, columns: Mapping[str, Sequence[str]], giv
         )
     types = dict(zip(source.names, source.types, strict=True)) if source.types is not None else {}
     kinds = {name: _kind(columns[name], types.get(name)) for name in source.names}
-    known = [plain[one] for one in _ROLE_NAMES["timestamp"] if one in plain and plain[one] not in found.values()]
-    taken = {*known, *found.values()}
-    # by less than a known name only what looks like a time
-    seen = [name for name, kind in kinds.items() if kind in ("unix", "iso", "date") and name not in taken]
-    named = [name for name in seen if re.search(r"time|date|stamp|ts$", name.lower())]
-    lone = [name for name in seen if name not in named and kinds[name] != "date"]
-    candidates = known + named + (lone if len(lone) == 1 else [])
-    candidates = [given["timestamp"]] if "timestamp" in given else candidates
-    if not candidates:
-        return Columns(user=str(found["user"]), item=str(found["item"]), unit="order")
-    when = min(candidates, key=lambda name: (_KINDS.index(kinds[name]), candidates.index(name)))
-    unit = _UNIT_OF.get(kinds[when], "s")
-    return Columns(user=str(found["user"]), item=str(found["item"]), timestamp=when, unit=unit)
+    ids = [str(name) for name in found.values()]
+    when, others = (given["timestamp"], []) if "timestamp" in given else _time_column(path, plain, kinds, ids)
+    if others:
+        suspicious.append(
+            f"{path.name}: the time is taken from column {when!r}, and {', '.join(map(repr, others))} may be times as "
+            f"well: if it is another, set columns.timestamp"
+        )
+    unit = "order" if when is None else _UNIT_OF.get(kinds[when], "s")
+    return Columns(user=ids[0], item=ids[1], timestamp=when, unit=unit)
+
+
+def _time_column(
+    path: Path, plain: Mapping[str, str], kinds: Mapping[str, str], ids: Sequence[str]
+) -> tuple[str | None, list[str]]:
+    """The column that tells time best, and what may be the time as well.
+
+    A name that says time comes before a look: large numbers are prices as often as times.
+    """
+    known = [plain[one] for one in _ROLE_NAMES["timestamp"] if one in plain and plain[one] not in ids]
+    seen = [name for name, kind in kinds.items() if kind in _TIMES and name not in (*known, *ids)]
+    named = known + [name for name in seen if {*_words(name)} & _TIME_WORDS]
+    looks: dict[str, list[str]] = {
+        kind: [one for one in seen if one not in named and kinds[one] == kind] for kind in _TIMES
+    }
+    said: dict[str, list[str]] = {kind: [one for one in named if kinds[one] == kind] for kind in _KINDS}
+    ranked = [name for kind in _TIMES for name in said[kind]]
+    ranked += [*looks["iso"], *said["numbers"], *looks["unix"], *said["text"]]
+    if not ranked:
+        return None, []
+    when = ranked[0]
+    alike = [] if when in named else looks[kinds[when]]
+    if len(alike) > 1:
+        raise DataError(
+            f"{path}: cannot tell which column holds the time: {', '.join(alike)} look like times; write the pair file "
+            f"by hand: {COLUMNS_EXAMPLE}"
+        )
+    sure = when in known and kinds[when] in _TIMES
+    return when, [] if sure else [name for name in ranked[1:] if kinds[name] in ("unix", "iso")]
+
+
+def _words(name: str) -> list[str]:
+    """The words of a column's name: of ``rated_at``, ``ratedAt`` and ``rated-at``."""
+    return re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name.split(":")[0]).lower())
 
 
 def unit_of_times(db: duckdb.DuckDBPyConnection, layout: Layout, suspicious: list[str]) -> Unit:
