@@ -552,6 +552,18 @@ BAD: dict[str, tuple[Change, str]] = {
     ),
     "one time": (with_books(time=lambda s: s.iloc[0]), "books: column 'time' holds .* in all .* rows: nothing tells"),
     "no times": (with_books(time=lambda s: "soon"), "books, row 1: column 'time' holds 'soon'; times are datetimes"),
+    "years and times": (
+        with_books(time=lambda s: [f"{t:%Y-%m-%d}" if n else f"{t:%Y}" for n, t in enumerate(pd.to_datetime(s))]),
+        "books, row 1: column 'time' holds '20..', a number in a column of",
+    ),
+    "months": (
+        with_books(time=lambda s: pd.to_datetime(s).dt.strftime("%Y-%m")),
+        "books, row 1: column 'time' holds '20..-..'; times are datetimes, text with the day at least",
+    ),
+    "periods": (
+        with_books(time=lambda s: pd.to_datetime(s).dt.to_period("M")),
+        "books, row 1: column 'time' holds Period.*; times are datetimes, text with the day at least",
+    ),
     "another unit": (
         lambda logs: {
             "books": logs["books"].assign(time=logs["books"]["time"].astype("datetime64[s]").astype("int64")),

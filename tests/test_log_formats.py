@@ -71,6 +71,10 @@ ZONE = timedelta(hours=9)
 TIMES: dict[str, tuple[Callable[[int], object], int]] = {  # how a time is written, and to how many seconds
     "iso with a zone": (lambda t: (moment(t) + ZONE).strftime("%Y-%m-%dT%H:%M:%S+09:00"), 1),
     "iso without": (lambda t: moment(t).strftime("%Y-%m-%d %H:%M:%S"), 1),
+    "iso with a comma": (lambda t: moment(t).strftime('"%Y-%m-%d %H:%M:%S,123"'), 1),
+    "iso with an hour": (lambda t: moment(t).strftime("%Y-%m-%dT%H"), 3_600),
+    "iso with an hour and a zone": (lambda t: (moment(t) + ZONE).strftime("%Y-%m-%dT%H +0900"), 3_600),
+    "iso in UTC": (lambda t: moment(t).strftime("%Y-%m-%d %H:%M:%S UTC"), 1),
     "iso day": (lambda t: moment(t).strftime("%Y-%m-%d"), 86_400),
     "YYYYMMDD": (lambda t: moment(t).strftime("%Y%m%d"), 86_400),
     "YYYYMMDDHH": (lambda t: moment(t).strftime("%Y%m%d%H"), 3_600),
@@ -274,20 +278,53 @@ def test_one_file_when_a_column_tells_the_domain_is_two_logs(tmp_path):
         describe_files(tmp_path / "log.csv")
 
 
-def test_c2dsr_when_described_is_read_with_its_item_ids(tmp_path):
+def put_c2dsr(folder: Path) -> dict[str, str]:
+    """Texts of C2DSR's files by name, written to the folder."""
     items = {d: sorted({i for _, i, _ in LOGS[d]}) for d in DOMAINS}
     number = {i: n for n, i in enumerate(items["x"] + items["y"])}
-    for d, name in zip(DOMAINS, ("Alist.txt", "Blist.txt"), strict=True):
-        (tmp_path / name).write_text("".join(f"{i}\t{number[i]}\n" for i in items[d]))
+    texts = {
+        name: "".join(f"{i}\t{number[i]}\n" for i in items[d])
+        for d, name in zip(DOMAINS, ("Alist.txt", "Blist.txt"), strict=True)
+    }
     users = sorted({u for u, _, _ in LOGS["x"]})
     lines = [
-        "\t".join([str(n), user, *(f"{number[i]}|{t}" for d in DOMAINS for u, i, t in LOGS[d] if u == user)])
+        "\t".join([str(n), user, *(f"{number[i]}|{t}" for d in DOMAINS for u, i, t in LOGS[d] if u == user)]) + "\n"
         for n, user in enumerate(users)
     ]
-    for name, part in (("traindata_new.txt", lines[:20]), ("testdata_new.txt", lines[20:])):
-        (tmp_path / name).write_text("".join(line + "\n" for line in part))
+    texts |= {"traindata_new.txt": "".join(lines[:20]), "testdata_new.txt": "".join(lines[20:])}
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    return texts
+
+
+def test_c2dsr_when_described_is_read_with_its_item_ids(tmp_path):
+    put_c2dsr(tmp_path)
     found, pair = read_as_described(tmp_path, tmp_path / "traindata_new.txt", tmp_path / "testdata_new.txt")
     assert "C2DSR" in found.text() and all(triples(pair, d) == sorted(LOGS[d]) for d in DOMAINS)
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "instead", "told"),
+    [
+        ("Alist.txt", r"^10\t0\n", "", "testdata_new.txt, line 2: item number '0' stands in neither list"),
+        ("Alist.txt", r"^", r"10\t0\n", "Alist.txt, line 1: item number '0' stands twice in the lists"),
+        ("Alist.txt", r"^", r"19\t0\n", "Alist.txt, line 1: item number '0' stands twice in the lists"),
+        ("Alist.txt", r"^", r"10\t99\n", "Alist.txt, line 1: item '10' stands twice in the list"),
+        ("Blist.txt", r"^", r"10\t0\n", "Alist.txt, line 1: item number '0' stands twice in the lists"),
+        ("Blist.txt", r"^20\t9", "20 9", "Blist.txt, line 1: '20 9' is no item of a list"),
+        ("Blist.txt", r"^20\t9", r"20\t9.0", "Blist.txt, line 1: .* is no item of a list"),
+        ("testdata_new.txt", r"\|\d+", "", r"testdata_new.txt, line 1: '\d+' is no event: the item's number, \|, the"),
+        ("testdata_new.txt", r"\|\d+", "|", r"testdata_new.txt, line 1: .* is no event"),
+    ],
+)
+def test_c2dsr_when_a_file_would_lose_or_double_events_is_refused(tmp_path, name, line, instead, told):
+    texts = put_c2dsr(tmp_path)
+    paths = tmp_path / "traindata_new.txt", tmp_path / "testdata_new.txt"
+    (tmp_path / "pair.yaml").write_text(describe_files(*paths).yaml)
+    (tmp_path / name).write_text(re.sub(line, instead, texts[name], count=1))
+    with pytest.raises(DataError, match=told):
+        load_logs(read_pair_file(tmp_path / "pair.yaml"))
+    assert re.search(told, describe_files(*paths).refusal)
 
 
 def test_released_layout_of_any_pair_when_described_runs_under_strict(tmp_path):

@@ -12,6 +12,7 @@ from typing import Any
 import duckdb
 import yaml
 
+from i2vae_lib.data.logs.c2dsr import check_sequences
 from i2vae_lib.data.logs.checks import check_log, date_of, no_id, time_suspicions
 from i2vae_lib.data.logs.database import database, first_row, stage_log
 from i2vae_lib.data.logs.files import (
@@ -266,6 +267,8 @@ def _pair(layout: Layout) -> PairFile:
 def _refusal(db: duckdb.DuckDBPyConnection, sources: Mapping[str, Source], pair: PairFile) -> str:
     """Why the staged logs cannot be read as they are; "" if they can."""
     try:
+        if pair.format == "c2dsr":
+            check_sequences(db, sources)
         for d in DOMAINS:
             check_log(db, d, sources[d], pair.layout)
         check_ids(db, sources, pair)

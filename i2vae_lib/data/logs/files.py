@@ -27,15 +27,19 @@ NUMBER = r"[+-]?[0-9]{1,19}(\.[0-9]*)?"
 _SCIENTIFIC = r"([0-9])\.([0-9]+)[eE]\+?0*([0-9]{1,2})"
 # years 1900 to 2100; hours, minutes and seconds may follow
 DATE_DIGITS = r"(19|20)[0-9]{2}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])(([01][0-9]|2[0-3])([0-5][0-9]){0,2})?"
-ISO = r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}.*)?"
+_ZONE = r"( ?(Z|UTC|[+-][0-9]{2}(:?[0-9]{2})?))?"  # a name such as BST stands for several
+ISO = rf"[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}([T ][0-9]{{2}}(:[0-9]{{2}}(:[0-9]{{2}}([.,][0-9]+)?)?)?{_ZONE})?"
 FLOAT_IDS = (  # end of a message
     "; integers that became floats, as pandas makes them where one is missing? Drop the rows without an id and write "
     "the column as text or integers"
 )
 _DELIMITERS = (",", "\t", ";", "|", "\x01")
-_BETWEEN_ITEMS = "\x02"  # for lines that are read whole
 JSON_LINES = "JSON lines"  # in place of a delimiter
 _REJECTS = "store_rejects=true, rejects_limit=100"  # lines that cannot be read, for :func:`reading`
+_LINES = (  # of whole lines as column c; \x02 stands in none
+    f"read_csv(?, delim=chr(2), quote='', escape='', columns={{c: 'VARCHAR'}}, header=false, auto_detect=false, "
+    f"{_REJECTS})"
+)
 csv.field_size_limit(2**31 - 1)  # a cell may hold a user's whole history
 
 
@@ -98,15 +102,13 @@ class Source:
 
     def _sequences(self, items: Path) -> tuple[str, list[Any]]:
         """C2DSR: an event of each ``number|time`` of the domain's items, which get their ids back."""
-        how = f"quote='', escape='', columns={{c: 'VARCHAR'}}, header=false, auto_detect=false, {_REJECTS}"
-        line = f"read_csv(?, delim=?, {how})"
         paths = [_for_duckdb(one) for one in (self.path, *self.more)]
         sql = (
             f"(SELECT u AS c0, id AS c1, split_part(p, '|', 2) AS c2 FROM (SELECT f[2] AS u, unnest(f[3:]) AS p "
-            f"FROM (SELECT string_split(c, chr(9)) AS f FROM {line})) JOIN (SELECT split_part(c, chr(9), 1) AS id, "
-            f"split_part(c, chr(9), 2) AS number FROM {line}) ON split_part(p, '|', 1) = number)"
+            f"FROM (SELECT string_split(c, chr(9)) AS f FROM {_LINES})) JOIN (SELECT split_part(c, chr(9), 1) AS id, "
+            f"split_part(c, chr(9), 2) AS number FROM {_LINES}) ON split_part(p, '|', 1) = number)"
         )
-        return sql, [paths, _BETWEEN_ITEMS, _for_duckdb(items), _BETWEEN_ITEMS]
+        return sql, [paths, _for_duckdb(items)]
 
     @property
     def _has_row_numbers(self) -> bool:
@@ -160,7 +162,10 @@ class Source:
             if self.types is not None and is_temporal(self.types[at]):
                 return f"CAST(floor(epoch_us(CAST(c{at} AS TIMESTAMPTZ)) / 1000000) AS BIGINT)"
             text = f"trim({self.text(name)})"
-            moment = f"CAST(floor(epoch_us(TRY_CAST({text} AS TIMESTAMPTZ)) / 1000000) AS BIGINT)"
+            plain = f"replace(replace({text}, ',', '.'), 'UTC', 'Z')"  # as the engine reads it
+            plain = f"regexp_replace({plain}, ' ([Z+-])', '\\1')"
+            plain = f"regexp_replace({plain}, '^([0-9-]{{10}}[T ][0-9]{{2}})([Z+-].*)?$', '\\1:00\\2')"
+            moment = f"CAST(floor(epoch_us(TRY_CAST({plain} AS TIMESTAMPTZ)) / 1000000) AS BIGINT)"
             return f"CASE WHEN regexp_full_match({text}, '{ISO}') THEN {moment} END"
         if layout.unit == "order":  # whole numbers alone: without their fractions several would be one
             return f"CASE WHEN TRY_CAST({self.text(name)} AS DOUBLE) % 1 = 0 THEN {self.integer(name)} END"
@@ -170,6 +175,12 @@ class Source:
 def _for_duckdb(path: Path) -> str:
     """A path as DuckDB takes it: ``* ? [`` are a pattern to it, and a ``~`` at the beginning is the user's folder."""
     return glob.escape(os.path.abspath(path))
+
+
+def numbered_lines(paths: Sequence[Path]) -> tuple[str, list[Any]]:
+    """SQL of the lines c of plain text files with path and number n, and its parameters; for :func:`in_file_order`."""
+    sql = " UNION ALL ".join([f"SELECT ? AS path, row_number() OVER () AS n, c FROM {_LINES}"] * len(paths))
+    return f"({sql})", [value for path in paths for value in (str(path), _for_duckdb(path))]
 
 
 def is_temporal(kind: Any) -> bool:

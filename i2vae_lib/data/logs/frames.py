@@ -204,7 +204,11 @@ def _times(name: str, column: str, values: pd.Series) -> pd.Series:
         dates = pd.to_datetime(
             values, utc=True, format=None if values.dtype.kind == "M" else "ISO8601", errors="coerce"
         )
-        bad = dates.isna() & values.notna()
+        # pandas takes a year or a month alone for its first day
+        vague = [
+            isinstance(one, str) and not re.match(r"[0-9]{4}([-/]?)[0-9]{2}\1[0-9]{2}", one.strip()) for one in values
+        ]
+        bad = (dates.isna() | vague) & values.notna()
         if bad.any() and is_number(str(values[bad].iloc[0])):
             raise DataError(
                 f"{name}, row {int(bad.to_numpy().argmax()) + 1}: column '{column}' holds {values[bad].iloc[0]!r}, a "
@@ -213,7 +217,7 @@ def _times(name: str, column: str, values: pd.Series) -> pd.Series:
         if bad.any():
             raise DataError(
                 f"{name}, row {int(bad.to_numpy().argmax()) + 1}: column '{column}' holds {values[bad].iloc[0]!r}; "
-                f"times are datetimes, text such as 2024-05-01 12:30 (ISO 8601) or Unix time"
+                f"times are datetimes, text with the day at least, such as 2024-05-01 12:30 (ISO 8601), or Unix time"
             )
         values = dates
     if len(values) > 1 and values.nunique(dropna=False) == 1:

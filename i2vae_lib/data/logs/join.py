@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib.data.filters import line_of
+from i2vae_lib.data.logs.c2dsr import check_sequences
 from i2vae_lib.data.logs.checks import check_log, time_suspicions
 from i2vae_lib.data.logs.database import database, first_row, locate, reading, stage_log
 from i2vae_lib.data.logs.files import FLOAT_IDS, Source, check_columns, open_log, open_table
@@ -147,6 +148,8 @@ def checked(pair: PairFile, memory_limit: str, progress: Any) -> Iterator[duckdb
     with stage(progress, "opening"):
         sources = {d: open_log(pair.side(d), pair.layout, pair.format) for d in DOMAINS}
     with database(memory_limit) as db:
+        if pair.format == "c2dsr":
+            check_sequences(db, sources)
         for d in DOMAINS:
             with stage(progress, f"reading {pair.side(d).name}"):
                 stage_log(db, d, sources[d], pair.layout)

@@ -62,7 +62,8 @@ def _c2dsr(paths: Mapping[str, Path]) -> Layout | None:
     for path in paths.values():
         with path.open("rb") as stream:
             fields = stream.readline(1 << 24).decode("utf-8", errors="replace").rstrip("\r\n").split("\t")
-        if len(fields) < 3 or not all(re.fullmatch(r"[0-9]+\|[0-9]+(\.[0-9]+)?", one) for one in fields[2:]):
+        looks = sum(re.fullmatch(r"[0-9]+\|[0-9]+(\.[0-9]+)?", one) is not None for one in fields[2:])
+        if not looks or 2 * looks < len(fields) - 2:
             return None
     home = paths["x"].parent
     lists = {"x": home / "Alist.txt", "y": home / "Blist.txt"}
