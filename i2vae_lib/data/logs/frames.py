@@ -24,6 +24,7 @@ from i2vae_lib.yaml_files import parse
 
 Log = pd.DataFrame | str | Path
 Names = Mapping[str, str | Literal[False] | None]  # role -> name of its column
+_DAY = re.compile(r"[0-9]{4}([-/]?)[0-9]{2}\1[0-9]{2}")
 TEXT = "str"  # type of ids; the others are int64 and uint64
 
 
@@ -205,9 +206,7 @@ def _times(name: str, column: str, values: pd.Series) -> pd.Series:
             values, utc=True, format=None if values.dtype.kind == "M" else "ISO8601", errors="coerce"
         )
         # pandas takes a year or a month alone for its first day
-        vague = [
-            isinstance(one, str) and not re.match(r"[0-9]{4}([-/]?)[0-9]{2}\1[0-9]{2}", one.strip()) for one in values
-        ]
+        vague = pd.Series([isinstance(one, str) and not _DAY.match(one.strip()) for one in values], values.index)
         bad = (dates.isna() | vague) & values.notna()
         if bad.any() and is_number(str(values[bad].iloc[0])):
             raise DataError(
