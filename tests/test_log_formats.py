@@ -432,6 +432,93 @@ def test_ids_when_capitals_differ_are_suspicious(tmp_path):
     assert any(told in one for one in found.suspicious)
 
 
+@pytest.mark.parametrize(
+    ("letter", "change", "what"),
+    [
+        ("", "'{}'".format, "signs alone"),
+        ("", '"""{}"""'.format, "signs alone"),
+        ("", "b'{}'".format, "signs alone"),
+        ("u", "b'{}'".format, "what stands around a number"),
+        ("", "+{}".format, "signs alone"),
+        ("u", "u\u00ad{}".format, "signs alone"),
+        ("u", "u\u200b{}".format, "signs alone"),
+        ("A", "A-{}".format, "signs alone"),
+        ("A_", "A.{}".format, "signs alone"),
+        ("", "u{}".format, "what stands around a number"),
+        ("", "user_{}".format, "what stands around a number"),
+        ("u", "U-{}".format, "signs alone"),
+        ("u", "c0{}".format, "what stands around a number"),
+        ("", "{}@shop.com".format, "what stands around a number"),
+        ("eve", "shop:eve{}".format, "what stands before"),
+        ("eve", "eve{}@shop.com".format, "what stands behind"),
+    ],
+)
+@pytest.mark.parametrize("changed", [10, 30])
+def test_users_that_each_file_spells_in_its_own_way_are_suspicious(tmp_path, letter, change, what, changed):
+    odd = {u for u, _, _ in LOGS["y"][: 5 * changed]}
+    x = [("3x", "20", T), *((letter + u, i, t) for u, i, t in LOGS["x"])]
+    y = [("3x", "20", T + 1), *((change(u) if u in odd else letter + u, i, t) for u, i, t in LOGS["y"])]
+    if letter == "eve":  # no numbers
+        x, y = ([(re.sub("[0-9]", lambda n: chr(97 + int(n[0])), u), i, t) for u, i, t in rows] for rows in (x, y))
+    (tmp_path / "x.csv").write_text(csv_of(x))
+    (tmp_path / "y.csv").write_text(csv_of(y))
+    found, pair = read_as_described(tmp_path, tmp_path / "x.csv", tmp_path / "y.csv")
+    told = f"{changed} user ids of "
+    for suspicious in (found.suspicious, pair.suspicions):
+        assert [one for one in suspicious if told in one and f"differ by {what}" in one], suspicious
+    (tmp_path / "y.csv").write_text(csv_of([(change(u), i, t) for u, i, t in LOGS["y"]]))
+    if letter != "eve":
+        with pytest.raises(DataError, match=r"no user is in both.*30 user ids of .* they are read as different users"):
+            load_logs(written(tmp_path))
+
+
+@pytest.mark.parametrize("role", ["user", "item"])
+@pytest.mark.parametrize(
+    "word", ["anonymous", "-1", "0", "undefined", "nil", "?", "(unknown)", '""""""', "\u200b", "0000-0000", "z"]
+)
+def test_id_that_holds_a_large_share_of_the_events_is_suspicious(tmp_path, role, word):
+    """Whatever it is called; a name of unknown ones is told of from fewer events on."""
+    named = word not in ("0", "0000-0000", "z")
+    rows = []
+    for n in range(40 if named else 400):
+        user, item = (word, f"1{n % 9}") if role == "user" else (f"{7 * (n % 30) + 3}", word)
+        rows.append((user, item, T + 7000 * n))
+    (tmp_path / "x.csv").write_text(csv_of([*LOGS["x"], *((f"{n}", f"1{n}", T + n) for n in range(900, 915)), *rows]))
+    (tmp_path / "y.csv").write_text(csv_of(LOGS["y"]))
+    found, pair = read_as_described(tmp_path, tmp_path / "x.csv", tmp_path / "y.csv")
+    told = re.compile(rf"{len(rows)} of {len(rows) + 165} events .* have the {role} id .* does it stand for an unknown")
+    for suspicious in (found.suspicious, pair.suspicions):
+        assert len([one for one in suspicious if told.search(one)]) == 1, suspicious
+
+
+@pytest.mark.parametrize(
+    ("drop", "more", "told"),
+    [
+        (0, 0, None),
+        (1, 0, "149 of the 149 events of Side y stand in Side x"),
+        (50, 0, "100 of the 100 events of Side y stand in Side x"),
+        (100, 5, "50 of the 55 events of Side y stand in Side x"),
+        (100, 50, "events of a user and an item stand in both files"),
+    ],
+)
+@pytest.mark.parametrize("unit", ["s", "order"])
+def test_log_that_is_a_part_of_the_other_is_no_other_domain(tmp_path, drop, more, told, unit):
+    (tmp_path / "x.csv").write_text(csv_of(LOGS["x"]))
+    rows = LOGS["x"][drop:][::-1] + LOGS["y"][:more]
+    (tmp_path / "y.csv").write_text(csv_of(rows))
+    path = written(tmp_path)
+    path.write_text(path.read_text().replace("unit: s", f"unit: {unit}"))
+    if more < 50:
+        told = told or "x and y are the same log: .* hold the same events"
+        with pytest.raises(DataError, match=told):
+            load_logs(path)
+        if unit == "s":
+            assert re.search(told.replace("Side ", ""), describe_files(tmp_path / "x.csv", tmp_path / "y.csv").refusal)
+    else:
+        assert [one for one in load_logs(path).suspicions if told in one]
+        assert [one for one in describe_files(tmp_path / "x.csv", tmp_path / "y.csv").suspicious if told in one]
+
+
 @pytest.mark.parametrize("change", [str.upper, "{} ".format, "00{}".format])
 def test_logs_that_share_no_user_but_for_a_spelling_say_so(tmp_path, change):
     letter = "" if change("1") == "001" else "u"

@@ -856,7 +856,7 @@ def test_swapped_columns_when_described_are_proposed_the_right_way(tmp_path):
             r"x\.csv: cannot tell which column holds the user and the item among",
         ),
         (f"01,a,{T}\n", r"the two files differ in layout"),
-        (X.replace(",", ",5,", 1), r"x\.csv.*no header|differ in layout"),
+        (X.replace(",", ",5,", 1), r"x\.csv, line 2: 3 fields where line 1 has 4"),
         (
             HEADER.replace("item_id", "item") + X,
             r"the two files differ in layout: .*columns user_id, item, timestamp and",

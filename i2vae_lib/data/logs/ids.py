@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import duckdb
@@ -66,18 +67,36 @@ _SPELLINGS = {  # what may set two spellings of one id apart: SQL of the id with
     "capital letters": ("lower(id)", False),
     "another Unicode form": ("nfc_normalize(id)", False),
 }
+_ALNUM = r"[\p{L}\p{N}]"
+_AFFIXES = {  # how whole files spell their ids apart: SQL of what is not the id itself, and of the id
+    "signs": (
+        "''",
+        f"regexp_replace(lower(regexp_replace(id, '^b([''\"].*[''\"])$', '\\1')), '[^{_ALNUM[1:]}', '', 'g')",
+    ),
+    "what stands around a number": (
+        "regexp_replace(id, '[0-9]+', '#')",
+        "ltrim(regexp_extract(id, '^[^0-9]*([0-9]+)[^0-9]*$', 1), '0')",
+    ),
+    "what stands before": (f"regexp_replace(id, '{_ALNUM}+$', '')", f"lower(regexp_extract(id, '{_ALNUM}+$'))"),
+    "what stands behind": (f"regexp_replace(id, '^{_ALNUM}+', '')", f"lower(regexp_extract(id, '^{_ALNUM}+'))"),
+}
+_PLACEHOLDERS = (  # "": signs alone
+    *("", "anonymous", "anon", "unknown", "undefined", "nil", "null", "none", "nan", "na", "missing", "notset"),
+    *("guest", "default", "nobody", "deleted", "test"),
+)
 
 
 def id_suspicions(db: duckdb.DuckDBPyConnection, names: Mapping[str, str], same_items: bool) -> list[str]:
     """What looks wrong with ids that are read as they are, in sentences with counts and examples."""
     items = {d: f"(SELECT id, {d == 'x'} AS x, {d == 'y'} AS y FROM items_{d})" for d in DOMAINS}
     both = "(SELECT id, bool_or(x) AS x, bool_or(y) AS y FROM ({x} UNION ALL {y}) GROUP BY id)".format(**items)
-    found = spellings(db, "user", "users", names)
+    found = spellings(db, "user", "users", names) + spelled_apart(db, names)
     if same_items:
         found += spellings(db, "item", both, names)
     else:
         found += [one for d in DOMAINS for one in spellings(db, "item", items[d], {d: names[d]})]
-    return found + _numberings(db, names)
+    found += [one for d, name in names.items() for one in _crowded(db, d, name)]
+    return found + _numberings(db, names) + _common_events(db)
 
 
 def spellings(db: duckdb.DuckDBPyConnection, role: str, ids: str, names: Mapping[str, str]) -> list[str]:
@@ -101,6 +120,76 @@ def spellings(db: duckdb.DuckDBPyConnection, role: str, ids: str, names: Mapping
             elif odd and alone:
                 found.append(f"{name}: {odd:,} {role} ids, such as {first!r}, have {what}")
     return found
+
+
+def spelled_apart(db: duckdb.DuckDBPyConnection, names: Mapping[str, str]) -> list[str]:
+    """Users of one file alone who would be users of the other file alone, but for how the whole file spells ids."""
+    known = "id"  # without what :func:`spellings` tells of
+    for plain, _ in _SPELLINGS.values():
+        known = known.join(re.split(r"\bid\b", plain))
+    found: list[tuple[int, str]] = []
+    for what, (around, plain) in _AFFIXES.items():
+        count, left, right = first_row(
+            db,
+            f"WITH a AS (SELECT id, x, {known} AS known, {around} AS around, {plain} AS plain FROM users "
+            f"WHERE x <> y), often AS (SELECT around, x FROM a GROUP BY around, x QUALIFY row_number() OVER "
+            f"(PARTITION BY x ORDER BY count(*) DESC, around) <= 3), twins AS (SELECT min(id) FILTER (x) AS l, "
+            f"min(id) FILTER (NOT x) AS r FROM a SEMI JOIN often USING (around, x) WHERE plain <> '' GROUP BY plain "
+            f"HAVING count(DISTINCT x) = 2 AND count(DISTINCT known) > 1) "
+            f"SELECT count(*), min(l), min_by(r, l) FROM twins",
+        )
+        found.append((count, f"{what} alone, such as {left!r} and {right!r}"))
+    count, told = max(found, key=lambda one: one[0])
+    fewest = min(first_row(db, f"SELECT count(*) FROM users WHERE {d}")[0] for d in DOMAINS)
+    if count < max(3, 0.01 * fewest):
+        return []
+    return [
+        f"{count:,} user ids of {names['x']} and of {names['y']} differ by {told}: they are read as different users; "
+        f"if they are the same, write them alike"
+    ]
+
+
+def _crowded(db: duckdb.DuckDBPyConnection, d: str, name: str) -> list[str]:
+    """Ids with so many events that they hardly stand for one user or one item."""
+    words = ", ".join(f"'{word}'" for word in _PLACEHOLDERS)
+    is_word = f"regexp_replace(lower(id), '[^{_ALNUM[1:]}', '', 'g') IN ({words}) OR id = '-1'"
+    large = {
+        "user": "n > 0.1 * total AND n > 5 * mean OR n > 0.05 * total AND n > 10 * next",
+        "item": "n > 0.5 * total",
+    }
+    found = []
+    for role, condition in large.items():
+        rows = db.execute(
+            f"WITH c AS (SELECT {role[0]} AS id, count(*) AS n FROM raw_{d} GROUP BY 1), s AS (SELECT sum(n) AS total, "
+            f"avg(n) AS mean, coalesce(max(n, 2)[2], sum(n)) AS next, count(*) AS ids FROM c) SELECT id, n, total, ids "
+            f"FROM c, s WHERE ids >= 10 AND ({condition} OR n > 3 * mean AND ({is_word})) ORDER BY n DESC, id LIMIT 3"
+        ).fetchall()
+        found += [
+            f"{name}: {n:,} of {total:,} events ({n / total:.0%}) have the {role} id {id!r}, one of {ids:,}: does it "
+            f"stand for an unknown {role}?"
+            for id, n, total, ids in rows
+        ]
+    return found
+
+
+def common_events(db: duckdb.DuckDBPyConnection) -> tuple[int, int, int, int]:
+    """Events (the first of each user and item) of x and of y, those in both, and those in both at one time."""
+    if not shared_items(db):
+        return 0, 0, 0, 0
+    first = {d: f"(SELECT u, i, min(t) AS t FROM raw_{d} GROUP BY u, i)" for d in DOMAINS}
+    [x, y] = (first_row(db, f"SELECT count(*) FROM {first[d]}")[0] for d in DOMAINS)
+    both = f"SELECT count(*), count(*) FILTER (x.t = y.t) FROM {first['x']} AS x JOIN {first['y']} AS y USING (u, i)"
+    return (x, y, *first_row(db, both))
+
+
+def _common_events(db: duckdb.DuckDBPyConnection) -> list[str]:
+    x, y, both, same = common_events(db)
+    if both < 10 or (both <= 0.5 * min(x, y) and same <= 0.1 * min(x, y)):
+        return []
+    return [
+        f"{both:,} events of a user and an item stand in both files ({same:,} at one time), of {x:,} and {y:,}: is a "
+        f"part of one domain's log in the other's? What is to be predicted may then stand in the other domain's history"
+    ]
 
 
 def _numberings(db: duckdb.DuckDBPyConnection, names: Mapping[str, str]) -> list[str]:

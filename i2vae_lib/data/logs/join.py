@@ -24,12 +24,14 @@ from i2vae_lib.data.logs.checks import check_log, time_suspicions
 from i2vae_lib.data.logs.database import database, first_row, locate, reading, stage_log
 from i2vae_lib.data.logs.files import FLOAT_IDS, Source, check_columns, open_log, open_table
 from i2vae_lib.data.logs.ids import (
+    common_events,
     count_shared,
     float_ids,
     id_suspicions,
     number_ids,
     shared_items,
     shared_users,
+    spelled_apart,
     spellings,
     swapped,
 )
@@ -95,7 +97,6 @@ def load_logs(pair: PairFile | Path | str, *, memory_limit: str = "2GB") -> LogP
                     repeats[d] = _keep_first(db, d, pair, steps)
             with stage(progress, "what is left"):
                 log, ids = _fetch(db, timed=pair.layout.unit != "order")
-                _refuse_twice(pair, log, ids)
             with stage(progress, "titles"):
                 titles = {d: _titles(db, d, pair, ids[d]) for d in DOMAINS}
     return LogPair(
@@ -111,18 +112,6 @@ def load_logs(pair: PairFile | Path | str, *, memory_limit: str = "2GB") -> LogP
         files={d: str(pair.side(d).path) for d in DOMAINS},
         suspicions=[SUSPICIOUS + one for one in suspicions],
     )
-
-
-def _refuse_twice(pair: PairFile, log: EventLog, ids: Mapping[str, Array]) -> None:
-    """One log given twice in two wrappings (a CSV and its .gz) has other bytes and the same events."""
-    x, y = (log.events[d] for d in DOMAINS)
-    if np.array_equal(ids["x"], ids["y"]) and all(
-        np.array_equal(getattr(x, name), getattr(y, name)) for name in ("user", "item", "time")
-    ):
-        raise DataError(
-            f"x and y are the same log: {pair.x.path} and {pair.y.path} hold the same events; "
-            f"give each domain its own file"
-        )
 
 
 @contextmanager
@@ -216,9 +205,11 @@ def _check_pair(db: duckdb.DuckDBPyConnection, pair: PairFile) -> None:
         if evidence := swapped(db, d):
             raise DataError(f"{pair.side(d).path}: users and items are swapped: {evidence}; {_unswap(pair.format)}")
     if shared_users(db):
+        _refuse_same_events(db, pair)
         return
     names = f"{pair.x.path} and {pair.y.path}: no user is in both"
-    alike = "; ".join(spellings(db, "user", "users", {d: pair.side(d).name for d in DOMAINS}))
+    sides = {d: pair.side(d).name for d in DOMAINS}
+    alike = "; ".join(spellings(db, "user", "users", sides) or spelled_apart(db, sides))
     if shared := shared_items(db):
         raise DataError(
             f"{names}, but {shared:,} ids of the item columns are: either users and items are swapped "
@@ -234,6 +225,24 @@ def _check_pair(db: duckdb.DuckDBPyConnection, pair: PairFile) -> None:
                 f"{pair.side(e).name}: the two files have their columns in different order; write them alike"
             )
     raise DataError(f"{names}; a pair needs common user ids: {alike or 'does each file number its users by itself?'}")
+
+
+def _refuse_same_events(db: duckdb.DuckDBPyConnection, pair: PairFile) -> None:
+    """Refuse one log given twice in two wrappings (a CSV and its .gz), or once whole and once in part."""
+    x, y, both, same = common_events(db)
+    same = both if pair.layout.unit == "order" else same
+    if x == y == same > 0:
+        raise DataError(
+            f"x and y are the same log: {pair.x.path} and {pair.y.path} hold the same events; "
+            f"give each domain its own file"
+        )
+    if same >= max(10, 0.9 * min(x, y)):  # of a handful nothing can be said
+        small, large = (pair.x, pair.y) if x < y else (pair.y, pair.x)
+        raise DataError(
+            f"{same:,} of the {min(x, y):,} events of {small.name} stand in {large.name} as well ({small.path} and "
+            f"{large.path}): one is a part of the other, and what is to be predicted would stand in the other domain's "
+            f"history; give each domain its own events"
+        )
 
 
 def _keep_first(db: duckdb.DuckDBPyConnection, d: str, pair: PairFile, steps: list[dict[str, Any]]) -> Array:
