@@ -30,7 +30,7 @@ from i2vae_lib.data.rows import DOMAINS, PAD, Array, Catalogue, DataError, Ragge
 from i2vae_lib.data.user_sequences import UserSequences
 from i2vae_lib.generators.features import write_vectors
 from i2vae_lib.model.i2vae import ROLES
-from i2vae_lib.params import ParameterError, Parameters, load
+from i2vae_lib.params import ParameterError, Parameters, joined, load
 from i2vae_lib.recommenders import SYSTEMS, I2VAERecommender
 from i2vae_lib.recommenders.contract import ROWS_AT_ONCE, best_items, check_count
 from i2vae_lib.runs import LayoutError, Run, check_outside_runs, checked, new_folder, read_record
@@ -149,12 +149,14 @@ class I2VAE:
             out = _folder(out)
         home = None if out else tempfile.TemporaryDirectory(prefix="i2vae-", ignore_cleanup_errors=True)
         folder = Path(out or (home.name if home else ""))
-        chosen = dict(overrides or {}) | {"system": system}
+        chosen = joined(overrides or {}, {"system": system}, "overrides and the argument system")
         if protocol is None:
-            chosen["split.test_share"], protocol = 0.0, "chronological"
+            chosen = joined(chosen, {"split.test_share": 0.0}, "overrides and protocol=None")
+            protocol = "chronological"
         if item_vectors is not None:
             write_vectors(item_vectors, folder / "vectors.parquet")
-            chosen |= {"model.start": "given", "model.vectors": str((folder / "vectors.parquet").resolve())}
+            given = {"model.start": "given", "model.vectors": str((folder / "vectors.parquet").resolve())}
+            chosen = joined(chosen, given, "overrides and item_vectors")
         types: dict[str, str] = {}
         names: dict[str, str] = {}
         if isinstance(logs, Mapping):

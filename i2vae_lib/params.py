@@ -217,6 +217,19 @@ def _flat(overrides: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
     return dict(overrides)
 
 
+def joined(overrides: Mapping[str, Any], own: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Overrides with those that other arguments stand for, which are in no other place.
+
+    Raises
+    ------
+    ParameterError
+        A key is in both.
+    """
+    if twice := [key for key in own if key in overrides]:
+        raise ParameterError(f"{where} both give '{twice[0]}': which one counts? Give it once")
+    return {**overrides, **own}
+
+
 def load(
     preset: str = "paper",
     overrides: Mapping[str, Any] | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from typing import Any
 
@@ -14,8 +15,15 @@ MOST_VALUES = 100_000
 """Aliases (``*name``) count as the values that they stand for: ten lines of them can make 10^10."""
 
 
+_PLAIN = {
+    "int": "[-+]?(0|[1-9][0-9]*)",
+    "float": r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+}
+"""What stands for a number, by the kind that YAML takes it for."""
+
+
 class _Loader(yaml.SafeLoader):
-    """Refuses duplicate keys, of which PyYAML would silently take the last."""
+    """Refuses duplicate keys, of which PyYAML would silently take the last, and numbers that are not what they say."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: dict[str, yaml.Node] = {}
@@ -29,13 +37,30 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _number(loader: _Loader, node: yaml.ScalarNode) -> int | float:
+    """A number in plain digits: YAML 1.1 has others, so that 010 is 8, 1:30 is 90 and 1_0 is 10."""
+    kind = node.tag.rsplit(":", 1)[-1]
+    number = loader.construct_yaml_int(node) if kind == "int" else loader.construct_yaml_float(node)
+    if re.fullmatch(_PLAIN[kind], node.value):
+        return number
+    problem = (
+        f"{node.value} would be read as {number}: write that in plain digits, or '{node.value}' in quotes for text"
+    )
+    raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
+for _kind in _PLAIN:
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _number)
+
+
 def parse(text: str) -> Any:
     """The content of a YAML text.
 
     Raises
     ------
     yaml.YAMLError
-        Malformed, too deep, too large, or with a duplicate key; gives line and column.
+        Malformed, too deep, too large, with a duplicate key or a number that reads otherwise than it looks; gives line
+        and column.
     """
     _measure(text)
     try:

@@ -630,6 +630,17 @@ def test_command_when_users_are_known(
         out = tmp_path / f"of {name}"
         assert said(capsys, *words, "--users", str(tmp_path / name), "--out", str(out)) == f"written: {out}\n"
         pd.testing.assert_frame_equal(pd.read_parquet(out), expected)
+    pd.DataFrame({"who": users}).to_parquet(tmp_path / "who.parquet")
+    pd.DataFrame({"user": []}).to_parquet(tmp_path / "empty.parquet")
+    pd.DataFrame({"books": [], "films": []}).to_parquet(tmp_path / "histories.parquet")
+    (tmp_path / "empty.txt").write_text("\n\n")
+    for option, name, told in (
+        ("--users", "who.parquet", "not one column user among who: give an id a line, or Parquet with a column user"),
+        ("--users", "empty.parquet", "it holds no user: give an id a line"),
+        ("--users", "empty.txt", "it holds no user: give an id a line"),
+        ("--histories", "histories.parquet", "it holds no history: give a row for each user"),
+    ):
+        assert f"{name}: {told}" in said(capsys, *words, option, str(tmp_path / name), status=2)
     only = said(
         capsys,
         *words,
@@ -751,6 +762,17 @@ def test_question_when_it_would_be_read_as_another_is_refused(
             "logs is a list: give two DataFrames",
         ),
         (small_logs, {"overrides": ["model.d"]}, r"overrides is \['model.d'\]"),
+        (small_logs, {"overrides": {"system": "svae"}}, "overrides and the argument system both give 'system'"),
+        (
+            small_logs,
+            {"overrides": {"split.test_share": 0.2}, "protocol": None},
+            "overrides and protocol=None both give 'split.test_share'",
+        ),
+        (
+            small_logs,
+            {"overrides": {"model.start": "titles"}, "item_vectors": {}},
+            "overrides and item_vectors both give 'model.start'",
+        ),
         (small_logs, {"item_vectors": {"books": pd.DataFrame([[1.0], [2.0]], index=[1, 1])}}, "item 1 stands twice"),
         (small_logs, {"item_vectors": {"books": pd.DataFrame([["a"]])}}, "expected a DataFrame of numbers"),
         (small_logs, {"item_vectors": 5}, "item_vectors is a int: expected DataFrames by domain"),

@@ -710,13 +710,55 @@ def test_log_whose_name_begins_with_a_tilde_is_read(tmp_path, monkeypatch):
     assert describe_files(Path("~x.csv"), Path("y.csv")).files["x"].events == len(LOGS["x"])
 
 
-@pytest.mark.parametrize("change", [lambda one: [one], lambda one: {"id": one}])
-def test_json_ids_that_are_no_values_are_refused(tmp_path, change):
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda one: [one], "a list or an object.*so do 150 of 150 rows"),
+        (lambda one: {"id": one}, "a list or an object.*so do 150 of 150 rows"),
+        (lambda one: int(one) % 2 == 0, "truth values alone, such as '(true|True|false|False)', and no ids: name the"),
+    ],
+)
+@pytest.mark.parametrize("csv", [False, True])
+def test_ids_that_are_no_values_are_refused(tmp_path, change, told, csv):
     for d in DOMAINS:
-        rows = [{"user_id": u, "item_id": change(i) if d == "x" else i, "timestamp": t} for u, i, t in LOGS[d]]
-        (tmp_path / f"{d}.csv").write_text("".join(json.dumps(one) + "\n" for one in rows))
-    with pytest.raises(DataError, match=r"line 1: column 'item_id' holds a list or an object.*so do 150 of 150 rows"):
+        frame = pd.DataFrame(LOGS[d], columns=["user_id", "item_id", "timestamp"])
+        frame["item_id"] = frame["item_id"].map(change) if d == "x" else frame["item_id"]
+        if csv:
+            frame["item_id"] = [one if isinstance(one, str | bool) else json.dumps(one) for one in frame["item_id"]]
+            frame.to_csv(tmp_path / f"{d}.csv", index=False)
+        else:
+            frame.to_json(tmp_path / f"{d}.csv", orient="records", lines=True)
+    with pytest.raises(DataError, match=rf"line {1 + csv}: column 'item_id' holds {told}"):
         load_logs(written(tmp_path))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_json_lines_when_the_first_lacks_a_key_are_read(tmp_path, packed):
+    def text(rows):
+        lines = [json.dumps({"user_id": u, "item_id": i, "timestamp": t}) for u, i, t in rows]
+        return "\n".join([json.dumps({"user_id": "9", "item_id": "z"}), *lines])
+
+    for d in DOMAINS:
+        content = text(LOGS[d]).encode()
+        (tmp_path / f"{d}.csv").write_bytes(gzip.compress(content) if packed else content)
+    found = describe_files(tmp_path / "x.csv", tmp_path / "y.csv")
+    assert found.columns.timestamp == "timestamp" and "line 1: column 'timestamp' is empty; 1 of 151" in found.refusal
+
+
+def test_recbole_sequences_are_no_ids(tmp_path):
+    header = "user_id:token\titem_id:token_seq\ttimestamp:float\n"
+    paths = put(tmp_path, lambda rows: header + "".join(f"{u}\t{i} {i}\t{t}\n" for u, i, t in rows), "inter")
+    with pytest.raises(DataError, match=r"x.inter, line 1: column 'item_id:token_seq' holds a sequence in each row"):
+        describe_files(*paths)
+
+
+@pytest.mark.parametrize("write", ["{} 1 2", '"{},7"', "[{}|7]"])
+def test_ids_that_are_lists_are_suspicious(tmp_path, write):
+    found, pair = read_as_described(
+        tmp_path, *put(tmp_path, lambda rows: csv_of([(u, write.format(i), t) for u, i, t in rows]))
+    )
+    for suspicious in (found.suspicious, pair.suspicions):
+        assert [one for one in suspicious if "9 of 9 item ids are several numbers, such as '" in one]
 
 
 @pytest.mark.parametrize("unit", ["s", "d"])

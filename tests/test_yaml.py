@@ -26,6 +26,18 @@ WRONG = {
     "twice": ("name: a\nx: 1\nname: b\n", r"'name' stands here[\s\S]*line 1[\s\S]*and again[\s\S]*line 3"),
     "twice inside": ("x: {path: a, path: b}", r"'path' stands here"),
     "a month 13": ("name: 2020-13-45", "a value that cannot be read: month"),
+    **{
+        f"number {one}": (f"name: pair\nmin_user: {one}\n", rf"{one} would be read as {value}[\s\S]*line 2")
+        for one, value in (
+            ("010", 8),
+            ("1:30", 90),
+            ("1_0", 10),
+            ("0x1F", 31),
+            ("0b11", 3),
+            ("1_0.5", 10.5),
+            ("1:30.5", 90.5),
+        )
+    },
     "digits": ("name: " + "1" * 5000, "a value that cannot be read"),
 }
 
@@ -39,6 +51,21 @@ def test_files_when_they_would_do_harm(tmp_path: Path, case: str) -> None:
         read_pair_file(path)
     with pytest.raises(ParameterError, match=rf"mine\.yaml[\s\S]*{message}"):
         read_yaml(path)
+
+
+@pytest.mark.parametrize("text", ["8", "-3", "+3", "0", "0.5", "1.", ".5", "1.0e-3", "1.5E+3", ".inf", "-.inf"])
+def test_numbers_in_plain_digits_are_read(text: str) -> None:
+    assert parse(text) == float(text.replace(".inf", "inf")) and parse(f"'{text}'") == text
+
+
+def test_set_when_a_key_is_given_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, told in (
+        (["--set", "model.d=8", "--set", "model.d=16"], "--set model.d is given twice"),
+        (["--set", "system=svae", "--system", "i2vae"], "--set and --system both give 'system'"),
+        (["--set", "model.d=010"], "010 would be read as 8"),
+    ):
+        assert cli.main(["run", *words]) == 2
+        assert told in capsys.readouterr().err
 
 
 def test_set_when_a_value_would_do_harm(capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,6 +51,8 @@ def overrides(pairs: Sequence[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals:
             raise ParameterError(f"--set {pair}: expected KEY=VALUE, e.g. --set model.d=64")
+        if key in found:
+            raise ParameterError(f"--set {key} is given twice: which value counts? Drop one")
         try:
             found[key] = parse(value)
         except yaml.YAMLError as error:
@@ -60,7 +62,9 @@ def overrides(pairs: Sequence[str]) -> dict[str, Any]:
 
 def chosen_of(given: argparse.Namespace) -> dict[str, Any]:
     """What ``--set`` and ``--system`` override."""
-    return overrides(given.set) | ({} if given.system is None else {"system": given.system})
+    from i2vae_lib.params import joined
+
+    return joined(overrides(given.set), {} if given.system is None else {"system": given.system}, "--set and --system")
 
 
 def named(given: argparse.Namespace, *names: str) -> dict[str, Any]:
@@ -192,6 +196,7 @@ def recommend(given: argparse.Namespace) -> int:
 
 def _asked(kit: I2VAE, given: argparse.Namespace) -> Asked:
     """Whom to recommend to: users of the data, histories of a file, or of one person on the command line."""
+    from i2vae_lib.data.histories import read_users
     from i2vae_lib.data.rows import DOMAINS, DataError
     from i2vae_lib.params import ParameterError
 
@@ -202,7 +207,7 @@ def _asked(kit: I2VAE, given: argparse.Namespace) -> Asked:
     if given.histories is not None:
         return kit.asked_of_file(given.histories, given.unknown)
     if several and not given.history:
-        return kit.asked(given.user or _users_of_file(given.users), None, given.unknown)
+        return kit.asked(given.user or read_users(given.users), None, given.unknown)
     histories: dict[str, list[list[str]]] = {d: [[]] for d in DOMAINS}
     for pair in given.history:
         name, equals, ids = pair.partition("=")
@@ -210,21 +215,6 @@ def _asked(kit: I2VAE, given: argparse.Namespace) -> Asked:
             raise DataError(f"--history {pair}: expected DOMAIN=ID,ID")
         histories[kit.catalogue.key(name)][0] += [one for one in ids.split(",") if one]
     return kit.asked(None, histories, given.unknown)
-
-
-def _users_of_file(path: Path) -> list[Any]:
-    """Column ``user`` of a Parquet file, or the lines of a text."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from i2vae_lib.data.rows import DataError
-
-    try:
-        if path.suffix == ".parquet":
-            return list(pq.read_table(path, columns=["user"])["user"].to_pylist())
-        return [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line]  # no other line end splits
-    except (pa.ArrowException, KeyError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: expected an id a line, or Parquet with a column user: {error}") from None
 
 
 def _write_tables(tables: Iterator[pd.DataFrame], path: Path) -> None:

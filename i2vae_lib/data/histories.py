@@ -149,9 +149,35 @@ def read_histories(catalogue: Catalogue, path: Path | str, unknown: str = "error
             parts[d].append((numbered.values, numbered.lengths))
             dropped += lost
         before += len(batch)
+    if not before:
+        raise DataError(f"{path}: it holds no history: give a row for each user")
     nothing = [(np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int64))]
     wholes = {d: [np.concatenate(each) for each in zip(*(some or nothing), strict=True)] for d, some in parts.items()}
     return {d: Ragged.from_lengths(*whole) for d, whole in wholes.items()}, dropped
+
+
+def read_users(path: Path) -> list[Any]:
+    """Users of a file: column ``user`` of Parquet, or an id a line.
+
+    Raises
+    ------
+    DataError
+        Neither, or no user.
+    """
+    wanted = "give an id a line, or Parquet with a column user"
+    try:
+        if path.suffix == ".parquet":
+            names = pq.read_schema(path).names
+            if names.count("user") != 1:
+                raise DataError(f"{path}: not one column user among {', '.join(names) or 'no columns'}: {wanted}")
+            users = list(pq.read_table(path, columns=["user"])["user"].to_pylist())
+        else:  # no other line end splits
+            users = [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line]
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}): {wanted}") from None
+    if not users:
+        raise DataError(f"{path}: it holds no user: {wanted}")
+    return users
 
 
 def whole_histories(dataset: CrossDomainDataset) -> UserSequences:

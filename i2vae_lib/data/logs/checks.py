@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 import duckdb
 
 from i2vae_lib.data.logs.database import first_row, locate, reading
-from i2vae_lib.data.logs.files import DATE_DIGITS, ISO, JSON_LINES, Source, fields_of
+from i2vae_lib.data.logs.files import DATE_DIGITS, ISO, Source, fields_of
 from i2vae_lib.data.logs.pair_file import SIZED, UNITS, Columns, Unit
-from i2vae_lib.data.rows import DataError
+from i2vae_lib.data.rows import DOMAINS, DataError
 
 # Unix times by size: from March 1973 to the year 5138 those of a unit lie above its bound and below the next one's
 _UNIT_BOUNDS = (10**11, 10**14, 10**17)
@@ -70,7 +70,8 @@ def check_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Col
         "NUL in item": "contains(i, chr(0))",
         "break in user": "regexp_matches(u, '[\\n\\r]')",
         "break in item": "regexp_matches(i, '[\\n\\r]')",
-        **{f"JSON in {role}": _nested(column, source) for role, column in (("user", "u"), ("item", "i"))},
+        **{f"JSON in {role}": _nested(role[0], source) for role in ("user", "item")},
+        **{f"truth in {role}": f"lower({role[0]}) IN ('true', 'false')" for role in ("user", "item")},
         "text": "t IS NULL",
         "unknown": "t < 0" if ordered else "t <= 0",
         **{unit: unit_of("t", unit) if sized else "false" for unit in SIZED},
@@ -80,6 +81,8 @@ def check_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Col
     columns = ", ".join(f"count(*) FILTER ({condition})" for condition in bad.values())
     total, *counts = first_row(db, f"SELECT count(*), {columns} FROM raw_{d}")
     found = {key: count for key, count in zip(bad, counts, strict=True) if count}
+    # one of many may be called so
+    found = {key: count for key, count in found.items() if not key.startswith("truth") or count == total}
     if not total and source.only is not None:
         column, value = source.only
         raise DataError(f"{source.path}: no row has {value!r} in column '{column}'")
@@ -100,8 +103,8 @@ def check_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Col
 
 
 def _nested(column: str, source: Source) -> str:
-    """SQL: whether an id of JSON lines is a list or an object, of which the text would be read."""
-    return f"({column}[1] IN ('{{', '[') AND json_valid({column}))" if source.delimiter == JSON_LINES else "false"
+    """SQL: whether an id is a list or an object in JSON, of which the text would be read."""
+    return f"({column}[1] IN ('{{', '[') AND json_valid({column}))" if source.types is None else "false"
 
 
 def numbers_as(db: duckdb.DuckDBPyConnection, d: str) -> Unit | None:
@@ -258,6 +261,8 @@ def _complaint(
         word = (value or "").strip()
         meant = f" (text for a missing value; if it is an id, write it otherwise, e.g. {word}_)" if word else ""
         return f"{column} has no id but {value!r}{meant}; so have {of_rows}: drop them, or give the {role}s ids"
+    if what == "truth":
+        return f"{column} holds truth values alone, such as {value!r}, and no ids: name the column of the {role}s"
     if what == "JSON":
         return f"{column} holds a list or an object, {str(value)[:80]!r}; so do {of_rows}: ids are text or integers"
     sign = "a NUL byte" if what == "NUL" else "a line break"
@@ -317,6 +322,25 @@ def _advice(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns, valu
             ": a date in another notation? Write it as ISO 8601, such as 2014-11-27 21:46:45, and set columns.unit: iso"
         )
     return ""
+
+
+def blind(db: duckdb.DuckDBPyConnection, unit: Unit, daily: bool) -> str:
+    """Why no row could see anything of the other domain; "" if one can. ``daily``: it sees those of earlier days."""
+    if unit == "order":
+        return ""
+    scale = 86_400 if daily else 1
+    spans = [
+        f"(SELECT u, min(t) // {scale} AS a, max(t) // {scale} AS b FROM raw_{d} GROUP BY u) AS {d}" for d in DOMAINS
+    ]
+    [seen] = first_row(db, f"SELECT count(*) FROM {spans[0]} JOIN {spans[1]} ON x.u = y.u WHERE x.a < y.b OR y.a < x.b")
+    return (
+        ""
+        if seen
+        else (
+            "no event of a user with both domains lies before one of the other domain, so no row would see anything of "
+            "it; are these the events' own times?"
+        )
+    )
 
 
 def date_of(seconds: float) -> str:

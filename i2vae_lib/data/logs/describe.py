@@ -13,7 +13,7 @@ import duckdb
 import yaml
 
 from i2vae_lib.data.logs.c2dsr import check_sequences
-from i2vae_lib.data.logs.checks import check_log, date_of, no_id, time_suspicions
+from i2vae_lib.data.logs.checks import blind, check_log, date_of, no_id, time_suspicions
 from i2vae_lib.data.logs.database import database, first_row, stage_log
 from i2vae_lib.data.logs.files import (
     Source,
@@ -204,7 +204,8 @@ def describe_files(
         for d in DOMAINS:
             suspicious += _suspicions(files[d], bool(float_ids(db, d)))
         suspicious += id_suspicions(db, told, same_items=True)
-        refusal = refusal or _blind(db, files, layout.columns.unit)
+        daily = any(one.same_time_of_day == 1 for one in files.values())
+        refusal = refusal or blind(db, layout.columns.unit, daily)
     suspicious += _shared_suspicions(files, users, items, integers)
     return Description(
         layout.format or "columns",
@@ -275,25 +276,6 @@ def _refusal(db: duckdb.DuckDBPyConnection, sources: Mapping[str, Source], pair:
     except DataError as error:
         return str(error)
     return ""
-
-
-def _blind(db: duckdb.DuckDBPyConnection, files: Mapping[str, LogDescription], unit: Unit) -> str:
-    """Why no row could see anything of the other domain; "" if one can."""
-    if unit == "order":
-        return ""
-    scale = 86_400 if any(one.same_time_of_day == 1 for one in files.values()) else 1
-    spans = [
-        f"(SELECT u, min(t) // {scale} AS a, max(t) // {scale} AS b FROM raw_{d} GROUP BY u) AS {d}" for d in DOMAINS
-    ]
-    [seen] = first_row(db, f"SELECT count(*) FROM {spans[0]} JOIN {spans[1]} ON x.u = y.u WHERE x.a < y.b OR y.a < x.b")
-    return (
-        ""
-        if seen
-        else (
-            "no event of a user with both domains lies before one of the other domain, so no row would see anything of "
-            "it; are these the events' own times?"
-        )
-    )
 
 
 def _read(db: duckdb.DuckDBPyConnection, layout: Layout) -> dict[str, Source]:

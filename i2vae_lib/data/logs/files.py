@@ -6,11 +6,13 @@ import csv
 import glob
 import gzip
 import io
+import itertools
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ FLOAT_IDS = (  # end of a message
     "the column as text or integers"
 )
 _DELIMITERS = (",", "\t", ";", "|", "\x01")
+_FIRST_OBJECTS = 1000  # of JSON lines, whose keys are a file's columns
 JSON_LINES = "JSON lines"  # in place of a delimiter
 _REJECTS = "store_rejects=true, rejects_limit=100"  # lines that cannot be read, for :func:`reading`
 _LINES = (  # of whole lines as column c; \x02 stands in none
@@ -207,6 +210,12 @@ def open_log(side: Side, layout: Columns, format: Format | None) -> Source:
     source = open_table(path, layout.names, header=layout.header)
     source.check_whole()
     check_columns(source, layout.names)
+    for name in (layout.user, layout.item):
+        if name.endswith((":token_seq", ":float_seq")):
+            raise DataError(
+                f"{path}, line 1: column '{name}' holds a sequence in each row (RecBole's type), and a log has one "
+                f"event a row: write a row for each"
+            )
     if layout.domain is not None:
         source = replace(source, only=(layout.domain, side.value or side.name))
     if source.types is not None:
@@ -233,7 +242,7 @@ def open_table(path: Path, wanted: Sequence[str], *, header: Sequence[str] | Non
         return _open_parquet(path)
     gzipped, line = first_line(path)
     if line.lstrip().startswith("{"):
-        return Source(path, gzipped, JSON_LINES, False, _keys(path, line), None)
+        return Source(path, gzipped, JSON_LINES, False, _keys(path, gzipped, line), None)
     split = {delimiter: fields_of(line, delimiter) for delimiter in _delimiters(line)}
     best = max(split, key=lambda one: (len({*split[one]} & {*wanted}), len(split[one])))
     if best == " " and "" in split[best]:
@@ -271,8 +280,8 @@ def _delimiters(line: str) -> Sequence[str]:
     return _DELIMITERS if any(one in line for one in _DELIMITERS) else (" ",)
 
 
-def _keys(path: Path, line: str) -> tuple[str, ...]:
-    """The keys of a JSON object on the first line."""
+def _keys(path: Path, gzipped: bool, line: str) -> tuple[str, ...]:
+    """The keys of the JSON objects on the first lines; the first one may lack some."""
     try:
         pairs = json.loads(line, object_pairs_hook=list)
     except (ValueError, RecursionError) as error:
@@ -280,6 +289,11 @@ def _keys(path: Path, line: str) -> tuple[str, ...]:
     keys = [key for key, _ in pairs]
     if twice := key_twice(keys):
         raise DataError(f"{path}, line 1: {twice}")
+    with gzip.open(path, "rb") if gzipped else path.open("rb") as stream, suppress(OSError, EOFError, zlib.error):
+        for later in itertools.islice(stream, 1, _FIRST_OBJECTS):
+            with suppress(ValueError, RecursionError):  # what is wrong with these is told when all are read
+                one = json.loads(later)
+                keys += [key for key in one if key not in keys] if isinstance(one, dict) else []
     return tuple(keys)
 
 

@@ -96,6 +96,7 @@ def id_suspicions(db: duckdb.DuckDBPyConnection, names: Mapping[str, str], same_
     else:
         found += [one for d in DOMAINS for one in spellings(db, "item", items[d], {d: names[d]})]
     found += [one for d, name in names.items() for one in _crowded(db, d, name)]
+    found += [one for d, name in names.items() for one in _lists(db, d, name)]
     return found + _numberings(db, names) + _common_events(db)
 
 
@@ -169,6 +170,21 @@ def _crowded(db: duckdb.DuckDBPyConnection, d: str, name: str) -> list[str]:
             f"stand for an unknown {role}?"
             for id, n, total, ids in rows
         ]
+    return found
+
+
+def _lists(db: duckdb.DuckDBPyConnection, d: str, name: str) -> list[str]:
+    """Ids that are several numbers, as sequences are written in one cell."""
+    found = []
+    for role, table in tables_of(d).items():
+        match = "regexp_full_match(id, '[\\[(]?[0-9]+([ ,;|]+[0-9]+)+[\\])]?')"
+        count, example, ids = first_row(
+            db, f"SELECT count(*) FILTER ({match}), min(id) FILTER ({match}), count(*) FROM {table}"
+        )
+        if count > 0.1 * ids:
+            found.append(
+                f"{name}: {count:,} of {ids:,} {role} ids are several numbers, such as {example[:80]!r}: lists?"
+            )
     return found
 
 
