@@ -154,9 +154,9 @@ class I2VAE:
             chosen = joined(chosen, {"split.test_share": 0.0}, "overrides and protocol=None")
             protocol = "chronological"
         if item_vectors is not None:
-            write_vectors(item_vectors, folder / "vectors.parquet")
             given = {"model.start": "given", "model.vectors": str((folder / "vectors.parquet").resolve())}
             chosen = joined(chosen, given, "overrides and item_vectors")
+            write_vectors(item_vectors, folder / "vectors.parquet")
         types: dict[str, str] = {}
         names: dict[str, str] = {}
         if isinstance(logs, Mapping):

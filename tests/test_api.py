@@ -632,7 +632,7 @@ def test_command_when_users_are_known(
         pd.testing.assert_frame_equal(pd.read_parquet(out), expected)
     pd.DataFrame({"who": users}).to_parquet(tmp_path / "who.parquet")
     pd.DataFrame({"user": []}).to_parquet(tmp_path / "empty.parquet")
-    pd.DataFrame({"books": [], "films": []}).to_parquet(tmp_path / "histories.parquet")
+    pd.DataFrame({"books": [], "films": []}, dtype=object).to_parquet(tmp_path / "histories.parquet")
     (tmp_path / "empty.txt").write_text("\n\n")
     for option, name, told in (
         ("--users", "who.parquet", "not one column user among who: give an id a line, or Parquet with a column user"),
@@ -776,6 +776,7 @@ def test_question_when_it_would_be_read_as_another_is_refused(
         (small_logs, {"item_vectors": {"books": pd.DataFrame([[1.0], [2.0]], index=[1, 1])}}, "item 1 stands twice"),
         (small_logs, {"item_vectors": {"books": pd.DataFrame([["a"]])}}, "expected a DataFrame of numbers"),
         (small_logs, {"item_vectors": 5}, "item_vectors is a int: expected DataFrames by domain"),
+        (small_logs, {"item_vectors": {}}, "item_vectors names no domain"),
         (small_logs, {"preset": 5}, "preset is 5: expected a name"),
     ],
 )

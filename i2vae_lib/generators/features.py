@@ -91,6 +91,8 @@ def write_vectors(vectors: Mapping[str, pd.DataFrame], path: Path) -> None:
     """Write what :func:`given_vectors` reads: domain -> DataFrame, items as index, one column per dimension."""
     if not isinstance(vectors, Mapping):
         raise DataError(f"item_vectors is a {type(vectors).__name__}: expected DataFrames by domain")
+    if not vectors:
+        raise DataError("item_vectors names no domain: give a DataFrame for one at least, or leave it out")
     for name, own in vectors.items():
         if not isinstance(own, pd.DataFrame) or not all(map(pd.api.types.is_numeric_dtype, own.dtypes)):
             raise DataError(f"item_vectors of {name}: expected a DataFrame of numbers, items as index")
