@@ -13,7 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.data.rows import DOMAINS, KINDS, PAD, Array, DataError, Ragged, Rows, hashed, mixed, popularity
+from i2vae_lib.data.kinds import KINDS
+from i2vae_lib.data.rows import DOMAINS, PAD, Array, DataError, Ragged, Rows, hashed, mixed, popularity
 from i2vae_lib.params import ParameterError
 from i2vae_lib.places import suggestion
 

@@ -20,8 +20,9 @@ import pandas as pd
 from i2vae_lib import evaluation
 from i2vae_lib.audit import fitted, leaks
 from i2vae_lib.data.dataset import CrossDomainDataset
+from i2vae_lib.data.kinds import REPORTED_KINDS
 from i2vae_lib.data.loading import check_name, check_protocol, load_dataset_once, source_of
-from i2vae_lib.data.rows import DOMAINS, KINDS, SPLITS
+from i2vae_lib.data.rows import DOMAINS, SPLITS
 from i2vae_lib.generators import psg
 from i2vae_lib.params import ParameterError, Parameters
 from i2vae_lib.places import suggestion
@@ -381,10 +382,9 @@ def result_table(
     part = tidy[(tidy["metric"] == metric) & (tidy["candidates"] == candidates)].copy()
     part["value"] = (part["value"] * 100).round(2)
     order = list(dict.fromkeys(part["recommender"]))
-    kinds = [kind for kind in KINDS if kind != "cold_released"]
     wide = part.pivot(index=["domain", "kind", "n"], columns="recommender", values="value")[order].reset_index()
-    wide = wide[wide["kind"].isin(kinds)]
-    wide["kind"] = pd.Categorical(wide["kind"], kinds, ordered=True)
+    wide = wide[wide["kind"].isin(REPORTED_KINDS)]
+    wide["kind"] = pd.Categorical(wide["kind"], REPORTED_KINDS, ordered=True)
     wide["domain"] = pd.Categorical(wide["domain"], [names[d] for d in DOMAINS], ordered=True)
     wide = wide.sort_values(["domain", "kind"]).reset_index(drop=True)
     wide.columns.name = None

@@ -14,7 +14,8 @@ import pytest
 
 from i2vae_lib import evaluation
 from i2vae_lib.data import DOMAINS, Catalogue, DataError, Ragged, protocols, splitting, synthetic
-from i2vae_lib.data.rows import KINDS, hashed, mixed
+from i2vae_lib.data.kinds import KINDS
+from i2vae_lib.data.rows import hashed, mixed
 from i2vae_lib.data.splitting import raw_rows
 from i2vae_lib.evaluation import (
     METRICS,

@@ -28,10 +28,11 @@ from scipy import stats
 
 from i2vae_lib import cli, stages
 from i2vae_lib.data import load_dataset_once
+from i2vae_lib.data.kinds import MAIN_KINDS
 from i2vae_lib.experiments import engine, sweeps, workers
 from i2vae_lib.experiments.engine import Work, cell_folder
 from i2vae_lib.experiments.grids import Sweep, address_of, resolve
-from i2vae_lib.experiments.sweeps import KINDS, costs, estimate, over_seeds, plan, results, run, state_of
+from i2vae_lib.experiments.sweeps import costs, estimate, over_seeds, plan, results, run, state_of
 from i2vae_lib.experiments.workers import Processes, SchedulerError, WorkerDied, connect
 from i2vae_lib.figures import sweep_figures
 from i2vae_lib.lazy import MissingLibrary
@@ -138,7 +139,7 @@ def test_effects_are_those_of_compare(sweep: Sweep, done: Path) -> None:
     folders = [cell_folder(done, cell.address) for cell in sweep.cells[:4]]
     other = compare(folders, resamples=200, rng=np.random.default_rng(0))
     tests = other.tests[other.tests["system"] == other.systems["system"][1]].reset_index()
-    tests = tests[tests["kind"].isin(KINDS)]
+    tests = tests[tests["kind"].isin(MAIN_KINDS)]
     assert len(found) == 2 * 3 * 2  # domains, user types, metrics
     np.testing.assert_allclose(found["p_holm"], holm(tests["p"].to_numpy()))  # over the cells that are shown
     np.testing.assert_array_equal(found["difference"], tests["difference"])

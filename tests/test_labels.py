@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from i2vae_lib import sample_run
-from i2vae_lib.data.rows import KINDS
+from i2vae_lib.data.kinds import KINDS
 from i2vae_lib.labels import AFTER, label, labelled, latent
 from i2vae_lib.params import read_preset
 from i2vae_lib.places import preset_folder

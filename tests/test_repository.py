@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from i2vae_lib.data.rows import KINDS
+from i2vae_lib.data.kinds import KINDS
 from i2vae_lib.evaluation import METRICS
 from i2vae_lib.params import Parameters
 

@@ -13,7 +13,8 @@ import pytest
 from i2vae_lib import evaluation, shared, stages
 from i2vae_lib.audit import leaks
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.data.rows import KINDS, SPLITS, Rows
+from i2vae_lib.data.kinds import KINDS
+from i2vae_lib.data.rows import SPLITS, Rows
 from i2vae_lib.generators import psg
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import EASE, I2VAERecommender, ItemKNN, OrderedCounts, Popularity

@@ -18,7 +18,6 @@ import pandas as pd
 DOMAINS = ("x", "y")
 SPLITS = ("train", "validation", "test")
 ORDER_FREE = ("strict",)  # protocols under which a row's items are a set
-KINDS = ("all", "tailed", "tailed_warm", "cold", "no_history", "overlapping", "seen", "cold_released")
 PAD = 0
 SUSPICIOUS = "Suspicious: "  # begins each note about a log's ids
 DAY = 86_400  # seconds

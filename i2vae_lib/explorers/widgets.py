@@ -20,7 +20,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from i2vae_lib.data.dataset import CrossDomainDataset
-from i2vae_lib.data.rows import DOMAINS, KINDS, SPLITS, Rows
+from i2vae_lib.data.kinds import KINDS
+from i2vae_lib.data.rows import DOMAINS, SPLITS, Rows
 from i2vae_lib.explorers import views
 from i2vae_lib.explorers.contents import contents, named
 from i2vae_lib.explorers.live import LiveFigure, RadioButtons

@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib import evaluation
-from i2vae_lib.data.rows import KINDS, Array
+from i2vae_lib.data.kinds import REPORTED_KINDS
+from i2vae_lib.data.rows import Array
 from i2vae_lib.experiments.leak_worth import WORLDS, world_of
 from i2vae_lib.results import significance
 from i2vae_lib.results.differences import beside_means, results_of
 from i2vae_lib.results.lift import draws_of_users, sums_by_user
 from i2vae_lib.results.reading import CANDIDATES, opened_tables
 
-_KINDS = [kind for kind in KINDS if kind != "cold_released"]
 _CELL = ["domain", "kind", "candidates", "metric", "n"]
 
 
@@ -61,7 +61,7 @@ def worth(
         if not seeds:
             raise ValueError(f"{system}: {leak} has no seed in common with {against}, against which it is measured")
         both = {name: one[one["seed"].isin(seeds)] for name, one in (("closed", closed), ("open", part))}
-        opened = opened_tables(both, names, _KINDS)
+        opened = opened_tables(both, names, REPORTED_KINDS)
         bootstrap = partial(significance.paired_bootstrap, rng=rng, cluster=opened.users)
         for candidates in CANDIDATES:
             found = beside_means(opened, candidates, [metric], "closed", bootstrap)
@@ -115,7 +115,7 @@ def worlds(
     parts = []
     for world, candidates in itertools.product(shown, CANDIDATES):
         systems = table[table["leaks"] == world].groupby("recommender", sort=False)
-        opened = opened_tables({str(name): part for name, part in systems}, names, _KINDS)
+        opened = opened_tables({str(name): part for name, part in systems}, names, REPORTED_KINDS)
         if "itemknn" not in opened.systems:
             raise ValueError(f"{world}: lifts are over itemknn, which was not measured there")
         values, base = opened.values(candidates, [evaluation.cutoff_of(metric)]), list(opened.systems).index("itemknn")

@@ -1,0 +1,5 @@
+"""Kinds of rows, as tables name them (docs/evaluation.md says which rows each has)."""
+
+KINDS = ("all", "tailed", "tailed_warm", "cold", "no_history", "overlapping", "seen", "cold_released")
+REPORTED_KINDS = KINDS[:-1]  # cold_released is the paper's kind, for its own tables
+MAIN_KINDS = ("all", "tailed", "cold")
