@@ -216,7 +216,10 @@ def rank(scorer: Scorer, rows: Rows, negatives: Array | None, *, full: bool, bat
                 above, equal = scores > aim, scores == aim
                 left_out = barred.take(at)
                 above[left_out.owner, left_out.values - 1] = equal[left_out.owner, left_out.values - 1] = False
-                out["greater_full"][at], out["ties_full"][at] = above.sum(axis=1), equal.sum(axis=1)
+                out["greater_full"][at], out["ties_full"][at] = (
+                    np.count_nonzero(above, axis=1),
+                    np.count_nonzero(equal, axis=1),
+                )
                 if negatives is not None:
                     # no candidate: the target's own place instead, which is neither above nor tied
                     chosen = np.where(negatives[at] != PAD, negatives[at], target) - 1
@@ -234,6 +237,9 @@ def rank(scorer: Scorer, rows: Rows, negatives: Array | None, *, full: bool, bat
 
 def refuse_non_finite(scorer: Scorer, scores: Array, batch: Rows) -> None:
     """Raise :class:`NonFiniteScore` for the first row with a NaN or infinite score."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(scores.sum()):  # one pass without a table of truth values; a sum of finite ones may overflow
+            return
     finite = np.isfinite(scores).all(axis=1)
     if not finite.all():
         bad = int(np.flatnonzero(~finite)[0])

@@ -12,11 +12,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from i2vae_lib.data.kinds import HEADLINE
 from i2vae_lib.evaluation import kind_masks, metrics, row_values
 from i2vae_lib.params import ParameterError, load
 from i2vae_lib.results.differences import Comparison, sampled_against_full
 from i2vae_lib.results.lift import mean_lift
-from i2vae_lib.results.reading import COUNTED, HEADLINE
+from i2vae_lib.results.reading import COUNTED
 from i2vae_lib.results.significance import holm
 from i2vae_lib.runs import LayoutError
 from tests.helpers.planted_runs import (

@@ -28,7 +28,7 @@ from scipy import stats
 
 from i2vae_lib import cli, stages
 from i2vae_lib.data import load_dataset_once
-from i2vae_lib.data.kinds import MAIN_KINDS
+from i2vae_lib.data.kinds import HEADLINE
 from i2vae_lib.experiments import engine, sweeps, workers
 from i2vae_lib.experiments.engine import Work, cell_folder
 from i2vae_lib.experiments.grids import Sweep, address_of, resolve
@@ -139,7 +139,7 @@ def test_effects_are_those_of_compare(sweep: Sweep, done: Path) -> None:
     folders = [cell_folder(done, cell.address) for cell in sweep.cells[:4]]
     other = compare(folders, resamples=200, rng=np.random.default_rng(0))
     tests = other.tests[other.tests["system"] == other.systems["system"][1]].reset_index()
-    tests = tests[tests["kind"].isin(MAIN_KINDS)]
+    tests = tests[tests["kind"].isin(HEADLINE)]
     assert len(found) == 2 * 3 * 2  # domains, user types, metrics
     np.testing.assert_allclose(found["p_holm"], holm(tests["p"].to_numpy()))  # over the cells that are shown
     np.testing.assert_array_equal(found["difference"], tests["difference"])

@@ -20,9 +20,9 @@ import yaml
 import i2vae_lib
 from i2vae_lib import cli, data, recommenders
 from i2vae_lib.commands import listing, table
+from i2vae_lib.data.kinds import HEADLINE
 from i2vae_lib.params import Parameters, known_keys, load
 from i2vae_lib.recommenders import CEILINGS, REFERENCES, REGISTRY, SYSTEMS
-from i2vae_lib.results.reading import HEADLINE
 
 ROOT = Path(i2vae_lib.__file__).parent.parent
 
@@ -206,7 +206,7 @@ def test_version_when_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_choices_when_compared_with_the_library() -> None:
-    assert table.KINDS == HEADLINE and data.DOMAINS == ("x", "y")
+    assert table.HEADLINE == HEADLINE and data.DOMAINS == ("x", "y")
 
 
 # --- the registry -----------------------------------------------------------------------------------------------------

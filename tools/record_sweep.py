@@ -22,11 +22,12 @@ import pandas as pd
 
 from i2vae_lib.cli import build_parser
 from i2vae_lib.commands.studies import asked_of_sweep
+from i2vae_lib.data.kinds import HEADLINE
 from i2vae_lib.experiments import engine, sweeps
 from i2vae_lib.experiments.grids import read_sweep
 from i2vae_lib.results import kept
 from i2vae_lib.results.effects import effects
-from i2vae_lib.results.reading import HEADLINE, METRICS
+from i2vae_lib.results.reading import METRICS
 from i2vae_lib.runs import committed_path, read_record
 
 

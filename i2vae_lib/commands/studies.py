@@ -102,8 +102,8 @@ def _probe(cell: Cell) -> tuple[float, int]:
 def _table_as(folders: Sequence[Path], given: argparse.Namespace) -> str:
     import numpy as np
 
+    from i2vae_lib.data.kinds import HEADLINE
     from i2vae_lib.results import paper_tables
-    from i2vae_lib.results.reading import HEADLINE
 
     found = paper_tables.paper_table(folders, resamples=given.resamples, rng=np.random.default_rng(0))
     # `table` names the systems to run: what the references and other calls have made stands in its table as well

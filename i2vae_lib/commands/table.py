@@ -10,7 +10,7 @@ from typing import Any
 
 from i2vae_lib.commands import actions, studies
 from i2vae_lib.commands.listing import LISTS
-from i2vae_lib.data.kinds import MAIN_KINDS
+from i2vae_lib.data.kinds import HEADLINE
 from i2vae_lib.data.registry import FOOD_KITCHEN, REGISTRY
 from i2vae_lib.recommenders.registry import SYSTEMS
 
@@ -172,7 +172,7 @@ COMMANDS: dict[str, _Command] = {
             _flag("--all", "every kind of row, every metric and cell"),
             _FORMAT,
             _option("--systems", "of --table: only these", nargs="+", metavar="SYSTEM"),
-            _option("--kinds", "of --table: only these", nargs="+", choices=MAIN_KINDS),
+            _option("--kinds", "of --table: only these", nargs="+", choices=HEADLINE),
             _JSON,
         ),
         (
@@ -189,7 +189,7 @@ COMMANDS: dict[str, _Command] = {
             *_parameters("paper"),
             _EPOCHS,
             _option("--systems", "default: all", nargs="+", metavar="SYSTEM"),
-            _option("--kinds", "user types to print (default: all)", nargs="+", choices=MAIN_KINDS),
+            _option("--kinds", "user types to print (default: all)", nargs="+", choices=HEADLINE),
             _option("--seeds", "default: 0", nargs="+", type=int, default=[0]),
             _option("--trials", "how many of each system's points are tried (default: all)", type=int),
             _option("--tuning", "another file of the form of params/tuning.yaml", type=Path),

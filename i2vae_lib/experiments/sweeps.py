@@ -25,7 +25,7 @@ from pyarrow import parquet
 from safetensors import SafetensorError, safe_open
 
 from i2vae_lib import evaluation, stages
-from i2vae_lib.data.kinds import MAIN_KINDS
+from i2vae_lib.data.kinds import HEADLINE
 from i2vae_lib.data.loading import load_dataset_once
 from i2vae_lib.experiments.engine import Say, Work, cell_folder, cost, reason_of, work_off
 from i2vae_lib.experiments.grids import Cell, Sweep, address_of, address_of_record, labels, resolve
@@ -400,7 +400,7 @@ def by_place(table: pd.DataFrame, axes: Sequence[str], metric: str = "HR@10") ->
 
 
 def own_cells(over: pd.DataFrame, *metrics: str, candidates: str = "sampled") -> pd.DataFrame:
-    """Lines of :func:`over_seeds` for trained systems and :data:`.MAIN_KINDS`, without places that have no value."""
+    """Lines of :func:`over_seeds` for trained systems and :data:`.HEADLINE`, without places that have no value."""
     rankers = [*REFERENCES, *CEILINGS]
-    chosen = over["metric"].isin(metrics) & (over["candidates"] == candidates) & over["kind"].isin(MAIN_KINDS)
+    chosen = over["metric"].isin(metrics) & (over["candidates"] == candidates) & over["kind"].isin(HEADLINE)
     return over[chosen & ~over["recommender"].isin(rankers)]

@@ -41,7 +41,7 @@ from i2vae_lib.model.i2vae import ROLES, Draws, I2VAENetwork, Latents, Network, 
 from i2vae_lib.model.objective import active_units, build_objective
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.positions import Lessons, Shown
-from i2vae_lib.recommenders.trained import Trained
+from i2vae_lib.recommenders.trained import Trained, chosen
 from i2vae_lib.training import Stage
 
 Batches = Callable[[np.random.Generator], Iterable[dict[str, Any]]]
@@ -200,7 +200,7 @@ class I2VAERecommender(Trained):
             return self.model.score(interest, domain, items)
         # one product with all n costs less than gathering k vectors a row until n is some 30 k
         found = self.model.score_all(interest, domain, side)
-        return found[:, items[0] - 1] if len(items) == 1 else found.gather(1, items - 1)
+        return chosen(found, items)
 
     def restore(self, weights: dict[str, torch.Tensor]) -> None:
         if self.everywhere:

@@ -161,15 +161,20 @@ class StoredRecommender(contract.Recommender):
     def scored(self, rows: Rows, candidates: Array, scores: Callable[[Rows, str, torch.Tensor], torch.Tensor]) -> Array:
         """:meth:`score` with another function in place of :meth:`scores`."""
         contract.check_candidates(rows, candidates)
-        found = contract.gather(self.popularity, rows, candidates)
         shared = candidates.strides[0] == 0
         evident = self.evident(rows)
+        found = np.empty(candidates.shape, dtype=np.float32)
+        left = np.flatnonzero(~evident)
+        found[left] = contract.gather(self.popularity, rows.take(left), candidates[left])
         for d in DOMAINS:
             at = np.flatnonzero(evident & (rows.domain == DOMAINS.index(d)))
             if len(at):
                 wanted = (candidates[:1] if shared else candidates[at]).astype(np.int64)
                 items = torch.from_numpy(wanted).to(self.device)
-                found[at] = scores(rows.take(at), d, items).cpu().numpy()
+                of_domain = scores(rows.take(at), d, items).cpu().numpy()
+                if len(at) == len(rows):  # as in a batch of the evaluation: no copy
+                    return of_domain
+                found[at] = of_domain
         return found
 
     def save(self, folder: Path) -> None:
@@ -341,6 +346,18 @@ def _on_this_machine(parameters: Parameters) -> Parameters:
     return parameters
 
 
+def _is_whole(items: torch.Tensor, size: int) -> bool:
+    """Whether candidates, int64 [k], are all items 1…n in order: then nothing needs to be picked out."""
+    return len(items) == size and bool((items == torch.arange(1, size + 1, device=items.device)).all())
+
+
+def chosen(scores: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+    """Of scores of the items 1…n, [B, n], those of the candidates, int64 [B, k], or [1, k] shared by all rows."""
+    if len(items) > 1:
+        return scores.gather(1, items - 1)
+    return scores if _is_whole(items[0], scores.shape[1]) else scores[:, items[0] - 1]
+
+
 def dot(vectors: torch.Tensor, table: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
     """Dot products of rows' vectors with their candidates' ones.
 
@@ -358,7 +375,7 @@ def dot(vectors: torch.Tensor, table: torch.Tensor, items: torch.Tensor) -> torc
     Tensor [B, k]
     """
     if len(items) == 1:
-        return vectors @ table[items[0] - 1].T
+        return vectors @ (table if _is_whole(items[0], len(table)) else table[items[0] - 1]).T
     if 32 * items.shape[1] > len(table):
         # gathering k vectors per row costs more than a product with all n until n is some 30 k
         return (vectors @ table.T).gather(1, items - 1)

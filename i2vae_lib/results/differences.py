@@ -18,12 +18,13 @@ import pandas as pd
 import scipy  # scipy.stats is imported where it is used: it takes most of a second
 
 from i2vae_lib import labels
+from i2vae_lib.data.kinds import HEADLINE
 from i2vae_lib.evaluation import cutoff_of
 from i2vae_lib.params import ParameterError
 from i2vae_lib.places import suggestion
 from i2vae_lib.recommenders import CEILINGS
 from i2vae_lib.results import significance
-from i2vae_lib.results.reading import CANDIDATES, CELLS_OF_THE_MEAN, HEADLINE, METRICS, Array, Opened, System, open_runs
+from i2vae_lib.results.reading import CANDIDATES, CELLS_OF_THE_MEAN, METRICS, Array, Opened, System, open_runs
 from i2vae_lib.results.text import Captioned, Number, as_csv, document, in_points, lines, of_p, strict
 from i2vae_lib.runs import LayoutError, stamp
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.data.kinds import MAIN_KINDS
+from i2vae_lib.data.kinds import HEADLINE
 from i2vae_lib.experiments.engine import cell_folder
 from i2vae_lib.experiments.grids import Sweep
 from i2vae_lib.experiments.sweeps import plan
@@ -33,7 +33,7 @@ def effects(sweep: Sweep, out: Path | str, *, resamples: int = 10_000, rng: np.r
         deviation over seeds), the ``difference`` with ``interval_low, interval_high, p`` by the paired
         bootstrap over users, ``p_holm`` over the whole table (two sets of runs that stand in several grids count once),
         and ``p_t`` by the paired t-test over seeds (nan for one seed); ``runs``, in the folder. Cells are those of
-        :data:`.MAIN_KINDS`. Rows without a finished seed in common with their base, or equal to it, are left out.
+        :data:`.HEADLINE`. Rows without a finished seed in common with their base, or equal to it, are left out.
     """
     out = Path(out)
     state = plan(sweep, out).set_index("address")["state"]
@@ -74,5 +74,5 @@ def _effect(
     if len(trained) != 2:
         raise LayoutError(f"two systems were to be compared; these runs are of {len(trained)}: {', '.join(trained)}")
     tests = with_means(found).drop(columns="base").rename(columns={"base_mean": "base"})
-    tests = tests[(tests["system"] == trained[1]) & tests["kind"].isin(MAIN_KINDS)]
+    tests = tests[(tests["system"] == trained[1]) & tests["kind"].isin(HEADLINE)]
     return tests[[name for name in _EFFECT if name != "p_holm"]].reset_index(drop=True)

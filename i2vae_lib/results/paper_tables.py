@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib import paper
+from i2vae_lib.data.kinds import HEADLINE
 from i2vae_lib.evaluation import COUNTS
 from i2vae_lib.experiments.tuning import Study, failures, read_study
 from i2vae_lib.params import ParameterError
@@ -22,7 +23,7 @@ from i2vae_lib.places import suggestion
 from i2vae_lib.recommenders import REGISTRY
 from i2vae_lib.results import text
 from i2vae_lib.results.differences import CELL, compare, places
-from i2vae_lib.results.reading import CANDIDATES, CELLS_OF_THE_MEAN, HEADLINE, METRICS, Opened, System, open_runs
+from i2vae_lib.results.reading import CANDIDATES, CELLS_OF_THE_MEAN, METRICS, Opened, System, open_runs
 from i2vae_lib.results.text import Captioned, Number, lines
 from i2vae_lib.runs import LayoutError, checked, committed_path, read_json, read_record, write_atomically, write_json
 

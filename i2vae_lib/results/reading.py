@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib import stages
+from i2vae_lib.data.kinds import HEADLINE
 from i2vae_lib.data.protocols import outside_note
 from i2vae_lib.data.rows import DOMAINS
 from i2vae_lib.evaluation import COUNTS, fewer_candidates, kind_masks, row_values
@@ -25,9 +26,6 @@ from i2vae_lib.runs import LayoutError, checked, flatten, read_record, reading
 
 Array = np.ndarray
 
-HEADLINE = ("tailed", "cold", "all")
-"""Row kinds of the mean over a pair's cells. None is counted twice (as ``seen`` would be where it equals ``all``) or
-fixed by rule (``no_history``)."""
 COUNTED = 100
 """Rows that a cell must have to count in that mean, unless there is no larger one: one row more or less moves a cell of
 five rows by twenty points."""

@@ -39,7 +39,7 @@ from i2vae_lib.parameter_groups import SLISTParameters
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.references.ease import inverse_of
 from i2vae_lib.recommenders.systems.separate_or_merged import both_readings
-from i2vae_lib.recommenders.trained import StoredRecommender, solved_epoch
+from i2vae_lib.recommenders.trained import StoredRecommender, chosen, solved_epoch
 from i2vae_lib.training import State
 
 
@@ -154,7 +154,7 @@ class LinearModel(StoredRecommender):
         shown = sparse.csr_matrix((weight, (history.owner, history.values - 1)), shape=shape)
         table = self.frozen[name].cpu().numpy()
         found = torch.from_numpy(shown @ table[:, slots]).to(self.device)
-        return found[:, items[0] - 1] if len(items) == 1 else found.gather(1, items - 1)
+        return chosen(found, items)
 
 
 class _SLIST(LinearModel):
