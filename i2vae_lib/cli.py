@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -67,13 +68,18 @@ def _too_large(command: str, error: Exception) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status (0 well, 1 a leak or runs that failed, 2 bad input)."""
+    """Entry point; returns the exit status (0 well, 1 a leak or runs that failed, 2 bad input, 141 nobody reads on)."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that a terminal cannot show is no reason to stop
             stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
     given = parse(sys.argv[1:] if arguments is None else arguments)
     try:
-        return COMMANDS[given.command].run(given)
+        status = COMMANDS[given.command].run(given)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # its reader has seen enough, as `head` does; what is left goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as a shell says of whom SIGPIPE ended
     except (OSError, ValueError, MissingLibrary) as error:  # ParameterError, DataError, LayoutError among them
         print(f"i2vae {given.command}: {error}", file=sys.stderr)
         return 2

@@ -658,6 +658,7 @@ def test_command_when_users_are_known(
     assert json.loads(said(capsys, *words, "--user", "nobody", "--unknown", "drop", "--json")) == []
     both = said(capsys, *words, "--user", "1", "--users", "users.txt", status=2)
     assert "--user and --users: one or the other" in both
+    assert "no.txt: cannot be read" in said(capsys, *words, "--users", "no.txt", status=2)
     assert "unknown domain 'music'" in said(capsys, str(saved), "--domain", "music", status=2)
 
 

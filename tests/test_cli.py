@@ -707,6 +707,16 @@ def test_describe_when_its_pair_file_lies_anywhere_writes_one_that_reads_the_log
     assert (str(tmp_path.resolve()) in Path(out).read_text()) == (out == "pairs/pair.yaml")
 
 
+def test_pair_file_of_the_kit_when_named_as_in_the_docs_but_elsewhere_is_said_to_be_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)  # as an installed wheel is used
+    said = refused(capsys, "audit", "--data", "params/pairs/films.yaml", "--protocol", "temporal")
+    own = said.rstrip("\n").rpartition("the kit's own is ")[2]
+    assert yaml.safe_load(Path(own).read_text(encoding="utf-8"))["name"] == "films"
+    assert "the kit's own" not in refused(capsys, "audit", "--data", "params/pairs/mine.yaml")
+
+
 def test_describe_when_a_file_is_missing_is_refused(
     logs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

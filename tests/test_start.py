@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -104,6 +105,15 @@ def test_command_when_interrupted_while_it_imports(module: str, tmp_path: Path) 
     words = [sys.executable, "-c", INTERRUPTED, module, str(tmp_path / "run")]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 130 and "Traceback" not in done.stderr and "interrupted" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["list"], ["list", "systems"]])  # more than a pipe takes at once, and less
+def test_command_when_nobody_reads_on_ends_without_a_word(words: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-m", "i2vae_lib", *words], cwd=ROOT, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 BARE = """

@@ -173,7 +173,7 @@ def read_users(path: Path) -> list[Any]:
             users = list(pq.read_table(path, columns=["user"])["user"].to_pylist())
         else:  # no other line end splits
             users = [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line]
-    except (pa.ArrowException, UnicodeDecodeError) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error}): {wanted}") from None
     if not users:
         raise DataError(f"{path}: it holds no user: {wanted}")

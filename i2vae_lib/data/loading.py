@@ -14,7 +14,7 @@ from i2vae_lib.data.registry import REGISTRY
 from i2vae_lib.data.released import load_released, read_pair
 from i2vae_lib.data.rows import DOMAINS, DataError, LogPair
 from i2vae_lib.params import Parameters, pair_name
-from i2vae_lib.places import suggestion
+from i2vae_lib.places import preset_folder, suggestion
 from i2vae_lib.runs import sha256_of
 
 
@@ -34,7 +34,9 @@ def check_name(name: str) -> None:
     known = ["synthetic", *REGISTRY]
     if _is_pair_file(name):
         if not Path(name).is_file():
-            raise DataError(f"no file {name}: data is a registered name or the YAML file of a pair of logs")
+            own = preset_folder() / "pairs" / Path(name).name
+            told = f"; the kit's own is {own}" if own.is_file() else ""
+            raise DataError(f"no file {name}: data is a registered name or the YAML file of a pair of logs{told}")
     elif name not in known:
         raise DataError(f"unknown data '{name}'{suggestion(name, known)} (or the YAML file of a pair of logs)")
 
