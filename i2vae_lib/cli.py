@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
 import sys
@@ -57,6 +58,31 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return given
 
 
+_REMEDIES = {  # what would be right, where the system says no more than what is wrong
+    errno.ENOENT: "name one that is there",
+    errno.EACCES: "you have no right to it: change that, or name another",
+    errno.EPERM: "you have no right to it: change that, or name another",
+    errno.EISDIR: "name a file",
+    errno.ENOTDIR: "a part of the path is a file: name a folder",
+    errno.EEXIST: "name another",
+    errno.ENOTEMPTY: "name another",
+    errno.ENAMETOOLONG: "name a shorter one",
+    errno.EROFS: "nothing can be written there: name another folder",
+    errno.ENOSPC: "make room, and the same command goes on",
+    errno.EDQUOT: "make room, and the same command goes on",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
+
+
+def _in_words(error: Exception) -> str:
+    """An error's message; the system's own, such as ``[Errno 2] …``, with the path first and what would be right."""
+    if not isinstance(error, OSError) or error.errno is None or not error.strerror:
+        return str(error)
+    where = f"{error.filename}: " if error.filename is not None else ""
+    remedy = _REMEDIES.get(error.errno)
+    return f"{where}{error.strerror.lower()}" + (f": {remedy}" if remedy else "")
+
+
 def _too_large(command: str, error: Exception) -> int:
     said = (str(error).splitlines() or [""])[0]
     print(
@@ -81,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # as a shell says of whom SIGPIPE ended
     except (OSError, ValueError, MissingLibrary) as error:  # ParameterError, DataError, LayoutError among them
-        print(f"i2vae {given.command}: {error}", file=sys.stderr)
+        print(f"i2vae {given.command}: {_in_words(error)}", file=sys.stderr)
         return 2
     except MemoryError as error:
         return _too_large(given.command, error)

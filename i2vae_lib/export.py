@@ -40,6 +40,7 @@ from i2vae_lib.runs import (
     environment,
     new_folder,
     read_record,
+    refuse_exported,
     sha256_of,
     stamp,
     write_atomically,
@@ -73,6 +74,7 @@ def export_run(run: Path | str, out: Path | str, with_users: bool = False, licen
     """
     run, out = Path(run), Path(out)
     record = read_record(run)
+    refuse_exported(run, record)
     check_outside_runs(out)
     if not (run / "metrics.json").is_file():
         raise LayoutError(f"{run} has no metrics yet (no metrics.json): evaluate it first")
@@ -80,7 +82,7 @@ def export_run(run: Path | str, out: Path | str, with_users: bool = False, licen
         for name in (*KEPT, "model", *(["dataset"] if with_users else [])):
             source = checked(run, name)
             (shutil.copytree if source.is_dir() else shutil.copyfile)(source, part / name)
-        write_json(part / "run.json", record)
+        write_json(part / "run.json", record | {"exported": True})
         if not with_users:
             forget_users(part)
         table = results(run)
@@ -114,7 +116,7 @@ def forget_users(folder: Path) -> None:
     known = {key: sha256 for key, sha256 in record.get("sha256", {}).items() if (folder / key).is_file()}
     model = {path.relative_to(folder).as_posix(): sha256_of(path) for path in (folder / "model").rglob("*.*")}
     audit = [line | {"example": ""} for line in record["audit"]]
-    write_json(folder / "run.json", record | {"audit": audit, "sha256": known | model})
+    write_json(folder / "run.json", record | {"audit": audit, "sha256": known | model, "exported": True})
 
 
 def _arrays(folder: Path) -> Iterator[str]:

@@ -435,6 +435,15 @@ def results_in(folder: Path) -> list[str]:
     return [name for name in RESULTS if (folder / name).exists()] + [path.name for path in folder.glob("last*.ckpt")]
 
 
+def refuse_exported(folder: Path, record: Mapping[str, Any]) -> None:
+    """Refuse the folder of an exported model where a run is wanted."""
+    if record.get("exported"):
+        raise LayoutError(
+            f"{folder} is an exported model and no run: it holds what recommending takes, without the data and the "
+            f"ranks; give the run that it is of, or another folder"
+        )
+
+
 def checked(folder: Path | str, name: str) -> Path:
     """Path of a file or folder of a run, after checking that it is what the run wrote.
 
@@ -446,12 +455,14 @@ def checked(folder: Path | str, name: str) -> Path:
         A file was changed or lost, or is another run's.
     """
     folder = Path(folder)
-    path, known = folder / name, read_record(folder).get("sha256")
+    path, record = folder / name, read_record(folder)
+    known = record.get("sha256")
     if known is None:
         return path
     remedy = f"put the run's own file back, or delete {folder} and run it anew"
     own = {key: sha256 for key, sha256 in known.items() if _is_of(key, name)}
     if not own:
+        refuse_exported(folder, record)
         raise Damaged(f"{path} is not this run's: run.json does not know of it; {remedy}")
     for key, sha256 in own.items():
         if not (folder / key).is_file():

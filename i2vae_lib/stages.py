@@ -28,7 +28,7 @@ from i2vae_lib.params import ParameterError, Parameters
 from i2vae_lib.places import suggestion
 from i2vae_lib.processes import bytes_of_first, launched, together
 from i2vae_lib.recommenders import REGISTRY, SYSTEMS
-from i2vae_lib.runs import LayoutError, Run, as_json, checked, read_json, read_record, reading
+from i2vae_lib.runs import LayoutError, Run, as_json, checked, read_json, read_record, reading, refuse_exported
 from i2vae_lib.shared import ranked, recalled, reference_ranks, stamped
 from i2vae_lib.training import Callbacks, check_devices, history_of
 
@@ -54,7 +54,9 @@ def open_run(parameters: Parameters, out: str | Path | None = None) -> Run:
     """
     check_run(parameters)
     check_devices(parameters.training)  # fails now, not after an hour of fitting
-    return Run(parameters, out, irrelevant_groups([parameters.system]))
+    run = Run(parameters, out, irrelevant_groups([parameters.system]))
+    refuse_exported(run.folder, run.record)
+    return run
 
 
 def check_run(parameters: Parameters) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from i2vae_lib import cache, cli, notebooks, report, stages
 from i2vae_lib.audit import leaks as audit
 from i2vae_lib.commands import actions
+from i2vae_lib.commands.table import COMMANDS
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.logs.pair_file import ReleasedPair, read_any_pair
 from i2vae_lib.data.synthetic import generate_log, write_logs
@@ -58,6 +61,63 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     err = capsys.readouterr().err
     assert err.startswith(f"i2vae {words[0]}: ") and "Traceback" not in err
     return err
+
+
+@pytest.mark.parametrize(
+    ("fail", "told"),
+    [
+        (lambda: Path("none").read_text(), "none: no such file or directory: name one that is there"),
+        (lambda: Path("folder").read_text(), "folder: is a directory: name a file"),
+        (lambda: Path("file/a").read_text(), "file/a: not a directory: a part of the path is a file"),
+        (lambda: Path("n" * 300).write_text(""), "n: file name too long: name a shorter one"),
+        (lambda: Path("file").mkdir(), "file: file exists: name another"),
+        (lambda: os.write(99_999, b""), "bad file descriptor"),
+        (lambda: json.loads(""), "Expecting value"),
+    ],
+)
+def test_errors_of_the_system_are_told_in_words(
+    fail: Callable[[], object],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    failing = dataclasses.replace(COMMANDS["report"], run=lambda _: fail())
+    monkeypatch.setitem(COMMANDS, "report", failing)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    said = refused(capsys, "report", "run")
+    assert told in said and "Errno" not in said
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        *(
+            ((*words, ""), "an empty path: name a file or a folder")
+            for words in (
+                ("describe",),
+                ("describe", "a", "b", "--out"),
+                ("recommend", "R", "--domain", "x", "--users"),
+                ("export", "R", "--out"),
+                ("compare",),
+                ("notebooks",),
+                ("explore",),
+                ("sweep", "recipe", "--out"),
+                ("table", "--out"),
+            )
+        ),
+        (("search", "tuned", "--trials", "0"), "0: at least one"),
+        (("table", "--trials", "-1"), "-1: at least one"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(
+    words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == 2 and told in capsys.readouterr().err
 
 
 # --- run --------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -389,6 +390,7 @@ def test_explore_when_called(
     monkeypatch.setenv("PYTHONPATH", f"{os.pathsep}relative")
     monkeypatch.setattr(subprocess, "Popen", serve)
     assert cli.main(["explore", str(run.folder), "--port", "9999", "--no-browser"]) == 0
+    assert "http" not in capsys.readouterr().out  # the server says it, once it listens
     assert called["command"][:4] == [sys.executable, "-P", "-m", "i2vae_lib.explorers.page"] and called["there"]
     assert called["command"][5:] == ["9999", "--no-browser"] and called["stdin"] == subprocess.PIPE
     own = str(Path(called["command"][4]).parent)
@@ -397,7 +399,32 @@ def test_explore_when_called(
     assert (called["env"]["PYTHONSAFEPATH"], called["env"]["PYTHONPATH"]) == ("1", str(tmp_path / "relative"))
     token = called["env"]["I2VAE_PAGE_TOKEN"]
     assert len(token) >= 32 and token not in " ".join(called["command"])
-    assert f"http://127.0.0.1:9999/?token={token} " in capsys.readouterr().out
+
+
+def test_explore_when_its_port_is_taken(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert cli.main(["explore", str(run.folder), "--port", str(port), "--no-browser"]) == 2
+    said = capsys.readouterr()
+    assert f"--port {port} cannot be had (address already in use)" in said.err and "http" not in said.out
+
+
+@pytest.mark.slow
+def test_explore_when_it_says_where_it_listens_does(run: Run) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+    command = [sys.executable, "-m", "i2vae_lib", "explore", str(run.folder), "--port", str(port), "--no-browser"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as explorer:
+        try:
+            assert explorer.stdout is not None
+            line = next(one for one in explorer.stdout if "token=" in one)
+            with socket.create_connection(("127.0.0.1", port), timeout=5):
+                assert line.startswith(f"http://127.0.0.1:{port}/?token=")
+        finally:
+            explorer.terminate()
 
 
 @pytest.mark.parametrize("port", ["0", "-1", "65536", "99999"])

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from i2vae_lib import export, stages
+from i2vae_lib import cli, export, stages
 from i2vae_lib.api import I2VAE
 from i2vae_lib.data.loading import load_dataset_once
 from i2vae_lib.data.rows import DOMAINS
@@ -57,6 +57,23 @@ def test_exported_model_when_asked_recommends_what_the_run_does(everywhere: Path
         expected = run.recommend(histories=HISTORIES, domain=domain, k=20)
         pd.testing.assert_frame_equal(model.recommend(histories=HISTORIES, domain=domain, k=20), expected)
         assert len(expected) == 80 and expected["score"].nunique() > 20
+
+
+@pytest.mark.parametrize(
+    "words", [("compare",), ("report",), ("audit", "--run"), ("export", "--out", "again"), ("run", "--preset", "smoke")]
+)
+def test_exported_model_when_a_run_is_wanted_is_no_run(
+    exported: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in exported.rglob("*") if path.is_file() and path.name != ".lock"}
+    if words[0] == "run":
+        with pytest.raises(LayoutError, match="is an exported model and no run"):
+            run_of(exported, **EVERYWHERE)
+    else:
+        assert cli.main([*words, str(exported)]) == 2
+    told = capsys.readouterr().err
+    assert words[0] == "run" or f"{exported} is an exported model and no run: it holds what recommending takes" in told
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_exported_model_when_searched_names_no_training_user(everywhere: Path, exported: Path) -> None:

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import re
+import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -589,6 +590,12 @@ def test_pipe_when_given_is_called_one(tmp_path):
         (b"ARROW1\0\0" + b"\xff" * 20, "this is an Arrow"),
         (b"\x80\x05\x95" + b"\xff" * 20, "this is a Python pickle"),
         (b"SQLite format 3\0", "this is an SQLite database"),
+        (zlib.compress(b"user_id,item_id,timestamp\n" * 9), "this is compressed with zlib, which is no gzip"),
+        (zlib.compress(b"user_id,item_id,timestamp\n" * 9, 9), "this is compressed with zlib, which is no gzip"),
+        (b"PARE" + b"\xff" * 20 + b"PARE", "this is an encrypted Parquet file"),
+        (b"\x04\x22\x4d\x18" + b"\xff" * 20, "this is compressed with lz4"),
+        (b"Obj\x01" + b"\xff" * 20, "this is an Avro file"),
+        (b"%PDF-1.7\n%\xe2", "this is a PDF"),
         ("user_id,item_id,timestamp\n".encode("utf-32"), "this is text in UTF-32"),
         (b"<!DOCTYPE html><html>", "this is a web page, as failed downloads leave it: fetch the log anew"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "this is a Git LFS pointer .*`git lfs pull`"),
@@ -634,6 +641,15 @@ def test_json_key_that_stands_twice_on_any_line_is_refused(tmp_path, more, packe
         (lambda text: gzip.compress(text.encode()) + b"\0" * 512, "something follows the end of its gzip data"),
         (lambda text: "# made by hand, in 2020\n" + text, "line 1: it begins with '#', as comments do"),
         (lambda text: "% events\n" + text, "line 1: it begins with '%', as comments do"),
+        (lambda text: "sep=,\n" + text, "line 1: 'sep=,' is for Excel alone: delete the line"),
+        (lambda text: "sep=;\n" + text.replace(",", ";"), "line 1: 'sep=;' is for Excel alone: delete the line"),
+        (lambda text: text + "(150 rows)\n", "line 152: what an SQL program says below a table: delete the line"),
+        (lambda text: text + "150 rows in set (0.01 sec)", "line 152: what an SQL program says below a table"),
+        (lambda text: text.replace("p\n", "p\n---+---\n", 1), "line 2: what an SQL program draws between the lines"),
+        (lambda text: text + "\x1a", r"line 152: the end of a file as DOS marked it \(Ctrl-Z\): delete the line"),
+        (lambda text: text + "\x1a\n", r"line 152: the end of a file as DOS marked it \(Ctrl-Z\): delete the line"),
+        (lambda text: text + "\0" * 512, "line 152: NUL bytes alone"),
+        (lambda text: text + "3,1\n", "line 152: 2 fields where line 1 has 3"),
         (lambda text: text.split("\n", 1)[1].replace(",", "  "), "line 1: several blanks in a row"),
     ],
 )
@@ -646,6 +662,40 @@ def test_files_that_are_nearly_logs_are_told_what_to_change(tmp_path, change, to
         describe_files(*paths)
     with pytest.raises(DataError, match=told):
         load_logs(written(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("write", "last", "unit", "told"),
+    [
+        (lambda t: t, 253_402_214_400, "s", "'253402214400', a time of the year 9999, which stands for no time at all"),
+        (lambda t: t * 1000, 253_402_300_799_000, "ms", "a time of the year 9999"),
+        (lambda t: moment(t).isoformat(), "9999-12-31", "iso", "'9999-12-31', a time of the year 9999"),
+        (lambda t: moment(t).strftime("%Y%m%d"), "19650301", "date", "'19650301', which is before 1970 .* count from"),
+        (lambda t: moment(t).isoformat(), "1965-03-01", "iso", "'1965-03-01', which is before 1970 .* count from"),
+        (lambda t: moment(t).isoformat(), "2014-03-01 10:00 BST", "iso", "2014-03-01 10:00 BST'; .*ISO 8601"),
+    ],
+)
+def test_time_that_no_event_has_is_told_what_it_is(tmp_path, write, last, unit, told):
+    put(tmp_path, lambda rows: csv_of(rows, write) + f"3,1,{last}\n")
+    with pytest.raises(DataError, match=rf"x\.csv, line 152: column 'timestamp' holds .*{told}"):
+        load_logs(written(tmp_path, unit=unit))
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\tb", "n" * 120, "\u200b", "ratings_", " x"])
+def test_logs_are_described_whatever_the_files_are_called(tmp_path, name):
+    paths = [path.rename(tmp_path / f"{name}{end}.csv") for path, end in zip(put(tmp_path, csv_of), "ab", strict=True)]
+    _, pair = read_as_described(tmp_path, *paths)
+    assert triples(pair, "y") == sorted(LOGS["y"])
+
+
+@pytest.mark.parametrize("names", [("a\nb", "c"), ("n" * 120 + "1", "n" * 120 + "2"), ("y", "x")])
+def test_log_of_two_domains_is_described_whatever_these_are_called(tmp_path, names):
+    rows = [(*one, name) for d, name in zip(DOMAINS, names, strict=True) for one in LOGS[d]]
+    frame = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp", "domain"])
+    frame.to_csv(tmp_path / "log.csv", index=False)
+    _, pair = read_as_described(tmp_path, tmp_path / "log.csv")
+    first, second = (sorted(LOGS[d]) for d in DOMAINS)
+    assert sorted([triples(pair, d) for d in DOMAINS]) == sorted([first, second])
 
 
 @pytest.mark.parametrize("write", ["%m/%d/%Y", "%d.%m.%Y %H:%M", "%d-%m-%y"])

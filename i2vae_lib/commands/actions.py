@@ -335,6 +335,19 @@ def print_completion(given: argparse.Namespace) -> int:
     return 0
 
 
+def _require_port(port: int) -> None:
+    """Refuse a port that cannot be listened on, before anything is started."""
+    import socket
+
+    from i2vae_lib.params import ParameterError
+
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        why = os.strerror(error.errno or 0).lower()
+        raise ParameterError(f"--port {port} cannot be had ({why}): end what holds it, or choose another") from None
+
+
 def explore(given: argparse.Namespace) -> int:
     import secrets
     import subprocess
@@ -348,6 +361,7 @@ def explore(given: argparse.Namespace) -> int:
 
     from i2vae_lib.explorers.contents import write_page
 
+    _require_port(given.port)
     with terminated_as_interrupted(), tempfile.TemporaryDirectory(prefix="explore-") as folder:
         notebook = write_page(given.folders, Path(folder))
         token = secrets.token_urlsafe(24)
@@ -359,7 +373,6 @@ def explore(given: argparse.Namespace) -> int:
         server = subprocess.Popen(
             command, cwd=folder, env=environment | {"I2VAE_PAGE_TOKEN": token}, stdin=subprocess.PIPE, process_group=0
         )
-        print(f"http://127.0.0.1:{given.port}/?token={token} for you alone; Ctrl-C ends it", flush=True)
         try:
             return server.wait()
         except KeyboardInterrupt:  # as it was told

@@ -22,6 +22,12 @@ def _positive(word: str) -> int:
     return number
 
 
+def _path(word: str) -> Path:
+    if not word:  # a variable of a shell that is not set; as a path it would be the working directory
+        raise argparse.ArgumentTypeError("an empty path: name a file or a folder")
+    return Path(word)
+
+
 def _port(word: str) -> int:
     number = int(word)
     if not 1 <= number <= 65535:
@@ -113,17 +119,17 @@ COMMANDS: dict[str, _Command] = {
         "Recommend from a finished run, in people's own ids.",
         actions.recommend,
         (
-            _option("run", "the run's directory", type=Path),
+            _option("run", "the run's directory", type=_path),
             _option("--user", "users of the data, whose histories are known", nargs="+", metavar="ID"),
-            _option("--users", "file of them: an id a line, or Parquet with a column user", type=Path),
+            _option("--users", "file of them: an id a line, or Parquet with a column user", type=_path),
             _option("--history", "anybody's, oldest first", nargs="*", default=[], metavar="DOMAIN=ID,ID"),
-            _option("--histories", "Parquet with a column a domain: a list of ids a user", type=Path),
+            _option("--histories", "Parquet with a column a domain: a list of ids a user", type=_path),
             _option("--domain", "where to recommend: its name, or x or y", required=True),
             _option("--k", "how many items (default: 10)", type=int, default=10),
             _option("--exclude", "items that nobody gets", nargs="+", metavar="ID"),
             _option("--only", "the only items that anybody gets", nargs="+", metavar="ID"),
             _option("--unknown", "what becomes of unknown ids (error)", choices=("error", "drop"), default="error"),
-            _option("--out", "Parquet file for user, item, score, rank; printed without it", type=Path),
+            _option("--out", "Parquet file for user, item, score, rank; printed without it", type=_path),
             _JSON,
         ),
         (
@@ -139,7 +145,7 @@ COMMANDS: dict[str, _Command] = {
         (
             *_parameters(),
             _SYSTEM,
-            _option("--run", "a run directory: also what its generator and its model learnt from", type=Path),
+            _option("--run", "a run directory: also what its generator and its model learnt from", type=_path),
             _FORMAT,
             _JSON,
         ),
@@ -154,9 +160,9 @@ COMMANDS: dict[str, _Command] = {
         "What two logs hold, what is suspicious, and the pair file that reads them.",
         actions.describe,
         (
-            _option("x", "log of one domain: CSV, JSON lines or Parquet", type=Path),
-            _option("y", "log of the other; none: one file, a column tells the domain", type=Path, nargs="?"),
-            _option("--out", "where the pair file goes; it finds the logs from there", type=Path),
+            _option("x", "log of one domain: CSV, JSON lines or Parquet", type=_path),
+            _option("y", "log of the other; none: one file, a column tells the domain", type=_path, nargs="?"),
+            _option("--out", "where the pair file goes; it finds the logs from there", type=_path),
         ),
         ("i2vae describe Food.csv.gz Kitchen.csv.gz --out food_kitchen.yaml",),
     ),
@@ -164,7 +170,7 @@ COMMANDS: dict[str, _Command] = {
         "Runs side by side: the rows that matter, differences with intervals, significance.",
         studies.compare_runs,
         (
-            _option("runs", "run directories", type=Path, nargs="+", metavar="RUN"),
+            _option("runs", "run directories", type=_path, nargs="+", metavar="RUN"),
             _option("--candidates", "default: sampled; --table has both", choices=("sampled", "full")),
             _RESAMPLES,
             _option("--base", "what others are compared with (default: the first run's; --table: i2vae)"),
@@ -191,10 +197,10 @@ COMMANDS: dict[str, _Command] = {
             _option("--systems", "default: all", nargs="+", metavar="SYSTEM"),
             _option("--kinds", "user types to print (default: all)", nargs="+", choices=HEADLINE),
             _option("--seeds", "default: 0", nargs="+", type=int, default=[0]),
-            _option("--trials", "how many of each system's points are tried (default: all)", type=int),
-            _option("--tuning", "another file of the form of params/tuning.yaml", type=Path),
+            _option("--trials", "how many of each system's points are tried (default: all)", type=_positive),
+            _option("--tuning", "another file of the form of params/tuning.yaml", type=_path),
             _option("--workers", "systems at a time (default: 1)", type=_positive, default=1),
-            _option("--out", "folder of all runs (default: runs/table-DATA-PROTOCOL-PRESET)", type=Path),
+            _option("--out", "folder of all runs (default: runs/table-DATA-PROTOCOL-PRESET)", type=_path),
             _RESAMPLES,
             _FORMAT,
             _JSON,
@@ -214,7 +220,7 @@ COMMANDS: dict[str, _Command] = {
             *map(_of_the_file, (_DATA, _PROTOCOL, _EPOCHS)),
             _set("in every cell"),
             _option("--seeds", "of every cell (default: the file's)", type=int, nargs="+"),
-            _option("--out", "folder of the cells (default: runs/sweep-FILE-DATA-PROTOCOL)", type=Path),
+            _option("--out", "folder of the cells (default: runs/sweep-FILE-DATA-PROTOCOL)", type=_path),
             _WORKERS,
             _SCHEDULER,
             _flag("--dashboard", "say where the scheduler's page is"),
@@ -235,8 +241,8 @@ COMMANDS: dict[str, _Command] = {
             _option("file", "a file in params/searches/, or a path"),
             _option("--preset", "what trials start from, as are --data, --protocol, --seed, --epochs"),
             *map(_of_the_file, (_DATA, _PROTOCOL, _SEED, _EPOCHS)),
-            _option("--trials", "in all, those of earlier calls included (default: 20)", type=int, default=20),
-            _option("--out", "folder of the trials (default: runs/search-FILE)", type=Path),
+            _option("--trials", "in all, those of earlier calls included (default: 20)", type=_positive, default=20),
+            _option("--out", "folder of the trials (default: runs/search-FILE)", type=_path),
             _WORKERS,
             _SCHEDULER,
         ),
@@ -255,7 +261,7 @@ COMMANDS: dict[str, _Command] = {
     "notebooks": _Command(
         "Copy the notebooks that come with the kit into a folder, to be opened in JupyterLab.",
         actions.copy_notebooks,
-        (_option("folder", "made if it is not there; no file in it is replaced", type=Path, metavar="DIR"),),
+        (_option("folder", "made if it is not there; no file in it is replaced", type=_path, metavar="DIR"),),
         ("i2vae notebooks lessons",),
     ),
     "fetch": _Command(
@@ -263,26 +269,26 @@ COMMANDS: dict[str, _Command] = {
         actions.fetch,
         (
             _option("name", ", ".join([*REGISTRY, FOOD_KITCHEN])),
-            _option("--out", f"where {FOOD_KITCHEN} is built (default: data)", type=Path),
+            _option("--out", f"where {FOOD_KITCHEN} is built (default: data)", type=_path),
         ),
         ("i2vae fetch cloth_sport", f"i2vae fetch {FOOD_KITCHEN} --out data"),
     ),
     "report": _Command(
         "Write report.html of a finished run anew.",
         actions.make_report,
-        (_option("run", "the run's directory", type=Path),),
+        (_option("run", "the run's directory", type=_path),),
         ("i2vae report runs/a",),
     ),
     "export": _Command(
         "A trained model as a folder for others, with a model card; or a split with its candidates, as Parquet.",
         actions.export_out,
         (
-            _option("run", "the run's directory", type=Path, nargs="?"),
+            _option("run", "the run's directory", type=_path, nargs="?"),
             _option("--split", "not a run but rows and frozen candidates of DATA", metavar="DATA"),
             _PROTOCOL,
             _preset("paper"),
             _set("of the split, e.g. evaluation.negatives=99"),
-            _option("--out", "the new folder", type=Path, required=True),
+            _option("--out", "the new folder", type=_path, required=True),
             _flag("--with-users", "training users' ids and histories too"),
             _option("--licence", "of the data, for the card (default: what the pair file says)", default=""),
         ),
@@ -303,7 +309,7 @@ COMMANDS: dict[str, _Command] = {
         "A page of explorers on this machine: runs and sweeps taken apart, without Jupyter.",
         actions.explore,
         (
-            _option("folders", "runs, folders of sweeps", type=Path, nargs="+", metavar="FOLDER"),
+            _option("folders", "runs, folders of sweeps", type=_path, nargs="+", metavar="FOLDER"),
             _option("--port", "where it is served (default: 8866)", type=_port, default=8866),
             _flag("--no-browser", "open none"),
         ),

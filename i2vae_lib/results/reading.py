@@ -22,7 +22,7 @@ from i2vae_lib.data.protocols import outside_note
 from i2vae_lib.data.rows import DOMAINS
 from i2vae_lib.evaluation import COUNTS, fewer_candidates, kind_masks, row_values
 from i2vae_lib.params import of_result
-from i2vae_lib.runs import LayoutError, checked, flatten, read_record, reading
+from i2vae_lib.runs import LayoutError, checked, flatten, read_record, reading, refuse_exported
 
 Array = np.ndarray
 
@@ -176,6 +176,7 @@ def opened_tables(systems: Mapping[str, pd.DataFrame], names: Mapping[str, str],
 
 def _open(folder: Path) -> Run:
     record = read_record(folder)
+    refuse_exported(folder, record)
     parameters = flatten(record["parameters"])
     path = folder / "ranks.parquet"
     if not path.is_file():

@@ -25,6 +25,7 @@ _NO_ID = (  # what exporting an unknown id leaves behind: all that pandas reads 
 _YEAR = 365 * 86_400  # seconds
 _FIRST_LOGS = 788_918_400  # the year 1995: no log of what people take is older
 # years of two digits: what stands for the others, and is Unix times of other years as well
+_YEAR_9999 = (253_370_764_800, 253_402_387_199)  # its seconds; a day more for zones
 _SHORT_DATE = r"[0-9]{1,2}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])(([01][0-9]|2[0-3])[0-5][0-9]([0-5][0-9])?)?"
 _CLOCKS = {  # that count from elsewhere: ticks a second, and seconds from 1970 to their 0
     "100 nanoseconds since 1601 (FILETIME)": (10**7, -11_644_473_600),
@@ -74,6 +75,7 @@ def check_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Col
         **{f"truth in {role}": f"lower({role[0]}) IN ('true', 'false')" for role in ("user", "item")},
         "text": "t IS NULL",
         "unknown": "t < 0" if ordered else "t <= 0",
+        "9999": "false" if ordered else f"t // {UNITS[layout.unit][1]} BETWEEN {_YEAR_9999[0]} AND {_YEAR_9999[1]}",
         **{unit: unit_of("t", unit) if sized else "false" for unit in SIZED},
         "1970": "false" if ordered else f"t > 0 AND t < {_YEAR * UNITS[layout.unit][1]}",
         "future": "false" if ordered else f"t > {now}",
@@ -93,7 +95,9 @@ def check_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Col
         _refuse_no_times(db, d, source, layout, total)
     if layout.unit == "d":
         _refuse_years(db, d, source, layout)
-    first = list(bad)[: list(bad).index("unknown") + 1]
+    if found.get("9999") == total:  # of 1978, in milliseconds
+        del found["9999"]
+    first = list(bad)[: list(bad).index("9999") + 1]
     wrong: str | None = next((key for key in first if key in found), None)
     wrong = wrong or (_odd_unit(found, layout.unit) if sized else None)
     if wrong := wrong or next((key for key in ("1970", "future") if key in found), None):
@@ -278,6 +282,8 @@ def _of_time(wrong: str, found: Mapping[str, int], total: int, value: str | None
         wanted = f"Unix time in {UNITS[unit][0]}, in digits" if unit in SIZED else UNITS[unit][0]
         wanted = "whole numbers, an order inside each file" if unit == "order" else wanted
         return f"holds {value!r}; columns.unit: {unit} stands for {wanted} ({of_rows} have something else)"
+    if wrong == "9999":
+        return f"holds {value!r}, a time of the year 9999, which stands for no time at all ({of_rows}): drop them"
     if wrong == "1970":
         return (
             f"holds {value!r}, a time of 1970; so do {of_rows}, and the others lie later: cut short, or unknown times? "
@@ -285,6 +291,8 @@ def _of_time(wrong: str, found: Mapping[str, int], total: int, value: str | None
         )
     if wrong == "unknown" and unit == "order":
         return f"holds {value!r}: an order has no negative numbers ({of_rows} have some); count from 0"
+    if wrong == "unknown" and unit not in SIZED:
+        return f"holds {value!r}, which is before 1970 ({of_rows}): times count from 1970 here; drop them"
     if wrong == "unknown":
         return f"holds {value!r}: 0 and negative times are unknown ones ({of_rows}): drop them"
     if wrong == "future" and unit not in SIZED:

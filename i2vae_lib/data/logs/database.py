@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -88,13 +89,26 @@ def _unreadable(source: Source) -> str:
     return "malformed CSV; are there two kinds of line ends (\\r\\n and \\n) in the file?"
 
 
+_NO_EVENTS = {  # lines that programs leave in files, and what they are
+    r"\0+": "NUL bytes alone, as a machine that lost its power leaves them",
+    "\x1a": "the end of a file as DOS marked it (Ctrl-Z)",
+    r"\(?[0-9]+ (rows?|records?)( in set| affected| selected)?.*": "what an SQL program says below a table",
+    r"[-+|=\s]+": "what an SQL program draws between the lines of a table",
+}
+
+
 def _wrong_line(source: Source, kind: str, line: str) -> str:
     """Why DuckDB rejected a line, and what would be right."""
     if not line.strip():
         return "it holds blanks only: delete it"
+    for look, what in _NO_EVENTS.items():
+        if re.fullmatch(look, line.strip()):
+            return f"{what}: delete the line"
     if kind in ("MISSING COLUMNS", "TOO MANY COLUMNS"):
         found, expected = len(fields_of(line.strip(), source.delimiter)), len(source.names)
-        return f"{found} fields where line 1 has {expected}; quote values that hold {source.delimiter!r}"
+        return (
+            f"{found} field{'s'[: found != 1]} where line 1 has {expected}; quote values that hold {source.delimiter!r}"
+        )
     if kind == "INVALID ENCODING":
         return NOT_UTF8
     if kind == "UNQUOTED VALUE":

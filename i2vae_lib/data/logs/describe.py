@@ -32,6 +32,7 @@ from i2vae_lib.data.logs.join import check_ids
 from i2vae_lib.data.logs.layouts import Layout, guess, names_of, unit_of_times
 from i2vae_lib.data.logs.pair_file import (
     HEADERLESS,
+    LONGEST_NAME,
     UNITS,
     Columns,
     PairFile,
@@ -393,7 +394,7 @@ def _shared_suspicions(
 def _proposed(layout: Layout, home: Path, doubtful: bool) -> str:
     """The pair file's text; what lies outside ``home`` is named by its whole path."""
     names = names_of(layout)
-    name = re.sub(r"[^\w.-]+", "_", f"{names['x']}_{names['y']}".lower()) or "pair"
+    name = re.sub(r"[^\w.-]+", "_", f"{names['x']}_{names['y']}".lower())[:LONGEST_NAME] or "pair"
     lines = [_flow({"name": name})[1:-1]]  # quoted where YAML would read a number, as 2014_2015
     for d, side in layout.sides.items():
         told: dict[str, Any] = {"name": side.name, "path": _relative(side.path, home)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import os
+import re
 import unicodedata
 import zlib
 from pathlib import Path
@@ -23,6 +24,18 @@ _MAGIC = {  # of the first eight bytes
     b"\x93NUMPY": "a NumPy array",
     b"SQLite f": "an SQLite database",
     **{b"\x80" + bytes([version]): "a Python pickle" for version in range(2, 6)},
+    b"PARE": "an encrypted Parquet file",
+    b"x\x9c": "compressed with zlib, which is no gzip",
+    b"x\xda": "compressed with zlib, which is no gzip",
+    b"\x04\x22\x4d\x18": "compressed with lz4",
+    b"\xff\x06\x00\x00sNaP": "compressed with snappy",
+    b"\x1f\x9d": "compressed with compress",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"Rar!": "a rar archive",
+    b"ORC": "an ORC file",
+    b"Obj\x01": "an Avro file",
+    b"%PDF": "a PDF",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook",
     b"\xff\xfe\x00\x00": "text in UTF-32",
     b"\x00\x00\xfe\xff": "text in UTF-32",
     b"\xff\xfe": "text in UTF-16",
@@ -68,6 +81,8 @@ def first_line(path: Path) -> tuple[bool, str]:
             raise DataError(f"{path}: this is {what}")
     if line.lstrip().startswith("{") and content.startswith(codecs.BOM_UTF8):
         raise DataError(f"{path}, line 1: it begins with a byte order mark, which JSON may not have: write it without")
+    if re.fullmatch("sep=.", line.strip()):
+        raise DataError(f"{path}, line 1: {line.strip()!r} is for Excel alone: delete the line, the header comes first")
     if "\r" in line.rstrip("\r\n"):
         raise DataError(f"{path}: its lines end with a carriage return alone (\\r): convert it, e.g. `tr '\\r' '\\n'`")
     if not line.strip():

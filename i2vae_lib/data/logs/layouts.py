@@ -24,6 +24,7 @@ from i2vae_lib.data.logs.files import (
 from i2vae_lib.data.logs.pair_file import (
     COLUMNS_EXAMPLE,
     FORMATS,
+    LONGEST_NAME,
     SIZED,
     UNITS,
     Columns,
@@ -109,8 +110,7 @@ def guess(
     if columns.unit != others.unit:
         told = " and ".join(f"{paths[d]} has {UNITS[guesses[d][2].unit][0]}" for d in DOMAINS)
         raise DataError(f"the two files differ in their times: {told}; write them alike")
-    stems = {d: _stem(path) for d, path in paths.items()}
-    names = {d: stem.removeprefix("ratings_") or d for d, stem in stems.items()}
+    names = {d: _shown(_stem(path).removeprefix("ratings_")) or d for d, path in paths.items()}
     if names["x"] == names["y"] or names["x"] == "y" or names["y"] == "x":
         names = {d: f"{name} {d}" for d, name in names.items()}
     sides = {d: Side(name=names[d], path=path, titles=_titles_beside(path)) for d, path in paths.items()}
@@ -139,7 +139,9 @@ def _guess_one(db: duckdb.DuckDBPyConnection, path: Path, given: Mapping[str, st
             f"two domains: choose two of {told} in a pair file with columns.domain: {column} and x.value, y.value"
         )
     x, y = sorted(str(value) for value, _ in found)
-    names = {"x": x, "y": y} if (x != "y" and y != "x") else {"x": f"{column} {x}", "y": f"{column} {y}"}
+    names = {"x": _shown(x) or "x", "y": _shown(y) or "y"}
+    if names["x"] == names["y"] or names["x"] == "y" or names["y"] == "x":
+        names = {d: f"{column} {name} {d}"[-LONGEST_NAME:] for d, name in names.items()}
     sides = {d: Side(name=names[d], path=path, value=value) for d, value in (("x", x), ("y", y))}
     told = f"{how}, both domains in one file, told apart by {column!r} ({x!r}, {y!r})"
     return Layout(told, None, columns.model_copy(update={"domain": column}), sides)
@@ -147,6 +149,11 @@ def _guess_one(db: duckdb.DuckDBPyConnection, path: Path, given: Mapping[str, st
 
 def _told(format: str | None, columns: Columns) -> str:
     return format or f"columns {', '.join(columns.names)}"
+
+
+def _shown(text: str) -> str:
+    """A name for people out of any text; two letters more have room."""
+    return "".join(one if one.isprintable() else " " for one in text).strip()[: LONGEST_NAME - 2]
 
 
 def _stem(path: Path) -> str:
