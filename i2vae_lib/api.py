@@ -535,7 +535,11 @@ def _measures(metric: Any) -> dict[str, evaluation.Measure] | None:
 
 def _folder(folder: Any) -> Path:
     """A folder's path; what is no path is refused."""
-    if not isinstance(folder, str | os.PathLike) or folder == "":
+    try:
+        encoded = os.fsencode(folder)
+    except (TypeError, UnicodeEncodeError):
+        encoded = b""
+    if not encoded or b"\0" in encoded:
         raise LayoutError(f"folder is {folder!r}: expected the path of a run directory")
     return Path(folder)
 

@@ -516,6 +516,11 @@ BAD: dict[str, tuple[Change, str]] = {
         with_books(user=lambda s: s.astype(str).astype(object) + "\ud800"),
         "column 'user' holds .* no Unicode text",
     ),
+    "times that are no Unicode": (
+        with_books(time=lambda s: pd.Series("2014\ud800", s.index, dtype=object)),
+        "'2014.*' is no Unicode text, which times, names and paths have to be",
+    ),
+    "a path that is no Unicode": (lambda logs: {"a": "/tmp/\ud800", "b": "b.csv"}, "'/tmp/.*' is no Unicode text"),
     "complex times": (
         with_books(time=lambda s: s.astype("int64") * 1j),
         "books: column 'time' holds complex128; times",
@@ -777,12 +782,19 @@ def test_question_when_it_would_be_read_as_another_is_refused(
         (small_logs, {"item_vectors": {"books": pd.DataFrame([[1.0], [2.0]], index=[1, 1])}}, "item 1 stands twice"),
         (small_logs, {"item_vectors": {"books": pd.DataFrame([["a"]])}}, "expected a DataFrame of numbers"),
         (small_logs, {"item_vectors": 5}, "item_vectors is a int: expected DataFrames by domain"),
+        (
+            small_logs,
+            {"item_vectors": {"books": pd.DataFrame([[1.0]], pd.Index(["a\ud800"], dtype=object))}},
+            "item_vectors of books: item 'a.*' is no Unicode text",
+        ),
+        (small_logs, {"out": "/tmp/\ud800"}, "folder is '/tmp/.*': expected the path of a run directory"),
+        (small_logs, {"out": "a\0b"}, "folder is 'a.*': expected the path of a run directory"),
         (small_logs, {"item_vectors": {}}, "item_vectors names no domain"),
         (small_logs, {"preset": 5}, "preset is 5: expected a name"),
     ],
 )
 def test_fit_when_a_word_has_another_type(logs: Callable[[], Any], words: dict[str, Any], message: str) -> None:
-    with pytest.raises((DataError, ParameterError), match=message):
+    with pytest.raises((DataError, LayoutError, ParameterError), match=message):
         I2VAE.fit(logs(), **words)
 
 

@@ -98,12 +98,18 @@ def write_vectors(vectors: Mapping[str, pd.DataFrame], path: Path) -> None:
             raise DataError(f"item_vectors of {name}: expected a DataFrame of numbers, items as index")
         if (twice := own.index[own.index.duplicated()]).size:
             raise DataError(f"item_vectors of {name}: item {twice[0]} stands twice; one vector per item")
+        if odd := [one for one in own.index if isinstance(one, str) and not _encodable(one)]:
+            raise DataError(f"item_vectors of {name}: item {odd[0]!r} is no Unicode text")
     tables = [
         pd.DataFrame({"domain": name, "item": own.index.astype(str), "vector": list(own.to_numpy(dtype=np.float64))})
         for name, own in vectors.items()
     ]
     whole = pd.concat(tables, ignore_index=True)
     write_atomically(path, lambda part: whole.to_parquet(part, index=False))
+
+
+def _encodable(text: str) -> bool:
+    return not any("\ud800" <= one <= "\udfff" for one in text)
 
 
 def _of_width(table: sparse.csr_matrix, d: int) -> Array:

@@ -68,7 +68,10 @@ def write_pair(
         kinds = ", ".join(f"{name}: {type(log).__name__}" for name, log in logs.items())
         raise DataError(f"expected two DataFrames or two paths, found {kinds}")
     stem = re.sub(r"[^\w.-]+", "_", "_".join(map(str, logs)).lower())[:LONGEST_NAME]
-    pair, types = (_of_tables if all(tables) else _of_paths)(logs, folder, columns)
+    try:
+        pair, types = (_of_tables if all(tables) else _of_paths)(logs, folder, columns)
+    except UnicodeEncodeError as error:  # half of a pair of UTF-16
+        raise DataError(f"{error.object!r} is no Unicode text, which times, names and paths have to be") from None
     text = types["x"] == types["y"] == TEXT
     pair = {"name": stem} | pair | {"min_user": min_events, "min_item": min_events}
     pair["same_ids_are_same_items"] = text if same_items is None else same_items
