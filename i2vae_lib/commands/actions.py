@@ -335,19 +335,6 @@ def print_completion(given: argparse.Namespace) -> int:
     return 0
 
 
-def _require_port(port: int) -> None:
-    """Refuse a port that cannot be listened on, before anything is started."""
-    import socket
-
-    from i2vae_lib.params import ParameterError
-
-    try:
-        socket.create_server(("127.0.0.1", port)).close()
-    except OSError as error:
-        why = os.strerror(error.errno or 0).lower()
-        raise ParameterError(f"--port {port} cannot be had ({why}): end what holds it, or choose another") from None
-
-
 def explore(given: argparse.Namespace) -> int:
     import secrets
     import subprocess
@@ -359,11 +346,11 @@ def explore(given: argparse.Namespace) -> int:
     require("the page", "voila", "ipywidgets", "anywidget", "psutil")
     import psutil
 
-    from i2vae_lib.explorers.contents import write_page
+    from i2vae_lib.explorers.contents import require_port, write_page
 
-    _require_port(given.port)
     with terminated_as_interrupted(), tempfile.TemporaryDirectory(prefix="explore-") as folder:
         notebook = write_page(given.folders, Path(folder))
+        require_port(given.port)
         token = secrets.token_urlsafe(24)
         environment = os.environ | isolated()
         environment |= {name: folder for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_PATH", "IPYTHONDIR")}
