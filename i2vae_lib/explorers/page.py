@@ -102,17 +102,17 @@ class _Server(Voila):
     def listen(self) -> None:
         guard(self.app, self.port)
         # the loop starts once the port is held
-        tornado.ioloop.IOLoop.current().add_callback(print, f"{self._url} for you alone; Ctrl-C ends it", flush=True)
+        tornado.ioloop.IOLoop.current().add_callback(print, f"{self.address} for you alone; Ctrl-C ends it", flush=True)
         super().listen()
 
     @property
-    def _url(self) -> str:
+    def address(self) -> str:
         return f"http://127.0.0.1:{self.port}/?token={self.token}"
 
     def launch_browser(self) -> None:
         # by a file, for the browser's command line is everybody's to read
         opened = Path("open.html").resolve()
-        opened.write_text(f'<meta http-equiv="refresh" content="0; url={self._url}">', encoding="utf-8")
+        opened.write_text(f'<meta http-equiv="refresh" content="0; url={self.address}">', encoding="utf-8")
         threading.Thread(target=webbrowser.open, args=(opened.as_uri(),), daemon=True).start()
 
 
