@@ -27,7 +27,8 @@ from i2vae_lib.params import ParameterError, Parameters, load
 from i2vae_lib.recommenders import REGISTRY, SYSTEMS
 from i2vae_lib.results.paper_tables import Table, paper_table
 from i2vae_lib.results.reading import COUNTED
-from i2vae_lib.runs import RUN_LAYOUT, LayoutError, read_record, write_json
+from i2vae_lib.results.searches import tried
+from i2vae_lib.runs import RUN_LAYOUT, LayoutError, read_json, read_record, write_json
 from tests.helpers.planted_runs import REFERENCES, ROWS, cell, ranks_of, skill, write_run
 from tests.helpers.worlds import LONG, in_this_process
 
@@ -323,7 +324,9 @@ def opened(folder: Path, **changes: Any) -> Study:
 def test_tuning_when_the_kits_own_is_read() -> None:
     found = read_tuning()
     assert set(found.points) == set(SYSTEMS)
-    assert {len(points) for points in found.points.values()} == {2}
+    assert {len(points) for points in found.points.values()} == {2, 8}
+    rivals = ("i2vae", "sasrec-ce-m", "esasrec-m", "abxi", "slist-m", "tale-m", "stack-counts", "stack-ce")
+    assert all(len(found.points[name]) == 8 for name in rivals)
 
 
 @pytest.mark.parametrize(
@@ -334,8 +337,9 @@ def test_tuning_when_the_kits_own_is_read() -> None:
         ("[]", "expected the names shared, points"),
         ("ALL\n  i2vae: [{}]\nmore: 1", "more: Extra inputs are not permitted"),
         ("shared: {}\npoints: {i2vaa: [{}]}", "unknown 'i2vaa'; did you mean 'i2vae'"),
-        ("shared: {}\npoints: {i2vae: [{}]}", "no points for .*sasrec-bce-s.*: every system is tuned alike"),
-        ("ALL\n  i2vae: [{}, {}]", "budgets differ"),
+        ("shared: {}\npoints: {i2vae: [{}]}", "no points for .*sasrec-bce-s.*: every system needs one"),
+        ("ALL\n  i2vae: []", "no points for i2vae: every system needs one"),
+        ("ALL\n  i2vae: [{}, {}]", "i2vae: a point stands twice"),
         ("ALL\n  i2vae: [{model.e: 3}]", "i2vae: unknown key 'model.e'; did you mean 'model.d'"),
         ("ALL\n  i2vae: [{training.learning_rate: -1.0}]", "i2vae, point 1: 'training.learning_rate'"),
         ("TWO\n  i2vae: [{model.d: 8}, {model.d: 8}]", "i2vae: a point stands twice"),
@@ -380,6 +384,38 @@ def test_study_when_opened_again_with_others(tmp_path: Path) -> None:
         opened(tmp_path, systems=["sasrek"])
 
 
+def test_study_when_systems_have_different_numbers_of_points(tmp_path: Path) -> None:
+    """Each tries as many of the trials asked for as it has points; more than any has is refused."""
+    tuning = TWO.model_copy(update={"points": TWO.points | {"i2vae": ({}, {"model.d": 8}, {"model.d": 12})}})
+    study = open_study(tmp_path, load("smoke"), tuning, systems=["i2vae", "sasrec-bce-m"], seeds=[0], trials=3)
+    assert [len(points) for points in study.points.values()] == [2, 3]
+    with pytest.raises(ParameterError, match="4 trials asked for; the tuning file has 1 to 3 points"):
+        open_study(tmp_path, load("smoke"), tuning, systems=["i2vae"], seeds=[0], trials=4)
+
+
+def test_trials_of_a_study_when_listed(tmp_path: Path) -> None:
+    """What was reached, what failed, what was not tried, and which one is chosen."""
+    study = opened(tmp_path)
+    for number, value in enumerate((0.2, 0.3)):
+        folder = reached(study, "i2vae", number, value)
+        record = read_json(folder / "run.json", "") | {"best_epoch": 2}
+        write_json(folder / "run.json", record)
+        history = pd.DataFrame({"seconds": [1.0, 2.0, 3.0], "validation seconds": [0.5] * 3})
+        history.to_parquet(folder / "history.parquet")
+    failed(study, "sasrec-bce-m", 0, "out of memory")
+    found = tried(tmp_path).set_index(["system", "trial"])
+    assert found["validation"].loc["i2vae"].tolist() == [0.2, 0.3]
+    assert found["chosen"].loc["i2vae"].tolist() == [False, True]
+    assert found.loc[("i2vae", 2), ["point", "best_epoch", "epochs", "seconds"]].tolist() == [
+        "training.learning_rate=0.001",
+        2,
+        3,
+        7.5,
+    ]
+    assert found.loc[("sasrec-bce-m", 1), "reason"] == "out of memory"
+    assert found.loc["sasrec-bce-m"]["validation"].isna().all() and not found.loc["sasrec-bce-m"]["chosen"].any()
+
+
 def test_table_when_nothing_is_done(tmp_path: Path) -> None:
     study = opened(tmp_path)
     found = tabled(tmp_path)
@@ -397,7 +433,7 @@ def test_table_when_one_system_is_done_and_one_failed(tmp_path: Path) -> None:
     assert study.chosen("i2vae") is None  # of fewer points than there are
     failed(study, "i2vae", 0, "it was late")
     found = tabled(tmp_path)
-    assert cell(found.systems, system="i2vae").point == "training.learning_rate=0.001"
+    assert cell(found.systems, system="i2vae").point == "training.learning_rate=0.001 (best of 2)"
     wide = found.wide().set_index("system")
     assert wide.loc["SASRec-BCE-M", "North all"] == "failed" and wide.loc["i2VAE", "North all"] != "done"
     assert study.chosen("i2vae") == study.points["i2vae"][1] and study.chosen("sasrec-bce-m") is None

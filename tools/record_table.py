@@ -2,22 +2,28 @@
 
     python tools/record_table.py NAME "COMMAND" FOLDER...
 
+Where systems had several trials, what each reached on validation is kept as search_NAME.csv (without ``systems_``).
 Several folders are one comparison whose systems were trained in several calls. A page's tables of systems stand between
 ``<!-- systems: NAME -->`` and the next blank line, as a test holds.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pages
+import pandas as pd
 
 from i2vae_lib.results import kept
 from i2vae_lib.results.paper_tables import Table, paper_table
+from i2vae_lib.results.searches import tried
 from i2vae_lib.runs import committed_path, read_record
+
+_SAME = ("command", "revision", "data_sha256", "protocol", "environment", "dataset_sha256", "seeds")
 
 
 def record(folders: Sequence[Path], name: str, command: str) -> Path:
@@ -34,6 +40,11 @@ def record(folders: Sequence[Path], name: str, command: str) -> Path:
         hours=round(float((found.systems["seconds"] * found.systems["seeds"]).sum()) / 3600, 2),  # of training
         references=records[0].get("references"),  # what validation chose for them
     )
+    trials = pd.concat([tried(folder) for folder in folders], ignore_index=True)
+    if trials["trial"].max() > 1:
+        about = {key: json.loads(path.with_suffix(".json").read_text())[key] for key in _SAME}
+        spent = {"hours": round(float(trials["seconds"].sum()) / 3600, 2)}
+        kept.keep(f"search_{name.removeprefix('systems_')}", trials, about | spent)
     return path
 
 

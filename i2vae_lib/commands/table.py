@@ -189,7 +189,7 @@ COMMANDS: dict[str, _Command] = {
         ),
     ),
     "table": _Command(
-        "All systems, tuned alike, trained and measured; then the paper's table.",
+        "All systems, tuned on validation, trained and measured; then the paper's table.",
         studies.make_table,
         (
             *_parameters("paper"),
@@ -197,7 +197,7 @@ COMMANDS: dict[str, _Command] = {
             _option("--systems", "default: all", nargs="+", metavar="SYSTEM"),
             _option("--kinds", "user types to print (default: all)", nargs="+", choices=HEADLINE),
             _option("--seeds", "default: 0", nargs="+", type=int, default=[0]),
-            _option("--trials", "how many of each system's points are tried (default: all)", type=_positive),
+            _option("--trials", "of each system's points, if it has so many (default: all)", type=_positive),
             _option("--tuning", "another file of the form of params/tuning.yaml", type=_path),
             _option("--workers", "systems at a time (default: 1)", type=_positive, default=1),
             _option("--out", "folder of all runs (default: runs/table-DATA-PROTOCOL-PRESET)", type=_path),

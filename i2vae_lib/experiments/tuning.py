@@ -1,6 +1,7 @@
-"""All systems on one dataset: tuned alike on validation, trained, measured, each run a cell of the engine.
+"""All systems on one dataset: tuned on validation, trained, measured, each run a cell of the engine.
 
-``params/tuning.yaml`` lists the same number of points for every system. A point is a run that stops before it sees a
+``params/tuning.yaml`` lists the points of every system: eight for those that a reader would really pick, two for the
+others. A point is a run that stops before it sees a
 test row; each system's point with the best validation NDCG@10 is chosen, and only that is evaluated, for every seed: a
 sweep on validation, and a sweep of what it chose (:mod:`i2vae_lib.experiments.engine`).
 
@@ -48,7 +49,7 @@ TRAINED, MEASURED = "model/model.json", "metrics.json"
 
 
 class Tuning(Strict):
-    """What systems may try: ``shared`` overrides for all, and the same number of points for each."""
+    """What systems may try: ``shared`` overrides for all, and the points of each, its own paper's settings first."""
 
     shared: dict[str, Any]
     points: dict[str, tuple[dict[str, Any], ...]]
@@ -60,8 +61,8 @@ def read_tuning(path: Path | None = None) -> Tuning:
     Raises
     ------
     ParameterError
-        An unknown system or key (the nearest is named), a missing system, different numbers of points, or a point that
-        is listed twice or invalid.
+        An unknown system or key (the nearest is named), a missing system, a system without points, or a point that is
+        listed twice or invalid.
     """
     path = path or preset_folder() / "tuning.yaml"
     tuning = validated(Tuning, read_yaml(path), str(path))
@@ -74,11 +75,8 @@ def _complaints(tuning: Tuning) -> Iterator[str]:
     for name in tuning.points:
         if name not in SYSTEMS:
             yield f"points: unknown '{name}'{suggestion(name, list(SYSTEMS))}"
-    if missing := [name for name in SYSTEMS if name not in tuning.points]:
-        yield f"no points for {', '.join(missing)}: every system is tuned alike"
-    budgets = {name: len(points) for name, points in tuning.points.items()}
-    if len(set(budgets.values())) != 1:
-        yield f"budgets differ: {budgets}; every system gets the same number of points"
+    if missing := [name for name in SYSTEMS if not tuning.points.get(name)]:
+        yield f"no points for {', '.join(missing)}: every system needs one, {{}} if it is the preset's"
     yield from _foreign("shared", tuning.shared, {"training", "references"})
     for name, points in tuning.points.items():
         for number, point in enumerate(points, start=1):
@@ -204,21 +202,22 @@ def open_study(
     systems, seeds
         Those of this call; the folder remembers all that it was ever asked for.
     trials
-        How many of each system's points to try, from the first; None: all. Never fewer than before.
+        How many of each system's points to try, from the first; None: all. Fewer where a system has fewer. Never fewer
+        than before.
 
     Raises
     ------
     LayoutError
         The folder holds a comparison with other parameters, logs or points.
     ParameterError
-        An unknown system, or more trials than points.
+        An unknown system, or more trials than any system has points.
     """
     for name in systems:
         check_system(name)
-    budget = len(next(iter(tuning.points.values())))
-    trials = budget if trials is None else trials
-    if not 1 <= trials <= budget:
-        raise ParameterError(f"{trials} trials asked for; the tuning file has 1 to {budget} points per system")
+    most = max(map(len, tuning.points.values()))
+    trials = most if trials is None else trials
+    if not 1 <= trials <= most:
+        raise ParameterError(f"{trials} trials asked for; the tuning file has 1 to {most} points per system")
     flat = flatten(parameters.model_dump(mode="json")) | dict(tuning.shared)
     for key in ("seed", "out", "system"):
         flat.pop(key)

@@ -292,6 +292,7 @@ def _progress(study: Study, name: str) -> tuple[list[Path], dict[str, Any]]:
     missing = [f"{lost} of {len(tried)} points failed"] if lost else []
     missing += [f"{len(done)} of {len(asked)} seeds done"] if len(done) < len(asked) else []
     words = ", ".join(f"{key}={value}" for key, value in point.items()) or "as the preset"
+    words += f" (best of {len(tried)})" if len(tried) > 1 else ""
     status = "done" if done else "failed" if reason else "begun"
     return done, {"status": status, "reason": "; ".join([*missing, *([reason] if reason else [])]), "point": words}
 
