@@ -3,9 +3,9 @@
 ====================  =================================================================================
 ``lazy``, ``places``  names imported when used; files and folders that the kit knows by name
 ``yaml_files``        the one reader of YAML: no aliases that blow up, no key twice
-``parameter_groups``  the groups of parameters, one for each part and system
+``parameter_groups``  names and limits of parameters, a group for each part and system; values: ``params/*.yaml``
 ``sample``            a small finished run that the package carries
-``params``            frozen parameters, presets, one loader
+``params``            frozen parameters, presets, one loader of ``params/*.yaml``
 ``progress``          a bar, or plain lines
 ``runs``              the run directory: atomic writes, records, refusals
 ``cache``             work that is done once, named by what it depends on

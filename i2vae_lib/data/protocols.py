@@ -212,7 +212,8 @@ def strict(raw: RawPair, split: SplitParameters) -> Cut:
     A row's items of a domain are a set (:func:`order_free`): the files hold one order of items and no times, so the
     last item is an accident of the file. Training and validation lose the rows of test users, and rows that equal one
     of a later split under another name (:func:`without_copies`). A row's target is removed from both of its histories,
-    through the link table too. A user's two rows stay on one side of every split.
+    through the link table too. Validation is a share of the remaining training users (:func:`.held_out`), and a user's
+    two rows stay on one side of every split.
     """
     strangers = without_users(raw.train, raw.test)
     train, scrubbed_train = scrub(order_free(strangers, split.data_seed))

@@ -115,7 +115,10 @@ def scrub(rows: Rows) -> tuple[Rows, int]:
 
 
 def held_out(train: Rows, test: Rows, split: SplitParameters, removed: dict[str, int]) -> Cut:
-    """Hold out a share of the training users as validation, and make some of their rows cold."""
+    """Hold out a share of the training users as validation (``released`` and ``strict``), and make some rows cold.
+
+    The users with the smallest seeded hashes are held out, whatever the order of the file.
+    """
     users = np.unique(train.user)
     count = round(split.validation_share * len(users))
     if not 0 < count < len(users):

@@ -30,7 +30,7 @@ Record = Mapping[str, Any]
 
 
 def cell_folder(out: Path, address: str) -> Path:
-    """Folder of a cell's run."""
+    """Folder of a cell's run; its address comes from :func:`.grids.address_of`."""
     return out / "cells" / address
 
 

@@ -328,7 +328,7 @@ def from_notebook(namespace: Mapping[str, Any]) -> tuple[Sweep, Sweep, Path]:
 
 
 def cells_folder(sweep: Sweep) -> Path:
-    """Default folder of cells, beside runs: ``sweep-FILE-PAIR-PROTOCOL``, or ``sweep-FILE`` for several pairs."""
+    """Default folder of a sweep, beside runs: ``sweep-FILE-PAIR-PROTOCOL``, or ``sweep-FILE`` for several pairs."""
     pairs = {(pair_name(cell.parameters.data), cell.parameters.protocol) for cell in sweep.cells}
     words = ["sweep", sweep.name, *(pairs.pop() if len(pairs) == 1 else ())]
     return default_folder(sweep.cells[0].parameters).with_name("-".join(words))

@@ -2,9 +2,10 @@
 
 A cell of a grid is an ordinary run directory, made by the four stages in a worker's own process: a notebook per cell
 would cost seconds of start-up and a megabyte of copies for the same result, and the report of any cell can be written
-later (``i2vae report``). Cells are named by the digest of what they depend on, so a cell is run once, whatever sweep
-asks for it (:mod:`.experiments.engine`). What workers share (the dataset, the generator's fit, every row's recalled
-items, the reference rankers) is in the content-addressed cache; workers are sent parameters and paths, never data.
+later (``i2vae report``). A cell's folder (:func:`.engine.cell_folder`) is named by the digest of what the cell depends
+on (:func:`.grids.address_of`), so a cell is run once, whatever sweep asks for it. What workers share (the dataset, the
+generator's fit, every row's recalled items, the reference rankers) is in the content-addressed cache; workers are sent
+parameters and paths, never data.
 """
 
 from __future__ import annotations

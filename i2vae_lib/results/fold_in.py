@@ -1,4 +1,4 @@
-"""What folding in costs a system that learns a vector for each user: the same rows, known users and newcomers."""
+"""What folding in (``recommenders/systems/fold_in.py``) costs: the same rows, as known users and as newcomers."""
 
 from __future__ import annotations
 

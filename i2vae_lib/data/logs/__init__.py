@@ -1,1 +1,13 @@
-"""Timestamped logs as people have them: found out, read, checked, joined to a pair."""
+"""Timestamped logs as people have them: described, read, checked, joined to a pair.
+
+=================================  ============================================================================
+``describe``, ``layouts``          ``i2vae describe``: guesses the layout, counts, proposes a pair file
+``pair_file``                      the pair file: YAML that says how two logs are read
+``files``, ``first_bytes``         one log file: opened, columns, delimiter; what is no log at all
+``amazon``, ``c2dsr``, ``frames``  Amazon's ratings, C2DSR's text files, DataFrames
+``database``                       the rows of both logs, staged in DuckDB
+``checks``                         which rows are refused, and what is suspicious about times
+``ids``                            numbers for ids, and what is suspicious about ids
+``join``                           both logs as one pair
+=================================  ============================================================================
+"""

@@ -38,7 +38,7 @@ FLOAT_IDS = (  # end of a message
 _DELIMITERS = (",", "\t", ";", "|", "\x01")
 _FIRST_OBJECTS = 1000  # of JSON lines, whose keys are a file's columns
 JSON_LINES = "JSON lines"  # in place of a delimiter
-_REJECTS = "store_rejects=true, rejects_limit=100"  # lines that cannot be read, for :func:`reading`
+_REJECTS = "store_rejects=true, rejects_limit=100"  # lines that cannot be read, for :func:`.database.reading`
 _LINES = (  # of whole lines as column c; \x02 stands in none
     f"read_csv(?, delim=chr(2), quote='', escape='', columns={{c: 'VARCHAR'}}, header=false, auto_detect=false, "
     f"{_REJECTS})"
@@ -119,7 +119,7 @@ class Source:
         return self.types is not None and "file_row_number" not in map(str.lower, self.names)
 
     def numbered(self) -> tuple[str, list[Any]]:
-        """SQL of all rows with their number ``n`` (from 1), and its parameters; only for :func:`in_file_order`."""
+        """SQL of all rows with their number ``n`` (from 1), and its parameters; only in ``database.in_file_order``."""
         sql, values = self._all_rows()
         number = "file_row_number + 1" if self._has_row_numbers else "row_number() OVER ()"
         where = ""
@@ -150,7 +150,7 @@ class Source:
         )
 
     def time(self, layout: Columns) -> str:
-        """SQL of a row's time as BIGINT: in the layout's unit if that is one of :data:`SIZED`, else in seconds."""
+        """SQL of a row's time as BIGINT: in the layout's unit if that is one of ``SIZED``, else in seconds."""
         if layout.timestamp is None:
             return "n"  # of :meth:`numbered`
         name, at = layout.timestamp, self.names.index(layout.timestamp)
@@ -181,7 +181,7 @@ def _for_duckdb(path: Path) -> str:
 
 
 def numbered_lines(paths: Sequence[Path]) -> tuple[str, list[Any]]:
-    """SQL of the lines c of plain text files with path and number n, and its parameters; for :func:`in_file_order`."""
+    """SQL of the lines c of plain text files with path and number n, and its parameters; for ``in_file_order``."""
     sql = " UNION ALL ".join([f"SELECT ? AS path, row_number() OVER () AS n, c FROM {_LINES}"] * len(paths))
     return f"({sql})", [value for path in paths for value in (str(path), _for_duckdb(path))]
 

@@ -1,6 +1,6 @@
 """Two timestamped logs to one :class:`LogPair`: rows checked, ids to numbers, the first of each event.
 
-All of it is SQL, so files larger than memory go through the same code (:func:`.files.database`); what
+All of it is SQL, so files larger than memory go through the same code (:func:`.database.database`); what
 comes out are numpy arrays, which the protocols filter (:mod:`i2vae_lib.data.filters`).
 """
 

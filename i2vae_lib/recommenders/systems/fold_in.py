@@ -1,7 +1,8 @@
 """Folding in: vectors for rows whose user no training saw.
 
-A system that learns a vector a user has none for an evaluation user. Its trained parameters are frozen, and the row
-becomes a new user whose edges are that row's histories:
+A system that learns one vector for each user has none for a user whom it meets only in evaluation. Its trained
+parameters are frozen, and the row becomes a new user whose edges are that row's histories (i2VAE reads histories and
+has no vectors of users, so it needs none of this):
 
 - a graph system propagates once, with a zero layer-0 vector for the new user (:func:`propagated`);
 - a factorisation solves for the user vector with the item vectors fixed (:func:`solved`);
@@ -15,7 +16,7 @@ both domains, ``graphs.binary(history.owner, history.values - 1, …)`` for one.
 from every function here, exactly, and a row's vector depends on no other row. What a zero vector scores is a
 constant; a recommender ranks such a row by popularity (``contract.without_evidence`` is the least that it must catch).
 
-Departs: what a newcomer's vector is, is the kit's rule, not that of any of the systems' papers.
+Departs: these rules for a newcomer's vector are the kit's own; none of the systems' papers has one.
 """
 
 from __future__ import annotations
