@@ -1,0 +1,44 @@
+"""Cold rows in numbers: docs/results/cold_PAIR.csv.
+
+    python tools/cold_study.py "COMMAND" FOLDER
+
+FOLDER is one of ``i2vae table --protocol chronological``, made by COMMAND; its finished systems and the reference
+rankers are ranked on the test users, each made cold in one domain (:mod:`i2vae_lib.results.cold_rows`).
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from i2vae_lib.experiments.tuning import read_study
+from i2vae_lib.params import pair_name
+from i2vae_lib.results import kept
+from i2vae_lib.results.cold_rows import measured
+from i2vae_lib.runs import environment, read_record
+
+
+def main(command: str, folder: str) -> None:
+    study = read_study(Path(folder))
+    points = {name: study.chosen(name) for name in study.systems}
+    runs = {
+        name: study.run_folder(name, point, study.tuning_seed) for name, point in points.items() if point is not None
+    }
+    records = [read_record(run) for run in runs.values()]
+    found = measured(runs, "i2vae", np.random.default_rng(0))
+    about = {
+        "command": f"{command} && {shlex.join(['python', 'tools/cold_study.py', command, folder])}",
+        **kept.made_by(records),
+        "dataset_sha256": records[0]["dataset_sha256"],
+        "seeds": [study.tuning_seed],
+        "hours": round(kept.hours(records), 3),
+    }
+    about["revision"] = sorted({*about["revision"], environment()["git"]})
+    kept.keep(f"cold_{pair_name(study.parameters['data'])}", found, about)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
