@@ -73,7 +73,7 @@ def measured(runs: Mapping[str, Path], base: str, rng: np.random.Generator) -> p
     bootstrap = partial(paired_bootstrap, rng=rng, cluster=opened.users)
     found = pd.concat([beside_means(opened, kind, METRICS, base, bootstrap) for kind in CANDIDATES], ignore_index=True)
     means = found[list(by_system)]
-    own = means.columns.get_indexer(list(found["system"]))
+    own = means.columns.get_indexer(pd.Index(found["system"]))
     found = found.assign(mean=means.to_numpy()[np.arange(len(found)), own], base_mean=means[base])
     sides = ["difference", "interval_low", "interval_high"]
     return found[["system", "base", *CELL, "n", "candidates", "mean", "base_mean", *sides]]
