@@ -1,4 +1,4 @@
-"""What every recommender keeps. Another one is one line in ``UNFITTED``."""
+"""What every recommender keeps. Another one is tested as soon as the registry has it."""
 
 from __future__ import annotations
 
