@@ -1,13 +1,13 @@
 """Several processes that train one model (``training.devices``), each on its part of every batch.
 
-Every process has all the data and draws the same batches with the same random numbers. Of a batch it keeps every n-th
-row (``parted``); its costs are shares of the mean over the *whole* batch's rows, and the gradients of all processes are
-added up, so that all take the same step. The first process alone validates and writes; the others get its metrics, so
-that all stop at the same epoch.
+Every process has all the data and draws the same batches with the same random numbers. It keeps every n-th row of a
+batch (``parted``) and divides each term by the number of rows that the term concerns in the *whole* batch; then the
+gradients of all processes are added up, so that all take the same step. Only the first process validates and writes;
+the others get its metrics, so that all stop at the same epoch.
 
-Who starts them: the run, on this machine (:func:`together`); or ``torchrun``, on one machine or several, whose
-environment variables say how many there are. What is sent between them is tensors and bytes, nothing that is unpickled.
-Their connections are the one place where the kit listens: on loopback, unless ``torchrun`` names another address.
+The run starts them, on this machine (:func:`together`). Or ``torchrun`` does, on one machine or several, and tells each
+in environment variables how many there are. They send each other tensors and bytes; nothing is unpickled. They listen
+on loopback, unless ``torchrun`` names another address.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 from i2vae_lib.runs import usable_cores
 
 _LONGEST = timedelta(days=1)
-"""That one process may wait for another; one that has ended is noticed at once."""
+"""How long a process waits for another that is still there; one that has ended is noticed at once."""
 
 
 class ProcessGone(ConnectionError):
@@ -39,22 +39,22 @@ def count() -> int:
 
 
 def number() -> int:
-    """Which of them this one is, from 0."""
+    """This process's place among those that train together, from 0."""
     return _group().get_rank() if _is_joined() else 0
 
 
 def launched() -> int:
-    """How many processes ``torchrun`` started; 0 where it did not start this one."""
+    """How many processes ``torchrun`` started; 0 if it did not start this one."""
     return int(os.environ["WORLD_SIZE"]) if {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys() else 0
 
 
 def is_follower() -> bool:
-    """Whether ``torchrun`` started this process as another than the first, which alone writes."""
+    """Whether ``torchrun`` started this process and it is not the first one, which alone writes."""
     return launched() > 0 and os.environ["RANK"] != "0"
 
 
 def summed(tensor: Any) -> Any:
-    """The sum over all processes, in place: a tensor of the same shape in each."""
+    """Sum a tensor over all processes, in place; it has the same shape in each."""
     if count() > 1:
         with _named():
             _group().all_reduce(tensor)
@@ -62,7 +62,7 @@ def summed(tensor: Any) -> Any:
 
 
 def of_first(tensor: Any) -> Any:
-    """The first process's tensor, in place."""
+    """Copy the first process's tensor into that of every other one, in place."""
     if count() > 1:
         with _named():
             _group().broadcast(tensor, 0)
@@ -70,7 +70,7 @@ def of_first(tensor: Any) -> Any:
 
 
 def bytes_of_first(content: bytes) -> bytes:
-    """The first process's bytes; what the others give is not looked at."""
+    """The first process's bytes; those of the others are ignored."""
     if count() == 1:
         return content
     import torch
@@ -84,13 +84,13 @@ def bytes_of_first(content: bytes) -> bytes:
 
 @contextlib.contextmanager
 def together(devices: int, follow: Callable[..., None], *words: Any) -> Iterator[None]:
-    """Train with ``devices`` processes meanwhile, of which this is the first; with 1, nothing happens.
+    """Let ``devices`` processes train together inside the block, this one as the first; with 1, nothing happens.
 
     Parameters
     ----------
     follow, words
-        ``follow(*words)`` is what each other process does: a module's function, and arguments that can be sent. Not
-        called where ``torchrun`` started the processes.
+        Each other process calls ``follow(*words)``: a function of a module, and arguments that can be sent. Not called
+        if ``torchrun`` started the processes.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def together(devices: int, follow: Callable[..., None], *words: Any) -> Iterator
             with joined("env://", int(os.environ["RANK"]), launched()):
                 yield
         finally:
-            del os.environ["RANK"], os.environ["WORLD_SIZE"]  # from here on each is alone, and what it starts too
+            del os.environ["RANK"], os.environ["WORLD_SIZE"]  # from here on it is alone, as are those it starts
     else:
         with tempfile.TemporaryDirectory(prefix="i2vae-") as folder:
             meeting = Path(folder, "meeting").as_uri()
@@ -130,7 +130,7 @@ def together(devices: int, follow: Callable[..., None], *words: Any) -> Iterator
 
 @contextlib.contextmanager
 def joined(meeting: str, rank: int, size: int) -> Iterator[None]:
-    """Be one of ``size`` processes that meet at an address (``file://…``, or ``env://`` for ``torchrun``'s)."""
+    """Join ``size`` processes that meet at an address (``file://…``, or ``env://`` for ``torchrun``'s)."""
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         if meeting.startswith("file:"):
             os.environ.setdefault(name, "lo" if sys.platform == "linux" else "lo0")
@@ -147,7 +147,7 @@ def joined(meeting: str, rank: int, size: int) -> Iterator[None]:
 
 
 def _follow(meeting: str, rank: int, size: int, follow: Callable[..., None], words: tuple[Any, ...]) -> None:
-    """What a spawned process does; it ends with the first one."""
+    """What a spawned process does; it ends when the first one ends."""
     threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         with joined(meeting, rank, size):
@@ -159,7 +159,7 @@ def _follow(meeting: str, rank: int, size: int, follow: Callable[..., None], wor
 
 
 def end_with_parent() -> None:
-    """End this process as soon as its parent has ended; to be run by a thread."""
+    """End this process as soon as its parent has ended; to be run in a thread."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -168,7 +168,7 @@ def end_with_parent() -> None:
 
 @contextlib.contextmanager
 def _of_threads(wanted: int) -> Iterator[None]:
-    """Let torch use so many threads in this process meanwhile: each process has its share of the cores."""
+    """Let torch use this many threads inside the block, so that each process has its share of the cores."""
     import torch
 
     before = torch.get_num_threads()
@@ -195,7 +195,7 @@ def _device() -> str:
 
 @contextlib.contextmanager
 def _named() -> Iterator[None]:
-    """Say what a broken connection means."""
+    """Turn a broken connection into an error that says what it means."""
     try:
         yield
     except RuntimeError as error:
@@ -214,7 +214,7 @@ def isolated() -> dict[str, str]:
 
 @contextlib.contextmanager
 def environment(wanted: dict[str, str]) -> Iterator[None]:
-    """Set these variables for a while; processes that are started meanwhile inherit them."""
+    """Set these variables inside the block; processes that are started in it inherit them."""
     before = dict(os.environ)
     os.environ.update(wanted)
     try:

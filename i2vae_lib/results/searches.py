@@ -1,4 +1,4 @@
-"""What a comparison tried: every point of every system, what it reached on validation, what it took."""
+"""What ``i2vae table`` tried: every point of every system, its metric on validation rows, and its cost."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from i2vae_lib.runs import checked, read_record
 
 
 def tried(folder: Path) -> pd.DataFrame:
-    """The trials of a folder of ``i2vae table``, in the order in which they were asked for.
+    """The trials in a folder of ``i2vae table``, in the order of its points.
 
     Returns
     -------
     DataFrame
-        ``system``; ``trial``, from 1; ``point``, its settings; ``validation``, NDCG@10 (nan: not finished);
-        ``best_epoch`` and ``epochs``; ``seconds`` of training and validation; ``chosen``; ``reason`` of a failure.
+        ``system``; ``trial``, from 1; ``point``, its settings; ``validation``, NDCG@10 (nan if not finished);
+        ``best_epoch`` and ``epochs``; ``seconds`` of training and validation; ``chosen``; ``reason``, if it failed.
     """
     return pd.DataFrame(_lines(read_study(folder)))
 
