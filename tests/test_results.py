@@ -213,12 +213,12 @@ def test_kept_table_is_made_again_by_its_own_command(monkeypatch: pytest.MonkeyP
     told = "--data cloth_sport --protocol strict --preset paper --epochs 20 --no-notebooks --out"
     assert given[0] == ["run", *told.split(), out]
     assert given[1][:2] == [out, "cloth_sport_strict_paper_20_epochs"] and given[1][2].startswith("make run DATA=")
-    assert given[2] == ["cloth_sport", "strict", "--seeds", "0"]
+    assert given[2] == ["cloth_sport", "strict", "--seeds", "0", "1", "2"]
 
 
 def test_most_kept_tables_can_be_made_again() -> None:
     kept_tables = {path.stem for path in (ROOT / "docs" / "results").glob("*.json")}
-    made_by_notebooks_or_hand = ("cold_users", "fold_in", "latents", "systems", "paper_table_cost")
+    made_by_notebooks_or_hand = ("cold_", "fold_in", "latents", "search_", "systems", "paper_table_cost")
     assert {name for name in kept_tables - set(make_results.kept_again())} == {
         name for name in kept_tables if name.startswith(made_by_notebooks_or_hand)
     }
@@ -268,8 +268,11 @@ def test_table_when_recorded_from_a_study(tmp_path: Path, monkeypatch: pytest.Mo
     reached(study, "i2vae", 1, 0.1)
     made_by = {"source_sha256": "a", "dataset_sha256": "b", "environment": {"git": "c"}, "protocol": "strict"}
     write_json(folder / "run.json", read_record(folder) | made_by)
-    monkeypatch.setattr(record_table, "committed_path", lambda name: tmp_path / f"{name}.csv")
-    kept = record_table.record([study.folder], "kept", "i2vae table")
-    about = json.loads(kept.with_suffix(".json").read_text())
-    assert (about["command"], about["revision"], about["seeds"]) == ("i2vae table", ["c"], [0])
-    assert set(Table.load(kept).cells["system"]) >= {"i2vae"}
+    for module in (record_table, kept):
+        monkeypatch.setattr(module, "committed_path", lambda name: tmp_path / f"{name}.csv")
+    path = record_table.record([study.folder], "systems_world", "i2vae table")
+    trials = tmp_path / "search_world.csv"
+    for about in (json.loads(one.with_suffix(".json").read_text()) for one in (path, trials)):
+        assert (about["command"], about["revision"], about["seeds"]) == ("i2vae table", ["c"], [0])
+    assert set(Table.load(path).cells["system"]) >= {"i2vae"}
+    assert pd.read_csv(trials)["validation"].tolist() == [0.2, 0.1]

@@ -28,7 +28,7 @@ from i2vae_lib.recommenders import REGISTRY, SYSTEMS
 from i2vae_lib.results.paper_tables import Table, paper_table
 from i2vae_lib.results.reading import COUNTED
 from i2vae_lib.results.searches import tried
-from i2vae_lib.runs import RUN_LAYOUT, LayoutError, read_json, read_record, write_json
+from i2vae_lib.runs import RUN_LAYOUT, LayoutError, read_record, write_json
 from tests.helpers.planted_runs import REFERENCES, ROWS, cell, ranks_of, skill, write_run
 from tests.helpers.worlds import LONG, in_this_process
 
@@ -304,8 +304,11 @@ def reached(study: Study, system: str, number: int, value: float) -> Path:
     """A point of a system that was trained and not measured."""
     place = system, study.points[system][number], study.tuning_seed
     folder, parameters = study.run_folder(*place), study.run_parameters(*place).model_dump(mode="json")
-    write_json(folder / "run.json", {"layout": RUN_LAYOUT, "parameters": parameters, "best_validation_ndcg": value})
+    record = {"layout": RUN_LAYOUT, "parameters": parameters, "best_validation_ndcg": value, "best_epoch": 2}
+    write_json(folder / "run.json", record)
     write_json(folder / "model/model.json", {})
+    history = pd.DataFrame({"seconds": [1.0, 2.0, 3.0], "validation seconds": [0.5] * 3})
+    history.to_parquet(folder / "history.parquet")
     return folder
 
 
@@ -397,11 +400,7 @@ def test_trials_of_a_study_when_listed(tmp_path: Path) -> None:
     """What was reached, what failed, what was not tried, and which one is chosen."""
     study = opened(tmp_path)
     for number, value in enumerate((0.2, 0.3)):
-        folder = reached(study, "i2vae", number, value)
-        record = read_json(folder / "run.json", "") | {"best_epoch": 2}
-        write_json(folder / "run.json", record)
-        history = pd.DataFrame({"seconds": [1.0, 2.0, 3.0], "validation seconds": [0.5] * 3})
-        history.to_parquet(folder / "history.parquet")
+        reached(study, "i2vae", number, value)
     failed(study, "sasrec-bce-m", 0, "out of memory")
     found = tried(tmp_path).set_index(["system", "trial"])
     assert found["validation"].loc["i2vae"].tolist() == [0.2, 0.3]
