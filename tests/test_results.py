@@ -275,4 +275,4 @@ def test_table_when_recorded_from_a_study(tmp_path: Path, monkeypatch: pytest.Mo
     for about in (json.loads(one.with_suffix(".json").read_text()) for one in (path, trials)):
         assert (about["command"], about["revision"], about["seeds"]) == ("i2vae table", ["c"], [0])
     assert set(Table.load(path).cells["system"]) >= {"i2vae"}
-    assert pd.read_csv(trials)["validation"].tolist() == [0.2, 0.1]
+    assert pd.read_csv(trials)[["trial", "chosen"]].to_numpy().tolist() == [[1, True], [2, False]]
