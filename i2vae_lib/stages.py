@@ -37,7 +37,7 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 
-_TRAIN, _DONE = b"train", b"done"  # what the process that has the run says to the others
+_TRAIN, _DONE = b"train", b"done"  # what the first process tells the others
 
 
 def quiet(line: str) -> None:
@@ -119,7 +119,7 @@ def prepare(run: Run) -> CrossDomainDataset:
         run.check_dataset(dataset.fingerprint())
         if source_of(run.parameters) not in (None, dataset.source_sha256):
             raise LayoutError(
-                f"{run.folder} was made when {run.parameters.data} or its logs read otherwise: choose another OUT, or "
+                f"{run.folder} was made before {run.parameters.data} or its logs changed: choose another OUT, or "
                 f"delete the folder"
             )
         return dataset
@@ -172,14 +172,13 @@ def recall(run: Run, dataset: CrossDomainDataset | None = None) -> psg.Generator
         generator = psg.fit_once(train, p)
         if psg.digest(generator) != run.record.get("generator_sha256"):
             raise LayoutError(
-                f"{run.folder}: the generator had to be fitted again (the cache was emptied, or its code is another) "
-                f"and came out otherwise than the one whose pseudo-sequences are there: choose another OUT, or delete "
-                f"the folder"
+                f"{run.folder}: the generator had to be fitted again (the cache was emptied, or its code changed) and "
+                f"differs from the one whose pseudo-sequences the run holds: choose another OUT, or delete the folder"
             )
         return generator
     with run.stage("generator"):
         generator = psg.fit_once(train, p)
-    # the fit may come from an earlier run, with the seconds that it took then
+    # a fit of an earlier run keeps the seconds that it took then
     run.note(generator_seconds=psg.seconds_of_fit(train, p), generator_sha256=psg.digest(generator))
     with run.stage("recall"):
         table, audited = recalled(dataset, generator)
@@ -195,7 +194,7 @@ def uses_generator(parameters: Parameters) -> bool:
 
 
 def effective_psg(parameters: Parameters) -> Any:
-    """The generator's parameters in effect: the paper's way under ``released``, otherwise as given."""
+    """The parameters that the generator uses: the paper's way under ``released``, otherwise as given."""
     return psg.as_published(parameters.psg) if parameters.protocol == "released" else parameters.psg
 
 
@@ -210,7 +209,7 @@ def train(run: Run, dataset: CrossDomainDataset | None = None, on_epoch: Callabl
     """
     folder, kind = run.folder / "model", SYSTEMS[run.parameters.system]
     if (folder / "model.json").is_file():
-        if launched():  # the others ask whether to train
+        if launched():  # the other processes wait to hear whether to train
             with together(launched(), follow):
                 bytes_of_first(_DONE)
         return kind.load(checked(run.folder, "model"))
@@ -250,12 +249,12 @@ def train(run: Run, dataset: CrossDomainDataset | None = None, on_epoch: Callabl
 
 
 def follow(parameters: str) -> None:
-    """Train along with the process that has the run (``training.devices``), and write nothing.
+    """Train along with the first process, which has the run (``training.devices``), and write nothing.
 
     Parameters
     ----------
     parameters
-        The run's, as JSON.
+        Those of the run, as JSON.
     """
     if bytes_of_first(b"") == _DONE:
         return

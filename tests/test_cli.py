@@ -1015,7 +1015,7 @@ def test_run_when_the_pair_file_was_edited_is_refused(
     before = stages.prepare(run)
     assert stages.prepare(run).fingerprint() == before.fingerprint()
     edited.write_text(pair.read_text().replace("min_user: 3", "min_user: 4"))
-    with pytest.raises(LayoutError, match=r"was made when .*edited\.yaml or its logs read otherwise"):
+    with pytest.raises(LayoutError, match=r"was made before .*edited\.yaml or its logs changed"):
         stages.prepare(run)
 
 

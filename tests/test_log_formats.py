@@ -141,7 +141,7 @@ def test_times_of_another_clock_are_refused_and_described(tmp_path, write, unit,
         (lambda t: t - 978_307_200, "all times lie before 1983-.* no log is that old"),
         (lambda t: (t - 978_307_200) * 1000, "all times lie before 1983-.* no log is that old"),
         (lambda t: (t * 1000 - 1_288_834_974_657) << 22, "before .* no log is that old"),
-        (lambda t: (t * 1000 + 86_400_000 * 3000 - 1_288_834_974_657) << 22, "150 times are no whole microseconds"),
+        (lambda t: (t * 1000 + 86_400_000 * 3000 - 1_288_834_974_657) << 22, "150 times are finer than microseconds"),
         (lambda t: moment(t - 86_400 * 365 * 30).isoformat(), "all times lie before 198.* no log is that old"),
     ],
 )
@@ -359,7 +359,7 @@ def test_order_without_times_when_read_shows_the_whole_other_domain(tmp_path, or
         return csv_of([(u, i, n) for n, (u, i, _) in enumerate(rows, 1)])
 
     found, pair = read_as_described(tmp_path, *put(tmp_path, text))
-    assert found.columns.unit == "order" and "nothing tells what of the other domain came before" in found.text()
+    assert found.columns.unit == "order" and "nothing tells which events of the other domain came" in found.text()
     p = load("smoke", {}, protocol="chronological")
     dataset = protocols.apply("chronological", pair, p.split, p.controls)
     assert any("No common time" in one for one in dataset.notes)

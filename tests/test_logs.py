@@ -812,7 +812,7 @@ def numbered(text: str) -> str:
         (HEADER + X + ",c,5\n01,,5\n01,c,0\n", HEADER + Y, "x.csv: 1 times are 0 or negative"),
         (HEADER + X + "01,c,-5\n", HEADER + Y, "x.csv: 1 times are 0 or negative: Unix time counts from 1970"),
         (HEADER + X.replace(",1388", ",-1388"), HEADER + Y, "x.csv: 9 times are 0 or negative"),
-        (HEADER + X + "01,c,9999999999\n", HEADER + Y, "x.csv: 1 times lie after now"),
+        (HEADER + X + "01,c,9999999999\n", HEADER + Y, "x.csv: 1 times lie in the future"),
         (
             HEADER + X.replace("01,", "1.0,").replace("02,", "2.0,").replace("03,", "3.0,"),
             HEADER + Y,

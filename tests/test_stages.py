@@ -335,7 +335,7 @@ def test_recall_when_the_fit_was_made_again(tiny: Parameters, tmp_path: Path, mo
     train = stages.prepare(run).splits["train"]
     other = psg.fit(train.take(np.arange(len(train) - 1)), tiny.psg)
     monkeypatch.setattr(psg, "fit_once", lambda train, p: other)
-    with pytest.raises(LayoutError, match="came out otherwise than the one whose pseudo-sequences are there"):
+    with pytest.raises(LayoutError, match="differs from the one whose pseudo-sequences the run holds"):
         stages.recall(run)
 
 

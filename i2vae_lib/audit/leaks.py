@@ -4,20 +4,20 @@ Each check gives a count, a share and one example. Its severity follows from the
 ``note`` informs. ``released`` data are known to leak: there the tables are stamped instead.
 
 A split is compared with everything before it that training or selection touches: validation with the training rows,
-test with training *and* validation rows. Rows count as holding what was taken out of them by scrubbing or making them
-cold, so that the counts describe the pair, not the share that happened to be held out.
+test with training *and* validation rows. What scrubbing or making a row cold took out of it still counts as the row's,
+so that the counts describe the pair, not the share that happened to be held out.
 
 Some checks need more than the rows: the log (when everything happened), the fitted generator (its graph and its
 tables), the recalled pseudo-items, what a model starts from and falls back to, the tables of the reference rankers.
-They run where these are handed in.
+They run if these are passed.
 
 Out of reach
-    - LightGCN's tables, except for which items have a vector: they are propagated from layer-0 vectors of users and
-      items that are not kept, and as long as the graph has no fewer users than items, any vectors at all can come from
-      *some* layer-0 vectors and the right graph. What remains is that a fit is stored under the digest of the training
-      rows that it was made from, and the check of what it recalls (*target recalled in training and here alike*).
+    - LightGCN's tables, except for which items have a vector. They are propagated from layer-0 vectors that are not
+      kept, and where the graph has at least as many users as items, any table can come from *some* layer-0 vectors and
+      the right graph. Two safeguards remain: a fit is stored under the digest of the training rows that it was made
+      from, and what it recalls is checked (*target recalled in training and here alike*).
     - The weights of a trained model. Layers below the stages cannot name the test split (``tests/test_layers.py``).
-    - An order that everybody follows only in part: 1 % on the rarer side is a limit, not a proof.
+    - An order that users follow only in part: the limit of 1 % on the rarer side is a convention, not a proof.
     - One person under two names with different items, or with fewer than :data:`COPY_LENGTH` (counted as a note: by
       chance many are alike).
 """
@@ -62,7 +62,7 @@ def audit(
     pseudo
         Recalled items by split, int [rows, n] in the order of the split's rows (``pseudo.parquet``).
     generator
-        The fitted pseudo-sequence generator: what its graph was learnt from is compared with the training rows.
+        The fitted pseudo-sequence generator; its graph and tables are compared with the training rows.
 
     Returns
     -------
@@ -125,7 +125,7 @@ class _NumberedUsers:
     @classmethod
     def of(cls, dataset: CrossDomainDataset) -> _NumberedUsers:
         splits = dataset.splits
-        # both halves of a detached user are that user
+        # the two halves of a detached user count as one user
         codes, names = pd.factorize(np.concatenate([origins(splits[s]) for s in SPLITS]))
         ends = np.cumsum([0, *(len(splits[s]) for s in SPLITS)])
         users = {s: codes[ends[i] : ends[i + 1]] for i, s in enumerate(SPLITS)}
@@ -142,7 +142,7 @@ class _NumberedUsers:
         return self.users[split][positions] * wide + items
 
     def held(self, split: str, domain: str) -> tuple[Array, Array]:
-        """Row positions and items that a split's rows hold of a domain: targets, and histories before making cold."""
+        """Positions and items of a domain that a split's rows hold: targets, and histories before any became cold."""
         rows = self.dataset.splits[split]
         history, at = rows.held(domain), rows.of(domain)
         # scrubbing took a target's twin from the other history, so the twin counts too; not in a log, where the twin
@@ -216,7 +216,7 @@ def _same_items(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) ->
 
 
 def _only_item(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
-    """Rows that never had an own history: with a single item, the order by hash has no choice of target."""
+    """Rows that never had an own history: their single item is the target, whatever the hash says."""
     rows = numbered.dataset.splits[split]
     return (rows.lengths("own") == 0) & (rows.excluded.lengths == 0)
 
@@ -268,7 +268,7 @@ def _late_in_an_epoch(numbered: _NumberedUsers, split: str, earlier: Sequence[st
     Returns
     -------
     bool [rows]
-        Rows of the users with an event whose row is late.
+        True for every row of a user with a late one.
     """
     rows = asked_by_event(numbered.dataset.splits[split], LONGEST)
     users = numbered.numbers(rows)
@@ -301,7 +301,7 @@ def _before_training_ends(numbered: _NumberedUsers, split: str, earlier: Sequenc
 
 
 def _times(log: EventLog, numbered: _NumberedUsers, domain: str, user: Array, items: Array) -> Array:
-    """When each user took the item beside it, int64; -1 where the log does not have that event."""
+    """When ``user[i]`` took ``items[i]``, int64; -1 if the log does not have that event."""
     events, wide = log.events[domain], numbered.dataset.catalogue.size(domain) + 1
     keys = events.user.astype(np.int64) * wide + events.item
     order = np.argsort(keys, kind="stable")
@@ -311,7 +311,7 @@ def _times(log: EventLog, numbered: _NumberedUsers, domain: str, user: Array, it
 
 
 def _target_times(numbered: _NumberedUsers, rows: Rows, users: Array) -> Array:
-    """When each row's target happened, int64 [rows]; -1: the log does not have it."""
+    """When each row's target happened, int64 [rows]; -1 if the log does not have it."""
     log = numbered.dataset.log
     assert log is not None and numbered.in_log is not None
     user, time = numbered.in_log[users], np.full(len(rows), -1)
@@ -382,7 +382,7 @@ def _of_order(dataset: CrossDomainDataset) -> Iterator[Line]:
 
 
 def _of_few_takers(dataset: CrossDomainDataset) -> Iterator[Line]:
-    """Does the catalogue reveal which items test rows ask for? A line per domain; its share: the control's hit rate."""
+    """Does the catalogue reveal which items test rows ask for? A line per domain; its share is a control's hit rate."""
     severity = "leak" if dataset.protocol == "temporal" else "note"
     for found in fewest_takers(dataset).to_dict(orient="records"):
         name = f"fewest training takers ahead of chance in {found['domain']}"
@@ -423,11 +423,13 @@ def _of_catalogue(dataset: CrossDomainDataset) -> Iterator[Line]:
     if dataset.log is None:
         example = "the order is the file's, and nothing says that it is time's"
         if dataset.protocol == "strict":
-            example = "rows are sets: nothing in them is later than a target, and a row cut short keeps its other one"
+            example = (
+                "rows are sets: nothing in them is later than a target, and a row cut short keeps the other history"
+            )
         yield "row without timestamps", "catalogue", "note", total, 1.0, example
         # released and strict: the published splits have no validation file
         count = len(splits["validation"])
-        example = "the data bring no validation rows; these were held out of the training users"
+        example = "the data have no validation rows; these were held out of the training users"
         yield "validation row made of training users", "validation", "note", count, 1.0, example
 
 

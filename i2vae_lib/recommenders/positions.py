@@ -1,9 +1,9 @@
 """What i2VAE learns from at every position: users' sequences, and what the row of each event would show.
 
-Sequences, windows, the order of events of one stamp and cold copies are those of
-:mod:`i2vae_lib.recommenders.systems.every_position`. Pseudo-sequences and evidence of all events are made once, before
-training, if they fit in :data:`LARGEST`: what an event's row shows does not change from epoch to epoch. Otherwise those
-of a batch are made with it, anew each epoch: the same numbers, in more time and less memory.
+Sequences, windows, the order of events with one stamp and cold copies are those of
+:mod:`i2vae_lib.recommenders.systems.every_position`. What an event's row shows does not change from epoch to epoch, so
+the pseudo-sequences and evidence of all events are made once, before training, if they fit in :data:`LARGEST` bytes.
+Otherwise each batch makes its own, anew each epoch: the same numbers, in more time and less memory.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from i2vae_lib.recommenders.systems.every_position import Orders
 from i2vae_lib.recommenders.systems.separate_or_merged import Merged
 
 LARGEST = 2**32
-"""Bytes of pseudo-sequences and evidence that are kept through training."""
+"""Most bytes of pseudo-sequences and evidence that are kept through training."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """Rows with what is recalled and told of them.
+    """Rows, with their pseudo-sequences (``recalled``) and their evidence (``told``).
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class Shown:
 
     @property
     def nbytes(self) -> int:
-        """Of what is recalled and told."""
+        """Bytes of ``recalled`` and ``told``."""
         told = () if self.told is None else (self.told.items, self.told.scores)
         return sum(one.nbytes for one in (*self.recalled, *told))
 
@@ -56,7 +56,7 @@ class Shown:
         return type(self)(self.rows.take(at), (items[at], scores[at]), told)
 
     def at_ends(self, at: Array, length: int) -> dict[str, Asked]:
-        """The rows at ``at`` by target domain: each asks after the last ``length`` events of its histories."""
+        """The rows at ``at``, by target domain; each asks at the end of its last ``length`` events."""
         reading, found = Merged(self.rows.catalogue), {}
         for number, d in enumerate(DOMAINS):
             position = np.flatnonzero(self.rows.domain[at] == number)
@@ -70,7 +70,7 @@ class Shown:
     def asked(
         self, at: Array, domain: str, sequences: torch.Tensor, line: Array, step: Array, position: Array
     ) -> Asked:
-        """The rows at ``at``, which all ask for ``domain``, at these places of sequences."""
+        """The rows at ``at``, all of ``domain``; row i asks at ``step[i]`` of the sequence ``line[i]``."""
         assert self.told is not None
         own = DOMAINS.index(domain)
         lengths = [self.rows.history[d].lengths[at] for d in DOMAINS]
@@ -90,7 +90,7 @@ class Shown:
 
 
 def silenced(side: Any) -> Any:
-    """What a row shows without its evidence and before anything was taken: what reaches the scores by its latents."""
+    """A side without evidence, as if nobody had taken anything yet: it reaches the scores through its latents alone."""
     if not isinstance(side, Asked):
         return side
     scores, moment = torch.zeros_like(side.evidence_scores), torch.zeros_like(side.moment)
@@ -106,13 +106,13 @@ class Lessons:
     orders
         Sequences of events, numbered 1…m in the order of :func:`i2vae_lib.data.user_sequences.asked_by_event`.
     rows
-        Of the m events, and after them of last events whose own history is hidden.
+        Those of the m events, then those of last events once more, with their own history hidden.
     show
-        Recalls and tells.
+        Makes what rows show: pseudo-sequences and evidence.
     kept
-        What ``show`` gives of all rows; None: too much to keep.
+        What ``show`` gives for all rows; None if that is too much to keep.
     hidden
-        int64 [m + 1]: line among ``rows`` of an event whose own history is hidden; -1: there is none.
+        int64 [m + 1]: where in ``rows`` an event stands with its own history hidden; -1 if it does not.
     item
         int64 [m + 1]: the event's item, of X as 1…n, of Y as n + 1…; 0 for padding.
     """
@@ -126,7 +126,7 @@ class Lessons:
 
     @classmethod
     def of(cls, train: Rows, length: int, show: Callable[[Rows], Shown]) -> Self:
-        """Of training rows."""
+        """The lessons in training rows."""
         rows, unified = asked_by_event(train, length), Unified(train.catalogue)
         sequences = user_sequences(train).sequences
         counts = [len(sequences[d].values) for d in DOMAINS]
@@ -159,7 +159,7 @@ class Lessons:
     def batches(
         self, size: int, length: int, hidden_share: float, rng: np.random.Generator
     ) -> Iterator[dict[str, Asked]]:
-        """An epoch: every user once, some once more with the domain of the last event hidden."""
+        """An epoch: every user once, and some a second time with the domain of their last event hidden."""
         count = np.minimum(self.orders.sequences.lengths[: self.orders.users], length)
         for at in bucketed(count, size, rng):
             inputs, targets = self.orders.draw(at, length, hidden_share, rng)
@@ -176,7 +176,7 @@ class Lessons:
                 yield batch
 
     def _asked(self, at: Array, *where: Any) -> Asked:
-        """:meth:`Shown.asked` of what is kept, or of what is made for these rows."""
+        """:meth:`Shown.asked` of what was kept, else of what is made now for these rows."""
         if self.kept is not None:
             return self.kept.asked(at, *where)
         return self.show(self.rows.take(at)).asked(np.arange(len(at)), *where)

@@ -1,4 +1,4 @@
-"""What is wrong with the rows of a log: each message has the first line that is bad, and how many are."""
+"""What is wrong with the rows of a log: each message gives the first bad line and the number of bad rows."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from i2vae_lib.data.logs.files import DATE_DIGITS, ISO, Source, fields_of
 from i2vae_lib.data.logs.pair_file import SIZED, UNITS, Columns, Unit
 from i2vae_lib.data.rows import DOMAINS, DataError
 
-# Unix times by size: from March 1973 to the year 5138 those of a unit lie above its bound and below the next one's
+# between the units of Unix times: from March 1973 to the year 5138, the size of a time tells its unit
 _UNIT_BOUNDS = (10**11, 10**14, 10**17)
-_NO_ID = (  # what exporting an unknown id leaves behind: all that pandas reads as missing, in lower case, and SQL's \N
+_NO_ID = (  # what an export writes for an unknown id: all that pandas reads as missing, in lower case, and SQL's \N
     *("", "nan", "-nan", "na", "n/a", "#na", "#n/a", "#n/a n/a", "<na>", "none", "null", "\\n"),
     *("1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"),
 )
 _YEAR = 365 * 86_400  # seconds
 _FIRST_LOGS = 788_918_400  # the year 1995: no log of what people take is older
-# years of two digits: what stands for the others, and is Unix times of other years as well
-_YEAR_9999 = (253_370_764_800, 253_402_387_199)  # its seconds; a day more for zones
+_YEAR_9999 = (253_370_764_800, 253_402_387_199)  # its first and last second, and a day more for zones
+# a date as digits with two for the year, with or without HHMM and seconds; a Unix time may look like one
 _SHORT_DATE = r"[0-9]{1,2}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])(([01][0-9]|2[0-3])[0-5][0-9]([0-5][0-9])?)?"
-_CLOCKS = {  # that count from elsewhere: ticks a second, and seconds from 1970 to their 0
+_CLOCKS = {  # that do not count from 1970: their ticks a second, and their zero in Unix seconds
     "100 nanoseconds since 1601 (FILETIME)": (10**7, -11_644_473_600),
     "100 nanoseconds since the year 1 (.NET ticks)": (10**7, -62_135_596_800),
     "microseconds since 1601 (WebKit)": (10**6, -11_644_473_600),
     "seconds since 1900 or 1904 (NTP, Mac)": (1, -2_208_988_800),
 }
-_LAST_YEAR = 2100  # as a number it is a day of 1975, like all years that somebody may have in place of times
+_LAST_YEAR = 2100  # of years in place of times; read as days since 1970, all of them would lie in 1975
 
 
 def _lines(source: Source) -> int:
-    """Lines of a plain file, one without a line end counted."""
+    """The number of lines of a plain file; a last one without a line end counts."""
     with source.path.open("rb") as stream:
         return 1 + sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
 
@@ -61,7 +61,7 @@ def unit_of(column: str, unit: Unit) -> str:
 
 
 def check_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Columns) -> None:
-    """Refuse a log with unknown ids or times; each message has the first line that is bad, and how many are."""
+    """Refuse a log with unknown ids or times; the message gives the first bad line and the number of bad rows."""
     now = int(time.time() * UNITS[layout.unit][1])
     ordered, sized = layout.unit == "order", layout.unit in SIZED
     bad: dict[str, str] = {
@@ -83,7 +83,7 @@ def check_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Col
     columns = ", ".join(f"count(*) FILTER ({condition})" for condition in bad.values())
     total, *counts = first_row(db, f"SELECT count(*), {columns} FROM raw_{d}")
     found = {key: count for key, count in zip(bad, counts, strict=True) if count}
-    # one of many may be called so
+    # one id of many may be "true"; a column of nothing else holds no ids
     found = {key: count for key, count in found.items() if not key.startswith("truth") or count == total}
     if not total and source.only is not None:
         column, value = source.only
@@ -95,7 +95,7 @@ def check_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Col
         _refuse_no_times(db, d, source, layout, total)
     if layout.unit == "d":
         _refuse_years(db, d, source, layout)
-    if found.get("9999") == total:  # of 1978, in milliseconds
+    if found.get("9999") == total:  # all of them: then they are milliseconds, of 1978
         del found["9999"]
     first = list(bad)[: list(bad).index("9999") + 1]
     wrong: str | None = next((key for key in first if key in found), None)
@@ -107,12 +107,12 @@ def check_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Col
 
 
 def _nested(column: str, source: Source) -> str:
-    """SQL: whether an id is a list or an object in JSON, of which the text would be read."""
+    """SQL: whether an id is a list or an object in JSON, whose text would be taken for an id."""
     return f"({column}[1] IN ('{{', '[') AND json_valid({column}))" if source.types is None else "false"
 
 
 def numbers_as(db: duckdb.DuckDBPyConnection, d: str) -> Unit | None:
-    """What the numbers of a staged log are if no Unix times: "date" (digits), "order" (row numbers), "d" (days)."""
+    """What the numbers of a staged log are if not Unix times: "date" (digits), "order" (row numbers), "d" (days)."""
     total, least, most, dates = first_row(
         db,
         f"SELECT count(t), min(t), max(t), count(*) FILTER (regexp_full_match(CAST(t AS VARCHAR), "
@@ -126,13 +126,13 @@ def numbers_as(db: duckdb.DuckDBPyConnection, d: str) -> Unit | None:
         [distinct] = first_row(db, f"SELECT count(DISTINCT t) FROM raw_{d}")
         if distinct == total:
             return "order"
-    # from 1975 to now: times of that size would be of the first day of 1970, and what lies later, such as the days of
-    # spreadsheets, which count from 1900, is something else; so are years
+    # days from 1975 to today: Unix times of that size would all lie on the first day of 1970. Larger numbers, such as
+    # the days of spreadsheets, which count from 1900, are something else, and so are years
     return "d" if least >= 1826 and _LAST_YEAR < most <= time.time() / 86_400 + 1 else None
 
 
 def time_suspicions(db: duckdb.DuckDBPyConnection, names: Mapping[str, str], unit: Unit) -> list[str]:
-    """What looks wrong with times that are read as they are; before they are brought to seconds."""
+    """What looks wrong with times that are read as they are, in their own unit (not yet in seconds)."""
     found = []
     for d, name in names.items():
         if unit == "order" or unit not in UNITS:
@@ -149,14 +149,14 @@ def time_suspicions(db: duckdb.DuckDBPyConnection, names: Mapping[str, str], uni
             )
         if unit == "ns" and fine:
             found.append(
-                f"{name}: {fine:,} times are no whole microseconds, which clocks hardly give: are they numbers of "
+                f"{name}: {fine:,} times are finer than microseconds, and hardly any clock is: are they numbers of "
                 f"another kind (Snowflake ids)?"
             )
     return found
 
 
 def _other_clock(least: int, most: int, unit: Unit) -> str | None:
-    """The clock by which numbers are times of logs, where as Unix times they are not."""
+    """The clock by which these numbers are plausible times, if as Unix times they are not."""
     now, scale = time.time() + 86_400, UNITS[unit][1]
     if _FIRST_LOGS <= most // scale <= now:
         return None
@@ -169,7 +169,7 @@ def _other_clock(least: int, most: int, unit: Unit) -> str | None:
 
 
 def _refuse_no_times(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Columns, total: int) -> None:
-    """Refuse numbers that are no Unix times: digits of dates, numbers of rows, days, whatever lies in 1970."""
+    """Refuse numbers that are not Unix times: dates as digits, row numbers, days, and anything in 1970."""
     kind = numbers_as(db, d)
     least, most = first_row(db, f"SELECT min(t), max(t) FROM raw_{d}")
     where = f"{source.path}: column '{layout.timestamp}'"
@@ -209,7 +209,7 @@ def _refuse_no_times(db: duckdb.DuckDBPyConnection, d: str, source: Source, layo
 
 
 def _refuse_years(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Columns) -> None:
-    """Refuse years in place of days since 1970, of which all would be of 1975."""
+    """Refuse years in place of days since 1970: as days all of them would lie in 1975."""
     least, most = first_row(db, f"SELECT min(t) // 86400, max(t) // 86400 FROM raw_{d}")
     if least is not None and least >= 1900 and most <= _LAST_YEAR:
         raise DataError(
@@ -219,7 +219,7 @@ def _refuse_years(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout:
 
 
 def _refuse_cut(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns) -> None:
-    """Refuse a plain text file that ends inside its last time: all others are as long as each other, and longer."""
+    """Refuse a plain text file that ends inside its last time: all others have one length, and a greater one."""
     if source.types is not None or source.gzipped or source.items is not None or layout.timestamp is None:
         return
     with source.path.open("rb") as stream:
@@ -246,7 +246,7 @@ def _refuse_cut(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns) 
 
 
 def _odd_unit(found: Mapping[str, int], right: Unit) -> Unit | None:
-    """The unit of the times that do not look right: the rarest of several, or the only one if it is another."""
+    """The unit of the times that look wrong: the rarest of several, or the only one if it is not ``right``."""
     looks = [unit for unit in SIZED if unit in found]
     odd = min(looks, key=lambda unit: (found[unit], unit == right))
     return odd if len(looks) > 1 or odd != right else None
@@ -314,7 +314,7 @@ def _of_time(wrong: str, found: Mapping[str, int], total: int, value: str | None
 
 
 def _advice(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns, value: str) -> str:
-    """What would read all rows' times, as tried on them, or what is wrong with one; "" if that is not known."""
+    """The unit that reads every row's time, or what is wrong with this one; "" if neither is known."""
     rows, values = source.rows()
     for unit in ("iso", "date"):
         when = source.time(layout.model_copy(update={"unit": unit}))
@@ -333,7 +333,7 @@ def _advice(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns, valu
 
 
 def blind(db: duckdb.DuckDBPyConnection, unit: Unit, daily: bool) -> str:
-    """Why no row could see anything of the other domain; "" if one can. ``daily``: it sees those of earlier days."""
+    """Why no row could see anything of the other domain; "" if one can. ``daily``: rows see earlier days only."""
     if unit == "order":
         return ""
     scale = 86_400 if daily else 1

@@ -1,4 +1,7 @@
-"""Two log files that nobody has described yet: their layout by guess, what they hold, and a proposed pair file."""
+"""Two log files without a pair file: a guess at their layout, what they hold, and a proposed pair file.
+
+What looks suspicious in ids is found in :mod:`.ids`, in times in :mod:`.checks`, and in counts here.
+"""
 
 from __future__ import annotations
 
@@ -44,14 +47,14 @@ from i2vae_lib.data.released import read_pair
 from i2vae_lib.data.rows import DOMAINS, DataError
 
 _NO_TIMES = (
-    "without times nothing tells what of the other domain came before an event, so a row sees all of it, and only "
+    "without times nothing tells which events of the other domain came before one, so a row sees all of them, and only "
     "protocol chronological serves"
 )
 
 
 @dataclass(frozen=True)
 class LogDescription:
-    """Counts of one log. Events without ids or with an impossible time are counted as that, and nowhere else."""
+    """Counts of one log. Events without an id or with an impossible time are counted as such, and in no other count."""
 
     path: Path
     events: int
@@ -63,10 +66,10 @@ class LogDescription:
     duplicates: int  # events beyond the first of a (user, item)
     first: int  # seconds since 1970
     last: int
-    busiest_day: float  # share of the events on the day (UTC) that has most
+    busiest_day: float  # share of the events on the busiest day (UTC)
     same_time_of_day: float  # share of the events at the most frequent time of day (UTC): 1 under day resolution
-    times: int  # different ones
-    timed: bool  # False: an order and no times
+    times: int  # distinct
+    timed: bool  # False: the log has an order but no times
 
     @property
     def unusable(self) -> int:
@@ -165,7 +168,7 @@ def describe_files(
 ) -> Description | SplitsDescription:
     """Guess the layout of two logs, count what they hold, and propose the pair file that reads them.
 
-    The pair file was tried on the rows at hand: where they would be refused there is none, and ``refusal`` says why.
+    A pair file is proposed only if it would refuse none of the rows; otherwise ``refusal`` says why there is none.
 
     Parameters
     ----------
@@ -224,7 +227,7 @@ def describe_files(
 
 
 def _settled(db: duckdb.DuckDBPyConnection, layout: Layout, suspicious: list[str]) -> tuple[Layout, dict[str, Source]]:
-    """The layout that the rows speak for, and both logs staged under it: columns unswapped, the unit of the times."""
+    """The layout, corrected by what the rows show (swapped columns, unit of times), and both logs staged under it."""
     sources = _read(db, layout)
     swapped = looks_swapped(db)
     if swapped and layout.format not in HEADERLESS:
@@ -289,8 +292,8 @@ def _read(db: duckdb.DuckDBPyConnection, layout: Layout) -> dict[str, Source]:
 
 
 def _righted(db: duckdb.DuckDBPyConnection, layout: Layout, swapped: str | None) -> Layout:
-    """The layout with users and items the right way round, as far as the files can say so."""
-    # ids without a look: in the right order the files share users
+    """The layout with users and items the right way round, as far as the files tell."""
+    # ids that look like nothing: with the columns the right way round, the files share users
     unshared = not shared_users(db) and shared_items(db) > 0
     columns = layout.columns
     if layout.format in HEADERLESS:
@@ -302,7 +305,7 @@ def _righted(db: duckdb.DuckDBPyConnection, layout: Layout, swapped: str | None)
 
 
 def _count_log(db: duckdb.DuckDBPyConnection, d: str, path: Path, unit: Unit) -> LogDescription:
-    """Counts of a staged log, from which unusable events then go."""
+    """Count a staged log, and remove its unusable events."""
     scale, timed = UNITS[unit][1], unit != "order"
     ids, now = f"NOT {no_id('u')} AND NOT {no_id('i')}", int(time.time() * scale)
     good = f"{ids} AND t > 0 AND t <= {now}" if timed else f"{ids} AND t IS NOT NULL"
@@ -349,7 +352,7 @@ def _suspicions(log: LogDescription, floats: bool) -> list[str]:
     if log.before_1970:
         found.append(f"{name}: {log.before_1970:,} times are 0 or negative: Unix time counts from 1970")
     if log.after_now:
-        found.append(f"{name}: {log.after_now:,} times lie after now: another unit, or a clock that was wrong?")
+        found.append(f"{name}: {log.after_now:,} times lie in the future: another unit, or a clock that was wrong?")
     if not log.events:
         return [f"{name} has no usable event", *found]
     if floats:
