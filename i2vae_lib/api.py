@@ -20,7 +20,6 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
-from pydantic import ValidationError
 
 from i2vae_lib import evaluation, export, stages
 from i2vae_lib.data.dataset import CrossDomainDataset
@@ -30,10 +29,10 @@ from i2vae_lib.data.rows import DOMAINS, PAD, Array, Catalogue, DataError, Ragge
 from i2vae_lib.data.user_sequences import UserSequences
 from i2vae_lib.generators.features import write_vectors
 from i2vae_lib.model.i2vae import ROLES
-from i2vae_lib.params import ParameterError, Parameters, joined, load
+from i2vae_lib.params import ParameterError, joined, load
 from i2vae_lib.recommenders import SYSTEMS, I2VAERecommender
 from i2vae_lib.recommenders.contract import ROWS_AT_ONCE, best_items, check_count
-from i2vae_lib.runs import LayoutError, Run, check_outside_runs, checked, new_folder, read_record
+from i2vae_lib.runs import LayoutError, Run, check_outside_runs, checked, new_folder, parameters_in, read_record
 from i2vae_lib.shared import ranked, stamped
 
 Histories = Mapping[str, Sequence[Sequence[Any]]]
@@ -179,13 +178,7 @@ class I2VAE:
         LayoutError
             There is no run or no model, or another version of the kit made it.
         """
-        record = read_record(_folder(folder))
-        try:
-            parameters = Parameters.model_validate(record["parameters"])
-        except ValidationError as error:
-            key = ".".join(map(str, error.errors()[0]["loc"]))
-            raise LayoutError(f"{folder} was made by a version of the kit with other parameters ('{key}')") from None
-        return cls(Run(parameters, folder))
+        return cls(Run(parameters_in(read_record(_folder(folder)), folder), folder))
 
     def save(self, folder: str | Path, histories: bool = True) -> Path:
         """Write everything that :meth:`load` needs.
@@ -536,7 +529,7 @@ def _measures(metric: Any) -> dict[str, evaluation.Measure] | None:
 def _folder(folder: Any) -> Path:
     """A folder's path; what is no path is refused."""
     try:
-        encoded = os.fsencode(folder)
+        encoded = os.fsencode("" if isinstance(folder, bytes) else folder)
     except (TypeError, UnicodeEncodeError):
         encoded = b""
     if not encoded or b"\0" in encoded:

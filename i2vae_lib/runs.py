@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from pydantic import ValidationError
 
 from i2vae_lib.params import Parameters, digest, of_result, pair_name
 from i2vae_lib.places import runs_folder
@@ -517,6 +518,23 @@ class _Record(dict[str, Any]):
             f"{self.path}: '{key}' is missing: let the run end, put the run's own back, or delete the folder and run "
             f"it anew"
         )
+
+
+def parameters_in(record: Mapping[str, Any], folder: Path | str) -> Parameters:
+    """The parameters of a ``run.json`` or ``model.json`` that was read from a folder.
+
+    Raises
+    ------
+    LayoutError
+        They are those of another version of the kit; the message names the first that does not fit.
+    """
+    try:
+        return Parameters.model_validate(record["parameters"])
+    except ValidationError as error:
+        key, reason = ".".join(map(str, error.errors()[0]["loc"])), error.errors()[0]["msg"].lower()
+        raise LayoutError(
+            f"{folder} was made by a version of the kit with other parameters ('{key}': {reason}): run it anew"
+        ) from None
 
 
 def read_record(folder: Path | str) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -33,7 +32,16 @@ from i2vae_lib.generators.psg import Generator
 from i2vae_lib.params import Parameters, of_result
 from i2vae_lib.recommenders import REGISTRY, contract
 from i2vae_lib.recommenders.systems.fold_in import user_vectors
-from i2vae_lib.runs import LayoutError, check_layout, read_json, reading, sha256_of, write_atomically, write_json
+from i2vae_lib.runs import (
+    LayoutError,
+    check_layout,
+    parameters_in,
+    read_json,
+    reading,
+    sha256_of,
+    write_atomically,
+    write_json,
+)
 from i2vae_lib.training import Callbacks, Loss, Stage, State
 
 _MODEL_LAYOUT = 3
@@ -204,15 +212,7 @@ class StoredRecommender(contract.Recommender):
         check_layout(f"{folder}: model", header.get("layout"), _MODEL_LAYOUT, "train it anew")
         if header.get("system") != cls.name:
             raise LayoutError(f"{folder} holds a model of {header.get('system')}, not of {cls.name}")
-        try:
-            parameters = Parameters.model_validate(header["parameters"])
-        except ValidationError as error:
-            key = ".".join(str(part) for part in error.errors()[0]["loc"])
-            raise LayoutError(
-                f"{folder} was trained by a version of the kit with other parameters ('{key}': "
-                f"{error.errors()[0]['msg'].lower()}): train it anew"
-            ) from None
-        found = cls(read_catalogue(folder), _on_this_machine(parameters))
+        found = cls(read_catalogue(folder), _on_this_machine(parameters_in(header, folder)))
         with reading(folder / "weights.safetensors", ANEW):
             weights = load_file(folder / "weights.safetensors")
             found.popularity = {d: weights.pop(f"popularity/{d}").numpy() for d in DOMAINS}

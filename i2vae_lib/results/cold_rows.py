@@ -22,7 +22,7 @@ from i2vae_lib.recommenders import SYSTEMS
 from i2vae_lib.results.differences import CELL, beside_means
 from i2vae_lib.results.reading import CANDIDATES, METRICS, opened_tables
 from i2vae_lib.results.significance import paired_bootstrap
-from i2vae_lib.runs import LayoutError, checked, read_record
+from i2vae_lib.runs import LayoutError, checked, parameters_in, read_record
 from i2vae_lib.shared import ranked, references
 
 
@@ -49,7 +49,8 @@ def all_cold(p: Parameters) -> CrossDomainDataset:
 def ranks(runs: Mapping[str, Path], dataset: CrossDomainDataset) -> pd.DataFrame:
     """Test rows of a dataset ranked by the models of runs and by the reference rankers: lines of ``ranks.parquet``."""
     models: list[Any] = [SYSTEMS[name].load(checked(run, "model")) for name, run in runs.items()]
-    p = _parameters(next(iter(runs.values())))
+    first = next(iter(runs.values()))
+    p = parameters_in(read_record(first), first)
     return ranked([*models, *references(dataset, p)], dataset, p).assign(seed=p.seed)
 
 
@@ -67,7 +68,7 @@ def measured(runs: Mapping[str, Path], base: str, rng: np.random.Generator) -> p
         ``system, base``, a cell (domain, kind ``cold``, metric) with its ``n``, ``candidates``, ``mean`` and
         ``base_mean``, ``difference`` (system less base) and its 95 % interval over users.
     """
-    dataset = all_cold(_parameters(runs[base]))
+    dataset = all_cold(parameters_in(read_record(runs[base]), runs[base]))
     by_system = {str(name): part for name, part in ranks(runs, dataset).groupby("recommender", sort=False)}
     opened = opened_tables(by_system, dataset.catalogue.names, ["cold"])
     bootstrap = partial(paired_bootstrap, rng=rng, cluster=opened.users)
@@ -77,7 +78,3 @@ def measured(runs: Mapping[str, Path], base: str, rng: np.random.Generator) -> p
     found = found.assign(mean=means.to_numpy()[np.arange(len(found)), own], base_mean=means[base])
     sides = ["difference", "interval_low", "interval_high"]
     return found[["system", "base", *CELL, "n", "candidates", "mean", "base_mean", *sides]]
-
-
-def _parameters(run: Path) -> Parameters:
-    return Parameters.model_validate(read_record(run)["parameters"])

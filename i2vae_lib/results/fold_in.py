@@ -12,12 +12,11 @@ import pandas as pd
 
 from i2vae_lib import evaluation
 from i2vae_lib.data import DOMAINS, CrossDomainDataset
-from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import SYSTEMS
 from i2vae_lib.results.differences import CELL, beside_means
 from i2vae_lib.results.reading import METRICS, opened_tables
 from i2vae_lib.results.significance import paired_bootstrap
-from i2vae_lib.runs import LayoutError, read_record
+from i2vae_lib.runs import LayoutError, parameters_in, read_record
 
 _KINDS = ("all", "tailed")
 """A cold row's user has no vector in the target domain."""
@@ -25,7 +24,7 @@ _KINDS = ("all", "tailed")
 
 def measured(run: Path) -> pd.DataFrame:
     """A run's known users by domain and user type: ranked as themselves, ranked as newcomers, and the difference."""
-    p = Parameters.model_validate(read_record(run)["parameters"])
+    p = parameters_in(read_record(run), run)
     if p.protocol != "temporal":
         raise LayoutError(f"{run} is of {p.protocol}: only under temporal are evaluation users training users too")
     dataset = CrossDomainDataset.load(run / "dataset")
