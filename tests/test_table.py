@@ -92,7 +92,7 @@ def test_places_when_the_oracle_leads(found: Table) -> None:
 
 def test_holm_when_systems_are_compared_is_over_the_systems(found: Table) -> None:
     assert not [name for name in found.cells if name.endswith("_holm")]
-    (said,) = [note for note in found.notes if note.startswith("Mean over 4 cells (tailed, cold and all rows")]
+    (said,) = [note for note in found.notes if note.startswith("Mean over 4 cells (sampled candidates), less that")]
     assert "less that of i2VAE" in said and "after Holm over these 3 systems: " in said and "Oracle" not in said
     part = found.cells[(found.cells["candidates"] == "sampled") & (found.cells["n"] >= COUNTED)]
     part = part.pivot_table(index="system", values="mean")["mean"]

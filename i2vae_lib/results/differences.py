@@ -399,9 +399,9 @@ def _claims(found: Comparison) -> Iterator[str | Captioned]:
         family = int(overall["p_holm"].notna().sum())
         least = min(1.0, family / (about["resamples"] + 1))
         yield Captioned(
-            f"Differences from {labels.label(about['base'])} on the mean over {overall['cells'].iloc[0]} cells "
-            f"({CELLS_OF_THE_MEAN}), in points; stars by p (Holm): * < 0.05, ** < 0.01, *** < "
-            f"0.001 (Holm over these {family} systems; with {about['resamples']} resamples none is below {least:.2g})",
+            f"Differences from {labels.label(about['base'])} on the mean over {overall['cells'].iloc[0]} cells, "
+            f"in points; stars by p (Holm): * < 0.05, ** < 0.01, *** < 0.001 (Holm over these {family} systems; with "
+            f"{about['resamples']} resamples none is below {least:.2g}). {CELLS_OF_THE_MEAN}",
             _shown(overall, ["system"]),
         )
 

@@ -67,7 +67,7 @@ def cells(found: Comparison) -> pd.DataFrame:
 
 
 def verdict(found: Comparison) -> str:
-    """A sentence: where the system of a comparison, its base, stands beside the best of the reference rankers.
+    """Where the system of a comparison, its base, stands beside the best of the reference rankers, and what cells are.
 
     Level is what the interval over users of the mean over the cells of :data:`HEADLINE` does not tell from 0. Empty
     where there is no interval.
@@ -80,8 +80,8 @@ def verdict(found: Comparison) -> str:
     system, reference = (label(name) for name in (found.about["base"], best["system"]))
     where = "ahead of" if low > 0 else "behind" if high < 0 else "level with"
     return (
-        f"{system} is {where} {reference}, the best of the reference rankers: {difference:+.1f} points on the mean "
-        f"over {best['cells']} cells ({CELLS_OF_THE_MEAN}), 95 % interval {low:+.1f} to {high:+.1f}"
+        f"{system} is {where} {reference}, the best of the reference rankers: {difference:+.1f} points on average "
+        f"over {best['cells']} cells, 95 % interval {low:+.1f} to {high:+.1f}. {CELLS_OF_THE_MEAN}"
     )
 
 

@@ -217,9 +217,10 @@ def _overall(overall: pd.DataFrame) -> list[str]:
         for one in lines(asked)
     ]
     return [
-        f"Mean over {asked['cells'].iloc[0]} cells ({CELLS_OF_THE_MEAN}; sampled), less that of "
+        f"Mean over {asked['cells'].iloc[0]} cells (sampled candidates), less that of "
         f"{REGISTRY[asked['base'].iloc[0]].title}, in points with the 95 % interval of a paired bootstrap over users; "
-        f"* p < 0.05 after Holm over these {len(asked)} systems: {'; '.join(told)}."
+        f"* p < 0.05 after Holm over these {len(asked)} systems: {'; '.join(told)}. "
+        f"{CELLS_OF_THE_MEAN}"
     ]
 
 

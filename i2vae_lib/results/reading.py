@@ -30,9 +30,10 @@ COUNTED = 100
 """Rows that a cell must have to count in that mean, unless there is no larger one: one row more or less moves a cell of
 five rows by twenty points."""
 CELLS_OF_THE_MEAN = (
-    f"{', '.join(HEADLINE[:-1])} and {HEADLINE[-1]} rows of a domain, by metric; under {COUNTED} rows only where there "
-    f"are no larger ones"
+    f"A cell is one metric on the {', '.join(HEADLINE[:-1])} or {HEADLINE[-1]} rows of one domain; cells of fewer than "
+    f"{COUNTED} rows count only where there are no larger ones."
 )
+"""The sentence that goes with every mean over cells."""
 KINDS = ("all", "seen", "tailed", "tailed_warm", "cold", "overlapping", "no_history")
 CANDIDATES = ("sampled", "full")
 METRICS = ("HR@10", "NDCG@10")
