@@ -1,26 +1,31 @@
-"""Figures of README, drawn from docs/results as SVG, and its gallery of notebooks.
+"""Figures of README, drawn from docs/results as SVG, and its gallery of notebooks (its thumbnails need Chromium).
 
 python tools/figures.py
 """
 
 from __future__ import annotations
 
-import base64
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pages
 import pandas as pd
+import plotly.graph_objects as go
 
 from i2vae_lib.figures import pictures
-from i2vae_lib.runs import committed_path, write_atomically
+from i2vae_lib.runs import committed_path, write_atomically, write_json
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "figures"
 REAL_TIME = ("films", "newsapart", "beautyelec", "food_kitchen")
-LARGEST, COLUMNS = 45_000, 4
-"""Bytes of a thumbnail at most, and notebooks in a line of the gallery."""
+THUMBNAILS = FOLDER / "notebooks"
+DIGESTS = THUMBNAILS / "figures.json"
+"""The :func:`digest` of the figure of each thumbnail."""
+SIDE, COLUMNS = 300, 4
+"""Pixels of a thumbnail's longer side, and notebooks in a line of the gallery."""
+PLOTLY = "application/vnd.plotly.v1+json"
 
 
 def item_order() -> str:
@@ -48,23 +53,27 @@ def recipe() -> str:
 FIGURES = {"model": pictures.model_picture, "item_order": item_order, "recipe": recipe}
 
 
-def thumbnail(notebook: dict[str, Any]) -> bytes | None:
-    """The smallest picture that a notebook stores, if it is small enough."""
-    outputs = [one for cell in notebook["cells"] for one in cell.get("outputs", ())]
-    stored = [base64.b64decode(one["data"]["image/png"]) for one in outputs if "image/png" in one.get("data", {})]
-    small = [one for one in stored if len(one) <= LARGEST]
-    return min(small, key=len) if small else None
+def smallest_figure(notebook: dict[str, Any]) -> dict[str, Any] | None:
+    """Of the figures that a notebook stores, in plotly's JSON, the one whose picture is smallest."""
+    outputs = [one["data"] for cell in notebook["cells"] for one in cell.get("outputs", ()) if "data" in one]
+    drawn = [one for one in outputs if PLOTLY in one and "image/png" in one]
+    return min(drawn, key=lambda one: len(one["image/png"]))[PLOTLY] if drawn else None
 
 
-def gallery() -> tuple[str, dict[str, bytes]]:
-    """A table of the notebooks with thumbnails as Markdown, and the thumbnails by name."""
+def digest(figure: dict[str, Any]) -> str:
+    """What says whether a thumbnail is of this figure."""
+    return hashlib.sha256(json.dumps(figure, sort_keys=True).encode()).hexdigest()
+
+
+def gallery() -> tuple[str, dict[str, dict[str, Any]]]:
+    """A table of the notebooks with thumbnails as Markdown, and the figures of the thumbnails by name."""
     cells, found = [], {}
     for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
         notebook = json.loads(path.read_text(encoding="utf-8"))
         title = "".join(notebook["cells"][0]["source"]).splitlines()[0].lstrip("# ")
-        picture, image = thumbnail(notebook), ""
-        if picture is not None:
-            found[f"{path.stem[:2]}.png"] = picture
+        figure, image = smallest_figure(notebook), ""
+        if figure is not None:
+            found[f"{path.stem[:2]}.png"] = figure
             place = f"docs/figures/notebooks/{path.stem[:2]}.png"
             image = f"[![a figure of this notebook]({place})](notebooks/{path.name})<br>"
         cells.append(f"{image}[{title}](notebooks/{path.name})")
@@ -73,15 +82,28 @@ def gallery() -> tuple[str, dict[str, bytes]]:
     return "\n".join([f"|{' |' * COLUMNS}", f"|{'---|' * COLUMNS}", *rows]), found
 
 
+def write_thumbnails(figures: dict[str, dict[str, Any]]) -> None:
+    """Draw those whose figure is another one than last time (a browser draws no picture twice to the byte)."""
+    digests = {name: digest(figure) for name, figure in figures.items()}
+    kept = json.loads(DIGESTS.read_text(encoding="utf-8")) if DIGESTS.is_file() else {}
+    for old in THUMBNAILS.glob("*.png"):
+        if old.name not in digests:
+            old.unlink()
+    for name, figure in figures.items():
+        if kept.get(name) != digests[name] or not (THUMBNAILS / name).is_file():
+            layout = figure["layout"]  # plotly draws 700 by 500 where it says nothing
+            scale = SIDE / max(layout.get("width", 700), layout.get("height", 500))
+            content = go.Figure(figure).to_image("png", scale=scale)
+            write_atomically(THUMBNAILS / name, lambda part, content=content: part.write_bytes(content))
+    write_json(DIGESTS, digests)
+
+
 def main() -> None:
     for name, draw in FIGURES.items():
         text = draw()
         write_atomically(FOLDER / f"{name}.svg", lambda part, text=text: part.write_text(text, encoding="utf-8"))
-    table, thumbnails = gallery()
-    for old in (FOLDER / "notebooks").glob("*.png"):
-        old.unlink()
-    for name, content in thumbnails.items():
-        write_atomically(FOLDER / "notebooks" / name, lambda part, content=content: part.write_bytes(content))
+    table, figures = gallery()
+    write_thumbnails(figures)
     pages.rewrite(lambda page: pages.fill(page, "gallery", table))
 
 
