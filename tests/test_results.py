@@ -70,7 +70,7 @@ def test_gallery_has_every_notebook_and_is_small() -> None:
     assert table.count("![a figure of this notebook]") == len(numbered)  # every notebook has one to show
     # made of the figures that the notebooks store now: no browser draws a picture twice to the byte
     kept = json.loads(figures.DIGESTS.read_text(encoding="utf-8"))
-    assert kept == {name: figures.digest(figure) for name, figure in drawn.items()}
+    assert kept == {name: figures.digest(one) for name, one in drawn.items()}, "run python tools/figures.py"
     pictures = {path.name: path.stat().st_size for path in figures.THUMBNAILS.glob("*.png")}
     assert set(pictures) == set(kept) and sum(pictures.values()) < 300_000
 
