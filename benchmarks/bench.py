@@ -29,8 +29,9 @@ from i2vae_lib.data.rows import Rows
 from i2vae_lib.evaluation import rank, sample_negatives
 from i2vae_lib.generators import psg
 from i2vae_lib.params import load
+from i2vae_lib.processes import peak_memory_bytes
 from i2vae_lib.recommenders.i2vae import I2VAERecommender, Remembering
-from i2vae_lib.runs import environment, peak_memory_bytes
+from i2vae_lib.runs import environment
 from i2vae_lib.training import choose_device
 
 RELEASED_EPOCH, RELEASED_SCORING = 108.0, 38.0

@@ -35,8 +35,8 @@ from i2vae_lib.data.rows import DOMAINS
 from i2vae_lib.evaluation import rank, sample_negatives
 from i2vae_lib.generators import psg
 from i2vae_lib.params import load
+from i2vae_lib.processes import peak_memory_bytes
 from i2vae_lib.recommenders.i2vae import I2VAERecommender
-from i2vae_lib.runs import peak_memory_bytes
 from i2vae_lib.training import Callbacks
 
 START, SECONDS = 1_000_000_000, 500_000_000

@@ -7,9 +7,9 @@
 ``sample``            a small finished run that the package carries
 ``params``            frozen parameters, presets, one loader of ``params/*.yaml``
 ``progress``          a bar, or plain lines
+``processes``         several processes that train one model; cores and memory of this one
 ``runs``              the run directory: atomic writes, records, refusals
 ``cache``             work that is done once, named by what it depends on
-``processes``         several processes that train one model
 ``data``              rows, vocabularies, protocols, controls; released pairs, the planted world, batches; ``logs``
 ``evaluation``        candidates, greater and ties, metrics by row kind
 ``paper``             the paper's tables, with their slips flagged

@@ -393,6 +393,20 @@ def _check_positions(p: Parameters) -> None:
             raise ParameterError(f"'{key}': only model.positions = every reads it, and it is {p.model.positions}")
 
 
+def _check_devices(p: Parameters) -> None:
+    """Refuse several processes, or another precision, for what cannot have them."""
+    if p.training.batch_size < p.training.devices:
+        raise ParameterError(
+            f"'training.devices': {p.training.devices} cannot share batches of {p.training.batch_size} "
+            f"(training.batch_size)"
+        )
+    if p.system != "i2vae" and (p.training.devices, p.training.precision) != (1, "32"):
+        raise ParameterError(
+            f"'training.{'devices' if p.training.devices > 1 else 'precision'}': {p.system} is trained by one process, "
+            f"in 32 bits; only i2vae knows others"
+        )
+
+
 def _check_together(p: Parameters) -> None:
     """Check the rules that involve more than one value."""
     attending = {
@@ -407,16 +421,7 @@ def _check_together(p: Parameters) -> None:
     for key, heads in attending.get(p.system.removesuffix("-s").removesuffix("-m"), {}).items():
         if p.model.d % heads:
             raise ParameterError(f"'{key}': {heads} heads do not divide model.d = {p.model.d}")
-    if p.training.batch_size < p.training.devices:
-        raise ParameterError(
-            f"'training.devices': {p.training.devices} cannot share batches of {p.training.batch_size} "
-            f"(training.batch_size)"
-        )
-    if p.system != "i2vae" and (p.training.devices, p.training.precision) != (1, "32"):
-        raise ParameterError(
-            f"'training.{'devices' if p.training.devices > 1 else 'precision'}': {p.system} is trained by one process, "
-            f"in 32 bits; only i2vae knows others"
-        )
+    _check_devices(p)
     if p.system == "i2vae":
         _check_positions(p)
         if (p.model.start == "given") != (p.model.vectors is not None):

@@ -23,8 +23,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from i2vae_lib.runs import usable_cores
-
 _LONGEST = timedelta(days=1)
 """How long a process waits for another that is still there; one that has ended is noticed at once."""
 
@@ -225,3 +223,27 @@ def environment(wanted: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = before[name]
             else:
                 os.environ.pop(name, None)
+
+
+# --- this process and its machine -------------------------------------------------------------------------------------
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_memory_bytes() -> int:
+    """Highest resident size of this process so far, or since :func:`forget_peak_memory`, in bytes (0: not known)."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def forget_peak_memory() -> None:
+    """Reset :func:`peak_memory_bytes` to what the process holds now (Linux only)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")

@@ -14,7 +14,6 @@ import re
 import secrets
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from pydantic import ValidationError
 
 from i2vae_lib.params import Parameters, digest, of_result, pair_name
 from i2vae_lib.places import runs_folder
+from i2vae_lib.processes import peak_memory_bytes, usable_cores
 
 RUN_LAYOUT = 2
 _LONGEST_CHANGE = 60
@@ -243,31 +243,10 @@ def revision() -> str:
         return "unknown"
 
 
-def peak_memory_bytes() -> int:
-    """Highest resident size of this process so far, or since :func:`forget_peak_memory`, in bytes (0: not known)."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def forget_peak_memory() -> None:
-    """Reset :func:`peak_memory_bytes` to what the process holds now (Linux only)."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
 def committed_path(name: str) -> Path:
     """``docs/results/NAME.csv`` of this checkout, or the copy of it in an installed wheel."""
     inside = Path(__file__).parent / "kept_tables"
     return (inside if inside.is_dir() else Path(__file__).parents[1] / "docs" / "results") / f"{name}.csv"
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_folder(p: Parameters, ignored: Collection[str] = ()) -> Path:

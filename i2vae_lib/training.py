@@ -24,8 +24,9 @@ from torch import nn
 
 from i2vae_lib import processes
 from i2vae_lib.parameter_groups import TrainingParameters
+from i2vae_lib.processes import usable_cores
 from i2vae_lib.progress import bar, end
-from i2vae_lib.runs import LayoutError, reading, usable_cores, write_atomically
+from i2vae_lib.runs import LayoutError, reading, write_atomically
 
 _CHECKPOINT_LAYOUT = 2
 LOOKED = 100

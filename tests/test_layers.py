@@ -16,9 +16,9 @@ LIBRARY = Path(i2vae_lib.__file__).parent
 LAYERS: list[tuple[str, ...]] = [
     ("lazy", "places", "yaml_files", "parameter_groups"),
     ("sample",),
-    ("params", "progress"),
+    ("params", "progress", "processes"),
     ("runs",),
-    ("cache", "processes"),
+    ("cache",),
     ("data",),
     ("evaluation", "paper"),
     ("generators",),
@@ -101,7 +101,7 @@ def test_imports_when_the_lowest_layers_are_read() -> None:
     assert found == {
         "progress": set(),
         "params": {"parameter_groups", "places", "yaml_files"},
-        "runs": {"params", "places"},
+        "runs": {"params", "places", "processes"},
     }
     data = set().union(*(layers_imported(path) for path in (LIBRARY / "data").rglob("*.py")))
     assert data <= {"data", "parameter_groups", "params", "runs", "progress", "places", "lazy", "cache", "yaml_files"}

@@ -20,16 +20,8 @@ from i2vae_lib import runs, stages
 from i2vae_lib.data import load_dataset
 from i2vae_lib.params import load
 from i2vae_lib.places import preset_names, runs_folder
-from i2vae_lib.runs import (
-    LayoutError,
-    Run,
-    default_folder,
-    forget_peak_memory,
-    peak_memory_bytes,
-    read_record,
-    write_atomically,
-    write_json,
-)
+from i2vae_lib.processes import forget_peak_memory, peak_memory_bytes
+from i2vae_lib.runs import LayoutError, Run, default_folder, read_record, write_atomically, write_json
 from i2vae_lib.stages import open_run
 from tests.helpers.worlds import TINY
 

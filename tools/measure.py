@@ -15,6 +15,9 @@ LIBRARY = Path(__file__).parent.parent / "i2vae_lib"
 OUTSIDE = ("experiments", "results", "disentanglement", "figures", "report", "explorers", "api", "cli", "commands")
 OUTSIDE += ("notebooks", "__main__")
 LARGEST_MODULE, LONGEST_FUNCTION, MOST_PARAMETERS = 350, 50, 8
+EXCEPTIONS = {
+    "api.py: fit": "a facade's keywords, all but the logs optional: each is a choice that people make by its name"
+}
 
 
 def code_lines(text: str) -> set[int]:
@@ -53,6 +56,8 @@ def main() -> None:
         for function, length, parameters in functions(text, lines):
             if length > LONGEST_FUNCTION or parameters > MOST_PARAMETERS:
                 print(f"{name}: {function} has {length} lines and {parameters} parameters")
+                if reason := EXCEPTIONS.get(f"{name}: {function}"):
+                    print(f"    {reason}")
     outer = [
         name
         for name in sizes

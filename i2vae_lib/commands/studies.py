@@ -49,8 +49,9 @@ def asked_of_sweep(given: argparse.Namespace) -> dict[str, Any]:
 def sweep(given: argparse.Namespace) -> int:
     from i2vae_lib.experiments import grids, sweeps
     from i2vae_lib.figures import sweep_figures
+    from i2vae_lib.processes import usable_cores
     from i2vae_lib.results.text import as_csv, rendered
-    from i2vae_lib.runs import usable_cores, write_atomically
+    from i2vae_lib.runs import write_atomically
 
     found = grids.read_sweep(given.file, asked_of_sweep(given))
     out = given.out or grids.cells_folder(found)

@@ -23,7 +23,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from i2vae_lib.experiments.workers import SchedulerError, Workers
-from i2vae_lib.runs import forget_peak_memory, read_json, read_record, write_json
+from i2vae_lib.processes import forget_peak_memory
+from i2vae_lib.runs import read_json, read_record, write_json
 
 Say = Callable[[str], None]
 Record = Mapping[str, Any]

@@ -33,19 +33,10 @@ from i2vae_lib.experiments.grids import Cell, Sweep, address_of, address_of_reco
 from i2vae_lib.experiments.workers import Cluster, connect
 from i2vae_lib.generators import psg
 from i2vae_lib.params import Parameters, pair_name
+from i2vae_lib.processes import peak_memory_bytes
 from i2vae_lib.progress import bar
 from i2vae_lib.recommenders import CEILINGS, REFERENCES, SYSTEMS
-from i2vae_lib.runs import (
-    RUN_LAYOUT,
-    Damaged,
-    LayoutError,
-    check_layout,
-    checked,
-    make_folder,
-    peak_memory_bytes,
-    read_record,
-    results_in,
-)
+from i2vae_lib.runs import RUN_LAYOUT, Damaged, LayoutError, check_layout, checked, make_folder, read_record, results_in
 from i2vae_lib.training import Callbacks, history_of
 
 # --- what there is ----------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from i2vae_lib.experiments.sweeps import make_run
 from i2vae_lib.experiments.workers import connect
 from i2vae_lib.params import ParameterError, Parameters, known_keys, load, pair_name, read_yaml
 from i2vae_lib.places import preset_folder, suggestion
+from i2vae_lib.processes import usable_cores
 from i2vae_lib.progress import bar
 from i2vae_lib.recommenders import REGISTRY, SYSTEMS
 from i2vae_lib.runs import (
@@ -39,7 +40,6 @@ from i2vae_lib.runs import (
     read_json,
     read_record,
     refuse_changes,
-    usable_cores,
     write_json,
 )
 from i2vae_lib.stages import check_system, irrelevant_groups, open_run, train

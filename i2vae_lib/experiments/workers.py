@@ -23,8 +23,7 @@ from queue import SimpleQueue
 from typing import Any, Protocol
 
 from i2vae_lib.lazy import require
-from i2vae_lib.processes import end_with_parent, environment, isolated
-from i2vae_lib.runs import usable_cores
+from i2vae_lib.processes import end_with_parent, environment, isolated, usable_cores
 
 PATIENCE = 30
 """Seconds that a scheduler has to answer, and to show a worker."""
