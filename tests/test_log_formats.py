@@ -473,6 +473,17 @@ def test_users_that_each_file_spells_in_its_own_way_are_suspicious(tmp_path, let
             load_logs(written(tmp_path))
 
 
+def test_users_with_a_decimal_point_are_not_told_of_as_others(tmp_path):
+    """1.0 is 1, and not 10 without its point."""
+    x = [(u, "1a", T + 60 * n) for n, u in enumerate(["guest", *"123456789", *(f"{n}0" for n in range(1, 10))])]
+    y = [(u, "2a", T + 60 * n + 30) for n, u in enumerate(["guest", *(f"{n}.0" for n in range(1, 10))])]
+    (tmp_path / "x.csv").write_text(csv_of(x))
+    (tmp_path / "y.csv").write_text(csv_of(y))
+    found = describe_files(tmp_path / "x.csv", tmp_path / "y.csv")
+    assert [one for one in found.suspicious if "9 of them, such as '1.0', differ by nothing else" in one]
+    assert not [one for one in found.suspicious if "alone, such as" in one]
+
+
 @pytest.mark.parametrize("role", ["user", "item"])
 @pytest.mark.parametrize(
     "word", ["anonymous", "-1", "0", "undefined", "nil", "?", "(unknown)", '""""""', "\u200b", "0000-0000", "z"]

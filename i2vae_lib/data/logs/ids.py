@@ -132,11 +132,12 @@ def spelled_apart(db: duckdb.DuckDBPyConnection, names: Mapping[str, str]) -> li
     for what, (around, plain) in _AFFIXES.items():
         count, left, right = first_row(
             db,
-            f"WITH a AS (SELECT id, x, {known} AS known, {around} AS around, {plain} AS plain FROM users "
+            f"WITH k AS (SELECT id AS whole, x, y, {known} AS id FROM users), "
+            f"a AS (SELECT whole, x, id, {around} AS around, {plain} AS plain FROM k "
             f"WHERE x <> y), often AS (SELECT around, x FROM a GROUP BY around, x QUALIFY row_number() OVER "
-            f"(PARTITION BY x ORDER BY count(*) DESC, around) <= 3), twins AS (SELECT min(id) FILTER (x) AS l, "
-            f"min(id) FILTER (NOT x) AS r FROM a SEMI JOIN often USING (around, x) WHERE plain <> '' GROUP BY plain "
-            f"HAVING count(DISTINCT x) = 2 AND count(DISTINCT known) > 1) "
+            f"(PARTITION BY x ORDER BY count(*) DESC, around) <= 3), twins AS (SELECT min(whole) FILTER (x) AS l, "
+            f"min(whole) FILTER (NOT x) AS r FROM a SEMI JOIN often USING (around, x) WHERE plain <> '' GROUP BY plain "
+            f"HAVING count(DISTINCT x) = 2 AND count(DISTINCT id) > 1) "
             f"SELECT count(*), min(l), min_by(r, l) FROM twins",
         )
         found.append((count, f"{what} alone, such as {left!r} and {right!r}"))
