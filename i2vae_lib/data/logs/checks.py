@@ -192,9 +192,8 @@ def _refuse_no_times(db: duckdb.DuckDBPyConnection, d: str, source: Source, layo
     short, times = first_row(db, f"SELECT count(*) FILTER ({is_short}), count(DISTINCT t) FROM raw_{d}")
     if short == total and times >= 5:  # a few Unix times may look so by chance
         raise DataError(
-            f"{where} holds dates written as digits with two for the year, such as {least} (YYMMDDHHMM?), and no "
-            f"{UNITS[layout.unit][0]} since 1970: write four (20{least:0>{(len(str(most)) + 1) // 2 * 2}}) and set "
-            f"columns.unit: date"
+            f"{where} holds dates written as digits with two for the year, such as {least}, and no "
+            f"{UNITS[layout.unit][0]} since 1970: write them as YYYYMMDDHHMM and set columns.unit: date"
         )
     if least is not None and (clock := _other_clock(least, most, layout.unit)):
         raise DataError(

@@ -196,7 +196,7 @@ def describe_files(
         refusal = _refusal(db, sources, pair)
         told = {d: layout.sides[d].path.name for d in DOMAINS}
         told = told if len({*told.values()}) == 2 else names_of(layout)
-        suspicious += time_suspicions(db, told, layout.columns.unit)
+        suspicious += [] if refusal else time_suspicions(db, told, layout.columns.unit)
         files = {d: _count_log(db, d, layout.sides[d].path, layout.columns.unit) for d in DOMAINS}
         number_ids(db)
         users, items = shared_users(db), shared_items(db)
