@@ -27,7 +27,7 @@ from i2vae_lib.params import ParameterError, Parameters, load
 from i2vae_lib.recommenders import REGISTRY, SYSTEMS
 from i2vae_lib.results.paper_tables import Table, paper_table
 from i2vae_lib.results.reading import COUNTED
-from i2vae_lib.results.searches import tried
+from i2vae_lib.results.trials import tried
 from i2vae_lib.runs import RUN_LAYOUT, LayoutError, read_record, write_json
 from tests.helpers.planted_runs import REFERENCES, ROWS, cell, ranks_of, skill, write_run
 from tests.helpers.worlds import LONG, in_this_process

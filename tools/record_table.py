@@ -20,7 +20,7 @@ import pandas as pd
 
 from i2vae_lib.results import kept
 from i2vae_lib.results.paper_tables import Table, paper_table
-from i2vae_lib.results.searches import tried
+from i2vae_lib.results.trials import tried
 from i2vae_lib.runs import committed_path, read_record
 
 _SAME = ("command", "revision", "data_sha256", "protocol", "environment", "dataset_sha256", "seeds")
