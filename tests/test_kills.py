@@ -15,6 +15,7 @@ import psutil
 import pytest
 import yaml
 
+from i2vae_lib.recommenders.registry import SYSTEMS
 from tests.helpers.sweeps import CONTENT
 from tests.helpers.worlds import LONG, TINY
 
@@ -32,7 +33,7 @@ WORDS = {
     "sweep": ["sweep", "sweep.yaml", "--workers", "2"],
     "search": ["search", "search.yaml", "--trials", "3", "--workers", "1"],  # two would propose other trials
     "table": ["table", "--preset", "smoke", "--epochs", "12", "--trials", "1", "--workers", "2"]
-    + ["--systems", "sasrec-bce-s", "svae-s"]
+    + ["--tuning", "tuning.yaml", "--systems", "sasrec-bce-s", "svae-s"]
     + [f"--set={key}={json.dumps(value)}" for key, value in ALONE.items()],
 }
 
@@ -41,6 +42,8 @@ def started(folder: Path, kind: str) -> subprocess.Popen[bytes]:
     """The command, with a cache of its own: what was made before a kill is not found elsewhere."""
     (folder / "sweep.yaml").write_text(yaml.safe_dump(CONTENT | {"epochs": 12, "seeds": [0]}))
     (folder / "search.yaml").write_text(yaml.safe_dump(BEGUN | {"space": {"model.T": {"low": 5, "high": 10}}}))
+    tuning = {"shared": {}, "points": {name: [{}] for name in SYSTEMS}}
+    (folder / "tuning.yaml").write_text(json.dumps(tuning))  # no aliases
     return subprocess.Popen(
         [sys.executable, "-m", "i2vae_lib", *WORDS[kind], "--out", "out"],
         cwd=folder,
