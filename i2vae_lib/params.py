@@ -139,6 +139,14 @@ def digest(*content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def default_of(key: str) -> Any:
+    """The value of a dotted key where nothing gives one; None for most, which every preset gives."""
+    group, _, name = key.rpartition(".")
+    fields = getattr(Parameters.model_fields.get(group), "annotation", None)
+    field = fields.model_fields.get(name) if isinstance(fields, type) and issubclass(fields, Group) else None
+    return None if field is None or field.is_required() else field.get_default()
+
+
 def known_keys() -> list[str]:
     """All keys that an override may have: ``system`` and the dotted ones."""
     return ["system"] + [

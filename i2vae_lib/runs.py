@@ -25,7 +25,7 @@ from typing import Any
 from filelock import FileLock
 from pydantic import ValidationError
 
-from i2vae_lib.params import Parameters, digest, of_result, pair_name
+from i2vae_lib.params import Parameters, default_of, digest, of_result, pair_name
 from i2vae_lib.places import runs_folder
 from i2vae_lib.processes import peak_memory_bytes, usable_cores
 
@@ -398,15 +398,18 @@ def refuse_changes(
 ) -> None:
     """Refuse a folder that was made with other parameters; the device and the groups in ``ignored`` may differ.
 
+    A parameter that came later than the folder has the value by which nothing changed: its default.
+
     Raises
     ------
     LayoutError
         Names every parameter (dotted key) that differs.
     """
     read = [key for key in sorted({*before, *now}) if key.partition(".")[0] not in ignored and key != "training.device"]
-    differing = [key for key in read if before.get(key) != now.get(key)]
+    before = {key: before.get(key, default_of(key)) for key in read}
+    differing = [key for key in read if before[key] != now.get(key)]
     if differing:
-        listed = "; ".join(f"{key} = {before.get(key)!r}, now it is {now.get(key)!r}" for key in differing)
+        listed = "; ".join(f"{key} = {before[key]!r}, now it is {now.get(key)!r}" for key in differing)
         raise LayoutError(f"{folder} was made with {listed}: choose another OUT, or delete the folder")
 
 

@@ -368,6 +368,8 @@ def _save(
 ) -> None:
     if path is None:
         return
+    for left in path.parent.glob(f".{path.name}.*.part"):  # by a call that was killed while it wrote
+        left.unlink(missing_ok=True)
     content = {
         "layout": _CHECKPOINT_LAYOUT,
         "identity": identity,

@@ -164,6 +164,16 @@ def test_run_when_made_with_other_parameters_is_refused_by_name(run, overrides, 
     assert content(run.folder) == before
 
 
+def test_run_made_before_a_parameter_came_is_opened_at_its_default(run, tiny):
+    """By another value it would have come out otherwise."""
+    record = read_record(run.folder)
+    del record["parameters"]["training"]["devices"], record["parameters"]["training"]["precision"]
+    write_json(run.folder / "run.json", record)
+    assert Run(tiny, run.folder).folder == run.folder
+    with pytest.raises(LayoutError, match=r"made with training\.devices = 1, now it is 2"):
+        Run(load("smoke", TINY | {"training.devices": 2}, epochs=2), run.folder)
+
+
 @pytest.mark.parametrize("name", ["seed", "protocol", "data"])
 def test_run_when_a_top_level_parameter_differs_is_refused_by_name(run, tiny, name):
     other = tiny.model_copy(update={name: {"seed": 1, "protocol": "released", "data": "cloth_sport"}[name]})

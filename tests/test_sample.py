@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from i2vae_lib import sample_run
+from i2vae_lib import I2VAE, sample_run
 from i2vae_lib.explorers import widgets
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import I2VAERecommender
@@ -64,3 +64,8 @@ def test_sample_run_when_it_is_explored_and_asked(run: Path) -> None:
 def test_sample_run_when_parameters_are_added(run: Path) -> None:
     """A new parameter needs the run made anew (tools/make_sample_run.py): notebooks read its parameters."""
     assert Parameters.model_validate(read_record(run)["parameters"]).system == "i2vae"
+
+
+def test_sample_run_opens_as_a_kit(run: Path) -> None:
+    """Also when parameters have come since it was made."""
+    assert len(I2VAE.load(run).recommend(users=["u5"], domain="North", k=3, unknown="drop").columns) == 4

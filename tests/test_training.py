@@ -431,6 +431,14 @@ def checkpoint(
     return path
 
 
+def test_what_a_killed_call_was_writing_is_removed(
+    tmp_path: Path, dataset: CrossDomainDataset, generator: psg.Generator, tiny: Parameters
+) -> None:
+    (tmp_path / ".last.ckpt.0123456789abcdef.part").write_bytes(b"half")
+    fit(dataset, generator, tiny, callbacks=Callbacks(checkpoint=tmp_path / "last.ckpt"))
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
 def test_checkpoint_when_loaded_safely(checkpoint: Path, trained: I2VAERecommender) -> None:
     """Nothing in it executes; the best epoch's weights are there."""
     content = torch.load(checkpoint, weights_only=True)
