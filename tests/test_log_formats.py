@@ -185,6 +185,18 @@ def test_time_when_two_columns_look_alike_is_not_guessed(tmp_path):
         describe_files(*put(tmp_path, text))
 
 
+@pytest.mark.parametrize("name", ["rating_time", "ratedAt", "day"])
+def test_column_named_like_a_time_that_holds_none_is_told(tmp_path, name):
+    """Otherwise an order of lines that may mean nothing is taken without a word."""
+
+    def text(rows):
+        return f"user,item,{name}\n" + "".join(f"{u},{i},around noon {n}\n" for n, (u, i, _) in enumerate(rows))
+
+    found = describe_files(*put(tmp_path, text))
+    assert found.columns.unit == "order"
+    assert len([one for one in found.suspicious if f"column {name!r} is named like a time" in one]) == 2
+
+
 @pytest.mark.parametrize("separator", [",", "\t"])
 @pytest.mark.parametrize("rating", ["5", None])
 def test_column_that_numbers_the_rows_is_left_out_where_there_is_no_header(tmp_path, separator, rating):
