@@ -22,9 +22,9 @@ from i2vae_lib.runs import cache_folder, sha256_of, write_json
 
 LIBRARY = Path(__file__).parent
 NEUTRAL = frozenset(
-    f"i2vae_lib.{name}" for name in ("cache", "lazy", "params", "places", "progress", "runs", "yaml_files")
+    f"i2vae_lib.{name}" for name in ("cache", "lazy", "params", "places", "processes", "progress", "runs", "yaml_files")
 )
-"""No result depends on the code of these (names, folders, bars, files); parameters enter the keys by value."""
+"""No entry depends on the code of these (names, folders, bars, files, who trains). Parameters enter keys by value."""
 
 MANIFEST = "entry.json"
 _LOCK = ".lock"

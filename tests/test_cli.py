@@ -43,7 +43,10 @@ EPOCHS = 10
 
 
 def run_words(out: Path, *more: str) -> list[str]:
-    return ["run", "--preset", "smoke", "--epochs", str(EPOCHS), "--out", str(out), "--no-notebooks", *SMALL, *more]
+    given = {more[i + 1].partition("=")[0] for i, word in enumerate(more) if word == "--set"}
+    pairs = zip(SMALL[::2], SMALL[1::2], strict=True)
+    small = [word for pair in pairs if pair[1].partition("=")[0] not in given for word in pair]
+    return ["run", "--preset", "smoke", "--epochs", str(EPOCHS), "--out", str(out), "--no-notebooks", *small, *more]
 
 
 @pytest.fixture(scope="module")

@@ -191,7 +191,7 @@ def test_kept_hours_are_those_of_every_stage() -> None:
 
 
 @pytest.mark.parametrize("name", make_results.STUDIES)
-def test_study_at_full_size_is_one_that_its_notebook_takes(name: str) -> None:
+def test_study_at_full_size_is_one_that_its_notebook_takes(name: str, logs_folder: Path) -> None:
     study = make_results.STUDIES[name]
     notebook = ROOT / "notebooks" / f"{study.notebook}.ipynb"
     assert set(study.parameters) <= set(inspect_notebook(str(notebook))) and study.parameters["cells"] is None
