@@ -289,7 +289,7 @@ def served(browser: Any, folder: Path) -> Iterator[tuple[str, subprocess.Popen[b
     command += ["--no-browser", f"--port={port}"]
     # its root is the page itself, which takes as long as its explorers: ask for a file instead
     server = serve(command, folder, "explore", f"http://127.0.0.1:{port}/voila/static/favicon.ico")
-    address, *_ = re.findall(r"http://127\.0\.0\.1:\d+/\?token=\S+", (folder / "explore.log").read_text())
+    [address] = re.findall(r"http://127\.0\.0\.1:\d+/\S*", (folder / "explore.log").read_text())
     yield address, server
     stop(server)
 

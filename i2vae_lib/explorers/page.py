@@ -6,6 +6,7 @@ holds nothing but the page; it reads no configuration, and ends when its standar
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -131,6 +132,7 @@ def main(notebook: str, port: str, *, open_browser: bool) -> None:
         token=os.environ[_TOKEN],
         open_browser=open_browser,
         notebook_path=notebook,
+        log_level=logging.WARNING,  # Voila's own lines have the address without its token
     )
     server.config.VoilaConfiguration.template = "kit"
     server.config.VoilaConfiguration.extension_allowlist = _EXTENSIONS
