@@ -668,7 +668,7 @@ def test_memory_limit_when_it_is_no_use_is_named(tmp_path, limit):
 @pytest.mark.slow
 def test_log_when_larger_than_the_memory_limit_is_read_all_the_same(tmp_path):
     rng = np.random.default_rng(0)
-    n = 150_000
+    n = 250_000
     for name in ("x", "y"):
         ids = pd.DataFrame({"user_id": rng.integers(0, 30_000, n), "item_id": rng.integers(0, 10_000, n)})
         pd.DataFrame(
@@ -681,7 +681,7 @@ def test_log_when_larger_than_the_memory_limit_is_read_all_the_same(tmp_path):
     pair = PairFile.model_validate(
         {**PAIR, **{d: {"name": d, "path": str(tmp_path / f"{d}.parquet")} for d in DOMAINS}, "min_item": 5}
     )
-    small, large = (load_logs(pair, memory_limit=limit) for limit in ("32MB", "2GB"))
+    small, large = (load_logs(pair, memory_limit=limit) for limit in ("40MB", "2GB"))
     assert small.filters.equals(large.filters) and small.catalogue.digest() == large.catalogue.digest()
     assert all(np.array_equal(small.log.events[d].time, large.log.events[d].time) for d in DOMAINS)
 
