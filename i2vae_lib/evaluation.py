@@ -216,10 +216,8 @@ def rank(scorer: Scorer, rows: Rows, negatives: Array | None, *, full: bool, bat
                 above, equal = scores > aim, scores == aim
                 left_out = barred.take(at)
                 above[left_out.owner, left_out.values - 1] = equal[left_out.owner, left_out.values - 1] = False
-                out["greater_full"][at], out["ties_full"][at] = (
-                    np.count_nonzero(above, axis=1),
-                    np.count_nonzero(equal, axis=1),
-                )
+                out["greater_full"][at] = np.count_nonzero(above, axis=1)
+                out["ties_full"][at] = np.count_nonzero(equal, axis=1)
                 if negatives is not None:
                     # no candidate: the target's own place instead, which is neither above nor tied
                     chosen = np.where(negatives[at] != PAD, negatives[at], target) - 1

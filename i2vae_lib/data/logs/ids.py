@@ -15,7 +15,10 @@ _AMAZON_LOOKS = {"user": "A[0-9A-Z]{9,20}", "item": "B0[0-9A-Z]{8}"}
 
 
 def number_ids(db: duckdb.DuckDBPyConnection) -> None:
-    """Tables ``users`` (id, n, x, y: whether the domain has them) and ``items_d`` (id, n); n counts from 0."""
+    """Tables ``users`` (id, n, x, y: whether the domain has them) and ``items_d`` (id, n); n counts from 0.
+
+    Also ``common``, the one line that :func:`common_events` reads, since several checks ask for it.
+    """
     db.execute(
         "CREATE OR REPLACE TABLE users AS SELECT id, CAST(row_number() OVER (ORDER BY id) - 1 AS INTEGER) AS n, x, y "
         "FROM (SELECT id, bool_or(x) AS x, bool_or(NOT x) AS y FROM (SELECT DISTINCT u AS id, true AS x FROM raw_x "
@@ -26,6 +29,16 @@ def number_ids(db: duckdb.DuckDBPyConnection) -> None:
             f"CREATE OR REPLACE TABLE items_{d} AS SELECT id, CAST(row_number() OVER (ORDER BY id) - 1 AS INTEGER) "
             f"AS n FROM (SELECT DISTINCT i AS id FROM raw_{d})"
         )
+    db.execute("CREATE OR REPLACE TABLE common AS SELECT ? AS x, ? AS y, ? AS n, ? AS same", _in_common(db))
+
+
+def _in_common(db: duckdb.DuckDBPyConnection) -> tuple[int, int, int, int]:
+    if not shared_items(db):
+        return 0, 0, 0, 0
+    first = {d: f"(SELECT u, i, min(t) AS t FROM raw_{d} GROUP BY u, i)" for d in DOMAINS}
+    [x, y] = (first_row(db, f"SELECT count(*) FROM {first[d]}")[0] for d in DOMAINS)
+    both = f"SELECT count(*), count(*) FILTER (x.t = y.t) FROM {first['x']} AS x JOIN {first['y']} AS y USING (u, i)"
+    return (x, y, *first_row(db, both))
 
 
 def tables_of(d: str) -> dict[str, str]:
@@ -190,13 +203,12 @@ def _lists(db: duckdb.DuckDBPyConnection, d: str, name: str) -> list[str]:
 
 
 def common_events(db: duckdb.DuckDBPyConnection) -> tuple[int, int, int, int]:
-    """Events (the first of each user and item) of x and of y, those in both, and those in both at one time."""
-    if not shared_items(db):
-        return 0, 0, 0, 0
-    first = {d: f"(SELECT u, i, min(t) AS t FROM raw_{d} GROUP BY u, i)" for d in DOMAINS}
-    [x, y] = (first_row(db, f"SELECT count(*) FROM {first[d]}")[0] for d in DOMAINS)
-    both = f"SELECT count(*), count(*) FILTER (x.t = y.t) FROM {first['x']} AS x JOIN {first['y']} AS y USING (u, i)"
-    return (x, y, *first_row(db, both))
+    """Events (the first of each user and item) of x and of y, those in both, and those in both at one time.
+
+    All 0 if the files share no item.
+    """
+    x, y, both, same = first_row(db, "SELECT x, y, n, same FROM common")
+    return x, y, both, same
 
 
 def _common_events(db: duckdb.DuckDBPyConnection) -> list[str]:

@@ -305,8 +305,8 @@ def _roles(
     for name in source.names if when is None else ():
         if name not in ids and {*_words(name)} & _TIME_WORDS:
             suspicious.append(
-                f"{path.name}: column {name!r} is named like a time, but values such as {columns[name][:1]} are "
-                f"none that can be read, so the order of lines is taken for the order: write Unix times or ISO"
+                f"{path.name}: column {name!r} is named like a time, but its values are not times (the first: "
+                f"{columns[name][:1]}), so events are taken in the order of lines: write Unix times or ISO"
             )
     unit = "order" if when is None else _UNIT_OF.get(kinds[when], "s")
     return Columns(user=ids[0], item=ids[1], timestamp=when, unit=unit)
