@@ -11,12 +11,14 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from traitlets import TraitError
 
@@ -425,6 +427,20 @@ def test_explore_when_it_says_where_it_listens_does(run: Run) -> None:
                 assert line.startswith(f"http://127.0.0.1:{port}/?token=")
         finally:
             explorer.terminate()
+
+
+@pytest.mark.slow
+def test_explore_when_it_is_ended_while_a_kernel_starts_is_silent(run: Run) -> None:
+    command = [sys.executable, "-m", "i2vae_lib", "explore", str(run.folder), "--port", "18862", "--no-browser"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as explorer:
+        kernels: list[psutil.Process] = []
+        while explorer.poll() is None and not kernels:
+            children = psutil.Process(explorer.pid).children(recursive=True)
+            kernels = [one for one in children if "ipykernel_launcher" in " ".join(one.cmdline())]
+        time.sleep(1)  # it imports
+        explorer.terminate()
+        said, _ = explorer.communicate(timeout=30)
+        assert kernels and "Traceback" not in said and not psutil.wait_procs(kernels, timeout=5)[1]
 
 
 @pytest.mark.parametrize("port", ["0", "-1", "65536", "99999"])

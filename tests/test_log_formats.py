@@ -109,6 +109,18 @@ def test_times_when_written_otherwise_are_read_as_described(tmp_path, kind):
         (lambda t: moment(t).strftime("%y%m%d"), "two for the year, such as 1401..,"),
         (lambda t: moment(t).strftime("%y%m%d%H%M"), "two for the year, such as 14.*as YYYYMMDDHHMM.*: date"),
         (lambda t: moment(t - 10**8 * 2).strftime("%y%m%d%H%M").lstrip("0"), "two for the year, such as 709"),
+        (lambda t: f"{moment(t + 10**6):%m%d%y%H%M}", "the year last .*, such as 114.*as YYYYMMDDHHMM.*: date"),
+        (lambda t: f"{moment(t + 10**6):%d%m%Y}", "the year last .*, such as 14012014"),
+        (lambda t: f"{moment(t + 10**6):%m%d%Y}".lstrip("0"), "the year last .*, such as 1142014"),
+        (lambda t: f"{moment(t):%a, %d %b %Y %H:%M:%S +0000}".join('""'), "another notation.* as ISO 8601"),
+        (lambda t: f"{t:08x}a1b2c3d4e5f60718", "an ObjectId of MongoDB.* first 8 digits, .* base 16"),
+        (lambda t: t * 10, r"but tenths of a second .*2014-01-02 to 2014-01-06.* are value \* 0.1;"),
+        (lambda t: t // 60, r"but minutes since 1970 .*2014-01-02 to 2014-01-06.* are value \* 60;"),
+        (lambda t: t // 3600, r"but hours since 1970 .*2014-01-02 to 2014-01-06.* are value \* 3600;"),
+        (lambda t: f"{t / 86_400 + 2_440_587.5:.4f}", r"but Julian .*-01-06.*value \* 86400 - 210866760000;"),
+        (lambda t: t // 86_400 + 25_569, r"a spreadsheet, .*-01-02 to .*-01-06.*value \* 86400 - 2209161600;"),
+        (lambda t: t // 86_400 + 40_587, r"modified Julian .*-01-02 to .*-01-06.*value \* 86400 - 3506716800;"),
+        (lambda t: t // 86_400 + 719_529, r"MATLAB.*-01-02 to .*-01-06.*value \* 86400 - 62167305600;"),
         (lambda t: t + 2_208_988_800, "but seconds since 1900 or 1904"),
         (lambda t: t + 2_082_844_800, "but seconds since 1900 or 1904"),
     ],
@@ -144,6 +156,9 @@ def test_times_of_another_clock_are_refused_and_described(tmp_path, write, unit,
         (lambda t: (t * 1000 - 1_288_834_974_657) << 22, "before .* no log is that old"),
         (lambda t: (t * 1000 + 86_400_000 * 3000 - 1_288_834_974_657) << 22, "150 times are finer than microseconds"),
         (lambda t: moment(t - 86_400 * 365 * 30).isoformat(), "all times lie before 198.* no log is that old"),
+        (lambda t: (T + 30 * (t - T)) // 10**5 * 10**5, "all times are multiples of 100000 seconds, a step"),
+        (lambda t: t // 100 * 100_000, "all times are multiples of 100 seconds, a step"),
+        (lambda t: int(np.float32(t)), "all times are multiples of 64 seconds, a step .*float32"),
     ],
 )
 def test_times_that_may_count_from_elsewhere_are_suspicious(tmp_path, write, told):
@@ -177,6 +192,15 @@ def test_time_beside_other_large_numbers_is_found(tmp_path, header, line, when, 
     assert all(any(repr(other) in one for one in told) for other in others) and bool(told) == bool(others)
 
 
+def test_time_of_day_beside_the_day_is_told(tmp_path):
+    lines = "".join(f"{u},{i},{moment(t):%Y-%m-%d,%H:%M:%S}\n" for u, i, t in LOGS["x"])
+    for d in DOMAINS:
+        (tmp_path / f"{d}.csv").write_text("user_id,item_id,date,clock\n" + lines)
+    found = describe_files(tmp_path / "x.csv", tmp_path / "y.csv")
+    assert found.columns.timestamp == "date"
+    assert [one for one in found.suspicious if "'clock' holds the time of a day, such as '22:02:03', and is" in one]
+
+
 def test_time_when_two_columns_look_alike_is_not_guessed(tmp_path):
     def text(rows):
         return "user,item,price,moment\n" + "".join(f"{u},{i},{10**9 + n},{t}\n" for n, (u, i, t) in enumerate(rows))
@@ -199,9 +223,10 @@ def test_column_named_like_a_time_that_holds_none_is_told(tmp_path, name):
 
 @pytest.mark.parametrize("separator", [",", "\t"])
 @pytest.mark.parametrize("rating", ["5", None])
-def test_column_that_numbers_the_rows_is_left_out_where_there_is_no_header(tmp_path, separator, rating):
+@pytest.mark.parametrize("first", [0, 1000])
+def test_column_that_numbers_the_rows_is_left_out_where_there_is_no_header(tmp_path, separator, rating, first):
     def text(rows):
-        cells = ([n, u, i, *([rating] if rating else []), t] for n, (u, i, t) in enumerate(rows))
+        cells = ([n, u, i, *([rating] if rating else []), t] for n, (u, i, t) in enumerate(rows, first))
         return "".join(separator.join(map(str, one)) + "\n" for one in cells)
 
     found, pair = read_as_described(tmp_path, *put(tmp_path, text))
@@ -438,6 +463,20 @@ def test_ids_when_nearly_equal_are_suspicious(tmp_path, change, told):
     assert any(told in one for one in table.loc[table["check"] == "suspicious", "example"])
 
 
+@pytest.mark.parametrize(
+    ("letter", "change", "told"),
+    [
+        ("", lambda u: u.translate({48 + n: 0xFF10 + n for n in range(10)}), "full-width digits, and 30 of"),
+        ("u ", lambda u: u.replace(" ", "%20"), "a sign as a %-code, and 30 of"),
+    ],
+)
+def test_ids_when_one_file_codes_them_are_suspicious(tmp_path, letter, change, told):
+    (tmp_path / "x.csv").write_text(csv_of([("%ff", "1", T), *((letter + u, i, t) for u, i, t in LOGS["x"])]))
+    (tmp_path / "y.csv").write_text(csv_of([("%ff", "2", T), *((change(letter + u), i, t) for u, i, t in LOGS["y"])]))
+    found = describe_files(tmp_path / "x.csv", tmp_path / "y.csv")
+    assert any(told in one for one in found.suspicious), found.suspicious
+
+
 def test_ids_when_capitals_differ_are_suspicious(tmp_path):
     (tmp_path / "x.csv").write_text(csv_of([("a" + u, i, t) for u, i, t in LOGS["x"]]))
     (tmp_path / "y.csv").write_text(csv_of([("g", "1", T), ("G", "1", T), *(("A" + u, i, t) for u, i, t in LOGS["y"])]))
@@ -542,6 +581,15 @@ def test_log_that_is_a_part_of_the_other_is_no_other_domain(tmp_path, drop, more
     else:
         assert [one for one in load_logs(path).suspicions if told in one]
         assert [one for one in describe_files(tmp_path / "x.csv", tmp_path / "y.csv").suspicious if told in one]
+
+
+@pytest.mark.parametrize("left", [150, 140])
+def test_log_with_other_item_ids_in_place_of_the_other_domain_is_suspicious(tmp_path, left):
+    (tmp_path / "x.csv").write_text(csv_of(LOGS["x"]))
+    (tmp_path / "y.csv").write_text(csv_of([(u, f"2{i}", t) for u, i, t in LOGS["x"][:left]]))
+    found, pair = read_as_described(tmp_path, tmp_path / "x.csv", tmp_path / "y.csv")
+    for suspicious in (found.suspicious, pair.suspicions):
+        assert [one for one in suspicious if "100% of the users and times of" in one]
 
 
 @pytest.mark.parametrize("change", [str.upper, "{} ".format, "00{}".format])
@@ -662,6 +710,7 @@ def test_json_key_that_stands_twice_on_any_line_is_refused(tmp_path, more, packe
 @pytest.mark.parametrize(
     ("change", "told"),
     [
+        (lambda text: text + "# end of the log\n", "line 152: a comment: delete the line"),
         (lambda text: gzip.compress(text.encode()) + b"\0" * 512, "something follows the end of its gzip data"),
         (lambda text: "# made by hand, in 2020\n" + text, "line 1: it begins with '#', as comments do"),
         (lambda text: "% events\n" + text, "line 1: it begins with '%', as comments do"),
@@ -696,6 +745,7 @@ def test_files_that_are_nearly_logs_are_told_what_to_change(tmp_path, change, to
         (lambda t: moment(t).isoformat(), "9999-12-31", "iso", "'9999-12-31', a time of the year 9999"),
         (lambda t: moment(t).strftime("%Y%m%d"), "19650301", "date", "'19650301', which is before 1970 .* count from"),
         (lambda t: moment(t).isoformat(), "1965-03-01", "iso", "'1965-03-01', which is before 1970 .* count from"),
+        (lambda t: t, "done", "s", r"'done'; .*\(1 of 151 .*: mend or drop these rows"),
         (lambda t: moment(t).isoformat(), "2014-03-01 10:00 BST", "iso", "2014-03-01 10:00 BST'; .*ISO 8601"),
     ],
 )
@@ -819,6 +869,19 @@ def test_json_lines_when_the_first_lacks_a_key_are_read(tmp_path, packed):
     assert found.columns.timestamp == "timestamp" and "line 1: column 'timestamp' is empty; 1 of 151" in found.refusal
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_json_key_that_only_late_lines_have_is_not_passed_over(tmp_path, packed):
+    def text(rows):
+        lines = [json.dumps({"user_id": u, "item_id": i}) for u, i, _ in rows] * 7
+        return "\n".join([*lines, *(json.dumps({"user_id": u, "item_id": i, "sentAt": t}) for u, i, t in rows)])
+
+    for d in DOMAINS:
+        content = text(LOGS[d]).encode()
+        (tmp_path / f"{d}.csv").write_bytes(gzip.compress(content) if packed else content)
+    with pytest.raises(DataError, match=r"x\.csv: the key 'sentAt' stands on none of the first 1,000 lines"):
+        describe_files(tmp_path / "x.csv", tmp_path / "y.csv")
+
+
 def test_recbole_sequences_are_no_ids(tmp_path):
     header = "user_id:token\titem_id:token_seq\ttimestamp:float\n"
     paths = put(tmp_path, lambda rows: header + "".join(f"{u}\t{i} {i}\t{t}\n" for u, i, t in rows), "inter")
@@ -849,7 +912,7 @@ def test_years_are_no_days(tmp_path, unit):
 def test_days_of_a_spreadsheet_are_no_days_since_1970(tmp_path):
     """They count from 1900, and read as days since 1970 they lie in the future."""
     put(tmp_path, lambda rows: csv_of(rows, lambda t: t // 86_400 + 25_569))
-    with pytest.raises(DataError, match=r"'timestamp' holds 41,\d+ to 41,\d+: as Unix time") as caught:
+    with pytest.raises(DataError, match=r"'timestamp' holds 41\d+ to 41\d+, which are no seconds") as caught:
         load_logs(written(tmp_path))
     assert "unit: d" not in str(caught.value)
 

@@ -365,17 +365,15 @@ def explore(given: argparse.Namespace) -> int:
         except KeyboardInterrupt:  # as it was told
             return 0
         finally:
-            all_of_it: list[psutil.Process] = []
-            with contextlib.suppress(psutil.Error):
-                all_of_it = psutil.Process(server.pid).children(recursive=True) if server.poll() is None else []
+            with contextlib.suppress(psutil.Error):  # kernels have nothing to lose, and end with a traceback if told to
+                for process in psutil.Process(server.pid).children(recursive=True) if server.poll() is None else []:
+                    process.kill()
             server.terminate()
             try:
-                server.wait(5)  # it ends its kernels
+                server.wait(5)  # it ends a kernel that it was just starting
             except subprocess.TimeoutExpired:
                 server.kill()
                 server.wait()
-            for process in psutil.wait_procs(all_of_it, timeout=1)[1]:
-                process.kill()
 
 
 def show_cache(given: argparse.Namespace) -> int:

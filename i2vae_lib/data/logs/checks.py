@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import duckdb
 
 from i2vae_lib.data.logs.database import first_row, locate, reading
-from i2vae_lib.data.logs.files import DATE_DIGITS, ISO, Source, fields_of
+from i2vae_lib.data.logs.files import DATE_DIGITS, ISO, NUMBER, Source, fields_of
 from i2vae_lib.data.logs.pair_file import SIZED, UNITS, Columns, Unit
 from i2vae_lib.data.rows import DOMAINS, DataError
 
@@ -25,14 +25,27 @@ _NO_ID = (  # what an export writes for an unknown id: all that pandas reads as 
 _YEAR = 365 * 86_400  # seconds
 _FIRST_LOGS = 788_918_400  # the year 1995: no log of what people take is older
 _YEAR_9999 = (253_370_764_800, 253_402_387_199)  # its first and last second, and a day more for zones
-# a date as digits with two for the year, with or without HHMM and seconds; a Unix time may look like one
-_SHORT_DATE = r"[0-9]{1,2}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])(([01][0-9]|2[0-3])[0-5][0-9]([0-5][0-9])?)?"
-_CLOCKS = {  # that do not count from 1970: their ticks a second, and their zero in Unix seconds
-    "100 nanoseconds since 1601 (FILETIME)": (10**7, -11_644_473_600),
-    "100 nanoseconds since the year 1 (.NET ticks)": (10**7, -62_135_596_800),
-    "microseconds since 1601 (WebKit)": (10**6, -11_644_473_600),
+# a date as digits in another order than ``DATE_DIGITS``, or with two for the year, with or without HHMM and seconds; a
+# zero in front may be lost, and a Unix time may look like one
+_MONTH, _DAY, _CLOCK = "0[1-9]|1[0-2]", "0[1-9]|[12][0-9]|3[01]", "([01][0-9]|2[0-3])[0-5][0-9]([0-5][0-9])?"
+_ODD_DATE = (
+    rf"([0-9]{{1,2}}({_MONTH})({_DAY})|(({_MONTH}|[1-9])({_DAY})|({_DAY}|[1-9])({_MONTH}))(19|20)?[0-9]{{2}})"
+    rf"({_CLOCK})?"
+)
+_CLOCKS = {  # that are no SIZED ones: seconds a tick, and their zero in Unix seconds
+    "100 nanoseconds since 1601 (FILETIME)": (1e-7, -11_644_473_600),
+    "100 nanoseconds since the year 1 (.NET ticks)": (1e-7, -62_135_596_800),
+    "microseconds since 1601 (WebKit)": (1e-6, -11_644_473_600),
     "seconds since 1900 or 1904 (NTP, Mac)": (1, -2_208_988_800),
+    "tenths of a second since 1970": (0.1, 0),
+    "minutes since 1970": (60, 0),
+    "hours since 1970": (3_600, 0),
+    "Julian days": (86_400, -210_866_760_000),
+    "days of a spreadsheet, which count from 1900": (86_400, -2_209_161_600),
+    "modified Julian days": (86_400, -3_506_716_800),
+    "days since the year 0 (MATLAB)": (86_400, -62_167_305_600),
 }
+_ROUND = (100_000, 10_000, 1_000, 100, 64)  # seconds: steps of rounded times; 64: of float32, until 2004
 _LAST_YEAR = 2100  # of years in place of times; read as days since 1970, all of them would lie in 1975
 
 
@@ -102,7 +115,7 @@ def check_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Col
     wrong = wrong or (_odd_unit(found, layout.unit) if sized else None)
     if wrong := wrong or next((key for key in ("1970", "future") if key in found), None):
         where, values = locate(db, source, layout, bad[wrong])
-        advice = _advice(db, source, layout, values["timestamp"] or "") if wrong == "text" else ""
+        advice = _advice(db, source, layout, values["timestamp"] or "", found[wrong]) if wrong == "text" else ""
         raise DataError(f"{where}: {_complaint(wrong, found, total, values, layout, advice)}")
 
 
@@ -137,10 +150,21 @@ def time_suspicions(db: duckdb.DuckDBPyConnection, names: Mapping[str, str], uni
     for d, name in names.items():
         if unit == "order" or unit not in UNITS:
             continue
-        most, fine = first_row(db, f"SELECT max(t), count(*) FILTER (t % 1000 <> 0) FROM raw_{d}")
+        scale = UNITS[unit][1]
+        unlike = ", ".join(f"count(*) FILTER (t % {step * scale} <> 0)" for step in (*_ROUND, 300))
+        most, fine, hours, *uneven, odd = first_row(
+            db,
+            f"SELECT max(t), count(*) FILTER (t % 1000 <> 0), count(DISTINCT t % {86_400 * scale}), {unlike} "
+            f"FROM raw_{d}",
+        )
         if most is None:
             continue
-        seconds = most // UNITS[unit][1]
+        seconds = most // scale
+        if hours >= 5 and odd and 0 in uneven:
+            found.append(
+                f"{name}: all times are multiples of {_ROUND[uneven.index(0)]} seconds, a step that no clock has: "
+                f"rounded, as float32 and %g do? Events within a step have lost their order"
+            )
         if 0 < seconds < _FIRST_LOGS:
             later = date_of(seconds + 978_307_200)
             found.append(
@@ -152,7 +176,24 @@ def time_suspicions(db: duckdb.DuckDBPyConnection, names: Mapping[str, str], uni
                 f"{name}: {fine:,} times are finer than microseconds, and hardly any clock is: are they numbers of "
                 f"another kind (Snowflake ids)?"
             )
-    return found
+    return found if unit == "order" else found + _same_times(db, names)
+
+
+def _same_times(db: duckdb.DuckDBPyConnection, names: Mapping[str, str]) -> list[str]:
+    """Whether the events of one file have the users and times of the other's: of 10,000 users or so, for speed."""
+    part = "hash(u) % (SELECT 1 + count(*) // 10000 FROM users) = 0"
+    some = {d: f"(SELECT u, t, count(*) AS n FROM raw_{d} WHERE {part} GROUP BY u, t)" for d in DOMAINS}
+    fewest, both = first_row(
+        db,
+        f"SELECT least((SELECT count(*) FROM {some['x']}), (SELECT count(*) FROM {some['y']})), "
+        f"(SELECT count(*) FROM {some['x']} SEMI JOIN {some['y']} USING (u, t, n))",
+    )
+    if both < max(10, 0.9 * fewest):
+        return []
+    return [
+        f"{both / fewest:.0%} of the users and times of {names['x']} or {names['y']} stand in the other as well: is it "
+        f"one log under two kinds of item ids?"
+    ]
 
 
 def _other_clock(least: int, most: int, unit: Unit) -> str | None:
@@ -160,12 +201,14 @@ def _other_clock(least: int, most: int, unit: Unit) -> str | None:
     now, scale = time.time() + 86_400, UNITS[unit][1]
     if _FIRST_LOGS <= most // scale <= now:
         return None
-    fits = (
-        name
-        for name, (ticks, zero) in _CLOCKS.items()
-        if _FIRST_LOGS <= least / ticks + zero <= most / ticks + zero <= now
-    )
-    return next(fits, None)
+    for name, (tick, zero) in _CLOCKS.items():
+        first, last = (value * tick + zero for value in (least, most))
+        if _FIRST_LOGS <= first <= last <= now:
+            return (
+                f"{name} ({date_of(first)} to {date_of(last)}), by their size: seconds since 1970 are value * {tick:g}"
+                + (f" - {-zero}" if zero else "")
+            )
+    return None
 
 
 def _refuse_no_times(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Columns, total: int) -> None:
@@ -188,17 +231,17 @@ def _refuse_no_times(db: duckdb.DuckDBPyConnection, d: str, source: Source, layo
             f"{where} holds {least:,} to {most:,}, days since 1970 ({date_of(least * 86_400)} to "
             f"{date_of(most * 86_400)}) and no {UNITS[layout.unit][0]}: set columns.unit: d"
         )
-    is_short = f"regexp_full_match(CAST(t AS VARCHAR), '{_SHORT_DATE}')"
-    short, times = first_row(db, f"SELECT count(*) FILTER ({is_short}), count(DISTINCT t) FROM raw_{d}")
-    if short == total and times >= 5:  # a few Unix times may look so by chance
+    is_odd = f"t > 99999 AND regexp_full_match(CAST(t AS VARCHAR), '{_ODD_DATE}')"  # 41641: a day of a spreadsheet
+    odd, times = first_row(db, f"SELECT count(*) FILTER ({is_odd}), count(DISTINCT t) FROM raw_{d}")
+    if odd == total and times >= 5:  # a few Unix times may look so by chance
         raise DataError(
-            f"{where} holds dates written as digits with two for the year, such as {least}, and no "
+            f"{where} holds dates written as digits with the year last or two for the year, such as {least}, and no "
             f"{UNITS[layout.unit][0]} since 1970: write them as YYYYMMDDHHMM and set columns.unit: date"
         )
     if least is not None and (clock := _other_clock(least, most, layout.unit)):
         raise DataError(
-            f"{where} holds {least} to {most}, which are no {UNITS[layout.unit][0]} since 1970 but {clock}, by their "
-            f"size: convert them to Unix times"
+            f"{where} holds {least} to {most}, which are no {UNITS[layout.unit][0]} since 1970 but {clock}; if they "
+            f"are only an order inside the file, set columns.unit: order"
         )
     if least is not None and least >= 0 and most < _YEAR:
         raise DataError(
@@ -312,23 +355,26 @@ def _of_time(wrong: str, found: Mapping[str, int], total: int, value: str | None
     )
 
 
-def _advice(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns, value: str) -> str:
+def _advice(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns, value: str, bad: int) -> str:
     """The unit that reads every row's time, or what is wrong with this one; "" if neither is known."""
     rows, values = source.rows()
     for unit in ("iso", "date"):
         when = source.time(layout.model_copy(update={"unit": unit}))
-        if not first_row(db, f"SELECT count(*) FILTER ({when} IS NULL) FROM {rows}", values)[0]:
+        total, unread = first_row(db, f"SELECT count(*), count(*) FILTER ({when} IS NULL) FROM {rows}", values)
+        if not unread:
             return f": set columns.unit: {unit}, which reads every row"
     text = value.strip()
+    if re.fullmatch(r"[0-9a-f]{24}", text):
+        return ": an ObjectId of MongoDB? Its first 8 digits, read to the base 16, are Unix time in seconds"
     if re.fullmatch(r"[0-9]{1,3}([,.' ][0-9]{3})+", text):
         return ": digits only, without thousands separators"
     if re.fullmatch(r"[0-9.]+[eE][+-]?[0-9]+", text):
         return ": in this notation digits were rounded away; write whole numbers from the source"
-    if not re.fullmatch(ISO, text) and re.match(r"[0-9]{1,4}([/.-])[0-9]{1,2}\1[0-9]{1,4}(\D|$)", text):
-        return (
-            ": a date in another notation? Write it as ISO 8601, such as 2014-11-27 21:46:45, and set columns.unit: iso"
-        )
-    return ""
+    if not text or layout.unit == "order" or re.fullmatch(f"{ISO}|{NUMBER}", text):
+        return ""
+    if 10 * bad < total:
+        return ": mend or drop these rows"
+    return ": a time in another notation? Write it as ISO 8601, such as 2014-11-27 21:46:45, and set columns.unit: iso"
 
 
 def blind(db: duckdb.DuckDBPyConnection, unit: Unit, daily: bool) -> str:

@@ -93,6 +93,7 @@ _NO_EVENTS = {  # lines that programs leave in files, and what they are
     r"\0+": "NUL bytes alone, as a machine that lost its power leaves them",
     "\x1a": "the end of a file as DOS marked it (Ctrl-Z)",
     r"\(?[0-9]+ (rows?|records?)( in set| affected| selected)?.*": "what an SQL program says below a table",
+    r"[#%].*": "a comment",
     r"[-+|=\s]+": "what an SQL program draws between the lines of a table",
 }
 

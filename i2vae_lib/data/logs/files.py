@@ -36,7 +36,7 @@ FLOAT_IDS = (  # end of a message
     "the column as text or integers"
 )
 _DELIMITERS = (",", "\t", ";", "|", "\x01")
-_FIRST_OBJECTS = 1000  # of JSON lines, whose keys are a file's columns
+FIRST_OBJECTS = 1000  # of JSON lines, whose keys are a file's columns
 JSON_LINES = "JSON lines"  # in place of a delimiter
 _REJECTS = "store_rejects=true, rejects_limit=100"  # lines that cannot be read, for :func:`.database.reading`
 _LINES = (  # of whole lines as column c; \x02 stands in none
@@ -290,7 +290,7 @@ def _keys(path: Path, gzipped: bool, line: str) -> tuple[str, ...]:
     if twice := key_twice(keys):
         raise DataError(f"{path}, line 1: {twice}")
     with gzip.open(path, "rb") if gzipped else path.open("rb") as stream, suppress(OSError, EOFError, zlib.error):
-        for later in itertools.islice(stream, 1, _FIRST_OBJECTS):
+        for later in itertools.islice(stream, 1, FIRST_OBJECTS):
             with suppress(ValueError, RecursionError):  # what is wrong with these is told when all are read
                 one = json.loads(later)
                 keys += [key for key in one if key not in keys] if isinstance(one, dict) else []

@@ -79,6 +79,8 @@ _SPELLINGS = {  # what may set two spellings of one id apart: SQL of the id with
     "leading zeros": ("regexp_replace(id, '^0+([0-9]+)$', '\\1')", False),
     "capital letters": ("lower(id)", False),
     "another Unicode form": ("nfc_normalize(id)", False),
+    "full-width digits": ("translate(id, '０１２３４５６７８９', '0123456789')", False),
+    "a sign as a %-code": ("coalesce(TRY(url_decode(id)), id)", False),
 }
 _ALNUM = r"[\p{L}\p{N}]"
 _AFFIXES = {  # how whole files spell their ids apart: SQL of what is not the id itself, and of the id
@@ -169,8 +171,8 @@ def _crowded(db: duckdb.DuckDBPyConnection, d: str, name: str) -> list[str]:
     words = ", ".join(f"'{word}'" for word in _PLACEHOLDERS)
     is_word = f"regexp_replace(lower(id), '[^{_ALNUM[1:]}', '', 'g') IN ({words}) OR id = '-1'"
     large = {
-        "user": "n > 0.1 * total AND n > 5 * mean OR n > 0.05 * total AND n > 10 * next",
-        "item": "n > 0.5 * total",
+        "user": "n > 0.1 * total AND n > 5 * mean OR n > 0.05 * total AND n > 5 * next",
+        "item": "n > 0.5 * total OR n > 0.2 * total AND n > 3 * next",
     }
     found = []
     for role, condition in large.items():

@@ -14,7 +14,9 @@ from i2vae_lib.data.logs.checks import numbers_as, unit_by_size, unit_of
 from i2vae_lib.data.logs.database import first_row, in_file_order, reading
 from i2vae_lib.data.logs.files import (
     DATE_DIGITS,
+    FIRST_OBJECTS,
     ISO,
+    JSON_LINES,
     Source,
     check_columns,
     is_number,
@@ -172,17 +174,19 @@ Guess = tuple[str, Format | None, Columns]  # in words; None: named columns
 def _guess(db: duckdb.DuckDBPyConnection, path: Path, given: Mapping[str, str], suspicious: list[str]) -> Guess:
     """A file's layout by its header, or its first rows; the unit of Unix times comes later."""
     source = open_table(path, ())
-    table = source.types is None and source.delimiter != "JSON lines"
+    table = source.types is None and source.delimiter != JSON_LINES
     if table and any(is_number(one) or re.fullmatch(ISO, one.strip()) for one in source.names):
         return _without_header(db, path, source, suspicious)
+    if source.delimiter == JSON_LINES:
+        _refuse_late_keys(db, source)
     columns = _first_values(db, source)
     if {*FORMATS["amazon2023"].names} <= {*source.names}:
         return f"Amazon 2023 ({source.kind!r})", "amazon2023", FORMATS["amazon2023"]
     how = "named columns"
     if all(re.search(r":(token|float|token_seq|float_seq)$", one) for one in source.names):
         how = "RecBole's atomic files (typed names of columns)"
-    elif source.delimiter == "JSON lines":
-        how = "JSON lines"
+    elif source.delimiter == JSON_LINES:
+        how = JSON_LINES
     elif {"click", "follow", "like", "share", "watching_times"} <= {*source.names}:
         how = "named columns as Tenrec has them"
     return how, None, _roles(path, source, columns, given, suspicious)
@@ -196,7 +200,7 @@ def _without_header(db: duckdb.DuckDBPyConnection, path: Path, source: Source, s
     header = [f"c{i}" for i in range(width)]
     columns = _first_values(db, open_table(path, (), header=header))
     kinds = {name: _kind(values, None) for name, values in columns.items()}
-    counted = width > 3 and columns["c0"] in _row_numbers(len(columns["c0"]))
+    counted = width > 3 and _numbers_rows(columns["c0"])
     if width == 4 and source.delimiter == "," and is_number(source.names[3]) and not counted:
         return "Amazon ratings without a header", "amazon2014", FORMATS["amazon2014"]  # or 2018: the ids decide
     # dates in words are times beyond doubt; of several numbers the last, since ids come first
@@ -215,9 +219,24 @@ def _without_header(db: duckdb.DuckDBPyConnection, path: Path, source: Source, s
     return f"no header, separated by {source.delimiter!r}, columns {', '.join(full)}", None, found
 
 
-def _row_numbers(rows: int) -> list[list[str]]:
-    """What a column that numbers the rows holds, from 0 or from 1; of a handful of rows nothing can be said."""
-    return [[str(n) for n in range(first, first + rows)] for first in (0, 1)] if rows >= 10 else []
+def _numbers_rows(values: Sequence[str]) -> bool:
+    """Whether a column counts the rows, from any number on; of a handful of rows nothing can be said."""
+    first = int(values[0]) if values and re.fullmatch("[0-9]{1,18}", values[0]) else 0
+    return len(values) >= 10 and list(values) == [str(first + n) for n in range(len(values))]
+
+
+def _refuse_late_keys(db: duckdb.DuckDBPyConnection, source: Source) -> None:
+    """Refuse to guess from the first JSON objects where a later one has another key for an id, a time or a domain."""
+    rows, values = source.objects()
+    with reading(db, source):
+        found = db.execute(f"SELECT DISTINCT unnest(json_keys(json)) FROM {rows}", values).fetchall()
+    late = sorted({key for [key] in found} - {*source.names})
+    for plain, key in _plain_names(late).items():
+        if {*_words(key)} & _TIME_WORDS or any(plain in names for names in _ROLE_NAMES.values()):
+            raise DataError(
+                f"{source.path}: the key {key!r} stands on none of the first {FIRST_OBJECTS:,} lines, from which the "
+                f"columns are guessed, but on later ones: write it on line 1 as well (null will do)"
+            )
 
 
 def _first_values(db: duckdb.DuckDBPyConnection, source: Source) -> dict[str, list[str]]:
@@ -302,8 +321,13 @@ def _roles(
             f"{path.name}: the time is taken from column {when!r}, and {', '.join(map(repr, others))} may be times as "
             f"well: if it is another, set columns.timestamp"
         )
-    for name in source.names if when is None else ():
-        if name not in ids and {*_words(name)} & _TIME_WORDS:
+    for name in (one for one in source.names if one not in (*ids, when)):
+        if columns[name] and all(re.match(r"[0-2]?[0-9]:[0-5][0-9]\b", one) for one in columns[name]):
+            suspicious.append(
+                f"{path.name}: column {name!r} holds the time of a day, such as {columns[name][0]!r}, and is not read: "
+                f"write day and time into one column, such as 2014-11-27 21:46:45"
+            )
+        elif when is None and {*_words(name)} & _TIME_WORDS:
             suspicious.append(
                 f"{path.name}: column {name!r} is named like a time, but its values are not times (the first: "
                 f"{columns[name][:1]}), so events are taken in the order of lines: write Unix times or ISO"
