@@ -20,37 +20,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError
 
-from i2vae_lib.parameter_groups import (
-    ABXIParameters,
-    C2DSRParameters,
-    CDRIBParameters,
-    ControlParameters,
-    DASLParameters,
-    DisenCDRParameters,
-    EMCDRParameters,
-    ESASRecParameters,
-    EvaluationParameters,
-    EvidenceParameters,
-    Group,
-    LightGCNParameters,
-    ModelParameters,
-    MultiVAEParameters,
-    NonNegative,
-    ObjectiveParameters,
-    PiNetParameters,
-    PsgParameters,
-    ReferenceParameters,
-    SASRecBCEParameters,
-    SASRecCEParameters,
-    SAVAEParameters,
-    SLISTParameters,
-    SplitParameters,
-    StackParameters,
-    SVAEParameters,
-    SyntheticParameters,
-    TALEParameters,
-    TrainingParameters,
-)
+from i2vae_lib import parameter_groups as groups
 from i2vae_lib.places import preset_folder, preset_names, suggestion
 from i2vae_lib.yaml_files import parse
 
@@ -62,43 +32,43 @@ class ParameterError(ValueError):
     """A key, type or value that the kit does not accept; the message names the key and what would be right."""
 
 
-class Parameters(Group):
+class Parameters(groups.Group):
     """Everything that decides a run; its ``model_dump()`` goes into ``run.json``."""
 
     preset: str
     data: str
     protocol: Literal["released", "strict", "chronological", "temporal"]
     system: str  # what is trained: a name of i2vae_lib.recommenders.SYSTEMS
-    seed: NonNegative
+    seed: groups.NonNegative
     # None: runs/<data>-<protocol>-<preset>[-<system>]-seed<seed>[+<what is changed>]
     out: Annotated[str, Field(min_length=1)] | None
-    split: SplitParameters
-    controls: ControlParameters
-    synthetic: SyntheticParameters
-    psg: PsgParameters
-    evidence: EvidenceParameters
-    model: ModelParameters
-    objective: ObjectiveParameters
-    training: TrainingParameters
-    evaluation: EvaluationParameters
-    references: ReferenceParameters
-    multivae: MultiVAEParameters
-    svae: SVAEParameters
-    sasrec_bce: SASRecBCEParameters
-    sasrec_ce: SASRecCEParameters
-    esasrec: ESASRecParameters
-    abxi: ABXIParameters
-    slist: SLISTParameters
-    tale: TALEParameters
-    stack: StackParameters
-    lightgcn: LightGCNParameters
-    emcdr: EMCDRParameters
-    pinet: PiNetParameters
-    dasl: DASLParameters
-    c2dsr: C2DSRParameters
-    disencdr: DisenCDRParameters
-    savae: SAVAEParameters
-    cdrib: CDRIBParameters
+    split: groups.SplitParameters
+    controls: groups.ControlParameters
+    synthetic: groups.SyntheticParameters
+    psg: groups.PsgParameters
+    evidence: groups.EvidenceParameters
+    model: groups.ModelParameters
+    objective: groups.ObjectiveParameters
+    training: groups.TrainingParameters
+    evaluation: groups.EvaluationParameters
+    references: groups.ReferenceParameters
+    multivae: groups.MultiVAEParameters
+    svae: groups.SVAEParameters
+    sasrec_bce: groups.SASRecBCEParameters
+    sasrec_ce: groups.SASRecCEParameters
+    esasrec: groups.ESASRecParameters
+    abxi: groups.ABXIParameters
+    slist: groups.SLISTParameters
+    tale: groups.TALEParameters
+    stack: groups.StackParameters
+    lightgcn: groups.LightGCNParameters
+    emcdr: groups.EMCDRParameters
+    pinet: groups.PiNetParameters
+    dasl: groups.DASLParameters
+    c2dsr: groups.C2DSRParameters
+    disencdr: groups.DisenCDRParameters
+    savae: groups.SAVAEParameters
+    cdrib: groups.CDRIBParameters
 
     @functools.cached_property
     def as_preset(self) -> Parameters:
@@ -143,7 +113,7 @@ def default_of(key: str) -> Any:
     """The value of a dotted key where nothing gives one; None for most, which every preset gives."""
     group, _, name = key.rpartition(".")
     fields = getattr(Parameters.model_fields.get(group), "annotation", None)
-    field = fields.model_fields.get(name) if isinstance(fields, type) and issubclass(fields, Group) else None
+    field = fields.model_fields.get(name) if isinstance(fields, type) and issubclass(fields, groups.Group) else None
     return None if field is None or field.is_required() else field.get_default()
 
 
@@ -152,7 +122,7 @@ def known_keys() -> list[str]:
     return ["system"] + [
         f"{group}.{key}"
         for group, field in Parameters.model_fields.items()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Group)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, groups.Group)
         for key in field.annotation.model_fields
     ]
 
