@@ -49,7 +49,7 @@ def recalled(dataset: CrossDomainDataset, generator: psg.Generator) -> tuple[Pat
 def references(dataset: CrossDomainDataset, p: Parameters) -> list[Any]:
     """The fitted reference rankers; on synthetic data also those that read its truth."""
     fitted: list[Any] = [
-        kind.unfitted(dataset.catalogue).fit(
+        kind(dataset.catalogue).fit(
             dataset.splits["train"],
             dataset.splits["validation"],
             params=p,
@@ -76,7 +76,7 @@ def reference_ranks(
         table = ranked(fitted, dataset, p)
         write_atomically(folder / "ranks.parquet", lambda part: table.to_parquet(part, index=False))
         audited = audit_fitted.audit_references(dataset, fitted).to_dict(orient="records")
-        chosen = {ranker.name: ranker.chosen for ranker in fitted if hasattr(ranker, "chosen")}
+        chosen = {ranker.name: ranker.chosen for ranker in fitted if getattr(ranker, "chosen", None)}
         write_json(folder / "about.json", {"chosen": chosen, "audit": audited})
 
     relevant = p.model_dump(mode="json", include={"split", "evaluation", "references"})

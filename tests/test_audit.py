@@ -683,9 +683,10 @@ def test_audit_references_when_a_table_knows_a_test_row_finds_that_only(clean, k
 
 
 def test_audit_references_when_counts_know_a_test_target_finds_that_only(clean):
-    counted = popularity(clean.splits["train"])
-    counted["x"][3] += 1
-    lines = audit_references(clean, [Popularity(clean.catalogue, counted)])
+    ranker = Popularity(clean.catalogue)
+    ranker.counts = popularity(clean.splits["train"])
+    ranker.counts["x"][3] += 1
+    lines = audit_references(clean, [ranker])
     assert lines[["check", "count"]].values.tolist() == [[f"{COUNTS} of Popularity", 1]]
 
 

@@ -303,7 +303,7 @@ def test_fit_when_there_are_twenty_users(dataset: CrossDomainDataset) -> None:
         cdrib__weight_decay=0.0,
     )
     hits = []
-    for kind in (CDRIB(rows.catalogue, p), Popularity.unfitted(rows.catalogue)):
+    for kind in (CDRIB(rows.catalogue, p), Popularity(rows.catalogue)):
         kind.fit(rows, rows, params=p, generator=None, rng=np.random.default_rng(0), callbacks=Callbacks())
         scores = kind.score(rows, everything(rows))
         target = scores[np.arange(20), rows.target - 1][:, None]

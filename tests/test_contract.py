@@ -31,7 +31,7 @@ from tests.helpers.worlds import TINY
 # name -> an unfitted recommender of a catalogue
 UNFITTED: dict[str, Callable[..., Any]] = {
     **SYSTEMS,
-    **{name: (lambda catalogue, params, kind=kind: kind.unfitted(catalogue)) for name, kind in REFERENCES.items()},
+    **{name: (lambda catalogue, params, kind=kind: kind(catalogue)) for name, kind in REFERENCES.items()},
 }
 
 
@@ -220,7 +220,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A process with nothing but the library and a model's folder at a time: (kind, folder, histories) -> lists."""
     folder = tmp_path_factory.mktemp("elsewhere")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("I2VAE_")}
-    environment |= {"PYTHONPATH": str(Path(psg.__file__).parent.parent), "I2VAE_CACHE_DIR": str(folder / "no cache")}
+    environment |= {"PYTHONPATH": str(Path(psg.__file__).parents[2]), "I2VAE_CACHE_DIR": str(folder / "no cache")}
     with (
         (folder / "said").open("w+", encoding="utf-8") as said,
         subprocess.Popen(

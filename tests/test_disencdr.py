@@ -279,7 +279,7 @@ def test_fit_when_there_are_twenty_users(dataset: CrossDomainDataset) -> None:
         epochs=80, training__learning_rate=0.02, disencdr__dropout=0.0, disencdr__kl_weight=1e-4, disencdr__warm_up=5
     )
     hits = []
-    for kind in (DisenCDR(rows.catalogue, p), Popularity.unfitted(rows.catalogue)):
+    for kind in (DisenCDR(rows.catalogue, p), Popularity(rows.catalogue)):
         kind.fit(rows, rows, params=p, generator=None, rng=np.random.default_rng(0), callbacks=Callbacks())
         scores = kind.score(rows, everything(rows))
         target = scores[np.arange(20), rows.target - 1][:, None]

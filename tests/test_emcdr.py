@@ -281,7 +281,7 @@ def test_scores_when_users_are_known(
 def test_fit_when_there_are_twenty_users(dataset: CrossDomainDataset, tiny: Parameters) -> None:
     rows = one_a_user(dataset.splits["train"], 20)
     p = changed(changed(tiny, "training", epochs=25, learning_rate=0.05, patience=0), "emcdr", batch_size=128)
-    popular = Popularity.unfitted(dataset.catalogue)
+    popular = Popularity(dataset.catalogue)
     popular.fit(rows, rows, params=p, generator=None, rng=np.random.default_rng(0), callbacks=Callbacks())
     found, theirs = found_in(3, fit(rows, rows, p), rows), found_in(3, popular, rows)
     assert found > 0.8 and found > theirs + 0.2, (found, theirs)
@@ -355,7 +355,7 @@ def test_fit_when_a_domain_is_there_twice(
     p = changed(tiny, "training", epochs=40, learning_rate=0.02, patience=0)
     system = fit(train, test, changed(p, "emcdr", mapping=mapping, mapping_decay=1e-3, decay=0.05))
     cold = without(test, "own")
-    popular = Popularity.unfitted(train.catalogue)
+    popular = Popularity(train.catalogue)
     popular.fit(train, test, params=p, generator=None, rng=np.random.default_rng(0), callbacks=Callbacks())
     base, mapped, floor = (found_in(10, *one) for one in ((system, test), (system, cold), (popular, cold)))
     assert mapped > share * base and mapped > 1.3 * floor, (base, mapped, floor)

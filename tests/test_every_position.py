@@ -350,4 +350,4 @@ def test_fit_when_there_are_twenty_users(kind: Any, dataset: CrossDomainDataset)
         return selection_metric(rank(found, rows, negatives, full=False, batch_size=64), rows)["ndcg@10"]
 
     assert fitted(kind(dataset.catalogue, p)) > 0.8
-    assert fitted(Popularity.unfitted(dataset.catalogue)) < 0.4
+    assert fitted(Popularity(dataset.catalogue)) < 0.4

@@ -46,7 +46,7 @@ def hits(params: Parameters, world: CrossDomainDataset) -> dict[str, Array]:
     negatives = evaluation.sample_negatives(rows, 99, 0)
     found: dict[str, Array] = {}
     trained = (SYSTEMS[name](world.catalogue, params) for name in ("sasrec-bce-s", "savae", "ravae"))
-    for system in (Popularity.unfitted(world.catalogue), *trained):
+    for system in (Popularity(world.catalogue), *trained):
         fitted(system, world, params)
         ranks = evaluation.rank(system, rows, negatives, full=False, batch_size=512)
         greater, ties = (ranks[name].to_numpy() for name in ("greater_sampled", "ties_sampled"))

@@ -316,7 +316,7 @@ def test_fit_when_there_are_twenty_users(kind: Any, dataset: CrossDomainDataset,
     rows = one_a_user(dataset.splits["train"], 20)
     p = changed(tiny, "training", epochs=20, learning_rate=0.05, patience=0)
     system = fit(kind, rows, rows, changed(p, "lightgcn", batch_size=128))
-    popular = fit(lambda catalogue, p: Popularity.unfitted(catalogue), rows, rows, p)
+    popular = fit(lambda catalogue, p: Popularity(catalogue), rows, rows, p)
     found = {}
     for one in (system, popular):
         ranks = evaluation.rank(one, rows, None, full=True, batch_size=64)

@@ -78,7 +78,7 @@ def hit_rate_at_10(system: object, rows: Rows, params: Parameters) -> float:
 
 
 def popularity_of(rows: Rows, params: Parameters) -> Popularity:
-    return Popularity.unfitted(rows.catalogue).fit(
+    return Popularity(rows.catalogue).fit(
         rows, rows, params=params, generator=None, rng=np.random.default_rng(0), callbacks=Callbacks()
     )
 

@@ -41,7 +41,7 @@ def tiny_with(**references: Any) -> Parameters:
 
 
 def fit(kind: Any, dataset: CrossDomainDataset, params: Parameters) -> Any:
-    return fitted(kind.unfitted(dataset.catalogue), dataset, params)
+    return fitted(kind(dataset.catalogue), dataset, params)
 
 
 def everything(rows: Rows) -> Array:
@@ -233,7 +233,7 @@ def test_ease_when_users_are_fewer_inverts_over_users_and_scores_the_same(
     params = tiny_with(ease_lambda=[strength])
     train = dataset.splits["train"]
     few = train.take(np.arange(120))
-    found = EASE.unfitted(dataset.catalogue).fit(
+    found = EASE(dataset.catalogue).fit(
         few,
         dataset.splits["validation"],
         params=params,
@@ -483,7 +483,7 @@ def test_load_when_saved_before_is_the_same_to_the_bit(
 def test_load_when_ease_is_over_users_is_the_same_to_the_bit(
     dataset: CrossDomainDataset, rows: Rows, tmp_path: Path
 ) -> None:
-    found = EASE.unfitted(dataset.catalogue)
+    found = EASE(dataset.catalogue)
     few = dataset.splits["train"].take(np.arange(100))
     found.counts = popularity(few)
     _, learn = found.choices(few, tiny_with())

@@ -275,4 +275,4 @@ def test_fit_when_there_are_twenty_users(kind: Any, dataset: CrossDomainDataset,
         return selection_metric(ranks, rows)["ndcg@10"]
 
     assert fitted(kind(dataset.catalogue, params)) > 0.8
-    assert fitted(Popularity.unfitted(dataset.catalogue)) < 0.4  # though these rows' targets are in its counts
+    assert fitted(Popularity(dataset.catalogue)) < 0.4  # though these rows' targets are in its counts

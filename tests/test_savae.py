@@ -342,7 +342,7 @@ def test_fit_when_there_are_twenty_users(kind: type, dataset: CrossDomainDataset
     training = tiny.training.model_copy(update={"epochs": 30, "learning_rate": 0.03})
     group = tiny.savae.model_copy(update={"beta": 0.01, "annealing_epochs": 0})
     params = tiny.model_copy(update={"training": training, "savae": group})
-    popular = Popularity.unfitted(rows.catalogue).fit(
+    popular = Popularity(rows.catalogue).fit(
         rows, rows, params=params, generator=None, rng=np.random.default_rng(0), callbacks=Callbacks()
     )
     found = {}

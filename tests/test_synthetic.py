@@ -71,7 +71,7 @@ def hit_rates(dial: float) -> tuple[dict[str, float], int]:
     parameters = load("smoke", {"synthetic.dial": dial})
     dataset = load_dataset(parameters)
     train, rows = dataset.splits["train"], dataset.splits["test"]
-    popular = Popularity.unfitted(dataset.catalogue).fit(
+    popular = Popularity(dataset.catalogue).fit(
         train, train, params=parameters, generator=None, rng=np.random.default_rng(0), callbacks=Callbacks()
     )
     negatives = evaluation.sample_negatives(rows, 99, 0)

@@ -60,13 +60,13 @@ CLOSED: frozenset[str] = frozenset()
 WORLDS = ("none", "order")
 CONDITIONS: tuple[frozenset[str], ...] = (CLOSED, *(frozenset([leak]) for leak in LEAKS), frozenset(LEAKS))
 SYSTEMS: dict[str, Callable[[CrossDomainDataset, Parameters], Any]] = {
-    "popularity": lambda dataset, p: Popularity.unfitted(dataset.catalogue),
-    "copy": lambda dataset, p: Copy.unfitted(dataset.catalogue),
-    "itemknn": lambda dataset, p: ItemKNN.unfitted(dataset.catalogue),
-    "ease": lambda dataset, p: EASE.unfitted(dataset.catalogue),
-    "ordered_counts": lambda dataset, p: OrderedCounts.unfitted(dataset.catalogue),
-    "popularity_after": lambda dataset, p: AfterTheLast(Popularity.unfitted(dataset.catalogue)),
-    "itemknn_after": lambda dataset, p: AfterTheLast(ItemKNN.unfitted(dataset.catalogue)),
+    "popularity": lambda dataset, p: Popularity(dataset.catalogue),
+    "copy": lambda dataset, p: Copy(dataset.catalogue),
+    "itemknn": lambda dataset, p: ItemKNN(dataset.catalogue),
+    "ease": lambda dataset, p: EASE(dataset.catalogue),
+    "ordered_counts": lambda dataset, p: OrderedCounts(dataset.catalogue),
+    "popularity_after": lambda dataset, p: AfterTheLast(Popularity(dataset.catalogue)),
+    "itemknn_after": lambda dataset, p: AfterTheLast(ItemKNN(dataset.catalogue)),
     "i2vae": lambda dataset, p: I2VAERecommender(dataset.catalogue, p),
 }
 

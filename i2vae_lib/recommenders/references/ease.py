@@ -175,27 +175,20 @@ class EASE(FromHistories):
         if "weights/indptr" in arrays:
             self._take_weights(matrix_of("weights", arrays, self.unified.size))
             return
+        inverse = arrays["inverse"]
+        if inverse.ndim == 1:
+            half, size = inverse, int(np.sqrt(2 * len(inverse)))
+            inverse = np.empty((size, size), dtype=np.float32)
+            inverse[_upper(size)] = half
+            _mirror(inverse)
         users = matrix_of("users", arrays, len(arrays["kept"])) if "users/indptr" in arrays else None
-        self._take(arrays["kept"], arrays["inverse"], arrays["diagonal"], users)
+        self._take(arrays["kept"], inverse, arrays["diagonal"], users)
 
     def packed(self) -> dict[str, Array]:
-        """The inverse is symmetric: half of it goes to the disk, line by line from the diagonal on."""
+        """The inverse is symmetric: half of it goes to the disk."""
         if self.weights is not None:
             return self.arrays()
-        half = np.concatenate([line[i:] for i, line in enumerate(self.inverse)])
-        return self.arrays() | {"inverse": half}
-
-    def unpacked(self, arrays: dict[str, Array]) -> dict[str, Array]:
-        if "inverse" not in arrays:
-            return arrays
-        half = arrays["inverse"]
-        size = int((np.sqrt(8 * len(half) + 1) - 1) / 2)
-        inverse = np.empty((size, size), dtype=np.float32)
-        ends = np.cumsum(np.arange(size, 0, -1))
-        for i, end in enumerate(ends):
-            inverse[i, i:] = half[end - (size - i) : end]
-        _mirror(inverse)
-        return arrays | {"inverse": inverse}
+        return self.arrays() | {"inverse": self.inverse[_upper(len(self.inverse))]}
 
 
 def neighbourhoods(matrix: sparse.csr_matrix, strengths: Sequence[float], at: float) -> list[sparse.csr_matrix]:
@@ -259,6 +252,11 @@ def inverse_of(gram: sparse.csr_matrix, strength: float) -> Array:
     inverse: Array = lapack.spotri(factor, lower=1, overwrite_c=1)[0].T  # C order, the upper triangle is filled
     _mirror(inverse)
     return inverse
+
+
+def _upper(size: int) -> Array:
+    """Which entries of a square matrix lie on its diagonal or above, bool [size, size]."""
+    return np.tri(size, dtype=bool).T
 
 
 def _mirror(matrix: Array, block: int = 1024) -> None:

@@ -23,25 +23,21 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
 
-from i2vae_lib.data.dataset import read_catalogue, save_catalogue
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows, popularity
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.generators.graphs import Unified
 from i2vae_lib.params import Parameters
 from i2vae_lib.progress import bar
 from i2vae_lib.recommenders import REGISTRY, contract
-from i2vae_lib.runs import LayoutError, check_layout, read_json, reading, write_atomically, write_json
+from i2vae_lib.recommenders.references.popularity import Popularity
 
 NUDGE = 1e-4
 FLOOR = 1e-6
 CHUNK = 512  # rows scored at once: a dense line of items (EASE: and of users) for each
-_NEIGHBOURS_LAYOUT = 1
 _STEPS = 3
 """How often a grid extends itself at most."""
 _SWEEPS = 2
@@ -159,7 +155,7 @@ def extensions(chosen: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
-class FromHistories(contract.Recommender):
+class FromHistories(Popularity):
     """A recommender whose scores are a function of a row's histories, and whose settings validation chooses.
 
     Attributes
@@ -171,14 +167,8 @@ class FromHistories(contract.Recommender):
     """
 
     def __init__(self, catalogue: Catalogue):
-        self.catalogue = catalogue
+        super().__init__(catalogue)
         self.unified = Unified(catalogue)
-        self.counts: Mapping[str, Array] = {}
-        self.chosen: dict[str, Any] = {}
-
-    @classmethod
-    def unfitted(cls, catalogue: Catalogue) -> Self:
-        return cls(catalogue)
 
     def learn(self, train: Rows, validation: Rows, params: Parameters) -> None:
         """Learn from ``train`` under settings of ``params.references``; the best on ``validation`` stays."""
@@ -218,16 +208,8 @@ class FromHistories(contract.Recommender):
     def apart(self, train: Rows) -> Array:
         """What was learnt and is not what these training rows give, counted by unified item: int64 [n] (the audit)."""
 
-    @abstractmethod
-    def arrays(self) -> dict[str, Array]:
-        """Everything learnt, without copying it; a later setting must not write into it."""
-
-    @abstractmethod
-    def restore(self, arrays: Mapping[str, Array]) -> None:
-        """Take what :meth:`arrays` gave."""
-
     def score(self, rows: Rows, candidates: Array) -> Array:
-        """Evidence, with popularity where there is none (module docstring of ``neighbours``)."""
+        """Evidence, with popularity where there is none (module docstring)."""
         contract.check_candidates(rows, candidates)
         scores = contract.gather(self.counts, rows, candidates)
         popular = share(self.counts)
@@ -240,41 +222,3 @@ class FromHistories(contract.Recommender):
                 found = self.evidence(rows.take(at), d)
                 scores[at] = fall_back(np.take_along_axis(found, wanted - 1, axis=1), popular[d][wanted])
         return scores
-
-    def save(self, folder: Path) -> None:
-        """Counts and what was learnt as safetensors; vocabularies and what was chosen beside them."""
-        save_catalogue(self.catalogue, folder)
-        arrays = self.packed() | {f"counts/{d}": self.counts[d] for d in DOMAINS}
-        contiguous = {name: np.ascontiguousarray(one) for name, one in arrays.items()}
-        write_atomically(folder / "weights.safetensors", lambda part: save_file(contiguous, part))
-        write_json(folder / "model.json", {"layout": _NEIGHBOURS_LAYOUT, "chosen": self.chosen})
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read a saved folder; nothing else is needed.
-
-        Raises
-        ------
-        LayoutError
-            No saved model, or one of another layout version.
-        """
-        folder = Path(folder)
-        if not (folder / "model.json").is_file():
-            raise LayoutError(f"{folder} holds no saved model (no model.json)")
-        header = read_json(folder / "model.json")
-        check_layout(f"{folder}: model", header.get("layout"), _NEIGHBOURS_LAYOUT)
-        found = cls(read_catalogue(folder))
-        with reading(folder / "weights.safetensors"):
-            arrays = load_file(folder / "weights.safetensors")
-            found.counts = {d: arrays.pop(f"counts/{d}") for d in DOMAINS}
-            found.chosen = header["chosen"]
-            found.restore(found.unpacked(arrays))
-        return found
-
-    def packed(self) -> dict[str, Array]:
-        """:meth:`arrays` as they go to the disk."""
-        return self.arrays()
-
-    def unpacked(self, arrays: dict[str, Array]) -> dict[str, Array]:
-        """What :meth:`packed` gave as :meth:`restore` wants it."""
-        return arrays

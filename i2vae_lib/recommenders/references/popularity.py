@@ -4,29 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from i2vae_lib.data.dataset import read_catalogue, save_catalogue
-from i2vae_lib.data.rows import Array, Catalogue, Rows, popularity
+from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows, popularity
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import contract
-from i2vae_lib.runs import reading, write_atomically
+from i2vae_lib.runs import LayoutError, check_layout, read_json, reading, write_atomically, write_json
+
+_LAYOUT = 1
 
 
 class Popularity(contract.Recommender):
-    """Ranks by training counts; the same list for everybody."""
+    """Ranks by training counts; the same list for everybody.
+
+    Attributes
+    ----------
+    counts
+        float64 [n + 1] by domain.
+    chosen
+        What was chosen on validation rows, and what else is told of it; saved with the model. Empty here.
+    """
 
     name = "popularity"
 
-    def __init__(self, catalogue: Catalogue, counts: Mapping[str, Array]):
+    def __init__(self, catalogue: Catalogue):
         self.catalogue = catalogue
-        self.counts = counts  # domain -> float64 [n + 1]
-
-    @classmethod
-    def unfitted(cls, catalogue: Catalogue) -> Self:
-        return cls(catalogue, {})
+        self.counts: Mapping[str, Array] = {}
+        self.chosen: dict[str, Any] = {}
 
     def learn(self, train: Rows, validation: Rows, params: Parameters) -> None:
         """Count training users; validation rows are not counted."""
@@ -37,12 +45,43 @@ class Popularity(contract.Recommender):
         contract.check_candidates(rows, candidates)
         return contract.gather(self.counts, rows, candidates)
 
+    def arrays(self) -> dict[str, Array]:
+        """Everything learnt beside the counts, without copying it; a later setting must not write into it."""
+        return {}
+
+    def restore(self, arrays: Mapping[str, Array]) -> None:
+        """Take what :meth:`arrays` or :meth:`packed` gave."""
+
+    def packed(self) -> dict[str, Array]:
+        """:meth:`arrays` as they go to the disk."""
+        return self.arrays()
+
     def save(self, folder: Path) -> None:
+        """Counts and what was learnt as safetensors; vocabularies and what was chosen beside them."""
         save_catalogue(self.catalogue, folder)
-        write_atomically(folder / "counts.safetensors", lambda part: save_file(dict(self.counts), part))
+        arrays = self.packed() | {f"counts/{d}": self.counts[d] for d in DOMAINS}
+        contiguous = {name: np.ascontiguousarray(one) for name, one in arrays.items()}
+        write_atomically(folder / "weights.safetensors", lambda part: save_file(contiguous, part))
+        write_json(folder / "model.json", {"layout": _LAYOUT, "chosen": self.chosen})
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        with reading(folder / "counts.safetensors"):
-            counts = load_file(folder / "counts.safetensors")
-        return cls(read_catalogue(folder), counts)
+        """Read a saved folder; nothing else is needed.
+
+        Raises
+        ------
+        LayoutError
+            No saved model, or one of another layout version.
+        """
+        folder = Path(folder)
+        if not (folder / "model.json").is_file():
+            raise LayoutError(f"{folder} holds no saved model (no model.json)")
+        header = read_json(folder / "model.json")
+        check_layout(f"{folder}: model", header.get("layout"), _LAYOUT)
+        found = cls(read_catalogue(folder))
+        with reading(folder / "weights.safetensors"):
+            arrays = load_file(folder / "weights.safetensors")
+            found.counts = {d: arrays.pop(f"counts/{d}") for d in DOMAINS}
+            found.chosen = header["chosen"]
+            found.restore(arrays)
+        return found

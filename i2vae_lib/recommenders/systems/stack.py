@@ -87,7 +87,7 @@ class Stack(StoredRecommender):
     def __init__(self, catalogue: Catalogue, params: Parameters):
         super().__init__(catalogue, params)
         self.unified = Unified(catalogue)
-        self.rankers: dict[str, Any] = {one.name: one.unfitted(catalogue) for one in self.RANKERS}
+        self.rankers: dict[str, Any] = {one.name: one(catalogue) for one in self.RANKERS}
         self.learners = self.learnt_beside()
 
     def learnt_beside(self) -> tuple[Trained, ...]:
