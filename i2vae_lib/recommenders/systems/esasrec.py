@@ -16,19 +16,18 @@ Departs
 
 from __future__ import annotations
 
-from i2vae_lib.model.transformers import CausalTransformer, LiGRBlock
-from i2vae_lib.recommenders.systems.every_position import EveryPosition, Stream
+from i2vae_lib.model.transformers import LiGRBlock
+from i2vae_lib.recommenders.systems.every_position import EveryPosition
 from i2vae_lib.recommenders.systems.separate_or_merged import both_readings
 
 
 class _ESASRec(EveryPosition):
     """Both readings."""
 
-    def network(self, stream: str) -> Stream:
-        d, p = self.params.model.d, self.own
-        blocks = [LiGRBlock(d, p.heads, p.multiplier) for _ in range(p.blocks)]
-        transformer = CausalTransformer(d, self.params.model.T, blocks, final_norm=False, rate=p.dropout)
-        return Stream(self.reading.size(stream), d, transformer)
+    final_norm = False
+
+    def block(self) -> LiGRBlock:
+        return LiGRBlock(self.params.model.d, self.own.heads, self.own.multiplier)
 
 
 ESASRecS, ESASRecM = both_readings(_ESASRec, "esasrec")

@@ -23,39 +23,34 @@ only the other domain is shown, of earlier stamps.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Self
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
 from torch import nn
 
-from i2vae_lib.data.batches import bucketed
-from i2vae_lib.data.rows import PAD, Array, Catalogue, Ragged, Rows
+from i2vae_lib.data.batches import Tensors
+from i2vae_lib.data.rows import PAD, Array, Ragged, Rows
 from i2vae_lib.data.user_sequences import interleaved, stamp_numbers, user_sequences
 from i2vae_lib.generators.cooccurrence import item_vectors
 from i2vae_lib.generators.graphs import Unified
 from i2vae_lib.generators.psg import Generator
 from i2vae_lib.model.likelihoods import categorical_mean
 from i2vae_lib.model.transformers import CausalTransformer
-from i2vae_lib.params import Parameters
-from i2vae_lib.recommenders.systems.separate_or_merged import PerDomain
-from i2vae_lib.recommenders.trained import Trained, dot
-from i2vae_lib.training import Stage
+from i2vae_lib.recommenders.systems.separate_or_merged import mean_steps
+from i2vae_lib.recommenders.trained import Trained, dot, stream_stage
+from i2vae_lib.training import CostAndParts, Stage
 
 
 @dataclass(frozen=True)
-class Steps:
+class Steps(Tensors):
     """Sequences of one stream, left-padded with 0, and what is asked after each of their events."""
 
     inputs: torch.Tensor  # int64 [B, L]
     targets: torch.Tensor  # int64 [B, L], 0 where nothing is asked
     share: float  # asked positions, against a mean batch of the stream
-
-    def to(self, device: torch.device) -> Self:
-        return type(self)(self.inputs.to(device), self.targets.to(device), self.share)
 
 
 @dataclass(frozen=True)
@@ -156,15 +151,18 @@ class Stream(nn.Module):
 class EveryPosition(Trained):
     """What is trained at every position; a system says which blocks it has and reads which way."""
 
-    reading_of: ClassVar[type[PerDomain]]
+    final_norm = True  # whether a normalisation follows the last block
 
-    def __init__(self, catalogue: Catalogue, params: Parameters):
-        super().__init__(catalogue, params)
-        self.reading = self.reading_of(catalogue)
+    def block(self) -> nn.Module:
+        """A new block of a transformer."""
+        raise NotImplementedError
 
-    @abstractmethod
     def network(self, stream: str) -> nn.Module:
         """A new one for a stream: item numbers [B, L] -> states [B, L, d], and its item vectors as ``items``."""
+        p, model = self.own, self.params.model
+        blocks = [self.block() for _ in range(p.blocks)]
+        transformer = CausalTransformer(model.d, model.T, blocks, self.final_norm, p.dropout)
+        return Stream(self.reading.size(stream), model.d, transformer)
 
     def states(
         self, stream: str, inputs: torch.Tensor, following: torch.Tensor, generator: torch.Generator | None
@@ -184,9 +182,7 @@ class EveryPosition(Trained):
             self.start = item_vectors(train, self.params.model.d, self.start_shrinkage)
 
     def build(self, weights: torch.Generator) -> nn.Module:
-        reading = self.reading
-        streams = {s: self.network(s) for s in reading.streams}
-        module = nn.ModuleDict(streams)
+        module = nn.ModuleDict({s: self.network(s) for s in self.reading.streams})
         with torch.no_grad():
             for name, weight in module.named_parameters():
                 if weight.dim() > 1:  # norms and biases start at 1 and 0
@@ -194,7 +190,7 @@ class EveryPosition(Trained):
                 elif name.endswith("bias"):
                     nn.init.zeros_(weight)
             for name in self.reading.streams:
-                table = streams[name].get_parameter("items.weight")
+                table = module[name].get_parameter("items.weight")
                 if self.start is not None:
                     table[1:] = torch.from_numpy(self.start[self.products(name)[1:]])
                 table[PAD] = 0.0
@@ -215,26 +211,18 @@ class EveryPosition(Trained):
         return found
 
     def stages(self, train: Rows) -> Iterator[Stage]:
-        size, length = self.params.training.batch_size, self.params.model.T
-        orders = self.orders(train)
+        size, length, orders = self.params.training.batch_size, self.params.model.T, self.orders(train)
         lengths = {s: one.sequences.lengths[: one.users] for s, one in orders.items()}
-        steps = {s: -(-one.users // size) for s, one in orders.items()}
-        mean = {s: np.minimum(one - 1, length).sum() / max(1, steps[s]) for s, one in lengths.items()}
+        mean = {s: mean_steps(one, length, size) for s, one in lengths.items()}
 
-        def batches(rng: np.random.Generator) -> Iterator[dict[str, Steps]]:
-            order = [(s, at) for s, one in lengths.items() for at in bucketed(one, size, rng)]
-            for i in rng.permutation(len(order)):
-                stream, at = order[i]
-                inputs, targets = orders[stream].draw(at, length, self.own.hidden_share, rng)
-                share = float((targets != PAD).sum() / mean[stream])
-                yield {stream: Steps(torch.from_numpy(inputs), torch.from_numpy(targets), share)}
+        def collate(stream: str, at: Array, rng: np.random.Generator) -> Steps:
+            inputs, targets = orders[stream].draw(at, length, self.own.hidden_share, rng)
+            share = float((targets != PAD).sum() / mean[stream])
+            return Steps(torch.from_numpy(inputs), torch.from_numpy(targets), share)
 
-        rows = sum(one.users for one in orders.values())
-        yield Stage(self.name, self.module, self.loss, batches, rows, sum(steps.values()), beta2=0.98)
+        yield replace(stream_stage(self.name, self.module, self.loss, lengths, size, collate), beta2=0.98)
 
-    def loss(
-        self, batch: dict[str, Steps], epoch: int, generator: torch.Generator
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, batch: dict[str, Steps], epoch: int, generator: torch.Generator) -> CostAndParts:
         """Mean over asked positions of -log softmax over the items of the target's domain, by the batch's share."""
         [(name, one)] = batch.items()
         asked = one.targets != PAD
@@ -242,10 +230,9 @@ class EveryPosition(Trained):
         states, targets = self.states(name, one.inputs, following, generator)[asked], one.targets[asked]
         total = states.new_zeros(())
         for d in self.reading.domains(name):
-            low, size = self.reading.offset(d), self.sizes[d]
-            at = (targets > low) & (targets <= low + size)
-            table = self.module[name].items.weight[low + 1 : low + 1 + size]
-            total = total + at.sum() * categorical_mean(states[at], table, table.new_zeros(size), targets[at] - low - 1)
+            at, table = self.reading.within(targets, d), self.table(d)
+            items = targets[at] - self.reading.offset(d) - 1
+            total = total + at.sum() * categorical_mean(states[at], table, table.new_zeros(len(table)), items)
         value = total / max(1, len(targets))
         return one.share * value, {f"reconstruction/{name}": value.detach()}
 
@@ -255,14 +242,15 @@ class EveryPosition(Trained):
         found = torch.bucketize(items, torch.from_numpy(last).to(items.device))
         return torch.where(items == PAD, -1, found)
 
-    def evident(self, rows: Rows) -> Array:
-        return self.reading.evident(rows)
+    def table(self, domain: str) -> torch.Tensor:
+        """Vectors of a domain's items, [n, d]."""
+        weight: torch.Tensor = self.module[self.reading.stream(domain)].items.weight[1:]
+        return weight[self.reading.slots(domain)]
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
-        name, offset = self.reading.stream(domain), self.reading.offset(domain)
+        name = self.reading.stream(domain)
         history = self.reading.histories(rows, domain).last(self.params.model.T)
         inputs = torch.from_numpy(history.astype(np.int64)).to(self.device)
-        asked = torch.full_like(inputs[:, :1], offset + 1)  # of the domain; the item does not matter
+        asked = torch.full_like(inputs[:, :1], self.reading.offset(domain) + 1)  # any item of the domain
         states = self.states(name, inputs, self.domains_of(name, torch.cat([inputs[:, 1:], asked], dim=1)), None)
-        table = self.module[name].items.weight[offset + 1 : offset + 1 + self.sizes[domain]]
-        return dot(states[:, -1], table, items)
+        return dot(states[:, -1], self.table(domain), items)

@@ -42,22 +42,13 @@ from i2vae_lib.generators.graphs import Adjacency, Unified
 from i2vae_lib.generators.lightgcn import Triples, terms
 from i2vae_lib.generators.psg import Generator
 from i2vae_lib.recommenders.systems.fold_in import propagated
-from i2vae_lib.recommenders.systems.separate_or_merged import both_readings
+from i2vae_lib.recommenders.systems.separate_or_merged import Merged, PerDomain, both_readings
 from i2vae_lib.recommenders.trained import NOTHING, Trained, dot
 from i2vae_lib.training import CostAndParts, Loss, Stage
 
 
-class _Separate:
+class _Separate(PerDomain):
     """``-S``: a graph per domain, of all users and the domain's items."""
-
-    graphs: tuple[str, ...] = DOMAINS
-
-    def __init__(self, catalogue: Catalogue):
-        self.catalogue = catalogue
-
-    def graph_of(self, domain: str) -> str:
-        """The graph that holds the items of a domain."""
-        return domain
 
     def pools(self, name: str) -> Mapping[str, Array]:
         """Domain -> the numbers of its items (those of 1…n, in order) in a graph."""
@@ -67,22 +58,17 @@ class _Separate:
         """Binary training users x items."""
         return graphs.domain_takers(train, name)
 
-    def histories(self, rows: Rows, name: str) -> sparse.csr_matrix:
+    def edges(self, rows: Rows, name: str) -> sparse.csr_matrix:
         """Binary rows x items."""
         return graphs.domain_histories(rows, name)
 
 
-class _United(_Separate):
+class _United(Merged):
     """``-M``: one graph of all users and the unified items."""
-
-    graphs = ("xy",)
 
     def __init__(self, catalogue: Catalogue):
         super().__init__(catalogue)
         self.unified = Unified(catalogue)
-
-    def graph_of(self, domain: str) -> str:
-        return "xy"
 
     def pools(self, name: str) -> Mapping[str, Array]:
         return self.unified.items
@@ -90,7 +76,7 @@ class _United(_Separate):
     def taken(self, train: Rows, name: str) -> sparse.csr_matrix:
         return graphs.user_items(train, self.unified)
 
-    def histories(self, rows: Rows, name: str) -> sparse.csr_matrix:
+    def edges(self, rows: Rows, name: str) -> sparse.csr_matrix:
         return self.unified.histories(rows)
 
 
@@ -141,7 +127,7 @@ class _LightGCN(Trained):
 
     def adopt(self, train: Rows, generator: Generator | None) -> None:
         self.users = np.array(list(dict.fromkeys(train.user)), dtype=object)
-        self.taken = {name: self.reading.taken(train, name) for name in self.reading.graphs}
+        self.taken = {name: self.reading.taken(train, name) for name in self.reading.streams}
         self.adjacency = {
             name: Adjacency.of(graphs.normalised(graph)).to(self.device) for name, graph in self.taken.items()
         }
@@ -150,7 +136,7 @@ class _LightGCN(Trained):
         return node_vectors(self.taken, self.params.model.d, weights)
 
     def stages(self, train: Rows) -> Iterator[Stage]:
-        pools = {name: self.reading.pools(name) for name in self.reading.graphs}
+        pools = {name: self.reading.pools(name) for name in self.reading.streams}
         yield triple_stage("lightgcn", self.module, self.loss, self.taken, pools, self.own.batch_size)
 
     def loss(self, batch: dict[str, torch.Tensor], epoch: int, generator: torch.Generator) -> CostAndParts:
@@ -171,7 +157,7 @@ class _LightGCN(Trained):
             self.frozen |= {f"fold_in {name}": torch.from_numpy(fold_in), f"final {name}": torch.from_numpy(final)}
             ids, lines = known_lines(self.users, graph)
             self.remember(name, ids, torch.from_numpy(mean[lines].astype(np.float32)))
-        pools = [(name, *pool) for name in self.reading.graphs for pool in self.reading.pools(name).items()]
+        pools = [(name, *pool) for name in self.reading.streams for pool in self.reading.pools(name).items()]
         self.finals = {
             d: self.frozen[f"final {name}"][torch.from_numpy(items)].to(self.device) for name, d, items in pools
         }
@@ -184,14 +170,14 @@ class _LightGCN(Trained):
         """Rows of which an item that the graph knows is in the history, bool [n]."""
         found = np.zeros(len(rows), dtype=bool)
         for d in DOMAINS:
-            at, name = rows.of(d), self.reading.graph_of(d)
+            at, name = rows.of(d), self.reading.stream(d)
             seen = self.frozen[f"fold_in {name}"].cpu().numpy().any(axis=1)  # zero for an item without edges
-            found[at] = self.reading.histories(rows.take(at), name) @ seen.astype(np.float32) > 0
+            found[at] = self.reading.edges(rows.take(at), name) @ seen.astype(np.float32) > 0
         return found
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
-        name = self.reading.graph_of(domain)
-        folded = propagated(self.reading.histories(rows, name), self.frozen[f"fold_in {name}"].cpu().numpy())
+        name = self.reading.stream(domain)
+        folded = propagated(self.reading.edges(rows, name), self.frozen[f"fold_in {name}"].cpu().numpy())
         vectors = self.known_or(torch.from_numpy(folded).to(self.device), rows, name)
         return dot(vectors, self.finals[domain], items)
 

@@ -41,7 +41,7 @@ from i2vae_lib.data.user_sequences import windows
 from i2vae_lib.model.encoders import SequenceEncoder, initialise
 from i2vae_lib.model.likelihoods import bernoulli
 from i2vae_lib.params import Parameters
-from i2vae_lib.recommenders.systems.separate_or_merged import both_readings, draw_beside
+from i2vae_lib.recommenders.systems.separate_or_merged import both_readings, draw_beside, mean_steps
 from i2vae_lib.recommenders.trained import Trained, dot, stream_stage
 from i2vae_lib.training import CostAndParts, Stage
 
@@ -88,7 +88,7 @@ class _SASRecBCE(Trained):
     def stages(self, train: Rows) -> Iterator[Stage]:
         p, size, sequences = self.params, self.params.training.batch_size, self.reading.sequences(train)
         lengths = {s: one.lengths for s, one in sequences.items()}
-        mean = {s: np.minimum(one - 1, p.model.T).sum() / max(1, -(-len(one) // size)) for s, one in lengths.items()}
+        mean = {s: mean_steps(one, p.model.T, size) for s, one in lengths.items()}
 
         def collate(stream: str, at: Array, rng: np.random.Generator) -> Windows:
             own = sequences[stream].take(at)

@@ -26,19 +26,16 @@ Departs
 
 from __future__ import annotations
 
-from i2vae_lib.model.transformers import CausalTransformer, SASRecBlock
-from i2vae_lib.recommenders.systems.every_position import EveryPosition, Stream
+from i2vae_lib.model.transformers import SASRecBlock
+from i2vae_lib.recommenders.systems.every_position import EveryPosition
 from i2vae_lib.recommenders.systems.separate_or_merged import both_readings
 
 
 class _SASRecCE(EveryPosition):
     """Both readings."""
 
-    def network(self, stream: str) -> Stream:
-        d, p = self.params.model.d, self.own
-        blocks = [SASRecBlock(d, p.heads) for _ in range(p.blocks)]
-        transformer = CausalTransformer(d, self.params.model.T, blocks, final_norm=True, rate=p.dropout)
-        return Stream(self.reading.size(stream), d, transformer)
+    def block(self) -> SASRecBlock:
+        return SASRecBlock(self.params.model.d, self.own.heads)
 
 
 SASRecCES, SASRecCEM = both_readings(_SASRecCE, "sasrec-ce")

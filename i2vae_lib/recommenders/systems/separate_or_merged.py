@@ -128,6 +128,11 @@ def _with_steps(sequences: Ragged) -> Ragged:
     return sequences.take(np.flatnonzero(sequences.lengths > 1))
 
 
+def mean_steps(lengths: Array, longest: int, batch_size: int) -> float:
+    """Steps from one item to the next in a mean batch of sequences, of each at most ``longest``."""
+    return np.minimum(lengths - 1, longest).sum() / max(1, -(-len(lengths) // batch_size))
+
+
 def both_readings(
     system: type[System], name: str, separate: type[Any] = PerDomain, merged: type[Any] = Merged
 ) -> tuple[type[System], type[System]]:
