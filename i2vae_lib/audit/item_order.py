@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib.data.dataset import CrossDomainDataset
-from i2vae_lib.data.rows import DOMAINS, SPLITS, Array, Events, Ragged, hashed, origins
+from i2vae_lib.data.rows import DOMAINS, SPLITS, Array, Events, hashed, origins, stacked
 from i2vae_lib.data.user_sequences import with_targets
 
 MOST = 50
@@ -81,9 +81,8 @@ def whole_lists(dataset: CrossDomainDataset) -> dict[str, Events]:
     found = {}
     for d in DOMAINS:
         lists = [with_targets(replace(rows, history={d: rows.held(d)}), d) for rows in parts]
-        lengths = np.concatenate([one.lengths for one in lists])
-        every = Ragged.from_lengths(np.concatenate([one.values for one in lists]), lengths)
-        order = np.lexsort((-lengths, user))
+        every = stacked(lists)
+        order = np.lexsort((-every.lengths, user))
         longest = order[np.flatnonzero(np.diff(user[order], prepend=-1))]
         chosen = every.take(longest)
         place = np.arange(len(chosen.values)) - chosen.offsets[chosen.owner]

@@ -86,6 +86,10 @@ class Ragged:
         positions = np.repeat(starts - out.offsets[:-1], out.lengths) + np.arange(out.offsets[-1])
         return Ragged(self.values[positions], out.offsets, None if self.moments is None else self.moments[positions])
 
+    def recent(self, longest: int) -> Ragged:
+        """The last ``longest`` values of each sequence."""
+        return self.slices(np.maximum(self.offsets[:-1], self.offsets[1:] - longest), self.offsets[1:])
+
     def keep(self, mask: Array) -> Ragged:
         """Drop the values where ``mask`` (bool [total]) is false; the order stays."""
         lengths = np.bincount(self.owner[mask], minlength=len(self))
@@ -101,12 +105,17 @@ class Ragged:
         return np.where(valid, self.values[np.where(valid, position, 0)], PAD).astype(np.int32)
 
 
+def stacked(parts: Sequence[Ragged]) -> Ragged:
+    """The sequences of all parts, one part after another; with moments if every part has them."""
+    values, lengths = (np.concatenate([getattr(part, name) for part in parts]) for name in ("values", "lengths"))
+    known = [part.moments for part in parts if part.moments is not None]
+    return Ragged.from_lengths(values, lengths, np.concatenate(known) if len(known) == len(parts) else None)
+
+
 def chosen(parts: Sequence[Ragged], which: Array) -> Ragged:
     """Sequence ``i`` of ``parts[which[i]]`` for every i, without moments."""
-    ends = np.cumsum([0, *(len(part.values) for part in parts)])
-    offsets = [part.offsets[:-1] + end for part, end in zip(parts, ends, strict=False)]
-    stacked = Ragged(np.concatenate([part.values for part in parts]), np.concatenate([*offsets, ends[-1:]]))
-    return stacked.take(np.arange(len(which)) + which.astype(np.int64) * len(which))
+    found = stacked(parts).take(np.arange(len(which)) + which.astype(np.int64) * len(which))
+    return replace(found, moments=None)
 
 
 @dataclass(frozen=True)
@@ -266,25 +275,16 @@ class Rows:
 
 def joined(parts: list[Rows]) -> Rows:
     """Concatenate rows of one catalogue."""
-
-    def moments(pieces: Sequence[Array | None]) -> Array | None:
-        known = [piece for piece in pieces if piece is not None]
-        return np.concatenate(known) if known else None
-
-    def ragged(pieces: list[Ragged]) -> Ragged:
-        lengths = np.concatenate([piece.lengths for piece in pieces])
-        values = np.concatenate([piece.values for piece in pieces])
-        return Ragged.from_lengths(values, lengths, moments([piece.moments for piece in pieces]))
-
+    moments = [rows.moment for rows in parts if rows.moment is not None]
     return Rows(
         parts[0].catalogue,
         np.concatenate([rows.user for rows in parts]),
         np.concatenate([rows.domain for rows in parts]),
         np.concatenate([rows.target for rows in parts]),
-        {d: ragged([rows.history[d] for rows in parts]) for d in DOMAINS},
-        ragged([rows.excluded for rows in parts]),
+        {d: stacked([rows.history[d] for rows in parts]) for d in DOMAINS},
+        stacked([rows.excluded for rows in parts]),
         np.concatenate([rows.source for rows in parts]),
-        moments([rows.moment for rows in parts]),
+        np.concatenate(moments) if moments else None,
     )
 
 

@@ -174,10 +174,7 @@ def most_recent(splits: Mapping[str, Rows], longest: int) -> tuple[dict[str, Row
     """
     shortened, removed = {}, {}
     for name, rows in splits.items():
-        history = {
-            d: full.slices(np.maximum(full.offsets[:-1], full.offsets[1:] - longest), full.offsets[1:])
-            for d, full in rows.history.items()
-        }
+        history = {d: full.recent(longest) for d, full in rows.history.items()}
         beyond = sum(len(rows.history[d].values) - len(history[d].values) for d in DOMAINS)
         shortened[name] = replace(rows, history=history) if beyond else rows
         if beyond:

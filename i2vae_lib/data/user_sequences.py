@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.data.rows import DOMAINS, PAD, Array, Ragged, Rows
+from i2vae_lib.data.rows import DOMAINS, PAD, Array, Ragged, Rows, stacked
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,15 @@ class UserSequences:
 
 def chained(*parts: Ragged) -> Ragged:
     """Concatenate sequence ``i`` of all parts, for every i; with moments if every part has them."""
+    whole, lengths = stacked(parts), np.sum([part.lengths for part in parts], axis=0)
     order = np.argsort(np.concatenate([part.owner for part in parts]), kind="stable")
-    values = np.concatenate([part.values for part in parts])[order]
-    lengths = np.stack([part.lengths for part in parts]).sum(axis=0)
-    moments = moments_of(parts)
-    return Ragged.from_lengths(values, lengths, None if moments is None else moments[order])
+    moments = None if whole.moments is None else whole.moments[order]
+    return Ragged.from_lengths(whole.values[order], lengths, moments)
 
 
 def moments_of(parts: Sequence[Ragged]) -> Array | None:
     """The moments of all events of the parts, int64 [total]; None unless every part has them."""
-    known = [part.moments for part in parts if part.moments is not None]
-    return np.concatenate(known) if len(known) == len(parts) else None
+    return stacked(parts).moments
 
 
 def interleaved(parts: Sequence[Ragged], last: Array) -> Ragged:
@@ -52,14 +50,12 @@ def interleaved(parts: Sequence[Ragged], last: Array) -> Ragged:
     last
         int [n], each the number of a part.
     """
-    owner = np.concatenate([sequences.owner for sequences in parts])
-    part = np.repeat(np.arange(len(parts)), [len(sequences.values) for sequences in parts])
+    whole = stacked(parts)
+    part, owner = np.divmod(whole.owner, max(1, len(last)))
     late = part == last[owner]
-    known = moments_of(parts)
-    moments = late.astype(np.int64) if known is None else known
+    moments = late.astype(np.int64) if whole.moments is None else whole.moments
     order = np.lexsort((late, moments, owner))  # stable: keeps each part's order
-    values = np.concatenate([sequences.values for sequences in parts])[order]
-    return Ragged.from_lengths(values, np.bincount(owner, minlength=len(last)), moments[order])
+    return Ragged.from_lengths(whole.values[order], np.bincount(owner, minlength=len(last)), moments[order])
 
 
 def stamp_numbers(sequences: Ragged) -> Array:
@@ -107,12 +103,8 @@ def asked_by_event(rows: Rows, length: int) -> Rows:
     for number, d in enumerate(DOMAINS):
         part = parts[number]
         earlier = part.lengths[owner] if moments is None else _earlier(part, owner, moments)
-        before = np.where(domain == number, place, earlier)
-        shown = np.minimum(before, length)
-        first = part.offsets[owner] + before - shown
-        inside = np.arange(shown.sum()) - np.repeat(np.cumsum(shown) - shown, shown)
-        at = np.repeat(first, shown) + inside
-        history[d] = Ragged.from_lengths(part.values[at], shown, None if part.moments is None else part.moments[at])
+        ends = part.offsets[owner] + np.where(domain == number, place, earlier)
+        history[d] = part.slices(np.maximum(part.offsets[owner], ends - length), ends)
     count = len(owner)
     return Rows(
         catalogue=rows.catalogue,

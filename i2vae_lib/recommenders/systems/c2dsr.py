@@ -105,9 +105,7 @@ def views(reading: Merged, sequences: Ragged, length: int) -> dict[str, View]:
     sequences
         Merged training sequences, targets included, of two items at least.
     """
-    recent = sequences.slices(
-        np.maximum(sequences.offsets[:-1], sequences.offsets[1:] - length - 1), sequences.offsets[1:]
-    )
+    recent = sequences.recent(length + 1)
     inputs, targets = windows(recent, length)
     found = {MERGED: _view(np.arange(len(recent)), inputs, targets, inputs != 0)}
     for d in DOMAINS:

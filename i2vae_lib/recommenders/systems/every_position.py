@@ -32,7 +32,7 @@ import torch
 from torch import nn
 
 from i2vae_lib.data.batches import Tensors
-from i2vae_lib.data.rows import PAD, Array, Ragged, Rows
+from i2vae_lib.data.rows import PAD, Array, Ragged, Rows, stacked
 from i2vae_lib.data.user_sequences import interleaved, stamp_numbers, user_sequences
 from i2vae_lib.generators.cooccurrence import item_vectors
 from i2vae_lib.generators.graphs import Unified
@@ -88,12 +88,8 @@ class Orders:
         """
         several = np.flatnonzero(np.sum([one.lengths for one in parts], axis=0) > 1)
         parts, users = [one.take(several) for one in parts], len(several)
-        lines = [interleaved(parts, np.full(users, last)) for last in range(len(parts))]
-        values, stamps = (
-            np.concatenate(one) for one in zip(*((one.values, one.moments) for one in lines), strict=True)
-        )
-        sequences = Ragged.from_lengths(values, np.concatenate([one.lengths for one in lines]), stamps)
-        owner = sequences.owner
+        sequences = stacked([interleaved(parts, np.full(users, last)) for last in range(len(parts))])
+        owner, values = sequences.owner, sequences.values
         domain = np.searchsorted(np.cumsum(sizes), values)
         stamp = stamp_numbers(sequences)
         block = domain[np.unique(stamp, return_index=True)[1]][stamp]  # the domain that a stamp's first event has

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from i2vae_lib.data.batches import draw_others
-from i2vae_lib.data.rows import DOMAINS, PAD, Array, Catalogue, Ragged, Rows
+from i2vae_lib.data.rows import DOMAINS, PAD, Array, Catalogue, Ragged, Rows, stacked
 from i2vae_lib.data.user_sequences import interleaved, stamp_numbers, user_sequences, with_targets
 
 System = TypeVar("System")
@@ -110,8 +110,7 @@ class Merged(PerDomain):
             own = self.within(both.values, d)
             stamp = stamp_numbers(both)
             parts.append(both.keep(own | ~np.isin(stamp, stamp[own])))
-        values = np.concatenate([one.values for one in parts])
-        return {"xy": _with_steps(Ragged.from_lengths(values, np.concatenate([one.lengths for one in parts])))}
+        return {"xy": _with_steps(stacked(parts))}
 
     def histories(self, rows: Rows, domain: str) -> Ragged:
         return self._in_order([rows.history[d] for d in DOMAINS], np.full(len(rows), DOMAINS.index(domain)))

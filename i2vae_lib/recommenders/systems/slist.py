@@ -138,7 +138,7 @@ class LinearModel(StoredRecommender):
             parts = [self.reading.numbered(sequences[d], d) for d in self.reading.domains(s)]
             self.timed = moments_of(parts) is not None
             whole = interleaved(parts, np.zeros(len(parts[0]), dtype=np.int64))
-            last = whole.slices(np.maximum(whole.offsets[:-1], whole.offsets[1:] - params.model.T), whole.offsets[1:])
+            last = whole.recent(params.model.T)
             border = np.cumsum([self.sizes[d] for d in self.reading.domains(s)])
             self.frozen[s] = torch.from_numpy(self.matrix(last, np.searchsorted(border, last.values), size))
         learnt = time.perf_counter()
