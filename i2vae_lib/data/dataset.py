@@ -15,20 +15,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from i2vae_lib.data.rows import (
-    DOMAINS,
-    SPLITS,
-    Array,
-    Catalogue,
-    EventLog,
-    Events,
-    Ragged,
-    Rows,
-)
+from i2vae_lib.data.rows import DOMAINS, SPLITS, Array, Catalogue, EventLog, Events, Ragged, Rows
 from i2vae_lib.runs import LayoutError, check_layout, read_json, reading, write_atomically, write_json
 
 _LAYOUT = 3
 _CATALOGUE_LAYOUT = 3
+_EVENT = ("user", "item", "time")
+_ACCOUNT = ("removed", "controls", "one_order")
+_TOLD = (*_ACCOUNT, "name", "protocol", "data_seed", "source_sha256", "tail", "outside", "notes")
+"""What the header says as it stands."""
 
 
 @dataclass(frozen=True)
@@ -65,23 +60,12 @@ class CrossDomainDataset:
         """SHA-256 of everything that training and evaluation read: the identity that a run records."""
         digest = hashlib.sha256(f"{_LAYOUT}|{self.name}|{self.protocol}|{self.data_seed}|{self.source_sha256}".encode())
         digest.update(self.catalogue.digest().encode())
-        digest.update(json.dumps([self._account(), self._tail()], sort_keys=True).encode())
+        account = {name: getattr(self, name) for name in _ACCOUNT}
+        account["filters"] = self.filters.to_dict(orient="records")
+        digest.update(json.dumps([account, self.tail], sort_keys=True).encode())
         for split in self.splits:
             digest.update(rows_digest(self.splits[split]).encode())
         return digest.hexdigest()
-
-    def _account(self) -> dict[str, Any]:
-        """What was removed, and by which controls; whether the pair file says that items have one order."""
-        filters = json.loads(self.filters.to_json(orient="records"))
-        return {
-            "removed": dict(self.removed),
-            "controls": dict(self.controls),
-            "filters": filters,
-            "one_order": self.one_order,
-        }
-
-    def _tail(self) -> dict[str, dict[str, float]]:
-        return {split: dict(limits) for split, limits in self.tail.items()}
 
     def save(self, folder: Path | str) -> None:
         """Write rows, items, links, log and truth, mostly as Parquet; each file is written aside, then renamed."""
@@ -93,25 +77,18 @@ class CrossDomainDataset:
         if self.log is not None:
             _write_parquet(pa.table({"user": pa.array(self.log.users, pa.string())}), folder / "users.parquet")
             for d, events in self.log.events.items():
-                columns = {"user": events.user, "item": events.item, "time": events.time}
+                columns = {name: getattr(events, name) for name in _EVENT}
                 _write_parquet(pa.table(columns), folder / f"events_{d}.parquet")
         if self.truth:
             write_atomically(folder / "truth.npz", lambda part: _savez(part, self.truth))
         header = {
             "layout": _LAYOUT,
-            "name": self.name,
-            "protocol": self.protocol,
-            "data_seed": self.data_seed,
-            "source_sha256": self.source_sha256,
-            "names": dict(self.catalogue.names),
-            "tail": self._tail(),
-            **self._account(),
-            "outside": [dict(counts) for counts in self.outside],
-            "notes": list(self.notes),
-            "resolution": None if self.log is None else self.log.resolution,
             "fingerprint": self.fingerprint(),
+            "names": self.catalogue.names,
+            "filters": self.filters.to_dict(orient="records"),
+            "resolution": None if self.log is None else self.log.resolution,
         }
-        write_json(folder / "dataset.json", header)
+        write_json(folder / "dataset.json", header | {name: getattr(self, name) for name in _TOLD})
 
     @classmethod
     def load(cls, folder: Path | str) -> CrossDomainDataset:
@@ -146,34 +123,16 @@ class CrossDomainDataset:
         log = None
         if (folder / "users.parquet").is_file():
             users = np.asarray(pq.read_table(folder / "users.parquet")["user"].to_pylist(), dtype=object)
-            events = {d: _read_events(folder / f"events_{d}.parquet") for d in DOMAINS}
+            tables = {d: pq.read_table(folder / f"events_{d}.parquet") for d in DOMAINS}
+            events = {d: Events(*(one[name].to_numpy() for name in _EVENT)) for d, one in tables.items()}
             log = EventLog(users, events, header["resolution"])
         truth: dict[str, Array] = {}
         if (folder / "truth.npz").is_file():
             with np.load(folder / "truth.npz", allow_pickle=False) as stored:
                 truth = {key: stored[key] for key in stored.files}
-        return cls(
-            header["name"],
-            header["protocol"],
-            header["data_seed"],
-            header["source_sha256"],
-            catalogue,
-            splits,
-            header["tail"],
-            header["removed"],
-            header["controls"],
-            pd.DataFrame(header["filters"]),
-            log,
-            truth,
-            header["one_order"],
-            header["outside"],
-            header.get("notes", ()),
-        )
-
-
-def _read_events(path: Path) -> Events:
-    table = pq.read_table(path)
-    return Events(*(table[name].to_numpy() for name in ("user", "item", "time")))
+        told = {name: header[name] for name in _TOLD}
+        filters = pd.DataFrame(header["filters"])
+        return cls(catalogue=catalogue, splits=splits, filters=filters, log=log, truth=truth, **told)
 
 
 def rows_digest(rows: Rows) -> str:
@@ -240,45 +199,32 @@ def _list_array(values: Array, offsets: Array) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(values))
 
 
-def _lists(column: pa.ChunkedArray) -> tuple[Array, Array]:
-    """Values and lengths of a column of lists."""
-    array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks)
-    return array.flatten().to_numpy(zero_copy_only=False), np.diff(array.offsets.to_numpy())
-
-
-def _history(table: pa.Table, domain: str) -> Ragged:
-    moments = f"moments_{domain}"
-    timed = moments in table.column_names
-    return Ragged.from_lengths(*_lists(table[f"history_{domain}"]), _lists(table[moments])[0] if timed else None)
+def _sequences(table: pa.Table, values: str, moments: str = "") -> Ragged:
+    """Sequences of a column of lists, with their moments where there is such a column."""
+    parts = [table[name].combine_chunks() for name in (values, moments) if name in table.column_names]
+    flat = [part.flatten().to_numpy(zero_copy_only=False) for part in parts]
+    return Ragged.from_lengths(flat[0], np.diff(parts[0].offsets.to_numpy()), *flat[1:])
 
 
 def _rows_to_table(rows: Rows) -> pa.Table:
-    columns = {
-        "user": pa.array(rows.user, pa.string()),
-        "domain": pa.array(rows.domain, pa.int8()),
-        "target": pa.array(rows.target, pa.int32()),
-        **{f"history_{d}": _list_array(history.values, history.offsets) for d, history in rows.history.items()},
-        "excluded": _list_array(rows.excluded.values, rows.excluded.offsets),
-        "source": pa.array(rows.source, pa.int64()),
-    }
+    columns: dict[str, Any] = {"user": pa.array(rows.user, pa.string())}
+    columns |= {name: getattr(rows, name) for name in ("domain", "target", "source")}
+    if rows.moment is not None:
+        columns["moment"] = rows.moment
     for d, history in rows.history.items():
+        columns[f"history_{d}"] = _list_array(history.values, history.offsets)
         if history.moments is not None:
             columns[f"moments_{d}"] = _list_array(history.moments, history.offsets)
-    if rows.moment is not None:
-        columns["moment"] = pa.array(rows.moment, pa.int64())
-    return pa.table(columns)
+    return pa.table(columns | {"excluded": _list_array(rows.excluded.values, rows.excluded.offsets)})
 
 
 def _rows_from_table(table: pa.Table, catalogue: Catalogue) -> Rows:
+    columns = {name: table[name].to_numpy() for name in ("domain", "target", "source")}
     return Rows(
-        catalogue,
-        np.asarray(table["user"].to_pylist(), dtype=object),
-        table["domain"].to_numpy().astype(np.int8),
-        table["target"].to_numpy().astype(np.int32),
-        {d: _history(table, d) for d in DOMAINS},
-        Ragged.from_lengths(*_lists(table["excluded"])),
-        table["source"].to_numpy().astype(np.int64),
-        table["moment"].to_numpy() if "moment" in table.column_names else None,
+        catalogue=catalogue,
+        user=np.asarray(table["user"].to_pylist(), dtype=object),
+        history={d: _sequences(table, f"history_{d}", f"moments_{d}") for d in DOMAINS},
+        excluded=_sequences(table, "excluded"),
+        moment=table["moment"].to_numpy() if "moment" in table.column_names else None,
+        **columns,
     )
