@@ -392,7 +392,7 @@ def test_save_when_known_users_matter_or_not(
 ) -> None:
     system = prepared(dataset, tiny.model_copy(update={"protocol": protocol}))
     system.save(tmp_path)
-    assert ("frozen/users x" in load_file(tmp_path / "weights.safetensors")) == (protocol == "temporal")
+    assert ("frozen/known x" in load_file(tmp_path / "weights.safetensors")) == (protocol == "temporal")
     again = DASL.load(tmp_path)
     half = replace(rows, user=np.where(np.arange(len(rows)) % 2, rows.user, np.resize(system.users["y"], len(rows))))
     np.testing.assert_array_equal(again.score(half, everything(half)), system.score(half, everything(half)))

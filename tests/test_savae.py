@@ -18,6 +18,7 @@ from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import Popularity
 from i2vae_lib.recommenders.systems.multivae import (
     Bags,
+    Decoder,
     Encoder,
     MultiVAES,
     VariationalAutoencoder,
@@ -26,15 +27,7 @@ from i2vae_lib.recommenders.systems.multivae import (
     draw,
     reconstruction,
 )
-from i2vae_lib.recommenders.systems.savae import (
-    RAVAE,
-    SAVAE,
-    Pairs,
-    Rigid,
-    SourceAligned,
-    rigid_cost,
-    source_prior,
-)
+from i2vae_lib.recommenders.systems.savae import RAVAE, SAVAE, Pairs, rigid_cost, source_prior
 from i2vae_lib.training import Callbacks
 
 ITEMS, HIDDEN, LATENT = 30, 32, 6
@@ -63,25 +56,25 @@ def pairs_of(users: int, seed: int) -> Pairs:
     return Pairs(bags(lists), numbers[0], 0.3 * numbers[1] - 2.0)
 
 
-def fit(kind: type, rows: Rows, params: Parameters, validation: Rows) -> SourceAligned:
-    system: SourceAligned = kind(rows.catalogue, params).fit(
+def fit(kind: type, rows: Rows, params: Parameters, validation: Rows) -> RAVAE:
+    system: RAVAE = kind(rows.catalogue, params).fit(
         rows, validation, params=params, generator=None, rng=np.random.default_rng(0), callbacks=Callbacks()
     )
     return system
 
 
 @pytest.fixture(scope="module")
-def soft(dataset: CrossDomainDataset, tiny: Parameters) -> SourceAligned:
+def soft(dataset: CrossDomainDataset, tiny: Parameters) -> RAVAE:
     return fit(SAVAE, dataset.splits["train"], tiny, dataset.splits["validation"])
 
 
 @pytest.fixture(scope="module")
-def rigid(dataset: CrossDomainDataset, tiny: Parameters) -> SourceAligned:
+def rigid(dataset: CrossDomainDataset, tiny: Parameters) -> RAVAE:
     return fit(RAVAE, dataset.splits["train"], tiny, dataset.splits["validation"])
 
 
-def built(kind: type, dataset: CrossDomainDataset, params: Parameters) -> SourceAligned:
-    system: SourceAligned = kind(dataset.catalogue, params)
+def built(kind: type, dataset: CrossDomainDataset, params: Parameters) -> RAVAE:
+    system: RAVAE = kind(dataset.catalogue, params)
     system.module = system.build(noise())
     return system
 
@@ -188,23 +181,21 @@ def test_costs_with_a_source_prior_when_beta_is_large() -> None:
     after = float(kl(q, pairs.prior).detach().mean())
     assert before > 10.0 and after < 5e-4 * before
     torch.testing.assert_close(q.mean, pairs.mean, rtol=0.0, atol=0.03)
-    rigid = Rigid(ITEMS, HIDDEN, LATENT)
-    rigid.decoder = target.decoder
-    found = rigid_cost(rigid, pairs, BLOCK, noise(1)).mean()
+    found = rigid_cost(target.decoder, pairs, BLOCK, noise(1)).mean()
     expected = costs(target, pairs.bags, BLOCK, 0.0, noise(1), pairs.prior)[0].mean()
     torch.testing.assert_close(found, expected, rtol=0.005, atol=0.0)
 
 
 def test_rigid_cost_when_compared_with_its_formula() -> None:
-    target, pairs = drawn(Rigid(ITEMS, HIDDEN, LATENT)), pairs_of(6, 1)
-    assert isinstance(target, Rigid)
+    decoder, pairs = drawn(Decoder(LATENT, HIDDEN, ITEMS)), pairs_of(6, 1)
+    assert isinstance(decoder, Decoder)
     z = pairs.mean + torch.exp(0.5 * pairs.log_variance) * torch.randn(6, LATENT, generator=noise(3))
     expected = torch.zeros(6)
-    logs = torch.log_softmax(target.decoder.logits(target.decoder(z), BLOCK[0]), dim=1)
+    logs = torch.log_softmax(decoder.logits(decoder(z), BLOCK[0]), dim=1)
     for user in range(6):
         items = pairs.bags.items[pairs.bags.owner == user]
         expected[user] = -logs[user, items].sum()
-    torch.testing.assert_close(rigid_cost(target, pairs, BLOCK, noise(3)), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(rigid_cost(decoder, pairs, BLOCK, noise(3)), expected, rtol=1e-5, atol=1e-5)
 
 
 # --- stages -----------------------------------------------------------------------------------------------------------
@@ -266,7 +257,7 @@ def test_stages_when_priors_are_compared_with_a_loop(dataset: CrossDomainDataset
         assert count == sum(len(one) for one in expected.values())
 
 
-def test_fit_when_stages_are_over(soft: SourceAligned, rigid: SourceAligned, dataset: CrossDomainDataset) -> None:
+def test_fit_when_stages_are_over(soft: RAVAE, rigid: RAVAE, dataset: CrossDomainDataset) -> None:
     for system in (soft, rigid):
         assert [one["stage"] for one in system.state.history] == [1.0, 1.0, 2.0, 2.0] and system.aligned
     assert soft.state.history[0]["ndcg@10"] == rigid.state.history[0]["ndcg@10"]  # one stage 1, whichever comes next
@@ -277,9 +268,7 @@ def test_fit_when_stages_are_over(soft: SourceAligned, rigid: SourceAligned, dat
 # --- scores -----------------------------------------------------------------------------------------------------------
 
 
-def test_scores_when_compared_with_all_logits(
-    soft: SourceAligned, rigid: SourceAligned, dataset: CrossDomainDataset
-) -> None:
+def test_scores_when_compared_with_all_logits(soft: RAVAE, rigid: RAVAE, dataset: CrossDomainDataset) -> None:
     rows = dataset.splits["test"]
     rows = rows.take(np.flatnonzero(rows.lengths("other") > 0)[:50])
     found = {system.name: system.score(rows, everything(rows)) for system in (soft, rigid)}
@@ -296,9 +285,7 @@ def test_scores_when_compared_with_all_logits(
                 np.testing.assert_allclose(found[system.name][row], logits.numpy(), rtol=1e-5, atol=1e-5)
 
 
-def test_scores_when_a_history_is_another(
-    soft: SourceAligned, rigid: SourceAligned, dataset: CrossDomainDataset
-) -> None:
+def test_scores_when_a_history_is_another(soft: RAVAE, rigid: RAVAE, dataset: CrossDomainDataset) -> None:
     rows = dataset.splits["test"]
     kinds = rows.kinds()
     warm, cold = rows.take(kinds["overlapping"]), rows.take(kinds["cold"])
@@ -311,9 +298,7 @@ def test_scores_when_a_history_is_another(
         assert (system.score(cold, everything(cold)) != system.score(swapped(cold, "other"), everything(cold))).any()
 
 
-def test_evident_when_rows_are_of_every_kind(
-    soft: SourceAligned, rigid: SourceAligned, dataset: CrossDomainDataset
-) -> None:
+def test_evident_when_rows_are_of_every_kind(soft: RAVAE, rigid: RAVAE, dataset: CrossDomainDataset) -> None:
     rows = dataset.splits["test"]
     own, source = rows.lengths("own") > 0, rows.lengths("other") > 0
     np.testing.assert_array_equal(soft.evident(rows), own | source)
@@ -325,7 +310,7 @@ def test_evident_when_rows_are_of_every_kind(
         np.testing.assert_array_equal(scores[row], expected.astype(np.float32))
 
 
-def test_score_when_only_stage_one_is_over(soft: SourceAligned, dataset: CrossDomainDataset, tiny: Parameters) -> None:
+def test_score_when_only_stage_one_is_over(soft: RAVAE, dataset: CrossDomainDataset, tiny: Parameters) -> None:
     # what selects stage 1: the source VAEs on their own domains
     system, plain = built(SAVAE, dataset, tiny), MultiVAES(dataset.catalogue, tiny)
     system.popularity = plain.popularity = soft.popularity
@@ -359,8 +344,6 @@ def test_rigid_cost_when_the_domains_are_the_same() -> None:
     assert isinstance(source, VariationalAutoencoder)
     made = bags([[3, 17, 8], [30], [1, 2, 3, 4, 5]])
     prior = source_prior(source.encoder, made)
-    target = Rigid(ITEMS, HIDDEN, LATENT)
-    target.decoder = source.decoder
-    found = rigid_cost(target, Pairs(made, prior.mean, prior.log_variance), BLOCK, noise())
+    found = rigid_cost(source.decoder, Pairs(made, prior.mean, prior.log_variance), BLOCK, noise())
     expected = costs(source, made, BLOCK, 0.0, noise())[0]
     torch.testing.assert_close(found, expected)

@@ -46,16 +46,11 @@ from i2vae_lib.training import Stage
 MERGED = "merged"
 
 
-class _LowRank(nn.Module):
+class _LowRank(nn.Sequential):
     """x -> x U V with U [d, r] and V [r, d]."""
 
     def __init__(self, d: int, rank: int):
-        super().__init__()
-        self.down = nn.Linear(d, rank, bias=False)
-        self.up = nn.Linear(rank, d, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.up(self.down(x))
+        super().__init__(nn.Linear(d, rank, bias=False), nn.Linear(rank, d, bias=False))
 
 
 class SwiGLU(nn.Module):
@@ -138,11 +133,10 @@ class ABXI(EveryPosition):
 
     def build(self, weights: torch.Generator) -> nn.Module:
         module = super().build(weights)
-        with torch.no_grad():
-            for one in module.modules():
-                if isinstance(one, _LowRank):
-                    nn.init.normal_(one.down.weight, std=1 / 50, generator=weights)
-                    nn.init.zeros_(one.up.weight)
+        for one in module.modules():
+            if isinstance(one, _LowRank):
+                nn.init.normal_(one[0].get_parameter("weight"), std=1 / 50, generator=weights)
+                nn.init.zeros_(one[1].get_parameter("weight"))
         return module
 
     def stages(self, train: Rows) -> Iterator[Stage]:

@@ -168,17 +168,6 @@ class _Stream(nn.Module):
         return self.encoder(F.embedding(inputs, vectors), inputs != 0, generator)
 
 
-class _Network(nn.Module):
-    """Everything that is trained."""
-
-    def __init__(self, sizes: Mapping[str, int], p: Parameters):
-        super().__init__()
-        d = p.model.d
-        self.streams = nn.ModuleDict({name: _Stream(size, p) for name, size in sizes.items()})
-        self.heads = nn.ModuleDict({name: nn.Linear(d, sizes[name]) for name in DOMAINS})
-        self.discriminators = nn.ModuleDict({name: nn.Bilinear(d, d, 1) for name in DOMAINS})
-
-
 class C2DSR(Trained):
     """``c2dsr``."""
 
@@ -193,12 +182,15 @@ class C2DSR(Trained):
         self.graphs = {name: Product.of(one, self.device) for name, one in edges.items()}
 
     def build(self, weights: torch.Generator) -> nn.Module:
-        module = _Network({MERGED: self.reading.size(MERGED)} | self.sizes, self.params)
+        sizes, d = {MERGED: self.reading.size(MERGED)} | self.sizes, self.params.model.d
+        streams = nn.ModuleDict({name: _Stream(size, self.params) for name, size in sizes.items()})
+        heads = nn.ModuleDict({name: nn.Linear(d, sizes[name]) for name in DOMAINS})
+        discriminators = nn.ModuleDict({name: nn.Bilinear(d, d, 1) for name in DOMAINS})
+        module = nn.ModuleDict({"streams": streams, "heads": heads, "discriminators": discriminators})
         initialise(module, weights)
-        with torch.no_grad():
-            for one in module.discriminators.values():
-                nn.init.xavier_uniform_(one.get_parameter("weight"), generator=weights)
-                nn.init.zeros_(one.get_parameter("bias"))
+        for one in discriminators.values():
+            nn.init.xavier_uniform_(one.get_parameter("weight"), generator=weights)
+            nn.init.zeros_(one.get_parameter("bias"))
         return module
 
     def stages(self, train: Rows) -> Iterator[Stage]:

@@ -54,13 +54,7 @@ from torch.nn import functional as F
 from i2vae_lib.data.batches import Tensors
 from i2vae_lib.data.rows import DOMAINS, Array, Rows, other
 from i2vae_lib.generators.psg import Generator
-from i2vae_lib.model.graph_encoders import (
-    VBGE,
-    Bipartite,
-    Encoded,
-    Triples,
-    lines,
-)
+from i2vae_lib.model.graph_encoders import VBGE, Bipartite, Encoded, Triples, lines
 from i2vae_lib.model.latents import kl, sample, standard_like
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.systems.graph_encoded import GraphEncoded, reconstruction

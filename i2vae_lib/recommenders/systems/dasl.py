@@ -51,14 +51,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from i2vae_lib.data.batches import Tensors, as_indices, draw_negatives
-from i2vae_lib.data.rows import DOMAINS, PAD, Array, Ragged, Rows, other, packed, unpacked
+from i2vae_lib.data.rows import DOMAINS, PAD, Array, Ragged, Rows, other
 from i2vae_lib.data.user_sequences import right_padded, user_sequences
 from i2vae_lib.generators.graphs import binary, domain_histories
 from i2vae_lib.generators.psg import Generator
 from i2vae_lib.model.encoders import dropout, initialise
 from i2vae_lib.model.likelihoods import bernoulli
 from i2vae_lib.params import Parameters
-from i2vae_lib.recommenders.systems import fold_in
+from i2vae_lib.recommenders.systems.fold_in import mean_mapped
 from i2vae_lib.recommenders.trained import NOTHING, Trained, stream_stage
 from i2vae_lib.training import CostAndParts, Stage
 
@@ -176,8 +176,6 @@ class DASL(Trained):
         found = user_sequences(train)
         has = {d: np.flatnonzero(found.sequences[d].lengths) for d in DOMAINS}
         self.users = {d: [str(one) for one in found.users[has[d]]] for d in DOMAINS}
-        if self.params.protocol == "temporal":
-            self.frozen |= {f"users {d}": torch.from_numpy(packed(ids)) for d, ids in self.users.items()}
         self.whole = {d: found.sequences[d].take(has[d]) for d in DOMAINS}
 
     def build(self, weights: torch.Generator) -> nn.Module:
@@ -232,7 +230,8 @@ class DASL(Trained):
         for d, whole in self.whole.items():
             table = self.module.side(d).items.weight[1:].detach().cpu().numpy()
             edges = binary(whole.owner, whole.values - 1, (len(whole), len(table)))
-            means = fold_in.mean_mapped(edges, table, np.eye(table.shape[1])).astype(np.float64)
+            means = mean_mapped(edges, table, np.eye(table.shape[1])).astype(np.float64)
+            self.remember(d, self.users[d], self.module.side(d).users.weight.detach())
             users = self.module.side(d).users.weight.detach().cpu().numpy().astype(np.float64)
             # the normal equations, d x d: this is done at every validation
             inverse = np.linalg.pinv(means.T @ means, hermitian=True)
@@ -244,11 +243,8 @@ class DASL(Trained):
         for d in DOMAINS:
             table = self.module.side(d).items.weight[1:].detach().cpu().numpy()
             mapping = self.frozen[f"mapping {d}"].cpu().numpy()
-            vectors = fold_in.mean_mapped(domain_histories(rows, d), table, mapping)
-            if self.params.protocol == "temporal":
-                trained = self.module.side(d).users.weight.detach().cpu().numpy()
-                vectors = fold_in.user_vectors(rows, self.users[d], trained, vectors)
-            found[d] = torch.from_numpy(vectors).to(self.device)
+            vectors = mean_mapped(domain_histories(rows, d), table, mapping)
+            found[d] = self.known_or(torch.from_numpy(vectors).to(self.device), rows, d)
         warm = torch.from_numpy(rows.history[domain].lengths > 0).to(self.device)
         return torch.where(warm[:, None], found[domain], self.module.turned(domain, found[other(domain)]))
 
@@ -267,7 +263,5 @@ class DASL(Trained):
         return found
 
     def restore(self, weights: dict[str, torch.Tensor]) -> None:
-        count = {d: len(weights[f"{d}.users.weight"]) for d in DOMAINS}
-        ids = {d: self.frozen.get(f"users {d}") for d in DOMAINS}  # without them, nobody will ask who they were
-        self.users = {d: [""] * count[d] if one is None else unpacked(one.cpu().numpy()) for d, one in ids.items()}
+        self.users = {d: [""] * len(weights[f"{d}.users.weight"]) for d in DOMAINS}  # nobody will ask who they were
         super().restore(weights)

@@ -53,14 +53,7 @@ from i2vae_lib.data.rows import DOMAINS, Rows
 from i2vae_lib.generators.graphs import Adjacency, domain_histories
 from i2vae_lib.generators.psg import Generator
 from i2vae_lib.model.encoders import dropout
-from i2vae_lib.model.graph_encoders import (
-    VBGE,
-    Bipartite,
-    Triples,
-    UserOrItemPath,
-    lines,
-    pooling,
-)
+from i2vae_lib.model.graph_encoders import VBGE, Bipartite, Triples, UserOrItemPath, lines, pooling
 from i2vae_lib.model.latents import Gaussian, kl, sample, standard_like
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.systems.graph_encoded import GraphEncoded, reconstruction

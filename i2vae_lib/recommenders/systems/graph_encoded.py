@@ -17,15 +17,8 @@ from torch import nn
 from i2vae_lib.data.rows import DOMAINS, Rows
 from i2vae_lib.data.user_sequences import user_sequences
 from i2vae_lib.generators.psg import Generator
-from i2vae_lib.model.graph_encoders import (
-    Bipartite,
-    UserOrItemPath,
-    bipartites,
-    folded,
-    initialise_encoders,
-    interaction_batches,
-    pooling,
-)
+from i2vae_lib.model import graph_encoders
+from i2vae_lib.model.graph_encoders import Bipartite, UserOrItemPath
 from i2vae_lib.model.likelihoods import bernoulli
 from i2vae_lib.recommenders.trained import NOTHING, Trained
 from i2vae_lib.training import CostAndParts, Stage
@@ -55,17 +48,17 @@ class GraphEncoded(Trained):
         """Put what :meth:`scores` needs of the training graph into ``frozen``."""
 
     def adopt(self, train: Rows, generator: Generator | None) -> None:
-        self.graphs = bipartites(train, self.device)
+        self.graphs = graph_encoders.bipartites(train, self.device)
         self.user_ids = [str(one) for one in user_sequences(train).users]
 
     def build(self, weights: torch.Generator) -> nn.Module:
         module = self.network({d: len(self.graphs[d].users) if self.graphs else 0 for d in DOMAINS})
-        initialise_encoders(module, weights, self.params.model.initial_log_variance)
+        graph_encoders.initialise_encoders(module, weights, self.params.model.initial_log_variance)
         return module
 
     def batches(self, rng: np.random.Generator) -> Iterator[Mapping[str, Any]]:
         """One epoch."""
-        yield from interaction_batches(self.graphs, self.own.batch_size, rng)
+        yield from graph_encoders.interaction_batches(self.graphs, self.own.batch_size, rng)
 
     def stage(self, name: str) -> Stage:
         """A training on all interactions."""
@@ -93,4 +86,5 @@ class GraphEncoded(Trained):
         self, path: UserOrItemPath, name: str, rows: Rows, domain: str
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """:func:`~i2vae_lib.model.graph_encoders.folded` of rows as new users of a domain."""
-        return folded(path, self.messages(name), pooling(rows, domain, self.device))
+        pool = graph_encoders.pooling(rows, domain, self.device)
+        return graph_encoders.folded(path, self.messages(name), pool)

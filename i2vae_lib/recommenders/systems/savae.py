@@ -33,7 +33,6 @@ Departs
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,20 +45,9 @@ from i2vae_lib.data.batches import Tensors
 from i2vae_lib.data.rows import DOMAINS, Array, Ragged, Rows, other
 from i2vae_lib.data.user_sequences import user_sequences
 from i2vae_lib.model.latents import Gaussian, annealing, sample, standard_like, where
-from i2vae_lib.recommenders.systems.multivae import (
-    Bags,
-    Block,
-    Decoder,
-    Encoder,
-    VariationalAutoencoder,
-    bag_stage,
-    costs,
-    distinct,
-    draw,
-    reconstruction,
-    shuffled,
-    weighed,
-)
+from i2vae_lib.recommenders import contract
+from i2vae_lib.recommenders.systems import multivae
+from i2vae_lib.recommenders.systems.multivae import Bags, Block, Decoder, Encoder, VariationalAutoencoder
 from i2vae_lib.recommenders.trained import Trained, stream_stage
 from i2vae_lib.training import CostAndParts, Stage
 
@@ -79,14 +67,6 @@ class Pairs(Tensors):
         return Gaussian(self.mean, self.log_variance)
 
 
-class Rigid(nn.Module):
-    """RA-VAE's target side: a decoder for latents of the source."""
-
-    def __init__(self, size: int, hidden: int, d: int):
-        super().__init__()
-        self.decoder = Decoder(d, hidden, size)
-
-
 @torch.no_grad()
 def source_prior(encoder: Encoder, bags: Bags) -> Gaussian:
     """The frozen posterior of clean source bags, log-variance clamped; N(0, I) for the empty ones. [B, d]."""
@@ -95,31 +75,22 @@ def source_prior(encoder: Encoder, bags: Bags) -> Gaussian:
     return where(bags.counts > 0, clamped, standard_like(clamped))
 
 
-def rigid_cost(target: Rigid, pairs: Pairs, blocks: Sequence[Block], generator: torch.Generator | None) -> torch.Tensor:
+def rigid_cost(
+    decoder: Decoder, pairs: Pairs, blocks: Sequence[Block], generator: torch.Generator | None
+) -> torch.Tensor:
     """RA-VAE: reconstruction from a draw of the prior, [B]; from its mean without a generator."""
-    return reconstruction(target.decoder, sample(pairs.prior, generator), pairs.bags, blocks)
+    return multivae.reconstruction(decoder, sample(pairs.prior, generator), pairs.bags, blocks)
 
 
-class SourceAligned(Trained):
-    """Both systems; what their target sides are is theirs."""
+class RAVAE(Trained):
+    """``ravae``: the source posterior in place of a target encoder."""
 
+    name = "ravae"
     aligned = True  # the target sides are there to score with: always, but for stage 1
 
-    @abstractmethod
     def target_side(self, size: int) -> nn.Module:
         """What is trained for a domain of ``size`` items. Has a ``decoder``."""
-
-    @abstractmethod
-    def loss(self, batch: dict[str, Pairs], epoch: int, generator: torch.Generator) -> CostAndParts:
-        """Of stage 2: mean over the users of a batch, which is of one target domain."""
-
-    @abstractmethod
-    def latent(self, rows: Rows, domain: str) -> torch.Tensor:
-        """The mean that rows asking for ``domain`` are decoded from, [B, d]."""
-
-    @abstractmethod
-    def has_evidence(self, rows: Rows) -> Array:
-        """:meth:`evident` once all is trained."""
+        return nn.ModuleDict({"decoder": Decoder(self.params.model.d, self.params.savae.hidden, size)})
 
     def build(self, weights: torch.Generator) -> nn.Module:
         p = self.params
@@ -127,35 +98,52 @@ class SourceAligned(Trained):
         targets = {d: self.target_side(n) for d, n in self.sizes.items()}
         module = nn.ModuleDict({"source": nn.ModuleDict(sources), "target": nn.ModuleDict(targets)})
         for part in module.values():  # one after another: both systems start from the same sources
-            draw(part, weights)
+            multivae.draw(part, weights)
         return module
 
     def stages(self, train: Rows) -> Iterator[Stage]:
         size = self.params.training.batch_size
-        whole = {d: distinct(one) for d, one in user_sequences(train).sequences.items()}
+        whole = {d: multivae.distinct(one) for d, one in user_sequences(train).sequences.items()}
         takers = {d: np.flatnonzero(one.lengths) for d, one in whole.items()}
         own = {d: whole[d].take(takers[d]) for d in DOMAINS}
         self.aligned = False
-        yield bag_stage("source", self.module["source"], self.source_loss, own, size)
+        yield multivae.bag_stage("source", self.module["source"], self.source_loss, own, size)
         self.aligned = True
-        priors = {d: self.prior(whole[other(d)].take(takers[d]), other(d)) for d in DOMAINS}
+        priors = {}
+        for d in DOMAINS:
+            bags = Bags.of(whole[other(d)].take(takers[d])).to(self.device)
+            priors[d] = source_prior(self.module["source"][other(d)].encoder, bags)
 
         def collate(d: str, at: Array, rng: np.random.Generator) -> Pairs:
             line = torch.from_numpy(at).to(self.device)
             return Pairs(Bags.of(own[d].take(at)), priors[d].mean[line], priors[d].log_variance[line])
 
-        yield stream_stage("target", self.module["target"], self.loss, own, size, collate, shuffled)
-
-    def prior(self, sets: Ragged, source: str) -> Gaussian:
-        """:func:`source_prior` of sets of a source domain."""
-        return source_prior(self.module["source"][source].encoder, Bags.of(sets).to(self.device))
+        yield stream_stage("target", self.module["target"], self.loss, own, size, collate, multivae.shuffled)
 
     def source_loss(self, batch: dict[str, Bags], epoch: int, generator: torch.Generator) -> CostAndParts:
         """Of stage 1: Multi-VAE's."""
-        p = self.params.savae
         [(d, bags)] = batch.items()
-        found = costs(self.module["source"][d], bags, [self.block(d)], p.dropout, generator)
-        return weighed(d, found, p.beta * annealing(epoch, p.annealing_epochs))
+        return self.bound(self.module["source"][d], d, bags, epoch, generator)
+
+    def bound(
+        self,
+        module: VariationalAutoencoder,
+        domain: str,
+        bags: Bags,
+        epoch: int,
+        generator: torch.Generator,
+        prior: Gaussian | None = None,
+    ) -> CostAndParts:
+        """Multi-VAE's loss of a domain's bags, with their own priors if there are any."""
+        p = self.params.savae
+        found = multivae.costs(module, bags, [self.block(domain)], p.dropout, generator, prior)
+        return multivae.weighed(domain, found, p.beta * annealing(epoch, p.annealing_epochs))
+
+    def loss(self, batch: dict[str, Pairs], epoch: int, generator: torch.Generator) -> CostAndParts:
+        """Of stage 2: mean over the users of a batch, which is of one target domain."""
+        [(d, pairs)] = batch.items()
+        nats = rigid_cost(self.module["target"][d].decoder, pairs, [self.block(d)], generator).mean()
+        return nats, {f"reconstruction/{d}": nats}
 
     def block(self, domain: str) -> Block:
         """The softmax of a domain."""
@@ -163,6 +151,10 @@ class SourceAligned(Trained):
 
     def evident(self, rows: Rows) -> Array:
         return self.has_evidence(rows) if self.aligned else rows.lengths("own") > 0
+
+    def has_evidence(self, rows: Rows) -> Array:
+        """:meth:`evident` once all is trained."""
+        return rows.lengths("other") > 0
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
         if self.aligned:
@@ -172,16 +164,16 @@ class SourceAligned(Trained):
             z = self.encoded(side.encoder, rows.history[domain])
         return side.decoder.scores(z, items, self.block(domain))
 
-    def encoded(self, encoder: Any, history: Ragged) -> torch.Tensor:
-        """Posterior means of clean histories, [B, d]."""
-        return encoder(Bags.of(distinct(history)).to(self.device), 0.0, None).mean
-
-    def source_mean(self, rows: Rows, domain: str) -> torch.Tensor:
-        """Means of the source posteriors, [B, d]: of rows that ask for ``domain`` and have other history."""
+    def latent(self, rows: Rows, domain: str) -> torch.Tensor:
+        """The mean that rows asking for ``domain`` are decoded from, [B, d]: that of the source posterior."""
         return self.encoded(self.module["source"][other(domain)].encoder, rows.history[other(domain)])
 
+    def encoded(self, encoder: Any, history: Ragged) -> torch.Tensor:
+        """Posterior means of clean histories, [B, d]."""
+        return encoder(Bags.of(multivae.distinct(history)).to(self.device), 0.0, None).mean
 
-class SAVAE(SourceAligned):
+
+class SAVAE(RAVAE):
     """``savae``: an encoder of its own for the target, the source posterior as its prior."""
 
     name = "savae"
@@ -190,35 +182,13 @@ class SAVAE(SourceAligned):
         return VariationalAutoencoder(size, self.params.savae.hidden, self.params.model.d)
 
     def loss(self, batch: dict[str, Pairs], epoch: int, generator: torch.Generator) -> CostAndParts:
-        p = self.params.savae
         [(d, pairs)] = batch.items()
-        found = costs(self.module["target"][d], pairs.bags, [self.block(d)], p.dropout, generator, pairs.prior)
-        return weighed(d, found, p.beta * annealing(epoch, p.annealing_epochs))
+        return self.bound(self.module["target"][d], d, pairs.bags, epoch, generator, pairs.prior)
 
     def latent(self, rows: Rows, domain: str) -> torch.Tensor:
         warm = torch.from_numpy(rows.history[domain].lengths > 0).to(self.device)
         own = self.encoded(self.module["target"][domain].encoder, rows.history[domain])
-        return torch.where(warm[:, None], own, self.source_mean(rows, domain))
+        return torch.where(warm[:, None], own, super().latent(rows, domain))
 
     def has_evidence(self, rows: Rows) -> Array:
-        return super(SourceAligned, self).evident(rows)
-
-
-class RAVAE(SourceAligned):
-    """``ravae``: the source posterior in place of a target encoder."""
-
-    name = "ravae"
-
-    def target_side(self, size: int) -> nn.Module:
-        return Rigid(size, self.params.savae.hidden, self.params.model.d)
-
-    def loss(self, batch: dict[str, Pairs], epoch: int, generator: torch.Generator) -> CostAndParts:
-        [(d, pairs)] = batch.items()
-        nats = rigid_cost(self.module["target"][d], pairs, [self.block(d)], generator).mean()
-        return nats, {f"reconstruction/{d}": nats}
-
-    def latent(self, rows: Rows, domain: str) -> torch.Tensor:
-        return self.source_mean(rows, domain)
-
-    def has_evidence(self, rows: Rows) -> Array:
-        return rows.lengths("other") > 0
+        return ~contract.without_evidence(rows)
