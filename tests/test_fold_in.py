@@ -1,25 +1,21 @@
-"""Folding in: closed forms and slow loops, what it equals and what it loses, and a factorisation that lives on it."""
+"""Folding in: closed forms and slow loops, and what it equals and loses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import sparse
 
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, DataError, Ragged, Rows, popularity
+from i2vae_lib.data.rows import Array, DataError, Rows
 from i2vae_lib.generators import graphs, lightgcn, psg
 from i2vae_lib.generators.graphs import Unified
-from i2vae_lib.generators.psg import Generator
 from i2vae_lib.params import Parameters
-from i2vae_lib.recommenders import contract
-from i2vae_lib.recommenders.systems.fold_in import mean_mapped, propagated, solved, user_vectors
-from i2vae_lib.training import Callbacks
-from tests.helpers import worlds
+from i2vae_lib.recommenders.systems.fold_in import mean_mapped, propagated, user_vectors
 
 
 def matrix(dense: Any) -> sparse.csr_matrix:
@@ -163,81 +159,6 @@ def test_propagated_when_the_graph_is_grown(
     assert 0.02 < np.median(effect) < 0.08 and np.median(cosine) > 0.99
 
 
-# --- solved -----------------------------------------------------------------------------------------------------------
-
-
-def test_solved_when_there_is_one_item() -> None:
-    # u = v / (|v|^2 + lambda): |v|^2 = 25
-    vectors = solved(matrix([[0, 1], [0, 0]]), np.array([[1, 1], [3, 4]], dtype=np.float32), 5.0)
-    np.testing.assert_allclose(vectors, [[0.1, 4 / 30], [0, 0]], rtol=1e-6)
-    assert vectors.dtype == np.float32
-
-
-def test_solved_when_items_are_orthonormal() -> None:
-    # ridge: 1 / (1 + lambda) in each direction taken; ALS: (1 + alpha) / (1 + alpha + lambda)
-    rows = matrix([[1, 0, 1], [1, 1, 1], [0, 1, 0]])
-    np.testing.assert_allclose(solved(rows, np.eye(3), 0.25), rows.toarray() * 0.8, rtol=1e-6)
-    np.testing.assert_allclose(solved(rows, np.eye(3), 2.0, alpha=3.0), rows.toarray() * (2 / 3), rtol=1e-6)
-
-
-@pytest.mark.parametrize("alpha", [None, 0.0, 7.5])
-def test_solved_when_compared_with_a_slow_loop(edges: sparse.csr_matrix, items: Array, alpha: float | None) -> None:
-    # weighted least squares over all items, with the ridge as further observations of 0
-    taken, regularisation = edges.toarray(), 0.3
-    for row, vector in enumerate(solved(edges, items, regularisation, alpha=alpha)):
-        weights = taken[row] if alpha is None else 1 + alpha * taken[row]
-        left = np.concatenate([np.sqrt(weights)[:, None] * items, np.sqrt(regularisation) * np.eye(4)])
-        right = np.concatenate([np.sqrt(weights) * taken[row], np.zeros(4)])
-        np.testing.assert_allclose(vector, np.linalg.lstsq(left, right, rcond=None)[0], atol=1e-6)
-
-
-def als(taken: Array, d: int, regularisation: float, alpha: float, sweeps: int) -> tuple[Array, Array]:
-    """Hu, Koren and Volinsky on a dense matrix, every confidence written out; the item step is the last."""
-    confidence = 1 + alpha * taken
-    ridge = regularisation * np.eye(d)
-    items = np.random.default_rng(5).normal(scale=0.3, size=(taken.shape[1], d))
-    for _ in range(sweeps):
-        left = np.einsum("ui,id,ie->ude", confidence, items, items) + ridge
-        users = np.linalg.solve(left, ((confidence * taken) @ items)[:, :, None])[:, :, 0]
-        left = np.einsum("ui,ud,ue->ide", confidence, users, users) + ridge
-        items = np.linalg.solve(left, ((confidence * taken).T @ users)[:, :, None])[:, :, 0]
-    return users, items
-
-
-def test_solved_when_the_factorisation_is_at_its_optimum() -> None:
-    # a newcomer with a training user's history gets that user's trained vector
-    rows = histories(30, 14, seed=6)
-    users, vectors = als(rows.toarray(), 3, 0.5, 4.0, 400)
-    np.testing.assert_allclose(solved(rows, vectors, 0.5, alpha=4.0), users, atol=1e-4)
-    assert np.abs(users).max() > 0.5
-    # far from it it does not: the trained vector still answers the items of the step before
-    users, vectors = als(rows.toarray(), 3, 0.5, 4.0, 1)
-    assert np.abs(solved(rows, vectors, 0.5, alpha=4.0) - users).max() > 0.1
-
-
-def test_solved_when_histories_are_of_very_different_lengths(monkeypatch: pytest.MonkeyPatch, items: Array) -> None:
-    rows = histories(200, 17, seed=7)
-    whole = solved(rows, items, 0.3, alpha=2.0)
-    monkeypatch.setattr("i2vae_lib.recommenders.systems.fold_in.BLOCK", 300)  # some blocks of one row, some of more
-    np.testing.assert_allclose(solved(rows, items, 0.3, alpha=2.0), whole, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("regularisation", "alpha", "message"),
-    [
-        (0.0, None, "regularisation is 0.0"),
-        (-1.0, 1.0, "regularisation is -1.0"),
-        (float("nan"), None, "regularisation is nan"),
-        (1.0, -0.5, "alpha is -0.5"),
-    ],
-)
-def test_solved_when_a_weight_is_wrong(
-    edges: sparse.csr_matrix, items: Array, regularisation: float, alpha: float | None, message: str
-) -> None:
-    with pytest.raises(DataError, match=message):
-        solved(edges, items, regularisation, alpha=alpha)
-
-
 # --- mean_mapped ------------------------------------------------------------------------------------------------------
 
 
@@ -263,13 +184,11 @@ def test_mean_mapped_when_the_mapping_is_of_other_sizes(edges: sparse.csr_matrix
         mean_mapped(edges, items, np.zeros((3, 4)))
 
 
-# --- what all three keep ----------------------------------------------------------------------------------------------
+# --- what both keep ----------------------------------------------------------------------------------------------
 
 MAPPING = np.random.default_rng(9).normal(size=(4, 5)).astype(np.float32)
 WAYS: dict[str, Callable[..., Array]] = {
     "propagated": propagated,
-    "ridge": lambda edges, items: solved(edges, items, 0.1),
-    "als": lambda edges, items: solved(edges, items, 0.1, alpha=10.0),
     "mean_mapped": lambda edges, items: mean_mapped(edges, items, MAPPING),
 }
 
@@ -350,185 +269,7 @@ def test_user_vectors_when_sizes_do_not_fit(dataset: CrossDomainDataset) -> None
         user_vectors(rows, ["a", "b"], table, np.zeros((2, 2)))
 
 
-# --- a recommender that folds in --------------------------------------------------------------------------------------
-
-
-class Factorisation:
-    """Implicit-feedback ALS over both domains; rows are folded in. What an id-based recommender has to look like."""
-
-    name = "als"
-    d, regularisation, alpha, sweeps = 16, 10.0, 10.0, 10
-
-    def __init__(self, catalogue: Catalogue, *, keep_known: bool = False):
-        self.catalogue, self.unified, self.keep_known = catalogue, Unified(catalogue), keep_known
-
-    def fit(
-        self,
-        train: Rows,
-        validation: Rows,
-        *,
-        params: Parameters,
-        generator: Generator | None,
-        rng: np.random.Generator,
-        callbacks: Callbacks,
-    ) -> Self:
-        graph = graphs.user_items(train, self.unified)
-        self.users, self.items = self.learn(graph, rng)
-        self.known = list(dict.fromkeys(train.user))
-        self.counts = popularity(train)
-        return self
-
-    @classmethod
-    def learn(cls, graph: sparse.csr_matrix, rng: np.random.Generator) -> tuple[Array, Array]:
-        items = rng.normal(scale=0.1, size=(graph.shape[1], cls.d))
-        back = graph.T.tocsr()
-        for _ in range(cls.sweeps):
-            users = cls.fold(graph, items)
-            items = cls.fold(back, users)  # the formula is the same from the items' side
-        return users, items
-
-    @classmethod
-    def fold(cls, edges: sparse.csr_matrix, items: Array) -> Array:
-        return solved(edges, items, cls.regularisation, alpha=cls.alpha)
-
-    def vectors(self, rows: Rows) -> Array:
-        folded = self.fold(self.unified.histories(rows), self.items)
-        return user_vectors(rows, self.known, self.users, folded) if self.keep_known else folded
-
-    def score(self, rows: Rows, candidates: Array) -> Array:
-        contract.check_candidates(rows, candidates)
-        users, scores = self.vectors(rows), np.zeros(candidates.shape, dtype=np.float32)
-        for d in DOMAINS:
-            at = rows.of(d)
-            scores[at] = np.einsum("nd,nkd->nk", users[at], self.items[self.unified.of[d][candidates[at]]])
-        blank = contract.without_evidence(rows) | ~users.any(axis=1)
-        scores[blank] = contract.gather(self.counts, rows, candidates)[blank]
-        return scores
-
-    def recommend(
-        self, histories: Mapping[str, Sequence[Sequence[Any]]], domain: str, k: int
-    ) -> list[tuple[list[str], list[float]]]:
-        return contract.Recommender.recommend(self, histories, domain, k)  # type: ignore[arg-type]  # not saved here
-
-
-def fitted(dataset: CrossDomainDataset, params: Parameters, *, keep_known: bool = False) -> Factorisation:
-    found: Factorisation = worlds.fitted(Factorisation(dataset.catalogue, keep_known=keep_known), dataset, params)
-    return found
-
-
-@pytest.fixture(scope="module")
-def factorisation(dataset: CrossDomainDataset, tiny: Parameters) -> Factorisation:
-    return fitted(dataset, tiny)
-
-
-def everything(rows: Rows) -> Array:
-    return np.broadcast_to(np.arange(1, 121, dtype=np.int32), (len(rows), 120))
-
-
-def test_recommender_when_rows_are_of_every_kind(factorisation: Factorisation, dataset: CrossDomainDataset) -> None:
-    rows = dataset.splits["test"]
-    assert not set(rows.user) & set(factorisation.known)  # never seen
-    scores = factorisation.score(rows, everything(rows))
-    assert scores.dtype == np.float32 and np.isfinite(scores).all() and (scores.std(axis=1) > 0).all()
-    alone = [factorisation.score(rows.take(np.array([i])), everything(rows)[[i]])[0] for i in range(len(rows))]
-    np.testing.assert_allclose(np.array(alone), scores, atol=1e-5, rtol=1e-5)
-    # it has learnt something that popularity does not know
-    warm = rows.take(rows.lengths("own") > 0)
-    above = (factorisation.score(warm, everything(warm)) > factorisation.score(warm, warm.target[:, None])).sum(axis=1)
-    popular = contract.gather(factorisation.counts, warm, everything(warm))
-    below = (popular > contract.gather(factorisation.counts, warm, warm.target[:, None])).sum(axis=1)
-    assert (above < 10).mean() > 1.3 * (below < 10).mean()
-
-
-def test_recommender_when_there_is_no_history(factorisation: Factorisation, dataset: CrossDomainDataset) -> None:
-    rows = dataset.splits["test"]
-    blank = rows.take(rows.kinds()["no_history"])
-    assert len(blank) > 3
-    expected = contract.gather(popularity(dataset.splits["train"]), blank, everything(blank))
-    np.testing.assert_array_equal(factorisation.score(blank, everything(blank)), expected)
-
-
-def test_recommender_when_the_user_goes_by_another_id(
-    factorisation: Factorisation, dataset: CrossDomainDataset
-) -> None:
-    rows = dataset.splits["test"]
-    trained = np.resize(np.array(list(factorisation.known), dtype=object), len(rows))
-    for ids in (rows.user[::-1], trained):
-        renamed = factorisation.score(replace(rows, user=ids), everything(rows))
-        np.testing.assert_array_equal(renamed, factorisation.score(rows, everything(rows)))
-
-
-def test_recommender_when_targets_and_what_follows_change(
-    factorisation: Factorisation, dataset: CrossDomainDataset
-) -> None:
-    rows = dataset.splits["test"]
-    blind = replace(
-        rows,
-        target=(rows.target % 120 + 1).astype(np.int32),
-        source=rows.source[::-1].copy(),
-        excluded=Ragged.from_lists([[] for _ in range(len(rows))]),
-    )
-    np.testing.assert_array_equal(
-        factorisation.score(blind, everything(rows)), factorisation.score(rows, everything(rows))
-    )
-
-
-def test_recommender_when_users_are_kept(
-    factorisation: Factorisation, dataset: CrossDomainDataset, tiny: Parameters
-) -> None:
-    # as under temporal: known users keep their vectors, whatever the row's history; the others are folded in
-    keeps = fitted(dataset, tiny, keep_known=True)
-    np.testing.assert_array_equal(keeps.users, factorisation.users)
-    rows = dataset.splits["test"]
-    rows = rows.take(rows.lengths("own") > 0)
-    ids = rows.user.copy()
-    known = np.array(list(keeps.known), dtype=object)
-    ids[::2] = known[: len(ids[::2])]
-    mixed = replace(rows, user=ids)
-    vectors, folded = keeps.vectors(mixed), factorisation.vectors(mixed)
-    np.testing.assert_array_equal(vectors[::2], keeps.users[: len(ids[::2])])
-    np.testing.assert_array_equal(vectors[1::2], folded[1::2])
-    assert (vectors[::2] != folded[::2]).any(axis=1).all()
-
-
-def test_recommender_when_it_recommends_to_new_people(
-    factorisation: Factorisation, dataset: CrossDomainDataset
-) -> None:
-    ids = dataset.catalogue.ids
-    asked = {"x": [ids["x"][[3, 50, 7]].tolist(), []], "y": [ids["y"][[90]].tolist(), []]}
-    for domain in DOMAINS:
-        first, nobody = factorisation.recommend(asked, domain, 12)
-        assert len(set(first[0])) == 12 and not set(first[0]) & set(asked[domain][0])
-        [again] = factorisation.recommend({d: asked[d][:1] for d in DOMAINS}, domain, 12)
-        assert again[0] == first[0] and again[1] == pytest.approx(first[1], rel=1e-5)
-        assert nobody[1] == sorted(factorisation.counts[domain][1:], reverse=True)[:12]
-
-
 # --- what folding in loses --------------------------------------------------------------------------------------------
-
-
-def test_loss_when_a_factorisation_folds_in_its_own_users(shares: tuple[sparse.csr_matrix, sparse.csr_matrix]) -> None:
-    # the same edges, once as a training user's vector and once as a newcomer's
-    known, wanted = shares
-    users, items = Factorisation.learn(known, np.random.default_rng(0))
-    trained = lightgcn.recall_at(users, items, known, wanted, 20)
-    folded = lightgcn.recall_at(Factorisation.fold(known, items), items, known, wanted, 20)
-    assert 0.45 < trained < 0.65 and abs(trained - folded) < 0.02
-
-
-def test_loss_when_a_factorisation_never_saw_the_users(shares: tuple[sparse.csr_matrix, sparse.csr_matrix]) -> None:
-    # the honest figure: items learnt without a quarter of the users, then those folded in
-    known, wanted = shares
-    users, items = Factorisation.learn(known, np.random.default_rng(0))
-    quarter = np.random.default_rng(1).integers(4, size=known.shape[0])
-    unseen, trained = [], []
-    for k in range(4):
-        own = quarter == k
-        _, others = Factorisation.learn(known[~own], np.random.default_rng(0))
-        unseen.append(lightgcn.recall_at(Factorisation.fold(known[own], others), others, known[own], wanted[own], 20))
-        trained.append(lightgcn.recall_at(users[own], items, known[own], wanted[own], 20))
-    assert 0.0 < np.mean(trained) - np.mean(unseen) < 0.1
-    assert np.mean(unseen) > 0.4
 
 
 def test_loss_when_a_graph_folds_in_its_own_users(

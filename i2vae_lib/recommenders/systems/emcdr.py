@@ -16,7 +16,7 @@ with no layers (:mod:`i2vae_lib.recommenders.systems.lightgcn`), trained by the 
 
 Departs
     - evaluation users are no training users: a row's vector is the mean of its history's item vectors. BPR has no
-      closed form for a newcomer; the mean was chosen over ``fold_in.solved`` on validation rows of cloth_sport, by a
+      closed form for a newcomer; the mean was chosen over ridge regression on validation rows of cloth_sport, by a
       trial of which no table is kept. So that training and evaluation are alike, the mapping is fitted to the means
       of training users on both sides, not to their trained vectors. Only under ``temporal`` do training users keep
       their trained vectors, and only to be scored in their own domain: the mapping knows means;

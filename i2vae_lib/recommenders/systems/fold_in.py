@@ -5,8 +5,7 @@ parameters are frozen, and the row becomes a new user whose edges are that row's
 has no vectors of users, so it needs none of this):
 
 - a graph system propagates once, with a zero layer-0 vector for the new user (:func:`propagated`);
-- a factorisation solves for the user vector with the item vectors fixed (:func:`solved`);
-- DASL takes the mean of the history's item vectors, mapped to user space (:func:`mean_mapped`).
+- EMCDR takes the mean of the history's item vectors, and DASL that mean mapped to user space (:func:`mean_mapped`).
 
 Only under ``temporal`` are evaluation users training users too, and they keep their trained vectors
 (:func:`user_vectors`).
@@ -27,10 +26,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from i2vae_lib.data.rows import Array, DataError, Ragged, Rows
+from i2vae_lib.data.rows import Array, DataError, Rows
 from i2vae_lib.generators import graphs
-
-BLOCK = 1 << 22  # float64 numbers of a block of solved(): 32 MiB
 
 
 def propagated(edges: sparse.csr_matrix, table: Array) -> Array:
@@ -57,68 +54,6 @@ def propagated(edges: sparse.csr_matrix, table: Array) -> Array:
     """
     _check(edges, table)
     return graphs.folded_in(edges, table)
-
-
-def solved(
-    edges: sparse.csr_matrix, item_vectors: Array, regularisation: float, *, alpha: float | None = None
-) -> Array:
-    """New users of a factorisation: the vector that its own loss prefers, the item vectors fixed.
-
-    With V_H the vectors of the row's items and V those of all::
-
-        alpha None:   u = (V_H^T V_H + lambda I)^-1 V_H^T 1
-        alpha >= 0:   u = (V^T V + alpha V_H^T V_H + lambda I)^-1 (1 + alpha) V_H^T 1
-
-    The first is ridge regression on the positives alone, min sum_{i in H} (1 - u . v_i)^2 + lambda |u|^2. The second
-    is the user step of implicit-feedback ALS (Hu, Koren and Volinsky, ICDM 2008, Eq. 4) with preference 1 and
-    confidence 1 + alpha for an item of H, 0 and 1 for any other: min sum_i c_i (p_i - u . v_i)^2 + lambda |u|^2.
-    Item vectors that another loss has trained (BPR) have no such optimum: what is solved for has a direction to rank
-    by, but not the trained vectors' length, and a mapping fitted to those must be fitted to folded-in ones instead.
-
-    Parameters
-    ----------
-    edges
-        Binary [rows, items].
-    item_vectors
-        float [items, d].
-    regularisation
-        lambda > 0; where the factorisation has one of this form, the one that it was trained with.
-    alpha
-        Weight of the positives beyond 1, or None.
-
-    Returns
-    -------
-    float32 [rows, d]
-        Solved in float64.
-
-    Raises
-    ------
-    DataError
-        A regularisation that is not positive, or a negative alpha.
-    """
-    _check(edges, item_vectors)
-    if not regularisation > 0:
-        raise DataError(f"regularisation is {regularisation}; a history shorter than the vectors needs one above 0")
-    if alpha is not None and not alpha >= 0:
-        raise DataError(f"alpha is {alpha}; expected None or a number from 0 up")
-    vectors = np.concatenate([np.zeros((1, item_vectors.shape[1])), item_vectors.astype(np.float64)])  # line 0: padding
-    size = vectors.shape[1]
-    everywhere = regularisation * np.eye(size) + (0.0 if alpha is None else vectors.T @ vectors)
-    weight, pull = (1.0, 1.0) if alpha is None else (alpha, 1.0 + alpha)
-    histories = Ragged(edges.indices.astype(np.int32) + 1, edges.indptr.astype(np.int64))
-    order = np.argsort(
-        -histories.lengths, kind="stable"
-    )  # rows of like length together: a block is padded to its first
-    found = np.zeros((len(histories), size), dtype=np.float32)
-    start = 0
-    while start < len(order):
-        widest = max(size, int(histories.lengths[order[start]]))
-        at = order[start : start + max(1, BLOCK // (size * widest))]
-        own = vectors[histories.take(at).last(widest)]  # [block, longest, d]
-        gram = weight * (own.transpose(0, 2, 1) @ own) + everywhere
-        found[at] = np.linalg.solve(gram, pull * own.sum(axis=1)[:, :, None])[:, :, 0]
-        start += len(at)
-    return found
 
 
 def mean_mapped(edges: sparse.csr_matrix, item_vectors: Array, mapping: Array) -> Array:

@@ -36,7 +36,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from i2vae_lib.data.rows import DOMAINS, PAD, Array, Catalogue, Rows, hashed, popularity
-from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
+from i2vae_lib.evaluation import refuse_non_finite, sample_negatives, selection_metric
 from i2vae_lib.generators.cooccurrence import Kernel, scores_of
 from i2vae_lib.generators.graphs import Unified
 from i2vae_lib.generators.psg import Generator
@@ -66,17 +66,6 @@ class Logit(nn.Module):
         """features [B, k, f], domain int64 [B], length float [B] -> utilities [B, k]."""
         factors = self.weights[domain] * torch.exp(length.log1p()[:, None] * self.growth)
         return torch.bmm(features, factors[:, :, None])[:, :, 0]
-
-
-class Known:
-    """Scores rows by utilities that are known already: of the target and its sampled candidates, in that order."""
-
-    def __init__(self, name: str, rows: Rows, utilities: Array):
-        self.name, self.utilities = name, utilities
-        self.where = pd.Index(rows.source)
-
-    def score(self, rows: Rows, candidates: Array) -> Array:
-        return self.utilities[self.where.get_indexer(pd.Index(rows.source))]
 
 
 class Stack(StoredRecommender):
@@ -128,10 +117,11 @@ class Stack(StoredRecommender):
         whole = contract.gather(self.popularity, validation, np.concatenate([validation.target[:, None], negatives], 1))
         whole[choices.at] = utilities
         learnt = time.perf_counter()
-        known = Known(self.name, validation, whole)
-        found = selection_metric(
-            rank(known, validation, negatives, full=False, batch_size=params.evaluation.batch_size), validation
-        )
+        refuse_non_finite(self, whole, validation)
+        target, others, there = whole[:, :1], whole[:, 1:], negatives != PAD
+        counts = {"greater_sampled": others > target, "ties_sampled": others == target}
+        ranks = pd.DataFrame({name: (which & there).sum(axis=1) for name, which in counts.items()})
+        found = selection_metric(ranks, validation)
         line = solved_epoch(len(train), start, learnt, found) | {"loss": float(choices.cost(self.module).detach())}
         before = [{"stage": 1.0} | one for learner in self.learners for one in learner.state.history]
         self.state = State(1, 0, found["ndcg@10"], {}, [*before, {"stage": 2.0} | line if before else line])
