@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import sparse
 
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, DataError, Rows, origins, other
+from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, DataError, Rows, joined, origins, other
 from i2vae_lib.data.subsampling import detach
 from i2vae_lib.data.user_sequences import with_targets
-from i2vae_lib.generators import cooccurrence, psg
-from i2vae_lib.generators.cooccurrence import LeftOut, item_vectors
+from i2vae_lib.generators import cooccurrence, graphs, psg
+from i2vae_lib.generators.cooccurrence import LeftOut, best_of, item_vectors, scores_of
 from i2vae_lib.generators.graphs import Unified, cosine, user_items
 from i2vae_lib.parameter_groups import PsgParameters
 from i2vae_lib.params import Parameters, load
@@ -228,3 +229,83 @@ def test_recall_when_every_user_is_a_fold(dataset: CrossDomainDataset, tiny: Par
         np.testing.assert_array_equal(scores[row][: len(kept)], every[row][numbers])
     again = psg.GENERATORS["leave_one_out"].restore(p, train.catalogue, generator.arrays())
     np.testing.assert_array_equal(again.recall(train, psg.fold_of(train, p))[0], items)
+
+
+def slow_together(graph: np.ndarray, partners: int) -> tuple[np.ndarray, np.ndarray]:
+    both = graph.T @ graph
+    np.fill_diagonal(both, 0)
+    least = np.ones(len(both))
+    for line, counts in enumerate(both):
+        while (counts >= least[line]).sum() > partners:
+            least[line] += 1
+        both[line, counts < least[line]] = 0
+    return both, least
+
+
+@pytest.mark.parametrize("partners", [1, 5, 1000])
+def test_together_when_compared_with_a_slow_loop(partners: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "PARTNERS", partners)
+    graph = np.random.default_rng(0).random((60, 40)) < np.linspace(0.02, 0.6, 40)
+    matrix = sparse.csr_matrix(graph.astype(np.float32))
+    for largest in (10**9, 500, 1):  # everything is kept; several parts; a part a line
+        monkeypatch.setattr(graphs, "LARGEST", largest)
+        found, least = graphs.together(matrix)
+        expected, lowest = slow_together(graph.astype(np.int64), 1000 if largest == 10**9 else partners)
+        np.testing.assert_array_equal(found.toarray(), expected)
+        np.testing.assert_array_equal(least, lowest)
+
+
+@pytest.mark.parametrize("p", [bag(10.0), weighted()])
+def test_scores_when_a_large_log_is_cut(few: Rows, p: PsgParameters, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row's own user does not help a pair to stay: it stays if the others alone are as many as it takes."""
+    everything = LeftOut.fit(few, p)
+    graph = everything.graph.toarray().astype(np.int64)
+    least = slow_together(graph, 4)[1]
+    monkeypatch.setattr(graphs, "LARGEST", 1)
+    monkeypatch.setattr(graphs, "PARTNERS", 4)
+    counts = LeftOut.fit(few, p)
+    assert counts.together.nnz < everything.together.nnz
+    names = {user: line for line, user in enumerate(everything.users)}
+    known = few.take(np.arange(12))
+    strangers = replace(known, user=np.array([f"stranger {i}" for i in range(12)], dtype=object))
+    for rows in (known, strangers):
+        found = every_score(counts, rows)
+        for row in range(len(rows)):
+            others = np.delete(graph, names.get(rows.user[row], len(graph)), axis=0) if rows is known else graph
+            both, expected = others.T @ others, np.zeros(counts.unified.size)
+            for item, h in slow_shown(rows, row, p).items():
+                for candidate, score in slow_scores(few, rows.user[row], {item: h}, p).items():
+                    expected[candidate] += score * (both[item, candidate] >= least[item])
+            np.testing.assert_allclose(found[row], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("p", [bag(10.0), weighted(backward=0.0)])
+def test_best_of_when_scores_are_sparse(few: Rows, p: PsgParameters, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same to the bit, whichever way the scores are held."""
+    tables = LeftOut.fit(few, p).reweighted(p, bag(1.0))
+    known = few.take(np.arange(12))
+    strangers = replace(known, user=np.array([f"stranger {i}" for i in range(12)], dtype=object))
+    empty = replace(known, history={d: one.keep(np.zeros(len(one.values), bool)) for d, one in known.history.items()})
+    for rows in (known, strangers, joined([known, strangers]), empty):
+        for d in DOMAINS:
+            found = []
+            for narrow in (4096, 0):
+                monkeypatch.setattr(cooccurrence, "_NARROW", narrow)
+                found.append(best_of(scores_of(tables, rows, d), rows, d, 30))
+            (dense_items, dense_scores), (items, scores) = found
+            width = items.shape[1]
+            np.testing.assert_array_equal(items, dense_items[:, :width])
+            np.testing.assert_array_equal(scores, dense_scores[:, :width])
+            assert not dense_items[:, width:].any()
+
+
+def test_item_vectors_when_a_large_log_is_cut(few: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their table stays symmetric, as eigenvectors need, and the audit finds them to be those of the rows."""
+    monkeypatch.setattr(graphs, "LARGEST", 1)
+    monkeypatch.setattr(graphs, "PARTNERS", 4)
+    table = cooccurrence._cosines(few, 10.0).toarray()
+    assert 0 < (table > 0).sum(axis=1).max() and (table == table.T).all()
+    vectors = item_vectors(few, 8, 10.0)
+    assert not cooccurrence.start_apart(few, vectors, 10.0).any()
+    vectors[3] += 1.0
+    assert cooccurrence.start_apart(few, vectors, 10.0)[3]

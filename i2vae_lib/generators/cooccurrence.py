@@ -26,7 +26,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol, Self
+from typing import Any, Protocol, Self, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -35,12 +35,17 @@ from scipy.sparse.linalg import eigsh
 
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows, origins, packed, rejoined, unpacked
 from i2vae_lib.data.user_sequences import user_sequences
-from i2vae_lib.generators.graphs import Unified, cosine, entries_apart, user_items
+from i2vae_lib.generators.graphs import Unified, best_columns, cosine, entries_apart, is_large, together, user_items
 
 _NOWHERE = -1  # step of an item that is not in the user's longest sequence (only in a shorter row)
 _ROUNDING = 1e-9  # smaller scores are rounding errors of adding and subtracting
 _AT_ONCE = 4_000_000  # at least so many pairs of a user's items are weighed at once
-_KEPT = 20_000_000  # at most so many pairs are kept for other settings
+
+
+_NARROW = 4096  # a domain of so many items has dense scores: many of them are known
+
+Lines: TypeAlias = Any  # Array | sparse.csr_matrix, and scipy has no types
+"""float32 [rows, n], scores of the items 1…n of a domain; 0 where nothing is known."""
 
 
 class Settings(Protocol):
@@ -90,12 +95,12 @@ class LeftOut:
     def __init__(
         self, catalogue: Catalogue, users: Array, graph: sparse.csr_matrix, steps: Array, parted: Array, p: Settings
     ):
+        self.p = p
         self.unified = Unified(catalogue)
         self.taken = graph.getnnz(axis=0)
         self._hold(users, graph, steps, parted)
-        self._place(self._pattern())
-        self._weigh(p)
-        self._forget_terms()
+        self._place(*together(graph))
+        self._weigh([self], [p])
 
     def _hold(self, users: Array, graph: sparse.csr_matrix, steps: Array, parted: Array) -> None:
         """Set the users and what they took."""
@@ -104,23 +109,22 @@ class LeftOut:
         self._line = pd.Index(users, dtype=object)
         self._entries = self._entry_keys(self._owner, graph.indices)
         self._longest = int(steps.max(initial=0))
-        few = (np.diff(graph.indptr).astype(np.int64) ** 2).sum() <= _KEPT
-        self._located: list[tuple[Array, Array, Array]] | None = [] if few else None
+        self._located: list[tuple[Array, Array, Array]] | None = None if is_large(graph) else []
 
-    def _place(self, together: sparse.csr_matrix) -> None:
-        """Set the table of pairs, and where each pair is in it."""
-        self.together = together
-        self._rows = np.repeat(np.arange(self.unified.size, dtype=np.int32), np.diff(together.indptr))
-        self._keys = self._rows.astype(np.int64) * self.unified.size + together.indices
+    def _place(self, both: sparse.csr_matrix, least: Array) -> None:
+        """Set the table of pairs, how many users took each and where it stands."""
+        self.together, self._counts, self._least = both, both.data, least
+        self._rows = np.repeat(np.arange(self.unified.size, dtype=np.int32), np.diff(both.indptr))
+        self._keys = self._rows.astype(np.int64) * self.unified.size + both.indices
         self._places = {d: self._places_of(d) for d in DOMAINS}
         if self._located is not None:
             self._located = list(self._locate())
 
     def _locate(self) -> Iterator[tuple[Array, Array, Array]]:
         """For all pairs of items of one user: their places in the table, and their :meth:`_gaps`."""
-        for shown, candidate in _pairs_by_part(self.graph, max(_AT_ONCE, len(self._keys))):
-            at = self._pair(self.graph.indices[shown], self.graph.indices[candidate])
-            yield at.astype(np.int32 if len(self._keys) < 2**31 else np.int64), *self._gaps(shown, candidate)
+        for shown, candidate in _pairs_by_part(self.graph, min(max(_AT_ONCE, len(self._keys)), 2 * _AT_ONCE)):
+            at, there = self._pair(self.graph.indices[shown], self.graph.indices[candidate])
+            yield at.astype(np.int32), *self._gaps(shown[there], candidate[there])
 
     def _gaps(self, shown: Array, candidate: Array) -> tuple[Array, Array]:
         """Steps in X and in Y from shown to candidate entries of the same user, as indices into :meth:`_by_gap`."""
@@ -149,13 +153,17 @@ class LeftOut:
         best = np.maximum(of[x], of[y])
         return np.where(best >= 0, best, self.p.across)
 
-    def _weigh(self, p: Settings) -> None:
-        """Set the sums C_ij under these settings."""
-        self.p = p
-        sums = np.zeros(len(self._keys))
+    def _weigh(self, several: Sequence[Self], settings: Sequence[Settings]) -> None:
+        """Set the sums C_ij of several tables of the same users, each under its settings, in one pass."""
+        sums = [np.zeros(len(self._keys)) for _ in several]
+        for table, p in zip(several, settings, strict=True):
+            table.p = p
+            table._forget_terms()
         for at, x, y in self._locate() if self._located is None else self._located:
-            sums += np.bincount(at, self._weights(x, y), len(self._keys))
-        self.together = self._like(sums)
+            for table, of in zip(several, sums, strict=True):
+                of += np.bincount(at, table._weights(x, y), len(of))
+        for table, of in zip(several, sums, strict=True):
+            table.together = self._like(of)
 
     def _places_of(self, domain: str) -> tuple[Array, Array, Array]:
         """The table's entries in columns of a domain's items, with column numbers and line ends as their own matrix."""
@@ -175,16 +183,19 @@ class LeftOut:
             self._tables[less, domain] = self._table(less, domain)
         return self._tables[less, domain]
 
-    def reweighted(self, p: Settings) -> Self:
-        """The same users and interactions under other settings; parts that do not depend on these are shared."""
-        again, before = copy.copy(self), self.p
-        again.p = p
-        if (p.proximity, p.backward, p.across) != (before.proximity, before.backward, before.across):
-            again._weigh(p)
-            again._forget_terms()
-        elif p.shrinkage != before.shrinkage:
-            again._forget_terms()
-        return again
+    def reweighted(self, *settings: Settings) -> list[Self]:
+        """The same users and interactions under each of these settings; parts that do not depend on them are shared."""
+        before, found = self.p, [copy.copy(self) for _ in settings]
+        anew = []
+        for again, p in zip(found, settings, strict=True):
+            again.p = p
+            if (p.proximity, p.backward, p.across) != (before.proximity, before.backward, before.across):
+                anew.append(again)
+            elif p.shrinkage != before.shrinkage:
+                again._forget_terms()
+        if anew:
+            self._weigh(anew, [again.p for again in anew])
+        return found
 
     def _like(self, values: Array) -> sparse.csr_matrix:
         """A matrix with these values in the places of the table."""
@@ -221,18 +232,12 @@ class LeftOut:
     def _entry_keys(self, line: Array, item: Array) -> Array:
         return line.astype(np.int64) * self.unified.size + item
 
-    def _pattern(self) -> sparse.csr_matrix:
-        """Zeros, unified x unified, stored wherever somebody took both items."""
-        both = (self.graph.T.tocsr() @ self.graph).tocsr()
-        both.sort_indices()
-        line = np.repeat(np.arange(both.shape[0]), np.diff(both.indptr))
-        off = np.flatnonzero(line != both.indices)
-        ends = np.searchsorted(off, both.indptr)
-        return sparse.csr_matrix((np.zeros(len(off)), both.indices[off], ends), shape=both.shape)
-
-    def _pair(self, shown: Array, candidate: Array) -> Array:
-        """The table's entry of each pair that somebody took."""
-        return np.searchsorted(self._keys, shown.astype(np.int64) * self.unified.size + candidate)
+    def _pair(self, shown: Array, candidate: Array) -> tuple[Array, Array]:
+        """The table's entries of those pairs that it keeps, and which pairs these are (bool)."""
+        wanted = shown.astype(np.int64) * self.unified.size + candidate
+        at = np.minimum(np.searchsorted(self._keys, wanted), max(0, len(self._keys) - 1))
+        there = self._keys[at] == wanted if len(self._keys) else np.zeros(len(at), dtype=bool)
+        return at[there], there
 
     def _table(self, less: int, domain: str) -> sparse.csr_matrix:
         """C_ij / (sqrt((c_i - less) c_j) + s), unified items x items of a domain."""
@@ -247,7 +252,7 @@ class LeftOut:
 
     def scores(self, rows: Rows, domain: str) -> Array:
         """Scores of the items 1…n of a domain, float32 [rows, n]; 0 where nothing is known."""
-        return scores_of([self], rows, domain)[0]
+        return dense(scores_of([self], rows, domain)[0])
 
     def without_users(self) -> Self:
         """The same counts without the users: new users need only the plain tables, and get the same scores."""
@@ -275,13 +280,17 @@ class LeftOut:
         nobody = sparse.csr_matrix((0, size), dtype=np.float32)
         empty = cls(catalogue, np.zeros(0, object), nobody, np.zeros((len(DOMAINS), 0), np.int64), np.zeros(0, bool), p)
         empty.taken = arrays["taken"]
-        empty._place(sparse.csr_matrix((arrays["together"], indices, indptr), shape=(size, size)))
+        pairs = sparse.csr_matrix((arrays["together"], indices, indptr), shape=(size, size))
+        empty._place(pairs, np.ones(size, dtype=np.int64))
         empty._forget_terms()
         return empty
 
 
-def scores_of(tables: Sequence[LeftOut], rows: Rows, domain: str) -> list[Array]:
-    """:meth:`LeftOut.scores` under several settings of the same counts (:meth:`LeftOut.reweighted`)."""
+def scores_of(tables: Sequence[LeftOut], rows: Rows, domain: str) -> list[Lines]:
+    """:meth:`LeftOut.scores` under several settings of the same counts (:meth:`LeftOut.reweighted`).
+
+    Of a domain of more than :data:`_NARROW` items, sparse: what is known, with column numbers in any order.
+    """
     counts = tables[0]
     back, row, item = _shown(rows, counts.unified)
     line = counts._line.get_indexer(pd.Index(origins(rows), dtype=object))[row]
@@ -296,33 +305,108 @@ def scores_of(tables: Sequence[LeftOut], rows: Rows, domain: str) -> list[Array]
     number = counts.unified.column[domain][counts.graph.indices[candidate]]
     kept = (held[which] != candidate) & (number >= 0)
     which, candidate, number = which[kept], candidate[kept], number[kept]
+    at, kept = counts._pair(counts.graph.indices[held[which]], counts.graph.indices[candidate])
+    which, candidate, number = which[kept], candidate[kept], number[kept]
     first, second = counts.graph.indices[held[which]], counts.graph.indices[candidate]
-    at, gaps = counts._pair(first, second), counts._gaps(held[which], candidate)
+    gaps = counts._gaps(held[which], candidate)
+    still = counts._counts[at] > counts._least[first]  # without the row's user, the pair is still kept
 
     def lines(values: Array, columns: Array, of: Array, shape: tuple[int, int]) -> sparse.csr_matrix:
         ends = np.searchsorted(of, np.arange(shape[0] + 1))
         return sparse.csr_matrix((values, columns, ends), shape=shape)
 
+    def plain(scores: sparse.csr_matrix) -> Lines:
+        return scores.toarray() if scores.shape[1] <= _NARROW else scores
+
     shape = (len(rows), counts.unified.size)
     by_setting = []
     for table in tables:
         weight = table.p.recency**back
-        if not own.any():  # nobody to leave out: small scores can be dropped while the matrix is sparse
-            others = lines(weight, item, row, shape) @ table._terms(0, domain)
-            others.data[others.data < _ROUNDING] = 0.0
-            by_setting.append(others.toarray().astype(np.float32))
-            continue
-        scores = (lines(weight[own], item[own], row[own], shape) @ table._terms(1, domain)).toarray()
-        if not own.all():
-            scores += (lines(weight[~own], item[~own], row[~own], shape) @ table._terms(0, domain)).toarray()
+        scores = plain(lines(weight[~own], item[~own], row[~own], shape) @ table._terms(0, domain))
+        if own.any():
+            scores = plain(lines(weight[own], item[own], row[own], shape) @ table._terms(1, domain)) + scores
         if len(which):
             both, taken = table.together.data[at], (counts.taken[first] - 1, counts.taken[second])
-            right = table._term(both - table._weights(*gaps), taken[0], taken[1] - 1)
+            right = table._term(np.where(still, both - table._weights(*gaps), 0.0), taken[0], taken[1] - 1)
             repairs = lines(right - table._term(both, *taken), number, which, (len(held), scores.shape[1]))
-            scores += (lines(weight[own], mine, row[own], (len(rows), len(held))) @ repairs).toarray()
-        scores[scores < _ROUNDING] = 0.0
+            scores = scores + plain(lines(weight[own], mine, row[own], (len(rows), len(held))) @ repairs)
+        known = scores if isinstance(scores, np.ndarray) else scores.data
+        known[known < _ROUNDING] = 0.0
         by_setting.append(scores.astype(np.float32))
     return by_setting
+
+
+def dense(scores: Lines) -> Array:
+    """Scores as an array."""
+    whole: Array = scores if isinstance(scores, np.ndarray) else scores.toarray()
+    return whole
+
+
+def best_of(by_setting: Sequence[Lines], rows: Rows, domain: str, count: int) -> tuple[Array, Array]:
+    """The items with the highest sums of scores that are not in a row's histories.
+
+    Each setting's scores are divided by their largest among items that are not in the row's history of the domain.
+
+    Parameters
+    ----------
+    by_setting
+        Of :func:`scores_of` for these rows and this domain; overwritten.
+
+    Returns
+    -------
+    items
+        int32 [rows, at most ``count``], best first, of equal ones the first; 0 where there are fewer.
+    scores
+        float32 [rows, as many, settings].
+    """
+    unified, own = Unified(rows.catalogue), rows.history[domain]
+    histories = unified.histories(rows).tocoo()
+    seen = unified.column[domain][histories.col]
+    held, taken = (np.zeros((len(rows), rows.catalogue.size(domain)), dtype=bool) for _ in range(2))
+    held[own.owner, own.values - 1] = True
+    taken[histories.row[seen >= 0], seen[seen >= 0]] = True
+    if isinstance(by_setting[0], np.ndarray):
+        total = np.zeros_like(by_setting[0])
+        for values in by_setting:
+            values[held] = 0.0
+            total += values / np.maximum(values.max(axis=1, keepdims=True), 1e-9)
+        total[taken] = 0.0
+        best = best_columns(total, count)
+        there = np.take_along_axis(total, best, axis=1) > 0
+        scores = [np.take_along_axis(values, best, axis=1) for values in by_setting]
+    else:
+        of_setting = [_without(values, held) for values in by_setting]
+        total = sum((_shares(values) for values in of_setting), start=sparse.csr_matrix(taken.shape, dtype=np.float32))
+        best, there = _best_of_sparse(_without(total, taken), count)
+        at = np.broadcast_to(np.arange(len(best))[:, None], best.shape).ravel(), best.ravel()
+        scores = [np.asarray(values[at]).reshape(best.shape) for values in of_setting]
+    return np.where(there, best + 1, 0).astype(np.int32), np.stack(scores, axis=2) * there[:, :, None]
+
+
+def _without(scores: sparse.csr_matrix, those: Array) -> sparse.csr_matrix:
+    """Sparse scores with column numbers in order; 0 at ``those``, bool [rows, n]."""
+    line = np.repeat(np.arange(scores.shape[0]), np.diff(scores.indptr))
+    scores.data[those[line, scores.indices]] = 0.0
+    return scores.tocsc().tocsr()  # faster than sorting
+
+
+def _shares(scores: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Sparse scores, each divided by the largest of its line."""
+    largest = np.maximum(scores.max(axis=1).toarray()[:, 0], 1e-9)
+    shares = scores.data / np.repeat(largest, np.diff(scores.indptr))
+    return sparse.csr_matrix((shares, scores.indices, scores.indptr), shape=scores.shape)
+
+
+def _best_of_sparse(scores: sparse.csr_matrix, count: int) -> tuple[Array, Array]:
+    """The ``count`` best columns of each line and whether their scores lie above 0, [lines, at most ``count``]."""
+    lengths = np.diff(scores.indptr)
+    place = np.arange(scores.nnz) - np.repeat(scores.indptr[:-1], lengths)
+    padded = np.zeros((len(lengths), max(1, int(lengths.max(initial=0)))), dtype=np.float32)
+    padded[np.repeat(np.arange(len(lengths)), lengths), place] = scores.data
+    best = best_columns(padded, count)
+    there = np.take_along_axis(padded, best, axis=1) > 0
+    at = np.where(there, scores.indptr[:-1, None] + best, 0)
+    return np.append(scores.indices, 0)[np.where(there, at, -1)], there
 
 
 def _shown(rows: Rows, unified: Unified) -> tuple[Array, Array, Array]:
@@ -369,8 +453,7 @@ def item_vectors(train: Rows, d: int, shrinkage: float) -> Array:
     of 1. Learnt from all training users, as a start of item embeddings; an item that nobody took together with another
     has the zero vector.
     """
-    graph = user_items(train, Unified(train.catalogue))
-    table = cosine(graph, shrinkage).astype(np.float64)
+    table = _cosines(train, shrinkage)
     start = np.zeros((table.shape[0], d), dtype=np.float32)
     if not table.nnz:
         return start
@@ -381,6 +464,12 @@ def item_vectors(train: Rows, d: int, shrinkage: float) -> Array:
     return start
 
 
+def _cosines(train: Rows, shrinkage: float) -> sparse.csr_matrix:
+    """Of all unified items, float64; a pair that one of its items keeps in a large log counts for both."""
+    table = cosine(user_items(train, Unified(train.catalogue)), shrinkage).astype(np.float64)
+    return table.maximum(table.T).tocsr()
+
+
 def start_apart(train: Rows, vectors: Array, shrinkage: float) -> Array:
     """Items whose vectors are not those that :func:`item_vectors` makes of these rows: bool [unified items].
 
@@ -388,7 +477,7 @@ def start_apart(train: Rows, vectors: Array, shrinkage: float) -> Array:
     quotient, and the columns' squared norms must be proportional to their w. An item is marked if its line of
     T v - w v is larger than float32 explains. Not detected: columns that are other eigenvectors of T.
     """
-    table = cosine(user_items(train, Unified(train.catalogue)), shrinkage).astype(np.float64)
+    table = _cosines(train, shrinkage)
     v = vectors.astype(np.float64)
     norms = np.square(v).sum(axis=0)
     image = table @ v

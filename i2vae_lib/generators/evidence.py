@@ -21,9 +21,8 @@ from typing import Self
 import numpy as np
 
 from i2vae_lib.data.rows import DOMAINS, ORDER_FREE, Array, Catalogue, Rows
-from i2vae_lib.generators.cooccurrence import Kernel, LeftOut, scores_of
+from i2vae_lib.generators.cooccurrence import Kernel, LeftOut, best_of, scores_of
 from i2vae_lib.generators.graphs import Unified
-from i2vae_lib.generators.psg import top_items
 from i2vae_lib.generators.recency import RecentTakers
 from i2vae_lib.parameter_groups import EvidenceParameters
 
@@ -85,7 +84,7 @@ class Evidence:
         """Count the training rows, targets included."""
         wanted = kernels(p, protocol)
         first = [LeftOut.fit(train, wanted[0])] if wanted else []
-        counts = [first[0].reweighted(kernel) for kernel in wanted]
+        counts = first[0].reweighted(*wanted) if wanted else []
         return cls(p, counts, RecentTakers.fit(train, p.half_lives), train.catalogue)
 
     def of(self, rows: Rows) -> Told:
@@ -103,24 +102,15 @@ class Evidence:
 
     def _best(self, rows: Rows, d: str, width: int) -> tuple[Array, Array]:
         """Items and scores of rows that ask for one domain, [rows, at most width]."""
-        by_kernel = scores_of(self.left_out, rows, d)
-        taken = rows.history[d]
-        total = np.zeros_like(by_kernel[0])
-        for values in by_kernel:
-            values[taken.owner, taken.values - 1] = 0.0
-            total += values / np.maximum(values.max(axis=1, keepdims=True), 1e-9)
-        unified = self.left_out[0].unified
-        items, values = top_items(total, unified.histories(rows), unified.column[d], width)
-        known = values > 0
-        scores = np.stack([np.take_along_axis(of, items - 1, axis=1) * known for of in by_kernel], axis=2)
-        return np.where(known, items, 0), scores
+        return best_of(scores_of(self.left_out, rows, d), rows, d, width)
 
     def apart(self, train: Rows) -> Array:
         """Counts that do not come from these rows, by unified item: int64 [n]."""
         differing = Unified(self.catalogue).summed(self.recent.apart(train, self.p.half_lives))
         if self.left_out:
             again = LeftOut.fit(train, self.left_out[0].p)
-            differing += sum(counts.apart_from(again.reweighted(counts.p)) for counts in self.left_out)
+            both = zip(self.left_out, again.reweighted(*(counts.p for counts in self.left_out)), strict=True)
+            differing += sum(counts.apart_from(anew) for counts, anew in both)
         return differing
 
     def without_users(self) -> Self:
@@ -143,7 +133,7 @@ class Evidence:
         wanted, recent = kernels(p, protocol), RecentTakers.restore(arrays)
         if wanted and "users" in arrays:
             first = LeftOut.restore(catalogue, arrays, wanted[0])
-            return cls(p, [first.reweighted(kernel) for kernel in wanted], recent, catalogue)
+            return cls(p, first.reweighted(*wanted), recent, catalogue)
         counts = []
         for number, kernel in enumerate(wanted):
             own = {name.partition("/")[2]: array for name, array in arrays.items() if name.startswith(f"{number}/")}

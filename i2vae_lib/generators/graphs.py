@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -79,17 +80,89 @@ def domain_takers(train: Rows, domain: str) -> sparse.csr_matrix:
     return binary(users, items - 1, (len(dict.fromkeys(train.user)), train.catalogue.size(domain)))
 
 
+LARGEST = 20_000_000
+"""Pairs of entries of one line up to which :func:`together` keeps every pair of columns."""
+PARTNERS = 100
+"""Of larger graphs, how many partners a column keeps."""
+
+
+def is_large(graph: sparse.csr_matrix) -> bool:
+    """Whether :func:`together` keeps but the frequent partners of each column."""
+    return int((np.diff(graph.indptr).astype(np.int64) ** 2).sum()) > LARGEST
+
+
+def together(graph: sparse.csr_matrix) -> tuple[sparse.csr_matrix, Array]:
+    """How many lines of a binary graph hold both columns.
+
+    Of a large graph (:func:`is_large`), line i of the result keeps the columns j that at least ``least[i]`` lines hold
+    beside i: the lowest number that leaves no more than :data:`PARTNERS` of them. So whether j stays can be told again
+    for a graph with one line less, from the count alone.
+
+    Returns
+    -------
+    counts
+        float32 [columns, columns], indices in order, the diagonal left out.
+    least
+        int64 [columns]; 1 unless the graph is large.
+    """
+    size, transpose, large = graph.shape[1], graph.T.tocsr(), is_large(graph)
+    least = np.ones(size, dtype=np.int64)
+    work = np.cumsum(transpose @ np.diff(graph.indptr)) if large else np.zeros(size)
+    starts = np.flatnonzero(np.diff(work // LARGEST, prepend=-1))
+    parts = []
+    for start, end in pairwise([*starts, size]):
+        both = (transpose[start:end] @ graph).tocsr()
+        both.sort_indices()
+        line = np.repeat(np.arange(end - start, dtype=np.int32), np.diff(both.indptr))
+        kept = line + start != both.indices
+        if large:
+            kept &= both.data >= _least(line[kept], both.data[kept], least[start:end])[line]
+        at = np.flatnonzero(kept)
+        ends = np.searchsorted(at, both.indptr)
+        parts.append(sparse.csr_matrix((both.data[at], both.indices[at], ends), shape=both.shape))
+    return sparse.vstack(parts, format="csr") if parts else sparse.csr_matrix((size, size), dtype=np.float32), least
+
+
+def _least(line: Array, counts: Array, least: Array) -> Array:
+    """Set and return the lowest count of each line that at most :data:`PARTNERS` of its entries reach.
+
+    Parameters
+    ----------
+    line, counts
+        Of entries in the order of lines.
+    """
+    whole = counts.astype(np.int64)
+    highest = int(whole.max(initial=0)) + 1
+    ordered = np.sort(line * np.int64(highest) + (highest - 1 - whole))
+    starts = np.searchsorted(line, np.arange(len(least)))
+    full = np.flatnonzero(np.bincount(line, minlength=len(least)) > PARTNERS)
+    least[full] = highest - ordered[starts[full] + PARTNERS] % highest
+    return least
+
+
 def cosine(matrix: sparse.csr_matrix, shrinkage: float) -> sparse.csr_matrix:
-    """Item-item cosine with shrinkage, zero diagonal: c_ij / (sqrt(c_i c_j) + shrinkage)."""
-    together = (matrix.T.tocsr() @ matrix).tocsr()
-    together.sort_indices()
+    """Item-item cosine with shrinkage, zero diagonal: c_ij / (sqrt(c_i c_j) + shrinkage), as in :func:`together`."""
+    both, _ = together(matrix)
     counts = np.asarray(matrix.sum(axis=0)).ravel()
-    line = np.repeat(np.arange(together.shape[0], dtype=np.int32), np.diff(together.indptr))
-    off = np.flatnonzero(line != together.indices)
-    row, column, shared = line[off], together.indices[off], together.data[off]
-    values = shared / (np.sqrt(counts[row] * counts[column]) + shrinkage)
-    ends = np.searchsorted(off, together.indptr)
-    return sparse.csr_matrix((values.astype(np.float32), column, ends), shape=together.shape)
+    line = np.repeat(np.arange(both.shape[0], dtype=np.int32), np.diff(both.indptr))
+    values = both.data / (np.sqrt(counts[line] * counts[both.indices]) + shrinkage)
+    return sparse.csr_matrix((values.astype(np.float32), both.indices, both.indptr), shape=both.shape)
+
+
+def best_columns(scores: Array, count: int) -> Array:
+    """The ``count`` best columns of each line (or all there are), best first; of equal ones the first column leads."""
+    found: Array = torch.topk(torch.from_numpy(_ordered(scores)), min(count, scores.shape[1]), dim=1).indices.numpy()
+    return found
+
+
+def _ordered(scores: Array) -> Array:
+    """int64 keys in the order of the scores; of equal ones the first column is highest (topk breaks ties freely)."""
+    bits = (scores + np.float32(0)).view(np.int32)  # -0.0 becomes 0.0
+    bits ^= (bits >> 31) & np.int32(0x7FFFFFFF)
+    keys = bits.astype(np.int64)
+    keys <<= 32
+    keys -= np.arange(scores.shape[1])
+    return keys
 
 
 def arrays_of(name: str, matrix: sparse.csr_matrix) -> dict[str, Array]:

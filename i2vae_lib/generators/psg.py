@@ -37,7 +37,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import torch
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
@@ -45,8 +44,18 @@ from i2vae_lib.cache import entry_folder, once
 from i2vae_lib.data.dataset import rows_digest
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows, hashed, history_keys, origins, rejoined
 from i2vae_lib.data.user_sequences import with_targets
-from i2vae_lib.generators.cooccurrence import LeftOut
-from i2vae_lib.generators.graphs import Unified, arrays_of, binary, cosine, folded_in, matrix_of, tables_of, user_items
+from i2vae_lib.generators.cooccurrence import LeftOut, best_of, scores_of
+from i2vae_lib.generators.graphs import (
+    Unified,
+    arrays_of,
+    best_columns,
+    binary,
+    cosine,
+    folded_in,
+    matrix_of,
+    tables_of,
+    user_items,
+)
 from i2vae_lib.generators.lightgcn import train_lightgcn
 from i2vae_lib.parameter_groups import PsgParameters
 from i2vae_lib.params import ParameterError
@@ -98,17 +107,22 @@ class Generator:
                 positions = of_domain[fold[of_domain] == k]
                 for start in range(0, len(positions), _ROWS_AT_ONCE):
                     at = positions[start : start + _ROWS_AT_ONCE]
-                    told = self.told(rows.take(at), histories[at], int(k), d)
-                    found, values = top_items(told, histories[at], self.unified.column[d], self.p.recalled)
-                    there, width = np.isfinite(values), found.shape[1]
-                    items[at, :width], scores[at, :width] = np.where(there, found, 0), np.where(there, values, 0.0)
+                    found, values = self.best(rows.take(at), histories[at], int(k), d)
+                    items[at, : found.shape[1]], scores[at, : found.shape[1]] = found, values
         return items, scores
 
-    def told(self, rows: Rows, histories: sparse.csr_matrix, fold: int, domain: str) -> Array:
-        """What there is to go by for rows of one fold that all ask for ``domain``: scores of its items, float32.
+    def best(self, rows: Rows, histories: sparse.csr_matrix, fold: int, domain: str) -> tuple[Array, Array]:
+        """:meth:`recall` for rows of one fold that all ask for ``domain``, [rows, at most ``p.recalled``].
 
-        Minus infinity where it is nothing. ``histories`` is binary, rows x unified items.
+        ``histories`` is binary, rows x unified items.
         """
+        told = self.told(rows, histories, fold, domain)
+        found, values = top_items(told, histories, self.unified.column[domain], self.p.recalled)
+        there = np.isfinite(values)
+        return np.where(there, found, 0), np.where(there, values, 0.0)
+
+    def told(self, rows: Rows, histories: sparse.csr_matrix, fold: int, domain: str) -> Array:
+        """What :meth:`best` goes by: scores of the domain's items, float32, minus infinity where it is nothing."""
         raise NotImplementedError
 
     def arrays(self) -> dict[str, Array]:
@@ -172,22 +186,6 @@ def top_items(scores: Array, histories: sparse.csr_matrix, column: Array, count:
     scores[taken.row[own >= 0], own[own >= 0]] = -np.inf
     columns = best_columns(scores, count)
     return (columns + 1).astype(np.int32), np.take_along_axis(scores, columns, axis=1)
-
-
-def best_columns(scores: Array, count: int) -> Array:
-    """The ``count`` best columns of each line (or all there are), best first; of equal ones the first column leads."""
-    found: Array = torch.topk(torch.from_numpy(_ordered(scores)), min(count, scores.shape[1]), dim=1).indices.numpy()
-    return found
-
-
-def _ordered(scores: Array) -> Array:
-    """int64 keys in the order of the scores; of equal ones the first column is highest (topk breaks ties freely)."""
-    bits = (scores + np.float32(0)).view(np.int32)  # -0.0 becomes 0.0
-    bits ^= (bits >> 31) & np.int32(0x7FFFFFFF)
-    keys = bits.astype(np.int64)
-    keys <<= 32
-    keys -= np.arange(scores.shape[1])
-    return keys
 
 
 class _NoGenerator(Generator):
@@ -303,9 +301,9 @@ class LeaveOneOutGenerator(Generator):
     def recall(self, rows: Rows, fold: Array) -> tuple[Array, Array]:
         return super().recall(rows, np.zeros_like(fold))
 
-    def told(self, rows: Rows, histories: sparse.csr_matrix, fold: int, domain: str) -> Array:
-        scores = self.counts.scores(rows, domain)
-        return np.where(scores > 0, scores, np.float32(-np.inf))
+    def best(self, rows: Rows, histories: sparse.csr_matrix, fold: int, domain: str) -> tuple[Array, Array]:
+        items, values = best_of(scores_of([self.counts], rows, domain), rows, domain, self.p.recalled)
+        return items, values[:, :, 0]
 
     def without_users(self) -> Self:
         """The same counts for new users alone (:meth:`i2vae_lib.generators.cooccurrence.LeftOut.without_users`)."""

@@ -21,7 +21,8 @@ import numpy as np
 from i2vae_lib.data.histories import encoded_lists, rows_asking
 from i2vae_lib.data.rows import DOMAINS, PAD, Array, Catalogue, DataError, Rows
 from i2vae_lib.evaluation import refuse_non_finite
-from i2vae_lib.generators.psg import Generator, best_columns
+from i2vae_lib.generators.graphs import best_columns
+from i2vae_lib.generators.psg import Generator
 from i2vae_lib.params import Parameters
 from i2vae_lib.training import Callbacks
 

@@ -54,7 +54,8 @@ class OrderedCounts(FromHistories):
 
         def learn(setting: Setting) -> Setting:
             counts = {name: value for name, value in setting.items() if name != "popularity"}
-            self._take(self.left_out.reweighted(Kernel(**counts)), setting["popularity"])
+            [again] = self.left_out.reweighted(Kernel(**counts))
+            self._take(again, setting["popularity"])
             return {}
 
         turns = [[Axis("shrinkage", p.shrinkage), Axis("popularity", p.popularity)]]

@@ -37,7 +37,7 @@ from torch.nn import functional as F
 
 from i2vae_lib.data.rows import DOMAINS, PAD, Array, Catalogue, Rows, hashed, popularity
 from i2vae_lib.evaluation import refuse_non_finite, sample_negatives, selection_metric
-from i2vae_lib.generators.cooccurrence import Kernel, scores_of
+from i2vae_lib.generators.cooccurrence import Kernel, dense, scores_of
 from i2vae_lib.generators.graphs import Unified
 from i2vae_lib.generators.psg import Generator
 from i2vae_lib.params import Parameters
@@ -131,12 +131,12 @@ class Stack(StoredRecommender):
     def part_counts(self) -> None:
         """Of fitted rankers: ordered counts without their weight of popularity, and a bag beside them."""
         ordered = self.rankers[OrderedCounts.name].left_out
-        self.counts = (ordered.reweighted(Kernel(ordered.p.shrinkage)), ordered)
+        self.counts = (*ordered.reweighted(Kernel(ordered.p.shrinkage)), ordered)
 
     def features(self, rows: Rows, domain: str, items: Array) -> Array:
         """Of candidates [B, k] or [1, k] of rows that all ask for ``domain``: float32 [B, k, features]."""
         told = [self.rankers[one.name].evidence(rows, domain) for one in (ItemKNN, EASE)]
-        told += scores_of(self.counts, rows, domain)
+        told += map(dense, scores_of(self.counts, rows, domain))
         items = np.broadcast_to(items, (len(rows), items.shape[1]))
         found = []
         for evidence in told:
