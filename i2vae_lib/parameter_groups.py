@@ -151,6 +151,7 @@ class ObjectiveParameters(Group):
     blank_share: Share  # users drawn each epoch to be shown again, last event's domain hidden (every position only)
     reconstruction: Literal["bce", "softmax"]
     negatives: Positive  # sampled per row (bce only)
+    sampled: Positive = 4096  # per batch, for a softmax over more than eight times as many items (every position only)
     lambda_a: Weight  # denoising
     lambda_c: Weight  # cross-domain and disentangling
     a: Weight  # adaptive weight exp(a L / T) - b

@@ -304,7 +304,7 @@ def test_item_vectors_when_a_large_log_is_cut(few: Rows, monkeypatch: pytest.Mon
     monkeypatch.setattr(graphs, "LARGEST", 1)
     monkeypatch.setattr(graphs, "PARTNERS", 4)
     table = cooccurrence._cosines(few, 10.0).toarray()
-    assert 0 < (table > 0).sum(axis=1).max() and (table == table.T).all()
+    assert table.any() and (table == table.T).all()
     vectors = item_vectors(few, 8, 10.0)
     assert not cooccurrence.start_apart(few, vectors, 10.0).any()
     vectors[3] += 1.0

@@ -257,7 +257,7 @@ def test_score_when_compared_with_a_loop() -> None:
     model = model_of()
     interest = torch.randn(2, 8, generator=torch.Generator().manual_seed(3))
     items = torch.tensor([[1, 9, 4], [9, 0, 2]])
-    scores = model.score(interest, "y", items)
+    scores = model.score(interest, "y", items, mixed())
     table = model.items["y"].weight
     for row in range(2):
         for column in range(3):
@@ -273,7 +273,7 @@ def test_score_all_when_compared_with_score(domain: str) -> None:
     everyone = torch.arange(1, SIZES[domain] + 1).expand(4, -1)
     found = model.score_all(interest, domain, mixed())
     assert found.shape == (4, SIZES[domain])
-    torch.testing.assert_close(found, model.score(interest, domain, everyone), rtol=0.0, atol=1e-5)
+    torch.testing.assert_close(found, model.score(interest, domain, everyone, mixed()), rtol=0.0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

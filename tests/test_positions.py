@@ -13,11 +13,11 @@ from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.rows import DOMAINS, other
 from i2vae_lib.data.user_sequences import asked_by_event
 from i2vae_lib.generators import psg
-from i2vae_lib.model.every_position import EveryPosition
+from i2vae_lib.model.every_position import Asked, EveryPosition
 from i2vae_lib.model.i2vae import Draws
 from i2vae_lib.params import ParameterError, Parameters, load, read_preset
 from i2vae_lib.recommenders import I2VAERecommender, positions
-from i2vae_lib.recommenders.positions import Lessons, silenced
+from i2vae_lib.recommenders.positions import Lessons, Proposal, silenced
 from tests.helpers.worlds import TINY, fitted
 
 CHOSEN = {key: value for key, value in read_preset("tuned")["overrides"].items() if key not in ("model.d", "model.T")}
@@ -65,11 +65,11 @@ def test_a_position_when_compared_with_its_row(
     model = network(recommender)
     model.encoder.position.weight.zero_()
     compared = {d: 0 for d in DOMAINS}
-    for batch in lessons.batches(64, recipe.model.T, 0.5, np.random.default_rng(0)):
+    for batch in lessons.batches(64, recipe.model.T, 0.5, {}, np.random.default_rng(0)):
         for d, side, latents in model.inferred(batch, None):
             draws = model.draw(latents, None)
             found = model.score_all(model.decode(draws, d), d, side)
-            events = lessons.rows
+            events = lessons.rows(np.arange(lessons.hidden.max() + 1))
             for i in range(0, len(side.target), 7):
                 whole = int((side.sequences[side.line[i], : side.step[i] + 1] != 0).sum())
                 if whole != int(side.own_length[i] + side.other_length[i]):
@@ -97,7 +97,7 @@ def test_batches_when_an_epoch_is_drawn_ask_every_event_that_may_be_asked(
 ) -> None:
     """Rows of events and of hidden ones; a hidden row shows nothing of the domain that it asks for."""
     asked, hidden = 0, 0
-    for batch in lessons.batches(64, recipe.model.T, 0.5, np.random.default_rng(0)):
+    for batch in lessons.batches(64, recipe.model.T, 0.5, {}, np.random.default_rng(0)):
         for d, side in batch.items():
             low = dataset.catalogue.size("x") if d == "y" else 0
             inside = (side.sequences > low) & (side.sequences <= low + dataset.catalogue.size(d))
@@ -239,9 +239,59 @@ def test_batches_when_evidence_is_too_large_to_keep(
     monkeypatch.setattr(positions, "LARGEST", 0)
     again = Lessons.of(dataset.splits["train"], recipe.model.T, recommender.shown)
     assert lessons.kept is not None and again.kept is None
-    both = (one.batches(32, recipe.model.T, 0.2, np.random.default_rng(0)) for one in (lessons, again))
+    both = (one.batches(32, recipe.model.T, 0.2, {}, np.random.default_rng(0)) for one in (lessons, again))
     for kept, made in zip(*both, strict=True):
         assert kept.keys() == made.keys()
         for d, side in kept.items():
             for field in dataclasses.fields(side)[:-1]:  # all but the part, which is None
                 assert torch.equal(getattr(side, field.name), getattr(made[d], field.name)), field.name
+
+
+def drawn(side: Asked, items: np.ndarray, correction: np.ndarray) -> Asked:
+    return replace(side, drawn=torch.from_numpy(items), correction=torch.from_numpy(correction.astype(np.float32)))
+
+
+@torch.no_grad()
+def test_surprisal_when_items_are_drawn(recommender: I2VAERecommender, dataset: CrossDomainDataset) -> None:
+    """Of all items it is exact, whatever has evidence; of few the estimated sum over items is right on average."""
+    model, rng = network(recommender), np.random.default_rng(0)
+    for d in DOMAINS:
+        rows = dataset.splits["test"]
+        [(_, side, latents)] = recommender.infer(rows.take(rows.of(d)[:20]))
+        interest, everything = model.decode(model.draw(latents, None), d), np.arange(1, dataset.catalogue.size(d) + 1)
+        exact = model.surprisal(interest, d, side)
+        all_drawn = drawn(side, everything, np.zeros(len(everything)))
+        torch.testing.assert_close(model.surprisal(interest, d, all_drawn), exact, rtol=1e-4, atol=1e-4)
+        proposal = Proposal.of(recommender.popularity[d], 40)
+        target = model.score(interest, d, side.target[:, None], side)[:, 0]
+        sums = [(model.surprisal(interest, d, drawn(side, *proposal.draw(rng))) + target).exp() for _ in range(300)]
+        mean, error = torch.stack(sums).mean(dim=0), torch.stack(sums).std(dim=0) / 300**0.5
+        assert (torch.abs(mean - (exact + target).exp()) < 5 * error + 1e-3 * mean).all()
+        assert (error > 0).any()
+
+
+@torch.no_grad()
+def test_score_when_compared_with_score_all(recommender: I2VAERecommender, dataset: CrossDomainDataset) -> None:
+    model, rng = network(recommender), np.random.default_rng(0)
+    for d in DOMAINS:
+        rows = dataset.splits["test"]
+        [(_, side, latents)] = recommender.infer(rows.take(rows.of(d)[:20]))
+        interest = model.decode(model.draw(latents, None), d)
+        items = torch.from_numpy(rng.integers(1, dataset.catalogue.size(d) + 1, (len(interest), 30)))
+        items[:, 0] = side.evidence_items[:, 0].clamp(min=1)
+        expected = model.score_all(interest, d, side).gather(1, items - 1)
+        torch.testing.assert_close(model.score(interest, d, items, side), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_fit_when_a_softmax_is_sampled(dataset: CrossDomainDataset) -> None:
+    """Domains of 120 items are large if 10 are drawn a batch: it learns, and other draws give other weights."""
+    found = []
+    for sampled in (10, 15):  # 15: not more than eight times as many, so nothing is drawn
+        p = load("smoke", TINY | CHOSEN | {"objective.sampled": sampled}, epochs=2)
+        found.append(
+            fitted(I2VAERecommender(dataset.catalogue, p), dataset, p, psg.fit(dataset.splits["train"], p.psg))
+        )
+    sampled, whole = (one.state.history for one in found)
+    assert sampled[1]["reconstruction/x"] < sampled[0]["reconstruction/x"]
+    assert sampled[0]["reconstruction/x"] != whole[0]["reconstruction/x"]
+    assert abs(sampled[1]["reconstruction/x"] - whole[1]["reconstruction/x"]) < 0.5

@@ -110,7 +110,7 @@ def test_glossary_when_its_shapes_are_measured(dataset: CrossDomainDataset, trai
         "Prior": (prior.mean, prior.log_variance),
         "sample": (sample(q, torch.Generator().manual_seed(0)),),
         "I2VAENetwork.decode": (interest,),
-        "I2VAENetwork.score": (model.score(interest, "x", some), model.score_all(interest, "x", side)),
+        "I2VAENetwork.score": (model.score(interest, "x", some, side), model.score_all(interest, "x", side)),
         "kl": (kl(q, standard_like(q)),),
         "joint_information": (objective.joint_information(kl(q, q), every).value,),
         "disentangling": (objective.disentangling(q, prior, every).value,),

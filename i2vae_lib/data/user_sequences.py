@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.data.rows import DOMAINS, PAD, Array, Ragged, Rows, stacked
+from i2vae_lib.data.rows import DOMAINS, PAD, Array, Catalogue, Ragged, Rows, stacked
 
 
 @dataclass(frozen=True)
@@ -86,36 +87,82 @@ def user_sequences(rows: Rows) -> UserSequences:
     return UserSequences(np.asarray(users, dtype=object), sequences)
 
 
-def asked_by_event(rows: Rows, length: int) -> Rows:
-    """One row for every event of the rows' users, which asks for that event and shows what an evaluation row would.
+@dataclass(frozen=True)
+class Events:
+    """Every event of training users, in the order of domains, users and events, and what a row that asks for it shows.
 
-    It shows the own sequence before the event and the events of the other domain with earlier stamps (all of them
-    without a common time): the most recent ``length`` of each. Rows are in the order of domains, users and events;
-    ``source`` counts them. For training rows only, like :func:`user_sequences`.
+    Parameters
+    ----------
+    whole
+        The users, with all of their events.
+    domain, owner
+        int [m] of each event: number of its domain, and of its user.
+    seen
+        int64 [2, m]: how many events of each domain an evaluation row would show, those of the own domain before the
+        event and those of the other with earlier stamps (all of them without a common time).
+    moments
+        int64 [m], None without a common time.
     """
-    whole = user_sequences(rows)
-    parts = [whole.sequences[d] for d in DOMAINS]
-    owner = np.concatenate([part.owner for part in parts])
-    domain = np.repeat(np.arange(len(parts)), [len(part.values) for part in parts])
-    place = np.concatenate([np.arange(len(part.values)) - part.offsets[part.owner] for part in parts])
-    moments = moments_of(parts)
-    history = {}
-    for number, d in enumerate(DOMAINS):
-        part = parts[number]
-        earlier = part.lengths[owner] if moments is None else _earlier(part, owner, moments)
-        ends = part.offsets[owner] + np.where(domain == number, place, earlier)
-        history[d] = part.slices(np.maximum(part.offsets[owner], ends - length), ends)
-    count = len(owner)
-    return Rows(
-        catalogue=rows.catalogue,
-        user=whole.users[owner],
-        domain=domain.astype(rows.domain.dtype),
-        target=np.concatenate([part.values for part in parts]),
-        history=history,
-        excluded=Ragged.from_lengths(np.zeros(0, dtype=np.int32), np.zeros(count, dtype=np.int64)),
-        source=np.arange(count),
-        moment=moments,
-    )
+
+    whole: UserSequences
+    catalogue: Catalogue
+    domain: Array
+    owner: Array
+    seen: Array
+    moments: Array | None
+
+    @classmethod
+    def of(cls, train: Rows) -> Self:
+        """The events of training rows' users."""
+        whole = user_sequences(train)
+        parts = [whole.sequences[d] for d in DOMAINS]
+        owner = np.concatenate([part.owner for part in parts])
+        domain = np.repeat(np.arange(len(parts)), [len(part.values) for part in parts]).astype(train.domain.dtype)
+        place = np.concatenate([np.arange(len(part.values)) - part.offsets[part.owner] for part in parts])
+        moments = moments_of(parts)
+        seen = [
+            np.where(
+                domain == number, place, part.lengths[owner] if moments is None else _earlier(part, owner, moments)
+            )
+            for number, part in enumerate(parts)
+        ]
+        return cls(whole, train.catalogue, domain, owner, np.stack(seen), moments)
+
+    def rows(self, at: Array, length: int, hidden: Array | None = None) -> Rows:
+        """The rows that ask for the events at ``at``, ``source`` their numbers.
+
+        Parameters
+        ----------
+        length
+            A row shows the most recent events of each domain, so many at most.
+        hidden
+            bool [rows]: whose history of the own domain is left out; None: nobody's.
+        """
+        owner, history = self.owner[at], {}
+        for number, d in enumerate(DOMAINS):
+            part, before = self.whole.sequences[d], self.seen[number][at]
+            shown = np.minimum(before, length)
+            if hidden is not None:
+                shown[hidden & (self.domain[at] == number)] = 0
+            ends = part.offsets[owner] + before
+            history[d] = part.slices(ends - shown, ends)
+        targets = np.concatenate([self.whole.sequences[d].values for d in DOMAINS])
+        return Rows(
+            catalogue=self.catalogue,
+            user=self.whole.users[owner],
+            domain=self.domain[at],
+            target=targets[at],
+            history=history,
+            excluded=Ragged.from_lengths(np.zeros(0, dtype=np.int32), np.zeros(len(at), dtype=np.int64)),
+            source=at,
+            moment=None if self.moments is None else self.moments[at],
+        )
+
+
+def asked_by_event(rows: Rows, length: int) -> Rows:
+    """One row for every event of training rows' users: :meth:`Events.rows` of all."""
+    events = Events.of(rows)
+    return events.rows(np.arange(len(events.domain)), length)
 
 
 def _earlier(sequences: Ragged, owner: Array, moments: Array) -> Array:

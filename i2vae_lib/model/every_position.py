@@ -38,6 +38,7 @@ from i2vae_lib.generators.evidence import Evidence
 from i2vae_lib.model.encoders import ResidualHead, ZeroInitLinear, initialise, masked_mean
 from i2vae_lib.model.i2vae import Draws, Latents, Network, Prior
 from i2vae_lib.model.latents import where
+from i2vae_lib.model.likelihoods import categorical
 from i2vae_lib.model.transformers import CausalTransformer, LiGRBlock
 from i2vae_lib.parameter_groups import ModelParameters
 
@@ -64,15 +65,19 @@ class Asked(Tensors):
     moment: torch.Tensor  # int64 [B], line of the recent takers
     target: torch.Tensor  # int64 [B]
     position: torch.Tensor  # int64 [B] of each row in what was collated
+    drawn: torch.Tensor  # int64 [S] items that stand for all those without evidence; S = 0: the softmax is over all
+    correction: torch.Tensor  # float32 [S] log(times drawn / expected times of an item in all draws)
     part: Part | None = None  # None: all rows of the batch
 
     def parted(self, number: int, count: int) -> Self:
         """The rows of every ``count``-th sequence, beginning with sequence ``number``."""
         kept = torch.arange(len(self.sequences)) % count == number
         part = Part.of(kept[self.line])
-        rows = {f.name: getattr(self, f.name)[part.rows] for f in fields(self) if f.name not in ("sequences", "part")}
+        whole = {"drawn": self.drawn, "correction": self.correction}
+        names = {f.name for f in fields(self)} - {"sequences", "part", *whole}
+        rows = {name: getattr(self, name)[part.rows] for name in names}
         rows["line"] = rows["line"] // count
-        return type(self)(self.sequences[kept], **rows, part=part)
+        return type(self)(self.sequences[kept], **rows, **whole, part=part)
 
 
 class Evident(nn.Module):
@@ -100,7 +105,13 @@ class Evident(nn.Module):
         self.trend = nn.Parameter(torch.full((2 * half_lives,), self.TREND))
         self.log_trend_beginning = nn.Parameter(torch.zeros(half_lives))
         self.recent: torch.Tensor
-        self.register_buffer("recent", torch.zeros(1, half_lives, items), persistent=False)
+        self.most_recent: torch.Tensor  # the largest of each line of `recent`
+        self.hear(torch.zeros(1, half_lives, items))
+
+    def hear(self, recent: torch.Tensor) -> None:
+        """Set the recent takers, [moments, half-lives, n]."""
+        self.register_buffer("recent", recent, persistent=False)
+        self.register_buffer("most_recent", recent.amax(dim=2).clamp(min=1e-9), persistent=False)
 
     def gates(self, side: Asked) -> torch.Tensor:
         """All g, of evidence and then of the trend: [B, 2 kernels + 1]."""
@@ -118,24 +129,83 @@ class Evident(nn.Module):
         found: torch.Tensor = torch.bmm(told, gates[:, :, None])[:, :, 0] * (side.evidence_items != 0)
         return found
 
-    def trends(self, moments: torch.Tensor) -> torch.Tensor:
-        """Of every item at these moments, [moments, n]."""
-        recent = self.recent[moments]
+    def trends(self, moments: torch.Tensor, recent: torch.Tensor) -> torch.Tensor:
+        """Of items at these moments, from their recent takers [moments, half-lives, n]: [moments, n]."""
         logs = (recent * self.log_trend_beginning.exp()[:, None]).log1p()
-        relative = recent / recent.amax(dim=2, keepdim=True).clamp(min=1e-9)
+        relative = recent / self.most_recent[moments][:, :, None]
         return torch.einsum("f,bfn->bn", self.trend, torch.cat([logs, relative], dim=1))
+
+    def asking(self, interest: torch.Tensor) -> torch.Tensor:
+        """exp(t) (u + A u), [B, d]."""
+        return (interest + self.adapter(interest)) * self.log_scale.exp()
+
+    def _of_shared(
+        self, asking: torch.Tensor, table: torch.Tensor, side: Asked, gates: torch.Tensor, items: slice | torch.Tensor
+    ) -> torch.Tensor:
+        """All but evidence, of 0-based items that all rows share: [B, items]."""
+        found = torch.addmm(self.bias[items], asking, table[items].T)
+        if self.half_lives:
+            moments, at = torch.unique(side.moment, return_inverse=True)
+            trends = self.trends(moments, self.recent[moments][:, :, items])
+            found = torch.addcmul(found, gates[:, -1:], trends[at])
+        return found
+
+    def _of_own(
+        self, asking: torch.Tensor, table: torch.Tensor, side: Asked, gates: torch.Tensor, items: torch.Tensor
+    ) -> torch.Tensor:
+        """All but evidence, of 0-based items of each row, int64 [B, k]: [B, k]."""
+        found = torch.bmm(F.embedding(items, table), asking[:, :, None])[:, :, 0] + self.bias[items]
+        if self.half_lives:
+            half_lives = torch.arange(self.half_lives, device=items.device)[:, None]
+            recent = self.recent[side.moment[:, None, None], half_lives, items[:, None]]
+            found = torch.addcmul(found, gates[:, -1:], self.trends(side.moment, recent))
+        return found
 
     def of_all(self, interest: torch.Tensor, table: torch.Tensor, side: Asked) -> torch.Tensor:
         """interest [B, d], vectors [n, d] of items 1…n -> [B, n]."""
-        asking = (interest + self.adapter(interest)) * self.log_scale.exp()
-        found, gates = torch.addmm(self.bias, asking, table.T), self.gates(side)
-        if self.half_lives:
-            moments, at = torch.unique(side.moment, return_inverse=True)
-            found = torch.addcmul(found, gates[:, -1:], self.trends(moments)[at])
+        gates = self.gates(side)
+        found = self._of_shared(self.asking(interest), table, side, gates, slice(None))
         if self.kernels:
             places = (side.evidence_items - 1).clamp(min=0)
             found = found.scatter_add(1, places, self.evidence(side, gates[:, :-1]))
         return found
+
+    def of_some(self, interest: torch.Tensor, table: torch.Tensor, side: Asked, items: torch.Tensor) -> torch.Tensor:
+        """interest [B, d], vectors [n, d] of items 1…n, items int64 [B, k] -> [B, k]."""
+        gates = self.gates(side)
+        found = self._of_own(self.asking(interest), table, side, gates, items - 1)
+        if self.kernels:
+            known, order = side.evidence_items.sort(dim=1)
+            at = torch.searchsorted(known, items).clamp(max=known.shape[1] - 1)
+            evidence = self.evidence(side, gates[:, :-1]).gather(1, order.gather(1, at))
+            found = found + evidence * (known.gather(1, at) == items)
+        return found
+
+    def surprisal_of_drawn(self, interest: torch.Tensor, table: torch.Tensor, side: Asked) -> torch.Tensor:
+        """Estimate -log softmax over all items at the target: [B].
+
+        The sum over items is exact over the target and the items with evidence. The others are estimated from
+        ``side.drawn``, each weighed by how often it was drawn against how often that was to be expected (importance
+        sampling, Bengio and Senécal 2003), so the estimate of the sum has no bias.
+        """
+        gates, asking = self.gates(side), self.asking(interest)
+        target, listed = side.target[:, None], side.evidence_items
+        own = torch.cat([target, listed], dim=1)
+        scores = self._of_own(asking, table, side, gates, (own - 1).clamp(min=0))
+        if self.kernels:
+            evidence = self.evidence(side, gates[:, :-1])
+            of_target = (evidence * (listed == target)).sum(dim=1, keepdim=True)
+            scores = scores + torch.cat([of_target, evidence], dim=1)
+        away = (own == 0) | (own == target)
+        away[:, 0] = False
+        others = self._of_shared(asking, table, side, gates, side.drawn - 1) + side.correction
+        place = torch.full((len(table) + 1,), -1, device=own.device)
+        place[side.drawn] = torch.arange(len(side.drawn), device=own.device)
+        line, column = (place[own] >= 0).nonzero(as_tuple=True)
+        counted = torch.zeros_like(others, dtype=torch.bool)
+        counted[line, place[own[line, column]]] = True
+        logits = torch.cat([scores.masked_fill(away, -torch.inf), others.masked_fill(counted, -torch.inf)], dim=1)
+        return categorical(logits, torch.zeros_like(side.target))
 
 
 class EveryPosition(Network):
@@ -217,10 +287,23 @@ class EveryPosition(Network):
         interest: torch.Tensor = torch.bmm(shares[:, None], latents)[:, 0] + self.decoder[domain](latents.flatten(1))
         return interest
 
+    def _scorer(self, domain: str) -> tuple[Evident, torch.Tensor]:
+        """What scores a domain's items, and their vectors [n, d]."""
+        return self.scores[domain], self.items[domain].get_parameter("weight")[1:]  # type: ignore[return-value]
+
     def score_all(self, interest: torch.Tensor, domain: str, side: Asked) -> torch.Tensor:
-        """Scores of every item 1…n of the domain: [B, n]."""
-        found: torch.Tensor = self.scores[domain].of_all(interest, self.items[domain].weight[1:], side)  # type: ignore
-        return found
+        scores, table = self._scorer(domain)
+        return scores.of_all(interest, table, side)
+
+    def score(self, interest: torch.Tensor, domain: str, items: torch.Tensor, side: Asked) -> torch.Tensor:
+        scores, table = self._scorer(domain)
+        return scores.of_some(interest, table, side, items)
+
+    def surprisal(self, interest: torch.Tensor, domain: str, side: Asked) -> torch.Tensor:
+        if not len(side.drawn):
+            return super().surprisal(interest, domain, side)
+        scores, table = self._scorer(domain)
+        return scores.surprisal_of_drawn(interest, table, side)
 
 
 def build(
@@ -247,7 +330,7 @@ def build(
         for d in DOMAINS:
             scores: Evident = model.scores[d]  # type: ignore[assignment]
             scores.bias.copy_(torch.from_numpy(0.5 * np.log1p(popularity[d][1:])))
-            scores.recent = torch.from_numpy(evidence.recent.counts[d])
+            scores.hear(torch.from_numpy(evidence.recent.counts[d]))
             table = model.items[d].get_parameter("weight")
             if vectors is not None:
                 table[1:] = torch.from_numpy(vectors[d])

@@ -28,6 +28,7 @@ from i2vae_lib.model.encoders import (
     masked_mean,
 )
 from i2vae_lib.model.latents import Gaussian, sample, scatter, where
+from i2vae_lib.model.likelihoods import categorical
 from i2vae_lib.parameter_groups import ModelParameters
 
 ROLES = ("specific", "transferable", "augmented")
@@ -135,6 +136,14 @@ class Network(nn.Module):
         """Scores of every item 1…n of the domain: [B, n]."""
         raise NotImplementedError
 
+    def score(self, interest: torch.Tensor, domain: str, items: torch.Tensor, side: Any) -> torch.Tensor:
+        """Scores of a few items per row: interest [B, d], items int64 [B, k] -> [B, k]."""
+        raise NotImplementedError
+
+    def surprisal(self, interest: torch.Tensor, domain: str, side: Any) -> torch.Tensor:
+        """-log softmax over all items of the domain, at the target: [B]."""
+        return categorical(self.score_all(interest, domain, side), side.target - 1)
+
 
 class I2VAENetwork(Network):
     """The model of the paper.
@@ -207,8 +216,8 @@ class I2VAENetwork(Network):
         """The interest X_u reconstructed from the three latents (paper 3.3.3): [B, d]."""
         return self.decoder[domain](z.specific, z.transferable, z.augmented)
 
-    def score(self, interest: torch.Tensor, domain: str, items: torch.Tensor) -> torch.Tensor:
-        """X_u . E_v (paper 3.3.3) of a few items per row: interest [B, d], items [B, k] -> [B, k]."""
+    def score(self, interest: torch.Tensor, domain: str, items: torch.Tensor, side: Side) -> torch.Tensor:
+        """X_u . E_v (paper 3.3.3)."""
         return torch.bmm(self.items[domain](items), interest[:, :, None])[:, :, 0]
 
     def score_all(self, interest: torch.Tensor, domain: str, side: Side) -> torch.Tensor:

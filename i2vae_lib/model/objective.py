@@ -17,7 +17,7 @@ import torch
 from i2vae_lib.data.batches import Side
 from i2vae_lib.model.i2vae import ROLES, I2VAENetwork, Latents, Network, latent_name
 from i2vae_lib.model.latents import Gaussian, annealing, kl, kl_per_dimension, standard_like
-from i2vae_lib.model.likelihoods import bernoulli, categorical
+from i2vae_lib.model.likelihoods import bernoulli
 from i2vae_lib.parameter_groups import ObjectiveParameters
 from i2vae_lib.processes import summed
 
@@ -49,16 +49,16 @@ def reconstruction_bce(model: I2VAENetwork, interest: torch.Tensor, side: Side, 
     -log sigmoid(X_u . E_target) - sum over negatives of log sigmoid(-X_u . E_negative)
     """
     asked = torch.cat([side.target[:, None], side.negatives], dim=1)
-    scores = model.score(interest, domain, asked)
+    scores = model.score(interest, domain, asked, side)
     return bernoulli(scores[:, 0], scores[:, 1:])
 
 
 def reconstruction_softmax(model: Network, interest: torch.Tensor, side: Any, domain: str) -> torch.Tensor:
     """-log softmax over all items of the domain, at the target: [B].
 
-    Departs: in place of the paper's BCE; needs no negatives.
+    Departs: in place of the paper's BCE; needs no negatives (but for large domains, see ``objective.sampled``).
     """
-    return categorical(model.score_all(interest, domain, side), side.target - 1)
+    return model.surprisal(interest, domain, side)
 
 
 def kl_to_prior(q: Gaussian, prior: Gaussian, mask: torch.Tensor, free_bits: float = 0.0) -> Term:

@@ -37,10 +37,10 @@ from i2vae_lib.generators.evidence import Evidence
 from i2vae_lib.generators.features import given_vectors, title_vectors
 from i2vae_lib.generators.graphs import Unified
 from i2vae_lib.model import every_position
-from i2vae_lib.model.i2vae import ROLES, Draws, I2VAENetwork, Latents, Network, build, latent_name
+from i2vae_lib.model.i2vae import ROLES, Draws, Latents, Network, build, latent_name
 from i2vae_lib.model.objective import active_units, build_objective
 from i2vae_lib.params import Parameters
-from i2vae_lib.recommenders.positions import Lessons, Shown
+from i2vae_lib.recommenders.positions import WHOLE, Lessons, Proposal, Shown
 from i2vae_lib.recommenders.trained import Trained, chosen
 from i2vae_lib.training import Stage
 
@@ -126,9 +126,14 @@ class I2VAERecommender(Trained):
         """An epoch of training users, and its steps."""
         p = self.params
         lessons = Lessons.of(train, p.model.T, self.shown)
+        proposals = {
+            d: Proposal.of(self.popularity[d], p.objective.sampled)
+            for d in DOMAINS
+            if self.sizes[d] > WHOLE * p.objective.sampled
+        }
 
         def batches(rng: np.random.Generator) -> Iterator[dict[str, Any]]:
-            yield from lessons.batches(p.training.batch_size, p.model.T, p.objective.blank_share, rng)
+            yield from lessons.batches(p.training.batch_size, p.model.T, p.objective.blank_share, proposals, rng)
 
         return batches, -(-lessons.orders.users // p.training.batch_size)
 
@@ -196,8 +201,8 @@ class I2VAERecommender(Trained):
     def scores_from(self, values: Draws, side: Any, domain: str, items: torch.Tensor) -> torch.Tensor:
         """:meth:`scores` of rows from values of their latents, whatever these are."""
         interest = self.model.decode(values, domain)
-        if isinstance(self.model, I2VAENetwork) and len(items) > 1 and 32 * items.shape[1] <= self.sizes[domain]:
-            return self.model.score(interest, domain, items)
+        if len(items) > 1 and 32 * items.shape[1] <= self.sizes[domain]:
+            return self.model.score(interest, domain, items, side)
         # one product with all n costs less than gathering k vectors a row until n is some 30 k
         found = self.model.score_all(interest, domain, side)
         return chosen(found, items)

@@ -8,7 +8,7 @@ Otherwise each batch makes its own, anew each epoch: the same numbers, in more t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from i2vae_lib.data.batches import as_indices, bucketed
-from i2vae_lib.data.rows import DOMAINS, PAD, Array, Rows, joined
-from i2vae_lib.data.user_sequences import asked_by_event, user_sequences
+from i2vae_lib.data.rows import DOMAINS, PAD, Array, Rows
+from i2vae_lib.data.user_sequences import Events
 from i2vae_lib.generators.evidence import Told
 from i2vae_lib.generators.graphs import Unified
 from i2vae_lib.model.every_position import Asked
@@ -26,6 +26,39 @@ from i2vae_lib.recommenders.systems.separate_or_merged import Merged
 
 LARGEST = 2**32
 """Most bytes of pseudo-sequences and evidence that are kept through training."""
+WHOLE = 8
+"""A softmax is over all items of a domain that has up to so many times ``objective.sampled``."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """How the items are drawn that stand for a large domain: with the square root of 1 + takers, where biases begin.
+
+    Parameters
+    ----------
+    share
+        Of each item, float64 [items]; they add up to 1.
+    count
+        Draws a batch.
+    """
+
+    share: Array
+    count: int
+
+    @classmethod
+    def of(cls, popularity: Array, count: int) -> Self:
+        """Of the takers of each item, [items + 1], padding first."""
+        weight = np.sqrt(1.0 + popularity[1:])
+        return cls(weight / weight.sum(), count)
+
+    def draw(self, rng: np.random.Generator) -> tuple[Array, Array]:
+        """The items drawn, int64 [S], each once, and log(times drawn / times expected), float32 [S]."""
+        ends = np.cumsum(self.share)
+        drawn, times = np.unique(np.searchsorted(ends, rng.random(self.count) * ends[-1], "right"), return_counts=True)
+        return drawn + 1, np.log(times / (self.count * self.share[drawn])).astype(np.float32)
+
+
+_NONE_DRAWN = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -68,7 +101,14 @@ class Shown:
         return found
 
     def asked(
-        self, at: Array, domain: str, sequences: torch.Tensor, line: Array, step: Array, position: Array
+        self,
+        at: Array,
+        domain: str,
+        sequences: torch.Tensor,
+        line: Array,
+        step: Array,
+        position: Array,
+        drawn: tuple[Array, Array] = _NONE_DRAWN,
     ) -> Asked:
         """The rows at ``at``, all of ``domain``; row i asks at ``step[i]`` of the sequence ``line[i]``."""
         assert self.told is not None
@@ -84,9 +124,11 @@ class Shown:
             "moment": self.told.moment[at],
             "target": self.rows.target[at],
             "position": position,
+            "drawn": drawn[0],
         }
         whole: dict[str, Any] = {name: as_indices(one) for name, one in arrays.items()}
-        return Asked(sequences, **whole, evidence_scores=torch.from_numpy(self.told.scores[at]))
+        scores, correction = torch.from_numpy(self.told.scores[at]), torch.from_numpy(drawn[1])
+        return Asked(sequences, **whole, evidence_scores=scores, correction=correction)
 
 
 def silenced(side: Any) -> Any:
@@ -104,31 +146,38 @@ class Lessons:
     Parameters
     ----------
     orders
-        Sequences of events, numbered 1…m in the order of :func:`i2vae_lib.data.user_sequences.asked_by_event`.
-    rows
-        Those of the m events, then those of last events once more, with their own history hidden.
+        Sequences of events, numbered 1…m in the order of ``events``.
+    events
+        The m events.
+    length
+        Most recent events that the row of an event shows, of each domain.
     show
         Makes what rows show: pseudo-sequences and evidence.
     kept
-        What ``show`` gives for all rows; None if that is too much to keep.
+        What ``show`` gives for :meth:`rows` of all lessons; None if that is too much to keep.
+    last
+        Events that are asked for once more with their own history hidden.
     hidden
-        int64 [m + 1]: where in ``rows`` an event stands with its own history hidden; -1 if it does not.
+        int64 [m + 1]: the lesson of an event with its own history hidden, after those of the m events; -1 if there is
+        none.
     item
         int64 [m + 1]: the event's item, of X as 1…n, of Y as n + 1…; 0 for padding.
     """
 
     orders: Orders
-    rows: Rows
+    events: Events
+    length: int
     show: Callable[[Rows], Shown]
     kept: Shown | None
+    last: Array
     hidden: Array
     item: Array
 
     @classmethod
     def of(cls, train: Rows, length: int, show: Callable[[Rows], Shown]) -> Self:
         """The lessons in training rows."""
-        rows, unified = asked_by_event(train, length), Unified(train.catalogue)
-        sequences = user_sequences(train).sequences
+        events, unified = Events.of(train), Unified(train.catalogue)
+        sequences = events.whole.sequences
         counts = [len(sequences[d].values) for d in DOMAINS]
         first = (1, 1 + counts[0])
         parts = [
@@ -137,30 +186,40 @@ class Lessons:
         products = [unified.of[d][sequences[d].values] for d in DOMAINS]
         orders = Orders.of(parts, counts, np.concatenate([[-1], *products]))
         ends = orders.sequences.offsets[1:] - 1
-        ends = ends[orders.asked[ends]]
-        last = np.unique(orders.sequences.values[ends])
-        last = last[rows.lengths("other")[last - 1] > 0]
-        blank = rows.take(last - 1)
-        seen = {d: one.keep((blank.domain != i)[one.owner]) for i, (d, one) in enumerate(blank.history.items())}
-        hidden = np.full(len(rows) + 1, -1)
-        hidden[last] = len(rows) + np.arange(len(last))
+        last = np.unique(orders.sequences.values[ends[orders.asked[ends]]]) - 1
+        last = last[events.seen[1 - events.domain[last], last] > 0]
+        hidden = np.full(sum(counts) + 1, -1)
+        hidden[last + 1] = sum(counts) + np.arange(len(last))
         item = [sequences[d].values.astype(np.int64) for d in DOMAINS]
-        rows = joined([rows, replace(blank, history=seen)])
-        kept = show(rows) if show(rows.take(np.arange(min(1, len(rows))))).nbytes * len(rows) <= LARGEST else None
-        return cls(
-            orders,
-            rows,
-            show,
-            kept,
-            hidden,
-            np.concatenate([[PAD], item[0], item[1] + train.catalogue.size("x")]),
-        )
+        numbers = np.concatenate([[PAD], item[0], item[1] + train.catalogue.size("x")])
+        lessons = cls(orders, events, length, show, None, last, hidden, numbers)
+        everything = np.arange(sum(counts) + len(last))
+        bytes_each = show(lessons.rows(everything[:1])).nbytes
+        fits = bytes_each * len(everything) <= LARGEST
+        return replace(lessons, kept=show(lessons.rows(everything))) if fits else lessons
+
+    def rows(self, at: Array) -> Rows:
+        """The rows of the lessons at ``at``."""
+        count = len(self.events.domain)
+        again = at >= count
+        event = at.copy()
+        event[again] = self.last[at[again] - count]
+        return self.events.rows(event, self.length, again)
 
     def batches(
-        self, size: int, length: int, hidden_share: float, rng: np.random.Generator
+        self,
+        size: int,
+        length: int,
+        hidden_share: float,
+        proposals: Mapping[str, Proposal],
+        rng: np.random.Generator,
     ) -> Iterator[dict[str, Asked]]:
-        """An epoch: every user once, and some a second time with the domain of their last event hidden."""
+        """An epoch: every user once, and some a second time with the domain of their last event hidden.
+
+        ``proposals`` has the domains that are too large for a softmax over all of their items.
+        """
         count = np.minimum(self.orders.sequences.lengths[: self.orders.users], length)
+        domain = np.concatenate([self.events.domain, self.events.domain[self.last]])
         for at in bucketed(count, size, rng):
             inputs, targets = self.orders.draw(at, length, hidden_share, rng)
             sequences = torch.from_numpy(self.item[inputs])
@@ -169,9 +228,10 @@ class Lessons:
             shown = np.where(line < len(at), event - 1, self.hidden[event])
             batch = {}
             for i, d in enumerate(DOMAINS):
-                here = np.flatnonzero((self.rows.domain[shown] == i) & (shown >= 0))
+                here = np.flatnonzero((domain[shown] == i) & (shown >= 0))
                 if len(here):
-                    batch[d] = self._asked(shown[here], d, sequences, line[here], step[here], here)
+                    drawn = proposals[d].draw(rng) if d in proposals else _NONE_DRAWN
+                    batch[d] = self._asked(shown[here], d, sequences, line[here], step[here], here, drawn)
             if batch:
                 yield batch
 
@@ -179,4 +239,4 @@ class Lessons:
         """:meth:`Shown.asked` of what was kept, else of what is made now for these rows."""
         if self.kept is not None:
             return self.kept.asked(at, *where)
-        return self.show(self.rows.take(at)).asked(np.arange(len(at)), *where)
+        return self.show(self.rows(at)).asked(np.arange(len(at)), *where)
