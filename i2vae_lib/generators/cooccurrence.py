@@ -330,10 +330,18 @@ def scores_of(tables: Sequence[LeftOut], rows: Rows, domain: str) -> list[Lines]
             right = table._term(np.where(still, both - table._weights(*gaps), 0.0), taken[0], taken[1] - 1)
             repairs = lines(right - table._term(both, *taken), number, which, (len(held), scores.shape[1]))
             scores = scores + plain(lines(weight[own], mine, row[own], (len(rows), len(held))) @ repairs)
-        known = scores if isinstance(scores, np.ndarray) else scores.data
-        known[known < _ROUNDING] = 0.0
-        by_setting.append(scores.astype(np.float32))
+        if isinstance(scores, np.ndarray):
+            by_setting.append(_rounded(scores))
+        else:  # not its own `astype`, which sorts
+            whole = (_rounded(scores.data), scores.indices, scores.indptr)
+            by_setting.append(sparse.csr_matrix(whole, shape=scores.shape))
     return by_setting
+
+
+def _rounded(scores: Array) -> Array:
+    """float32, without errors of rounding."""
+    scores[scores < _ROUNDING] = 0.0
+    return scores.astype(np.float32)
 
 
 def dense(scores: Lines) -> Array:
