@@ -50,7 +50,7 @@ def recipe() -> str:
     return pictures.forest("i2VAE (preset tuned) less the best reference ranker", "points of HR@10", lines)
 
 
-FIGURES = {"model": pictures.model_picture, "item_order": item_order, "recipe": recipe}
+FIGURES = {"item_order": item_order, "recipe": recipe}
 
 
 def smallest_figure(notebook: dict[str, Any]) -> dict[str, Any] | None:

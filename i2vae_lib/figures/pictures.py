@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -186,68 +187,9 @@ def _panel(
     return parts
 
 
-# --- the model --------------------------------------------------------------------------------------------------------
-
-
 def model_picture() -> str:
     """The model as a picture, after Figure 2 of the paper: from two histories to scores in either domain.
 
     The boxes have light fills and dark letters of their own, so that it can be read on any background.
     """
-    parts = [
-        "<defs><marker id='tip' viewBox='0 0 8 8' refX='7' refY='4' markerWidth='7' markerHeight='7' orient='auto'>"
-        "<path d='M0 0L8 4L0 8z' fill='#7d8590'/></marker></defs>"
-    ]
-    blue, orange = "#cfe5f7", "#fbe3c0"
-    parts += _side(40, "X", ("zˣ", "z_tʸ", "z_aˣ"), blue, orange)
-    parts += _side(290, "Y", ("zʸ", "z_tˣ", "z_aʸ"), orange, blue)
-    parts += [
-        *_arrow((140, 132), (140, 200)),
-        *_arrow((140, 332), (140, 250)),
-        *_box(30, 200, 220, 50, "#e6e0f5", "pseudo-sequences", "what others took as well"),
-        *_arrow((250, 212), (300, 122)),
-        *_arrow((250, 238), (300, 342)),
-        *_arrow((410, 120), (450, 350)),
-        *_arrow((410, 345), (450, 126)),
-        _text(545, 455, "six latents, each a Gaussian", 'text-anchor="middle" style="fill:#7d8590"'),
-    ]
-    return _svg("i2VAE: two histories, six latents, scores in either domain", 900, 470, parts)
-
-
-def _side(top: int, d: str, symbols: tuple[str, str, str], colour: str, other: str) -> list[str]:
-    """One domain: its history, its encoder, the three latents that its scores come from."""
-    middle = top + 75
-    roles = (
-        (f"specific {symbols[0]}", colour, "what only this domain tells"),
-        (f"transferable {symbols[1]}", other, "what the other domain tells"),
-        (f"augmented {symbols[2]}", "#e6e0f5", "what pseudo-items tell"),
-    )
-    parts = [
-        *_box(30, middle - 33, 220, 50, colour, f"history in {d}", "items, oldest first"),
-        *_arrow((250, middle - 8), (300, middle - 8)),
-        *_box(300, middle - 33, 110, 50, colour, "encoder", f"of {d}"),
-    ]
-    for at, (name, fill, meaning) in enumerate(roles):
-        y = top + at * 52
-        parts += _arrow((410, middle - 8), (450, y + 21))
-        parts += _box(450, y, 190, 42, fill, name, meaning)
-        parts += _arrow((640, y + 21), (690, middle - 8))
-    parts += _box(690, middle - 33, 80, 50, "#d8efe2", "decode", f"interest {d}")
-    parts += _arrow((770, middle - 8), (805, middle - 8))
-    parts += _box(805, middle - 33, 85, 50, "#d8efe2", "scores", f"items of {d}")
-    return parts
-
-
-def _box(x: int, y: int, wide: int, high: int, fill: str, name: str, meaning: str) -> list[str]:
-    look = f'x="{x}" y="{y}" width="{wide}" height="{high}" rx="8" fill="{fill}" stroke="#7d8590"'
-    middle = x + wide / 2
-    return [
-        f"<rect {look}/>",
-        _text(middle, y + high / 2 - 3, name, 'text-anchor="middle" style="fill:#1f2328;font-weight:600"'),
-        _text(middle, y + high / 2 + 14, meaning, 'text-anchor="middle" style="fill:#3d444d;font-size:12px"'),
-    ]
-
-
-def _arrow(start: tuple[int, int], end: tuple[int, int]) -> list[str]:
-    line = f"M{start[0]} {start[1]}L{end[0]} {end[1]}"
-    return [f'<path d="{line}" fill="none" stroke="#7d8590" stroke-width="1.5" marker-end="url(#tip)"/>']
+    return Path(__file__).with_name("model.svg").read_text(encoding="utf-8")
