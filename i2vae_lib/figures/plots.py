@@ -18,6 +18,8 @@ from i2vae_lib.figures.pictures import training_panels
 from i2vae_lib.labels import label, latent
 from i2vae_lib.results.text import as_csv
 
+_DOTTED = {"width": 1, "dash": "dot", "color": looks.GREY}
+
 
 def _figure(title: str, *tables: pd.DataFrame, height: int = 360) -> go.Figure:
     """A figure that waits for what is drawn of these tables."""
@@ -36,6 +38,14 @@ def _panels(figure: go.Figure, titles: Sequence[str], columns: int, **words: Any
     """Divide a figure into panels, so many in a line; the place of each."""
     figure.set_subplots(rows=-(-len(titles) // columns), cols=columns, subplot_titles=titles, **words)
     return [{"row": number // columns + 1, "col": number % columns + 1} for number in range(len(titles))]
+
+
+def _one_legend(figure: go.Figure) -> go.Figure:
+    """Show each name once, for all of its traces."""
+    names = [trace.name for trace in figure.data]
+    for at, trace in enumerate(figure.data):
+        trace.update(legendgroup=trace.name, showlegend=names.index(trace.name) == at)
+    return figure
 
 
 def _different(values: Iterable[Any]) -> list[Any]:
@@ -157,16 +167,8 @@ def results(table: pd.DataFrame, title: str) -> go.Figure:
         part = table[table["domain"] == d]
         labels = [f"{label(kind)} (n={n})" for kind, n in zip(part["kind"], part["n"], strict=True)]
         for i, name in enumerate(recommenders):
-            figure.add_bar(
-                x=labels,
-                y=part[name],
-                name=label(name),
-                legendgroup=name,
-                showlegend=d == domains[0],
-                marker=looks.bar(name, i),
-                **place,
-            )
-    return figure.update_yaxes(title_text="per cent", col=1)
+            figure.add_bar(x=labels, y=part[name], name=label(name), marker=looks.bar(name, i), **place)
+    return _one_legend(figure).update_yaxes(title_text="per cent", col=1)
 
 
 def _around(part: pd.DataFrame, value: str, low: str, high: str) -> dict[str, Any]:
@@ -194,14 +196,12 @@ def _markers(table: pd.DataFrame, x: str, y: str, low: str, high: str, title: st
                 y=part[y],
                 error_y=_around(part, y, low, high),
                 name=label(str(name)),
-                legendgroup=str(name),
-                showlegend=d == domains[0],
                 mode="markers",
                 marker=looks.line(str(name), i, 8)["marker"],
                 hovertemplate=f"{label(str(name))}: %{{y:.2f}}<extra></extra>",
                 **place,
             )
-    figure.add_hline(y=0, line={"width": 1, "dash": "dot", "color": looks.GREY})
+    _one_legend(figure).add_hline(y=0, line=_DOTTED)
     shown = [label(str(one)) for one in groups]
     figure.update_xaxes(tickvals=list(range(len(groups))), ticktext=shown, range=[-0.5, len(groups) - 0.5])
     figure.update_yaxes(title_text="points", col=1)
@@ -237,7 +237,7 @@ def differences(table: pd.DataFrame, title: str) -> go.Figure:
             marker=looks.line(str(d), i, 8)["marker"],
             hovertemplate="%{customdata[0]}: %{x:.2f}" + "<br>%{customdata[1]}" * ("runs" in part) + "<extra></extra>",
         )
-    figure.add_vline(x=0, line={"width": 1, "dash": "dot", "color": looks.GREY})
+    figure.add_vline(x=0, line=_DOTTED)
     shown = [label(str(one)) for one in systems]
     figure.update_yaxes(tickvals=list(range(len(systems))), ticktext=shown, range=[len(systems) - 0.5, -0.5])
     figure.update_xaxes(title_text="points")
@@ -274,8 +274,6 @@ def systems(table: pd.DataFrame, title: str) -> go.Figure:
                 error_x=_around(part, "difference", "interval_low", "interval_high") | {"thickness": 1, "width": 0},
                 customdata=part[["title"]],
                 name=family or "i2VAE",
-                legendgroup=family,
-                showlegend=place == places[0],
                 mode="markers",
                 marker=looks.line(family or "i2vae", i + 1, 7)["marker"],
                 hovertemplate="%{customdata[0]}: %{x:.2f}<extra></extra>",
@@ -283,11 +281,11 @@ def systems(table: pd.DataFrame, title: str) -> go.Figure:
             )
         ring = {"symbol": "circle-open", "size": 14, "color": looks.GREY, "line": {"width": 2}}
         best = here[here["best"]]
-        words = {"name": "best reference", "legendgroup": "best", "showlegend": place == places[0], "hoverinfo": "skip"}
-        figure.add_scatter(x=best["difference"], y=best["line"], mode="markers", marker=ring, **words, **place)
+        words = {"name": "best reference", "mode": "markers", "hoverinfo": "skip"}
+        figure.add_scatter(x=best["difference"], y=best["line"], marker=ring, **words, **place)
         ticks = {"tickvals": list(range(len(lines))), "range": [most - 0.5, -0.5]}
         figure.update_yaxes(**ticks, ticktext=lines, showticklabels=place["col"] == 1, **place)
-    figure.add_vline(x=0, line={"width": 1, "dash": "dot", "color": looks.GREY})
+    _one_legend(figure).add_vline(x=0, line=_DOTTED)
     figure.update_xaxes(title_text="points", row=places[-1]["row"])
     legend = {"orientation": "h", "x": 0, "y": -60 / drawn, "yanchor": "top"}
     return figure.update_layout(height=190 + drawn, margin={"l": 150, "r": 20, "t": 80, "b": 110}, legend=legend)
@@ -314,38 +312,35 @@ def curves(table: pd.DataFrame, x: str, colour: str, title: str) -> go.Figure:
             part = here[here[colour] == name].sort_values(x)
             band = part.dropna(subset=["low", "high"])
             figure.add_scatter(
-                x=[*band[x], *band[x][::-1]],
-                y=[*band["high"], *band["low"][::-1]],
-                fill="toself",
-                fillcolor=looks.look(str(name), i)["color"],
-                opacity=0.18,
-                line={"width": 0},
-                hoverinfo="skip",
-                legendgroup=str(name),
-                showlegend=False,
-                **place,
-            )
-            figure.add_scatter(
                 x=part[x],
                 y=looks.rounded(part["mean"]),
                 name=label(str(name)),
-                legendgroup=str(name),
-                showlegend=place == places[0],
                 mode="lines+markers",
                 **looks.line(str(name), i, 8),
                 customdata=part[["runs"]],
                 hovertemplate=f"{label(str(name))}, {x} %{{x}}: %{{y:.2f}}<br>%{{customdata[0]}}<extra></extra>",
                 **place,
             )
+            figure.add_scatter(
+                x=[*band[x], *band[x][::-1]],
+                y=[*band["high"], *band["low"][::-1]],
+                name=label(str(name)),
+                fill="toself",
+                fillcolor=looks.look(str(name), i)["color"],
+                opacity=0.18,
+                line={"width": 0},
+                hoverinfo="skip",
+                **place,
+            )
         figure.update_yaxes(range=looks.least_range(here[["mean", "low", "high"]]), **place)
         for gap in _different(missing[x].dropna()):
             # not add_vline, whose annotation cannot stand on an axis of words
-            line = {"x0": gap, "x1": gap, "y0": 0, "y1": 1, "yref": "y domain"}
-            figure.add_shape(type="line", line={"width": 1, "dash": "dot", "color": looks.GREY}, **line, **place)
+            figure.add_shape(type="line", x0=gap, x1=gap, y0=0, y1=1, yref="y domain", line=_DOTTED, **place)
             word = {"x": gap, "y": 0, "yref": "y domain", "yanchor": "bottom", "xanchor": "left"}
             text = {"text": "missing", "textangle": -90, "font": {"size": 9}, "showarrow": False}
             figure.add_annotation(**word, **text, **place)
-    figure.update_xaxes(title_text=label(x), row=places[-1]["row"]).update_yaxes(title_text="per cent", col=1)
+    _one_legend(figure).update_xaxes(title_text=label(x), row=places[-1]["row"])
+    figure.update_yaxes(title_text="per cent", col=1)
     return figure.update_layout(height=140 + 260 * places[-1]["row"], legend={"orientation": "h", "y": -0.14})
 
 
@@ -353,7 +348,6 @@ def latent_map(table: pd.DataFrame, colour: str, title: str) -> go.Figure:
     """Two principal components, a panel for each latent: ``latent, first, second`` and ``colour``, which colours."""
     figure = _figure(title, table, height=420)
     latents, names = _different(table["latent"]), _different(table[colour])
-    first = table.drop_duplicates(colour).set_index(colour)["latent"]  # where a name stands in the legend
     for place, role in zip(_panels(figure, latents, len(latents)), latents):
         for i, name in enumerate(names):
             part = table[(table["latent"] == role) & (table[colour] == name)]
@@ -364,14 +358,13 @@ def latent_map(table: pd.DataFrame, colour: str, title: str) -> go.Figure:
                 x=part["first"].astype("float32"),
                 y=part["second"].astype("float32"),
                 name=str(name),
-                legendgroup=str(name),
-                showlegend=first[name] == role,
                 mode="markers",
                 marker={"color": looks.PALETTE[hue], "symbol": looks.SYMBOLS[turn], "size": 4, "opacity": 0.7},
                 hovertemplate=f"{colour} {name}<extra></extra>",
                 **place,
             )
-    return figure.update_xaxes(title_text="first component").update_yaxes(title_text="second component", col=1)
+    _one_legend(figure).update_yaxes(title_text="second component", col=1)
+    return figure.update_xaxes(title_text="first component")
 
 
 def write_figures(drawn: Mapping[str, tuple[go.Figure, pd.DataFrame]], folder: Path) -> list[Path]:
