@@ -501,10 +501,8 @@ class I2VAE:
         return rows
 
     def timings(self) -> pd.DataFrame:
-        """Seconds and peak memory (MiB, of the process so far) of each stage."""
-        spent = read_record(self.folder)["stages"]
-        lines = [(name, cost["seconds"], round(cost["peak_memory_bytes"] / 2**20)) for name, cost in spent.items()]
-        return pd.DataFrame(lines, columns=["stage", "seconds", "peak memory (MiB)"])
+        """Seconds and peak memory (of the process so far) of each stage, and of all of them."""
+        return stages.seconds_by_stage(read_record(self.folder))
 
     def report(self) -> Page:
         """Write ``report.html`` and return its path, which a notebook shows as the page."""

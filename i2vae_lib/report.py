@@ -78,10 +78,10 @@ def _results(folder: Path, record: dict[str, Any], metrics: dict[str, Any]) -> d
 
 def _forest(found: Comparison) -> Markup:
     """The system less the best reference of each of the six rows, HR@10; empty where there is none."""
-    lines = lift.cells(found) if len(found.tests) else pd.DataFrame({"metric": []})
-    lines = lines[lines["metric"] == "HR@10"]
-    if lines.empty:
+    if found.tests.empty:
         return Markup("")
+    lines = lift.cells(found)
+    lines = lines[lines["metric"] == "HR@10"]
     drawn = [
         pictures.Interval(
             f"{one.domain}, {one.kind} (n = {one.n:,})",
@@ -150,36 +150,20 @@ def _made(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         "filters": html(pd.DataFrame(record["filters"])) if record["filters"] else "",
         "extensions": from_histories.extensions(record["references"]),
         "references": html(labelled(_chosen(record["references"]))),
-        "stages": html(seconds_by_stage(record)),
+        "stages": html(stages.seconds_by_stage(record)),
         "notebooks": sorted(one.name for one in (folder / "notebooks").glob("*.html")),
         "parameters": html(flat),
     }
 
 
-def seconds_by_stage(record: dict[str, Any]) -> pd.DataFrame:
-    """What each stage of a run took, and all of them together."""
-    spent = pd.DataFrame(
-        [(stage, one["seconds"], round(one["peak_memory_bytes"] / 2**20)) for stage, one in record["stages"].items()],
-        columns=["stage", "seconds", "peak memory so far (MiB)"],
-    )
-    total = ("total", round(spent["seconds"].sum(), 2), spent["peak memory so far (MiB)"].max())
-    return pd.concat([spent, pd.DataFrame([total], columns=spent.columns)], ignore_index=True)
-
-
 def _chosen(references: dict[str, Any]) -> pd.DataFrame:
     """One line a ranker and setting that was tried, the chosen one marked."""
-    lines = [
-        (
-            name,
-            ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in tried.items() if k != _METRIC),
-            round(tried[_METRIC], 4),
-            star,
-        )
-        for name, chosen in references.items()
-        for tried in chosen["grid"]
-        for score in [round(tried[_METRIC], 4)]
-        for star in ["chosen" if all(chosen[key] == value for key, value in tried.items()) else ""]
-    ]
+    lines = []
+    for name, chosen in references.items():
+        for tried in chosen["grid"]:
+            setting = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in tried.items() if key != _METRIC)
+            mark = "chosen" if tried.items() <= chosen.items() else ""
+            lines.append((name, setting, round(tried[_METRIC], 4), mark))
     return pd.DataFrame(lines, columns=["ranker", "setting", _METRIC, ""])
 
 

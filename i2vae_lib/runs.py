@@ -91,14 +91,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             part.unlink(missing_ok=True)
 
 
-def as_json(content: Mapping[str, Any]) -> str:
-    """Strict JSON (no NaN)."""
-    return json.dumps(content, indent=1, allow_nan=False) + "\n"
-
-
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write strict JSON atomically."""
-    text = as_json(content)
+    """Write strict JSON (no NaN) atomically."""
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
@@ -310,14 +305,11 @@ class Run:
                 f"parameters they are: put run.json back, choose another OUT, or delete the folder"
             )
         if self.record.keys() > begun.keys():
-            self._refuse_other_parameters()
+            both = (self.record["parameters"], self.parameters.model_dump(mode="json"))
+            refuse_changes(self.folder, *(flatten(of_result(parameters, self.ignored)) for parameters in both))
         else:  # new, or stopped before it made anything
             self.record = begun
             self.note()
-
-    def _refuse_other_parameters(self) -> None:
-        both = (self.record["parameters"], self.parameters.model_dump(mode="json"))
-        refuse_changes(self.folder, *(flatten(of_result(parameters, self.ignored)) for parameters in both))
 
     def refresh(self) -> None:
         """Read ``run.json`` again: another process may have added to it."""
@@ -345,14 +337,9 @@ class Run:
             self.note(sha256=others | own)
 
         if name in _FOLDERS:
-            part = self.folder / f".{name}.part"
-            shutil.rmtree(part, ignore_errors=True)  # left by a killed call
-            try:
+            shutil.rmtree(target, ignore_errors=True)
+            with new_folder(target) as part:
                 recorded(part)
-                shutil.rmtree(target, ignore_errors=True)
-                part.rename(target)
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
         else:
             write_atomically(target, recorded)
 
@@ -496,7 +483,7 @@ class _Record(dict[str, Any]):
         self.path = path
 
     def __missing__(self, key: str) -> Any:
-        raise LayoutError(
+        raise Damaged(
             f"{self.path}: '{key}' is missing: let the run end, put the run's own back, or delete the folder and run "
             f"it anew"
         )
@@ -525,28 +512,21 @@ def read_record(folder: Path | str) -> dict[str, Any]:
     Raises
     ------
     LayoutError
-        No run there, damaged JSON, or another layout version.
+        No run there, a damaged record, or another layout version.
     """
     path = Path(folder) / "run.json"
     if not path.is_file():
         raise LayoutError(f"{folder} is not a run directory (no run.json); `i2vae run --out {folder}` makes one")
     remedy = "put the run's own back, or delete the folder and run it anew"
-    try:
-        record: Any = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise LayoutError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}): {remedy}") from None
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise LayoutError(f"{path}: not valid JSON ({type(error).__name__}): {remedy}") from None
-    if not isinstance(record, dict):
-        raise LayoutError(f"{path}: expected an object, found {type(record).__name__}: {remedy}")
-    check_layout(f"{folder} has run", record.get("layout"), RUN_LAYOUT, "run it anew")
+    record = _Record(read_json(path, remedy), path)
+    check_layout(f"{folder} has run", record["layout"], RUN_LAYOUT, "run it anew")
     for key, (kind, inner) in _KINDS.items():
         found: Any = record.get(key, kind())
         if not issubclass(type(found), kind):
-            raise LayoutError(f"{path}: '{key}' is {'no object' if kind is dict else 'no list'}: {remedy}")
+            raise Damaged(f"{path}: '{key}' is {'no object' if kind is dict else 'no list'}: {remedy}")
         if not all(isinstance(one, inner) for one in (found.values() if isinstance(found, dict) else found)):
-            raise LayoutError(f"{path}: '{key}' holds something of another type: {remedy}")
-    return _Record(record, path)
+            raise Damaged(f"{path}: '{key}' holds something of another type: {remedy}")
+    return record
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -28,7 +28,7 @@ from i2vae_lib.params import ParameterError, Parameters
 from i2vae_lib.places import suggestion
 from i2vae_lib.processes import bytes_of_first, launched, together
 from i2vae_lib.recommenders import REGISTRY, SYSTEMS
-from i2vae_lib.runs import LayoutError, Run, as_json, checked, read_json, read_record, reading, refuse_exported
+from i2vae_lib.runs import LayoutError, Run, checked, read_json, read_record, reading, refuse_exported, write_json
 from i2vae_lib.shared import ranked, recalled, reference_ranks, stamped
 from i2vae_lib.training import Callbacks, check_devices, history_of
 
@@ -291,8 +291,7 @@ def evaluate(run: Run, dataset: CrossDomainDataset | None = None) -> pd.DataFram
     with run.stage("evaluate"):
         table = stamped(pd.concat([ranked([trained], dataset, p), others], ignore_index=True), dataset)
     run.leave(path.name, lambda part: table.to_parquet(part, index=False))
-    text = as_json(evaluation.metrics(table))
-    run.leave("metrics.json", lambda part: part.write_text(text, encoding="utf-8"))
+    run.leave("metrics.json", lambda part: write_json(part, evaluation.metrics(table)))
     return table
 
 
@@ -318,20 +317,26 @@ def run_all(run: Run, say: Say = quiet) -> pd.DataFrame:
     return evaluate(run, dataset)
 
 
+def _left(folder: Path | str, name: str, what: str, remedy: str) -> Path:
+    """Path of what a stage left in a run, if it has, and if it is what the run wrote."""
+    if not (Path(folder) / name).is_file():
+        raise LayoutError(f"{folder} has no {what} yet (no {name}): {remedy}")
+    return checked(folder, name)
+
+
+def _table(path: Path) -> pd.DataFrame:
+    with reading(path):
+        return pd.read_parquet(path)
+
+
 def load_history(folder: Path | str) -> pd.DataFrame:
     """``history.parquet`` of a run: one line per epoch."""
-    path = Path(folder) / "history.parquet"
-    if not path.is_file():
-        raise LayoutError(f"{folder} has no history yet (no history.parquet): train it first")
-    with reading(checked(folder, path.name)):
-        return pd.read_parquet(path)
+    return _table(_left(folder, "history.parquet", "history", "train it first"))
 
 
 def load_ranks(folder: Path | str) -> pd.DataFrame:
     """``ranks.parquet`` of a run (:func:`evaluate`)."""
-    path = checked(folder, "ranks.parquet")
-    with reading(path):
-        return pd.read_parquet(path)
+    return _table(_left(folder, "ranks.parquet", "ranks", "evaluate it first"))
 
 
 def history_so_far(folder: Path | str) -> pd.DataFrame:
@@ -355,12 +360,8 @@ def history_so_far(folder: Path | str) -> pd.DataFrame:
 
 def load_pseudo(folder: Path | str) -> dict[str, Any]:
     """``pseudo.parquet`` of a run: recalled items by split, int32 [rows, n] in the order of the split's rows."""
-    path = Path(folder) / "pseudo.parquet"
-    if not path.is_file():
-        raise LayoutError(f"{folder} has no pseudo-sequences yet (no pseudo.parquet): run it first")
-    with reading(checked(folder, path.name)):
-        table = pd.read_parquet(path)
-    rows = read_record(folder)["rows"]
+    path = _left(folder, "pseudo.parquet", "pseudo-sequences", "run it first")
+    table, rows = _table(path), read_record(folder)["rows"]
     counts = table["split"].value_counts().to_dict()
     if counts != rows:
         raise LayoutError(f"{path} has rows {counts}, the run has {rows}: delete it, and the run recalls anew")
@@ -369,10 +370,8 @@ def load_pseudo(folder: Path | str) -> dict[str, Any]:
 
 def load_metrics(folder: Path | str) -> dict[str, Any]:
     """``metrics.json`` of a run."""
-    path = Path(folder) / "metrics.json"
-    if not path.is_file():
-        raise LayoutError(f"{folder} has no metrics yet (no metrics.json): evaluate it first")
-    return read_json(checked(folder, path.name), f"`i2vae run` with --out {folder} evaluates anew without it")
+    path = _left(folder, "metrics.json", "metrics", "evaluate it first")
+    return read_json(path, f"`i2vae run` with --out {folder} evaluates anew without it")
 
 
 def result_table(
@@ -390,3 +389,13 @@ def result_table(
     wide = wide.sort_values(["domain", "kind"]).reset_index(drop=True)
     wide.columns.name = None
     return wide.astype({"domain": str, "kind": str})
+
+
+def seconds_by_stage(record: dict[str, Any]) -> pd.DataFrame:
+    """What each stage of a run took, and all of them together."""
+    spent = pd.DataFrame(
+        [(stage, one["seconds"], round(one["peak_memory_bytes"] / 2**20)) for stage, one in record["stages"].items()],
+        columns=["stage", "seconds", "peak memory so far (MiB)"],
+    )
+    total = ("total", round(spent["seconds"].sum(), 2), spent["peak memory so far (MiB)"].max())
+    return pd.concat([spent, pd.DataFrame([total], columns=spent.columns)], ignore_index=True)

@@ -34,7 +34,7 @@ from i2vae_lib.experiments.engine import Work, cell_folder
 from i2vae_lib.experiments.grids import Sweep, address_of, resolve
 from i2vae_lib.experiments.sweeps import costs, estimate, over_seeds, plan, results, run, state_of
 from i2vae_lib.experiments.workers import Processes, SchedulerError, WorkerDied, connect
-from i2vae_lib.figures import sweep_figures
+from i2vae_lib.figures import plots, sweep_figures
 from i2vae_lib.lazy import MissingLibrary
 from i2vae_lib.results.differences import compare
 from i2vae_lib.results.effects import effects
@@ -281,7 +281,7 @@ def test_figures_when_every_cell_of_an_axis_failed(
     monkeypatch.setattr("kaleido.write_fig_from_object_sync", lambda *words, **named: None)  # seconds of a browser
     product = {"model.T": [5, 10], "model.d": [8, 16]}
     sweep = resolve("s", CONTENT | {"grids": {"T": {"product": {key: product[key] for key in axes}}}})
-    written = sweep_figures.write_sweep_figures(sweep, results(sweep, tmp_path), tmp_path)
+    written = plots.write_figures(sweep_figures.sweep_figures(sweep, results(sweep, tmp_path), tmp_path), tmp_path)
     assert [path.name for path in written][:2] == ["t.csv", "t.html"]
     assert "nothing is done yet" in written[1].read_text(encoding="utf-8")
 
@@ -574,20 +574,19 @@ def test_cell_whose_process_dies_is_recorded_and_the_rest_goes_on(
 ) -> None:
     monkeypatch.setattr(workers, "TRIES", 1)
     dies = Work(tmp_path / "dies", "first", kill_itself, (), "made")
-    writes = Work(tmp_path / "writes", "second", write, ("well",), "made", engine.validated_at)
+    writes = Work(tmp_path / "writes", "second", write, ("well",), "made")
     said: list[str] = []
     with connect(1) as found:
         engine.work_off(found, [dies, writes], say=said.append, progress=SimpleNamespace(update=lambda: None))
     assert "killed by signal 9" in str(engine.reason_of(dies.folder)) and not dies.is_done
-    assert (
-        said[0].startswith("first: FAILED: WorkerDied: killed by signal 9")
-        and said[1] == "second: validation NDCG@10 0.5000"
-    )
+    assert said[0].startswith("first: FAILED: WorkerDied: killed by signal 9")
+    assert said[1] == "second: 2 s, validation NDCG@10 0.5000"
     assert (writes.folder / "made").read_text(encoding="utf-8") == "well"
 
 
 def write(text: str, folder: Path) -> None:
-    write_json(folder / "run.json", {"layout": RUN_LAYOUT, "best_validation_ndcg": 0.5})
+    train = {"seconds": 2.0, "peak_memory_bytes": 1}
+    write_json(folder / "run.json", {"layout": RUN_LAYOUT, "stages": {"train": train}, "best_validation_ndcg": 0.5})
     (folder / "made").write_text(text, encoding="utf-8")
 
 

@@ -195,7 +195,7 @@ def test_run_when_of_another_layout_is_refused(run, tiny):
 @pytest.mark.parametrize("text", ["", '{"layout": 1,\n "parameters": {'])
 def test_run_when_its_record_is_damaged_is_refused_with_the_line(run, tiny, text):
     (run.folder / "run.json").write_text(text)
-    with pytest.raises(LayoutError, match=r"run\.json, line \d: not valid JSON"):
+    with pytest.raises(LayoutError, match=r"run\.json is damaged .*line \d"):
         Run(tiny, run.folder)
 
 

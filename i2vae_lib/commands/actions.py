@@ -81,7 +81,7 @@ def run(given: argparse.Namespace) -> int:
 
 
 def _run(given: argparse.Namespace, say: Callable[[str], None]) -> int:
-    from i2vae_lib import notebooks, report, stages
+    from i2vae_lib import notebooks, stages
     from i2vae_lib.params import load
     from i2vae_lib.processes import is_follower, launched, together
 
@@ -122,7 +122,7 @@ def _run(given: argparse.Namespace, say: Callable[[str], None]) -> int:
             say("linking the notebooks in the report")
             _report_of(here)
     say("done")
-    print(f"\n{report.seconds_by_stage(here.record).to_string(index=False)}")
+    print(f"\n{stages.seconds_by_stage(here.record).to_string(index=False)}")
     print(f"\nreport: {path}" if path else f"\nrun: {here.folder}")
     return 0
 
@@ -178,19 +178,16 @@ def recommend(given: argparse.Namespace) -> int:
         _write_tables(kit.tables(asked, d, given.k, among), given.out)
         print(f"written: {given.out}")
         return 0
-    before = "["
-    for user, items, scores in kit.lists(asked, d, given.k, among):
+    lists = kit.lists(asked, d, given.k, among)
+    if given.json:
+        print(json.dumps([{"items": kit.ids(d, items).tolist(), "scores": scores} for _, items, scores in lists]))
+        return 0
+    for user, items, scores in lists:
         ids = kit.ids(d, items).tolist()
-        if given.json:
-            print(before, json.dumps({"items": ids, "scores": scores}), sep="", end="")
-            before = ", "
-            continue
         print(escaped(f"user {user}", "text"))
         for place, (one, score, label) in enumerate(zip(ids, scores, kit.catalogue.label(d, items), strict=True), 1):
             line = f"{place:4d}  {one:<16} {score:9.4f}  {label if label != str(one) else ''}".rstrip()
             print(escaped(line, "text"))
-    if given.json:
-        print("]" if before != "[" else "[]")
     return 0
 
 

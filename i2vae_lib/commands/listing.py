@@ -75,7 +75,7 @@ def parameters() -> list[Line]:
 
 def runs() -> list[Line]:
     """The run directories of ``I2VAE_RUNS_DIR``, and its folders of several runs (sweeps, tables, searches)."""
-    found = []
+    found, blank = [], dict.fromkeys(("data", "protocol", "system", "seed"), "")
     for folder in sorted(path for path in runs_folder().glob("*") if path.is_dir()):
         cells = list(folder.glob("*/run.json"))
         if (folder / "run.json").is_file():
@@ -84,11 +84,10 @@ def runs() -> list[Line]:
                 p = json.loads((folder / "run.json").read_text(encoding="utf-8"))["parameters"]
                 about = {"data": Path(p["data"]).stem} | {key: str(p[key]) for key in ("protocol", "system", "seed")}
             except (OSError, ValueError, KeyError, TypeError, RecursionError):
-                about, state = dict.fromkeys(("data", "protocol", "system", "seed"), ""), "run.json is damaged"
+                about, state = blank, "run.json is damaged"
             found.append({"run": str(folder)} | about | {"state": state})
         elif cells:
             finished = sum((path.parent / "metrics.json").is_file() for path in cells)
-            blank = dict.fromkeys(("data", "protocol", "system", "seed"), "")
             found.append({"run": str(folder)} | blank | {"state": f"{finished} of {len(cells)} runs finished"})
     return found
 

@@ -48,7 +48,7 @@ def asked_of_sweep(given: argparse.Namespace) -> dict[str, Any]:
 
 def sweep(given: argparse.Namespace) -> int:
     from i2vae_lib.experiments import grids, sweeps
-    from i2vae_lib.figures import sweep_figures
+    from i2vae_lib.figures import plots, sweep_figures
     from i2vae_lib.processes import usable_cores
     from i2vae_lib.results.text import as_csv, rendered
     from i2vae_lib.runs import write_atomically
@@ -61,9 +61,7 @@ def sweep(given: argparse.Namespace) -> int:
     print(sweeps.plan_by_seeds(planned).to_string(index=False))
     costs = sweeps.costs(found, planned, _probe if given.dry_run else None)
     if given.dry_run:
-        costs = costs.assign(GiB=costs.pop("peak_memory_bytes") / 2**30).round({"seconds": 1, "GiB": 1})
-        print(f"\na cell of each kind:\n{costs.to_string(index=False)}\n")
-        costs = costs.assign(peak_memory_bytes=costs["GiB"] * 2**30)
+        print(f"\na cell of each kind:\n{costs.round({'seconds': 1, 'GiB': 1}).to_string(index=False)}\n")
     print(f"{sweeps.estimate(costs, workers)}; cells: {out}", flush=True)
     if given.dry_run:
         return 0
@@ -72,8 +70,8 @@ def sweep(given: argparse.Namespace) -> int:
     write_atomically(out / f"{found.name}.csv", lambda part: as_csv(table, part))
     print("\nHR@10 in per cent, sampled candidates, mean over seeds")
     print(rendered(sweeps.by_place(table, found.axes()), given.format))
-    figures = sweep_figures.write_sweep_figures(found, table, out)
-    print(f"\nevery figure: {out / f'{found.name}.csv'}; drawn: {out / 'figures'} ({len(figures)} files)")
+    written = plots.write_figures(sweep_figures.sweep_figures(found, table, out), out / "figures")
+    print(f"\nevery figure: {out / f'{found.name}.csv'}; drawn: {out / 'figures'} ({len(written)} files)")
     return 1 if (table["state"] != "done").any() else 0
 
 

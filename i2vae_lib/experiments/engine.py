@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,17 +47,6 @@ def reason_of(folder: Path) -> str | None:
     return str(read_json(path)["reason"]) if path.is_file() else None
 
 
-def took(record: Record) -> str:
-    """The seconds of a run as text."""
-    return f"{cost(record)[0]:.0f} s"
-
-
-def validated_at(record: Record) -> str:
-    """A run's validation metric as text."""
-    value = record.get("best_validation_ndcg")
-    return "pruned" if value is None else f"validation NDCG@10 {value:.4f}"
-
-
 @dataclass(frozen=True)
 class Work:
     """A cell to be made.
@@ -70,8 +59,6 @@ class Work:
         A module's function, called in a worker with ``words`` and the folder. It continues what it finds there.
     result
         The file that ``make`` writes last: the cell is done if it exists.
-    told
-        The message about the finished cell, from its ``run.json``.
     """
 
     folder: Path
@@ -79,7 +66,6 @@ class Work:
     make: Callable[..., object]
     words: tuple[Any, ...]
     result: str
-    told: Callable[[Record], str] = took
 
     @property
     def is_done(self) -> bool:
@@ -105,36 +91,31 @@ class Outcome:
     reason: str = ""
     traceback: str = ""
 
-
-@contextlib.contextmanager
-def _at_work(folder: Path) -> Iterator[None]:
-    """Lock a cell's folder, creating it if missing, and redirect all printed output to its log.
-
-    Raises
-    ------
-    Timeout
-        Another process holds the lock.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (
-        FileLock(folder / ".cell.lock").acquire(timeout=1),
-        (folder / "log.txt").open("a", encoding="utf-8") as log,
-        contextlib.redirect_stdout(log),
-        contextlib.redirect_stderr(log),  # the cell's own progress; the sweep's bar is in another process
-    ):
-        yield
+    def __str__(self) -> str:
+        if self.state == "failed":
+            return f"FAILED: {self.reason}"
+        seconds, value = cost(self.record)[0], self.record.get("best_validation_ndcg")
+        if self.state == "stopped":
+            return f"pruned after {seconds:.0f} s"
+        return f"{seconds:.0f} s" + ("" if value is None else f", validation NDCG@10 {value:.4f}")
 
 
 def do(work: Work) -> Outcome:
-    """Make one cell. Runs in a worker's own process."""
+    """Make one cell, whose log takes what is printed. Runs in a worker's own process."""
     try:
-        with _at_work(work.folder):
+        work.folder.mkdir(parents=True, exist_ok=True)
+        with (
+            FileLock(work.folder / ".cell.lock").acquire(timeout=1),
+            (work.folder / "log.txt").open("a", encoding="utf-8") as log,
+            contextlib.redirect_stdout(log),
+            contextlib.redirect_stderr(log),  # the cell's own progress; the sweep's bar is in another process
+        ):
             if not work.is_done:  # another sweep may have made it since this one was planned
                 (work.folder / "failed.json").unlink(missing_ok=True)
                 forget_peak_memory()  # that of the process's earlier cells
                 work.make(*work.words, work.folder)
             return Outcome("done" if work.is_done else "stopped", read_record(work.folder))
-    except Timeout:
+    except Timeout:  # another process is at work on it
         return Outcome("elsewhere")
     except Exception as error:
         return _failed(error)
@@ -191,8 +172,6 @@ def work_off(
                 continue
             if outcome.state == "failed":
                 write_json(work.folder / "failed.json", {"reason": outcome.reason, "traceback": outcome.traceback})
-                say(f"{work.label}: FAILED: {outcome.reason}")
-            else:
-                say(f"{work.label}: {work.told(outcome.record)}")
+            say(f"{work.label}: {outcome}")
             progress.update()
             ahead.extendleft(reversed(list(then(work, outcome))))

@@ -133,7 +133,8 @@ class _Grid(Strict):
     def points(self) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
         """Each point as (name of the row, settings of the row, values on the axes)."""
         rows = list(self.rows.items()) or [("", {})]
-        paired = _pairs({key: _listed(value) for key, value in self.paired.items()})
+        values = zip(*map(_listed, self.paired.values()))
+        paired = [dict(zip(self.paired, one)) for one in values] if self.paired else [{}]
         lists = [[(key, value) for value in _listed(values)] for key, values in self.product.items()]
         return [
             (row, settings, together | dict(chosen))
@@ -475,12 +476,6 @@ def _listed(value: Values) -> list[Any]:
     if isinstance(value, Range):
         return value.values()
     return list(value) if isinstance(value, list) else [value]
-
-
-def _pairs(lists: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
-    if not lists:
-        return [{}]
-    return [dict(zip(lists, values)) for values in zip(*lists.values())]
 
 
 def address_of(parameters: Parameters, source: str | None) -> str:

@@ -23,7 +23,6 @@ This is the only place of the kit where a test row can reach training or selecti
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -51,8 +50,8 @@ from i2vae_lib.recommenders.references.itemknn import ItemKNN
 from i2vae_lib.recommenders.references.linked_items import Copy
 from i2vae_lib.recommenders.references.ordered_counts import OrderedCounts
 from i2vae_lib.recommenders.references.popularity import Popularity
-from i2vae_lib.runs import LayoutError, Run, checked, read_record
-from i2vae_lib.stages import irrelevant_groups, quiet
+from i2vae_lib.runs import LayoutError, Run, read_record
+from i2vae_lib.stages import irrelevant_groups, load_ranks, quiet
 from i2vae_lib.training import Callbacks
 
 LEAKS = ("order", "users", "histories", "pseudo", "selection")
@@ -165,7 +164,7 @@ def study(
     """
     works = _works(raw, p, systems, seeds, folder)
     todo = [work for work in works.values() if not work.is_done]
-    with contextlib.closing(bar("leaks", len(works), "cell", initial=len(works) - len(todo))) as progress:
+    with bar("leaks", len(works), "cell", initial=len(works) - len(todo)) as progress:
         work_off(InThisProcess(), todo, say=say, progress=progress)
     if failed := [f"{work.label}: {reason_of(work.folder)}" for work in todo if not work.is_done]:
         raise RuntimeError(f"{len(failed)} cells failed, the others are measured: {'; '.join(failed)}")
@@ -211,7 +210,7 @@ def finished(raw: RawPair, p: Parameters, systems: Sequence[str], seeds: Sequenc
     for cell, work in _works(raw, p, systems, seeds, folder).items():
         if work.is_done:
             record = read_record(work.folder)
-            part = pd.read_parquet(checked(work.folder, "ranks.parquet"))
+            part = load_ranks(work.folder)
             part = part.assign(leaks=label(cell.leaks), seed=cell.seed, seconds=round(cost(record)[0], 1))
             parts.append(part.assign(revision=record["stages"]["measure"]["revision"]))
     if not parts:

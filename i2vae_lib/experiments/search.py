@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,7 +28,7 @@ from pydantic import Field, model_validator
 
 from i2vae_lib import stages
 from i2vae_lib.data.loading import source_of
-from i2vae_lib.experiments.engine import Outcome, Say, Work, cell_folder, validated_at, work_off
+from i2vae_lib.experiments.engine import Outcome, Say, Work, cell_folder, work_off
 from i2vae_lib.experiments.grids import Settings, Strict, address_of, check_cell, read_file, validated
 from i2vae_lib.experiments.workers import connect
 from i2vae_lib.lazy import require
@@ -64,8 +63,8 @@ class Between(Strict):
         return self
 
 
-class _SearchFile(Strict):
-    """A file of ``params/searches/``."""
+class Search(Strict):
+    """A file of ``params/searches/``: what is searched, and what every trial starts from."""
 
     preset: str
     data: str | None = None
@@ -75,14 +74,6 @@ class _SearchFile(Strict):
     overrides: dict[str, Any] = Field(default_factory=dict)
     space: dict[str, Between | list[Any]]
 
-
-@dataclass(frozen=True)
-class Search:
-    """What is searched, and what every trial starts from."""
-
-    file: _SearchFile
-    where: str
-
     def parameters(self, point: Settings) -> Parameters:
         """The checked parameters of a point's run.
 
@@ -91,9 +82,8 @@ class Search:
         ParameterError, DataError
             A value out of range, or values that do not go together.
         """
-        f = self.file
-        source = {"data": f.data, "protocol": f.protocol}
-        parameters = load(f.preset, {**f.overrides, **point}, seed=f.seed, epochs=f.epochs, **source)
+        top = self.model_dump(include={"data", "protocol", "seed", "epochs"})
+        parameters = load(self.preset, {**self.overrides, **point}, **top)
         stages.check_run(parameters)
         return parameters
 
@@ -116,12 +106,12 @@ def read_search(name: str | Path, given: Settings | None = None) -> Search:
     where, content = read_file(name, "searches")
     if isinstance(content, Mapping):
         content = {**content, **{key: value for key, value in (given or {}).items() if value is not None}}
-    search = Search(validated(_SearchFile, content, where), where)
+    search = validated(Search, content, where)
     known = known_keys()
-    for key, values in search.file.space.items():
+    for key, values in search.space.items():
         if key not in known:
             raise ParameterError(f"{where}: space: unknown key '{key}'{suggestion(key, known)}")
-        if key == "training.epochs" and search.file.epochs is not None:
+        if key == "training.epochs" and search.epochs is not None:
             raise ParameterError(f"{where}: space: epochs and training.epochs are one parameter, and both are given")
         for value in values if isinstance(values, list) else (values.low, values.high):
             try:
@@ -130,7 +120,7 @@ def read_search(name: str | Path, given: Settings | None = None) -> Search:
                 raise ParameterError(f"{where}: space: {error}") from None
         if values == []:
             raise ParameterError(f"{where}: space: {key} has no value")
-    if not search.file.space:
+    if not search.space:
         raise ParameterError(f"{where}: space: nothing to search")
     return search
 
@@ -156,11 +146,6 @@ class _JournalLock:
 
     def release(self) -> None:
         self._lock.release()
-
-
-def _sampler(seed: int) -> Any:
-    """Optuna's TPE sampler, which takes trials that still run into account."""
-    return optuna().samplers.TPESampler(seed=seed, constant_liar=True)
 
 
 def _cut_half_a_line(journal: Path, lock: Any) -> None:
@@ -270,7 +255,8 @@ def _search(search: Search, out: Path, trials: int, workers: int | None, schedul
         """As many more trials as there is room for; values that do not go together fail before they are sent."""
         while len(_running(study)) < min(team.width, trials - _finished(study)):
             # each trial has its own seed, the same whichever call proposes it
-            study.sampler = _sampler((search.file.seed or 0) + len(study.get_trials(deepcopy=False)))
+            seed = (search.seed or 0) + len(study.get_trials(deepcopy=False))
+            study.sampler = opt.samplers.TPESampler(seed=seed, constant_liar=True)  # trials that still run count too
             number = study.ask(space).number
             trial = study.get_trials(deepcopy=False)[number]
             try:
@@ -287,7 +273,7 @@ def _search(search: Search, out: Path, trials: int, workers: int | None, schedul
         return asked()
 
     with (
-        contextlib.closing(bar("search", trials, "trial", initial=_finished(study))) as progress,
+        bar("search", trials, "trial", initial=_finished(study)) as progress,
         connect(workers, scheduler) as team,
     ):
         stopped = [_work(search, out, trial) for trial in _running(study)]  # in flight when an earlier call ended
@@ -298,12 +284,12 @@ def _opened(search: Search, out: Path) -> tuple[Any, dict[str, Any]]:
     """The study of a folder, refused if another search's, and the distributions that it draws from."""
     opt = optuna()
     study = open_study(out)
-    space = {key: _distribution(opt, values) for key, values in search.file.space.items()}
-    asked_before, text = study.user_attrs.get("space"), search.file.model_dump(mode="json")
+    space = {key: _distribution(opt, values) for key, values in search.space.items()}
+    asked_before, text = study.user_attrs.get("space"), search.model_dump(mode="json")
     if asked_before is None:
         study.set_user_attr("space", text)
         own = flatten(search.parameters({}).model_dump(mode="json"))
-        if all(_holds(values, own[key]) for key, values in search.file.space.items()):
+        if all(_holds(values, own[key]) for key, values in search.space.items()):
             study.enqueue_trial({key: own[key] for key in space})
     elif asked_before != text:
         differing = [key for key in text if text[key] != asked_before.get(key)]
@@ -316,7 +302,7 @@ def _work(search: Search, out: Path, trial: Any) -> Work:
     label = f"trial {trial.number} {dict(trial.params)}"
     folder = cell_folder(out, address_of(p, source_of(p)))
     check_cell(folder, p)
-    return Work(folder, label, _make_trial, (p, out, trial.number), "model/model.json", validated_at)
+    return Work(folder, label, _make_trial, (p, out, trial.number), "model/model.json")
 
 
 def _finished(study: Any) -> int:

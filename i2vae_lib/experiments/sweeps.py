@@ -10,8 +10,6 @@ parameters and paths, never data.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,8 +20,6 @@ import numpy as np
 import pandas as pd
 import scipy  # scipy.stats is imported where it is used: it takes most of a second
 from filelock import FileLock
-from pyarrow import parquet
-from safetensors import SafetensorError, safe_open
 
 from i2vae_lib import evaluation, stages
 from i2vae_lib.data.kinds import HEADLINE
@@ -36,7 +32,7 @@ from i2vae_lib.params import Parameters, pair_name
 from i2vae_lib.processes import peak_memory_bytes
 from i2vae_lib.progress import bar
 from i2vae_lib.recommenders import CEILINGS, REFERENCES, SYSTEMS
-from i2vae_lib.runs import RUN_LAYOUT, Damaged, LayoutError, check_layout, checked, make_folder, read_record, results_in
+from i2vae_lib.runs import Damaged, checked, make_folder, read_record, results_in
 from i2vae_lib.training import Callbacks, history_of
 
 # --- what there is ----------------------------------------------------------------------------------------------------
@@ -45,8 +41,7 @@ from i2vae_lib.training import Callbacks, history_of
 def state_of(cell: Cell, out: Path) -> str:
     """State of a cell's folder: ``done``, ``damaged``, ``failed``, ``begun`` or ``missing``.
 
-    A cell is damaged if one of its files cannot be read, or if it is finished but lacks its system's metrics or holds
-    another cell's run.
+    A cell is damaged if one of its files is not what its run wrote, or if it is finished but holds another cell's run.
 
     Raises
     ------
@@ -56,42 +51,23 @@ def state_of(cell: Cell, out: Path) -> str:
     folder = cell_folder(out, cell.address)
     if not folder.is_dir():
         return "missing"
-    finished, begun = (folder / "metrics.json").is_file(), (folder / "run.json").is_file()
-    if not begun and results_in(folder):
-        return "damaged"
+    finished = (folder / "metrics.json").is_file()
     try:
-        state = "done" if finished else "begun" if reason_of(folder) is None else "failed"
-        if not begun:
-            return state
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        check_layout(f"{folder} has run", record["layout"], RUN_LAYOUT, "choose another OUT")
-        for name in record.get("sha256", ()):
-            if finished or (folder / name).is_file():  # an unfinished cell still makes missing files
-                checked(folder, name)
-        if finished:
-            stages.load_metrics(folder)[cell.parameters.system]
-            pd.read_parquet(folder / "ranks.parquet", columns=["recommender"])
-            if address_of_record(record["parameters"], None) != address_of(cell.parameters, None):
-                return "damaged"
-        _open_every_file(folder, checkpoints=not finished)
-    except LayoutError as error:
-        if isinstance(error, Damaged):
+        if (folder / "run.json").is_file():
+            record = read_record(folder)
+            for name in record["sha256"]:
+                if finished or (folder / name).is_file():  # an unfinished cell still makes missing files
+                    checked(folder, name)
+            if finished:
+                own = address_of_record(record["parameters"], None) == address_of(cell.parameters, None)
+                return "done" if own else "damaged"
+            for path in folder.glob("last*.ckpt"):  # one cut short would make every new try of the cell fail
+                history_of(path)
+        elif results_in(folder):
             return "damaged"
-        raise
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError):
+        return "begun" if reason_of(folder) is None else "failed"
+    except Damaged:
         return "damaged"
-    return state
-
-
-def _open_every_file(folder: Path, *, checkpoints: bool) -> None:
-    """Read the header of each file of a run: a truncated one would make every new try of the cell fail."""
-    for path in folder.rglob("*.parquet"):
-        parquet.read_metadata(path)
-    for path in folder.rglob("*.safetensors"):
-        with safe_open(path, framework="numpy"):
-            pass
-    for path in folder.glob("last*.ckpt") if checkpoints else ():
-        history_of(path)
 
 
 def plan(sweep: Sweep, out: Path | str) -> pd.DataFrame:
@@ -149,20 +125,21 @@ def costs(sweep: Sweep, planned: pd.DataFrame, probe: Callable[[Cell], tuple[flo
     Returns
     -------
     DataFrame
-        ``data, system, cells, left``; ``seconds, peak_memory_bytes`` of one cell (NaN: unknown); ``source``.
+        ``data, system, cells, left``; ``seconds`` and peak memory (``GiB``) of one cell (NaN: unknown); ``source``.
     """
     lines = []
     for (data, system), part in planned.groupby(["data", "system"], sort=False):
         done = part[part["state"] == "done"]
         head = (data, system, len(part), len(part) - len(done))
         if len(done):
-            lines.append((*head, done["seconds"].mean(), done["peak_memory_bytes"].max(), "done cells"))
+            lines.append((*head, done["seconds"].mean(), done["peak_memory_bytes"].max() / 2**30, "done cells"))
         elif probe is None:
             lines.append((*head, np.nan, np.nan, "no cell is done"))
         else:
             cell = next(cell for cell in sweep.cells if cell.address == part["address"].iloc[0])
-            lines.append((*head, *probe(cell), "a probe: at most, every epoch counted"))
-    columns = ["data", "system", "cells", "left", "seconds", "peak_memory_bytes", "source"]
+            seconds, peak = probe(cell)
+            lines.append((*head, seconds, peak / 2**30, "a probe: at most, every epoch counted"))
+    columns = ["data", "system", "cells", "left", "seconds", "GiB", "source"]
     return pd.DataFrame(lines, columns=columns)
 
 
@@ -178,7 +155,7 @@ def estimate(found: pd.DataFrame, workers: int) -> str:
     busy = min(workers, left)
     shared = float((open_ones["seconds"] * open_ones["left"]).sum()) / busy
     hours = max(shared, float(open_ones["seconds"].max())) / 3600  # a cell is not divided
-    memory = float(open_ones["peak_memory_bytes"].max()) * busy / 2**30
+    memory = float(open_ones["GiB"].max()) * busy
     time_left = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
     return f"{head}: about {time_left} with {busy} workers, {memory:.1f} GiB"
 
@@ -286,7 +263,7 @@ def run(
         make_folder(out)
         done, cells = len(in_state.get("done", ())), len(sweep.cells)
         with (
-            contextlib.closing(bar("sweep", cells, "cell", initial=done)) as progress,
+            bar("sweep", cells, "cell", initial=done) as progress,
             connect(workers, scheduler) as team,
         ):
             if dashboard:
@@ -345,7 +322,7 @@ def results(sweep: Sweep, out: Path | str) -> pd.DataFrame:
     return table.reindex(columns=[*first, *rest])
 
 
-def over_seeds(table: pd.DataFrame, axes: Sequence[str], confidence: float = 0.95) -> pd.DataFrame:
+def over_seeds(table: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     """:func:`results` averaged over seeds.
 
     Parameters
@@ -367,10 +344,8 @@ def over_seeds(table: pd.DataFrame, axes: Sequence[str], confidence: float = 0.9
         n=("n", "first"), seeds=("value", "size"), mean=("value", "mean"), sd=("value", "std"), runs=("run", " ".join)
     )
     over = over.reset_index()
-    several = over["seeds"] > 1
-    quantile = scipy.stats.t.ppf((1 + confidence) / 2, np.maximum(over["seeds"] - 1, 1))
-    half = quantile * over["sd"] / np.sqrt(over["seeds"])
-    over = over.assign(low=(over["mean"] - half).where(several), high=(over["mean"] + half).where(several))
+    error = over["sd"] / np.sqrt(over["seeds"])
+    over["low"], over["high"] = scipy.stats.t.interval(0.95, over["seeds"] - 1, over["mean"], error)
     every = table[place].drop_duplicates()  # in the order of the file
     return every.merge(over, on=place, how="left").fillna({"seeds": 0}).astype({"seeds": int})
 

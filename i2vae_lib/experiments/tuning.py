@@ -14,7 +14,6 @@ sweep on validation, and a sweep of what it chose (:mod:`i2vae_lib.experiments.e
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 from filelock import FileLock
 
 from i2vae_lib.data.loading import source_of
-from i2vae_lib.experiments.engine import Outcome, Work, cell_folder, reason_of, validated_at, work_off
+from i2vae_lib.experiments.engine import Outcome, Work, cell_folder, reason_of, work_off
 from i2vae_lib.experiments.grids import Settings, Strict, address_of, check_cell, validated
 from i2vae_lib.experiments.sweeps import make_run
 from i2vae_lib.experiments.workers import connect
@@ -175,7 +174,7 @@ class Study:
         for point, seed in asked:
             p = self.run_parameters(system, point, seed)
             label = ", ".join([system, *(f"{key} = {value}" for key, value in point.items()), f"seed {seed}"])
-            works.append(Work(self.run_folder(system, point, seed), label, make, (p,), result, validated_at))
+            works.append(Work(self.run_folder(system, point, seed), label, make, (p,), result))
         return [work for work in works if not work.is_done]
 
 
@@ -298,7 +297,7 @@ def run_study(study: Study, *, workers: int = 1, say: Callable[[str], None] = pr
 
     if todo:
         with (
-            contextlib.closing(bar("comparison", total, "run")) as progress,
+            bar("comparison", total, "run") as progress,
             connect(workers, threads=max(1, usable_cores() // workers)) as team,
         ):
             work_off(team, todo, say=say, progress=progress, then=then)

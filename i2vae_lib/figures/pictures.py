@@ -14,13 +14,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-LINES = ("#0072B2", "#C77800", "#008A63", "#BB5A95", "#3A8FBF", "#D55E00")
+_LINES = ("#0072B2", "#C77800", "#008A63", "#BB5A95", "#3A8FBF", "#D55E00")
 """Okabe and Ito's colours, darkened to a contrast of 3:1 on white; each has that on black as well."""
 
-LETTER = 7.8
+_LETTER = 7.8
 """Width of a letter of 14 pixels, with room to spare."""
 
-STYLE = (
+_STYLE = (
     ".kit{max-width:100%;height:auto}"
     ".kit text{font:14px system-ui,sans-serif;fill:#1f2328}.kit .quiet{fill:#59636e}.kit .axis{stroke:#8c959f}"
     ".kit .released,.kit .below{fill:#bc4c00}.kit .log,.kit .above{fill:#0969da}.kit .level{fill:#59636e}"
@@ -44,7 +44,7 @@ class Interval(NamedTuple):
 def _svg(title: str, width: float, height: float, parts: Sequence[str]) -> str:
     size = f'width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" class="kit" {size} role="img" aria-label="{escape(title)}">'
-    return "\n".join([head, f"<style>{STYLE}</style>", *parts, "</svg>", ""])
+    return "\n".join([head, f"<style>{_STYLE}</style>", *parts, "</svg>", ""])
 
 
 def _text(x: float, y: float, words: str, more: str = "") -> str:
@@ -57,7 +57,7 @@ def bars(title: str, lines: Sequence[tuple[str, float, str, str]]) -> str:
     Parameters
     ----------
     lines
-        Label, value from 0 to 1, what stands behind the bar, and its class in :data:`STYLE`.
+        Label, value from 0 to 1, what stands behind the bar, and its class in :data:`_STYLE`.
     """
     left, wide, high, top = 210, 380, 26, 44
     largest = max(value for _, value, _, _ in lines)
@@ -78,8 +78,8 @@ def forest(title: str, axis: str, lines: Sequence[Interval]) -> str:
     axis
         What the horizontal axis shows, with its unit.
     """
-    left = 24 + LETTER * max(len(one.label) for one in lines)
-    right = 24 + LETTER * max(len(one.note) for one in lines)
+    left = 24 + _LETTER * max(len(one.label) for one in lines)
+    right = 24 + _LETTER * max(len(one.note) for one in lines)
     wide, high, top = 320, 28, 44
     bottom = top + len(lines) * high
     ends = [number for one in lines for number in (one.value, one.low, one.high) if math.isfinite(number)]
@@ -105,7 +105,7 @@ def forest(title: str, axis: str, lines: Sequence[Interval]) -> str:
         if math.isfinite(one.value):
             parts.append(f'<circle class="{kind}" cx="{x(one.value):.1f}" cy="{y}" r="5"/>')
         parts.append(_text(left + wide + 14, y + 5, one.note, 'class="quiet"'))
-    return _svg(title, max(left + wide + right, LETTER * len(title)), bottom + 50, parts)
+    return _svg(title, max(left + wide + right, _LETTER * len(title)), bottom + 50, parts)
 
 
 def _ticks(low: float, high: float, about: int = 5) -> list[float]:
@@ -149,13 +149,6 @@ def training_panels(history: pd.DataFrame) -> Panels:
 def curves(title: str, x_axis: str, lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> str:
     """One panel: a line for each name, its x and y over a common axis, and the names below."""
     wide, high, names_across = 430, 190, 3
-    parts = [_text(46, 16, title), *_panel(x_axis, lines, wide, high, names_across)]
-    return _svg(title, wide, high + 42 + 18 * -(-len(lines) // names_across), parts)
-
-
-def _panel(
-    x_axis: str, lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], wide: int, high: int, names_across: int
-) -> list[str]:
     left, top, right = 46, 28, wide - 18
     xs, ys = (np.concatenate([np.asarray(line[i], dtype=float) for line in lines.values()]) for i in (0, 1))
     known = ys[np.isfinite(ys)] if np.isfinite(ys).any() else np.zeros(1)
@@ -168,7 +161,7 @@ def _panel(
     def up_to(y: float) -> float:
         return high - (high - top) * (y - ticks[0]) / (ticks[-1] - ticks[0])
 
-    parts = []
+    parts = [_text(left, 16, title)]
     for tick in ticks:
         parts.append(f'<path class="axis" stroke-opacity="0.35" d="M{left} {up_to(tick):.1f}H{right}"/>')
         parts.append(_text(left - 6, up_to(tick) + 5, f"{tick:g}", 'text-anchor="end" class="quiet"'))
@@ -178,13 +171,13 @@ def _panel(
     for at, (name, (x_values, y_values)) in enumerate(lines.items()):
         known_points = [(x, y) for x, y in zip(x_values, y_values) if math.isfinite(y)]
         points = " ".join(f"{across_to(x):.1f} {up_to(y):.1f}" for x, y in known_points)
-        colour, dash = LINES[at % len(LINES)], ' stroke-dasharray="6 3"' if at >= len(LINES) else ""
+        colour, dash = _LINES[at % len(_LINES)], ' stroke-dasharray="6 3"' if at >= len(_LINES) else ""
         look = f'stroke="{colour}" stroke-width="2"{dash}'
         parts.append(f'<polyline fill="none" {look} points="{points}"/>')
         column, row = left + (at % names_across) * (right - left) / names_across, high + 42 + 18 * (at // names_across)
         parts.append(f'<path {look} d="M{column:.1f} {row - 5}h18"/>')
         parts.append(_text(column + 23, row, name, 'class="quiet"'))
-    return parts
+    return _svg(title, wide, high + 42 + 18 * -(-len(lines) // names_across), parts)
 
 
 def model_picture() -> str:

@@ -71,16 +71,5 @@ def _curves(part: pd.DataFrame, varied: list[str], head: str) -> Iterator[tuple[
         yield "all", plots.curves(shown, axis, "kind", head), shown
 
 
-def write_sweep_figures(sweep: Sweep, table: pd.DataFrame, out: Path) -> list[Path]:
-    """:func:`sweep_figures`, each as CSV, offline page and (where there is a Chromium) image, in ``out/figures``.
-
-    Returns
-    -------
-    list of Path
-        What was written.
-    """
-    return plots.write_figures(sweep_figures(sweep, table, out), out / "figures")
-
-
 def _slug(*words: object) -> str:
     return re.sub("[^a-z0-9]+", "-", " ".join(map(str, words)).lower()).strip("-")
