@@ -161,12 +161,11 @@ def test_bootstrap_when_input_is_wrong() -> None:
 def test_t_test_when_worked_by_hand() -> None:
     # differences 1, 1, 2: mean 4/3, sd 1/sqrt(3), so t = 4 with 2 degrees of freedom
     found = paired_t_test(np.array([1.0, 2.0, 4.0]), np.array([0.0, 1.0, 2.0]))
-    assert (found.n, found.df) == (3, 2)
-    assert found.t == pytest.approx(4.0) and found.difference == pytest.approx(4 / 3)
+    assert found.df == 2 and found.t == pytest.approx(4.0)
     assert found.p == pytest.approx(0.0571910, abs=1e-7)
     half = stats.t.ppf(0.975, 2) / 3
     assert [found.low, found.high] == pytest.approx([4 / 3 - half, 4 / 3 + half])
-    assert all(type(value) in (int, float) for value in found)
+    assert all(type(value) is float for value in found)
 
 
 @pytest.mark.parametrize(
@@ -174,9 +173,8 @@ def test_t_test_when_worked_by_hand() -> None:
 )
 def test_t_test_when_there_is_nothing_to_test(a: list[float], b: list[float]) -> None:
     found = paired_t_test(np.array(a), np.array(b))  # a warning would be an error here
-    assert found.n == len(a) and found.df == max(len(a) - 1, 0)
+    assert found.df == max(len(a) - 1, 0)
     assert np.isnan([found.t, found.p, found.low, found.high]).all()
-    assert np.isnan(found.difference) == (not a)
 
 
 def test_t_test_when_seeds_do_not_pair() -> None:

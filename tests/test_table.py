@@ -25,9 +25,8 @@ from i2vae_lib.experiments.tuning import Study, Tuning, failures, open_study, re
 from i2vae_lib.figures import plots
 from i2vae_lib.params import ParameterError, Parameters, load
 from i2vae_lib.recommenders import REGISTRY, SYSTEMS
-from i2vae_lib.results.paper_tables import Table, paper_table
+from i2vae_lib.results.paper_tables import Table, paper_table, trials
 from i2vae_lib.results.reading import COUNTED
-from i2vae_lib.results.trials import tried
 from i2vae_lib.runs import RUN_LAYOUT, LayoutError, read_record, write_json
 from tests.helpers.planted_runs import REFERENCES, ROWS, cell, ranks_of, skill, write_run
 from tests.helpers.worlds import LONG, in_this_process
@@ -402,7 +401,7 @@ def test_trials_of_a_study_when_listed(tmp_path: Path) -> None:
     for number, value in enumerate((0.2, 0.3)):
         reached(study, "i2vae", number, value)
     failed(study, "sasrec-bce-m", 0, "out of memory")
-    found = tried(tmp_path).set_index(["system", "trial"])
+    found = trials(tmp_path).set_index(["system", "trial"])
     assert found["validation"].loc["i2vae"].tolist() == [0.2, 0.3]
     assert found["chosen"].loc["i2vae"].tolist() == [False, True]
     assert found.loc[("i2vae", 2), ["point", "best_epoch", "epochs", "seconds"]].tolist() == [
@@ -464,7 +463,7 @@ def test_table_when_a_study_and_a_run_hold_one_system(tmp_path: Path) -> None:
 def test_table_when_a_run_is_not_trained(tmp_path: Path) -> None:
     run = finished(tmp_path / "run", "i2vae", 12)
     (run / "history.parquet").unlink()
-    with pytest.raises(LayoutError, match=r"is not trained yet \(no history"):
+    with pytest.raises(LayoutError, match=r"has no history yet \(no history"):
         tabled(run)
 
 

@@ -19,8 +19,7 @@ import pages
 import pandas as pd
 
 from i2vae_lib.results import kept
-from i2vae_lib.results.paper_tables import Table, paper_table
-from i2vae_lib.results.trials import tried
+from i2vae_lib.results.paper_tables import Table, paper_table, trials
 from i2vae_lib.runs import committed_path, read_record
 
 _SAME = ("command", "revision", "data_sha256", "protocol", "environment", "dataset_sha256", "seeds")
@@ -40,11 +39,11 @@ def record(folders: Sequence[Path], name: str, command: str) -> Path:
         hours=round(float((found.systems["seconds"] * found.systems["seeds"]).sum()) / 3600, 2),  # of training
         references=records[0].get("references"),  # what validation chose for them
     )
-    trials = pd.concat([tried(folder) for folder in folders], ignore_index=True)
-    if trials["trial"].max() > 1:
+    tried = pd.concat([trials(folder) for folder in folders], ignore_index=True)
+    if tried["trial"].max() > 1:
         about = {key: json.loads(path.with_suffix(".json").read_text())[key] for key in _SAME}
-        spent = {"hours": round(float(trials["seconds"].sum()) / 3600, 2)}
-        kept.keep(f"search_{name.removeprefix('systems_')}", trials, about | spent)
+        spent = {"hours": round(float(tried["seconds"].sum()) / 3600, 2)}
+        kept.keep(f"search_{name.removeprefix('systems_')}", tried, about | spent)
     return path
 
 

@@ -30,7 +30,8 @@ from scipy.special import digamma
 from torch import nn
 from torch.nn import functional
 
-Array = np.ndarray
+from i2vae_lib.data.rows import Array
+
 _Estimator = Callable[[Array, Array], float]
 
 _KSG_DIMENSIONS = 4

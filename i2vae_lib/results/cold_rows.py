@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,7 @@ from i2vae_lib.data.dataset import CrossDomainDataset, rows_digest
 from i2vae_lib.data.loading import load_dataset_once
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import SYSTEMS
-from i2vae_lib.results.differences import CELL, beside_means
-from i2vae_lib.results.reading import CANDIDATES, METRICS, opened_tables
-from i2vae_lib.results.significance import paired_bootstrap
+from i2vae_lib.results.differences import CELL, each_against
 from i2vae_lib.runs import LayoutError, checked, parameters_in, read_record
 from i2vae_lib.shared import ranked, references
 
@@ -70,9 +67,7 @@ def measured(runs: Mapping[str, Path], base: str, rng: np.random.Generator) -> p
     """
     dataset = all_cold(parameters_in(read_record(runs[base]), runs[base]))
     by_system = {str(name): part for name, part in ranks(runs, dataset).groupby("recommender", sort=False)}
-    opened = opened_tables(by_system, dataset.catalogue.names, ["cold"])
-    bootstrap = partial(paired_bootstrap, rng=rng, cluster=opened.users)
-    found = pd.concat([beside_means(opened, kind, METRICS, base, bootstrap) for kind in CANDIDATES], ignore_index=True)
+    found = each_against(by_system, base, dataset.catalogue.names, ["cold"], rng=rng)
     means = found[list(by_system)]
     own = means.columns.get_indexer(pd.Index(found["system"]))
     found = found.assign(mean=means.to_numpy()[np.arange(len(found)), own], base_mean=means[base])

@@ -19,12 +19,13 @@ import scipy  # scipy.stats is imported where it is used: it takes most of a sec
 
 from i2vae_lib import labels
 from i2vae_lib.data.kinds import HEADLINE
+from i2vae_lib.data.rows import Array
 from i2vae_lib.evaluation import cutoff_of
 from i2vae_lib.params import ParameterError
 from i2vae_lib.places import suggestion
 from i2vae_lib.recommenders import CEILINGS
 from i2vae_lib.results import significance
-from i2vae_lib.results.reading import CANDIDATES, CELLS_OF_THE_MEAN, METRICS, Array, Opened, System, open_runs
+from i2vae_lib.results.reading import CANDIDATES, CELLS_OF_THE_MEAN, METRICS, Opened, System, open_runs, opened_tables
 from i2vae_lib.results.text import Captioned, Number, as_csv, document, in_points, lines, of_p, strict
 from i2vae_lib.runs import LayoutError, stamp
 
@@ -33,7 +34,7 @@ _DIFFERENCE = ("difference", "interval_low", "interval_high", "p", "t", "df", "p
 TESTS = (*CELL, "candidates", "base", "system", "n", *_DIFFERENCE)
 _OVERALL = ("base", "system", "cells", *_DIFFERENCE[:4], "p_holm", *_DIFFERENCE[4:7], "p_t_holm", *_DIFFERENCE[7:])
 
-Bootstrap = Callable[[Array, Array, Array], significance.Bootstrap]
+_Bootstrap = Callable[[Array, Array, Array], significance.Bootstrap]
 """:func:`significance.paired_bootstrap` of two systems' values and masks, with one user's rows drawn together."""
 
 
@@ -174,14 +175,32 @@ def compare(
     )
 
 
-def beside_means(
-    opened: Opened, candidates: str, metric_names: Sequence[str], base: str, bootstrap: Bootstrap
+def each_against(
+    systems: Mapping[str, pd.DataFrame],
+    base: str,
+    names: Mapping[str, str],
+    kinds: Sequence[str],
+    metric_names: Sequence[str] = METRICS,
+    *,
+    rng: np.random.Generator,
 ) -> pd.DataFrame:
-    """Each system minus the base, in every cell: :attr:`Comparison.tests` beside a column of means for each system."""
-    values = opened.values(candidates, [cutoff_of(name) for name in metric_names])
-    means = results_of(opened, {candidates: values}, metric_names).pivot(index=CELL, columns="system", values="mean")
-    tests = _tests(opened, values, metric_names, base, bootstrap)
-    return tests.assign(candidates=candidates).join(means, on=CELL)
+    """Rank tables of systems on the same rows, by label: each minus the base, in every cell and ranking that they have.
+
+    Returns
+    -------
+    DataFrame
+        As :attr:`Comparison.tests`, beside a column of means for each system.
+    """
+    opened, parts = opened_tables(systems, names, kinds), []
+    bootstrap = partial(significance.paired_bootstrap, rng=rng, cluster=opened.users)
+    for candidates in CANDIDATES:
+        values = opened.values(candidates, [cutoff_of(name) for name in metric_names])
+        if np.isnan(values[base]).any():  # not ranked
+            continue
+        means = results_of(opened, {candidates: values}, metric_names)
+        tests = _tests(opened, values, metric_names, base, bootstrap).assign(candidates=candidates)
+        parts.append(tests.join(means.pivot(index=CELL, columns="system", values="mean"), on=CELL))
+    return pd.concat(parts, ignore_index=True)
 
 
 def with_means(found: Comparison) -> pd.DataFrame:
@@ -253,7 +272,7 @@ def results_of(opened: Opened, values: Mapping[str, Mapping[str, Array]], metric
 
 
 def _tests(
-    opened: Opened, values: Mapping[str, Array], metric_names: Sequence[str], base: str, bootstrap: Bootstrap
+    opened: Opened, values: Mapping[str, Array], metric_names: Sequence[str], base: str, bootstrap: _Bootstrap
 ) -> pd.DataFrame:
     """Each system minus the base, in every cell."""
     by_row = {label: value.mean(axis=0) for label, value in values.items()}
@@ -263,7 +282,7 @@ def _tests(
     return found.join(cells, on="cell")
 
 
-def _overall(opened: Opened, values: Mapping[str, Array], base: str, bootstrap: Bootstrap) -> pd.DataFrame:
+def _overall(opened: Opened, values: Mapping[str, Array], base: str, bootstrap: _Bootstrap) -> pd.DataFrame:
     """Each system minus the base, on the mean over the cells of :data:`HEADLINE` and all metrics.
 
     A cell's mean is a ratio, so the bootstrap resamples each row's influence on the mean over cells: with N rows, of
@@ -293,7 +312,7 @@ def _minus_the_base(
     by_seed: Mapping[str, Array],
     masks: Array,
     base: str,
-    bootstrap: Bootstrap,
+    bootstrap: _Bootstrap,
 ) -> pd.DataFrame:
     """The frame of differences: one line per system, cell and metric; one draw of users serves all of them.
 
@@ -324,10 +343,9 @@ def _minus_the_base(
         line = (base, label, at * metrics + j, tested.n[cell], tested.difference[cell], low[cell], high[cell])
         seeds = [list(systems[one].runs) for one in (label, base)]
         a, b = (by_seed[one][:, at, j] for one in (label, base))
-        over_seeds = (np.nan,) * 5
+        over_seeds: tuple[float, ...] = (np.nan,) * 5
         if seeds[0] == seeds[1] and len(seeds[0]) > 1 and tested.n[cell]:
-            of = significance.paired_t_test(a, b)
-            over_seeds = (of.t, float(of.df), of.p, of.low, of.high)
+            over_seeds = significance.paired_t_test(a, b)
         found.append((*line, tested.p[cell], *over_seeds))
     return pd.DataFrame(found, columns=columns)
 

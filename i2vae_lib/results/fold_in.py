@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,7 @@ import pandas as pd
 from i2vae_lib import evaluation
 from i2vae_lib.data import DOMAINS, CrossDomainDataset
 from i2vae_lib.recommenders import SYSTEMS
-from i2vae_lib.results.differences import CELL, beside_means
-from i2vae_lib.results.reading import METRICS, opened_tables
-from i2vae_lib.results.significance import paired_bootstrap
+from i2vae_lib.results.differences import CELL, each_against
 from i2vae_lib.runs import LayoutError, parameters_in, read_record
 
 _KINDS = ("all", "tailed")
@@ -42,7 +39,6 @@ def measured(run: Path) -> pd.DataFrame:
     for name, asked in {"trained": rows, "folded_in": newcomers}.items():
         ranks = evaluation.rank(system, asked, negatives, full=False, batch_size=size)
         tables[name] = evaluation.rank_table(name, rows, dataset.tail["test"], seen, ranks).assign(seed=p.seed)
-    opened = opened_tables(tables, dataset.catalogue.names, _KINDS)
-    bootstrap = partial(paired_bootstrap, rng=np.random.default_rng(0), cluster=opened.users)
-    found = beside_means(opened, "sampled", METRICS, "trained", bootstrap).assign(system=system.name)
+    found = each_against(tables, "trained", dataset.catalogue.names, _KINDS, rng=np.random.default_rng(0))
+    found = found.assign(system=system.name)
     return found[["system", *CELL, "n", *tables, "difference", "interval_low", "interval_high"]]

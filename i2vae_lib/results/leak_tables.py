@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ from i2vae_lib.data.kinds import REPORTED_KINDS
 from i2vae_lib.data.rows import Array
 from i2vae_lib.experiments.leak_worth import WORLDS, world_of
 from i2vae_lib.results import significance
-from i2vae_lib.results.differences import beside_means, results_of
+from i2vae_lib.results.differences import each_against, results_of
 from i2vae_lib.results.lift import draws_of_users, sums_by_user
 from i2vae_lib.results.reading import CANDIDATES, opened_tables
 
@@ -61,11 +60,8 @@ def worth(
         if not seeds:
             raise ValueError(f"{system}: {leak} has no seed in common with {against}, against which it is measured")
         both = {name: one[one["seed"].isin(seeds)] for name, one in (("closed", closed), ("open", part))}
-        opened = opened_tables(both, names, REPORTED_KINDS)
-        bootstrap = partial(significance.paired_bootstrap, rng=rng, cluster=opened.users)
-        for candidates in CANDIDATES:
-            found = beside_means(opened, candidates, [metric], "closed", bootstrap)
-            parts.append(found.assign(system=str(system), leak=str(leak), against=against, seeds=len(seeds)))
+        found = each_against(both, "closed", names, REPORTED_KINDS, [metric], rng=rng)
+        parts.append(found.assign(system=str(system), leak=str(leak), against=against, seeds=len(seeds)))
     whole = pd.concat(parts, ignore_index=True)
     turned = {"difference": "worth", "interval_low": "low", "interval_high": "high"}
     whole = whole.rename(columns=turned)

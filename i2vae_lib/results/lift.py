@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib.data.kinds import HEADLINE
+from i2vae_lib.data.rows import Array
 from i2vae_lib.evaluation import cutoff_of
 from i2vae_lib.labels import label
 from i2vae_lib.recommenders import CEILINGS, REFERENCES
 from i2vae_lib.results import significance
 from i2vae_lib.results.differences import CELL, Comparison, with_means
-from i2vae_lib.results.reading import CELLS_OF_THE_MEAN, METRICS, Array, open_runs
+from i2vae_lib.results.reading import CELLS_OF_THE_MEAN, METRICS, open_runs
 from i2vae_lib.runs import LayoutError
 
 FEW = 200

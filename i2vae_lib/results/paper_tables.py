@@ -17,6 +17,7 @@ import pandas as pd
 from i2vae_lib import paper
 from i2vae_lib.data.kinds import HEADLINE
 from i2vae_lib.evaluation import COUNTS
+from i2vae_lib.experiments.grids import Settings
 from i2vae_lib.experiments.tuning import Study, failures, read_study
 from i2vae_lib.params import ParameterError
 from i2vae_lib.places import suggestion
@@ -25,7 +26,8 @@ from i2vae_lib.results import text
 from i2vae_lib.results.differences import CELL, compare, places
 from i2vae_lib.results.reading import CANDIDATES, CELLS_OF_THE_MEAN, METRICS, Opened, System, open_runs
 from i2vae_lib.results.text import Captioned, Number, lines
-from i2vae_lib.runs import LayoutError, checked, committed_path, read_json, read_record, write_atomically, write_json
+from i2vae_lib.runs import LayoutError, committed_path, read_json, read_record, write_atomically, write_json
+from i2vae_lib.stages import load_history
 
 _BASE = "i2vae"
 _FLOOR = "popularity"
@@ -292,24 +294,48 @@ def _progress(study: Study, name: str) -> tuple[list[Path], dict[str, Any]]:
     lost = sum(one.value is None for one in tried)
     missing = [f"{lost} of {len(tried)} points failed"] if lost else []
     missing += [f"{len(done)} of {len(asked)} seeds done"] if len(done) < len(asked) else []
-    words = ", ".join(f"{key}={value}" for key, value in point.items()) or "as the preset"
-    words += f" (best of {len(tried)})" if len(tried) > 1 else ""
+    words = _words(point) + f" (best of {len(tried)})" * (len(tried) > 1)
     status = "done" if done else "failed" if reason else "begun"
     return done, {"status": status, "reason": "; ".join([*missing, *([reason] if reason else [])]), "point": words}
 
 
+def _words(point: Settings) -> str:
+    return ", ".join(f"{key}={value}" for key, value in point.items()) or "as the preset"
+
+
+def trials(folder: Path) -> pd.DataFrame:
+    """What a call of ``i2vae table`` tried on validation: every point of every system, in their order.
+
+    Returns
+    -------
+    DataFrame
+        ``system``; ``trial``, from 1; ``point``, its settings; ``validation``, NDCG@10 (nan if not finished);
+        ``best_epoch`` and ``epochs``; ``seconds`` of training and validation; ``chosen``; ``reason``, if it failed.
+    """
+    study, tried = read_study(folder), []
+    for name in study.points:
+        chosen = study.chosen(name)
+        for number, (point, run, value, reason) in enumerate(study.tried(name), start=1):
+            line = {"system": name, "trial": number, "point": _words(point), "validation": value}
+            line |= {"best_epoch": None, "epochs": None, "seconds": None}
+            if value is not None:
+                history = load_history(run)
+                line |= {"best_epoch": read_record(run)["best_epoch"], "epochs": len(history)}
+                line["seconds"] = round(_seconds(history), 1)
+            tried.append(line | {"chosen": point == chosen, "reason": reason or ""})
+    return pd.DataFrame(tried)
+
+
+def _seconds(history: pd.DataFrame) -> float:
+    return float(history[["seconds", "validation seconds"]].to_numpy().sum())
+
+
 def _finished(runs: Sequence[Path]) -> dict[str, Any]:
     """Cost and training of the finished runs of a system."""
-    for one in runs:
-        if not (one / "history.parquet").is_file():
-            raise LayoutError(f"{one} is not trained yet (no history.parquet): the table has finished runs alone")
     records = [read_record(one) for one in runs]
-    histories = [pd.read_parquet(checked(one, "history.parquet")) for one in runs]
+    histories = [load_history(one) for one in runs]
     # from the history, which outlives a kill; the generator may have been fitted by an earlier run
-    seconds = [
-        float(history[["seconds", "validation seconds"]].to_numpy().sum()) + record.get("generator_seconds", 0.0)
-        for history, record in zip(histories, records)
-    ]
+    seconds = [_seconds(history) + record.get("generator_seconds", 0.0) for history, record in zip(histories, records)]
     last = [one[one["stage"] == one["stage"].max()] if "stage" in one else one for one in histories]
     return {
         "seeds": len(runs),

@@ -17,14 +17,12 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib import stages
-from i2vae_lib.data.kinds import HEADLINE
+from i2vae_lib.data.kinds import HEADLINE, REPORTED_KINDS
 from i2vae_lib.data.protocols import outside_note
-from i2vae_lib.data.rows import DOMAINS
+from i2vae_lib.data.rows import DOMAINS, Array
 from i2vae_lib.evaluation import COUNTS, fewer_candidates, kind_masks, row_values
 from i2vae_lib.params import of_result
-from i2vae_lib.runs import LayoutError, checked, flatten, read_record, reading, refuse_exported
-
-Array = np.ndarray
+from i2vae_lib.runs import LayoutError, flatten, read_record, refuse_exported
 
 COUNTED = 100
 """Rows that a cell must have to count in that mean, unless there is no larger one: one row more or less moves a cell of
@@ -34,11 +32,9 @@ CELLS_OF_THE_MEAN = (
     f"{COUNTED} rows count only where there are no larger ones."
 )
 """The sentence that goes with every mean over cells."""
-KINDS = ("all", "seen", "tailed", "tailed_warm", "cold", "overlapping", "no_history")
 CANDIDATES = ("sampled", "full")
 METRICS = ("HR@10", "NDCG@10")
 _IDENTITY = ["domain", "row", "user"]
-_FLAGS = ["tailed", "cold", "no_history", "overlapping", "seen"]
 _WORLD = ("split.", "controls.", "synthetic.")
 """Groups of parameters that determine the rows."""
 _ROUNDING = 0.01
@@ -147,18 +143,15 @@ def open_runs(folders: Sequence[Path | str]) -> Opened:
     notes = [note for other in others for note in _check_references(first, other)]
     names = first.record.get("names", {})
     notes += fewer_candidates(first.rows, first.identity["negatives"], names)
-    kinds = [kind for kind in KINDS if kind != "seen" or all("seen" in run.rows for run in runs)]
-    if len(kinds) < len(KINDS):
-        notes.append("no kind 'seen': not every run has stored which targets occur in training")
     if outside := outside_note(first.record.get("outside", ()), names):
         notes.append(outside)
     notes += first.record.get("notes", ())
-    return Opened(runs, systems, *_cells(first.rows, names, kinds), tuple(notes))
+    return Opened(runs, systems, *_cells(first.rows, names, REPORTED_KINDS), tuple(notes))
 
 
 def _cells(rows: pd.DataFrame, names: Mapping[str, str], kinds: Sequence[str]) -> tuple[list[tuple[str, str]], Array]:
     """(Name of the domain, kind) of every cell, and its rows, bool [rows, cells]."""
-    by_kind = kind_masks(rows if "seen" in rows else rows.assign(seen=False))
+    by_kind = kind_masks(rows)
     cells = list(itertools.product(DOMAINS, kinds))
     masks = [(rows["domain"] == d) & by_kind[kind].astype(bool) for d, kind in cells]
     return [(str(names.get(d, d)), kind) for d, kind in cells], np.stack(masks, axis=1)
@@ -166,13 +159,11 @@ def _cells(rows: pd.DataFrame, names: Mapping[str, str], kinds: Sequence[str]) -
 
 def opened_tables(systems: Mapping[str, pd.DataFrame], names: Mapping[str, str], kinds: Sequence[str]) -> Opened:
     """Rank tables of systems on the same rows, by label, as :func:`open_runs` opens them; they have a ``seed``."""
-    runs: dict[str, dict[int | None, pd.DataFrame]] = {
-        label: {seed: table[table["seed"] == seed].sort_values("row") for seed in sorted(table["seed"].unique())}
-        for label, table in systems.items()
-    }
-    first = next(iter(next(iter(runs.values())).values()))
-    found = {label: System(label, by_seed, (), {}) for label, by_seed in runs.items()}
-    return Opened((), found, *_cells(first, names, kinds), ())
+    found = {}
+    for label, table in systems.items():
+        by_seed: Any = dict(iter(table.sort_values("row").groupby("seed")))
+        found[label] = System(label, by_seed, (), {})
+    return Opened((), found, *_cells(next(iter(by_seed.values())), names, kinds), ())
 
 
 def _open(folder: Path) -> Run:
@@ -186,13 +177,7 @@ def _open(folder: Path) -> Run:
             f"{folder} is not finished (no ranks.parquet); `i2vae run {named} --out {folder}` goes on with it "
             f"(and --epochs, --set as it was started)"
         )
-    with reading(checked(folder, path.name)):
-        table = pd.read_parquet(path)
-    if not set(COUNTS) <= set(table):
-        raise LayoutError(
-            f"{path} does not say how many candidates each row had: an earlier version made it, which drew other ones; "
-            f"make the run again, in a new folder"
-        )
+    table = stages.load_ranks(folder)
     ranks = {
         str(name): part.sort_values(_IDENTITY, kind="stable").reset_index(drop=True)
         for name, part in table.groupby("recommender", sort=False)
@@ -207,7 +192,7 @@ def _open(folder: Path) -> Run:
 
 
 def _refuse_other_rows(first: Run, other: Run) -> None:
-    a, b = first.rows, other.rows
+    a, b, reasons = first.rows, other.rows, []
     if first.identity != other.identity:
         # with the parameters that may be why
         one, two = (
@@ -222,9 +207,6 @@ def _refuse_other_rows(first: Run, other: Run) -> None:
     elif not a[_IDENTITY].equals(b[_IDENTITY]):
         shared = len(a.merge(b, on=_IDENTITY))
         reasons = [f"the evaluated rows ({len(a)} there, {len(b)} here, {shared} with the same row, user and domain)"]
-    else:
-        both = [flag for flag in _FLAGS if flag in a and flag in b]
-        reasons = [f"the row kind {flag}" for flag in both if not a[flag].equals(b[flag])]
     if reasons:
         raise LayoutError(
             f"{other.folder} cannot be compared with {first.folder}: they differ in {', '.join(reasons)}; "

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy  # scipy.stats is imported where it is used: it takes most of a second
 
-Array = np.ndarray
+from i2vae_lib.data.rows import Array
 
 _CONFIDENCE = 0.95
 CHUNK_BYTES = 16 * 2**20
@@ -37,10 +37,8 @@ class Bootstrap(NamedTuple):
 class _SeedTest(NamedTuple):
     """Result of :func:`paired_t_test`; nan where n < 2 or the differences do not vary."""
 
-    n: int  # pairs of seeds
-    difference: float  # mean of a - b
     t: float
-    df: int  # n - 1
+    df: float  # pairs of seeds - 1
     p: float  # two-sided
     low: float  # t interval of the difference
     high: float
@@ -181,17 +179,13 @@ def paired_t_test(a: Array, b: Array) -> _SeedTest:
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a.ndim != 1 or a.shape != b.shape:
         raise ValueError(f"expected one value per seed and system, paired: {a.shape}, {b.shape}")
-    difference = a - b
-    n = len(difference)
-    mean = float(difference.mean()) if n else np.nan
+    difference, n = a - b, len(a)
     # equal up to rounding: t would be 1e15
     if n < 2 or np.ptp(difference) <= 1e-12 * max(np.abs(a).max(), np.abs(b).max()):
-        return _SeedTest(n, mean, np.nan, max(n - 1, 0), np.nan, np.nan, np.nan)
+        return _SeedTest(np.nan, max(n - 1, 0), np.nan, np.nan, np.nan)
     found: Any = scipy.stats.ttest_rel(a, b)
     interval = found.confidence_interval(_CONFIDENCE)
-    return _SeedTest(
-        n, mean, float(found.statistic), int(found.df), float(found.pvalue), float(interval.low), float(interval.high)
-    )
+    return _SeedTest(*map(float, (found.statistic, found.df, found.pvalue, interval.low, interval.high)))
 
 
 def holm(p: Array) -> Array:
