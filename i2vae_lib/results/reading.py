@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib import stages
-from i2vae_lib.data.kinds import HEADLINE, REPORTED_KINDS
+from i2vae_lib.data.kinds import HEADLINE
 from i2vae_lib.data.protocols import outside_note
 from i2vae_lib.data.rows import DOMAINS, Array
 from i2vae_lib.evaluation import COUNTS, fewer_candidates, kind_masks, row_values
@@ -32,6 +32,7 @@ CELLS_OF_THE_MEAN = (
     f"{COUNTED} rows count only where there are no larger ones."
 )
 """The sentence that goes with every mean over cells."""
+_KINDS = ("all", "seen", "tailed", "tailed_warm", "cold", "overlapping", "no_history")  # in the order of comparisons
 CANDIDATES = ("sampled", "full")
 METRICS = ("HR@10", "NDCG@10")
 _IDENTITY = ["domain", "row", "user"]
@@ -146,7 +147,7 @@ def open_runs(folders: Sequence[Path | str]) -> Opened:
     if outside := outside_note(first.record.get("outside", ()), names):
         notes.append(outside)
     notes += first.record.get("notes", ())
-    return Opened(runs, systems, *_cells(first.rows, names, REPORTED_KINDS), tuple(notes))
+    return Opened(runs, systems, *_cells(first.rows, names, _KINDS), tuple(notes))
 
 
 def _cells(rows: pd.DataFrame, names: Mapping[str, str], kinds: Sequence[str]) -> tuple[list[tuple[str, str]], Array]:
