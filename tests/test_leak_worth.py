@@ -248,7 +248,7 @@ def spied(raw, p, monkeypatch):
 
     def measured(opened: frozenset[str], seed: int = 0):
         spy, asked = Spy(), []
-        monkeypatch.setitem(leak_worth.SYSTEMS, "i2vae", lambda dataset, p: spy)
+        monkeypatch.setattr(leak_worth, "I2VAERecommender", lambda catalogue, p: spy)
         monkeypatch.setattr(leak_worth.psg, "fit_once", lambda train, p: asked.append((rows_digest(train), p)))
         spy.table = leak_worth.measure(raw, p, Cell("i2vae", opened, seed))
         return spy, asked

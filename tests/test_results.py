@@ -16,7 +16,6 @@ from papermill.inspection import inspect_notebook  # type: ignore[import-untyped
 from i2vae_lib.data import DataError
 from i2vae_lib.experiments import grids
 from i2vae_lib.experiments.grids import STUDY_NAMES, read_sweep
-from i2vae_lib.results import kept
 from i2vae_lib.results.paper_tables import Table
 from i2vae_lib.runs import LayoutError, read_record, write_json
 from tests.test_table import finished, opened, reached
@@ -27,6 +26,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import data_results  # noqa: E402
 import figures  # noqa: E402
 import fold_in_study  # noqa: E402
+import kept  # noqa: E402
 import make_results  # noqa: E402
 import pages  # noqa: E402
 import recipe_study  # noqa: E402

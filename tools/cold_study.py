@@ -12,11 +12,11 @@ import shlex
 import sys
 from pathlib import Path
 
+import kept
 import numpy as np
 
 from i2vae_lib.experiments.tuning import read_study
 from i2vae_lib.params import pair_name
-from i2vae_lib.results import kept
 from i2vae_lib.results.cold_rows import measured
 from i2vae_lib.runs import environment, read_record
 

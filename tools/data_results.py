@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import kept
 import pandas as pd
 
 from i2vae_lib.data import CrossDomainDataset, DataError, load_dataset
 from i2vae_lib.data.registry import REGISTRY
 from i2vae_lib.params import load, pair_name
-from i2vae_lib.results import kept
 from i2vae_lib.results.data_tables import audits, food_kitchen, item_order_shares, pair_statistics
 from i2vae_lib.runs import environment
 

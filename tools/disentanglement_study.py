@@ -12,11 +12,11 @@ import argparse
 import sys
 from pathlib import Path
 
+import kept
 from latents_study import measured
 
 from i2vae_lib.experiments import sweeps
 from i2vae_lib.experiments.grids import read_sweep
-from i2vae_lib.results import kept
 from i2vae_lib.results.latents import planted_measures
 
 

@@ -16,13 +16,13 @@ import shlex
 import sys
 from pathlib import Path
 
+import kept
 import pages
 import pandas as pd
 
 from i2vae_lib.experiments.tuning import Study, read_study
 from i2vae_lib.params import load, pair_name
 from i2vae_lib.recommenders import REGISTRY
-from i2vae_lib.results import kept
 from i2vae_lib.results.fold_in import measured
 from i2vae_lib.results.text import with_interval
 from i2vae_lib.runs import read_record

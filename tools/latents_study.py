@@ -15,13 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import kept
 import pandas as pd
 
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.experiments import engine, sweeps
 from i2vae_lib.experiments.grids import Cell, Sweep, cells_folder, read_sweep
 from i2vae_lib.recommenders import I2VAERecommender
-from i2vae_lib.results import kept
 from i2vae_lib.results.latents import observed_measures, with_untrained
 from i2vae_lib.runs import read_record
 

@@ -13,6 +13,7 @@ import shlex
 import sys
 from pathlib import Path
 
+import kept
 import numpy as np
 import pandas as pd
 
@@ -20,7 +21,7 @@ from i2vae_lib.data.registry import REGISTRY
 from i2vae_lib.data.released import load_released
 from i2vae_lib.experiments import leak_worth
 from i2vae_lib.params import load
-from i2vae_lib.results import kept, leak_tables
+from i2vae_lib.results import leak_tables
 from i2vae_lib.runs import environment
 
 

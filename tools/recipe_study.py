@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import kept
 import numpy as np
 import pages
 import pandas as pd
@@ -26,7 +27,7 @@ from i2vae_lib.experiments.grids import Sweep, read_sweep
 from i2vae_lib.labels import label
 from i2vae_lib.params import pair_name
 from i2vae_lib.places import suggestion
-from i2vae_lib.results import kept, text
+from i2vae_lib.results import text
 from i2vae_lib.results.recipe import RECIPE, finished, tables
 from i2vae_lib.runs import committed_path, read_record
 from i2vae_lib.stages import load_history

@@ -10,13 +10,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import kept
 import numpy as np
 import pages
 import pandas as pd
 
 from i2vae_lib.evaluation import metrics, tidy
 from i2vae_lib.labels import label
-from i2vae_lib.results import kept, lift
+from i2vae_lib.results import lift
 from i2vae_lib.runs import read_record
 
 README_KINDS = ("all", "tailed", "cold")

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import kept
 import numpy as np
 import pandas as pd
 
@@ -25,7 +26,6 @@ from i2vae_lib.commands.studies import asked_of_sweep
 from i2vae_lib.data.kinds import HEADLINE
 from i2vae_lib.experiments import engine, sweeps
 from i2vae_lib.experiments.grids import read_sweep
-from i2vae_lib.results import kept
 from i2vae_lib.results.effects import effects
 from i2vae_lib.results.reading import METRICS
 from i2vae_lib.runs import committed_path, read_record

@@ -14,11 +14,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import kept
 import numpy as np
 import pages
 import pandas as pd
 
-from i2vae_lib.results import kept
 from i2vae_lib.results.paper_tables import Table, paper_table, trials
 from i2vae_lib.runs import committed_path, read_record
 

@@ -13,8 +13,9 @@ import shlex
 import sys
 import time
 
+import kept
+
 from i2vae_lib.params import load, pair_name
-from i2vae_lib.results import kept
 from i2vae_lib.results.references import over_splits
 from i2vae_lib.runs import environment
 

@@ -23,6 +23,7 @@ from i2vae_lib.data.rows import DOMAINS, Array, Rows
 from i2vae_lib.data.user_sequences import with_targets
 from i2vae_lib.generators.graphs import binary, successors
 from i2vae_lib.generators.psg import Generator
+from i2vae_lib.labels import AFTER
 from i2vae_lib.params import Parameters
 from i2vae_lib.training import Callbacks
 
@@ -69,7 +70,7 @@ class AfterTheLast:
 
     def __init__(self, plain: Any):
         self.plain = plain
-        self.name = f"{plain.name}_after"
+        self.name = plain.name + AFTER
         self.place: Mapping[str, Array] = {}
 
     def fit(

@@ -24,7 +24,7 @@ This is the only place of the kit where a test row can reach training or selecti
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,14 +42,10 @@ from i2vae_lib.experiments.after_the_last import AfterTheLast
 from i2vae_lib.experiments.engine import Say, Work, cell_folder, cost, reason_of, work_off
 from i2vae_lib.experiments.workers import InThisProcess
 from i2vae_lib.generators import psg
+from i2vae_lib.labels import AFTER
 from i2vae_lib.params import Parameters, digest, of_result
 from i2vae_lib.progress import bar
-from i2vae_lib.recommenders.i2vae import I2VAERecommender
-from i2vae_lib.recommenders.references.ease import EASE
-from i2vae_lib.recommenders.references.itemknn import ItemKNN
-from i2vae_lib.recommenders.references.linked_items import Copy
-from i2vae_lib.recommenders.references.ordered_counts import OrderedCounts
-from i2vae_lib.recommenders.references.popularity import Popularity
+from i2vae_lib.recommenders import REFERENCES, I2VAERecommender
 from i2vae_lib.runs import LayoutError, Run, read_record
 from i2vae_lib.stages import irrelevant_groups, load_ranks, quiet
 from i2vae_lib.training import Callbacks
@@ -58,16 +54,15 @@ LEAKS = ("order", "users", "histories", "pseudo", "selection")
 CLOSED: frozenset[str] = frozenset()
 WORLDS = ("none", "order")
 CONDITIONS: tuple[frozenset[str], ...] = (CLOSED, *(frozenset([leak]) for leak in LEAKS), frozenset(LEAKS))
-SYSTEMS: dict[str, Callable[[CrossDomainDataset, Parameters], Any]] = {
-    "popularity": lambda dataset, p: Popularity(dataset.catalogue),
-    "copy": lambda dataset, p: Copy(dataset.catalogue),
-    "itemknn": lambda dataset, p: ItemKNN(dataset.catalogue),
-    "ease": lambda dataset, p: EASE(dataset.catalogue),
-    "ordered_counts": lambda dataset, p: OrderedCounts(dataset.catalogue),
-    "popularity_after": lambda dataset, p: AfterTheLast(Popularity(dataset.catalogue)),
-    "itemknn_after": lambda dataset, p: AfterTheLast(ItemKNN(dataset.catalogue)),
-    "i2vae": lambda dataset, p: I2VAERecommender(dataset.catalogue, p),
-}
+_RANKERS = ("popularity", "copy", "itemknn", "ease", "ordered_counts")
+SYSTEMS = (*_RANKERS, f"popularity{AFTER}", f"itemknn{AFTER}", "i2vae")
+
+
+def _unfitted(system: str, dataset: CrossDomainDataset, p: Parameters) -> Any:
+    if system == "i2vae":
+        return I2VAERecommender(dataset.catalogue, p)
+    plain = REFERENCES[system.removesuffix(AFTER)](dataset.catalogue)
+    return AfterTheLast(plain) if system.endswith(AFTER) else plain
 
 
 def label(leaks: frozenset[str]) -> str:
@@ -114,7 +109,7 @@ def cells(systems: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
             continue
         if leaks == {"selection"} and system in ("popularity", "copy"):
             continue
-        if system.endswith("_after") and leaks not in (CLOSED, {"order"}, frozenset(LEAKS)):
+        if system.endswith(AFTER) and leaks not in (CLOSED, {"order"}, frozenset(LEAKS)):
             continue
         found += [Cell(system, leaks, seed) for seed in (seeds if system == "i2vae" else seeds[:1])]
     return found
@@ -131,7 +126,7 @@ def measure(raw: RawPair, p: Parameters, cell: Cell, checkpoint: Path | None = N
     generator = None
     if cell.system == "i2vae":
         generator = psg.fit_once(train, psg.as_published(p.psg) if "pseudo" in cell.leaks else p.psg)
-    recommender = SYSTEMS[cell.system](dataset, p).fit(
+    recommender = _unfitted(cell.system, dataset, p).fit(
         train,
         test if "selection" in cell.leaks else dataset.splits["validation"],
         # what learns order is told whether there is any
