@@ -177,17 +177,13 @@ def test_sweep_keeps_missing_cells_and_no_empty_user_type() -> None:
 
 def test_kept_table_names_every_revision() -> None:
     """A run may be begun at one and go on at another."""
-    record = {"source_sha256": "ab", "protocol": "strict", "environment": {"git": "a"}}
-    about = kept.made_by([record | {"stages": {"train": {"revision": "b"}, "prepare": {"revision": "a"}}}])
-    assert about["revision"] == ["a", "b"] and about["data_sha256"] == "ab"
-    assert kept.made_by([record | {"stages": {"train": {}}}])["revision"] == ["a"]  # of an older run
+    record = {"source_sha256": "ab", "protocol": "strict", "environment": {"git": "a"}, "parameters": {"seed": 2}}
+    stages = {"train": {"revision": "b", "seconds": 3600.0}, "prepare": {"revision": "a", "seconds": 1800.0}}
+    about = kept.made_by([record | {"stages": stages}, record | {"stages": {}}], "command")
+    assert about["revision"] == ["a", "b"] and about["data_sha256"] == "ab" and about["command"] == "command"
+    assert about["hours"] == 1.5 and about["seeds"] == [2]
     with pytest.raises(LayoutError, match="no run is finished there yet"):
-        kept.made_by([])
-
-
-def test_kept_hours_are_those_of_every_stage() -> None:
-    records = [{"stages": {"train": {"seconds": 3600.0}, "test": {"seconds": 1800.0}}}, {"stages": {}}]
-    assert kept.hours(records) == 1.5
+        kept.made_by([], "command")
 
 
 @pytest.mark.parametrize("name", make_results.STUDIES)

@@ -29,13 +29,8 @@ def main(command: str, folder: str) -> None:
     }
     records = [read_record(run) for run in runs.values()]
     found = measured(runs, "i2vae", np.random.default_rng(0))
-    about = {
-        "command": f"{command} && {shlex.join(['python', 'tools/cold_study.py', command, folder])}",
-        **kept.made_by(records),
-        "dataset_sha256": records[0]["dataset_sha256"],
-        "seeds": [study.tuning_seed],
-        "hours": round(kept.hours(records), 3),
-    }
+    about = kept.made_by(records, f"{command} && {shlex.join(['python', 'tools/cold_study.py', command, folder])}")
+    about["dataset_sha256"] = records[0]["dataset_sha256"]
     about["revision"] = sorted({*about["revision"], environment()["git"]})
     kept.keep(f"cold_{pair_name(study.parameters['data'])}", found, about)
 

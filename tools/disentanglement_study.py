@@ -28,11 +28,11 @@ def main(words: list[str]) -> None:
     given = parser.parse_args(words)
     sweep = read_sweep("disentanglement", {"seeds": given.seeds})
     sweeps.run(sweep, given.folder, workers=given.workers, say=print)
-    tables, about = measured(sweep, given.folder, lambda cell: cell.places[0].row, planted_measures)
     seeds = "" if given.seeds == [0, 1, 2] else f" --seeds {' '.join(map(str, given.seeds))}"
     command = f"python tools/disentanglement_study.py runs/disentanglement{seeds}"
+    tables, about = measured(sweep, given.folder, command, lambda cell: cell.places[0].row, planted_measures)
     for name, table in tables.items():
-        kept.keep(name, table, {"command": command, **about, "seeds": given.seeds})
+        kept.keep(name, table, about)
 
 
 if __name__ == "__main__":

@@ -67,13 +67,8 @@ def main(*folders: str) -> None:
     name = f"fold_in_{pair_name(records[0]['parameters']['data'])}"
     places = [f"runs/fold-in-{number}" for number in range(1, len(studies) + 1)]
     commands = [command_of(study, place) for study, place in zip(studies, places)]
-    about = {
-        "command": " && ".join([*commands, f"python tools/fold_in_study.py {' '.join(places)}"]),
-        **kept.made_by(records),
-        "dataset_sha256": records[0]["dataset_sha256"],
-        "seeds": sorted({study.tuning_seed for study in studies}),
-        "hours": round(kept.hours(records), 3),
-    }
+    command = " && ".join([*commands, f"python tools/fold_in_study.py {' '.join(places)}"])
+    about = kept.made_by(records, command) | {"dataset_sha256": records[0]["dataset_sha256"]}
     kept.keep(name, found, about)
     pages.rewrite(lambda page: fill(page, name, found))
 

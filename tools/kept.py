@@ -12,9 +12,9 @@ from i2vae_lib.results.text import as_csv
 from i2vae_lib.runs import LayoutError, committed_path, write_atomically, write_json
 
 
-def made_by(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the runs of a table depend on, from their ``run.json``: all revisions; data and protocol, a list where they
-    differ; the environment of the first.
+def made_by(records: Sequence[Mapping[str, Any]], command: str) -> dict[str, Any]:
+    """What made a table, from the ``run.json`` of its runs: all revisions and seeds; data and protocol, a list where
+    they differ; the environment of the first; the hours of all stages.
 
     Raises
     ------
@@ -28,19 +28,16 @@ def made_by(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         found = sorted({one[key] for one in records})
         return found[0] if len(found) == 1 else found
 
-    begun = {one["environment"]["git"] for one in records}
-    ended = {stage["revision"] for one in records for stage in one["stages"].values() if "revision" in stage}
+    stages = [stage for one in records for stage in one["stages"].values()]
     return {
-        "revision": sorted(begun | ended),
+        "command": command,
+        "revision": sorted({one["environment"]["git"] for one in records} | {stage["revision"] for stage in stages}),
         "data_sha256": one_or_all("source_sha256"),
         "protocol": one_or_all("protocol"),
         "environment": records[0]["environment"],
+        "seeds": sorted({one["parameters"]["seed"] for one in records}),
+        "hours": round(sum(stage["seconds"] for stage in stages) / 3600, 3),
     }
-
-
-def hours(records: Sequence[Mapping[str, Any]]) -> float:
-    """Of all stages of runs, from their ``run.json``."""
-    return sum(float(stage["seconds"]) for one in records for stage in one["stages"].values()) / 3600
 
 
 def headline(table: pd.DataFrame) -> pd.DataFrame:

@@ -31,6 +31,7 @@ ROWS = ("full", "no cross-domain and disentangling terms", "no denoising term")
 def measured(
     sweep: Sweep,
     out: Path,
+    command: str,
     row_of: Callable[[Cell], str | None],
     measures: Callable[[I2VAERecommender, CrossDomainDataset], dict[str, pd.DataFrame]],
 ) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
@@ -48,8 +49,8 @@ def measured(
             print(name, seed, flush=True)
             for table, found in measures(model, dataset).items():
                 parts.setdefault(table, []).append(found.assign(row=name, seed=seed))
-    about = {**kept.made_by(records), "hours": round(kept.hours(records), 3)}
-    return {table: pd.concat(found, ignore_index=True) for table, found in parts.items()}, about
+    tables = {table: pd.concat(found, ignore_index=True) for table, found in parts.items()}
+    return tables, kept.made_by(records, command)
 
 
 def of_claims(cell: Cell) -> str | None:
@@ -66,11 +67,11 @@ def main(words: list[str]) -> None:
     given = parser.parse_args(words)
     sweep = read_sweep("recipe", {"data": given.data, "protocol": given.protocol, "seeds": given.seeds})
     name = f"latents_{Path(given.data).stem}"
-    tables, about = measured(sweep, given.folder, of_claims, lambda *one: {name: observed_measures(*one)})
     seeds = " ".join(map(str, given.seeds))
     folder = f"runs/{cells_folder(sweep).name}"  # where `i2vae sweep` puts them
     command = f"python tools/latents_study.py {folder} {given.data} {given.protocol} --seeds {seeds}"
-    kept.keep(name, tables[name], {"command": command, **about, "seeds": given.seeds})
+    tables, about = measured(sweep, given.folder, command, of_claims, lambda *one: {name: observed_measures(*one)})
+    kept.keep(name, tables[name], about)
 
 
 if __name__ == "__main__":

@@ -25,27 +25,10 @@ from i2vae_lib.results import leak_tables
 from i2vae_lib.runs import environment
 
 
-def _hours(table: pd.DataFrame) -> float | None:
-    """Of all cells together; None where one does not say."""
-    if "seconds" not in table or table["seconds"].isna().any():
-        return None
-    return round(table.groupby(["recommender", "leaks", "seed"])["seconds"].first().sum() / 3600, 4)
-
-
-def _revisions(table: pd.DataFrame) -> list[str]:
-    """Of all cells; ``unknown`` where one does not say."""
-    found = table["revision"] if "revision" in table else pd.Series([None])
-    return sorted(found.fillna("unknown").unique())
-
-
 def _without_places(words: list[str]) -> list[str]:
     """What the numbers depend on: neither the folder nor that its cells were there."""
     at = words.index("--out") if "--out" in words else len(words)
     return [word for word in [*words[:at], *words[at + 2 :]] if word != "--finished"]
-
-
-def _cells(table: pd.DataFrame) -> pd.DataFrame:
-    return table[["recommender", "leaks"]].drop_duplicates()
 
 
 def _show(table: pd.DataFrame) -> None:
@@ -71,14 +54,15 @@ def main(words: list[str]) -> None:
     else:
         table = leak_worth.study(raw, p, given.systems, given.seeds, folder, say=print)
     names = dict(raw.catalogue.names)
+    cells = table.groupby(["recommender", "leaks", "seed"])
     worlds = leak_tables.worlds(table, names, rng=np.random.default_rng(0))
     record = {
         "command": shlex.join(["python", "tools/leak_study.py", *_without_places(words)]),
-        "cells": sorted(f"{one.recommender}, {one.leaks}" for one in _cells(table).itertuples()),
-        "revision": _revisions(table),
+        "cells": sorted({f"{system}, {leaks}" for system, leaks, _ in cells.groups}),
+        "revision": sorted(table["revision"].unique()),
         "data_sha256": raw.source_sha256,
         "seeds": given.seeds,
-        "hours": _hours(table),
+        "hours": round(cells["seconds"].first().sum() / 3600, 4),
         "parameters": p.model_dump(mode="json"),
         "environment": environment(),
     }

@@ -111,11 +111,8 @@ def main(words: list[str]) -> None:
     others = [row for row in about["runs"] if row not in about["missing"] and row != RECIPE]
     words += ["--rows", RECIPE, *others] if others else []
     words += ["--label", given.label] if given.label else []
-    head = {
-        "command": shlex.join(words),
-        **kept.made_by(records),
+    head = kept.made_by(records, shlex.join(words)) | {
         "dataset_sha256": first["dataset_sha256"],
-        "hours": round(kept.hours(records), 3),
         "epochs": [len(one) for one in histories],
         "seconds_of_training": [round(float(one[["seconds", "validation seconds"]].sum().sum())) for one in histories],
     }

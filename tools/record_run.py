@@ -27,12 +27,8 @@ def record(run: Path, name: str, command: str) -> Path:
     """Recompute the table from ``ranks.parquet`` and store it with what it depends on."""
     about = read_record(run)
     table = tidy(metrics(pd.read_parquet(run / "ranks.parquet")), about["names"])
-    content = {
-        "command": command,
-        **kept.made_by([about]),
+    content = kept.made_by([about], command) | {
         "dataset_sha256": about["dataset_sha256"],
-        "seeds": [about["parameters"]["seed"]],
-        "hours": round(kept.hours([about]), 4),
         "stages": about["stages"],
         "mean_lift": lift.mean_lift([run], rng=np.random.default_rng(0))._asdict(),
         "mean_lift_full": lift.mean_lift([run], candidates="full", rng=np.random.default_rng(0))._asdict(),

@@ -86,14 +86,8 @@ def main(words: list[str]) -> None:
     planned = sweeps.plan(sweep, asked.folder)
     done = planned[planned["state"] == "done"]
     records = [read_record(engine.cell_folder(asked.folder, one)) for one in done["address"]]
-    about = {
-        "command": shlex.join(["i2vae", "sweep", *sweep_words]),
-        **kept.made_by(records),
-        "seeds": sorted({cell.parameters.seed for cell in sweep.cells}),
-        "hours": round(kept.hours(records), 3),
-        "cells": len(planned),
-        "done": len(done),
-    }
+    about = kept.made_by(records, shlex.join(["i2vae", "sweep", *sweep_words]))
+    about |= {"cells": len(planned), "done": len(done)}
     against = effects(sweep, asked.folder, rng=np.random.default_rng(0))
     if asked.go_on:
         if len(against):

@@ -9,7 +9,6 @@ Several folders are one comparison whose systems were trained in several calls. 
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,26 +21,19 @@ import pandas as pd
 from i2vae_lib.results.paper_tables import Table, paper_table, trials
 from i2vae_lib.runs import committed_path, read_record
 
-_SAME = ("command", "revision", "data_sha256", "protocol", "environment", "dataset_sha256", "seeds")
-
 
 def record(folders: Sequence[Path], name: str, command: str) -> Path:
     """Store the table as far as it is done, with what made it."""
     found = paper_table(folders, rng=np.random.default_rng(0))
     records = [read_record(path.parent) for folder in folders for path in sorted(folder.rglob("metrics.json"))]
     path = committed_path(name)
-    found.save(
-        path,
-        command=command,
-        **kept.made_by(records),
-        dataset_sha256=records[0]["dataset_sha256"],
-        seeds=sorted({one["parameters"]["seed"] for one in records}),
-        hours=round(float((found.systems["seconds"] * found.systems["seeds"]).sum()) / 3600, 2),  # of training
-        references=records[0].get("references"),  # what validation chose for them
-    )
+    about = kept.made_by(records, command) | {
+        "dataset_sha256": records[0]["dataset_sha256"],
+        "hours": round(float((found.systems["seconds"] * found.systems["seeds"]).sum()) / 3600, 2),  # of training
+    }
+    found.save(path, **about, references=records[0].get("references"))  # what validation chose for them
     tried = pd.concat([trials(folder) for folder in folders], ignore_index=True)
     if tried["trial"].max() > 1:
-        about = {key: json.loads(path.with_suffix(".json").read_text())[key] for key in _SAME}
         spent = {"hours": round(float(tried["seconds"].sum()) / 3600, 2)}
         kept.keep(f"search_{name.removeprefix('systems_')}", tried, about | spent)
     return path
