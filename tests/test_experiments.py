@@ -386,7 +386,7 @@ def test_costs_from_done_cells(sweep: Sweep, tmp_path: Path) -> None:
     planned.loc[:1, "seconds"] = [3600.0, 7200.0]
     planned.loc[:1, "peak_memory_bytes"] = [2.0**30, 2.0**31]
     found = costs(sweep, planned, None)
-    assert found.to_numpy().tolist() == [["synthetic", "i2vae", 6, 4, 5400.0, 2.0**31, "done cells"]]
+    assert found.to_numpy().tolist() == [["synthetic", "i2vae", 6, 4, 5400.0, 2.0, "done cells"]]
     assert estimate(found, workers=2) == "6 cells, 2 done, 4 left: about 3.0 hours with 2 workers, 4.0 GiB"
     assert estimate(found, workers=64) == "6 cells, 2 done, 4 left: about 1.5 hours with 4 workers, 8.0 GiB"
     longest = found.assign(system="savae", left=1, seconds=36000.0)  # no worker can help with one long cell

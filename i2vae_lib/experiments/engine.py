@@ -91,7 +91,8 @@ class Outcome:
     reason: str = ""
     traceback: str = ""
 
-    def __str__(self) -> str:
+    def told(self) -> str:
+        """What is said of it."""
         if self.state == "failed":
             return f"FAILED: {self.reason}"
         seconds, value = cost(self.record)[0], self.record.get("best_validation_ndcg")
@@ -172,6 +173,6 @@ def work_off(
                 continue
             if outcome.state == "failed":
                 write_json(work.folder / "failed.json", {"reason": outcome.reason, "traceback": outcome.traceback})
-            say(f"{work.label}: {outcome}")
+            say(f"{work.label}: {outcome.told()}")
             progress.update()
             ahead.extendleft(reversed(list(then(work, outcome))))

@@ -345,7 +345,8 @@ def over_seeds(table: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     )
     over = over.reset_index()
     error = over["sd"] / np.sqrt(over["seeds"])
-    over["low"], over["high"] = scipy.stats.t.interval(0.95, over["seeds"] - 1, over["mean"], error)
+    with np.errstate(invalid="ignore"):  # of one seed
+        over["low"], over["high"] = scipy.stats.t.interval(0.95, over["seeds"] - 1, over["mean"], error)
     every = table[place].drop_duplicates()  # in the order of the file
     return every.merge(over, on=place, how="left").fillna({"seeds": 0}).astype({"seeds": int})
 
