@@ -9,6 +9,7 @@ Ids go in and come out as they are in the data: integers as integers. A domain g
 from __future__ import annotations
 
 import html
+import itertools
 import os
 import shutil
 import tempfile
@@ -285,32 +286,30 @@ class I2VAE:
         allowed = np.arange(1, self.catalogue.size(d) + 1) if only is None else self.catalogue.encode(d, list(only))
         return np.setdiff1d(allowed, self.catalogue.encode(d, list(exclude)))
 
-    def tables(self, asked: Asked, d: str, k: int, among: Array | None = None) -> Iterator[pd.DataFrame]:
-        """:meth:`recommend` in batches of users, where one table would be too large; the first table is empty."""
-        yield self._table(asked.users[:0], d, np.zeros((0, 1), dtype=np.int32), np.zeros((0, 1), dtype=np.float32))
+    def _batches(self, asked: Asked, d: str, k: int, among: Array | None) -> Iterator[tuple[Array, Array, Array]]:
+        """Some users at a time with their best items and scores, [users, k], 0-padded."""
         done = 0
         for items, scores in best_items(self.recommender, asked.rows(self.catalogue, d), d, k, among):
-            yield self._table(asked.users[done : done + len(items)], d, items, scores)
+            yield asked.users[done : done + len(items)], items, scores
             done += len(items)
 
-    def _table(self, users: Array, d: str, items: Array, scores: Array) -> pd.DataFrame:
-        owner, place = np.nonzero(items != PAD)
-        lines = {"user": users[owner], "item": self.ids(d, items[owner, place]), "score": scores[owner, place]}
-        return pd.DataFrame(lines | {"rank": place + 1}).astype(
-            {c: "str" for c in ("user", "item") if lines[c].dtype == object}
-        )
+    def tables(self, asked: Asked, d: str, k: int, among: Array | None = None) -> Iterator[pd.DataFrame]:
+        """:meth:`recommend` in batches of users, where one table would be too large; the first table is empty."""
+        nothing = asked.users[:0], np.zeros((0, 1), dtype=np.int32), np.zeros((0, 1), dtype=np.float32)
+        for users, items, scores in itertools.chain([nothing], self._batches(asked, d, k, among)):
+            owner, place = np.nonzero(items != PAD)
+            lines = {"user": users[owner], "item": self.ids(d, items[owner, place]), "score": scores[owner, place]}
+            names = [name for name in ("user", "item") if lines[name].dtype == object]
+            yield pd.DataFrame(lines | {"rank": place + 1}).astype(dict.fromkeys(names, "str"))
 
     def lists(
         self, asked: Asked, d: str, k: int, among: Array | None = None
     ) -> Iterator[tuple[Any, Array, list[float]]]:
         """:meth:`recommend`, user by user: the user, item numbers (see :meth:`ids`) and scores, best first."""
-        done = 0
-        for items, scores in best_items(self.recommender, asked.rows(self.catalogue, d), d, k, among):
-            users = asked.users[done : done + len(items)].tolist()
-            for user, chosen, values in zip(users, items, scores.tolist(), strict=True):
+        for users, items, scores in self._batches(asked, d, k, among):
+            for user, chosen, values in zip(users.tolist(), items, scores.tolist(), strict=True):
                 chosen = chosen[chosen != PAD]
                 yield user, chosen, values[: len(chosen)]
-            done += len(items)
 
     def ids(self, d: str, numbers: Array) -> Array:
         """The data's own ids of item numbers."""

@@ -80,27 +80,24 @@ def lines(
     log_x: bool = False,
 ) -> go.Figure:
     """A line over ``x`` for each of ``columns``."""
-    figure = _figure(title, table).update_layout(xaxis_title=label(x), yaxis_title=y_title)
-    mode = "lines+markers" if len(table) < 40 else "lines"
-    _add_lines(figure, ((name, table[x], table[name]) for name in columns), mode)
+    figure = series(table.melt([x], list(columns), "curve", "value"), x, "value", "curve", title, y_title)
     if log_y:
-        figure.update_yaxes(type="log")
-    else:
-        figure.update_yaxes(range=looks.least_range(table[list(columns)]))
+        figure.update_yaxes(type="log", range=None)
     return figure.update_xaxes(type="log") if log_x else figure
 
 
 def series(table: pd.DataFrame, x: str, y: str, colour: str, title: str, y_title: str) -> go.Figure:
     """A line for each value of ``colour``; what has no value is left out."""
     figure = _figure(title, table).update_layout(xaxis_title=label(x), yaxis_title=y_title, showlegend=True)
-    parts = table.dropna(subset=[y]).groupby(colour, sort=False)
-    _add_lines(figure, ((str(name), part[x], part[y]) for name, part in parts), "lines+markers")
+    for i, (name, part) in enumerate(table.dropna(subset=[y]).groupby(colour, sort=False)):
+        figure.add_scatter(
+            x=part[x],
+            y=looks.rounded(part[y]),
+            name=label(str(name)),
+            mode="lines+markers" if len(part) < 40 else "lines",
+            **looks.line(str(name), i),
+        )
     return figure.update_yaxes(range=looks.least_range(table[y]))
-
-
-def _add_lines(figure: go.Figure, curves: Iterable[tuple[str, pd.Series, pd.Series]], mode: str) -> None:
-    for i, (name, x, y) in enumerate(curves):
-        figure.add_scatter(x=x, y=looks.rounded(y), name=label(name), mode=mode, **looks.line(name, i))
 
 
 def pair(lengths: pd.DataFrame, popularity: pd.DataFrame, title: str) -> go.Figure:
