@@ -166,7 +166,7 @@ def refused(content: Any, words: str, kind: type[Exception] = ParameterError) ->
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (grid(product={"model.TT": [1]}), "grid g: unknown key 'model.TT'; did you mean 'model.T'?"),
+        (grid(product={"model.TT": [1]}), "unknown key 'model.TT'; did you mean 'model.T'?"),
         (grid(rows={"a": {"psg.kinds": "none"}}), "did you mean 'psg.kind'?"),
         (grid(product={"model.T": []}), "grid g is empty"),
         (grid(rows={}), "grid g is empty"),
@@ -175,10 +175,10 @@ def refused(content: Any, words: str, kind: type[Exception] = ParameterError) ->
         (SMALL | {"seeds": []}, "seeds: none"),
         (grid(paired={"model.T": [5, 10], "model.d": [8]}), "different numbers: {'model.T': 2, 'model.d': 1}"),
         (grid(paired={"model.T": [5]}, product={"model.T": [5]}), "model.T stands under product and under paired"),
-        (grid(product={"model.T": [5, 5]}), "model.T: a value stands twice"),
+        (grid(product={"model.T": [5, 5]}), "a value stands twice: model.T = 5"),
         (grid(product={"references.ease_lambda": [[1.0], [10.0]]}), "a list is no point of an axis; name it as a row"),
         (grid(product={"model.T": [5]}, rows={"a": {"model.T": 7}}), "model.T stands under product and under rows"),
-        (grid(product={"epochs": [1], "training.epochs": [2]}), "epochs and training.epochs are one parameter"),
+        (grid(product={"epochs": [1], "training.epochs": [2]}), "epochs (1) and training.epochs (2) are one parameter"),
         (grid(product={"objective.lambda_a": ["1e-3", 0.001]}), "a value stands twice: objective.lambda_a = 0.001"),
         (SMALL | {"overrides": ["model.d"]}, "overrides: Input should be a valid dictionary"),
         (SMALL | {"seeds": [0, 0]}, "seeds: [0, 0]: whole numbers, each once"),

@@ -167,7 +167,7 @@ def test_stages_report_one_after_the_other(write: Any, tmp_path: Path) -> None:
 
 
 def test_space_when_epochs_are_given_twice(write: Any) -> None:
-    with pytest.raises(ParameterError, match=r"epochs and training\.epochs are one parameter"):
+    with pytest.raises(ParameterError, match="are one parameter, and both are given"):
         read_search(write({"training.epochs": [2, 4]}))
 
 

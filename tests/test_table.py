@@ -37,7 +37,7 @@ def finished(folder: Path, system: str, place: float, seed: int = 0, **named: An
     begun = json.loads((folder / "run.json").read_text()) if (folder / "run.json").is_file() else {}
     write_run(folder, ranks_of(skill(seed + 7 * len(system), place)), {"system": system}, seed=seed, **named)
     record = json.loads((folder / "run.json").read_text())
-    record["stages"] = {"train": {"seconds": 1.0, "peak_memory_bytes": 2**30}}
+    record["stages"] = {"train": {"seconds": 1.0, "peak_memory_bytes": 2**30, "revision": "abc"}}
     cell = {"parameters": begun["parameters"]} if begun else {}  # of :func:`reached`
     write_json(folder / "run.json", record | {"best_epoch": 3, "best_validation_ndcg": 0.125} | cell)
     table = pd.read_parquet(folder / "ranks.parquet")
@@ -342,7 +342,7 @@ def test_tuning_when_the_kits_own_is_read() -> None:
         ("shared: {}\npoints: {i2vae: [{}]}", "no points for .*sasrec-bce-s.*: every system needs one"),
         ("ALL\n  i2vae: []", "no points for i2vae: every system needs one"),
         ("ALL\n  i2vae: [{}, {}]", "i2vae: a point stands twice"),
-        ("ALL\n  i2vae: [{model.e: 3}]", "i2vae: unknown key 'model.e'; did you mean 'model.d'"),
+        ("ALL\n  i2vae: [{model.e: 3}]", "i2vae, point 1: overrides: unknown key 'model.e'; did you mean 'model.d'"),
         ("ALL\n  i2vae: [{training.learning_rate: -1.0}]", "i2vae, point 1: 'training.learning_rate'"),
         ("TWO\n  i2vae: [{model.d: 8}, {model.d: 8}]", "i2vae: a point stands twice"),
         (

@@ -40,7 +40,6 @@ from i2vae_lib.params import (
     Parameters,
     declared,
     digest,
-    known_keys,
     load,
     of_result,
     pair_name,
@@ -428,10 +427,6 @@ def _complaints(file: _SweepFile) -> Iterator[str]:
 
 
 def _unknown(grid: _Grid) -> Iterator[str]:
-    known = [*_TOP, *known_keys()]
-    for key in itertools.chain(grid.product, grid.paired, *grid.rows.values()):
-        if key not in known:
-            yield f"unknown key '{key}'{suggestion(str(key), known)}"
     for row in (*grid.against, *grid.against.values(), *([grid.base] if grid.base else [])):
         if row not in grid.rows:
             yield f"base or against: no row '{row}'{suggestion(row, list(grid.rows))}"
@@ -451,12 +446,6 @@ def _twice(grid: _Grid) -> Iterator[str]:
     for one, other in itertools.combinations(kinds, 2):
         if twice := kinds[one] & kinds[other]:
             yield f"{min(twice)} stands under {one} and under {other}"
-    if {"epochs", "training.epochs"} <= set.union(*kinds.values()):
-        yield "epochs and training.epochs are one parameter"
-    for key, value in grid.product.items():
-        values = _listed(value)
-        if len(set(values)) < len(values):
-            yield f"{key}: a value stands twice"
 
 
 def _not_comparable(grid: _Grid) -> Iterator[str]:

@@ -32,8 +32,7 @@ from i2vae_lib.experiments.engine import Outcome, Say, Work, cell_folder, work_o
 from i2vae_lib.experiments.grids import Settings, Strict, address_of, check_cell, read_file, validated
 from i2vae_lib.experiments.workers import connect
 from i2vae_lib.lazy import require
-from i2vae_lib.params import ParameterError, Parameters, known_keys, load
-from i2vae_lib.places import suggestion
+from i2vae_lib.params import ParameterError, Parameters, load
 from i2vae_lib.progress import bar
 from i2vae_lib.runs import LayoutError, flatten, make_folder, reading
 
@@ -107,12 +106,7 @@ def read_search(name: str | Path, given: Settings | None = None) -> Search:
     if isinstance(content, Mapping):
         content = {**content, **{key: value for key, value in (given or {}).items() if value is not None}}
     search = validated(Search, content, where)
-    known = known_keys()
     for key, values in search.space.items():
-        if key not in known:
-            raise ParameterError(f"{where}: space: unknown key '{key}'{suggestion(key, known)}")
-        if key == "training.epochs" and search.epochs is not None:
-            raise ParameterError(f"{where}: space: epochs and training.epochs are one parameter, and both are given")
         for value in values if isinstance(values, list) else (values.low, values.high):
             try:
                 search.parameters({key: value})
