@@ -136,8 +136,7 @@ def _audited(found: pd.DataFrame) -> dict[str, Any]:
 
 def _made(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     p, names = record["parameters"], record["names"]
-    flat = pd.json_normalize({"parameters": p, "environment": record["environment"]}, sep=".").T.reset_index()
-    flat.columns = pd.Index(["key", "value"])
+    flat = flatten({"parameters": p, "environment": record["environment"]})
     pair = f"{names['x']} and {names['y']}"
     rows = ", ".join(f"{n:,} {split}" for split, n in record["rows"].items())
     return {
@@ -152,7 +151,7 @@ def _made(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         "references": html(labelled(_chosen(record["references"]))),
         "stages": html(stages.seconds_by_stage(record)),
         "notebooks": sorted(one.name for one in (folder / "notebooks").glob("*.html")),
-        "parameters": html(flat),
+        "parameters": html(pd.DataFrame(flat.items(), columns=["key", "value"])),
     }
 
 

@@ -313,7 +313,7 @@ def test_notebook_of_a_study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     ("wrong", "words"),
     [
         ({"cell": 3}, "unknown parameter 'cell'; did you mean 'cells'?"),
-        ({"seeds": 0}, "'seeds': 0: at least one"),
+        ({"seeds": 0}, "seeds: none"),
         ({"cells": -1}, "'cells': -1: at least one, or None for all"),
         ({"sweep": "sensitivty"}, "did you mean 'sensitivity'?"),
         ({"overrides": {"model.dd": 1}}, "did you mean 'model.d'?"),

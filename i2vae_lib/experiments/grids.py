@@ -318,8 +318,6 @@ def from_notebook(namespace: Mapping[str, Any]) -> tuple[Sweep, Sweep, Path]:
     given = declared(namespace, STUDY_NAMES)
     top = {name: given[name] for name in ("preset", "data", "protocol", "epochs", "overrides")}
     first, count = int(given["seed"]), int(given["seeds"])
-    if count < 1:
-        raise ParameterError(f"'seeds': {count}: at least one")
     if given["cells"] is not None and int(given["cells"]) < 1:
         raise ParameterError(f"'cells': {given['cells']}: at least one, or None for all")
     sweep = read_sweep(given["sweep"], top | {"seeds": list(range(first, first + count))})

@@ -128,41 +128,23 @@ def optuna() -> Any:
     return package
 
 
-class _JournalLock:
-    """Replaces Optuna's lock, a file that a killed process leaves behind and the next one waits half a minute for."""
-
-    def __init__(self, path: Path):
-        self._lock = FileLock(path)
-
-    def acquire(self) -> bool:
-        self._lock.acquire()
-        return True
-
-    def release(self) -> None:
-        self._lock.release()
-
-
-def _cut_half_a_line(journal: Path, lock: Any) -> None:
+def _cut_half_a_line(journal: Path) -> None:
     """Take back a record that a full disk cut short: what is written behind it could never be read."""
-    if not journal.is_file():
-        return
-    lock.acquire()
-    try:
-        written = journal.read_bytes()
-        if not written.endswith(b"\n"):
-            os.truncate(journal, written.rfind(b"\n") + 1)
-    finally:
-        lock.release()
+    written = journal.read_bytes() if journal.is_file() else b""
+    if written and not written.endswith(b"\n"):
+        os.truncate(journal, written.rfind(b"\n") + 1)
 
 
 def open_study(out: Path) -> Any:
     """The Optuna study of a folder, created if missing."""
     opt = optuna()
     make_folder(out)
-    lock = _JournalLock(out / ".journal.lock")
+    # in place of Optuna's, a file that a killed process leaves behind and the next one waits half a minute for
+    lock: Any = FileLock(out / ".journal.lock")
     journal = out / "journal.log"
     with reading(journal, "delete it: the cells of its trials stay, and the same command goes on with them"):
-        _cut_half_a_line(journal, lock)
+        with lock:
+            _cut_half_a_line(journal)
         storage = opt.storages.JournalStorage(opt.storages.journal.JournalFileBackend(str(journal), lock))
         with contextlib.suppress(opt.exceptions.DuplicatedStudyError):
             opt.create_study(storage=storage, study_name="i2vae", direction="maximize")

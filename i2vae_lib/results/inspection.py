@@ -79,5 +79,4 @@ def side_by_side(rows: Rows, items: Array, scores: Array, row: int, count: int =
         "pseudo-item": rows.catalogue.label(d, recalled),
         "score": [f"{score:.3f}" for score in scores[row][: len(recalled)]],
     }
-    longest = max(len(one) for one in columns.values())
-    return pd.DataFrame({name: [*one, *[""] * (longest - len(one))] for name, one in columns.items()})
+    return pd.DataFrame({name: pd.Series(one, dtype=object) for name, one in columns.items()}).fillna("")
