@@ -1,4 +1,7 @@
-"""What each command of ``i2vae`` does. A command imports what it needs when it is called, and nothing else."""
+"""What each command of ``i2vae`` does. A command imports what it needs when it is called, and nothing else.
+
+Words that do not go together are a ValueError, which needs no import; ``cli`` answers it like the kit's own errors.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from i2vae_lib.commands import listing
 from i2vae_lib.data.registry import FOOD_KITCHEN, REGISTRY
 from i2vae_lib.lazy import require
-from i2vae_lib.places import suggestion
+from i2vae_lib.places import notebooks_folder, suggestion
 from i2vae_lib.recommenders.registry import SYSTEMS
+from i2vae_lib.yaml_files import parse
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,22 +47,17 @@ def list_known(given: argparse.Namespace) -> int:
 
 def overrides(pairs: Sequence[str]) -> dict[str, Any]:
     """``["model.d=64"]`` -> ``{"model.d": 64}``; values are read as YAML."""
-    import yaml
-
-    from i2vae_lib.params import ParameterError
-    from i2vae_lib.yaml_files import parse
-
     found = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise ParameterError(f"--set {pair}: expected KEY=VALUE, e.g. --set model.d=64")
+            raise ValueError(f"--set {pair}: expected KEY=VALUE, e.g. --set model.d=64")
         if key in found:
-            raise ParameterError(f"--set {key} is given twice: which value counts? Drop one")
+            raise ValueError(f"--set {key} is given twice: which value counts? Drop one")
         try:
             found[key] = parse(value)
         except yaml.YAMLError as error:
-            raise ParameterError(f"--set {pair}: not valid YAML: {getattr(error, 'problem', error)}") from None
+            raise ValueError(f"--set {pair}: not valid YAML: {getattr(error, 'problem', error)}") from None
     return found
 
 
@@ -163,12 +164,12 @@ def result_of(here: Run, ranks: pd.DataFrame) -> str:
 def recommend(given: argparse.Namespace) -> int:
     from i2vae_lib.api import I2VAE
     from i2vae_lib.results.escaping import escaped
-    from i2vae_lib.runs import LayoutError, check_outside_runs
+    from i2vae_lib.runs import check_outside_runs
 
     if given.out is not None:
         check_outside_runs(given.out)
         if given.out.exists():  # a device, or the file of those who ask
-            raise LayoutError(f"{given.out} exists: choose another --out")
+            raise ValueError(f"{given.out} exists: choose another --out")
     kit = I2VAE.load(given.run)
     asked, d = _asked(kit, given), kit.catalogue.key(given.domain)
     if asked.dropped:
@@ -194,13 +195,12 @@ def recommend(given: argparse.Namespace) -> int:
 def _asked(kit: I2VAE, given: argparse.Namespace) -> Asked:
     """Whom to recommend to: users of the data, histories of a file, or of one person on the command line."""
     from i2vae_lib.data.histories import read_users
-    from i2vae_lib.data.rows import DOMAINS, DataError
-    from i2vae_lib.params import ParameterError
+    from i2vae_lib.data.rows import DOMAINS
 
     ways = {"--history": given.history, "--histories": given.histories, "--user": given.user, "--users": given.users}
     several = [name for name, one in ways.items() if one]
     if len(several) > 1:
-        raise ParameterError(f"{' and '.join(several)}: one or the other")
+        raise ValueError(f"{' and '.join(several)}: one or the other")
     if given.histories is not None:
         return kit.asked_of_file(given.histories, given.unknown)
     if several and not given.history:
@@ -209,7 +209,7 @@ def _asked(kit: I2VAE, given: argparse.Namespace) -> Asked:
     for pair in given.history:
         name, equals, ids = pair.partition("=")
         if not equals:
-            raise DataError(f"--history {pair}: expected DOMAIN=ID,ID")
+            raise ValueError(f"--history {pair}: expected DOMAIN=ID,ID")
         histories[kit.catalogue.key(name)][0] += [one for one in ids.split(",") if one]
     return kit.asked(None, histories, given.unknown)
 
@@ -241,15 +241,13 @@ def trained_of(folder: Path) -> Any:
 def audit_data(given: argparse.Namespace) -> int:
     from i2vae_lib.audit import leaks as audit
     from i2vae_lib.data.loading import load_dataset
-    from i2vae_lib.params import ParameterError, load
+    from i2vae_lib.params import load
     from i2vae_lib.results.text import rendered
     from i2vae_lib.stages import check_system
 
     if given.run is not None:
         if given.data or given.protocol or given.system or given.set:
-            raise ParameterError(
-                "--run audits what the run holds: --data, --protocol, --system, --set say nothing of it"
-            )
+            raise ValueError("--run audits what the run holds: --data, --protocol, --system, --set say nothing of it")
         name, protocol, found = _audit_run(given.run)
     else:
         resolved = load(given.preset, chosen_of(given), **named(given, "data", "protocol"))
@@ -293,16 +291,15 @@ def _audit_run(folder: Path) -> tuple[str, str, pd.DataFrame]:
 
 def describe(given: argparse.Namespace) -> int:
     from i2vae_lib.data.logs.describe import describe_files
-    from i2vae_lib.data.rows import DataError
     from i2vae_lib.runs import write_atomically
 
     found = describe_files(given.x, given.y, home=given.out.parent if given.out else None)
     print(found.text())
     if found.refusal:
-        raise DataError("no pair file that would work: see above")
+        raise ValueError("no pair file that would work: see above")
     if given.out is not None:
         if given.out.exists():
-            raise DataError(f"{given.out} exists: choose another --out")
+            raise ValueError(f"{given.out} exists: choose another --out")
         write_atomically(given.out, lambda part: part.write_text(found.yaml, encoding="utf-8"))
         print(f"\nwritten: {given.out}")
     return 0
@@ -310,13 +307,13 @@ def describe(given: argparse.Namespace) -> int:
 
 def export_out(given: argparse.Namespace) -> int:
     from i2vae_lib import export
-    from i2vae_lib.params import ParameterError, load
+    from i2vae_lib.params import load
 
     if (given.run is None) == (given.split is None):
-        raise ParameterError("give either a run or --split DATA")
+        raise ValueError("give either a run or --split DATA")
     if given.run is not None:
         if given.protocol or given.set:
-            raise ParameterError("--protocol and --set are of --split: a run has its own")
+            raise ValueError("--protocol and --set are of --split: a run has its own")
         print(f"model: {export.export_run(given.run, given.out, given.with_users, given.licence)}")
         return 0
     resolved = load(given.preset, overrides(given.set), data=given.split, protocol=given.protocol)
@@ -394,8 +391,6 @@ def show_cache(given: argparse.Namespace) -> int:
 def copy_notebooks(given: argparse.Namespace) -> int:
     import shutil
 
-    from i2vae_lib.places import notebooks_folder
-
     if given.folder.exists() and not given.folder.is_dir():
         raise NotADirectoryError(f"{given.folder} is a file: name a folder for the notebooks")
     source = notebooks_folder()
@@ -412,8 +407,6 @@ def copy_notebooks(given: argparse.Namespace) -> int:
 
 def fetch(given: argparse.Namespace) -> int:
     from i2vae_lib.data.released import locate
-    from i2vae_lib.data.rows import DataError
-    from i2vae_lib.params import ParameterError
 
     if given.name == FOOD_KITCHEN:
         from i2vae_lib.data.logs.amazon import fetch_amazon2014
@@ -421,9 +414,9 @@ def fetch(given: argparse.Namespace) -> int:
         print(fetch_amazon2014(given.out or Path("data")))
         return 0
     if given.name not in REGISTRY:
-        raise DataError(f"unknown pair '{given.name}'{suggestion(given.name, [*REGISTRY, FOOD_KITCHEN])}")
+        raise ValueError(f"unknown pair '{given.name}'{suggestion(given.name, [*REGISTRY, FOOD_KITCHEN])}")
     if given.out is not None:
-        raise ParameterError(f"--out is of {FOOD_KITCHEN}; a released pair goes where I2VAE_DATA_DIR or the cache says")
+        raise ValueError(f"--out is of {FOOD_KITCHEN}; a released pair goes where I2VAE_DATA_DIR or the cache says")
     for file in (REGISTRY[given.name].train, REGISTRY[given.name].test):
         print(locate(file))
     return 0

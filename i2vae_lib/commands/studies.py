@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 def make_table(given: argparse.Namespace) -> int:
     from i2vae_lib.experiments import tuning as tuned
-    from i2vae_lib.params import ParameterError, load, pair_name
+    from i2vae_lib.params import load, pair_name
     from i2vae_lib.runs import default_folder
 
     tuning = tuned.read_tuning(given.tuning)
     chosen = overrides(given.set)
     if "system" in chosen:
-        raise ParameterError(f"--set system: here it is --systems {chosen['system']}")
+        raise ValueError(f"--set system: here it is --systems {chosen['system']}")
     for key in chosen:
         names = [name for name, listed in tuning.points.items() if any(key in point for point in listed)]
         if key in tuning.shared or names:
-            raise ParameterError(f"--set {key}: the tuning file sets it (for {', '.join(names) or 'all systems'})")
+            raise ValueError(f"--set {key}: the tuning file sets it (for {', '.join(names) or 'all systems'})")
     resolved = load(given.preset, chosen, seed=given.seeds[0], **named(given, "data", "protocol", "epochs"))
     name = f"table-{pair_name(resolved.data)}-{resolved.protocol}-{resolved.preset}"
     folder = given.out or default_folder(resolved).with_name(name)
@@ -115,13 +115,12 @@ def _table_as(folders: Sequence[Path], given: argparse.Namespace) -> str:
 def compare_runs(given: argparse.Namespace) -> int:
     import numpy as np
 
-    from i2vae_lib.params import ParameterError
     from i2vae_lib.results.differences import compare
 
     of_the_other = ("candidates", "base", "all") if given.table else ("systems", "kinds")
     for name in of_the_other:
         if getattr(given, name):
-            raise ParameterError(f"--{name} is {'not for' if given.table else 'of'} --table: see i2vae compare --help")
+            raise ValueError(f"--{name} is {'not for' if given.table else 'of'} --table: see i2vae compare --help")
     if given.table is not None:
         print(_table_as(given.runs, given))
         return 0
