@@ -80,7 +80,8 @@ def lines(
     log_x: bool = False,
 ) -> go.Figure:
     """A line over ``x`` for each of ``columns``."""
-    figure = series(table.melt([x], list(columns), "curve", "value"), x, "value", "curve", title, y_title)
+    parts = [table[[x]].assign(curve=name, value=table[name]) for name in columns]
+    figure = series(pd.concat(parts), x, "value", "curve", title, y_title)
     if log_y:
         figure.update_yaxes(type="log", range=None)
     return figure.update_xaxes(type="log") if log_x else figure
