@@ -44,6 +44,7 @@ from i2vae_lib.runs import (
 from i2vae_lib.stages import check_system, irrelevant_groups, open_run, train
 
 _STUDY_LAYOUT = 2
+_REMEMBERED = ("parameters", "source", "points", "tuning_seed", "seeds")
 TRAINED, MEASURED = "model/model.json", "metrics.json"
 
 
@@ -217,31 +218,23 @@ def open_study(
     flat = flatten(parameters.model_dump(mode="json")) | dict(tuning.shared)
     for key in ("seed", "out", "system"):
         flat.pop(key)
-    source = source_of(parameters)
     folder = folder.resolve()
+    asked = Study(folder, flat, source_of(parameters), tuple(systems), tuple(seeds), seeds[0], {})
     make_folder(folder)
     with FileLock(folder / ".study.lock"):
-        known = Study(folder, flat, source, (), (), seeds[0], {})
-        if (folder / "study.json").is_file():
-            known = read_study(folder)
-            _refuse_others(folder, known, flat, source)
+        known = read_study(folder) if (folder / "study.json").is_file() else asked
+        _refuse_others(known, asked)
         points = dict(known.points)
         for name in systems:
-            asked, before = tuning.points[name][:trials], points.get(name, ())
-            if any(point != earlier for point, earlier in zip(asked, before)):
+            now, before = tuning.points[name][:trials], points.get(name, ())
+            if any(point != earlier for point, earlier in zip(now, before)):
                 raise LayoutError(f"{folder}: {name} was tuned by other points: choose another OUT, or delete it")
-            points[name] = max(asked, before, key=len)
+            points[name] = max(now, before, key=len)
         points = {name: points[name] for name in SYSTEMS if name in points}
-        content = {
-            "layout": _STUDY_LAYOUT,
-            "parameters": flat,
-            "source": source,
-            "points": {name: list(listed) for name, listed in points.items()},
-            "tuning_seed": known.tuning_seed,
-            "seeds": sorted({*known.seeds, *seeds}),
-        }
-        write_json(folder / "study.json", content)
-    return Study(folder, flat, source, tuple(systems), tuple(seeds), known.tuning_seed, points)
+        asked = replace(asked, tuning_seed=known.tuning_seed, points=points)
+        kept = vars(asked) | {"layout": _STUDY_LAYOUT, "seeds": sorted({*known.seeds, *seeds})}
+        write_json(folder / "study.json", {key: kept[key] for key in ("layout", *_REMEMBERED)})
+    return asked
 
 
 def read_study(folder: Path) -> Study:
@@ -254,19 +247,20 @@ def read_study(folder: Path) -> Study:
     """
     known = read_json(folder / "study.json", "choose another OUT, or delete the folder")
     check_layout(f"{folder}: comparison", known.get("layout"), _STUDY_LAYOUT, "choose another OUT, or delete it")
-    points = {name: tuple(listed) for name, listed in known["points"].items()}
-    seeds = tuple(known["seeds"])
-    return Study(folder, known["parameters"], known["source"], tuple(points), seeds, known["tuning_seed"], points)
+    known["points"] = {name: tuple(listed) for name, listed in known["points"].items()}
+    known["seeds"] = tuple(known["seeds"])
+    return Study(folder, systems=tuple(known["points"]), **{key: known[key] for key in _REMEMBERED})
 
 
-def _refuse_others(folder: Path, known: Study, now: Settings, source: str | None) -> None:
+def _refuse_others(known: Study, now: Study) -> None:
     """Refuse other parameters or logs; parameters of systems that the folder does not hold may differ."""
     ignored = (*irrelevant_groups(known.points), "preset")
-    before, after = ({**flat, "data": pair_name(flat["data"])} for flat in (known.parameters, now))
-    refuse_changes(folder, before, after, ignored)
-    if known.source != source:
+    before, after = ({**one.parameters, "data": pair_name(one.parameters["data"])} for one in (known, now))
+    refuse_changes(now.folder, before, after, ignored)
+    if known.source != now.source:
         raise LayoutError(
-            f"{folder} was made when {now['data']} or its logs read otherwise: choose another OUT, or delete the folder"
+            f"{now.folder} was made when {now.parameters['data']} or its logs read otherwise: choose another OUT, or "
+            f"delete the folder"
         )
 
 
