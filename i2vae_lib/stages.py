@@ -217,15 +217,7 @@ def train(run: Run, dataset: CrossDomainDataset | None = None, on_epoch: Callabl
     generator = recall(run, dataset) if uses_generator(run.parameters) else None
     with run.stage("train"), together(run.parameters.training.devices, follow, run.parameters.model_dump_json()):
         bytes_of_first(_TRAIN)
-        recommender = kind(dataset.catalogue, run.parameters)
-        recommender.fit(
-            dataset.splits["train"],
-            dataset.splits["validation"],
-            params=run.parameters,
-            generator=generator,
-            rng=np.random.default_rng(run.parameters.seed),
-            callbacks=Callbacks(run.folder / "last.ckpt", on_epoch),
-        )
+        recommender = fitted_system(dataset, run.parameters, generator, Callbacks(run.folder / "last.ckpt", on_epoch))
     history = stamped(pd.DataFrame(recommender.state.history), dataset)
     run.took_at_least("train", float(history[["seconds", "validation seconds"]].to_numpy().sum()))
     run.leave("history.parquet", lambda part: history.to_parquet(part, index=False))
@@ -248,6 +240,18 @@ def train(run: Run, dataset: CrossDomainDataset | None = None, on_epoch: Callabl
     return recommender
 
 
+def fitted_system(dataset: CrossDomainDataset, p: Parameters, generator: Any, callbacks: Callbacks) -> Any:
+    """The system of these parameters, trained on a dataset's training rows."""
+    return SYSTEMS[p.system](dataset.catalogue, p).fit(
+        dataset.splits["train"],
+        dataset.splits["validation"],
+        params=p,
+        generator=generator,
+        rng=np.random.default_rng(p.seed),
+        callbacks=callbacks,
+    )
+
+
 def follow(parameters: str) -> None:
     """Train along with the first process, which has the run (``training.devices``), and write nothing.
 
@@ -260,12 +264,8 @@ def follow(parameters: str) -> None:
         return
     p = Parameters.model_validate_json(parameters)
     dataset = load_dataset_once(p)
-    train = dataset.splits["train"]
-    generator = psg.fit_once(train, effective_psg(p)) if uses_generator(p) else None
-    rng = np.random.default_rng(p.seed)
-    SYSTEMS[p.system](dataset.catalogue, p).fit(
-        train, dataset.splits["validation"], params=p, generator=generator, rng=rng, callbacks=Callbacks()
-    )
+    generator = psg.fit_once(dataset.splits["train"], effective_psg(p)) if uses_generator(p) else None
+    fitted_system(dataset, p, generator, Callbacks())
 
 
 @_alone

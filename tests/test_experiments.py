@@ -423,7 +423,7 @@ def test_probe_when_rows_cost_next_to_nothing_takes_the_whole_fit_for_them(
 ) -> None:
     clock = iter([0.0, 9.0, 10.0, 13.0, 20.0, 22.0])  # a fit of half the rows took 3 seconds, one of all of them 2
     monkeypatch.setattr(sweeps, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    monkeypatch.setattr(sweeps.SYSTEMS["i2vae"], "fit", lambda *words, **named: None)
+    monkeypatch.setattr(stages.SYSTEMS["i2vae"], "fit", lambda *words, **named: None)
     cell = sweep.cells[0]
     train = len(load_dataset_once(cell.parameters).splits["train"])
     found, _ = sweeps.probe_cell(cell)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from i2vae_lib.generators import psg
 from i2vae_lib.params import Parameters, pair_name
 from i2vae_lib.processes import peak_memory_bytes
 from i2vae_lib.progress import bar
-from i2vae_lib.recommenders import CEILINGS, REFERENCES, SYSTEMS
+from i2vae_lib.recommenders import CEILINGS, REFERENCES
 from i2vae_lib.runs import Damaged, checked, make_folder, read_record, results_in
 from i2vae_lib.training import Callbacks, history_of
 
@@ -170,24 +171,16 @@ def probe_cell(cell: Cell, rows: int = 1024) -> tuple[float, int]:
     p = cell.parameters
     dataset = load_dataset_once(p)
     train, validation = dataset.splits["train"], dataset.splits["validation"]
-    few = validation.take(np.arange(min(rows, len(validation))))
+    few = {"validation": validation.take(np.arange(min(rows, len(validation))))}
     hasty = stages.effective_psg(p).model_copy(update={"epochs": 1, "folds": 1})  # its cost does not depend on the rows
     once = p.model_copy(update={"training": p.training.model_copy(update={"epochs": 1})})
-    kind = SYSTEMS[p.system]
     seconds = []
     counts = [min(64, len(train)), min(rows, len(train) // 2), min(2 * rows, len(train))]
     for count in counts:  # the first fit also pays for what a process does only once
         part = train.take(np.arange(count))
         generator = psg.fit(part, hasty) if stages.uses_generator(p) else None
         start = time.perf_counter()
-        kind(dataset.catalogue, once).fit(
-            part,
-            few,
-            params=once,
-            generator=generator,
-            rng=np.random.default_rng(p.seed),
-            callbacks=Callbacks(),
-        )
+        stages.fitted_system(replace(dataset, splits={"train": part, **few}), once, generator, Callbacks())
         seconds.append(time.perf_counter() - start)
     each = (seconds[2] - seconds[1]) / max(counts[2] - counts[1], 1)
     if each * counts[2] < 0.1 * seconds[2]:  # negligible beside a fit's fixed cost: count the whole fit

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +121,14 @@ def scores(
     ValueError
         Something is swapped and there is no partner.
     """
+    swapped = [role for role in ROLES if getattr(switches, role) == "swapped"]
+    if swapped and partner is None:
+        raise ValueError(f"{swapped[0]} is to be swapped: with whom?")
     found = {}
     for number, d in enumerate(DOMAINS):
         if one.evident:
-            values = _switched(recommender, one, switches, partner, d)
-            side = one.sides[d]
+            own, theirs = (recommender.model.draw(each.latents[d], None) for each in (one, partner or one))
+            values, side = _switched(own, theirs, switches), one.sides[d]
             if not switches.evidence:
                 side = silenced(side)
             everything = torch.arange(1, recommender.sizes[d] + 1, device=recommender.device)[None]
@@ -139,25 +142,13 @@ def scores(
     return found
 
 
-def _switched(
-    recommender: I2VAERecommender,
-    one: UserExplanation,
-    switches: Switches,
-    partner: UserExplanation | None,
-    domain: str,
-) -> Draws:
-    own = recommender.model.draw(one.latents[domain], None)
-    theirs = None if partner is None else recommender.model.draw(partner.latents[domain], None)
+def _switched(own: Draws, theirs: Draws, switches: Switches) -> Draws:
+    """Each latent as its switch says."""
     values = {}
-    for field in fields(Draws):
-        state, value = getattr(switches, field.name), getattr(own, field.name)
-        if state == "off":
-            value = torch.zeros_like(value)
-        elif state == "swapped":
-            if theirs is None:
-                raise ValueError(f"{field.name} is to be swapped: with whom?")
-            value = getattr(theirs, field.name)
-        values[field.name] = value
+    for role in ROLES:
+        state = getattr(switches, role)
+        value = getattr(theirs if state == "swapped" else own, role)
+        values[role] = torch.zeros_like(value) if state == "off" else value
     return Draws(**values)
 
 
