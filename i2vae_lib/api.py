@@ -31,9 +31,9 @@ from i2vae_lib.data.user_sequences import UserSequences
 from i2vae_lib.generators.features import write_vectors
 from i2vae_lib.model.i2vae import ROLES
 from i2vae_lib.params import ParameterError, joined, load
-from i2vae_lib.recommenders import SYSTEMS, I2VAERecommender
+from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.recommenders.contract import ROWS_AT_ONCE, best_items, check_count
-from i2vae_lib.runs import LayoutError, Run, check_outside_runs, checked, new_folder, parameters_in, read_record
+from i2vae_lib.runs import LayoutError, Run, check_outside_runs, new_folder, parameters_in, read_record
 from i2vae_lib.shared import ranked, stamped
 
 Histories = Mapping[str, Sequence[Sequence[Any]]]
@@ -82,7 +82,7 @@ class I2VAE:
     def __init__(self, run: Run, home: tempfile.TemporaryDirectory[str] | None = None):
         self.run, self._home = run, home
         self.folder = run.folder
-        self.recommender = SYSTEMS[run.parameters.system].load(checked(run.folder, "model"))
+        self.recommender = stages.load_system(run.folder)
         self.catalogue = self.recommender.catalogue
         self.domains = dict(self.catalogue.names)
         self._id_types: dict[str, str] = dict.fromkeys(("user", *DOMAINS), TEXT) | run.record.get("id_types", {})
@@ -432,7 +432,7 @@ class I2VAE:
         """
         if not (self.folder / "dataset" / "dataset.json").is_file():
             raise DataError(f"{self.folder} was saved without users' histories: it recommends for histories alone")
-        return CrossDomainDataset.load(checked(self.folder, "dataset"))
+        return stages.load_data(self.folder)
 
     @cached_property
     def people(self) -> UserSequences:

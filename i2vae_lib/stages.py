@@ -115,7 +115,7 @@ def prepare(run: Run) -> CrossDomainDataset:
     """
     folder = run.folder / "dataset"
     if (folder / "dataset.json").is_file():
-        dataset = CrossDomainDataset.load(checked(run.folder, "dataset"))
+        dataset = load_data(run.folder)
         run.check_dataset(dataset.fingerprint())
         if source_of(run.parameters) not in (None, dataset.source_sha256):
             raise LayoutError(
@@ -207,12 +207,11 @@ def train(run: Run, dataset: CrossDomainDataset | None = None, on_epoch: Callabl
     Recommender
         An instance of ``SYSTEMS[run.parameters.system]``.
     """
-    folder, kind = run.folder / "model", SYSTEMS[run.parameters.system]
-    if (folder / "model.json").is_file():
+    if (run.folder / "model" / "model.json").is_file():
         if launched():  # the other processes wait to hear whether to train
             with together(launched(), follow):
                 bytes_of_first(_DONE)
-        return kind.load(checked(run.folder, "model"))
+        return load_system(run.folder)
     dataset = dataset or prepare(run)
     generator = recall(run, dataset) if uses_generator(run.parameters) else None
     with run.stage("train"), together(run.parameters.training.devices, follow, run.parameters.model_dump_json()):
@@ -327,6 +326,16 @@ def _left(folder: Path | str, name: str, what: str, remedy: str) -> Path:
 def _table(path: Path) -> pd.DataFrame:
     with reading(path):
         return pd.read_parquet(path)
+
+
+def load_data(folder: Path | str) -> CrossDomainDataset:
+    """The dataset that a run holds."""
+    return CrossDomainDataset.load(checked(folder, "dataset"))
+
+
+def load_system(folder: Path | str) -> Any:
+    """The trained system of a run."""
+    return SYSTEMS[read_record(folder)["parameters"]["system"]].load(checked(folder, "model"))
 
 
 def load_history(folder: Path | str) -> pd.DataFrame:

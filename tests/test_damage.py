@@ -18,7 +18,6 @@ import torch
 from torch import nn
 
 from i2vae_lib import cli, runs, stages, training
-from i2vae_lib.commands import actions
 from i2vae_lib.data import CrossDomainDataset, released
 from i2vae_lib.data.logs import amazon
 from i2vae_lib.data.rows import DataError
@@ -118,7 +117,7 @@ def test_checked_when_an_earlier_version_recorded_nothing(copied: Path) -> None:
     assert checked(copied, "model") == copied / "model"
     (copied / "model" / "weights.safetensors").write_bytes(b"half")
     with pytest.raises(Damaged, match=r"weights\.safetensors is damaged"):  # but what is read is read with care
-        actions.trained_of(copied)
+        stages.load_system(copied)
 
 
 def test_run_when_its_record_is_lost(copied: Path, tiny: Parameters) -> None:
@@ -298,7 +297,7 @@ def test_model_when_its_device_is_not_here(copied: Path, capsys: pytest.CaptureF
     (copied / "run.json").write_text(json.dumps(record).replace('"device": "auto"', '"device": "cuda:99"'))
     path = copied / "model" / "model.json"
     path.write_text(path.read_text().replace('"device": "auto"', '"device": "cuda:99"'))
-    assert actions.trained_of(copied).device == torch.device("cpu")
+    assert stages.load_system(copied).device == torch.device("cpu")
     assert "cuda:99 is not there: the CPU is taken" in capsys.readouterr().err
 
 

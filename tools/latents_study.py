@@ -24,6 +24,7 @@ from i2vae_lib.experiments.grids import Cell, Sweep, cells_folder, read_sweep
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.results.latents import observed_measures, with_untrained
 from i2vae_lib.runs import read_record
+from i2vae_lib.stages import load_data, load_system
 
 ROWS = ("full", "no cross-domain and disentangling terms", "no denoising term")
 
@@ -43,7 +44,7 @@ def measured(
         if row is None or sweeps.state_of(cell, out) != "done":
             continue
         folder = engine.cell_folder(out, cell.address)
-        dataset, trained = CrossDomainDataset.load(folder / "dataset"), I2VAERecommender.load(folder / "model")
+        dataset, trained = load_data(folder), load_system(folder)
         records.append(read_record(folder))
         for name, model in with_untrained(trained, dataset, row, seed).items():
             print(name, seed, flush=True)

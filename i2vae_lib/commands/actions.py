@@ -20,7 +20,6 @@ from i2vae_lib.commands import listing
 from i2vae_lib.data.registry import FOOD_KITCHEN, REGISTRY
 from i2vae_lib.lazy import require
 from i2vae_lib.places import notebooks_folder, suggestion
-from i2vae_lib.recommenders.registry import SYSTEMS
 from i2vae_lib.yaml_files import parse
 
 if TYPE_CHECKING:
@@ -231,13 +230,6 @@ def _write_tables(tables: Iterator[pd.DataFrame], path: Path) -> None:
     write_atomically(path, write)
 
 
-def trained_of(folder: Path) -> Any:
-    """The trained system of a run."""
-    from i2vae_lib.runs import checked, read_record
-
-    return SYSTEMS[read_record(folder)["parameters"]["system"]].load(checked(folder, "model"))
-
-
 def audit_data(given: argparse.Namespace) -> int:
     from i2vae_lib.audit import leaks as audit
     from i2vae_lib.data.loading import load_dataset
@@ -274,11 +266,9 @@ def _audit_run(folder: Path) -> tuple[str, str, pd.DataFrame]:
     from i2vae_lib import stages
     from i2vae_lib.audit import fitted
     from i2vae_lib.audit import leaks as audit
-    from i2vae_lib.data.dataset import CrossDomainDataset
-    from i2vae_lib.runs import checked, read_record
+    from i2vae_lib.runs import read_record
 
-    trained = trained_of(folder)
-    dataset = CrossDomainDataset.load(checked(folder, "dataset"))
+    trained, dataset = stages.load_system(folder), stages.load_data(folder)
     if stages.uses_generator(trained.params):
         found = audit.audit(dataset, pseudo=stages.load_pseudo(folder), generator=trained.generator)
     else:

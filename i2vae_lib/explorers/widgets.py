@@ -32,6 +32,7 @@ from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.results import text
 from i2vae_lib.results.reading import METRICS
 from i2vae_lib.runs import LayoutError, checked, read_record
+from i2vae_lib.stages import load_data
 
 _HERE = Path(__file__)
 # colours are inherited, so that tables follow the theme; words mark what matters, not colours
@@ -420,7 +421,7 @@ def of_user(folder: Path | str, split: str = "test") -> UserExplorer:
     read_record(folder)
     if not (folder / "model" / "model.json").is_file():
         raise LayoutError(f"{folder} holds no saved model (no model.json)")
-    dataset = CrossDomainDataset.load(checked(folder, "dataset"))
+    dataset = load_data(folder)
     return UserExplorer(I2VAERecommender.load(checked(folder, "model")), dataset.splits[split], dataset.tail[split])
 
 
@@ -432,7 +433,7 @@ def of_data(folder: Path | str) -> DataExplorer:
     LayoutError
         No dataset yet.
     """
-    return DataExplorer(CrossDomainDataset.load(checked(folder, "dataset")), read_record(folder))
+    return DataExplorer(load_data(folder), read_record(folder))
 
 
 class Page(widgets.Tab):

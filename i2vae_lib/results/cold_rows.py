@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,10 +16,10 @@ import pandas as pd
 from i2vae_lib.data.dataset import CrossDomainDataset, rows_digest
 from i2vae_lib.data.loading import load_dataset_once
 from i2vae_lib.params import Parameters
-from i2vae_lib.recommenders import SYSTEMS
 from i2vae_lib.results.differences import CELL, each_against
-from i2vae_lib.runs import LayoutError, checked, parameters_in, read_record
+from i2vae_lib.runs import LayoutError, parameters_in, read_record
 from i2vae_lib.shared import ranked, references
+from i2vae_lib.stages import load_system
 
 
 def all_cold(p: Parameters) -> CrossDomainDataset:
@@ -45,7 +44,7 @@ def all_cold(p: Parameters) -> CrossDomainDataset:
 
 def ranks(runs: Mapping[str, Path], dataset: CrossDomainDataset) -> pd.DataFrame:
     """Test rows of a dataset ranked by the models of runs and by the reference rankers: lines of ``ranks.parquet``."""
-    models: list[Any] = [SYSTEMS[name].load(checked(run, "model")) for name, run in runs.items()]
+    models = [load_system(run) for run in runs.values()]
     first = next(iter(runs.values()))
     p = parameters_in(read_record(first), first)
     return ranked([*models, *references(dataset, p)], dataset, p).assign(seed=p.seed)

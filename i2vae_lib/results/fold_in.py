@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from i2vae_lib import evaluation
-from i2vae_lib.data import DOMAINS, CrossDomainDataset
-from i2vae_lib.recommenders import SYSTEMS
+from i2vae_lib.data import DOMAINS
 from i2vae_lib.results.differences import CELL, each_against
 from i2vae_lib.runs import LayoutError, parameters_in, read_record
+from i2vae_lib.stages import load_data, load_system
 
 _KINDS = ("all", "tailed")
 """A cold row's user has no vector in the target domain."""
@@ -24,8 +23,7 @@ def measured(run: Path) -> pd.DataFrame:
     p = parameters_in(read_record(run), run)
     if p.protocol != "temporal":
         raise LayoutError(f"{run} is of {p.protocol}: only under temporal are evaluation users training users too")
-    dataset = CrossDomainDataset.load(run / "dataset")
-    system: Any = SYSTEMS[p.system].load(run / "model")
+    dataset, system = load_data(run), load_system(run)
     train, rows = dataset.splits["train"], dataset.splits["test"]
     # a vector is known where the user took anything in training in the domain that the row asks for
     took = {d: (train.domain == i) | (train.history[d].lengths > 0) for i, d in enumerate(DOMAINS)}

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib import evaluation, shared
-from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.experiments import engine, sweeps
 from i2vae_lib.experiments.grids import Sweep
 from i2vae_lib.recommenders.references.ordered_counts import OrderedCounts
@@ -18,6 +17,7 @@ from i2vae_lib.results import lift
 from i2vae_lib.results.differences import CELL, compare
 from i2vae_lib.results.effects import effects
 from i2vae_lib.runs import LayoutError, parameters_in, read_record
+from i2vae_lib.stages import load_data
 
 RECIPE = "full"
 
@@ -88,8 +88,7 @@ def finished(sweep: Sweep, out: Path, row: str) -> dict[int, Path]:
 
 def _counts_alone(run: Path) -> pd.DataFrame:
     """The generator's counts as a ranker on the test rows: what the model has to add to."""
-    dataset = CrossDomainDataset.load(run / "dataset")
-    p = parameters_in(read_record(run), run)
+    dataset, p = load_data(run), parameters_in(read_record(run), run)
     table = shared.ranked([OrderedCounts.of(dataset.splits["train"], p.psg)], dataset, p, full=False)
     found = evaluation.tidy(evaluation.metrics(table), dict(dataset.catalogue.names))
     found = found[found["candidates"] == "sampled"].rename(columns={"value": "counts_alone"})
