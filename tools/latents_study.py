@@ -19,7 +19,7 @@ import kept
 import pandas as pd
 
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.experiments import engine, sweeps
+from i2vae_lib.experiments import sweeps
 from i2vae_lib.experiments.grids import Cell, Sweep, cells_folder, read_sweep
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.results.latents import observed_measures, with_untrained
@@ -39,11 +39,10 @@ def measured(
     """The tables of every finished cell that has a row, with ``row, seed``; and what made the cells."""
     parts: dict[str, list[pd.DataFrame]] = {}
     records: list[dict[str, Any]] = []
-    for cell in sweep.cells:
+    for cell, folder in sweeps.done_cells(sweep, out):
         row, seed = row_of(cell), cell.parameters.seed
-        if row is None or sweeps.state_of(cell, out) != "done":
+        if row is None:
             continue
-        folder = engine.cell_folder(out, cell.address)
         dataset, trained = load_data(folder), load_system(folder)
         records.append(read_record(folder))
         for name, model in with_untrained(trained, dataset, row, seed).items():

@@ -24,7 +24,7 @@ import pandas as pd
 from i2vae_lib.cli import build_parser
 from i2vae_lib.commands.studies import asked_of_sweep
 from i2vae_lib.data.kinds import HEADLINE
-from i2vae_lib.experiments import engine, sweeps
+from i2vae_lib.experiments import sweeps
 from i2vae_lib.experiments.grids import read_sweep
 from i2vae_lib.results.effects import effects
 from i2vae_lib.results.reading import METRICS
@@ -83,11 +83,9 @@ def main(words: list[str]) -> None:
     given = build_parser().parse_args(["sweep", *sweep_words])
     sweep = read_sweep(given.file, asked_of_sweep(given))
     table = shown(sweeps.results(sweep, asked.folder))
-    planned = sweeps.plan(sweep, asked.folder)
-    done = planned[planned["state"] == "done"]
-    records = [read_record(engine.cell_folder(asked.folder, one)) for one in done["address"]]
+    records = [read_record(folder) for _, folder in sweeps.done_cells(sweep, asked.folder)]
     about = kept.made_by(records, shlex.join(["i2vae", "sweep", *sweep_words]))
-    about |= {"cells": len(planned), "done": len(done)}
+    about |= {"cells": len(sweep.cells), "done": len(records)}
     against = effects(sweep, asked.folder, rng=np.random.default_rng(0))
     if asked.go_on:
         if len(against):

@@ -71,6 +71,12 @@ def state_of(cell: Cell, out: Path) -> str:
         return "damaged"
 
 
+def done_cells(sweep: Sweep, out: Path | str) -> list[tuple[Cell, Path]]:
+    """The finished cells of a sweep with their folders, in their order."""
+    folders = [(cell, cell_folder(Path(out), cell.address)) for cell in sweep.cells]
+    return [(cell, folder) for cell, folder in folders if state_of(cell, Path(out)) == "done"]
+
+
 def plan(sweep: Sweep, out: Path | str) -> pd.DataFrame:
     """One line per cell: what it is, its state and its cost.
 

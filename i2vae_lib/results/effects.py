@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib.data.kinds import HEADLINE
-from i2vae_lib.experiments.engine import cell_folder
 from i2vae_lib.experiments.grids import Sweep
-from i2vae_lib.experiments.sweeps import plan
+from i2vae_lib.experiments.sweeps import done_cells
 from i2vae_lib.results import significance
 from i2vae_lib.results.differences import CELL, compare, with_means
 from i2vae_lib.runs import LayoutError
@@ -35,14 +34,12 @@ def effects(sweep: Sweep, out: Path | str, *, resamples: int = 10_000, rng: np.r
         and ``p_t`` by the paired t-test over seeds (nan for one seed); ``runs``, in the folder. Cells are those of
         :data:`.HEADLINE`. Rows without a finished seed in common with their base, or equal to it, are left out.
     """
-    out = Path(out)
-    state = plan(sweep, out).set_index("address")["state"]
     grouped: dict[tuple[str, str, str], dict[int, Path]] = {}  # grid, row, axes -> seed -> run
     against: dict[tuple[str, str, str], str] = {}
-    for cell in sweep.cells:
-        for place in cell.places if state[cell.address] == "done" else ():
+    for cell, folder in done_cells(sweep, out):
+        for place in cell.places:
             key = (place.grid, place.row, json.dumps(dict(place.axes), sort_keys=True))
-            grouped.setdefault(key, {})[cell.parameters.seed] = cell_folder(out, cell.address)
+            grouped.setdefault(key, {})[cell.parameters.seed] = folder
             if place.against is not None:
                 against[key] = place.against
     parts, made = [], dict[tuple[tuple[Path, ...], ...], pd.DataFrame]()

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib import evaluation, shared
-from i2vae_lib.experiments import engine, sweeps
+from i2vae_lib.experiments import sweeps
 from i2vae_lib.experiments.grids import Sweep
 from i2vae_lib.recommenders.references.ordered_counts import OrderedCounts
 from i2vae_lib.results import lift
@@ -80,10 +80,8 @@ def against_references(runs: Sequence[Path], *, rng: np.random.Generator) -> pd.
 
 def finished(sweep: Sweep, out: Path, row: str) -> dict[int, Path]:
     """Finished runs of a row, by seed."""
-    states = sweeps.plan(sweep, out).set_index("address")["state"]
-    cells = [cell for cell in sweep.cells if row in {place.row for place in cell.places}]
-    done = [cell for cell in cells if states[cell.address] == "done"]
-    return {cell.parameters.seed: engine.cell_folder(out, cell.address) for cell in done}
+    done = sweeps.done_cells(sweep, out)
+    return {cell.parameters.seed: folder for cell, folder in done if row in {place.row for place in cell.places}}
 
 
 def _counts_alone(run: Path) -> pd.DataFrame:
