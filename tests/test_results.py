@@ -273,6 +273,6 @@ def test_table_when_recorded_from_a_study(tmp_path: Path, monkeypatch: pytest.Mo
     path = record_table.record([study.folder], "systems_world", "i2vae table")
     trials = tmp_path / "search_world.csv"
     for about in (json.loads(one.with_suffix(".json").read_text()) for one in (path, trials)):
-        assert (about["command"], about["revision"], about["seeds"]) == ("i2vae table", ["c"], [0])
+        assert (about["command"], about["revision"], about["seeds"]) == ("i2vae table", ["abc", "c"], [0])
     assert set(Table.load(path).cells["system"]) >= {"i2vae"}
     assert pd.read_csv(trials)[["trial", "chosen"]].to_numpy().tolist() == [[1, True], [2, False]]
