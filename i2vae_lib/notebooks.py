@@ -37,7 +37,9 @@ def kernel_settings() -> Iterator[Any]:
     """
     from traitlets.config import Config
 
-    with tempfile.TemporaryDirectory(prefix="kernel-") as folder:
+    # such a file's path has 103 characters at most, of which 25 are the kernel's
+    short = "/tmp" if len(tempfile.gettempdir()) > 75 and os.name != "nt" else None
+    with tempfile.TemporaryDirectory(prefix="kernel-", dir=short) as folder:
         over_files = {"transport": "ipc", "ip": str(Path(folder) / "kernel")}
         # beside the isolation that its environment brings: IPython puts the working directory on the path by itself
         client = {"extra_arguments": ["--InteractiveShellApp.ignore_cwd=True"]}

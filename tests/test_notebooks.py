@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -192,8 +193,11 @@ def run(notebook: Path, folder: Path, parameters: dict[str, Any]) -> Any:
 
 
 @pytest.mark.slow
-def test_kernels_take_no_port(tmp_path: Path) -> None:
-    """Two processes that start kernels at once have taken each other's ports."""
+@pytest.mark.parametrize("temporary", ["t", "t" * 100])
+def test_kernels_take_no_port(tmp_path: Path, temporary: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes that start kernels at once have taken each other's ports; a file's path has its limit."""
+    (tmp_path / temporary).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / temporary))
     source = tmp_path / "asks.ipynb"
     cell = nbformat.v4.new_code_cell("get_ipython().kernel.parent.transport")
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), source)
