@@ -555,6 +555,18 @@ def test_id_that_holds_a_large_share_of_the_events_is_suspicious(tmp_path, role,
         assert len([one for one in suspicious if told.search(one)]) == 1, suspicious
 
 
+@pytest.mark.parametrize(("role", "share"), [("user", 48), ("item", 450)])
+def test_id_far_ahead_of_the_next_is_suspicious(tmp_path, role, share):
+    """Of 500 events of 100 users and of 25 items, and as many more as it has."""
+    rows = [(f"{n % 100}", f"1{n % 25}", T + 7000 * n) for n in range(500)]
+    rows += [("z", f"1{n % 25}", T + n) if role == "user" else (f"{n % 100}", "z", T + n) for n in range(share)]
+    (tmp_path / "x.csv").write_text(csv_of(rows))
+    (tmp_path / "y.csv").write_text(csv_of(LOGS["y"]))
+    found = describe_files(tmp_path / "x.csv", tmp_path / "y.csv")
+    told = f"{share} of {500 + share} events ({share / (500 + share):.0%}) have the {role} id 'z'"
+    assert [one for one in found.suspicious if told in one], found.suspicious
+
+
 @pytest.mark.parametrize(
     ("drop", "more", "told"),
     [
