@@ -113,6 +113,7 @@ def test_times_when_written_otherwise_are_read_as_described(tmp_path, kind):
         (lambda t: f"{moment(t + 10**6):%d%m%Y}", "the year last .*, such as 14012014"),
         (lambda t: f"{moment(t + 10**6):%m%d%Y}".lstrip("0"), "the year last .*, such as 1142014"),
         (lambda t: f"{moment(t):%a, %d %b %Y %H:%M:%S +0000}".join('""'), "another notation.* as ISO 8601"),
+        (lambda t: f"2014-02-{28 + t // 60 % 3}", "another notation.* as ISO 8601"),
         (lambda t: f"{t:08x}a1b2c3d4e5f60718", "an ObjectId of MongoDB.* first 8 digits, .* base 16"),
         (lambda t: t * 10, r"but tenths of a second .*2014-01-02 to 2014-01-06.* are value \* 0.1;"),
         (lambda t: t // 60, r"but minutes since 1970 .*2014-01-02 to 2014-01-06.* are value \* 60;"),
@@ -595,6 +596,15 @@ def test_log_that_is_a_part_of_the_other_is_no_other_domain(tmp_path, drop, more
         assert [one for one in describe_files(tmp_path / "x.csv", tmp_path / "y.csv").suspicious if told in one]
 
 
+def test_logs_that_share_no_time_are_suspicious(tmp_path):
+    """As where one counts from 1980, as GPS does."""
+    (tmp_path / "x.csv").write_text(csv_of(LOGS["x"]))
+    (tmp_path / "y.csv").write_text(csv_of(LOGS["y"], lambda t: t - 315_964_782))
+    found, pair = read_as_described(tmp_path, tmp_path / "x.csv", tmp_path / "y.csv")
+    for suspicious in (found.suspicious, pair.suspicions):
+        assert [one for one in suspicious if re.search("y.* lie before those of .*x.* .2004-01-.. and 2014-01-02", one)]
+
+
 @pytest.mark.parametrize("left", [150, 140])
 def test_log_with_other_item_ids_in_place_of_the_other_domain_is_suspicious(tmp_path, left):
     (tmp_path / "x.csv").write_text(csv_of(LOGS["x"]))
@@ -757,7 +767,7 @@ def test_files_that_are_nearly_logs_are_told_what_to_change(tmp_path, change, to
         (lambda t: moment(t).isoformat(), "9999-12-31", "iso", "'9999-12-31', a time of the year 9999"),
         (lambda t: moment(t).strftime("%Y%m%d"), "19650301", "date", "'19650301', which is before 1970 .* count from"),
         (lambda t: moment(t).isoformat(), "1965-03-01", "iso", "'1965-03-01', which is before 1970 .* count from"),
-        (lambda t: t, "done", "s", r"'done'; .*\(1 of 151 .*: mend or drop these rows"),
+        (lambda t: t, "done", "s", r"'done'; .*\(1 of 151 .*: write them as the other rows are, or"),
         (lambda t: moment(t).isoformat(), "2014-03-01 10:00 BST", "iso", "2014-03-01 10:00 BST'; .*ISO 8601"),
     ],
 )
@@ -787,7 +797,7 @@ def test_log_of_two_domains_is_described_whatever_these_are_called(tmp_path, nam
 @pytest.mark.parametrize("write", ["%m/%d/%Y", "%d.%m.%Y %H:%M", "%d-%m-%y"])
 def test_dates_in_another_notation_are_led_to_iso(tmp_path, write):
     put(tmp_path, lambda rows: csv_of(rows, lambda t: moment(t).strftime(write)))
-    with pytest.raises(DataError, match=r"Write it as ISO 8601, such as .* and set columns.unit: iso"):
+    with pytest.raises(DataError, match=r"Write all times as ISO 8601, such as .* and set columns.unit: iso"):
         load_logs(written(tmp_path))
 
 

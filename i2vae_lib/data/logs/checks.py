@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import duckdb
 
 from i2vae_lib.data.logs.database import first_row, locate, reading
-from i2vae_lib.data.logs.files import DATE_DIGITS, ISO, NUMBER, Source, fields_of
+from i2vae_lib.data.logs.files import DATE_DIGITS, NUMBER, Source, fields_of
 from i2vae_lib.data.logs.pair_file import SIZED, UNITS, Columns, Unit
 from i2vae_lib.data.rows import DOMAINS, DataError
 
@@ -37,6 +37,7 @@ _CLOCKS = {  # that are no SIZED ones: seconds a tick, and their zero in Unix se
     "100 nanoseconds since the year 1 (.NET ticks)": (1e-7, -62_135_596_800),
     "microseconds since 1601 (WebKit)": (1e-6, -11_644_473_600),
     "seconds since 1900 or 1904 (NTP, Mac)": (1, -2_208_988_800),
+    "hundredths of a second since 1970": (0.01, 0),
     "tenths of a second since 1970": (0.1, 0),
     "minutes since 1970": (60, 0),
     "hours since 1970": (3_600, 0),
@@ -146,20 +147,19 @@ def numbers_as(db: duckdb.DuckDBPyConnection, d: str) -> Unit | None:
 
 def time_suspicions(db: duckdb.DuckDBPyConnection, names: Mapping[str, str], unit: Unit) -> list[str]:
     """What looks wrong with times that are read as they are, in their own unit (not yet in seconds)."""
-    found = []
+    if unit == "order":
+        return []
+    found, spans = [], []
     for d, name in names.items():
-        if unit == "order" or unit not in UNITS:
-            continue
         scale = UNITS[unit][1]
         unlike = ", ".join(f"count(*) FILTER (t % {step * scale} <> 0)" for step in (*_ROUND, 300))
-        most, fine, hours, *uneven, odd = first_row(
+        least, most, fine, hours, *uneven, odd = first_row(
             db,
-            f"SELECT max(t), count(*) FILTER (t % 1000 <> 0), count(DISTINCT t % {86_400 * scale}), {unlike} "
+            f"SELECT min(t), max(t), count(*) FILTER (t % 1000 <> 0), count(DISTINCT t % {86_400 * scale}), {unlike} "
             f"FROM raw_{d}",
         )
-        if most is None:
-            continue
         seconds = most // scale
+        spans.append((least // scale, seconds, name))
         if hours >= 5 and odd and 0 in uneven:
             found.append(
                 f"{name}: all times are multiples of {_ROUND[uneven.index(0)]} seconds, a step that no clock has: "
@@ -176,7 +176,13 @@ def time_suspicions(db: duckdb.DuckDBPyConnection, names: Mapping[str, str], uni
                 f"{name}: {fine:,} times are finer than microseconds, and hardly any clock is: are they numbers of "
                 f"another kind (Snowflake ids)?"
             )
-    return found if unit == "order" else found + _same_times(db, names)
+    (_, last, name), (first, _, other) = min(spans), max(spans)
+    if last < first:
+        found.append(
+            f"all times of {name} lie before those of {other} ({date_of(last)} and {date_of(first)}): does one of them "
+            f"count from another year, or in another unit?"
+        )
+    return found + _same_times(db, names)
 
 
 def _same_times(db: duckdb.DuckDBPyConnection, names: Mapping[str, str]) -> list[str]:
@@ -358,7 +364,7 @@ def _of_time(wrong: str, found: Mapping[str, int], total: int, value: str | None
 def _advice(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns, value: str, bad: int) -> str:
     """The unit that reads every row's time, or what is wrong with this one; "" if neither is known."""
     rows, values = source.rows()
-    for unit in ("iso", "date"):
+    for unit in ("iso", "date", unit_by_size(float(value)) if re.fullmatch(NUMBER, value.strip()) else "s"):
         when = source.time(layout.model_copy(update={"unit": unit}))
         total, unread = first_row(db, f"SELECT count(*), count(*) FILTER ({when} IS NULL) FROM {rows}", values)
         if not unread:
@@ -370,11 +376,11 @@ def _advice(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns, valu
         return ": digits only, without thousands separators"
     if re.fullmatch(r"[0-9.]+[eE][+-]?[0-9]+", text):
         return ": in this notation digits were rounded away; write whole numbers from the source"
-    if not text or layout.unit == "order" or re.fullmatch(f"{ISO}|{NUMBER}", text):
+    if not text or layout.unit == "order":
         return ""
-    if 10 * bad < total:
-        return ": mend or drop these rows"
-    return ": a time in another notation? Write it as ISO 8601, such as 2014-11-27 21:46:45, and set columns.unit: iso"
+    if 2 * bad < total:
+        return ": write them as the other rows are, or drop them"
+    return ": another notation? Write all times as ISO 8601, such as 2014-11-27 21:46:45, and set columns.unit: iso"
 
 
 def blind(db: duckdb.DuckDBPyConnection, unit: Unit, daily: bool) -> str:
