@@ -471,11 +471,11 @@ def test_log_when_gzipped_and_bad_names_the_line(tmp_path):
 
 
 def test_times_when_another_unit_reads_all_of_them_say_which(tmp_path):
-    """Advice is given only where it was tried on the rows at hand."""
+    """A unit is advised only where it was tried on the rows at hand."""
     iso = HEADER + "".join(f"0{u},{i},2014-01-0{k}T10:00:00+02:00\n" for u in (1, 2) for k, i in enumerate("ab", 1))
     with pytest.raises(DataError, match=r"x\.csv, line 2: .*set columns\.unit: iso, which reads every row"):
         load_logs(put(tmp_path, iso))
-    with pytest.raises(DataError, match=r"line 2: .*in digits \(4 of 5 rows have something else\)$"):
+    with pytest.raises(DataError, match=r"line 2: .*4 of 5 rows have something else\): another .* all times as ISO"):
         load_logs(put(tmp_path, iso + f"03,a,{T}\n"))
 
 
