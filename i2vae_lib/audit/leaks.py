@@ -36,9 +36,9 @@ from i2vae_lib.audit.fitted import COLUMNS, Line, of_graph, of_recall, of_tables
 from i2vae_lib.audit.item_order import item_orders
 from i2vae_lib.data.dataset import CrossDomainDataset
 from i2vae_lib.data.protocols import NO_COMMON_TIME, blind
-from i2vae_lib.data.rows import DOMAINS, SPLITS, SUSPICIOUS, Array, EventLog, Rows, origins
+from i2vae_lib.data.rows import DOMAINS, SPLITS, SUSPICIOUS, Array, EventLog, Rows, belongs, origins
 from i2vae_lib.data.splitting import COPY_LENGTH, contents
-from i2vae_lib.data.user_sequences import asked_by_event
+from i2vae_lib.data.user_sequences import asked_by_event, with_targets
 from i2vae_lib.generators.psg import Generator
 
 LONGEST = 1000
@@ -70,12 +70,9 @@ def audit(
         ``check, split, severity`` ("leak" or "note"), ``count`` (rows concerned), ``share`` of the split's rows,
         ``example`` (source row and user of one, and the number of rows per domain; "" if none).
     """
-    numbered = _NumberedUsers.of(dataset)
-    lines = [line for split in SPLITS for line in _of_rows(numbered, split)]
-    lines += _of_order(dataset)
-    lines += _of_few_takers(dataset)
-    lines += _of_catalogue(dataset)
-    lines += _of_log(dataset)
+    lines = [line for split in _Split.all_of(dataset) for line in _of_rows(split)]
+    for more in (_of_order, _of_few_takers, _of_catalogue, _of_log):
+        lines += more(dataset)
     if generator is not None and generator.taken is not None:
         lines += [of_graph(dataset, generator), of_tables(dataset, generator)]
     if pseudo is not None:
@@ -114,36 +111,33 @@ def refuse_leaks(found: pd.DataFrame, protocol: str) -> None:
 
 
 @dataclass(frozen=True)
-class _NumberedUsers:
-    """A dataset with its users numbered over all splits, so that (user, item) is one integer."""
+class _Split:
+    """A split and those before it. Users are numbered over all splits, so that (user, item) is one integer."""
 
     dataset: CrossDomainDataset
-    names: pd.Index  # user number -> name
-    users: Mapping[str, Array]  # split -> int64 [rows], user numbers
-    in_log: Array | None  # int64 [users]: position in the log, -1 for users that it does not have
+    name: str
+    rows: Rows
+    users: Array  # int64 [rows], user numbers
+    earlier: Sequence[_Split]
 
     @classmethod
-    def of(cls, dataset: CrossDomainDataset) -> _NumberedUsers:
-        splits = dataset.splits
+    def all_of(cls, dataset: CrossDomainDataset) -> list[_Split]:
+        """In their order."""
         # the two halves of a detached user count as one user
-        codes, names = pd.factorize(np.concatenate([origins(splits[s]) for s in SPLITS]))
-        ends = np.cumsum([0, *(len(splits[s]) for s in SPLITS)])
-        users = {s: codes[ends[i] : ends[i + 1]] for i, s in enumerate(SPLITS)}
-        in_log = None if dataset.log is None else pd.Index(dataset.log.users).get_indexer(pd.Index(names))
-        return cls(dataset, pd.Index(names), users, in_log)
+        names = [origins(dataset.splits[split]) for split in SPLITS]
+        numbers = np.split(pd.factorize(np.concatenate(names))[0], np.cumsum([*map(len, names)])[:-1])
+        found: list[_Split] = []
+        for split, users in zip(SPLITS, numbers, strict=True):
+            found.append(cls(dataset, split, dataset.splits[split], users, tuple(found)))
+        return found
 
-    def numbers(self, rows: Rows) -> Array:
-        """The number of each row's user, int64 [rows], for rows outside the splits."""
-        return self.names.get_indexer(pd.Index(origins(rows)))
-
-    def pairs(self, split: str, domain: str, positions: Array, items: Array) -> Array:
+    def pairs(self, domain: str, positions: Array, items: Array) -> Array:
         """Each (user, item) of ``domain`` as one number."""
-        wide = self.dataset.catalogue.size(domain) + 1
-        return self.users[split][positions] * wide + items
+        return self.users[positions] * (self.rows.catalogue.size(domain) + 1) + items
 
-    def held(self, split: str, domain: str) -> tuple[Array, Array]:
-        """Positions and items of a domain that a split's rows hold: targets, and histories before any became cold."""
-        rows = self.dataset.splits[split]
+    def held(self, domain: str) -> tuple[Array, Array]:
+        """Positions and items of a domain that the rows hold: targets, and histories before any became cold."""
+        rows = self.rows
         history, at = rows.held(domain), rows.of(domain)
         # scrubbing took a target's twin from the other history, so the twin counts too; not in a log, where the twin
         # is an event of its own with its own time
@@ -152,29 +146,20 @@ class _NumberedUsers:
         return np.concatenate([history.owner, asked]), np.concatenate([history.values, targets[asked]])
 
 
-# --- checks of rows: (numbered users, split, earlier splits) -> bool [rows] -------------------------------------------
+# --- checks of rows: split -> bool [rows] -----------------------------------------------------------------------------
 
 
-def _user_in_training(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
-    return np.isin(numbered.users[split], np.concatenate([numbered.users[before] for before in earlier]))
+def _user_in_training(split: _Split) -> Array:
+    return np.isin(split.users, np.concatenate([before.users for before in split.earlier]))
 
 
-def _target_in_training(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
-    rows = numbered.dataset.splits[split]
-    hit = np.zeros(len(rows), dtype=bool)
+def _target_in_training(split: _Split) -> Array:
+    rows, hit = split.rows, np.zeros(len(split.rows), dtype=bool)
     for d in DOMAINS:
         at = rows.of(d)
-        known = [numbered.pairs(before, d, *numbered.held(before, d)) for before in earlier]
-        hit[at] = np.isin(numbered.pairs(split, d, at, rows.target[at]), np.concatenate(known))
+        known = [before.pairs(d, *before.held(d)) for before in split.earlier]
+        hit[at] = np.isin(split.pairs(d, at, rows.target[at]), np.concatenate(known))
     return hit
-
-
-def _target_in_own_history(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
-    return _target_in_history(numbered.dataset.splits[split], own=True)
-
-
-def _target_in_other_history(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
-    return _target_in_history(numbered.dataset.splits[split], own=False)
 
 
 def _target_in_history(rows: Rows, *, own: bool) -> Array:
@@ -185,27 +170,26 @@ def _target_in_history(rows: Rows, *, own: bool) -> Array:
     return hit
 
 
-def _duplicated(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
-    rows = numbered.dataset.splits[split]
-    table = pd.DataFrame({"user": numbered.users[split], "domain": rows.domain, "target": rows.target})
+def _duplicated(split: _Split) -> Array:
+    table = pd.DataFrame({"user": split.users, "domain": split.rows.domain, "target": split.rows.target})
     return table.duplicated().to_numpy()
 
 
-def _copy(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
-    return _same_items(numbered, split, earlier) & (contents(numbered.dataset.splits[split])[1] >= COPY_LENGTH)
+def _copy(split: _Split) -> Array:
+    return _same_items(split) & (contents(split.rows)[1] >= COPY_LENGTH)
 
 
-def _short_copy(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
-    return _same_items(numbered, split, earlier) & (contents(numbered.dataset.splits[split])[1] < COPY_LENGTH)
+def _short_copy(split: _Split) -> Array:
+    return _same_items(split) & (contents(split.rows)[1] < COPY_LENGTH)
 
 
-def _same_items(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
+def _same_items(split: _Split) -> Array:
     """Rows with the same items, targets included, as another user's row in an earlier split."""
-    keys = np.concatenate([contents(numbered.dataset.splits[before])[0] for before in earlier])
-    theirs = np.concatenate([numbered.users[before] for before in earlier])
+    keys = np.concatenate([contents(before.rows)[0] for before in split.earlier])
+    theirs = np.concatenate([before.users for before in split.earlier])
     order = np.lexsort((theirs, keys))
     keys, theirs = keys[order], theirs[order]
-    mine, user = contents(numbered.dataset.splits[split])[0], numbered.users[split]
+    mine, user = contents(split.rows)[0], split.users
     begin, end = np.searchsorted(keys, mine), np.searchsorted(keys, mine, side="right")
     same = np.flatnonzero(begin < end)
     hit = np.zeros(len(mine), dtype=bool)
@@ -215,35 +199,22 @@ def _same_items(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) ->
     return hit
 
 
-def _only_item(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
+def _only_item(split: _Split) -> Array:
     """Rows that never had an own history: their single item is the target, whatever the hash says."""
-    rows = numbered.dataset.splits[split]
-    return (rows.lengths("own") == 0) & (rows.excluded.lengths == 0)
+    return (split.rows.lengths("own") == 0) & (split.rows.excluded.lengths == 0)
 
 
-def _target_unseen(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
-    rows = numbered.dataset.splits[split]
-    hit = np.zeros(len(rows), dtype=bool)
+def _target_unseen(split: _Split) -> Array:
+    rows, hit = split.rows, np.zeros(len(split.rows), dtype=bool)
     for d in DOMAINS:
-        seen = np.zeros(rows.catalogue.size(d) + 1, dtype=bool)
-        for before in earlier:
-            seen[numbered.held(before, d)[1]] = True
-        at = rows.of(d)
-        hit[at] = ~seen[rows.target[at]]
+        at, seen = rows.of(d), np.concatenate([before.held(d)[1] for before in split.earlier])
+        hit[at] = ~np.isin(rows.target[at], seen)
     return hit
 
 
-def _cold(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
-    return numbered.dataset.splits[split].kinds()["cold"]
-
-
-def _no_history(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
-    return numbered.dataset.splits[split].kinds()["no_history"]
-
-
-def _in_item_order(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
+def _in_item_order(split: _Split) -> Array:
     """Own histories of five items or more whose item numbers ascend (chance: 1 in 120)."""
-    rows = numbered.dataset.splits[split]
+    rows = split.rows
     hit = rows.lengths("own") >= 5
     for i, d in enumerate(DOMAINS):
         history = rows.history[d]
@@ -253,38 +224,17 @@ def _in_item_order(numbered: _NumberedUsers, split: str, earlier: Sequence[str])
     return hit
 
 
-def _not_before_target(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
+def _late(log: EventLog, rows: Rows) -> Array:
     """Rows with an event that is not before the target in the log, or not in the log at all.
 
     In the own domain an event at the target's time may precede it (a hash breaks ties); in the other domain an event
     with the target's stamp (or day: ``EventLog.resolution``) may not.
     """
-    return _late(numbered, numbered.dataset.splits[split], numbered.users[split])
-
-
-def _late_in_an_epoch(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
-    """:func:`_not_before_target` for the rows of a training epoch (``model.positions`` = every), one per event.
-
-    Returns
-    -------
-    bool [rows]
-        True for every row of a user with a late one.
-    """
-    rows = asked_by_event(numbered.dataset.splits[split], LONGEST)
-    users = numbered.numbers(rows)
-    return np.isin(numbered.users[split], users[_late(numbered, rows, users)])
-
-
-def _late(numbered: _NumberedUsers, rows: Rows, users: Array) -> Array:
-    """Rows that hold an event not before their target, bool [rows]; ``users`` are the rows' user numbers."""
-    log = numbered.dataset.log
-    assert log is not None and numbered.in_log is not None
-    user = numbered.in_log[users]
+    user, at_target, resolution = _in_log(log, rows), _target_times(log, rows), log.resolution
     hit = np.zeros(len(rows), dtype=bool)
-    at_target, resolution = _target_times(numbered, rows, users), log.resolution
     for i, d in enumerate(DOMAINS):
         history = rows.history[d]
-        time = _times(log, numbered, d, user[history.owner], history.values)
+        time = _times(log, rows, d, user[history.owner], history.values)
         own, limit = rows.domain[history.owner] == i, at_target[history.owner]
         in_other = time // resolution >= limit // resolution if log.common_time else np.zeros(len(time), dtype=bool)
         late = np.where(own, time > limit, in_other)
@@ -292,17 +242,33 @@ def _late(numbered: _NumberedUsers, rows: Rows, users: Array) -> Array:
     return hit | ((at_target < 0) & (user >= 0))
 
 
-def _before_training_ends(numbered: _NumberedUsers, split: str, earlier: Sequence[str]) -> Array:
+def _late_in_an_epoch(log: EventLog, rows: Rows) -> Array:
+    """:func:`_late` for the rows of a training epoch (``model.positions`` = every), one per event.
+
+    Returns
+    -------
+    bool [rows]
+        True for every row of a user with a late one.
+    """
+    asked = asked_by_event(rows, LONGEST)
+    return belongs(origins(rows), origins(asked)[_late(log, asked)])
+
+
+def _before_training_ends(log: EventLog, split: _Split) -> Array:
     """Rows whose target lies no later than a target of an earlier split (``temporal``: cuts are global)."""
-    splits = numbered.dataset.splits
-    latest = max(int(_target_times(numbered, splits[one], numbered.users[one]).max(initial=-1)) for one in earlier)
-    times = _target_times(numbered, splits[split], numbered.users[split])
+    latest = max(int(_target_times(log, before.rows).max(initial=-1)) for before in split.earlier)
+    times = _target_times(log, split.rows)
     return (times >= 0) & (times <= latest)
 
 
-def _times(log: EventLog, numbered: _NumberedUsers, domain: str, user: Array, items: Array) -> Array:
+def _in_log(log: EventLog, rows: Rows) -> Array:
+    """Positions of the rows' users in the log, int64 [rows]; -1 for users that it does not have."""
+    return pd.Index(log.users).get_indexer(pd.Index(origins(rows)))
+
+
+def _times(log: EventLog, rows: Rows, domain: str, user: Array, items: Array) -> Array:
     """When ``user[i]`` took ``items[i]``, int64; -1 if the log does not have that event."""
-    events, wide = log.events[domain], numbered.dataset.catalogue.size(domain) + 1
+    events, wide = log.events[domain], rows.catalogue.size(domain) + 1
     keys = events.user.astype(np.int64) * wide + events.item
     order = np.argsort(keys, kind="stable")
     wanted = user * wide + items
@@ -310,19 +276,16 @@ def _times(log: EventLog, numbered: _NumberedUsers, domain: str, user: Array, it
     return np.where((keys[order[at]] == wanted) & (user >= 0), events.time[order[at]], -1)
 
 
-def _target_times(numbered: _NumberedUsers, rows: Rows, users: Array) -> Array:
+def _target_times(log: EventLog, rows: Rows) -> Array:
     """When each row's target happened, int64 [rows]; -1 if the log does not have it."""
-    log = numbered.dataset.log
-    assert log is not None and numbered.in_log is not None
-    user, time = numbered.in_log[users], np.full(len(rows), -1)
+    user, time = _in_log(log, rows), np.full(len(rows), -1)
     for d in DOMAINS:
         at = rows.of(d)
-        time[at] = _times(log, numbered, d, user[at], rows.target[at])
+        time[at] = _times(log, rows, d, user[at], rows.target[at])
     return time
 
 
-Check = Callable[[_NumberedUsers, str, Sequence[str]], Array]
-_EARLIER = {"train": (), "validation": ("train",), "test": ("train", "validation")}
+Check = Callable[[_Split], Array]
 
 
 def _checks(dataset: CrossDomainDataset, split: str) -> Iterator[tuple[str, str, Check]]:
@@ -331,36 +294,37 @@ def _checks(dataset: CrossDomainDataset, split: str) -> Iterator[tuple[str, str,
         # temporal is about the same users before and after a cut
         yield "user also in training", "note" if dataset.protocol == "temporal" else "leak", _user_in_training
         yield "target in the user's training rows", "leak", _target_in_training
-        yield "target in own history", "leak", _target_in_own_history
-        yield "target in other history", "leak", _target_in_other_history
+        yield "target in own history", "leak", lambda one: _target_in_history(one.rows, own=True)
+        yield "target in other history", "leak", lambda one: _target_in_history(one.rows, own=False)
         yield "duplicated row", "note", _duplicated
         yield f"row of {COPY_LENGTH} items or more under another name", "leak", _copy
         yield f"row of fewer than {COPY_LENGTH} items under another name", "note", _short_copy
         yield "target seen in no earlier split", "note", _target_unseen
-    if dataset.log is not None:
-        yield "event not before its target", "leak", _not_before_target
+    if (log := dataset.log) is not None:
+        yield "event not before its target", "leak", lambda one: _late(log, one.rows)
         if split == "train":
-            yield "event not before its target, as an epoch draws the rows", "leak", _late_in_an_epoch
+            what = "event not before its target, as an epoch draws the rows"
+            yield what, "leak", lambda one: _late_in_an_epoch(log, one.rows)
         if split != "train" and dataset.protocol == "temporal":
-            yield "target no later than training's", "leak", _before_training_ends
-    yield "cold row", "note", _cold
-    yield "row without any history", "note", _no_history
+            yield "target no later than training's", "leak", lambda one: _before_training_ends(log, one)
+    yield "cold row", "note", lambda one: one.rows.kinds()["cold"]
+    yield "row without any history", "note", lambda one: one.rows.kinds()["no_history"]
     yield "history in order of item ids", "note", _in_item_order
     if dataset.protocol == "strict":
         yield "the only own item, and so the target, is the file's last", "note", _only_item
 
 
-def _of_rows(numbered: _NumberedUsers, split: str) -> Iterator[Line]:
-    rows = numbered.dataset.splits[split]
-    for name, severity, check in _checks(numbered.dataset, split):
-        hit = check(numbered, split, _EARLIER[split])
+def _of_rows(split: _Split) -> Iterator[Line]:
+    rows = split.rows
+    for name, severity, check in _checks(split.dataset, split.name):
+        hit = check(split)
         first = np.flatnonzero(hit)[:1]
-        of = ", ".join(f"{numbered.dataset.catalogue.names[d]} {int(hit[rows.of(d)].sum())}" for d in DOMAINS)
+        of = ", ".join(f"{rows.catalogue.names[d]} {int(hit[rows.of(d)].sum())}" for d in DOMAINS)
         example = f"row {rows.source[first[0]]}, user {rows.user[first[0]]} ({of})" if len(first) else ""
         if len(first) and check in (_copy, _short_copy):
             lengths, counts = np.unique(contents(rows)[1][hit], return_counts=True)
             example += "; rows by items: " + ", ".join(f"{n} of {length}" for length, n in zip(lengths, counts))
-        yield name, split, severity, int(hit.sum()), float(hit.mean()) if len(hit) else 0.0, example
+        yield name, split.name, severity, int(hit.sum()), float(hit.mean()) if len(hit) else 0.0, example
 
 
 def _of_order(dataset: CrossDomainDataset) -> Iterator[Line]:
@@ -410,14 +374,13 @@ def _of_catalogue(dataset: CrossDomainDataset) -> Iterator[Line]:
     example = f"{learnt} of them in both domains of training and validation rows" if shared else ""
     yield "items shared by both domains", "catalogue", "note", shared, shared / smaller, example
     # the raw id 0 is an item like any other: code that pads with raw ids loses it
-    zero = {d: set(np.flatnonzero(catalogue.ids[d] == "0") + 1) for d in DOMAINS}
+    zero = {d: catalogue.numbers(d, ["0"]) for d in DOMAINS}
     count, total = 0, sum(len(rows) for rows in splits.values())
     for rows in splits.values():
         hit = np.zeros(len(rows), dtype=bool)
         for d in DOMAINS:
-            history, items = rows.history[d], list(zero[d])
-            hit[history.owner[np.isin(history.values, items)]] = True
-            hit |= (rows.domain == DOMAINS.index(d)) & np.isin(rows.target, items)
+            whole = with_targets(rows, d)
+            hit[whole.owner[whole.values == zero[d]]] = True
         count += int(hit.sum())
     yield "row with an item whose own id is 0", "catalogue", "note", count, count / max(total, 1), ""
     if dataset.log is None:
