@@ -348,12 +348,11 @@ class GivenScores:
         for i, d in enumerate(DOMAINS):
             of_domain = domain[domain >= 0] == i
             items[of_domain] = rows.catalogue.numbers(d, table.loc[of_domain, "item"].tolist())
-        keys = (table["row"].to_numpy(np.int64) << 32) + items
-        order = np.argsort(keys, kind="stable")
-        self.keys, self.values = keys[order], table["score"].to_numpy(np.float64)[order]
-        twice = np.flatnonzero((np.diff(self.keys) == 0) & (self.keys[1:] % 2**32 != PAD))
-        if len(twice):
-            row = table.iloc[order[twice[0]]]
+        table, items = table[items != PAD], items[items != PAD]
+        self.keys = pd.Index((table["row"].to_numpy(np.int64) << 32) + items)
+        self.values = table["score"].to_numpy(np.float64)
+        if self.keys.has_duplicates:
+            row = table.iloc[self.keys.duplicated().argmax()]
             raise DataError(f"scores: row {row['row']} has two of item {row['item']!r}; give one each")
 
     def score(self, rows: Rows, candidates: Array) -> Array:
@@ -364,11 +363,9 @@ class GivenScores:
         DataError
             A candidate without a score.
         """
-        wanted = (rows.source[:, None] << 32) + candidates
-        at = np.searchsorted(self.keys, wanted)
-        given = np.append(self.keys, -1)[at] == wanted
-        if not given.all():
-            row, column = np.argwhere(~given)[0]
+        at = self.keys.get_indexer(((rows.source[:, None] << 32) + candidates).ravel()).reshape(candidates.shape)
+        if (at < 0).any():
+            row, column = np.argwhere(at < 0)[0]
             d = DOMAINS[rows.domain[row]]
             item = rows.catalogue.decode(d, candidates[row, column])
             raise DataError(
@@ -425,17 +422,8 @@ def fewer_candidates(table: pd.DataFrame, asked: int, names: Mapping[str, str]) 
 def kind_masks(table: pd.DataFrame) -> dict[str, pd.Series]:
     """Row kinds from the stored flags."""
     own = ~(table["cold"] | table["no_history"])
-    everyone = pd.Series(True, index=table.index)
-    return {
-        "all": everyone,
-        "tailed": table["tailed"],
-        "tailed_warm": table["tailed"] & own,
-        "cold": table["cold"],
-        "no_history": table["no_history"],
-        "overlapping": table["overlapping"],
-        "seen": table["seen"],
-        "cold_released": ~own,
-    }
+    derived = {"all": own | True, "tailed_warm": table["tailed"] & own, "cold_released": ~own}
+    return {kind: derived[kind] if kind in derived else table[kind] for kind in KINDS}
 
 
 def metrics(table: pd.DataFrame, measures: Mapping[str, Measure] | None = None) -> dict[str, Any]:

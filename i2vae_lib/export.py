@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from safetensors import safe_open
 
-from i2vae_lib import evaluation
+from i2vae_lib import evaluation, runs
 from i2vae_lib.data.dataset import CrossDomainDataset
 from i2vae_lib.data.loading import load_dataset_once
 from i2vae_lib.data.rows import DOMAINS, PAD, Ragged, Rows
@@ -33,19 +33,6 @@ from i2vae_lib.results.differences import compare
 from i2vae_lib.results.escaping import escaped
 from i2vae_lib.results.reading import METRICS, open_runs
 from i2vae_lib.results.text import Captioned, as_csv, document, lines, with_interval
-from i2vae_lib.runs import (
-    LayoutError,
-    check_outside_runs,
-    checked,
-    environment,
-    new_folder,
-    read_record,
-    refuse_exported,
-    sha256_of,
-    stamp,
-    write_atomically,
-    write_json,
-)
 
 CARD = Path(__file__).with_name("model_card.md.jinja")
 KEPT = ("metrics.json", "history.parquet")
@@ -73,22 +60,22 @@ def export_run(run: Path | str, out: Path | str, with_users: bool = False, licen
         The model needs its training users (one that keeps their vectors under ``temporal``).
     """
     run, out = Path(run), Path(out)
-    record = read_record(run)
-    refuse_exported(run, record)
-    check_outside_runs(out)
+    record = runs.read_record(run)
+    runs.refuse_exported(run, record)
+    runs.check_outside_runs(out)
     if not (run / "metrics.json").is_file():
-        raise LayoutError(f"{run} has no metrics yet (no metrics.json): evaluate it first")
-    with new_folder(out) as part:
+        raise runs.LayoutError(f"{run} has no metrics yet (no metrics.json): evaluate it first")
+    with runs.new_folder(out) as part:
         for name in (*KEPT, "model", *(["dataset"] if with_users else [])):
-            source = checked(run, name)
+            source = runs.checked(run, name)
             (shutil.copytree if source.is_dir() else shutil.copyfile)(source, part / name)
-        write_json(part / "run.json", record | {"exported": True})
+        runs.write_json(part / "run.json", record | {"exported": True})
         if not with_users:
             forget_users(part)
         table = results(run)
-        write_atomically(part / "results.csv", lambda path: as_csv(table, path))
+        runs.write_atomically(part / "results.csv", lambda path: as_csv(table, path))
         card = model_card(record, table, with_users, licence)
-        write_atomically(part / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
+        runs.write_atomically(part / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
     return out
 
 
@@ -100,7 +87,7 @@ def forget_users(folder: Path) -> None:
     ParameterError
         The model needs them.
     """
-    record = read_record(folder)
+    record = runs.read_record(folder)
     recommender = SYSTEMS[record["parameters"]["system"]].load(folder / "model")
     if isinstance(recommender, I2VAERecommender):
         recommender.forget_users()
@@ -114,9 +101,9 @@ def forget_users(folder: Path) -> None:
                 f"can only be exported with them (--with-users)"
             )
     known = {key: sha256 for key, sha256 in record.get("sha256", {}).items() if (folder / key).is_file()}
-    model = {path.relative_to(folder).as_posix(): sha256_of(path) for path in (folder / "model").rglob("*.*")}
+    model = {path.relative_to(folder).as_posix(): runs.sha256_of(path) for path in (folder / "model").rglob("*.*")}
     audit = [line | {"example": ""} for line in record["audit"]]
-    write_json(folder / "run.json", record | {"audit": audit, "sha256": known | model, "exported": True})
+    runs.write_json(folder / "run.json", record | {"audit": audit, "sha256": known | model, "exported": True})
 
 
 def _arrays(folder: Path) -> Iterator[str]:
@@ -173,13 +160,13 @@ def model_card(record: dict[str, Any], table: pd.DataFrame, with_users: bool, li
         p=p,
         names=names,
         rows=", ".join(f"{n:,} {split}" for split, n in record["rows"].items()),
-        stamp=stamp(record),
+        stamp=runs.stamp(record),
         metrics=document([Captioned("Test rows, sampled candidates", shown)], "markdown"),
         with_users=with_users,
         licence=licence or licence_of(p["data"]),
         counts=p["system"] == "i2vae" and p["psg"]["kind"] == "leave_one_out",
         bibtex=BIBTEX,
-        versions=environment(),
+        versions=runs.environment(),
     )
 
 
@@ -209,7 +196,7 @@ def export_split(parameters: Parameters, out: Path | str) -> Path:
         ``out`` exists.
     """
     out = Path(out)
-    with new_folder(out) as part:
+    with runs.new_folder(out) as part:
         dataset = load_dataset_once(parameters)
         for split, rows in dataset.splits.items():
             table = _rows_table(rows)
@@ -219,7 +206,7 @@ def export_split(parameters: Parameters, out: Path | str) -> Path:
                 negatives = evaluation.sample_negatives(rows, p.evaluation.negatives, p.split.data_seed)
                 asked = table[["row", "domain", "target"]].assign(candidates=pd.Series(_ids_of(rows, negatives)))
                 asked.to_parquet(part / f"candidates_{split}.parquet", index=False)
-        write_json(part / "split.json", _about(dataset, parameters))
+        runs.write_json(part / "split.json", _about(dataset, parameters))
     return out
 
 
@@ -253,5 +240,5 @@ def _about(dataset: CrossDomainDataset, parameters: Parameters) -> dict[str, Any
         "negatives": parameters.evaluation.negatives,
         "rows": {split: len(rows) for split, rows in dataset.splits.items()},
         "dataset_sha256": dataset.fingerprint(),
-        "environment": environment(),
+        "environment": runs.environment(),
     }

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from i2vae_lib.data import splitting
 from i2vae_lib.data.dataset import CrossDomainDataset
 from i2vae_lib.data.filters import core_until, day_of, whole_core
 from i2vae_lib.data.ordered_events import OrderedEvents, ordered, rows_at
@@ -37,18 +38,7 @@ from i2vae_lib.data.rows import (
     hashed,
     mixed,
 )
-from i2vae_lib.data.splitting import (
-    Cut,
-    held_out,
-    make_cold,
-    most_recent,
-    raw_rows,
-    scrub,
-    tail_limits,
-    without_copies,
-    without_later_copies,
-    without_users,
-)
+from i2vae_lib.data.splitting import Cut
 from i2vae_lib.data.subsampling import control
 from i2vae_lib.data.user_sequences import with_targets
 from i2vae_lib.parameter_groups import ControlParameters, SplitParameters
@@ -87,7 +77,7 @@ def apply(
         pair = whole_core(pair)
         cut = chronological(pair, split)
     else:
-        pair, cut = temporal(pair, split)
+        pair, cut = cut_at(pair, *cut_times(pair, split), split)
     for name, rows in cut.splits.items():
         wanted = name != "test" or protocol != "chronological" or split.test_share > 0
         if wanted and not len(rows):
@@ -163,7 +153,7 @@ def assembled(
     protocol: str, pair: RawPair | LogPair, cut: Cut, split: SplitParameters, controls: ControlParameters
 ) -> CrossDomainDataset:
     """The dataset of a protocol's cut, with long histories shortened and the controls applied."""
-    shortened, beyond = most_recent(cut.splits, split.longest)
+    shortened, beyond = splitting.most_recent(cut.splits, split.longest)
     splits, removed = control(shortened, controls, split.data_seed)
     return CrossDomainDataset(
         pair.name,
@@ -173,7 +163,7 @@ def assembled(
         pair.catalogue,
         splits,
         # before the controls, so that thinned histories do not move the limit of tailed rows
-        {name: tail_limits(rows) for name, rows in cut.splits.items()},
+        {name: splitting.tail_limits(rows) for name, rows in cut.splits.items()},
         dict(cut.removed) | beyond | removed,
         controls.model_dump(),
     )
@@ -203,7 +193,7 @@ def released(raw: RawPair, split: SplitParameters) -> Cut:
     Test rows are the test file, histories untouched. Training rows are the training file without a share of its users,
     who are held out as validation because the release has none.
     """
-    return held_out(raw.train, raw.test, split, {})
+    return splitting.held_out(raw.train, raw.test, split, {})
 
 
 def strict(raw: RawPair, split: SplitParameters) -> Cut:
@@ -211,22 +201,22 @@ def strict(raw: RawPair, split: SplitParameters) -> Cut:
 
     A row's items of a domain are a set (:func:`order_free`): the files hold one order of items and no times, so the
     last item is an accident of the file. Training and validation lose the rows of test users, and rows that equal one
-    of a later split under another name (:func:`without_copies`). A row's target is removed from both of its histories,
-    through the link table too. Validation is a share of the remaining training users (:func:`.held_out`), and a user's
-    two rows stay on one side of every split.
+    of a later split under another name (:func:`.splitting.without_copies`). A row's target is removed from both of its
+    histories, through the link table too. Validation is a share of the remaining training users
+    (:func:`.splitting.held_out`), and a user's two rows stay on one side of every split.
     """
-    strangers = without_users(raw.train, raw.test)
-    train, scrubbed_train = scrub(order_free(strangers, split.data_seed))
-    test, scrubbed_test = scrub(order_free(raw.test, split.data_seed))
-    train, copies = without_copies(train, test)
+    strangers = splitting.without_users(raw.train, raw.test)
+    train, scrubbed_train = splitting.scrub(order_free(strangers, split.data_seed))
+    test, scrubbed_test = splitting.scrub(order_free(raw.test, split.data_seed))
+    train, copies = splitting.without_copies(train, test)
     removed = {
         "training rows of test users": len(raw.train) - len(strangers),
         "targets scrubbed from training histories": scrubbed_train,
         "targets scrubbed from test histories": scrubbed_test,
         "training rows that equal a test row under another name": copies,
     }
-    cut = held_out(train, test, split, removed)
-    train, copies = without_copies(cut.splits["train"], cut.splits["validation"])
+    cut = splitting.held_out(train, test, split, removed)
+    train, copies = splitting.without_copies(cut.splits["train"], cut.splits["validation"])
     removed = {"training rows that equal a validation row under another name": copies}
     return Cut({**cut.splits, "train": train}, {**cut.removed, **removed})
 
@@ -247,7 +237,7 @@ def order_free(rows: Rows, data_seed: int) -> Rows:
         owner, values = whole.owner[at], whole.values[at]
         first = np.append(True, (owner[1:] != owner[:-1]) | (values[1:] != values[:-1]))[: len(at)]
         sequences[d] = Ragged.from_lengths(values[first], np.bincount(owner[first], minlength=len(rows)))
-    return raw_rows(rows.catalogue, rows.user, rows.domain, sequences, rows.source)
+    return splitting.raw_rows(rows.catalogue, rows.user, rows.domain, sequences, rows.source)
 
 
 def chronological(pair: LogPair, split: SplitParameters) -> Cut:
@@ -255,11 +245,11 @@ def chronological(pair: LogPair, split: SplitParameters) -> Cut:
 
     Its histories hold only what lies before: in its own domain earlier events (a seeded hash orders events of the same
     time), in the other domain events of earlier stamps (days, where all stamps of either file share one time of day).
-    Validation and test get cold rows by :func:`make_cold`. A target's linked twin is scrubbed from the other history,
-    and rows that equal one of a later split are removed, as under ``strict``.
+    Validation and test get cold rows by :func:`.splitting.make_cold`. A target's linked twin is scrubbed from the other
+    history, and rows that equal one of a later split are removed, as under ``strict``.
     """
     events = ordered(pair, split.data_seed)
-    rows, scrubbed = scrub(rows_at(pair, events, {d: events[d].last_of_user() for d in DOMAINS}))
+    rows, scrubbed = splitting.scrub(rows_at(pair, events, {d: events[d].last_of_user() for d in DOMAINS}))
     users = pair.log.users
     order = np.argsort(hashed(users, "users", split.data_seed), kind="stable")
     test, validation = round(split.test_share * len(users)), round(split.validation_share * len(users))
@@ -268,22 +258,11 @@ def chronological(pair: LogPair, split: SplitParameters) -> Cut:
     of_row = group[rows.source // 2]
     removed = {"targets scrubbed from histories": scrubbed}
     splits = {name: rows.take(of_row == number) for number, name in enumerate(("train", "validation", "test"))}
-    splits, copies = without_later_copies(splits)
+    splits, copies = splitting.without_later_copies(splits)
     for name in ("validation", "test"):
-        splits[name], dropped = make_cold(splits[name], split.cold_share, split.data_seed)
+        splits[name], dropped = splitting.make_cold(splits[name], split.cold_share, split.data_seed)
         removed[f"{name} rows of users made cold"] = dropped
     return Cut(splits, removed | copies)
-
-
-def temporal(pair: LogPair, split: SplitParameters) -> tuple[LogPair, Cut]:
-    """Two global cut times (:func:`cut_times`): training sees nothing later than the first, filters included.
-
-    Returns
-    -------
-    pair, cut
-        As :func:`cut_at` returns them.
-    """
-    return cut_at(pair, *cut_times(pair, split), split)
 
 
 def cut_times(pair: LogPair, split: SplitParameters) -> tuple[int, int]:
@@ -338,12 +317,12 @@ def cut_at(pair: LogPair, first: int, second: int, split: SplitParameters) -> tu
             )
     splits, scrubbed = dict[str, Rows](), 0
     for name, at in targets.items():
-        splits[name], count = scrub(rows_at(kept, events, at))
+        splits[name], count = splitting.scrub(rows_at(kept, events, at))
         scrubbed += count
-    splits, copies = without_later_copies(splits)
+    splits, copies = splitting.without_later_copies(splits)
     late = sum(int((events[d].time > second).sum()) for d in DOMAINS) - len(splits["test"])
     removed = {"targets scrubbed from histories": scrubbed, "later events of test users, beyond their row": late}
-    validation, dropped = make_cold(splits["validation"], split.cold_share, split.data_seed)
+    validation, dropped = splitting.make_cold(splits["validation"], split.cold_share, split.data_seed)
     removed["validation rows of users made cold"] = dropped
     return kept, Cut(splits | {"validation": validation}, removed | copies, unknown)
 
