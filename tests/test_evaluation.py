@@ -278,7 +278,7 @@ def test_negatives_when_the_target_changes_are_others(rows, negatives):
 def test_negatives_when_the_protocol_changes_stay_the_same(tiny):
     """Rows whose target stands in their own history: released keeps it there, strict scrubs it."""
     raw = synthetic.generate(tiny.synthetic).test
-    own = splitting.own_histories(raw)
+    own = raw.excluded
     repeated = Ragged.from_lists([[*own[i], raw.target[i]] for i in range(len(raw))])
     history = {
         d: Ragged.from_lists([(repeated if raw.domain[i] == j else raw.history[d])[i] for i in range(len(raw))])

@@ -34,7 +34,7 @@ from i2vae_lib.recommenders.systems.multivae import (
 from i2vae_lib.training import Callbacks
 
 ITEMS, HIDDEN, LATENT = 30, 12, 6
-BLOCK = [(0, ITEMS)]
+BLOCK = [slice(0, ITEMS)]
 LISTS = [[3, 17, 8], [30], [], [1, 2, 3, 4, 5], [8, 3, 17]]
 
 
@@ -211,12 +211,12 @@ def test_reconstruction_when_bags_have_one_item(decoder: Decoder) -> None:
 def test_reconstruction_when_compared_with_a_loop(decoder: Decoder) -> None:
     z = torch.randn(len(LISTS), LATENT, generator=noise())
     logits = decoder.items(torch.tanh(decoder.hidden(z))).detach()
-    for blocks in (BLOCK, [(0, 7), (7, 23)]):
+    for blocks in (BLOCK, [slice(0, 7), slice(7, 30)]):
         expected = torch.zeros(len(LISTS))
         for row, items in enumerate(LISTS):
-            for low, size in blocks:
-                logs = torch.log_softmax(logits[row, low : low + size], dim=0)
-                expected[row] -= sum(float(logs[i - 1 - low]) for i in items if low < i <= low + size)
+            for one in blocks:
+                logs = torch.log_softmax(logits[row, one], dim=0)
+                expected[row] -= sum(float(logs[i - 1 - one.start]) for i in items if one.start < i <= one.stop)
         torch.testing.assert_close(reconstruction(decoder, z, bags(LISTS), blocks), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -224,7 +224,7 @@ def test_reconstruction_when_compared_with_a_loop(decoder: Decoder) -> None:
 def test_reconstruction_when_a_domain_has_no_items(decoder: Decoder, lists: list[list[int]]) -> None:
     # a softmax a domain: without items of it, its logits cost nothing and get no gradient
     z = torch.randn(len(lists), LATENT, generator=noise())
-    reconstruction(decoder, z, bags(lists), [(0, 10), (10, 20)]).sum().backward()  # type: ignore[no-untyped-call]
+    reconstruction(decoder, z, bags(lists), [slice(0, 10), slice(10, 30)]).sum().backward()  # type: ignore[no-untyped-call]
     gradient = decoder.items.bias.grad
     assert gradient is not None
     held = [item for one in lists for item in one]
@@ -274,7 +274,7 @@ def test_loss_when_streams_are_mixed(dataset: CrossDomainDataset, tiny: Paramete
     for epoch in (0, 50):
         value, parts = system.loss(drawn[0], epoch, noise())
         [(name, made)] = drawn[0].items()
-        nats, divergence = costs(system.module[name], made, [(0, 120)], tiny.multivae.dropout, noise())
+        nats, divergence = costs(system.module[name], made, [slice(0, 120)], tiny.multivae.dropout, noise())
         beta = tiny.multivae.beta * annealing(epoch, tiny.multivae.annealing_epochs)
         torch.testing.assert_close(value, (nats + beta * divergence).mean())
         torch.testing.assert_close(parts[f"reconstruction/{name}"], nats.mean())
@@ -300,7 +300,9 @@ def test_scores_when_compared_with_all_logits(merged: Any, dataset: CrossDomainD
     for row in range(len(rows)):
         lists = [rows.history["x"][row].tolist() + (rows.history["y"][row] + 120).tolist()]
         with torch.no_grad():
-            logits = module.decoder.logits(module.decoder(module.encoder(bags(lists), 0.0, None).mean), (0, 240))[0]
+            logits = module.decoder.logits(module.decoder(module.encoder(bags(lists), 0.0, None).mean), slice(0, 240))[
+                0
+            ]
         low = 120 * int(rows.domain[row])
         np.testing.assert_allclose(found[row], logits[low : low + 120].numpy(), rtol=1e-5, atol=1e-5)
 

@@ -31,7 +31,7 @@ from i2vae_lib.recommenders.systems.savae import RAVAE, SAVAE, Pairs, rigid_cost
 from i2vae_lib.training import Callbacks
 
 ITEMS, HIDDEN, LATENT = 30, 32, 6
-BLOCK = [(0, ITEMS)]
+BLOCK = [slice(0, ITEMS)]
 BOTH = pytest.mark.parametrize("kind", [SAVAE, RAVAE])
 
 
@@ -281,7 +281,7 @@ def test_scores_when_compared_with_all_logits(soft: RAVAE, rigid: RAVAE, dataset
                 use_own = system is soft and bool(own[0])
                 encoder = side.encoder if use_own else system.module["source"][other(d)].encoder
                 states = side.decoder(encoder(bags(own if use_own else source), 0.0, None).mean)
-                logits = side.decoder.logits(states, (0, 120))[0]
+                logits = side.decoder.logits(states, slice(0, 120))[0]
                 np.testing.assert_allclose(found[system.name][row], logits.numpy(), rtol=1e-5, atol=1e-5)
 
 

@@ -13,7 +13,19 @@ import pyarrow.parquet as pq
 
 from i2vae_lib.data.dataset import CrossDomainDataset
 from i2vae_lib.data.ordered_events import in_order
-from i2vae_lib.data.rows import DOMAINS, PAD, Array, Catalogue, DataError, Ragged, Rows, history_keys, joined, rejoined
+from i2vae_lib.data.rows import (
+    DOMAINS,
+    PAD,
+    Array,
+    Catalogue,
+    DataError,
+    Ragged,
+    Rows,
+    history_keys,
+    joined,
+    rejoined,
+    stacked,
+)
 from i2vae_lib.data.user_sequences import UserSequences, user_sequences
 
 _UNKNOWN = ("error", "drop")
@@ -124,7 +136,7 @@ def read_histories(catalogue: Catalogue, path: Path | str, unknown: str = "error
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: cannot be read as Parquet: {error}") from None
     names = {d: next((n for n in (d, catalogue.names[d]) if n in file.schema_arrow.names), None) for d in DOMAINS}
-    parts: dict[str, list[tuple[Array, Array]]] = {d: [] for d in DOMAINS}
+    parts: dict[str, list[Ragged]] = {d: [] for d in DOMAINS}
     dropped = before = 0
     for d, name in names.items():
         if name is None:
@@ -146,14 +158,12 @@ def read_histories(catalogue: Catalogue, path: Path | str, unknown: str = "error
                 numbered, lost = encoded(catalogue, d, ids, lengths, unknown, before)
             except DataError as error:
                 raise DataError(f"{path}, rows {before:,} to {before + len(batch) - 1:,}: {error}") from None
-            parts[d].append((numbered.values, numbered.lengths))
+            parts[d].append(numbered)
             dropped += lost
         before += len(batch)
     if not before:
         raise DataError(f"{path}: it holds no history: give a row for each user")
-    nothing = [(np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int64))]
-    wholes = {d: [np.concatenate(each) for each in zip(*(some or nothing), strict=True)] for d, some in parts.items()}
-    return {d: Ragged.from_lengths(*whole) for d, whole in wholes.items()}, dropped
+    return {d: stacked(some) for d, some in parts.items()}, dropped
 
 
 def read_users(path: Path) -> list[Any]:

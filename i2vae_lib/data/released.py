@@ -11,8 +11,6 @@ import json
 import os
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -179,52 +177,37 @@ class _Table:
 
 
 def _read_table(path: Path) -> _Table:
-    users: list[str] = []
-    domains: list[int] = []
-    sequences: dict[str, list[list[int]]] = {"x": [], "y": []}
     with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
         reader = csv.DictReader(stream)
-        with _of_csv(reader, path):
-            header = reader.fieldnames or []
-        missing = [column for column in COLUMNS if column not in header]
-        if missing:
-            raise DataError(f"{path}: missing column {', '.join(missing)}; expected {', '.join(COLUMNS)}")
-        for record in _records(reader, path):
-            where = f"{path}, line {reader.line_num}"
-            if not "".join(map(str, record.values())).isascii():
-                raise DataError(f"{where}: not UTF-8 text, or letters where numbers belong")
-            user = record["user_id"]
-            if not (user and user.isascii() and user.isdigit()):
-                raise DataError(f"{where}: user_id is {user!r}; user ids are integers from 0")
-            if record["domain_id"] not in ("0", "1"):
-                raise DataError(f"{where}: domain_id is {record['domain_id']!r}, expected 0 or 1")
-            pair = {d: _sequence(record[c], where, c) for d, c in (("x", "seq_d1"), ("y", "seq_d2"))}
-            domain = int(record["domain_id"])
-            if not pair["x"] and not pair["y"]:
-                raise DataError(f"{where}: both sequences are empty, so the row has no target")
-            if not pair[DOMAINS[domain]]:
-                raise DataError(f"{where}: domain_id is {domain} but its sequence is empty, so the row has no target")
-            users.append(user)
-            domains.append(domain)
-            for d in DOMAINS:
-                sequences[d].append(pair[d])
-    if not users:
+        try:
+            missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
+            if missing:
+                raise DataError(f"{path}: missing column {', '.join(missing)}; expected {', '.join(COLUMNS)}")
+            records = [_record(line, f"{path}, line {reader.line_num}") for line in reader]
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DataError(f"{path}, after line {reader.line_num}: not a CSV table: {error}") from None
+    if not records:
         raise DataError(f"{path}: no rows")
-    ragged = {d: Ragged.from_lists(sequences[d]) for d in DOMAINS}
+    users, domains, *sequences = zip(*records, strict=True)
+    ragged = {d: Ragged.from_lists(lists) for d, lists in zip(DOMAINS, sequences, strict=True)}
     return _Table(np.array(users, dtype=object), np.array(domains, dtype=np.int8), ragged)
 
 
-def _records(reader: csv.DictReader[str], path: Path) -> Iterator[dict[str, Any]]:
-    with _of_csv(reader, path):
-        yield from reader
-
-
-@contextmanager
-def _of_csv(reader: csv.DictReader[str], path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path}, after line {reader.line_num}: not a CSV table: {error}") from None
+def _record(line: dict[str, Any], where: str) -> tuple[str, int, list[int], list[int]]:
+    """User, domain and both sequences of a line."""
+    if not "".join(map(str, line.values())).isascii():
+        raise DataError(f"{where}: not UTF-8 text, or letters where numbers belong")
+    user, domain = line["user_id"], line["domain_id"]
+    if not (user and user.isascii() and user.isdigit()):
+        raise DataError(f"{where}: user_id is {user!r}; user ids are integers from 0")
+    if domain not in ("0", "1"):
+        raise DataError(f"{where}: domain_id is {domain!r}, expected 0 or 1")
+    x, y = (_sequence(line[column], where, column) for column in ("seq_d1", "seq_d2"))
+    if not x and not y:
+        raise DataError(f"{where}: both sequences are empty, so the row has no target")
+    if not (x, y)[int(domain)]:
+        raise DataError(f"{where}: domain_id is {domain} but its sequence is empty, so the row has no target")
+    return user, int(domain), x, y
 
 
 def _sequence(cell: str | None, where: str, column: str) -> list[int]:

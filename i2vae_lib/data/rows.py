@@ -51,9 +51,7 @@ class Ragged:
     @classmethod
     def from_lists(cls, lists: Iterable[Sequence[int] | Array]) -> Ragged:
         arrays = [np.asarray(items, dtype=np.int32) for items in lists]
-        offsets = np.zeros(len(arrays) + 1, dtype=np.int64)
-        np.cumsum([len(a) for a in arrays], out=offsets[1:])
-        return cls(np.concatenate(arrays) if arrays else np.zeros(0, dtype=np.int32), offsets)
+        return cls.from_lengths(np.concatenate([np.zeros(0, np.int32), *arrays]), np.array([*map(len, arrays)]))
 
     @classmethod
     def from_lengths(cls, values: Array, lengths: Array, moments: Array | None = None) -> Ragged:

@@ -203,10 +203,5 @@ def raw_rows(catalogue: Catalogue, user: Array, domain: Array, sequences: Mappin
         keep = np.ones(len(sequences[d].values), dtype=bool)
         keep[last] = False
         histories[d] = sequences[d].keep(keep)
-    rows = Rows(catalogue, user, domain.astype(np.int8), target, histories, histories["x"], source)
-    return replace(rows, excluded=own_histories(rows))
-
-
-def own_histories(rows: Rows) -> Ragged:
-    """Each row's history in its own domain."""
-    return chosen([rows.history[d] for d in DOMAINS], rows.domain)
+    own = chosen([histories[d] for d in DOMAINS], domain)
+    return Rows(catalogue, user, domain.astype(np.int8), target, histories, own, source)

@@ -21,7 +21,7 @@ def describe(dataset: CrossDomainDataset) -> pd.DataFrame:
     """
     train, test = dataset.splits["train"], dataset.splits["test"]
     pairs = interactions(train)
-    values: dict[str, list[float]] = {}
+    columns = {}
     for d in DOMAINS:
         at, items = train.of(d), pairs[d][1]
         own, opposite = train.lengths("own")[at], train.lengths("other")[at]
@@ -43,10 +43,8 @@ def describe(dataset: CrossDomainDataset) -> pd.DataFrame:
             "share of test rows without history": kinds["no_history"].mean(),
             "L80 of the test rows": dataset.tail["test"][d],
         }
-        for statistic, value in column.items():
-            values.setdefault(statistic, []).append(round(float(value), 3))
-    names = [dataset.catalogue.names[d] for d in DOMAINS]
-    return pd.DataFrame.from_dict(values, orient="index", columns=names).rename_axis("statistic").reset_index()
+        columns[dataset.catalogue.names[d]] = {name: round(float(value), 3) for name, value in column.items()}
+    return pd.DataFrame(columns).rename_axis("statistic").reset_index()
 
 
 def describe_log(dataset: CrossDomainDataset) -> pd.DataFrame:

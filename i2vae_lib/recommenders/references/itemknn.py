@@ -22,7 +22,7 @@ Departs
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from scipy import sparse
@@ -43,16 +43,10 @@ class ItemKNN(FromHistories):
         self._take(sparse.csr_matrix((self.unified.size, self.unified.size), dtype=np.float32))
 
     def choices(self, train: Rows, params: Parameters) -> tuple[list[list[Axis]], Callable[[Setting], Setting]]:
-        matrix = user_items(train, self.unified)
-        popular = np.asarray(matrix.sum(axis=0)).ravel()
-
-        @lru_cache(maxsize=1)
-        def in_order(shrinkage: float) -> tuple[sparse.csr_matrix, Array]:
-            table = cosine(matrix, shrinkage)
-            return table, places(table, popular)
+        ordered = lru_cache(maxsize=1)(partial(in_order, user_items(train, self.unified)))
 
         def learn(setting: Setting) -> Setting:
-            self._take(nearest(*in_order(setting["shrinkage"]), setting["neighbours"]))
+            self._take(nearest(*ordered(setting["shrinkage"]), setting["neighbours"]))
             return {}
 
         p = params.references
@@ -67,16 +61,20 @@ class ItemKNN(FromHistories):
         return found
 
     def apart(self, train: Rows) -> Array:
-        matrix = user_items(train, self.unified)
-        table = cosine(matrix, self.chosen["shrinkage"])
-        place = places(table, np.asarray(matrix.sum(axis=0)).ravel())
-        return entries_apart(self.table, nearest(table, place, self.chosen["neighbours"]))
+        ordered = in_order(user_items(train, self.unified), self.chosen["shrinkage"])
+        return entries_apart(self.table, nearest(*ordered, self.chosen["neighbours"]))
 
     def arrays(self) -> dict[str, Array]:
         return arrays_of("table", self.table)
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         self._take(matrix_of("table", arrays, self.unified.size))
+
+
+def in_order(matrix: sparse.csr_matrix, shrinkage: float) -> tuple[sparse.csr_matrix, Array]:
+    """All similarities of the items of users x items, and :func:`places`."""
+    table = cosine(matrix, shrinkage)
+    return table, places(table, np.asarray(matrix.sum(axis=0)).ravel())
 
 
 def places(table: sparse.csr_matrix, popular: Array) -> Array:

@@ -47,9 +47,6 @@ from i2vae_lib.recommenders.systems.separate_or_merged import both_readings
 from i2vae_lib.recommenders.trained import Trained, dot, stream_stage
 from i2vae_lib.training import CostAndParts, Stage
 
-Block = tuple[int, int]
-"""A softmax over a part of a vocabulary: the number of items before it, and of its own."""
-
 
 @dataclass(frozen=True)
 class Bags(Tensors):
@@ -119,18 +116,13 @@ class Decoder(nn.Module):
         """What the logits are linear in: z [B, d] -> [B, hidden]."""
         return torch.tanh(self.hidden(z))
 
-    def logits(self, states: torch.Tensor, block: Block) -> torch.Tensor:
+    def logits(self, states: torch.Tensor, block: slice) -> torch.Tensor:
         """States [B, hidden] -> logits of the block's items [B, items]."""
-        return F.linear(states, *self._of(block))
+        return F.linear(states, self.items.weight[block], self.items.bias[block])
 
-    def scores(self, z: torch.Tensor, items: torch.Tensor, block: Block) -> torch.Tensor:
+    def scores(self, z: torch.Tensor, items: torch.Tensor, block: slice) -> torch.Tensor:
         """Logits of a block's candidates: z [B, d], items 1…n of the block, int64 [B, k] or [1, k] -> [B, k]."""
-        weight, bias = self._of(block)
-        return dot(self(z), weight, items) + bias[items - 1]
-
-    def _of(self, block: Block) -> tuple[torch.Tensor, torch.Tensor]:
-        low, size = block
-        return self.items.weight[low : low + size], self.items.bias[low : low + size]
+        return dot(self(z), self.items.weight[block], items) + self.items.bias[block][items - 1]
 
 
 class VariationalAutoencoder(nn.Module):
@@ -151,7 +143,7 @@ def draw(module: nn.Module, weights: torch.Generator) -> None:
                 nn.init.xavier_uniform_(one.items, generator=weights)
 
 
-def reconstruction(decoder: Decoder, z: torch.Tensor, bags: Bags, blocks: Sequence[Block]) -> torch.Tensor:
+def reconstruction(decoder: Decoder, z: torch.Tensor, bags: Bags, blocks: Sequence[slice]) -> torch.Tensor:
     """-sum over a bag of log softmax(logits), a softmax a block: [B].
 
     Parameters
@@ -159,14 +151,14 @@ def reconstruction(decoder: Decoder, z: torch.Tensor, bags: Bags, blocks: Sequen
     z
         [B, d].
     blocks
-        They cover the vocabulary. A bag skips the blocks in which it has no items.
+        They cover the vocabulary, 0-based. A bag skips the blocks in which it has no items.
     """
     states, owner = decoder(z), bags.owner
     total = states.new_zeros(len(bags))
-    for low, size in blocks:
-        inside = torch.nonzero((bags.items >= low) & (bags.items < low + size))[:, 0]
+    for block in blocks:
+        inside = torch.nonzero((bags.items >= block.start) & (bags.items < block.stop))[:, 0]
         who, line = torch.unique_consecutive(owner[inside], return_inverse=True)
-        nats = multinomial(decoder.logits(states[who], (low, size)), line, bags.items[inside] - low)
+        nats = multinomial(decoder.logits(states[who], block), line, bags.items[inside] - block.start)
         total = total.index_add(0, who, nats)
     return total
 
@@ -174,7 +166,7 @@ def reconstruction(decoder: Decoder, z: torch.Tensor, bags: Bags, blocks: Sequen
 def costs(
     module: VariationalAutoencoder,
     bags: Bags,
-    blocks: Sequence[Block],
+    blocks: Sequence[slice],
     rate: float,
     generator: torch.Generator | None,
     prior: Gaussian | None = None,
@@ -215,10 +207,6 @@ def bag_stage(name: str, module: nn.Module, loss: training.Loss, bags: Mapping[s
 class _MultiVAE(Trained):
     """Both readings."""
 
-    def blocks(self, stream: str) -> Sequence[Block]:
-        """A softmax for each domain of a stream."""
-        return [(self.reading.offset(d), self.catalogue.size(d)) for d in self.reading.domains(stream)]
-
     def bags(self, train: Rows) -> dict[str, Ragged]:
         """For each stream the sets of its users (not of rows: a user is one bag), without empty ones."""
         sequences, found = user_sequences(train).sequences, {}
@@ -242,16 +230,15 @@ class _MultiVAE(Trained):
         """Mean over the users of a batch."""
         p = self.params.multivae
         [(name, bags)] = batch.items()
-        module = self.module[name]
-        found = costs(module, bags, self.blocks(name), p.dropout, generator)
+        blocks = [self.reading.slots(d) for d in self.reading.domains(name)]
+        found = costs(self.module[name], bags, blocks, p.dropout, generator)
         return weighed(name, found, p.beta * annealing(epoch, p.annealing_epochs))
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
         module = self.module[self.reading.stream(domain)]
         bags = Bags.of(distinct(self.reading.histories(rows, domain))).to(self.device)
         mean = module.encoder(bags, 0.0, None).mean
-        block = (self.reading.offset(domain), self.catalogue.size(domain))
-        return module.decoder.scores(mean, items, block)
+        return module.decoder.scores(mean, items, self.reading.slots(domain))
 
 
 MultiVAES, MultiVAEM = both_readings(_MultiVAE, "multivae")

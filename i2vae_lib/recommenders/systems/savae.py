@@ -47,7 +47,8 @@ from i2vae_lib.data.user_sequences import user_sequences
 from i2vae_lib.model.latents import Gaussian, annealing, sample, standard_like, where
 from i2vae_lib.recommenders import contract
 from i2vae_lib.recommenders.systems import multivae
-from i2vae_lib.recommenders.systems.multivae import Bags, Block, Decoder, Encoder, VariationalAutoencoder
+from i2vae_lib.recommenders.systems.multivae import Bags, Decoder, Encoder, VariationalAutoencoder
+from i2vae_lib.recommenders.systems.separate_or_merged import PerDomain
 from i2vae_lib.recommenders.trained import Trained, stream_stage
 from i2vae_lib.training import CostAndParts, Stage
 
@@ -76,7 +77,7 @@ def source_prior(encoder: Encoder, bags: Bags) -> Gaussian:
 
 
 def rigid_cost(
-    decoder: Decoder, pairs: Pairs, blocks: Sequence[Block], generator: torch.Generator | None
+    decoder: Decoder, pairs: Pairs, blocks: Sequence[slice], generator: torch.Generator | None
 ) -> torch.Tensor:
     """RA-VAE: reconstruction from a draw of the prior, [B]; from its mean without a generator."""
     return multivae.reconstruction(decoder, sample(pairs.prior, generator), pairs.bags, blocks)
@@ -86,6 +87,7 @@ class RAVAE(Trained):
     """``ravae``: the source posterior in place of a target encoder."""
 
     name = "ravae"
+    reading_of = PerDomain
     aligned = True  # the target sides are there to score with: always, but for stage 1
 
     def target_side(self, size: int) -> nn.Module:
@@ -136,21 +138,17 @@ class RAVAE(Trained):
     ) -> CostAndParts:
         """Multi-VAE's loss of a domain's bags, with their own priors if there are any."""
         p = self.params.savae
-        found = multivae.costs(module, bags, [self.block(domain)], p.dropout, generator, prior)
+        found = multivae.costs(module, bags, [self.reading.slots(domain)], p.dropout, generator, prior)
         return multivae.weighed(domain, found, p.beta * annealing(epoch, p.annealing_epochs))
 
     def loss(self, batch: dict[str, Pairs], epoch: int, generator: torch.Generator) -> CostAndParts:
         """Of stage 2: mean over the users of a batch, which is of one target domain."""
         [(d, pairs)] = batch.items()
-        nats = rigid_cost(self.module["target"][d].decoder, pairs, [self.block(d)], generator).mean()
+        nats = rigid_cost(self.module["target"][d].decoder, pairs, [self.reading.slots(d)], generator).mean()
         return nats, {f"reconstruction/{d}": nats}
 
-    def block(self, domain: str) -> Block:
-        """The softmax of a domain."""
-        return 0, self.catalogue.size(domain)
-
     def evident(self, rows: Rows) -> Array:
-        return self.has_evidence(rows) if self.aligned else rows.lengths("own") > 0
+        return self.has_evidence(rows) if self.aligned else super().evident(rows)
 
     def has_evidence(self, rows: Rows) -> Array:
         """:meth:`evident` once all is trained."""
@@ -162,7 +160,7 @@ class RAVAE(Trained):
         else:
             side = self.module["source"][domain]
             z = self.encoded(side.encoder, rows.history[domain])
-        return side.decoder.scores(z, items, self.block(domain))
+        return side.decoder.scores(z, items, self.reading.slots(domain))
 
     def latent(self, rows: Rows, domain: str) -> torch.Tensor:
         """The mean that rows asking for ``domain`` are decoded from, [B, d]: that of the source posterior."""
