@@ -349,13 +349,8 @@ class DisenCDRParameters(Group):
     batch_size: Positive  # interactions
 
 
-class SAVAEParameters(Group):
+class SAVAEParameters(MultiVAEParameters):
     """SA-VAE and RA-VAE (Salah et al. 2021); latents have ``model.d`` dimensions."""
-
-    hidden: Width
-    dropout: Share
-    beta: Weight
-    annealing_epochs: NonNegative
 
 
 class CDRIBParameters(Group):

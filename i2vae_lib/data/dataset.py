@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 from i2vae_lib.data.rows import DOMAINS, SPLITS, Array, Catalogue, EventLog, Events, Ragged, Rows
 from i2vae_lib.runs import LayoutError, check_layout, read_json, reading, write_atomically, write_json
 
+_ANEW = "delete it and prepare it anew"
 _LAYOUT = 3
 _CATALOGUE_LAYOUT = 3
 _EVENT = ("user", "item", "time")
@@ -103,15 +103,10 @@ class CrossDomainDataset:
         folder = Path(folder)
         if not (folder / "dataset.json").is_file():
             raise LayoutError(f"{folder} holds no dataset (no dataset.json)")
-        try:
-            header = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-            if header.get("layout") == _LAYOUT:
-                dataset = cls._read(folder, header)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise LayoutError(
-                f"{folder} is damaged ({type(error).__name__}: {error}): delete it and prepare it anew"
-            ) from error
+        header = read_json(folder / "dataset.json", _ANEW)
         check_layout(f"{folder} has dataset", header.get("layout"), _LAYOUT, "prepare it anew")
+        with reading(folder, _ANEW):
+            dataset = cls._read(folder, header)
         if dataset.fingerprint() != header["fingerprint"]:
             raise LayoutError(f"{folder}: contents do not match the fingerprint in dataset.json; prepare it anew")
         return dataset
@@ -138,14 +133,11 @@ class CrossDomainDataset:
 def rows_digest(rows: Rows) -> str:
     """SHA-256 of the rows' contents."""
     digest = hashlib.sha256("\n".join(rows.user).encode())
-    for array in (rows.domain, rows.target, rows.source, rows.excluded.values, rows.excluded.offsets):
+    arrays = [rows.domain, rows.target, rows.source]
+    arrays += [part for one in (rows.excluded, *rows.history.values()) for part in (one.values, one.offsets)]
+    arrays += [one for one in (rows.moment, *(history.moments for history in rows.history.values())) if one is not None]
+    for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
-    for history in rows.history.values():
-        digest.update(history.values.tobytes())
-        digest.update(history.offsets.tobytes())
-    for moments in (rows.moment, *(history.moments for history in rows.history.values())):
-        if moments is not None:
-            digest.update(np.ascontiguousarray(moments).tobytes())
     return digest.hexdigest()
 
 
