@@ -24,7 +24,7 @@ COUNTS = tuple(f"{what}_{which}" for which in ("sampled", "full") for what in ("
 DRAWN_AT_ONCE = 1_000_000
 
 
-class Scorer(Protocol):
+class _Scorer(Protocol):
     """The part of the recommender contract that evaluation needs."""
 
     name: str
@@ -168,7 +168,7 @@ def _by_key(keys: Array, barred: Ragged, size: int, count: int) -> Array:
     return np.pad(order, ((0, 0), (0, count - order.shape[1]))).astype(np.int32)
 
 
-def rank(scorer: Scorer, rows: Rows, negatives: Array | None, *, full: bool, batch_size: int) -> pd.DataFrame:
+def rank(scorer: _Scorer, rows: Rows, negatives: Array | None, *, full: bool, batch_size: int) -> pd.DataFrame:
     """Score the rows and count, for each, the candidates above and equal to the target.
 
     Parameters
@@ -233,7 +233,7 @@ def rank(scorer: Scorer, rows: Rows, negatives: Array | None, *, full: bool, bat
     return pd.DataFrame(out)
 
 
-def refuse_non_finite(scorer: Scorer, scores: Array, batch: Rows) -> None:
+def refuse_non_finite(scorer: _Scorer, scores: Array, batch: Rows) -> None:
     """Raise :class:`NonFiniteScore` for the first row with a NaN or infinite score."""
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(scores.sum()):  # one pass without a table of truth values; a sum of finite ones may overflow

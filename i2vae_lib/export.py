@@ -163,14 +163,14 @@ def model_card(record: dict[str, Any], table: pd.DataFrame, with_users: bool, li
         stamp=runs.stamp(record),
         metrics=document([Captioned("Test rows, sampled candidates", shown)], "markdown"),
         with_users=with_users,
-        licence=licence or licence_of(p["data"]),
+        licence=licence or _licence_of(p["data"]),
         counts=p["system"] == "i2vae" and p["psg"]["kind"] == "leave_one_out",
         bibtex=BIBTEX,
         versions=runs.environment(),
     )
 
 
-def licence_of(data: str) -> str:
+def _licence_of(data: str) -> str:
     """What the kit knows of the licence of data: the comment at the top of their pair file."""
     if data == "synthetic":
         return "Made by the kit: no data of people."

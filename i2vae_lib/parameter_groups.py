@@ -225,7 +225,7 @@ class SASRecBCEParameters(Group):
     negatives: Positive  # per step
 
 
-class EveryPositionParameters(Group):
+class _EveryPositionParameters(Group):
     """Systems trained at every position of a sequence (:mod:`i2vae_lib.recommenders.systems.every_position`)."""
 
     heads: Positive
@@ -234,20 +234,20 @@ class EveryPositionParameters(Group):
     start: Literal["random", "cooccurrence"]  # of the item vectors
 
 
-class SASRecCEParameters(EveryPositionParameters):
+class SASRecCEParameters(_EveryPositionParameters):
     """SASRec with cross-entropy (Klenitskiy & Vasilev 2023)."""
 
     blocks: Depth
 
 
-class ESASRecParameters(EveryPositionParameters):
+class ESASRecParameters(_EveryPositionParameters):
     """eSASRec (Tikhonovich et al. 2025)."""
 
     blocks: Depth
     multiplier: Depth  # m: width of the feed-forward net, in d
 
 
-class ABXIParameters(EveryPositionParameters):
+class ABXIParameters(_EveryPositionParameters):
     """ABXI (Bian et al. 2025)."""
 
     hidden: Width  # of the feed-forward nets
@@ -257,7 +257,7 @@ class ABXIParameters(EveryPositionParameters):
     decay: Weight  # AdamW's
 
 
-class LinearParameters(Group):
+class _LinearParameters(Group):
     """Linear models of sequences in closed form."""
 
     decay: Rate  # L2
@@ -265,7 +265,7 @@ class LinearParameters(Group):
     limit: Positive  # side of the largest matrix that is solved
 
 
-class SLISTParameters(LinearParameters):
+class SLISTParameters(_LinearParameters):
     """SLIST (Choi et al. 2021)."""
 
     consistency: Annotated[float, Field(ge=0.0, le=1.0)]  # a; 0: SLIT, 1: SLIS
@@ -273,7 +273,7 @@ class SLISTParameters(LinearParameters):
     target_decay: Rate  # steps
 
 
-class TALEParameters(LinearParameters):
+class TALEParameters(_LinearParameters):
     """TALE (Park et al. 2025)."""
 
     time_decay: Rate  # median gaps between neighbours of a sequence

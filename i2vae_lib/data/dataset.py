@@ -47,7 +47,7 @@ class CrossDomainDataset:
     log: EventLog | None = None  # logs only: when everything happened, for the audit
     truth: Mapping[str, Array] = field(default_factory=dict)
     one_order: bool = False  # see LogPair
-    # under ``temporal``: first events in a window of items outside the catalogue, counted (protocols.outside)
+    # under ``temporal``: first events in a window of items outside the catalogue, counted (``data/protocols.py``)
     outside: Sequence[Mapping[str, Any]] = ()
     notes: Sequence[str] = ()  # logs only: sentences for run.json, tables and the audit
 

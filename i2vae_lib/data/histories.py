@@ -39,7 +39,7 @@ def check_unknown(word: str) -> None:
         raise DataError(f"unknown is {word!r}: expected {' or '.join(map(repr, _UNKNOWN))}")
 
 
-def encoded(
+def _encoded(
     catalogue: Catalogue, domain: str, ids: Sequence[Any], lengths: Array, unknown: str = "error", before: int = 0
 ) -> tuple[Ragged, int]:
     """Histories in the data's ids as item numbers, and how many unknown ids were left out.
@@ -77,12 +77,12 @@ def encoded(
 def encoded_lists(
     catalogue: Catalogue, histories: Mapping[str, Sequence[Sequence[Any]]], unknown: str = "error"
 ) -> tuple[dict[str, Ragged], int]:
-    """:func:`encoded` for one list of ids per user and domain; domains go by key or name, and one may be left out.
+    """:func:`_encoded` for one list of ids per user and domain; domains go by key or name, and one may be left out.
 
     Raises
     ------
     DataError
-        As :func:`encoded`; an unknown domain, different numbers of users, or something that is no list of ids.
+        As :func:`_encoded`; an unknown domain, different numbers of users, or something that is no list of ids.
     """
     if not isinstance(histories, Mapping):
         raise DataError(
@@ -105,7 +105,7 @@ def encoded_lists(
                 raise DataError(f"history {row:,} (from 0) of domain {d} is {history!r}: expected a list of ids")
         ids = [item for history in lists for item in history]
         lengths = np.array([len(history) for history in lists] or [0] * count, dtype=np.int64)
-        numbered[d], lost = encoded(catalogue, d, ids, lengths, unknown)
+        numbered[d], lost = _encoded(catalogue, d, ids, lengths, unknown)
         dropped += lost
     return numbered, dropped
 
@@ -124,12 +124,12 @@ def rows_asking(catalogue: Catalogue, histories: Mapping[str, Ragged], domain: s
 
 
 def read_histories(catalogue: Catalogue, path: Path | str, unknown: str = "error") -> tuple[dict[str, Ragged], int]:
-    """:func:`encoded` for a Parquet file with one column per domain (key or name), each cell a list of ids or empty.
+    """:func:`_encoded` for a Parquet file with one column per domain (key or name), each cell a list of ids or empty.
 
     Raises
     ------
     DataError
-        As :func:`encoded`; no Parquet file, a missing column, or a column without lists.
+        As :func:`_encoded`; no Parquet file, a missing column, or a column without lists.
     """
     try:
         file = pq.ParquetFile(path)
@@ -155,7 +155,7 @@ def read_histories(catalogue: Catalogue, path: Path | str, unknown: str = "error
                 column = column.cast(pa.list_(pa.string()))
             ids, lengths = column.flatten().to_pylist(), np.asarray(column.value_lengths().fill_null(0), dtype=np.int64)
             try:
-                numbered, lost = encoded(catalogue, d, ids, lengths, unknown, before)
+                numbered, lost = _encoded(catalogue, d, ids, lengths, unknown, before)
             except DataError as error:
                 raise DataError(f"{path}, rows {before:,} to {before + len(batch) - 1:,}: {error}") from None
             parts[d].append(numbered)

@@ -304,7 +304,7 @@ def cut_at(pair: LogPair, first: int, second: int, split: SplitParameters) -> tu
         name: {d: events[d].first_of_user(events[d].between(*window)) for d in DOMAINS}
         for name, window in windows.items()
     }
-    unknown = outside(pair, kept, windows, split.data_seed)
+    unknown = _outside(pair, kept, windows, split.data_seed)
     for line in unknown:
         if not len(targets[line["split"]][line["domain"]]):
             d, days = line["domain"], f"{day_of(first)} and {day_of(second)}"
@@ -334,7 +334,7 @@ def _of_core(events: OrderedEvents, until: int, min_user: int) -> Array:
     return early & enough[events.user]
 
 
-def outside(
+def _outside(
     pair: LogPair, kept: LogPair, windows: Mapping[str, tuple[int, int]], data_seed: int
 ) -> list[dict[str, Any]]:
     """How many of the first events in each window are of items outside the catalogue, which no row can ask for.
@@ -360,7 +360,7 @@ def outside(
 
 
 def outside_note(found: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
-    """The counts of :func:`outside` as a sentence to print beside tables; "" under the other protocols."""
+    """The counts of :func:`_outside` as a sentence to print beside tables; "" under the other protocols."""
     if not found:
         return ""
     of = {

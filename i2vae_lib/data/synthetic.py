@@ -51,7 +51,36 @@ def generate(p: SyntheticParameters) -> RawPair:
     """
     rng = np.random.default_rng(p.seed)
     catalogue, _, _, sequences, _ = _world(p, rng)
-    return _rows(p, catalogue, sequences, rng)
+    in_test = rng.random(p.users) < p.test_share
+    takers = [np.flatnonzero(sequences[d].lengths >= 2) for d in DOMAINS]
+    users, domains = np.concatenate(takers), np.repeat([0, 1], [*map(len, takers)])
+    order = rng.permutation(len(users))
+    users, domains = users[order], domains[order]
+    # one row per user, as in nearly all of the released rows; two rows for one in four overlapping users
+    second = np.ones(len(users), dtype=bool)
+    second[np.unique(users, return_index=True)[1]] = False
+    stays = ~second | (rng.random(len(users)) < 0.25)
+    users, domains = users[stays], domains[stays]
+    full = {d: sequences[d].take(users) for d in DOMAINS}
+    # cold-start test rows keep only the target of the own sequence; half of them lose the other domain too
+    test = in_test[users]
+    opposite = np.where(domains == 0, full["y"].lengths, full["x"].lengths) > 0
+    lonely = test & (rng.random(len(users)) < p.cold_rows / 2)
+    share = p.cold_rows / 2 / max((opposite & ~lonely)[test].mean(), 1e-9)
+    bare = lonely | (test & opposite & (rng.random(len(users)) < share))
+    for i, d in enumerate(DOMAINS):
+        s = full[d]
+        own = domains[s.owner] == i
+        full[d] = s.keep((~bare[s.owner] | ~own | _is_last(s)) & (~lonely[s.owner] | own))
+    names = np.array([f"u{u}" for u in users], dtype=object)
+    rows = raw_rows(catalogue, names, domains, full, np.arange(len(users)))
+    # the target's linked item in the other history is a leak that only the released files have
+    linked = np.zeros(len(rows), dtype=bool)
+    for d in DOMAINS:
+        linked[rows.history[d].owner[rows.holds_target(d)]] = True
+    rows = rows.take(~linked)
+    test = test[rows.source]
+    return RawPair("synthetic", _source(p), catalogue, rows.take(~test), rows.take(test))
 
 
 def generate_log(p: SyntheticParameters) -> LogPair:
@@ -274,48 +303,3 @@ def _with_newcomers(
     for d, s in sequences.items():
         kept[d] = s.keep(~new[s.owner] | (_is_last(s) & stays[d][s.owner]))
     return kept
-
-
-def _rows(
-    p: SyntheticParameters, catalogue: Catalogue, sequences: Mapping[str, Ragged], rng: np.random.Generator
-) -> RawPair:
-    lengths = {d: sequences[d].lengths for d in DOMAINS}
-    in_test = rng.random(p.users) < p.test_share
-    user, domain = [], []
-    for i, d in enumerate(DOMAINS):
-        has = np.flatnonzero(lengths[d] >= 2)
-        user.append(has)
-        domain.append(np.full(len(has), i))
-    users, domains = np.concatenate(user), np.concatenate(domain)
-    order = rng.permutation(len(users))
-    users, domains = users[order], domains[order]
-    # one row per user, as in nearly all of the released rows; two rows for one in four overlapping users
-    second = np.ones(len(users), dtype=bool)
-    second[np.unique(users, return_index=True)[1]] = False
-    stays = ~second | (rng.random(len(users)) < 0.25)
-    users, domains = users[stays], domains[stays]
-    full = {d: sequences[d].take(users) for d in DOMAINS}
-    # cold-start test rows keep only the target of the own sequence; half of them lose the other domain too
-    test = in_test[users]
-    opposite = np.where(domains == 0, full["y"].lengths, full["x"].lengths) > 0
-    lonely = test & (rng.random(len(users)) < p.cold_rows / 2)
-    share = p.cold_rows / 2 / max((opposite & ~lonely)[test].mean(), 1e-9)
-    bare = lonely | (test & opposite & (rng.random(len(users)) < share))
-    for i, d in enumerate(DOMAINS):
-        s = full[d]
-        own = domains[s.owner] == i
-        keep = (~bare[s.owner] | ~own | _is_last(s)) & (~lonely[s.owner] | own)
-        full[d] = s.keep(keep)
-    names = np.array([f"u{u}" for u in users], dtype=object)
-    rows = raw_rows(catalogue, names, domains, full, np.arange(len(users)))
-    rows = _unlinked_targets(rows)
-    test = test[rows.source]
-    return RawPair("synthetic", _source(p), catalogue, rows.take(~test), rows.take(test))
-
-
-def _unlinked_targets(rows: Rows) -> Rows:
-    """Rows without the target's linked item in the other history, a leak that only the released files have."""
-    keep = np.ones(len(rows), dtype=bool)
-    for d in DOMAINS:
-        keep[rows.history[d].owner[rows.holds_target(d)]] = False
-    return rows.take(keep)

@@ -82,8 +82,8 @@ REGISTRY: dict[str, _Entry] = {
     "cdrib": _Entry("CDRIB", "CDR", "systems.cdrib.CDRIB", ("model", "cdrib"), "CDRIB"),
     "emcdr": _Entry("EMCDR", "CDR", "systems.emcdr.EMCDR", ("model", "emcdr")),
     "i2vae": _Entry("i2VAE", "", "i2vae.I2VAERecommender", ("psg", "evidence", "model", "objective"), "i2VAE"),
-    "oracle": _Entry("Oracle", "ceiling", "references.oracle.Oracle"),
-    "informed": _Entry("Informed", "ceiling", "references.informed.Informed"),
+    "oracle": _Entry("Oracle", "ceiling", "references.ceilings.Oracle"),
+    "informed": _Entry("Informed", "ceiling", "references.ceilings.Informed"),
 }
 """In the order of the tables."""
 

@@ -43,7 +43,7 @@ class ItemKNN(FromHistories):
         self._take(sparse.csr_matrix((self.unified.size, self.unified.size), dtype=np.float32))
 
     def choices(self, train: Rows, params: Parameters) -> tuple[list[list[Axis]], Callable[[Setting], Setting]]:
-        ordered = lru_cache(maxsize=1)(partial(in_order, user_items(train, self.unified)))
+        ordered = lru_cache(maxsize=1)(partial(_in_order, user_items(train, self.unified)))
 
         def learn(setting: Setting) -> Setting:
             self._take(nearest(*ordered(setting["shrinkage"]), setting["neighbours"]))
@@ -61,7 +61,7 @@ class ItemKNN(FromHistories):
         return found
 
     def apart(self, train: Rows) -> Array:
-        ordered = in_order(user_items(train, self.unified), self.chosen["shrinkage"])
+        ordered = _in_order(user_items(train, self.unified), self.chosen["shrinkage"])
         return entries_apart(self.table, nearest(*ordered, self.chosen["neighbours"]))
 
     def arrays(self) -> dict[str, Array]:
@@ -71,7 +71,7 @@ class ItemKNN(FromHistories):
         self._take(matrix_of("table", arrays, self.unified.size))
 
 
-def in_order(matrix: sparse.csr_matrix, shrinkage: float) -> tuple[sparse.csr_matrix, Array]:
+def _in_order(matrix: sparse.csr_matrix, shrinkage: float) -> tuple[sparse.csr_matrix, Array]:
     """All similarities of the items of users x items, and :func:`places`."""
     table = cosine(matrix, shrinkage)
     return table, places(table, np.asarray(matrix.sum(axis=0)).ravel())

@@ -130,7 +130,7 @@ class Orders:
         return np.concatenate([inputs, hidden]), np.concatenate([targets, alone])
 
 
-class Stream(nn.Module):
+class _Stream(nn.Module):
     """One vocabulary and its transformer."""
 
     def __init__(self, size: int, d: int, transformer: CausalTransformer):
@@ -158,7 +158,7 @@ class EveryPosition(Trained):
         p, model = self.own, self.params.model
         blocks = [self.block() for _ in range(p.blocks)]
         transformer = CausalTransformer(model.d, model.T, blocks, self.final_norm, p.dropout)
-        return Stream(self.reading.size(stream), model.d, transformer)
+        return _Stream(self.reading.size(stream), model.d, transformer)
 
     def states(
         self, stream: str, inputs: torch.Tensor, following: torch.Tensor, generator: torch.Generator | None

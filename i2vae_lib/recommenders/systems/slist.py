@@ -62,7 +62,9 @@ def cuts(sequences: Ragged, domain: Array) -> tuple[Array, Array]:
     return at, owner[at]
 
 
-def transitions(sequences: Ragged, at: Array, size: int, source: float, target: float) -> tuple[sparse.csr_matrix, ...]:
+def _transitions(
+    sequences: Ragged, at: Array, size: int, source: float, target: float
+) -> tuple[sparse.csr_matrix, ...]:
     """S and T (module docstring), a line per cut and a column per item (0…size - 1): float32.
 
     Parameters
@@ -87,7 +89,7 @@ def solved(sequences: Ragged, domain: Array, size: int, p: SLISTParameters) -> A
     """B of one stream: float32 [size, size]."""
     taken = binary(sequences.owner, sequences.values - 1, (len(sequences), size))
     together = p.consistency * (taken.T @ taken)
-    source, target = transitions(sequences, cuts(sequences, domain)[0], size, p.source_decay, p.target_decay)
+    source, target = _transitions(sequences, cuts(sequences, domain)[0], size, p.source_decay, p.target_decay)
     rest = np.float32(1.0 - p.consistency)
     inverse = inverse_of((together + rest * (source.T @ source)).tocsr().astype(np.float32), p.decay)
     found: Array = ((together + rest * (source.T @ target)).T.tocsr().astype(np.float32) @ inverse).T
