@@ -101,7 +101,7 @@ def test_contrast_when_written_out(system: CDRIB) -> None:
     def agreement(x: torch.Tensor, y: torch.Tensor) -> float:
         return float(torch.sigmoid(critic(torch.cat([x, y]))).detach())
 
-    for x, y, v, w in zip(drawn.x, drawn.y, drawn.other_y, drawn.other_x, strict=True):
+    for x, y, w, v in drawn.T:
         same = agreement(users["x"][x], users["y"][y])
         expected += max(0.0, margin - same + agreement(users["x"][x], users["y"][v])) / 4
         expected += max(0.0, margin - same + agreement(users["x"][w], users["y"][y])) / 4
@@ -114,14 +114,15 @@ def test_draw_contrast_when_partners_are_drawn(system: CDRIB) -> None:
     rng, seen = np.random.default_rng(0), set()
     for _ in range(200):
         drawn = draw_contrast(twins, 8, rng)
-        assert drawn is not None and len(drawn.x) == len(set(drawn.x.tolist())) == 8
-        np.testing.assert_array_equal(twins["x"][drawn.x], drawn.y)
-        assert (drawn.other_x != drawn.x).all() and (drawn.other_y != drawn.y).all()
-        assert (system.graphs["x"].users[drawn.x] == system.graphs["y"].users[drawn.y]).all()
-        seen |= set(drawn.other_x.tolist())
+        assert drawn is not None and drawn.shape[1] == len(set(drawn[0].tolist())) == 8
+        x, y, other_x, other_y = drawn.numpy()
+        np.testing.assert_array_equal(twins["x"][x], y)
+        assert (other_x != x).all() and (other_y != y).all()
+        assert (system.graphs["x"].users[x] == system.graphs["y"].users[y]).all()
+        seen |= set(other_x.tolist())
     assert seen == set(range(len(twins["x"])))
     everybody = draw_contrast(twins, 10**6, rng)
-    assert everybody is not None and len(everybody.x) == (twins["x"] >= 0).sum()
+    assert everybody is not None and everybody.shape[1] == (twins["x"] >= 0).sum()
 
 
 def test_draw_contrast_when_nobody_has_both() -> None:

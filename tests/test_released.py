@@ -8,7 +8,7 @@ import pytest
 
 from i2vae_lib.data import DOMAINS, DataError, load_dataset, released
 from i2vae_lib.data.registry import REGISTRY, ReleasedFile, ReleasedPair
-from i2vae_lib.data.released import load_released, locate, read_pair
+from i2vae_lib.data.released import load_released, read_pair
 from i2vae_lib.params import load
 from i2vae_lib.runs import sha256_of
 from tests.helpers.servers import QuietHandler, serving
@@ -202,12 +202,6 @@ def test_file_when_truncated_or_altered_gives_both_checksums(folder, content):
     found = sha256_of(folder / "train.csv")
     with pytest.raises(DataError, match=rf"train\.csv: wrong checksum: SHA-256 is {found}.*has {published}"):
         load_released("small", folder)
-
-
-def test_file_when_missing_and_not_to_be_fetched_names_file_and_folder(folder):
-    (folder / "test.csv").unlink()
-    with pytest.raises(DataError, match=rf"test\.csv is not in {folder}.*i2vae fetch"):
-        locate(REGISTRY["small"].test, folder, download=False)
 
 
 def test_file_when_missing_is_fetched_once_and_checked(folder, server):

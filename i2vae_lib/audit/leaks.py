@@ -365,12 +365,11 @@ def _of_catalogue(dataset: CrossDomainDataset) -> Iterator[Line]:
     catalogue, splits = dataset.catalogue, dataset.splits
     shared = len(catalogue.links)
     smaller = min(catalogue.size(d) for d in DOMAINS)
-    met = {d: np.zeros(catalogue.size(d) + 1, dtype=bool) for d in DOMAINS}
-    for split in ("train", "validation"):
-        for d in DOMAINS:
-            met[d][splits[split].history[d].values] = True
-            met[d][splits[split].target[splits[split].of(d)]] = True
-    learnt = int((met["x"][catalogue.links[:, 0]] & met["y"][catalogue.links[:, 1]]).sum())
+    met = []
+    for i, d in enumerate(DOMAINS):
+        items = np.concatenate([with_targets(splits[split], d).values for split in ("train", "validation")])
+        met.append(np.isin(catalogue.links[:, i], items))
+    learnt = int((met[0] & met[1]).sum())
     example = f"{learnt} of them in both domains of training and validation rows" if shared else ""
     yield "items shared by both domains", "catalogue", "note", shared, shared / smaller, example
     # the raw id 0 is an item like any other: code that pads with raw ids loses it

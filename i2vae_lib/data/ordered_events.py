@@ -73,10 +73,7 @@ def rows_at(pair: LogPair, events: Mapping[str, OrderedEvents], targets: Mapping
         starts = np.searchsorted(own.user, user)
         flat = {key: Ragged(events[key].item, np.zeros(1, dtype=np.int64), events[key].moment) for key in DOMAINS}
         moment = None if own.moment is None else own.moment[at]
-        history = {
-            d: flat[d].slices(starts, at),
-            other(d): flat[other(d)].slices(*opposite.before(user, moment)),
-        }
+        history = {d: flat[d].slices(starts, at), other(d): flat[other(d)].slices(*opposite.before(user, moment))}
         domain = np.full(len(at), i, dtype=np.int8)
         source = 2 * user.astype(np.int64) + i
         names = pair.log.users[user]

@@ -81,7 +81,7 @@ def _download(url: str, path: Path) -> None:
         raise OSError(f"{url} broke off after {size:,} of {total:,} bytes")
 
 
-def locate(file: ReleasedFile, folder: Path | str | None = None, *, download: bool = True) -> Path:
+def locate(file: ReleasedFile, folder: Path | str | None = None) -> Path:
     """Path of the checked file: in ``folder`` (default: ``I2VAE_DATA_DIR``), else downloaded once with a progress bar.
 
     Parameters
@@ -90,8 +90,6 @@ def locate(file: ReleasedFile, folder: Path | str | None = None, *, download: bo
         An entry of :data:`REGISTRY`.
     folder
         Searched directly and under ``released/``.
-    download
-        If false, a missing file is an error.
 
     Raises
     ------
@@ -109,8 +107,6 @@ def locate(file: ReleasedFile, folder: Path | str | None = None, *, download: bo
                         f"({path.stat().st_size:,} bytes here): truncated or altered; delete it to have it fetched anew"
                     )
                 return path
-    if not download:
-        raise DataError(f"{file.name} is not in {folder or 'I2VAE_DATA_DIR (not set)'}; `i2vae fetch` downloads it")
     try:
         fetch(SOURCE + file.name, fetched := cache_folder() / file.name, file.sha256)
     except (OSError, ValueError, HTTPException) as error:

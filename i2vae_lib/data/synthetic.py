@@ -224,10 +224,7 @@ def _items(p: SyntheticParameters, rng: np.random.Generator) -> tuple[Catalogue,
         truth[f"topics_{d}"] = np.concatenate([[-1], topics])
         rank = rng.permutation(p.items) + 1
         truth[f"popularity_{d}"] = np.concatenate([[0.0], rank**-p.zipf])
-        ids[d] = np.array(
-            [f"s{i}" if i < p.linked_items else f"{d}{i}" for i in range(p.items)],
-            dtype=object,
-        )
+        ids[d] = np.array([f"s{i}" if i < p.linked_items else f"{d}{i}" for i in range(p.items)], dtype=object)
         titles[d] = np.array([_title(d, i, topics[i], p) for i in range(p.items)], dtype=object)
     pairs = np.repeat(np.arange(1, p.linked_items + 1, dtype=np.int32)[:, None], 2, axis=1)
     return Catalogue({"x": "North", "y": "South"}, ids, pairs, titles), truth

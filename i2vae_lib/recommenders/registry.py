@@ -43,6 +43,15 @@ class _Entry:
         return getattr(importlib.import_module(f"{__package__}.{module}"), name)
 
 
+def _both(name: str, title: str, location: str, printed: str = "") -> dict[str, _Entry]:
+    """The two readings of a system of one domain (:mod:`.systems.separate_or_merged`)."""
+    groups = ("model", name.replace("-", "_"))
+    return {
+        f"{name}-{letter.lower()}": _Entry(f"{title}-{letter}", "one domain", location + letter, groups, printed)
+        for letter in "SM"
+    }
+
+
 REGISTRY: dict[str, _Entry] = {
     "popularity": _Entry("Popularity", "reference", "references.popularity.Popularity"),
     "recent_popularity": _Entry("Recent popularity", "reference", "references.recent_popularity.RecentPopularity"),
@@ -50,28 +59,16 @@ REGISTRY: dict[str, _Entry] = {
     "itemknn": _Entry("ItemKNN", "reference", "references.itemknn.ItemKNN"),
     "ease": _Entry("EASE", "reference", "references.ease.EASE"),
     "ordered_counts": _Entry("Ordered counts", "reference", "references.ordered_counts.OrderedCounts"),
-    "multivae-s": _Entry("Multi-VAE-S", "one domain", "systems.multivae.MultiVAES", ("model", "multivae"), "Multi-VAE"),
-    "multivae-m": _Entry("Multi-VAE-M", "one domain", "systems.multivae.MultiVAEM", ("model", "multivae"), "Multi-VAE"),
-    "svae-s": _Entry("SVAE-S", "one domain", "systems.svae.SVAES", ("model", "svae"), "SVAE"),
-    "svae-m": _Entry("SVAE-M", "one domain", "systems.svae.SVAEM", ("model", "svae"), "SVAE"),
-    "sasrec-bce-s": _Entry(
-        "SASRec-BCE-S", "one domain", "systems.sasrec_bce.SASRecBCES", ("model", "sasrec_bce"), "SASRec"
-    ),
-    "sasrec-bce-m": _Entry(
-        "SASRec-BCE-M", "one domain", "systems.sasrec_bce.SASRecBCEM", ("model", "sasrec_bce"), "SASRec"
-    ),
-    "sasrec-ce-s": _Entry("SASRec-CE-S", "one domain", "systems.sasrec_ce.SASRecCES", ("model", "sasrec_ce")),
-    "sasrec-ce-m": _Entry("SASRec-CE-M", "one domain", "systems.sasrec_ce.SASRecCEM", ("model", "sasrec_ce")),
-    "esasrec-s": _Entry("eSASRec-S", "one domain", "systems.esasrec.ESASRecS", ("model", "esasrec")),
-    "esasrec-m": _Entry("eSASRec-M", "one domain", "systems.esasrec.ESASRecM", ("model", "esasrec")),
-    "slist-s": _Entry("SLIST-S", "one domain", "systems.slist.SLISTS", ("model", "slist")),
-    "slist-m": _Entry("SLIST-M", "one domain", "systems.slist.SLISTM", ("model", "slist")),
-    "tale-s": _Entry("TALE-S", "one domain", "systems.tale.TALES", ("model", "tale")),
-    "tale-m": _Entry("TALE-M", "one domain", "systems.tale.TALEM", ("model", "tale")),
+    **_both("multivae", "Multi-VAE", "systems.multivae.MultiVAE", "Multi-VAE"),
+    **_both("svae", "SVAE", "systems.svae.SVAE", "SVAE"),
+    **_both("sasrec-bce", "SASRec-BCE", "systems.sasrec_bce.SASRecBCE", "SASRec"),
+    **_both("sasrec-ce", "SASRec-CE", "systems.sasrec_ce.SASRecCE"),
+    **_both("esasrec", "eSASRec", "systems.esasrec.ESASRec"),
+    **_both("slist", "SLIST", "systems.slist.SLIST"),
+    **_both("tale", "TALE", "systems.tale.TALE"),
     "stack-counts": _Entry("Stack of counts", "stack", "systems.stack.StackCounts", ("stack",)),
     "stack-ce": _Entry("Stack with SASRec-CE-M", "stack", "systems.stack.StackCE", ("stack", "model", "sasrec_ce")),
-    "lightgcn-s": _Entry("LightGCN-S", "one domain", "systems.lightgcn.LightGCNS", ("model", "lightgcn")),
-    "lightgcn-m": _Entry("LightGCN-M", "one domain", "systems.lightgcn.LightGCNM", ("model", "lightgcn")),
+    **_both("lightgcn", "LightGCN", "systems.lightgcn.LightGCN"),
     "abxi": _Entry("ABXI", "CDSR", "systems.abxi.ABXI", ("model", "abxi")),
     "pinet": _Entry("Pi-Net", "CDSR", "systems.pinet.PiNet", ("model", "pinet"), "Pi-Net"),
     "dasl": _Entry("DASL", "CDSR", "systems.dasl.DASL", ("model", "dasl"), "DASL"),

@@ -43,7 +43,7 @@ Departs
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from i2vae_lib.data.batches import Tensors
 from i2vae_lib.data.rows import DOMAINS, Array, Rows, other
 from i2vae_lib.generators.psg import Generator
 from i2vae_lib.model.graph_encoders import VBGE, Bipartite, Encoded, Triples, lines
@@ -62,16 +61,6 @@ from i2vae_lib.recommenders.trained import dot
 from i2vae_lib.training import CostAndParts, Stage
 
 _CRITIC = 100  # units of the discriminator's second layer
-
-
-@dataclass(frozen=True)
-class _Contrast(Tensors):
-    """Users of both domains, and another user of each domain beside them; lines of the graphs, int64 [k] each."""
-
-    x: torch.Tensor
-    y: torch.Tensor
-    other_x: torch.Tensor
-    other_y: torch.Tensor
 
 
 class _Bottleneck(nn.Module):
@@ -110,18 +99,23 @@ def counterparts(graphs: Mapping[str, Bipartite], users: int) -> dict[str, Array
     return {d: line[other(d)][graph.users] for d, graph in graphs.items()}
 
 
-def draw_contrast(twins: Mapping[str, Array], count: int, rng: np.random.Generator) -> _Contrast | None:
-    """Up to ``count`` users of both domains, and partners that are somebody else; None where there is nobody."""
+def draw_contrast(twins: Mapping[str, Array], count: int, rng: np.random.Generator) -> torch.Tensor | None:
+    """Up to ``count`` users of both domains, and partners that are somebody else; None where there is nobody.
+
+    Returns
+    -------
+    int64 [4, k]
+        Lines of the graphs: the users in X and in Y, another user of X and another one of Y.
+    """
     overlapping = np.flatnonzero(twins["x"] >= 0)
     if not len(overlapping) or min(len(one) for one in twins.values()) < 2:
         return None
-    lines_of = {"x": rng.permutation(overlapping)[:count]}
-    lines_of["y"] = twins["x"][lines_of["x"]]
-    partners = {}
-    for d, anchor in lines_of.items():
+    x = rng.permutation(overlapping)[:count]
+    found = [x, twins["x"][x]]
+    for d, anchor in zip(DOMAINS, found[:2], strict=True):
         drawn = rng.integers(0, len(twins[d]) - 1, len(anchor))
-        partners[d] = drawn + (drawn >= anchor)  # the anchor's own line is left out
-    return _Contrast(*(torch.from_numpy(one) for part in (lines_of, partners) for one in part.values()))
+        found.append(drawn + (drawn >= anchor))  # the anchor's own line is left out
+    return torch.from_numpy(np.stack(found))
 
 
 class CDRIB(GraphEncoded):
@@ -175,13 +169,12 @@ class CDRIB(GraphEncoded):
         value = torch.stack([weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
         return value, parts
 
-    def contrast(self, drawn: _Contrast, users: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def contrast(self, drawn: torch.Tensor, users: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The hinge of both kinds of partners, over all users' vectors [m, L d] of each domain."""
         margin, agreement = self.params.cdrib.margin, self.module.agreement
-        x, y = lines(drawn.x, users["x"]), lines(drawn.y, users["y"])
+        x, y, other_x, other_y = (lines(one, users[d]) for one, d in zip(drawn, "xyxy", strict=True))
         same = agreement(x, y)
-        first = hinge(same, agreement(x, lines(drawn.other_y, users["y"])), margin)
-        return first + hinge(same, agreement(lines(drawn.other_x, users["x"]), y), margin)
+        return hinge(same, agreement(x, other_y), margin) + hinge(same, agreement(other_x, y), margin)
 
     def freeze(self) -> None:
         module = self.module

@@ -209,8 +209,7 @@ class DisenCDR(GraphEncoded):
                     user = user + lines(graph.index[one.user], z_shared)
                 positive, negative = lines(one.item, z_items), lines(one.negative, z_items)
                 parts[f"reconstruction/{d}"] = reconstruction(user, positive, negative)
-                weights[f"reconstruction/{d}"] = 1.0
-        value = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
+        value = torch.stack([weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
         return value, parts
 
     def freeze(self) -> None:
