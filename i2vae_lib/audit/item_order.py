@@ -16,11 +16,10 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-import pandas as pd
 
 from i2vae_lib.data.dataset import CrossDomainDataset
-from i2vae_lib.data.rows import DOMAINS, SPLITS, Array, Events, hashed, origins, stacked
-from i2vae_lib.data.user_sequences import with_targets
+from i2vae_lib.data.rows import DOMAINS, Array, Events, hashed, joined, rejoined
+from i2vae_lib.data.user_sequences import user_sequences
 
 MOST = 50
 """Items a user that are looked at."""
@@ -76,18 +75,12 @@ def whole_lists(dataset: CrossDomainDataset) -> dict[str, Events]:
     """
     if dataset.log is not None:
         return dict(dataset.log.events)
-    parts = [dataset.splits[split] for split in SPLITS]
-    user = pd.factorize(np.concatenate([origins(rows) for rows in parts]))[0]
-    found = {}
-    for d in DOMAINS:
-        lists = [with_targets(replace(rows, history={d: rows.held(d)}), d) for rows in parts]
-        every = stacked(lists)
-        order = np.lexsort((-every.lengths, user))
-        longest = order[np.flatnonzero(np.diff(user[order], prepend=-1))]
-        chosen = every.take(longest)
-        place = np.arange(len(chosen.values)) - chosen.offsets[chosen.owner]
-        found[d] = Events(user[longest][chosen.owner], chosen.values, place)
-    return found
+    held = [
+        replace(rejoined(rows), history={d: rows.held(d) for d in DOMAINS}, moment=None)
+        for rows in dataset.splits.values()
+    ]
+    lists = user_sequences(joined(held)).sequences
+    return {d: Events(one.owner, one.values, one.place) for d, one in lists.items()}
 
 
 def observed_pairs(events: Events, ids: Array, block: int = 2_000_000) -> Iterator[_Pairs]:

@@ -37,7 +37,7 @@ from i2vae_lib.audit.item_order import item_orders
 from i2vae_lib.data.dataset import CrossDomainDataset
 from i2vae_lib.data.protocols import NO_COMMON_TIME, blind
 from i2vae_lib.data.rows import DOMAINS, SPLITS, SUSPICIOUS, Array, EventLog, Rows, belongs, origins
-from i2vae_lib.data.splitting import COPY_LENGTH, contents
+from i2vae_lib.data.splitting import COPY_LENGTH, alike, contents
 from i2vae_lib.data.user_sequences import asked_by_event, with_targets
 from i2vae_lib.generators.psg import Generator
 
@@ -187,16 +187,7 @@ def _same_items(split: _Split) -> Array:
     """Rows with the same items, targets included, as another user's row in an earlier split."""
     keys = np.concatenate([contents(before.rows)[0] for before in split.earlier])
     theirs = np.concatenate([before.users for before in split.earlier])
-    order = np.lexsort((theirs, keys))
-    keys, theirs = keys[order], theirs[order]
-    mine, user = contents(split.rows)[0], split.users
-    begin, end = np.searchsorted(keys, mine), np.searchsorted(keys, mine, side="right")
-    same = np.flatnonzero(begin < end)
-    hit = np.zeros(len(mine), dtype=bool)
-    # users are sorted within a key: if the first and the last are the row's own user, all are
-    first, last = theirs[begin[same]], theirs[end[same] - 1]
-    hit[same] = (first != user[same]) | (last != user[same])
-    return hit
+    return alike(contents(split.rows)[0], split.users, keys, theirs)
 
 
 def _only_item(split: _Split) -> Array:

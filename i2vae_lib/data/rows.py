@@ -73,6 +73,11 @@ class Ragged:
         """Each value's sequence number, int64 [total]."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
+    @property
+    def place(self) -> Array:
+        """Each value's place in its sequence, from 0: int64 [total]."""
+        return np.arange(len(self.values)) - self.offsets[self.owner]
+
     def take(self, index: Array) -> Ragged:
         """The sequences at ``index``, in that order."""
         index = np.asarray(index)

@@ -62,6 +62,22 @@ def contents(rows: Rows) -> tuple[Array, Array]:
     return keys, np.bincount(row, minlength=len(rows))
 
 
+def alike(keys: Array, users: Array, their_keys: Array, theirs: Array) -> Array:
+    """Which keys another user has too, bool [rows].
+
+    Parameters
+    ----------
+    keys, users
+        [rows]: of :func:`contents`, and whose.
+    their_keys, theirs
+        Those of the rows that may be another user's.
+    """
+    ends = pd.Series(theirs).groupby(their_keys).agg(["min", "max"]).reindex(keys)
+    known = ends["min"].notna().to_numpy()
+    # if the first and the last user of a key are the row's own, all are
+    return known & (ends.to_numpy() != users[:, None]).any(axis=1)
+
+
 def copied(rows: Rows, others: Rows) -> Array:
     """Rows with the same items as a row of another user in ``others``, :data:`COPY_LENGTH` items or more.
 
@@ -69,13 +85,8 @@ def copied(rows: Rows, others: Rows) -> Array:
     -------
     bool [rows]
     """
-    (keys, sizes), (their_keys, _) = contents(rows), contents(others)
-    known = pd.DataFrame({"key": their_keys, "theirs": others.user}).drop_duplicates()
-    same = pd.DataFrame({"key": keys, "user": rows.user, "row": np.arange(len(rows))})
-    same = same[sizes >= COPY_LENGTH].merge(known, on="key")
-    hit = np.zeros(len(rows), dtype=bool)
-    hit[same.loc[same["user"] != same["theirs"], "row"]] = True
-    return hit
+    keys, sizes = contents(rows)
+    return alike(keys, rows.user, contents(others)[0], others.user) & (sizes >= COPY_LENGTH)
 
 
 def without_copies(rows: Rows, *others: Rows) -> tuple[Rows, int]:

@@ -116,17 +116,13 @@ class Events:
         """The events of training rows' users."""
         whole = user_sequences(train)
         parts = [whole.sequences[d] for d in DOMAINS]
-        owner = np.concatenate([part.owner for part in parts])
-        domain = np.repeat(np.arange(len(parts)), [len(part.values) for part in parts]).astype(train.domain.dtype)
-        place = np.concatenate([np.arange(len(part.values)) - part.offsets[part.owner] for part in parts])
-        moments = moments_of(parts)
-        seen = [
-            np.where(
-                domain == number, place, part.lengths[owner] if moments is None else _earlier(part, owner, moments)
-            )
-            for number, part in enumerate(parts)
-        ]
-        return cls(whole, train.catalogue, domain, owner, np.stack(seen), moments)
+        events = stacked(parts)
+        domain, owner = np.divmod(events.owner, max(1, len(whole)))
+        seen = []
+        for number, part in enumerate(parts):
+            earlier = part.lengths[owner] if events.moments is None else _earlier(part, owner, events.moments)
+            seen.append(np.where(domain == number, events.place, earlier))
+        return cls(whole, train.catalogue, domain.astype(train.domain.dtype), owner, np.stack(seen), events.moments)
 
     def rows(self, at: Array, length: int, hidden: Array | None = None) -> Rows:
         """The rows that ask for the events at ``at``, ``source`` their numbers.
