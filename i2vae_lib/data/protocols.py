@@ -227,8 +227,7 @@ def order_free(rows: Rows, data_seed: int) -> Rows:
     A user's rows share one order, an item id sorts alike in both domains, and the order in the file changes nothing.
     A row with only one item of its own domain keeps it as its target.
     """
-    users, number = np.unique(rows.user.astype(str), return_inverse=True)
-    user_keys = hashed(users, "order of items", data_seed)[number]
+    user_keys = hashed(rows.user, "order of items", data_seed)
     sequences = {}
     for d in DOMAINS:
         whole = with_targets(rows, d)

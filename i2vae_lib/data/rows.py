@@ -98,6 +98,10 @@ class Ragged:
         lengths = np.bincount(self.owner[mask], minlength=len(self))
         return Ragged.from_lengths(self.values[mask], lengths, None if self.moments is None else self.moments[mask])
 
+    def emptied(self, mask: Array) -> Ragged:
+        """Without what the sequences hold where ``mask`` (bool [n]) is true."""
+        return self.keep(~mask[self.owner])
+
     def last(self, width: int) -> Array:
         """The most recent ``width`` items, left-padded with 0: int32 [n, min(width, longest)] (at least one column)."""
         width = max(1, min(width, int(self.lengths.max(initial=0))))

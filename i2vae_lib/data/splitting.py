@@ -125,6 +125,11 @@ def scrub(rows: Rows) -> tuple[Rows, int]:
     return replace(rows, history=histories, excluded=own_excluded), sum(int(hit.sum()) for hit in hits.values())
 
 
+def by_hash(words: Array, *salt: object) -> Array:
+    """The words in the order of their hashes."""
+    return words[np.argsort(hashed(words, *salt), kind="stable")]
+
+
 def held_out(train: Rows, test: Rows, split: SplitParameters, removed: dict[str, int]) -> Cut:
     """Hold out a share of the training users as validation (``released`` and ``strict``), and make some rows cold.
 
@@ -137,8 +142,7 @@ def held_out(train: Rows, test: Rows, split: SplitParameters, removed: dict[str,
             f"split.validation_share = {split.validation_share} of {len(users)} training users leaves "
             f"{count} for validation: both sides need users"
         )
-    order = np.argsort(hashed(users, "validation", split.data_seed), kind="stable")
-    held_out = belongs(train.user, users[order[:count]])
+    held_out = belongs(train.user, by_hash(users, "validation", split.data_seed)[:count])
     validation, dropped = make_cold(train.take(held_out), split.cold_share, split.data_seed)
     splits = {"train": train.take(~held_out), "validation": validation, "test": test}
     return Cut(splits, removed | {"validation rows of users made cold": dropped})
@@ -157,7 +161,7 @@ def make_cold(rows: Rows, share: float, data_seed: int) -> tuple[Rows, int]:
     """
     both = np.flatnonzero((rows.lengths("own") > 0) & (rows.lengths("other") > 0))
     users = np.unique(rows.user[both])
-    chosen = users[np.argsort(hashed(users, "cold users", data_seed), kind="stable")[: round(share * len(users))]]
+    chosen = by_hash(users, "cold users", data_seed)[: round(share * len(users))]
     candidates = both[belongs(rows.user[both], chosen)]
     keys = [f"{u}|{d}" for u, d in zip(rows.user[candidates], rows.domain[candidates], strict=True)]
     candidates = candidates[np.argsort(hashed(keys, "cold rows", data_seed), kind="stable")]
@@ -165,10 +169,7 @@ def make_cold(rows: Rows, share: float, data_seed: int) -> tuple[Rows, int]:
     cold = np.zeros(len(rows), dtype=bool)
     cold[candidates[first]] = True
     stays = cold | ~belongs(rows.user, chosen)
-    histories = {}
-    for i, d in enumerate(DOMAINS):
-        emptied = cold & (rows.domain == i)
-        histories[d] = rows.history[d].keep(~emptied[rows.history[d].owner])
+    histories = {d: rows.history[d].emptied(cold & (rows.domain == i)) for i, d in enumerate(DOMAINS)}
     return replace(rows, history=histories).take(stays), int((~stays).sum())
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from i2vae_lib.data.rows import DOMAINS, ONLY, Array, Rows, belongs, hashed, joined, mixed, other
+from i2vae_lib.data.splitting import by_hash, raw_rows
 from i2vae_lib.parameter_groups import ControlParameters
 
 
@@ -46,15 +47,13 @@ def thin(rows: Rows, density: float, data_seed: int) -> tuple[Rows, int]:
     rows, count
         The rows, and how many events were removed.
     """
-    users, number = np.unique(rows.user.astype(str), return_inverse=True)
-    user_keys = hashed(users, "density", data_seed)[number]
+    user_keys = hashed(rows.user, "density", data_seed)
     histories, gone = {}, 0
-    for d in DOMAINS:
-        history = rows.history[d]
+    for d, history in rows.history.items():
         item_keys = hashed(rows.catalogue.ids[d], "density", d)
-        draw = mixed(user_keys[history.owner], item_keys[history.values - 1]) / 2.0**64
-        histories[d] = history.keep(draw < density)
-        gone += int((draw >= density).sum())
+        kept = mixed(user_keys[history.owner], item_keys[history.values - 1]) / 2.0**64 < density
+        histories[d] = history.keep(kept)
+        gone += int((~kept).sum())
     return replace(rows, history=histories), gone
 
 
@@ -62,8 +61,7 @@ def _unlinked_users(train: Rows, overlap: float, data_seed: int) -> Array:
     """K_o: the overlapping training users that are *not* kept as such, object array."""
     present = {d: set(train.user[(train.history[d].lengths > 0) | (train.domain == i)]) for i, d in enumerate(DOMAINS)}
     users = np.array(sorted(present["x"] & present["y"]), dtype=object)
-    order = np.argsort(hashed(users, "overlap", data_seed), kind="stable")
-    return users[order[round(overlap * len(users)) :]]
+    return by_hash(users, "overlap", data_seed)[round(overlap * len(users)) :]
 
 
 def detach(train: Rows, at: Array) -> Rows:
@@ -84,26 +82,15 @@ def detach(train: Rows, at: Array) -> Rows:
         order = np.lexsort((-train.history[d].lengths[candidates], train.user[candidates].astype(str)))
         first = np.unique(train.user[candidates[order]].astype(str), return_index=True)[1]
         part = train.take(candidates[order][first])
-        full = part.history[d]
-        before = full.slices(full.offsets[:-1], full.offsets[1:] - 1)
-        last = full.offsets[1:] - 1
-        nothing = np.zeros(len(part), dtype=np.int64)
-        extra.append(
-            replace(
-                part,
-                user=_named(part, d),
-                domain=np.full(len(part), i, dtype=np.int8),
-                target=full.values[last],
-                history={d: before, other(d): full.slices(nothing, nothing)},
-                excluded=replace(before, moments=None),
-                moment=None if full.moments is None else full.moments[last],
-            )
-        )
+        whole = {d: part.history[d], other(d): part.history[d].recent(0)}
+        made = raw_rows(part.catalogue, _named(part, d), np.full(len(part), i), whole, part.source)
+        times = part.history[d].moments
+        extra.append(replace(made, moment=None if times is None else times[part.history[d].offsets[1:] - 1]))
     histories, names = dict(train.history), train.user.copy()
     for i, d in enumerate(DOMAINS):
-        names[at & (train.domain == i)] = _named(train.take(at & (train.domain == i)), d)
-        emptied = at & (train.domain != i)
-        histories[d] = train.history[d].keep(~emptied[train.history[d].owner])
+        own = at & (train.domain == i)
+        names[own] = _named(train.take(own), d)
+        histories[d] = train.history[d].emptied(at & ~own)
     return joined([replace(train, user=names, history=histories), *extra])
 
 

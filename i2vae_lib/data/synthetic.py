@@ -284,9 +284,7 @@ def _walk(
 
 def _is_last(s: Ragged) -> Array:
     """Which values end their sequence: bool [total]."""
-    last = np.zeros(len(s.values), dtype=bool)
-    last[s.offsets[1:][s.lengths > 0] - 1] = True
-    return last
+    return s.place == s.lengths[s.owner] - 1
 
 
 def _with_newcomers(
@@ -296,7 +294,4 @@ def _with_newcomers(
     new, coin = rng.random(p.users) < p.cold_rows / 2, rng.random(p.users) < 0.5
     has = {d: sequences[d].lengths > 0 for d in DOMAINS}
     stays = {"x": has["x"] & (coin | ~has["y"]), "y": has["y"] & (~coin | ~has["x"])}
-    kept = {}
-    for d, s in sequences.items():
-        kept[d] = s.keep(~new[s.owner] | (_is_last(s) & stays[d][s.owner]))
-    return kept
+    return {d: s.keep(~new[s.owner] | (_is_last(s) & stays[d][s.owner])) for d, s in sequences.items()}

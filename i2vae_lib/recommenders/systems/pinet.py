@@ -186,7 +186,7 @@ class PiNet(Trained):
         """Rows that all ask for ``domain``; where ``blank`` [B] is true, without their own history."""
         own, others = rows.history[domain], rows.history[other(domain)]
         if blank is not None:
-            own = own.keep(~blank[own.owner])
+            own = own.emptied(blank)
         items = [right_padded(one, self.params.model.T) for one in (own, others)]
         before = (items[0] != PAD).sum(axis=1, keepdims=True)  # every own item comes before every other one
         return Sessions(*map(as_indices, (*items, np.where(items[1] != PAD, before, 0), rows.target)))
