@@ -142,8 +142,6 @@ def dci(codes: Array, factors: Array, owner: Array, rng: np.random.Generator, tr
 def _unmixed(weight: Array) -> float:
     """1 - entropy of each line's shares, lines weighted by their sum."""
     lines = weight.sum(axis=1)
-    if weight.shape[1] < 2:
-        return 1.0
     spread = np.nan_to_num(scipy.stats.entropy(weight, axis=1, base=weight.shape[1]))  # of a line of zeros: nan
     return float(((1 - spread) * lines).sum() / max(lines.sum(), 1e-12))
 

@@ -290,8 +290,6 @@ def _overall(opened: Opened, values: Mapping[str, Array], base: str, bootstrap: 
     """
     masks = opened.headline
     n = masks.sum(axis=0)
-    if not masks.shape[1]:
-        return pd.DataFrame(columns=list(_OVERALL))
     by_row, against = {}, values[base].mean(axis=0)
     for label, value in values.items():
         difference = value.mean(axis=0) - against  # [rows, metrics]
@@ -413,7 +411,7 @@ def _claims(found: Comparison) -> Iterator[str | Captioned]:
     if not len(found.tests):
         yield ""
         yield "one system: nothing to test it against"
-    elif len(overall):
+    else:
         family = int(overall["p_holm"].notna().sum())
         least = min(1.0, family / (about["resamples"] + 1))
         yield Captioned(
