@@ -146,7 +146,7 @@ def test_given_epochs_by_their_dotted_key_come_before_the_files() -> None:
     [
         ({"overrides": {"model.T": 7}}, "s: grid T varies model.T, so it cannot be given from outside"),
         ({"data": "cloth_sport"}, "s: grid pairs varies data, so it cannot be given from outside"),
-        ({"epochs": 2, "overrides": {"training.epochs": 3}}, "epochs and training.epochs are one parameter"),
+        ({"epochs": 2, "overrides": {"training.epochs": 3}}, "epochs (2) and training.epochs (3) are one parameter"),
     ],
 )
 def test_given_names_that_would_do_nothing_are_refused(given: dict[str, Any], words: str) -> None:

@@ -50,7 +50,10 @@ from i2vae_lib.runs import LayoutError, default_folder, flatten, read_record
 from i2vae_lib.stages import check_run, irrelevant_groups
 
 _TOP = ("data", "protocol", "epochs")
-"""Keys of a grid other than the dotted ones; ``epochs`` is ``training.epochs``."""
+"""Keys of a grid other than the dotted ones."""
+
+_EPOCHS = {"epochs", "training.epochs"}
+"""One parameter, two names."""
 
 _OTHER_ROWS = ("data", "protocol", "split", "controls", "synthetic", "references")
 """What two runs that are compared row by row must agree on, apart from ``evaluation.negatives``."""
@@ -335,20 +338,17 @@ def cells_folder(sweep: Sweep) -> Path:
 def resolve(name: str, content: Any, given: Settings | None = None, *, where: str = "grid") -> Sweep:
     """:func:`read_sweep` for the content of a file."""
     changed = {key: value for key, value in (given or {}).items() if value is not None}
-    ours = dict(changed.pop("overrides", {}))
-    if "training.epochs" in ours:
-        if "epochs" in changed:
-            raise ParameterError("epochs and training.epochs are one parameter, and both are given")
-        changed["epochs"] = ours.pop("training.epochs")
+    ours = changed.pop("overrides", {})
+    outside = {*changed, *ours}
+    if outside & _EPOCHS:
+        outside |= _EPOCHS
     if isinstance(content, Mapping):
-        before = content.get("overrides") or {}
-        together = {**before, **ours} if isinstance(before, Mapping) else before
-        if "epochs" in changed and isinstance(together, Mapping):  # it overrides the file's, under either name
-            together = {key: value for key, value in together.items() if key != "training.epochs"}
-        content = {**content, **changed, "overrides": together}
+        theirs = content.get("overrides") or {}
+        if isinstance(theirs, Mapping):
+            theirs = {key: value for key, value in theirs.items() if key not in outside} | ours
+        content = {key: value for key, value in content.items() if key not in outside} | changed
+        content["overrides"] = theirs
     file = validated(_SweepFile, content, where)
-    outside = changed.keys() | ours.keys()
-    outside |= {"epochs", "training.epochs"} if "epochs" in changed else set()  # one parameter, two names
     for name_of_grid, grid in file.grids.items():
         for key in sorted((grid.product.keys() | grid.paired.keys()) & outside):
             raise ParameterError(f"{where}: grid {name_of_grid} varies {key}, so it cannot be given from outside")
