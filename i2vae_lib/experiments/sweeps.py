@@ -67,7 +67,7 @@ def state_of(cell: Cell, out: Path) -> str:
         elif results_in(folder):
             return "damaged"
         return "begun" if reason_of(folder) is None else "failed"
-    except Damaged:
+    except (Damaged, KeyError, TypeError):  # the latter of parameters that are none
         return "damaged"
 
 
@@ -249,18 +249,17 @@ def run(
     sweep = grid if isinstance(grid, Sweep) else resolve("grid", grid)
     out = Path(out).resolve()
     planned = plan(sweep, out).set_index("address")
-    in_state = {state: set(part.index) for state, part in planned.groupby("state")}
-    for cell in (cell for cell in sweep.cells if cell.address in in_state.get("damaged", ())):
+    state = planned["state"]
+    for cell in (cell for cell in sweep.cells if state[cell.address] == "damaged"):
         say(f"{cell.address} ({planned.at[cell.address, 'cell']!s}): damaged; set aside and run again")
         set_aside(cell, out)
-    held_back = in_state.get("done", set())
-    if (failed := in_state.get("failed", set())) and not retry_failed:
-        say(f"{len(failed)} cells failed before and are left alone; --retry-failed runs them again")
-        held_back = held_back | failed
-    todo = [_work(cell, out) for cell in sweep.cells if cell.address not in held_back]
+    if (failed := int((state == "failed").sum())) and not retry_failed:
+        say(f"{failed} cells failed before and are left alone; --retry-failed runs them again")
+    left_alone = {"done"} if retry_failed else {"done", "failed"}
+    todo = [_work(cell, out) for cell in sweep.cells if state[cell.address] not in left_alone]
     if todo:
         make_folder(out)
-        done, cells = len(in_state.get("done", ())), len(sweep.cells)
+        done, cells = int((state == "done").sum()), len(sweep.cells)
         with (
             bar("sweep", cells, "cell", initial=done) as progress,
             connect(workers, scheduler) as team,
