@@ -187,8 +187,9 @@ def time_suspicions(db: duckdb.DuckDBPyConnection, names: Mapping[str, str], uni
 
 def _same_times(db: duckdb.DuckDBPyConnection, names: Mapping[str, str]) -> list[str]:
     """Whether the events of one file have the users and times of the other's: of 10,000 users or so, for speed."""
-    part = "hash(u) % (SELECT 1 + count(*) // 10000 FROM users) = 0"
-    some = {d: f"(SELECT u, t, count(*) AS n FROM raw_{d} WHERE {part} GROUP BY u, t)" for d in DOMAINS}
+    [users] = first_row(db, "SELECT count(*) FROM users")
+    part = f"WHERE hash(u) % {1 + users // 10_000} = 0 GROUP BY u, t"
+    some = {d: f"(SELECT u, t, count(*) AS n FROM raw_{d} {part})" for d in DOMAINS}
     fewest, both = first_row(
         db,
         f"SELECT least((SELECT count(*) FROM {some['x']}), (SELECT count(*) FROM {some['y']})), "
