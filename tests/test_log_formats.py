@@ -796,7 +796,8 @@ def test_log_of_two_domains_is_described_whatever_these_are_called(tmp_path, nam
 
 @pytest.mark.parametrize("write", ["%m/%d/%Y", "%d.%m.%Y %H:%M", "%d-%m-%y"])
 def test_dates_in_another_notation_are_led_to_iso(tmp_path, write):
-    put(tmp_path, lambda rows: csv_of(rows, lambda t: moment(t).strftime(write)))
+    paths = put(tmp_path, lambda rows: csv_of(rows, lambda t: moment(t).strftime(write)))
+    assert not [one for one in describe_files(*paths).suspicious if "in both files" in one]
     with pytest.raises(DataError, match=r"Write all times as ISO 8601, such as .* and set columns.unit: iso"):
         load_logs(written(tmp_path))
 

@@ -379,6 +379,8 @@ def _shared_suspicions(
 ) -> list[str]:
     found = []
     fewest = min(one.users for one in files.values())
+    if not fewest:
+        return []  # nothing is known of files without a usable event
     if not shared_users:
         instead = f", but {shared_items:,} ids of the item columns are: users and items may be swapped" * bool(
             shared_items
