@@ -569,6 +569,10 @@ BAD: dict[str, tuple[Change, str]] = {
         with_books(time=lambda s: pd.to_datetime(s).dt.to_period("M")),
         "books, row 1: column 'time' holds Period.*; times are datetimes, text with the day at least",
     ),
+    "digits with the year last": (
+        with_books(time=lambda s: pd.to_datetime(s).dt.strftime("%m%d%Y").astype(int)),
+        "books: column 'time' holds dates written as digits .*: write them as datetimes$",
+    ),
     "another unit": (
         lambda logs: {
             "books": logs["books"].assign(time=logs["books"]["time"].astype("datetime64[s]").astype("int64")),
