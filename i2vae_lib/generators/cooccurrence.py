@@ -386,8 +386,7 @@ def best_of(by_setting: Sequence[Lines], rows: Rows, domain: str, count: int) ->
         of_setting = [_without(values, held) for values in by_setting]
         total = sum((_shares(values) for values in of_setting), start=sparse.csr_matrix(taken.shape, dtype=np.float32))
         best, there = _best_of_sparse(_without(total, taken), count)
-        at = np.broadcast_to(np.arange(len(best))[:, None], best.shape).ravel(), best.ravel()
-        scores = [np.asarray(values[at]).reshape(best.shape) for values in of_setting]
+        scores = [_values_at(values, best) for values in of_setting]
     return np.where(there, best + 1, 0).astype(np.int32), np.stack(scores, axis=2) * there[:, :, None]
 
 
@@ -396,6 +395,16 @@ def _without(scores: sparse.csr_matrix, those: Array) -> sparse.csr_matrix:
     line = np.repeat(np.arange(scores.shape[0]), np.diff(scores.indptr))
     scores.data[those[line, scores.indices]] = 0.0
     return scores.tocsc().tocsr()  # faster than sorting
+
+
+def _values_at(scores: sparse.csr_matrix, columns: Array) -> Array:
+    """Sparse scores, column numbers in order, at some columns of each line, [lines, k]."""
+    line, count = np.arange(len(columns))[:, None], scores.shape[1]
+    known = np.repeat(line[:, 0], np.diff(scores.indptr)) * count + scores.indices
+    wanted = line * count + columns
+    at = np.searchsorted(known, wanted)
+    there = np.append(known, -1)[at] == wanted
+    return np.append(scores.data, np.float32(0))[np.where(there, at, -1)]
 
 
 def _shares(scores: sparse.csr_matrix) -> sparse.csr_matrix:
