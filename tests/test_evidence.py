@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.rows import DOMAINS, Catalogue, Ragged, Rows
-from i2vae_lib.data.user_sequences import asked_by_event, user_sequences
+from i2vae_lib.data.user_sequences import user_sequences
 from i2vae_lib.generators.cooccurrence import LeftOut
 from i2vae_lib.generators.evidence import Evidence, kernels
 from i2vae_lib.generators.graphs import Unified
 from i2vae_lib.generators.recency import RecentTakers
 from i2vae_lib.parameter_groups import EvidenceParameters
+from tests.helpers.worlds import asked_by_event
 
 TWO = EvidenceParameters(
     items=20,
@@ -27,7 +28,6 @@ TWO = EvidenceParameters(
     recency=(1.0, 0.7),
     half_lives=(0.05, 0.5),
 )
-
 
 # --- a row for every event --------------------------------------------------------------------------------------------
 

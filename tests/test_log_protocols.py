@@ -25,10 +25,11 @@ from i2vae_lib.data.rows import (
     popularity,
     resolution_of,
 )
-from i2vae_lib.data.user_sequences import asked_by_event, user_sequences
+from i2vae_lib.data.user_sequences import user_sequences
 from i2vae_lib.evaluation import sample_negatives
 from i2vae_lib.generators.graphs import Unified, user_items
 from i2vae_lib.params import load
+from tests.helpers.worlds import asked_by_event
 
 DAY = 86_400
 ITEMS = 12

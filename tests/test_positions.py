@@ -11,14 +11,13 @@ import torch
 
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.rows import DOMAINS, other
-from i2vae_lib.data.user_sequences import asked_by_event
 from i2vae_lib.generators import psg
 from i2vae_lib.model.every_position import Asked, EveryPosition
 from i2vae_lib.model.i2vae import Draws
 from i2vae_lib.params import ParameterError, Parameters, load, read_preset
 from i2vae_lib.recommenders import I2VAERecommender, positions
 from i2vae_lib.recommenders.positions import Lessons, Proposal, silenced
-from tests.helpers.worlds import TINY, fitted
+from tests.helpers.worlds import TINY, asked_by_event, fitted
 
 CHOSEN = {key: value for key, value in read_preset("tuned")["overrides"].items() if key not in ("model.d", "model.T")}
 

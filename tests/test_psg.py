@@ -16,11 +16,11 @@ from scipy import sparse, stats
 
 from i2vae_lib.data import CrossDomainDataset, load_dataset
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, DataError, Ragged, Rows, other
-from i2vae_lib.data.user_sequences import asked_by_event
 from i2vae_lib.generators import graphs, lightgcn, psg
 from i2vae_lib.parameter_groups import PsgParameters
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.runs import LayoutError
+from tests.helpers.worlds import asked_by_event
 
 KINDS = ["lightgcn", "cooccurrence", "random"]
 

@@ -38,11 +38,12 @@ from i2vae_lib.data.dataset import CrossDomainDataset
 from i2vae_lib.data.protocols import NO_COMMON_TIME, blind
 from i2vae_lib.data.rows import DOMAINS, SPLITS, SUSPICIOUS, Array, EventLog, Rows, belongs, origins
 from i2vae_lib.data.splitting import COPY_LENGTH, alike, contents
-from i2vae_lib.data.user_sequences import asked_by_event, with_targets
+from i2vae_lib.data.user_sequences import EveryEvent, with_targets
 from i2vae_lib.generators.psg import Generator
 
 LONGEST = 1000
 """How many of a history's most recent events the check of an epoch's rows looks at."""
+_AT_ONCE = 5_000_000  # events of histories looked at at once
 
 
 class Leak(RuntimeError):
@@ -215,25 +216,61 @@ def _in_item_order(split: _Split) -> Array:
     return hit
 
 
-def _late(log: EventLog, rows: Rows) -> Array:
+class _Times:
+    """When who took what in a log, sorted once for all checks of a split."""
+
+    def __init__(self, log: EventLog):
+        self.log, self.names = log, pd.Index(log.users)
+        self.keys, self.sorted = {}, {}
+        for d, events in log.events.items():
+            keys = _pair(events.user, events.item)
+            order = np.argsort(keys, kind="stable")
+            self.keys[d], self.sorted[d] = keys[order], events.time[order]
+
+    def users(self, rows: Rows) -> Array:
+        """Positions of the rows' users in the log, int64 [rows]; -1 for users that it does not have."""
+        return self.names.get_indexer(pd.Index(origins(rows)))
+
+    def of(self, domain: str, user: Array, items: Array) -> Array:
+        """When ``user[i]`` took ``items[i]``, int64; -1 if the log does not have that event."""
+        keys, wanted = self.keys[domain], _pair(user, items)
+        at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+        return np.where((keys[at] == wanted) & (user >= 0), self.sorted[domain][at], -1)
+
+    def of_targets(self, rows: Rows) -> Array:
+        """When each row's target happened, int64 [rows]; -1 if the log does not have it."""
+        user, time = self.users(rows), np.full(len(rows), -1)
+        for d in DOMAINS:
+            at = rows.of(d)
+            time[at] = self.of(d, user[at], rows.target[at])
+        return time
+
+
+def _pair(user: Array, item: Array) -> Array:
+    """Each (user, item) as one number, int64."""
+    return user.astype(np.int64) << 32 | item
+
+
+def _late(times: _Times, rows: Rows) -> Array:
     """Rows with an event that is not before the target in the log, or not in the log at all.
 
     In the own domain an event at the target's time may precede it (a hash breaks ties); in the other domain an event
     with the target's stamp (or day: ``EventLog.resolution``) may not.
     """
-    user, at_target, resolution = _in_log(log, rows), _target_times(log, rows), log.resolution
+    user, at_target, resolution = times.users(rows), times.of_targets(rows), times.log.resolution
     hit = np.zeros(len(rows), dtype=bool)
     for i, d in enumerate(DOMAINS):
         history = rows.history[d]
-        time = _times(log, rows, d, user[history.owner], history.values)
-        own, limit = rows.domain[history.owner] == i, at_target[history.owner]
-        in_other = time // resolution >= limit // resolution if log.common_time else np.zeros(len(time), dtype=bool)
-        late = np.where(own, time > limit, in_other)
-        hit[history.owner[(late | (time < 0)) & (user[history.owner] >= 0)]] = True
+        owner = history.owner
+        time, limit, own = times.of(d, user[owner], history.values), at_target[owner], rows.domain[owner] == i
+        late = (time < 0) | own & (time > limit)
+        if times.log.common_time:
+            late |= ~own & (time // resolution >= limit // resolution)
+        hit[owner[late & (user[owner] >= 0)]] = True
     return hit | ((at_target < 0) & (user >= 0))
 
 
-def _late_in_an_epoch(log: EventLog, rows: Rows) -> Array:
+def _late_in_an_epoch(times: _Times, rows: Rows) -> Array:
     """:func:`_late` for the rows of a training epoch (``model.positions`` = every), one per event.
 
     Returns
@@ -241,39 +278,20 @@ def _late_in_an_epoch(log: EventLog, rows: Rows) -> Array:
     bool [rows]
         True for every row of a user with a late one.
     """
-    asked = asked_by_event(rows, LONGEST)
-    return belongs(origins(rows), origins(asked)[_late(log, asked)])
+    every = EveryEvent.of(rows)
+    part = np.cumsum(np.minimum(every.seen, LONGEST).sum(axis=0)) // _AT_ONCE
+    late = []
+    for at in np.split(np.arange(len(part)), np.flatnonzero(np.diff(part)) + 1):
+        asked = every.rows(at, LONGEST)
+        late.append(origins(asked)[_late(times, asked)])
+    return belongs(origins(rows), np.concatenate(late))
 
 
-def _before_training_ends(log: EventLog, split: _Split) -> Array:
+def _before_training_ends(times: _Times, split: _Split) -> Array:
     """Rows whose target lies no later than a target of an earlier split (``temporal``: cuts are global)."""
-    latest = max(int(_target_times(log, before.rows).max(initial=-1)) for before in split.earlier)
-    times = _target_times(log, split.rows)
-    return (times >= 0) & (times <= latest)
-
-
-def _in_log(log: EventLog, rows: Rows) -> Array:
-    """Positions of the rows' users in the log, int64 [rows]; -1 for users that it does not have."""
-    return pd.Index(log.users).get_indexer(pd.Index(origins(rows)))
-
-
-def _times(log: EventLog, rows: Rows, domain: str, user: Array, items: Array) -> Array:
-    """When ``user[i]`` took ``items[i]``, int64; -1 if the log does not have that event."""
-    events, wide = log.events[domain], rows.catalogue.size(domain) + 1
-    keys = events.user.astype(np.int64) * wide + events.item
-    order = np.argsort(keys, kind="stable")
-    wanted = user * wide + items
-    at = np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)
-    return np.where((keys[order[at]] == wanted) & (user >= 0), events.time[order[at]], -1)
-
-
-def _target_times(log: EventLog, rows: Rows) -> Array:
-    """When each row's target happened, int64 [rows]; -1 if the log does not have it."""
-    user, time = _in_log(log, rows), np.full(len(rows), -1)
-    for d in DOMAINS:
-        at = rows.of(d)
-        time[at] = _times(log, rows, d, user[at], rows.target[at])
-    return time
+    latest = max(int(times.of_targets(before.rows).max(initial=-1)) for before in split.earlier)
+    found = times.of_targets(split.rows)
+    return (found >= 0) & (found <= latest)
 
 
 Check = Callable[[_Split], Array]
@@ -291,13 +309,14 @@ def _checks(dataset: CrossDomainDataset, split: str) -> Iterator[tuple[str, str,
         yield f"row of {COPY_LENGTH} items or more under another name", "leak", _copy
         yield f"row of fewer than {COPY_LENGTH} items under another name", "note", _short_copy
         yield "target seen in no earlier split", "note", _target_unseen
-    if (log := dataset.log) is not None:
-        yield "event not before its target", "leak", lambda one: _late(log, one.rows)
+    if dataset.log is not None:
+        times = _Times(dataset.log)
+        yield "event not before its target", "leak", lambda one: _late(times, one.rows)
         if split == "train":
             what = "event not before its target, as an epoch draws the rows"
-            yield what, "leak", lambda one: _late_in_an_epoch(log, one.rows)
+            yield what, "leak", lambda one: _late_in_an_epoch(times, one.rows)
         if split != "train" and dataset.protocol == "temporal":
-            yield "target no later than training's", "leak", lambda one: _before_training_ends(log, one)
+            yield "target no later than training's", "leak", lambda one: _before_training_ends(times, one)
     yield "cold row", "note", lambda one: one.rows.kinds()["cold"]
     yield "row without any history", "note", lambda one: one.rows.kinds()["no_history"]
     yield "history in order of item ids", "note", _in_item_order

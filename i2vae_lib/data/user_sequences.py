@@ -88,7 +88,7 @@ def user_sequences(rows: Rows) -> UserSequences:
 
 
 @dataclass(frozen=True)
-class Events:
+class EveryEvent:
     """Every event of training users, in the order of domains, users and events, and what a row that asks for it shows.
 
     Parameters
@@ -153,12 +153,6 @@ class Events:
             source=at,
             moment=None if self.moments is None else self.moments[at],
         )
-
-
-def asked_by_event(rows: Rows, length: int) -> Rows:
-    """One row for every event of training rows' users: :meth:`Events.rows` of all."""
-    events = Events.of(rows)
-    return events.rows(np.arange(len(events.domain)), length)
 
 
 def _earlier(sequences: Ragged, owner: Array, moments: Array) -> Array:

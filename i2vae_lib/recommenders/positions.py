@@ -17,7 +17,7 @@ import torch
 
 from i2vae_lib.data.batches import as_indices, bucketed
 from i2vae_lib.data.rows import DOMAINS, PAD, Array, Rows
-from i2vae_lib.data.user_sequences import Events
+from i2vae_lib.data.user_sequences import EveryEvent
 from i2vae_lib.generators.evidence import Told
 from i2vae_lib.generators.graphs import Unified
 from i2vae_lib.model.every_position import Asked
@@ -165,7 +165,7 @@ class Lessons:
     """
 
     orders: Orders
-    events: Events
+    events: EveryEvent
     length: int
     show: Callable[[Rows], Shown]
     kept: Shown | None
@@ -176,7 +176,7 @@ class Lessons:
     @classmethod
     def of(cls, train: Rows, length: int, show: Callable[[Rows], Shown]) -> Self:
         """The lessons in training rows."""
-        events, unified = Events.of(train), Unified(train.catalogue)
+        events, unified = EveryEvent.of(train), Unified(train.catalogue)
         sequences = events.whole.sequences
         counts = [len(sequences[d].values) for d in DOMAINS]
         first = (1, 1 + counts[0])

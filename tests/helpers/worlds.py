@@ -11,6 +11,7 @@ import numpy as np
 
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.rows import Rows
+from i2vae_lib.data.user_sequences import EveryEvent
 from i2vae_lib.experiments.workers import InThisProcess
 from i2vae_lib.generators import psg
 from i2vae_lib.params import Parameters
@@ -56,3 +57,9 @@ def fitted(system: Any, dataset: CrossDomainDataset, params: Parameters, generat
 def in_this_process(*words: Any, **named: Any) -> Iterator[InThisProcess]:
     """In place of ``workers.connect``, for what does not ask about processes; seconds less."""
     yield InThisProcess()
+
+
+def asked_by_event(train: Rows, length: int) -> Rows:
+    """The rows that ask for all events of training users."""
+    every = EveryEvent.of(train)
+    return every.rows(np.arange(len(every.domain)), length)
