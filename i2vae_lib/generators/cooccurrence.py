@@ -18,6 +18,9 @@ With w = h = 1 that is ItemKNN's cosine with shrinkage over the other users. Seq
 
 History items that count the row's user (u_i = 1) are scored with one table of terms C_ij / (sqrt((c_i - 1) c_j) + s);
 the few j that the user took too are corrected one by one. A user without training rows (u = 0) has the plain table.
+
+Of a large log (:func:`.graphs.is_large`) an item i has scores for the j that at least ``least[i]`` users took beside i,
+and in a row of one of them for the j that as many *others* took: a user's own pairs never help a j to be there.
 """
 
 from __future__ import annotations
