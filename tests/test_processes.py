@@ -27,6 +27,7 @@ from tests.helpers.worlds import LONG, ROOT, TINY
 
 RECIPE = {key: value for key, value in read_preset("tuned")["overrides"].items() if key not in ("model.d", "model.T")}
 WAYS = {"rows": {"model.dropout": 0.0}, "positions": RECIPE | {"model.T": 12, "model.dropout": 0.0}}
+WAYS["sampled"] = WAYS["positions"] | {"objective.sampled": 10}
 
 
 def parameters(way: str, **more: Any) -> Parameters:
