@@ -15,6 +15,7 @@ import pandas as pd
 
 from i2vae_lib.data.kinds import KINDS
 from i2vae_lib.data.rows import DOMAINS, PAD, Array, DataError, Ragged, Rows, hashed, mixed, popularity
+from i2vae_lib.data.user_sequences import chained
 from i2vae_lib.params import ParameterError
 from i2vae_lib.places import suggestion
 
@@ -99,10 +100,7 @@ def _items_left(rows: Rows) -> Array:
 
 def _barred(rows: Rows) -> Ragged:
     """Items that are never negatives of a row: its target and ``rows.excluded``, each item once, ascending."""
-    owner = np.concatenate([rows.excluded.owner, np.arange(len(rows))])
-    items = np.concatenate([rows.excluded.values, rows.target])
-    owner, items = np.divmod(np.unique((owner << 32) + items), 2**32)
-    return Ragged.from_lengths(items, np.bincount(owner, minlength=len(rows)))
+    return chained(rows.excluded, Ragged.from_lengths(rows.target, np.ones(len(rows)))).distinct()
 
 
 def _stream(keys: Array, length: int, size: int) -> Array:

@@ -216,7 +216,7 @@ def _rows_table(rows: Rows) -> pd.DataFrame:
     lead = {"row": rows.source, "user": rows.user, "domain": domain}
     target = np.empty(len(rows), dtype=object)
     for d in DOMAINS:
-        target[rows.of(d)] = catalogue.ids[d][rows.target[rows.of(d)] - 1]
+        target[rows.of(d)] = catalogue.decode(d, rows.target[rows.of(d)])
     histories = {f"history_{names[d]}": _lists(catalogue.ids[d], rows.history[d]) for d in DOMAINS}
     return pd.DataFrame(lead | {"target": target} | histories)
 

@@ -26,7 +26,6 @@ from i2vae_lib.recommenders.systems.multivae import (
     MultiVAES,
     VariationalAutoencoder,
     costs,
-    distinct,
     draw,
     reconstruction,
     shuffled,
@@ -45,7 +44,7 @@ def autoencoder(seed: int = 0, size: int = ITEMS) -> VariationalAutoencoder:
 
 
 def bags(lists: list[list[int]]) -> Bags:
-    return Bags.of(distinct(Ragged.from_lists(lists)))
+    return Bags.of(Ragged.from_lists(lists).distinct())
 
 
 def noise(seed: int = 0) -> torch.Generator:
@@ -87,13 +86,13 @@ def popularity_of(rows: Rows, params: Parameters) -> Popularity:
 
 
 def test_distinct_when_sequences_repeat_items() -> None:
-    found = distinct(Ragged.from_lists([[5, 2, 5, 5], [], [7], [2, 1, 2]]))
+    found = Ragged.from_lists([[5, 2, 5, 5], [], [7], [2, 1, 2]]).distinct()
     assert [found[i].tolist() for i in range(4)] == [[2, 5], [], [7], [1, 2]]
 
 
 def test_distinct_when_there_is_nothing() -> None:
-    assert len(distinct(Ragged.from_lists([[], []]))) == 2
-    assert len(distinct(Ragged.from_lists([]))) == 0
+    assert len(Ragged.from_lists([[], []]).distinct()) == 2
+    assert len(Ragged.from_lists([]).distinct()) == 0
 
 
 def test_bags_when_made() -> None:

@@ -23,7 +23,6 @@ from i2vae_lib.recommenders.systems.multivae import (
     MultiVAES,
     VariationalAutoencoder,
     costs,
-    distinct,
     draw,
     reconstruction,
 )
@@ -40,7 +39,7 @@ def noise(seed: int = 0) -> torch.Generator:
 
 
 def bags(lists: list[list[int]]) -> Bags:
-    return Bags.of(distinct(Ragged.from_lists(lists)))
+    return Bags.of(Ragged.from_lists(lists).distinct())
 
 
 def drawn(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:

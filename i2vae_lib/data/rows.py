@@ -102,6 +102,12 @@ class Ragged:
         """Without what the sequences hold where ``mask`` (bool [n]) is true."""
         return self.keep(~mask[self.owner])
 
+    def distinct(self) -> Ragged:
+        """Each sequence as a set: every value once, ascending; without moments."""
+        key = int(self.values.max(initial=0)) + 1
+        pairs = np.unique(self.owner * key + self.values)
+        return Ragged.from_lengths(pairs % key, np.bincount(pairs // key, minlength=len(self)))
+
     def last(self, width: int) -> Array:
         """The most recent ``width`` items, left-padded with 0: int32 [n, min(width, longest)] (at least one column)."""
         width = max(1, min(width, int(self.lengths.max(initial=0))))

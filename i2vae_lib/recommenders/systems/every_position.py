@@ -33,7 +33,7 @@ from torch import nn
 
 from i2vae_lib.data.batches import Tensors
 from i2vae_lib.data.rows import PAD, Array, Ragged, Rows, stacked
-from i2vae_lib.data.user_sequences import interleaved, stamp_numbers, user_sequences
+from i2vae_lib.data.user_sequences import interleaved, stamp_numbers
 from i2vae_lib.generators.cooccurrence import item_vectors
 from i2vae_lib.generators.graphs import Unified
 from i2vae_lib.generators.psg import Generator
@@ -199,12 +199,8 @@ class EveryPosition(Trained):
 
     def orders(self, train: Rows) -> dict[str, Orders]:
         """What each stream is learnt from."""
-        sequences = user_sequences(train).sequences
-        found = {}
-        for s in self.reading.streams:
-            parts = [self.reading.numbered(sequences[d], d) for d in self.reading.domains(s)]
-            found[s] = Orders.of(parts, [self.sizes[d] for d in self.reading.domains(s)], self.products(s))
-        return found
+        sizes = {s: [self.sizes[d] for d in self.reading.domains(s)] for s in self.reading.streams}
+        return {s: Orders.of(parts, sizes[s], self.products(s)) for s, parts in self.reading.parts(train).items()}
 
     def stages(self, train: Rows) -> Iterator[Stage]:
         size, length, orders = self.params.training.batch_size, self.params.model.T, self.orders(train)

@@ -39,7 +39,7 @@ from torch.nn import functional as F
 from i2vae_lib import training
 from i2vae_lib.data.batches import Tensors, as_indices
 from i2vae_lib.data.rows import Array, Ragged, Rows
-from i2vae_lib.data.user_sequences import chained, user_sequences
+from i2vae_lib.data.user_sequences import chained
 from i2vae_lib.model.encoders import dropout, initialise
 from i2vae_lib.model.latents import Gaussian, annealing, kl, sample, standard_like
 from i2vae_lib.model.likelihoods import multinomial
@@ -57,7 +57,7 @@ class Bags(Tensors):
 
     @classmethod
     def of(cls, sets: Ragged) -> Self:
-        """What :func:`distinct` made, as tensors."""
+        """What :meth:`Ragged.distinct` gives, as tensors."""
         return cls(as_indices(sets.values) - 1, as_indices(sets.offsets))
 
     def __len__(self) -> int:
@@ -72,13 +72,6 @@ class Bags(Tensors):
     def owner(self) -> torch.Tensor:
         """For each item the number of its set, int64 [m]."""
         return torch.repeat_interleave(self.counts, output_size=len(self.items))
-
-
-def distinct(sequences: Ragged) -> Ragged:
-    """Each sequence as a set: every item once, ascending."""
-    key = int(sequences.values.max(initial=0)) + 1
-    pairs = np.unique(sequences.owner * key + sequences.values)
-    return Ragged.from_lengths(pairs % key, np.bincount(pairs // key, minlength=len(sequences)))
 
 
 class Encoder(nn.Module):
@@ -209,11 +202,8 @@ class _MultiVAE(Trained):
 
     def bags(self, train: Rows) -> dict[str, Ragged]:
         """For each stream the sets of its users (not of rows: a user is one bag), without empty ones."""
-        sequences, found = user_sequences(train).sequences, {}
-        for stream in self.reading.streams:
-            whole = chained(*(self.reading.numbered(sequences[d], d) for d in self.reading.domains(stream)))
-            found[stream] = distinct(whole.take(np.flatnonzero(whole.lengths)))
-        return found
+        found = {stream: chained(*parts) for stream, parts in self.reading.parts(train).items()}
+        return {stream: whole.take(np.flatnonzero(whole.lengths)).distinct() for stream, whole in found.items()}
 
     def build(self, weights: torch.Generator) -> nn.Module:
         p = self.params
@@ -236,7 +226,7 @@ class _MultiVAE(Trained):
 
     def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
         module = self.module[self.reading.stream(domain)]
-        bags = Bags.of(distinct(self.reading.histories(rows, domain))).to(self.device)
+        bags = Bags.of(self.reading.histories(rows, domain).distinct()).to(self.device)
         mean = module.encoder(bags, 0.0, None).mean
         return module.decoder.scores(mean, items, self.reading.slots(domain))
 

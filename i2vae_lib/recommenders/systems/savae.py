@@ -105,7 +105,7 @@ class RAVAE(Trained):
 
     def stages(self, train: Rows) -> Iterator[Stage]:
         size = self.params.training.batch_size
-        whole = {d: multivae.distinct(one) for d, one in user_sequences(train).sequences.items()}
+        whole = {d: one.distinct() for d, one in user_sequences(train).sequences.items()}
         takers = {d: np.flatnonzero(one.lengths) for d, one in whole.items()}
         own = {d: whole[d].take(takers[d]) for d in DOMAINS}
         self.aligned = False
@@ -168,7 +168,7 @@ class RAVAE(Trained):
 
     def encoded(self, encoder: Any, history: Ragged) -> torch.Tensor:
         """Posterior means of clean histories, [B, d]."""
-        return encoder(Bags.of(multivae.distinct(history)).to(self.device), 0.0, None).mean
+        return encoder(Bags.of(history.distinct()).to(self.device), 0.0, None).mean
 
 
 class SAVAE(RAVAE):

@@ -67,6 +67,11 @@ class PerDomain:
         """Items of a domain by their numbers in its stream."""
         return replace(items, values=items.values + np.int32(self.offset(domain)))
 
+    def parts(self, train: Rows) -> dict[str, list[Ragged]]:
+        """Training users' whole sequences by stream: a part a domain, by the stream's numbers."""
+        whole = user_sequences(train).sequences
+        return {s: [self.numbered(whole[d], d) for d in self.domains(s)] for s in self.streams}
+
     def sequences(self, train: Rows) -> Mapping[str, Ragged]:
         """What a stream is learnt from: whole training sequences, targets included, of two items at least."""
         return {d: _with_steps(one) for d, one in user_sequences(train).sequences.items()}

@@ -32,7 +32,7 @@ import torch
 from scipy import sparse
 
 from i2vae_lib.data.rows import Array, DataError, Ragged, Rows, popularity
-from i2vae_lib.data.user_sequences import interleaved, moments_of, stamp_numbers, user_sequences
+from i2vae_lib.data.user_sequences import interleaved, moments_of, stamp_numbers
 from i2vae_lib.generators.cooccurrence import with_range
 from i2vae_lib.generators.graphs import binary
 from i2vae_lib.parameter_groups import SLISTParameters
@@ -129,15 +129,14 @@ class LinearModel(StoredRecommender):
         """
         self.params, start = params, time.perf_counter()
         self.popularity = popularity(train)
-        sequences, limit = user_sequences(train).sequences, self.own.limit
-        for s in self.reading.streams:
+        limit = self.own.limit
+        for s, parts in self.reading.parts(train).items():
             size = self.reading.size(s)
             if size > limit:
                 raise DataError(
                     f"{self.name}: {size:,} items need a matrix of {4 * size**2 / 2**30:.1f} GiB and more like it; "
                     f"{self.name[:-2]}.limit allows {limit:,} items (raise it, or leave this system out)"
                 )
-            parts = [self.reading.numbered(sequences[d], d) for d in self.reading.domains(s)]
             self.timed = moments_of(parts) is not None
             whole = interleaved(parts, np.zeros(len(parts[0]), dtype=np.int64))
             last = whole.recent(params.model.T)
