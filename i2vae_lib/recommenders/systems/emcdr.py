@@ -47,12 +47,11 @@ from torch import nn
 from i2vae_lib import training
 from i2vae_lib.data.rows import DOMAINS, Array, DataError, Rows, other
 from i2vae_lib.generators import graphs
-from i2vae_lib.generators.lightgcn import terms
 from i2vae_lib.generators.psg import Generator
 from i2vae_lib.model.encoders import initialise
 from i2vae_lib.recommenders.systems.fold_in import mean_mapped
-from i2vae_lib.recommenders.systems.lightgcn import known_lines, node_vectors, triple_stage
-from i2vae_lib.recommenders.trained import NOTHING, Trained, dot
+from i2vae_lib.recommenders.systems.lightgcn import OnTriples, SeparateGraphs
+from i2vae_lib.recommenders.trained import dot
 from i2vae_lib.training import CostAndParts, Stage
 
 
@@ -97,12 +96,16 @@ def overlapping(taken: Mapping[str, sparse.csr_matrix], share: float) -> Array:
     return np.sort(both[order[: int(np.ceil(share * len(both)))]])
 
 
-class EMCDR(Trained):
+class EMCDR(OnTriples):
     """``emcdr``."""
 
     name = "emcdr"
+    reading_of = SeparateGraphs
 
-    taken: Mapping[str, sparse.csr_matrix] = NOTHING
+    @property
+    def vectors(self) -> nn.Module:
+        factors: nn.Module = self.module["factors"]
+        return factors
 
     @property
     def mapping(self) -> nn.Module | None:
@@ -111,13 +114,12 @@ class EMCDR(Trained):
         return found if "scale x" in self.frozen else None
 
     def adopt(self, train: Rows, generator: Generator | None) -> None:
-        self.users = np.array(list(dict.fromkeys(train.user)), dtype=object)
-        self.taken = {d: graphs.domain_takers(train, d) for d in DOMAINS}
+        super().adopt(train, generator)
         self.overlap = overlapping(self.taken, self.params.emcdr.active_share)
 
     def build(self, weights: torch.Generator) -> nn.Module:
         p = self.params
-        factors = node_vectors(self.taken, p.model.d, weights)
+        factors = super().build(weights)
         mappings = nn.ModuleDict({d: mapping_of(p.emcdr.mapping, p.model.d) for d in DOMAINS})
         initialise(mappings, weights)
         return nn.ModuleDict({"factors": factors, "mapping": mappings})
@@ -127,11 +129,8 @@ class EMCDR(Trained):
         return nn.Module() if self.mapping is None else self.mapping
 
     def stages(self, train: Rows) -> Iterator[Stage]:
-        p = self.params
-        pools = {d: {d: np.arange(self.catalogue.size(d))} for d in DOMAINS}
-        factors = self.module["factors"]
-        yield triple_stage("factors", factors, self.factors_loss, self.taken, pools, p.emcdr.batch_size)
-        if p.emcdr.mapping == "mlp":
+        yield self.triple_stage("factors")
+        if self.own.mapping == "mlp":
             self.settle()
             pairs = self.overlapping_pairs()
             if pairs:
@@ -151,12 +150,6 @@ class EMCDR(Trained):
         for d, vectors in pairs.items():
             found = ridge(vectors, pairs[other(d)], self.params.emcdr.mapping_decay).T
             training.load_parameters(self.module["mapping"][d], {"weight": torch.from_numpy(found)})
-
-    def factors_loss(self, batch: dict[str, torch.Tensor], epoch: int, generator: torch.Generator) -> CostAndParts:
-        """BPR and decay of one domain's triples."""
-        [(d, rows)] = batch.items()
-        ranking, penalty = terms(self.module["factors"][d], None, 0, rows, self.params.emcdr.decay)
-        return ranking + penalty, {f"reconstruction/{d}": ranking, f"decay/{d}": penalty}
 
     def mapping_stage(self, pairs: Mapping[str, torch.Tensor]) -> Stage:
         """Step 2 for the MLP; the factors are not in its module, so they stay as they are.
@@ -187,11 +180,7 @@ class EMCDR(Trained):
     def settle(self) -> None:
         """Item vectors, zero where nobody took the item, and the linear mapping of the factors as they stand, so that
         each of their epochs is measured with it. A loaded model has both and no training interactions."""
-        for d, graph in self.taken.items():
-            users, items = np.split(self.module["factors"][d].detach().cpu().numpy(), [graph.shape[0]])
-            self.frozen[f"items {d}"] = torch.from_numpy(graphs.tables_of(graph, (users, items), 0)[2]).to(self.device)
-            ids, lines = known_lines(self.users, graph)
-            self.remember(d, ids, torch.from_numpy(users[lines]))
+        self.frozen |= {f"items {d}": final.to(self.device) for d, _, final in self.tables()}
         if self.taken and self.params.emcdr.mapping == "linear":
             self.solve()
 

@@ -44,10 +44,10 @@ from i2vae_lib.generators.psg import Generator
 from i2vae_lib.recommenders.systems.fold_in import propagated
 from i2vae_lib.recommenders.systems.separate_or_merged import Merged, PerDomain, both_readings
 from i2vae_lib.recommenders.trained import NOTHING, Trained, dot
-from i2vae_lib.training import CostAndParts, Loss, Stage
+from i2vae_lib.training import CostAndParts, Stage
 
 
-class _Separate(PerDomain):
+class SeparateGraphs(PerDomain):
     """``-S``: a graph per domain, of all users and the domain's items."""
 
     def pools(self, name: str) -> Mapping[str, Array]:
@@ -80,83 +80,82 @@ class _United(Merged):
         return self.unified.histories(rows)
 
 
-def node_vectors(taken: Mapping[str, sparse.csr_matrix], d: int, weights: torch.Generator) -> nn.ParameterDict:
-    """Layer-0 vectors of each graph, [users + items, d], users first: N(0, 0.1^2) as in LightGCN's code."""
-    return nn.ParameterDict(
-        {
-            name: nn.Parameter(torch.empty(sum(graph.shape), d).normal_(std=0.1, generator=weights))
-            for name, graph in taken.items()
-        }
-    )
-
-
-def triple_stage(
-    name: str,
-    module: nn.Module,
-    loss: Loss,
-    taken: Mapping[str, sparse.csr_matrix],
-    pools: Mapping[str, Mapping[str, Array]],
-    size: int,
-) -> Stage:
-    """A training on triples, as the nodes that :func:`i2vae_lib.generators.lightgcn.terms` takes.
-
-    An epoch of a graph is as many triples as it has edges; batches of several graphs take random turns.
-    """
-    turns = [name for name, graph in taken.items() for _ in range(-(-graph.nnz // size))]
-
-    def batches(rng: np.random.Generator) -> Iterator[dict[str, torch.Tensor]]:
-        samplers = {name: Triples(taken[name], dict(pools[name]), rng) for name in dict.fromkeys(turns)}
-        for i in rng.permutation(len(turns)):
-            users = taken[turns[i]].shape[0]
-            user, positive, negative = samplers[turns[i]].draw(size)
-            yield {turns[i]: torch.from_numpy(np.concatenate([user, users + positive, users + negative]))}
-
-    return Stage(name, module, loss, batches, sum(graph.nnz for graph in taken.values()), len(turns))
-
-
-def known_lines(users: Array, graph: sparse.csr_matrix) -> tuple[Array, Array]:
-    """Ids of the training users with an edge, and their lines: the others' vectors nobody has trained."""
-    lines = np.flatnonzero(graph.getnnz(axis=1))
-    return users[lines], lines
-
-
-class _LightGCN(Trained):
-    """Both readings."""
+class OnTriples(Trained):
+    """Vectors of the users and items of a reading's graphs, trained on triples: LightGCN and what EMCDR starts from."""
 
     taken: Mapping[str, sparse.csr_matrix] = NOTHING
+    adjacency: Mapping[str, Adjacency] = NOTHING  # where there are layers
+    layers = 0
+
+    @property
+    def vectors(self) -> nn.Module:
+        """Those of layer 0 of each graph, [users + items, d], users first."""
+        return self.module
 
     def adopt(self, train: Rows, generator: Generator | None) -> None:
         self.users = np.array(list(dict.fromkeys(train.user)), dtype=object)
         self.taken = {name: self.reading.taken(train, name) for name in self.reading.streams}
-        self.adjacency = {
-            name: Adjacency.of(graphs.normalised(graph)).to(self.device) for name, graph in self.taken.items()
-        }
 
     def build(self, weights: torch.Generator) -> nn.Module:
-        return node_vectors(self.taken, self.params.model.d, weights)
+        """N(0, 0.1^2) as in LightGCN's code."""
+        module = nn.ParameterDict()
+        for name, graph in self.taken.items():
+            vectors = torch.empty(sum(graph.shape), self.params.model.d)
+            module[name] = nn.Parameter(vectors.normal_(std=0.1, generator=weights))
+        return module
 
-    def stages(self, train: Rows) -> Iterator[Stage]:
-        pools = {name: self.reading.pools(name) for name in self.reading.streams}
-        yield triple_stage("lightgcn", self.module, self.loss, self.taken, pools, self.own.batch_size)
+    def triple_stage(self, name: str) -> Stage:
+        """A training on triples, as the nodes that :func:`i2vae_lib.generators.lightgcn.terms` takes.
+
+        An epoch of a graph is as many triples as it has edges; batches of several graphs take random turns.
+        """
+        taken, size = self.taken, self.own.batch_size
+        turns = [name for name, graph in taken.items() for _ in range(-(-graph.nnz // size))]
+
+        def batches(rng: np.random.Generator) -> Iterator[dict[str, torch.Tensor]]:
+            samplers = {one: Triples(taken[one], dict(self.reading.pools(one)), rng) for one in dict.fromkeys(turns)}
+            for i in rng.permutation(len(turns)):
+                users = taken[turns[i]].shape[0]
+                user, positive, negative = samplers[turns[i]].draw(size)
+                yield {turns[i]: torch.from_numpy(np.concatenate([user, users + positive, users + negative]))}
+
+        return Stage(name, self.vectors, self.loss, batches, sum(graph.nnz for graph in taken.values()), len(turns))
 
     def loss(self, batch: dict[str, torch.Tensor], epoch: int, generator: torch.Generator) -> CostAndParts:
-        """BPR and decay of one graph's triples; the whole graph is propagated through at each step."""
+        """BPR and decay of one graph's triples; with layers, each step propagates through the whole graph."""
         [(name, rows)] = batch.items()
-        p = self.params.lightgcn
-        ranking, penalty = terms(self.module[name], self.adjacency[name], p.layers, rows, p.decay)
+        vectors = self.vectors.get_parameter(name)
+        ranking, penalty = terms(vectors, self.adjacency.get(name), self.layers, rows, self.own.decay)
         return ranking + penalty, {f"reconstruction/{name}": ranking, f"decay/{name}": penalty}
 
-    def settle(self) -> None:
-        """Per graph: ``fold_in`` and ``final`` of :func:`graphs.tables_of`; under ``temporal`` the users' vectors too.
-
-        A loaded model has these and no graph.
-        """
+    def tables(self) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+        """``fold_in`` and ``final`` of :func:`graphs.tables_of`, by graph; under ``temporal`` users are remembered."""
         for name, graph in self.taken.items():
-            users, items = np.split(self.module[name].detach().cpu().numpy(), [graph.shape[0]])
-            mean, fold_in, final = graphs.tables_of(graph, (users, items), self.own.layers)
-            self.frozen |= {f"fold_in {name}": torch.from_numpy(fold_in), f"final {name}": torch.from_numpy(final)}
-            ids, lines = known_lines(self.users, graph)
-            self.remember(name, ids, torch.from_numpy(mean[lines].astype(np.float32)))
+            users, items = np.split(self.vectors.get_parameter(name).detach().cpu().numpy(), [graph.shape[0]])
+            mean, fold_in, final = graphs.tables_of(graph, (users, items), self.layers)
+            lines = np.flatnonzero(graph.getnnz(axis=1))  # the others' vectors nobody has trained
+            self.remember(name, self.users[lines], torch.from_numpy(mean[lines].astype(np.float32)))
+            yield name, torch.from_numpy(fold_in), torch.from_numpy(final)
+
+
+class _LightGCN(OnTriples):
+    """Both readings."""
+
+    @property
+    def layers(self) -> int:  # type: ignore[override]
+        return int(self.own.layers)
+
+    def adopt(self, train: Rows, generator: Generator | None) -> None:
+        super().adopt(train, generator)
+        self.adjacency = {d: Adjacency.of(graphs.normalised(one)).to(self.device) for d, one in self.taken.items()}
+
+    def stages(self, train: Rows) -> Iterator[Stage]:
+        yield self.triple_stage("lightgcn")
+
+    def settle(self) -> None:
+        """Tables of each graph. A loaded model has these and no graph."""
+        for name, fold_in, final in self.tables():
+            self.frozen |= {f"fold_in {name}": fold_in, f"final {name}": final}
         pools = [(name, *pool) for name in self.reading.streams for pool in self.reading.pools(name).items()]
         self.finals = {
             d: self.frozen[f"final {name}"][torch.from_numpy(items)].to(self.device) for name, d, items in pools
@@ -182,4 +181,4 @@ class _LightGCN(Trained):
         return dot(vectors, self.finals[domain], items)
 
 
-LightGCNS, LightGCNM = both_readings(_LightGCN, "lightgcn", _Separate, _United)
+LightGCNS, LightGCNM = both_readings(_LightGCN, "lightgcn", SeparateGraphs, _United)
