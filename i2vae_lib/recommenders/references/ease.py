@@ -39,7 +39,7 @@ import numpy as np
 from scipy import sparse
 from scipy.linalg import lapack
 
-from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, DataError, Rows
+from i2vae_lib.data.rows import DOMAINS, Array, DataError, Rows
 from i2vae_lib.generators.graphs import arrays_of, entries_apart, matrix_of, user_items
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.references.from_histories import Axis, FromHistories, Setting
@@ -64,16 +64,12 @@ class EASE(FromHistories):
     users
         X, where ``inverse`` is M; else None.
     weights
-        B over all unified items, where it is that of neighbourhoods; then the others are empty.
+        B over all unified items, where it is that of neighbourhoods; then there is nothing of the others.
     """
 
     name = "ease"
 
     weights: sparse.csr_matrix | None
-
-    def __init__(self, catalogue: Catalogue):
-        super().__init__(catalogue)
-        self._take_weights(sparse.csr_matrix((self.unified.size, self.unified.size), dtype=np.float32))
 
     def choices(self, train: Rows, params: Parameters) -> tuple[list[list[Axis]], Callable[[Setting], Setting]]:
         matrix, p = user_items(train, self.unified), params.references
@@ -112,8 +108,6 @@ class EASE(FromHistories):
         return learn
 
     def _take_weights(self, weights: sparse.csr_matrix) -> None:
-        nothing = np.zeros(0, dtype=np.float32)
-        self._take(np.zeros(0, dtype=np.int64), nothing.reshape(0, 0), nothing, None)
         self.weights = weights
         self.of_domain = {d: weights[:, self.unified.items[d]] for d in DOMAINS}
 

@@ -27,7 +27,7 @@ from functools import lru_cache, partial
 import numpy as np
 from scipy import sparse
 
-from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows
+from i2vae_lib.data.rows import DOMAINS, Array, Rows
 from i2vae_lib.generators.graphs import arrays_of, cosine, entries_apart, matrix_of, user_items
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.references.from_histories import Axis, FromHistories, Setting
@@ -37,10 +37,6 @@ class ItemKNN(FromHistories):
     """Cosine neighbours over the items of both domains."""
 
     name = "itemknn"
-
-    def __init__(self, catalogue: Catalogue):
-        super().__init__(catalogue)
-        self._take(sparse.csr_matrix((self.unified.size, self.unified.size), dtype=np.float32))
 
     def choices(self, train: Rows, params: Parameters) -> tuple[list[list[Axis]], Callable[[Setting], Setting]]:
         ordered = lru_cache(maxsize=1)(partial(_in_order, user_items(train, self.unified)))
