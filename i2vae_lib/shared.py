@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from i2vae_lib import evaluation
@@ -19,7 +18,6 @@ from i2vae_lib.generators import psg
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.registry import CEILINGS, REFERENCES
 from i2vae_lib.runs import read_json, write_atomically, write_json
-from i2vae_lib.training import Callbacks
 
 
 def recalled(dataset: CrossDomainDataset, generator: psg.Generator) -> tuple[Path, list[dict[Any, Any]]]:
@@ -48,17 +46,9 @@ def recalled(dataset: CrossDomainDataset, generator: psg.Generator) -> tuple[Pat
 
 def references(dataset: CrossDomainDataset, p: Parameters) -> list[Any]:
     """The fitted reference rankers; on synthetic data also those that read its truth."""
-    fitted: list[Any] = [
-        kind(dataset.catalogue).fit(
-            dataset.splits["train"],
-            dataset.splits["validation"],
-            params=p,
-            generator=None,
-            rng=np.random.default_rng(p.seed),
-            callbacks=Callbacks(),
-        )
-        for kind in REFERENCES.values()
-    ]
+    fitted = [kind(dataset.catalogue) for kind in REFERENCES.values()]
+    for ranker in fitted:
+        ranker.learn(dataset.splits["train"], dataset.splits["validation"], p)
     return [*fitted, *(kind(dataset, fitted[0].counts) for kind in CEILINGS.values() if dataset.truth)]
 
 

@@ -282,11 +282,11 @@ def test_fit_when_experiments_call_it(
 ) -> None:
     seen: list[Any] = []
 
-    def spy(recommender: Any, train: Rows, validation: Rows, **named: Any) -> None:
-        seen.extend([train, validation, *named.values()])
+    def spy(recommender: Any, *given: Any, **named: Any) -> None:
+        seen.extend([*given, *named.values()])
         raise Stop
 
-    monkeypatch.setattr(kind, "fit", spy)
+    monkeypatch.setattr(kind, "fit" if kind is I2VAERecommender else "learn", spy)
     monkeypatch.setenv("I2VAE_CACHE_DIR", str(tmp_path / "cache"))  # nobody's fit to read back
     stage = stages.train if kind is I2VAERecommender else stages.evaluate
     with pytest.raises(Stop):

@@ -108,7 +108,7 @@ class Stack(StoredRecommender):
         start = time.perf_counter()
         self.popularity = popularity(train)
         for ranker in self.rankers.values():
-            ranker.fit(train, validation, params=params, generator=None, rng=rng, callbacks=Callbacks())
+            ranker.learn(train, validation, params)
         self.part_counts()
         negatives = sample_negatives(validation, params.evaluation.negatives, params.split.data_seed)
         choices = Choices.of(self, validation, negatives)
