@@ -17,7 +17,7 @@ from i2vae_lib.model.graph_encoders import VBGE, Bipartite, Triples, interaction
 from i2vae_lib.model.latents import Gaussian, kl, standard_like
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import DisenCDR, Popularity
-from i2vae_lib.recommenders.systems.disencdr import mixed, shared_mean, shared_posterior, shares
+from i2vae_lib.recommenders.systems.disencdr import mixed, shared_mean, shares
 from i2vae_lib.training import Callbacks
 from tests.helpers.worlds import TINY, one_a_user
 
@@ -85,7 +85,7 @@ def test_mixed_when_posteriors_are_mixed() -> None:
 def test_shared_posterior_when_a_user_has_one_domain(train: Rows) -> None:
     system = unfitted(train, parameters(disencdr__layers=1))
     graphs, tables = system.graphs, system.module.shared_users
-    found, _ = shared_posterior(system.module, graphs, system.share, len(system.user_ids), None)
+    found, _ = system.shared_posterior(None)
     assert found.mean.shape == (len(system.user_ids), 16)
     only_x = np.setdiff1d(graphs["x"].users, graphs["y"].users)
     both = np.intersect1d(graphs["x"].users, graphs["y"].users)
@@ -101,8 +101,8 @@ def test_shared_posterior_when_a_user_has_one_domain(train: Rows) -> None:
 def test_loss_when_written_out(system: DisenCDR) -> None:
     own, batch = system.params.disencdr, one_batch(system)
     value, parts = system.loss(batch, 0, None)
-    module, users = system.module, len(system.user_ids)
-    shared, _ = shared_posterior(module, system.graphs, system.share, users, None)
+    module = system.module
+    shared, _ = system.shared_posterior(None)
     expected = own.kl_weight * (1 - own.beta) * kl(shared, standard_like(shared)).mean()
     for d, graph in system.graphs.items():
         encoded, items = module.specific[d](module.users[d].weight, module.items[d].weight, graph, None)
@@ -194,14 +194,14 @@ def test_training_when_the_shared_latent_is_off(train: Rows) -> None:
 
 def test_shared_mean_when_a_training_user_had_zero_vectors(system: DisenCDR) -> None:
     # folding a training user in with its own edges gives its trained posterior, its layer-0 vectors being zero
-    graphs, users = system.graphs, len(system.user_ids)
+    graphs = system.graphs
     both = np.intersect1d(graphs["x"].users, graphs["y"].users)[:4]
     with torch.no_grad():
         line = {d: np.searchsorted(graphs[d].users, both) for d in DOMAINS}
         kept = {d: system.module.shared_users[d].weight.clone() for d in DOMAINS}
         for d in DOMAINS:
             system.module.shared_users[d].weight[line[d]] = 0.0
-        found, messages = shared_posterior(system.module, graphs, system.share, users, None)
+        found, messages = system.shared_posterior(None)
         for d in DOMAINS:
             system.module.shared_users[d].weight.copy_(kept[d])
         pools = {}

@@ -111,49 +111,17 @@ def mixed(parts: Mapping[str, Any], share: Mapping[str, torch.Tensor], spread: M
     return sum(spread[d](share[d][:, None] * one) for d, one in parts.items())
 
 
-def shared_posterior(
-    module: _Disentangled,
-    graphs: Mapping[str, Bipartite],
-    share: Mapping[str, torch.Tensor],
-    users: int,
-    generator: torch.Generator | None,
-) -> tuple[Gaussian, dict[str, list[torch.Tensor]]]:
-    """q(z | X, Y) of all training users, [users, d], and the messages of each domain's layers."""
-
-    def onto(index: torch.Tensor) -> Any:
-        return lambda part: part.new_zeros(users, part.shape[1]).index_copy(0, index, part)
-
-    spread = {d: onto(graph.index) for d, graph in graphs.items()}
-    vectors = {d: module.shared_users[d].weight for d in graphs}
-    messages: dict[str, list[torch.Tensor]] = {d: [] for d in graphs}
-    paths = [module.shared[d] for d in graphs]
-    for layers in zip(*(path.layers for path in paths), strict=True):
-        parts = {}
-        for (d, graph), layer, path in zip(graphs.items(), layers, paths, strict=True):
-            entering = dropout(vectors[d], path.rate, generator)  # type: ignore[arg-type]
-            parts[d], sent = layer(entering, graph.to_items, graph.to_users)
-            messages[d].append(sent)
-        both = mixed(parts, share, spread)
-        if not isinstance(both, Gaussian):
-            vectors = {d: lines(graph.index, both) for d, graph in graphs.items()}
-    return both, messages
-
-
 def shared_mean(
     paths: Mapping[str, UserOrItemPath],
     messages: Mapping[str, list[torch.Tensor]],
     pools: Mapping[str, Adjacency],
     share: Mapping[str, torch.Tensor],
 ) -> torch.Tensor:
-    """:func:`shared_posterior` of new users, whose layer-0 vectors are zero: the mean, [rows, d]."""
-    spread = dict.fromkeys(paths, torch.nn.Identity())  # all rows have a line in both domains
-    vectors = messages[DOMAINS[0]][0].new_zeros(len(share[DOMAINS[0]]), messages[DOMAINS[0]][0].shape[1])
-    both: Any = vectors
-    for number in range(len(messages[DOMAINS[0]])):
-        parts = {
-            d: path.layers[number].receive(pools[d] @ messages[d][number], both)  # type: ignore[operator]
-            for d, path in paths.items()
-        }
+    """:meth:`DisenCDR.shared_posterior` of new users, whose layer-0 vectors are zero: the mean, [rows, d]."""
+    spread = dict.fromkeys(paths, nn.Identity())  # all rows have a line in both domains
+    both: Any = messages["x"][0].new_zeros(len(share["x"]), messages["x"][0].shape[1])
+    for layers in zip(*(zip(path.layers, messages[d], strict=True) for d, path in paths.items()), strict=True):
+        parts = {d: layer.receive(pools[d] @ sent, both) for d, (layer, sent) in zip(paths, layers, strict=True)}
         both = mixed(parts, share, spread)
     return both.mean
 
@@ -180,13 +148,35 @@ class DisenCDR(GraphEncoded):
         self.sharing = True
         yield self.stage("disencdr")
 
+    def shared_posterior(self, generator: torch.Generator | None) -> tuple[Gaussian, dict[str, list[torch.Tensor]]]:
+        """q(z | X, Y) of all training users, [users, d], and the messages of each domain's layers."""
+        count = len(self.user_ids)
+
+        def onto(index: torch.Tensor) -> Any:
+            return lambda part: part.new_zeros(count, part.shape[1]).index_copy(0, index, part)
+
+        spread = {d: onto(graph.index) for d, graph in self.graphs.items()}
+        vectors = {d: self.module.shared_users[d].weight for d in self.graphs}
+        messages: dict[str, list[torch.Tensor]] = {d: [] for d in self.graphs}
+        paths = [self.module.shared[d] for d in self.graphs]
+        for layers in zip(*(path.layers for path in paths), strict=True):
+            parts = {}
+            for (d, graph), layer, path in zip(self.graphs.items(), layers, paths, strict=True):
+                entering = dropout(vectors[d], path.rate, generator)
+                parts[d], sent = layer(entering, graph.to_items, graph.to_users)
+                messages[d].append(sent)
+            both = mixed(parts, self.share, spread)
+            if not isinstance(both, Gaussian):
+                vectors = {d: lines(graph.index, both) for d, graph in self.graphs.items()}
+        return both, messages
+
     def loss(self, batch: Mapping[str, Triples], epoch: int, generator: torch.Generator | None) -> CostAndParts:
         own, module = self.params.disencdr, self.module
         parts: dict[str, torch.Tensor] = {}
         weights: dict[str, float] = {}
         shared, z_shared = None, None
         if self.sharing:
-            shared, _ = shared_posterior(module, self.graphs, self.share, len(self.user_ids), generator)
+            shared, _ = self.shared_posterior(generator)
             z_shared = sample(shared, generator)
             parts["kl/shared"] = kl(shared, standard_like(shared)).mean()
             weights["kl/shared"] = own.kl_weight * (1 - own.beta)
@@ -214,7 +204,7 @@ class DisenCDR(GraphEncoded):
 
     def freeze(self) -> None:
         module = self.module
-        shared, messages = shared_posterior(module, self.graphs, self.share, len(self.user_ids), None)
+        shared, messages = self.shared_posterior(None)
         self.remember("shared", self.user_ids, shared.mean)
         for d, graph in self.graphs.items():
             users, items = module.specific[d](module.users[d].weight, module.items[d].weight, graph, None)
