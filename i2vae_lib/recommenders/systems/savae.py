@@ -125,21 +125,12 @@ class RAVAE(Trained):
     def source_loss(self, batch: dict[str, Bags], epoch: int, generator: torch.Generator) -> CostAndParts:
         """Of stage 1: Multi-VAE's."""
         [(d, bags)] = batch.items()
-        return self.bound(self.module["source"][d], d, bags, epoch, generator)
+        slots, rate = [self.reading.slots(d)], self.own.dropout
+        return self.weighed(d, multivae.costs(self.module["source"][d], bags, slots, rate, generator), epoch)
 
-    def bound(
-        self,
-        module: VariationalAutoencoder,
-        domain: str,
-        bags: Bags,
-        epoch: int,
-        generator: torch.Generator,
-        prior: Gaussian | None = None,
-    ) -> CostAndParts:
-        """Multi-VAE's loss of a domain's bags, with their own priors if there are any."""
-        p = self.params.savae
-        found = multivae.costs(module, bags, [self.reading.slots(domain)], p.dropout, generator, prior)
-        return multivae.weighed(domain, found, p.beta * annealing(epoch, p.annealing_epochs))
+    def weighed(self, domain: str, costs: tuple[torch.Tensor, torch.Tensor], epoch: int) -> CostAndParts:
+        """:func:`.multivae.weighed` with the KL's weight in an epoch."""
+        return multivae.weighed(domain, costs, self.own.beta * annealing(epoch, self.own.annealing_epochs))
 
     def loss(self, batch: dict[str, Pairs], epoch: int, generator: torch.Generator) -> CostAndParts:
         """Of stage 2: mean over the users of a batch, which is of one target domain."""
@@ -181,7 +172,9 @@ class SAVAE(RAVAE):
 
     def loss(self, batch: dict[str, Pairs], epoch: int, generator: torch.Generator) -> CostAndParts:
         [(d, pairs)] = batch.items()
-        return self.bound(self.module["target"][d], d, pairs.bags, epoch, generator, pairs.prior)
+        target, slots = self.module["target"][d], [self.reading.slots(d)]
+        costs = multivae.costs(target, pairs.bags, slots, self.own.dropout, generator, pairs.prior)
+        return self.weighed(d, costs, epoch)
 
     def latent(self, rows: Rows, domain: str) -> torch.Tensor:
         warm = torch.from_numpy(rows.history[domain].lengths > 0).to(self.device)
