@@ -36,7 +36,7 @@ from i2vae_lib.recommenders.contract import ROWS_AT_ONCE, best_items, check_coun
 from i2vae_lib.runs import LayoutError, Run, check_outside_runs, new_folder, parameters_in, read_record
 from i2vae_lib.shared import ranked, stamped
 
-Histories = Mapping[str, Sequence[Sequence[Any]]]
+Histories = Mapping[str, Sequence[Sequence[Any]]] | Path
 _NO_NEED = (".lock", "last*.ckpt", "logs", ".*.part")  # not copied into a saved model
 _OF_PEOPLE = ("dataset", "pseudo.parquet", "ranks.parquet", "notebooks", "report.html")  # these name training users
 
@@ -228,7 +228,8 @@ class I2VAE:
             Ids of users in the data, whose histories are known.
         histories
             One list of item ids per domain and user, oldest first: ``{"books": [[3, 5], []], "films": [[], [8]]}``.
-            Users are named by their position, from 0.
+            Or the path of a Parquet file that has them (:func:`i2vae_lib.data.histories.read_histories`). Users are
+            named by their position, from 0.
         unknown
             What to do about unknown users and items: ``"error"``, or ``"drop"``: the user gets no line, the item is
             left out of the history, and ``attrs["dropped"]`` counts them.
@@ -255,7 +256,8 @@ class I2VAE:
         """Known users, or given histories, as the model takes them."""
         check_unknown(unknown)
         if users is None and histories is not None:
-            took, dropped = encoded_lists(self.catalogue, histories, unknown)
+            read: Any = read_histories if isinstance(histories, Path) else encoded_lists
+            took, dropped = read(self.catalogue, histories, unknown)
             return Asked(took, np.arange(len(took["x"])), None, dropped)
         if users is None or histories is not None:
             raise ParameterError("give either users or histories")
@@ -272,11 +274,6 @@ class I2VAE:
         took = {d: self.people.sequences[d].take(at) for d in DOMAINS}
         ids = self.people.users[at]
         return Asked(took, typed(ids, self._id_types["user"]), ids, len(strangers))
-
-    def asked_of_file(self, path: Path | str, unknown: str = "error") -> Asked:
-        """The histories in a file (:func:`i2vae_lib.data.histories.read_histories`), as the model takes them."""
-        took, dropped = read_histories(self.catalogue, path, unknown)
-        return Asked(took, np.arange(len(took["x"])), None, dropped)
 
     def among(self, d: str, exclude: Sequence[Any] = (), only: Sequence[Any] | None = None) -> Array:
         """The numbers of the items that may be recommended."""

@@ -201,7 +201,7 @@ def _asked(kit: I2VAE, given: argparse.Namespace) -> Asked:
     if len(several) > 1:
         raise ValueError(f"{' and '.join(several)}: one or the other")
     if given.histories is not None:
-        return kit.asked_of_file(given.histories, given.unknown)
+        return kit.asked(None, given.histories, given.unknown)
     if several and not given.history:
         return kit.asked(given.user or read_users(given.users), None, given.unknown)
     histories: dict[str, list[list[str]]] = {d: [[]] for d in DOMAINS}
