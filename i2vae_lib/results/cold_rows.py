@@ -67,8 +67,5 @@ def measured(runs: Mapping[str, Path], base: str, rng: np.random.Generator) -> p
     dataset = all_cold(parameters_in(read_record(runs[base]), runs[base]))
     by_system = {str(name): part for name, part in ranks(runs, dataset).groupby("recommender", sort=False)}
     found = each_against(by_system, base, dataset.catalogue.names, ["cold"], rng=rng)
-    means = found[list(by_system)]
-    own = means.columns.get_indexer(pd.Index(found["system"]))
-    found = found.assign(mean=means.to_numpy()[np.arange(len(found)), own], base_mean=means[base])
     sides = ["difference", "interval_low", "interval_high"]
     return found[["system", "base", *CELL, "n", "candidates", "mean", "base_mean", *sides]]

@@ -31,7 +31,8 @@ from i2vae_lib.runs import LayoutError, stamp
 
 CELL = ["domain", "kind", "metric"]
 _DIFFERENCE = ("difference", "interval_low", "interval_high", "p", "t", "df", "p_t", "t_low", "t_high")
-TESTS = (*CELL, "candidates", "base", "system", "n", *_DIFFERENCE)
+TESTS = (*CELL, "candidates", "base", "system", "n", *_DIFFERENCE, "mean", "sd", "seeds")
+TESTS += ("base_mean", "base_sd", "base_seeds")
 _OVERALL = ("base", "system", "cells", *_DIFFERENCE[:4], "p_holm", *_DIFFERENCE[4:7], "p_t_holm", *_DIFFERENCE[7:])
 
 _Bootstrap = Callable[[Array, Array, Array], significance.Bootstrap]
@@ -55,8 +56,9 @@ class Comparison:
     tests
         Each system against the base, one line per cell: ``domain, kind, metric, candidates, base, system, n``;
         ``difference`` (system - base), ``interval_low, interval_high, p`` by the bootstrap over users; ``t, df, p_t,
-        t_low, t_high`` by the t-test over seeds, nan unless both have the same two or more seeds. Not adjusted for
-        the number of cells: of many, some differ by chance.
+        t_low, t_high`` by the t-test over seeds, nan unless both have the same two or more seeds; what the system
+        reaches, ``mean, sd, seeds``, and the base, ``base_mean, base_sd, base_seeds``. Not adjusted for the number of
+        cells: of many, some differ by chance.
     overall
         Each system against the base on the mean over the cells of :data:`HEADLINE` (their number: ``cells``), one
         line per system: the same columns, and ``p_holm, p_t_holm``, adjusted over all systems but the ceilings. These
@@ -82,15 +84,14 @@ class Comparison:
         """
         metric = self.about["metrics"][0]
         if style == "csv":
-            tests = with_means(self)
-            return as_csv(tests[tests["kind"].isin(HEADLINE) & (tests["metric"] == metric)])
+            return as_csv(self.tests[self.tests["kind"].isin(HEADLINE) & (self.tests["metric"] == metric)])
         shown = Captioned(_caption(self, metric, style), six_rows(self, metric))
         return document([*_heading(self), shown, *_claims(self), *_how_to_read(self)], style)
 
     def everything(self, style: str = "text") -> str:
         """A table per metric, differences cell by cell, and how to read the tests; ``style`` as in :meth:`text`."""
         if style == "csv":
-            return as_csv(with_means(self))
+            return as_csv(self.tests)
         tested = [*_claims(self), *_cell_by_cell(self), *_how_to_read(self)]
         return document([*_heading(self), *_tables(self, style), *tested, *_agreement(self)], style)
 
@@ -150,7 +151,7 @@ def compare(
         if np.isnan(value).any():
             raise LayoutError(f"{first.folder}: the ranks of {label} hold no {candidates} ranking")
     bootstrap = partial(significance.paired_bootstrap, rng=rng, resamples=resamples, cluster=opened.users)
-    tests = _tests(opened, chosen, metric_names, base, bootstrap).assign(candidates=candidates)
+    results = results_of(opened, values, metric_names)
     about = {
         **first.identity,
         "stamp": stamp(first.record),
@@ -168,8 +169,8 @@ def compare(
     return Comparison(
         about,
         pd.DataFrame(listed, columns=["system", "seeds", "folders", "parameters"]),
-        results_of(opened, values, metric_names),
-        tests[list(TESTS)],
+        results,
+        _tests(opened, results[results["candidates"] == candidates], chosen, base, bootstrap),
         _overall(opened, chosen, base, bootstrap),
         opened.notes,
     )
@@ -189,7 +190,7 @@ def each_against(
     Returns
     -------
     DataFrame
-        As :attr:`Comparison.tests`, beside a column of means for each system.
+        As :attr:`Comparison.tests`.
     """
     opened, parts = opened_tables(systems, names, kinds), []
     bootstrap = partial(significance.paired_bootstrap, rng=rng, cluster=opened.users)
@@ -197,18 +198,9 @@ def each_against(
         values = opened.values(candidates, [cutoff_of(name) for name in metric_names])
         if np.isnan(values[base]).any():  # not ranked
             continue
-        means = results_of(opened, {candidates: values}, metric_names)
-        tests = _tests(opened, values, metric_names, base, bootstrap).assign(candidates=candidates)
-        parts.append(tests.join(means.pivot(index=CELL, columns="system", values="mean"), on=CELL))
+        results = results_of(opened, {candidates: values}, metric_names)
+        parts.append(_tests(opened, results, values, base, bootstrap))
     return pd.concat(parts, ignore_index=True)
-
-
-def with_means(found: Comparison) -> pd.DataFrame:
-    """``found.tests`` beside what both systems reach in each cell: ``mean, sd, seeds`` of the system; ``base_mean,
-    base_sd, base_seeds``."""
-    means = found.results.set_index(["system", "candidates", *CELL])[["mean", "sd", "seeds"]]
-    tests = found.tests.join(means, on=["system", "candidates", *CELL])
-    return tests.join(means.add_prefix("base_"), on=["base", "candidates", *CELL])
 
 
 def sampled_against_full(results: pd.DataFrame) -> pd.DataFrame:
@@ -272,14 +264,16 @@ def results_of(opened: Opened, values: Mapping[str, Mapping[str, Array]], metric
 
 
 def _tests(
-    opened: Opened, values: Mapping[str, Array], metric_names: Sequence[str], base: str, bootstrap: _Bootstrap
+    opened: Opened, results: pd.DataFrame, values: Mapping[str, Array], base: str, bootstrap: _Bootstrap
 ) -> pd.DataFrame:
-    """Each system minus the base, in every cell."""
+    """:attr:`Comparison.tests`, of the results of one ranking and its values by label."""
     by_row = {label: value.mean(axis=0) for label, value in values.items()}
     by_seed = {label: _cell_means(value, opened.masks) for label, value in values.items()}
     found = _minus_the_base(opened.systems, by_row, by_seed, opened.masks, base, bootstrap)
-    cells = pd.DataFrame([(*cell, metric) for cell in opened.cells for metric in metric_names], columns=CELL)
-    return found.join(cells, on="cell")
+    cells = results[[*CELL, "candidates"]].drop_duplicates(ignore_index=True)  # in the order of their numbers
+    means = results.set_index(["system", *CELL])[["mean", "sd", "seeds"]]
+    found = found.join(cells, on="cell").join(means, on=["system", *CELL])
+    return found.join(means.add_prefix("base_"), on=["base", *CELL])[list(TESTS)]
 
 
 def _overall(opened: Opened, values: Mapping[str, Array], base: str, bootstrap: _Bootstrap) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from i2vae_lib.data.kinds import HEADLINE
 from i2vae_lib.experiments.grids import Sweep
 from i2vae_lib.experiments.sweeps import done_cells
 from i2vae_lib.results import significance
-from i2vae_lib.results.differences import CELL, compare, with_means
+from i2vae_lib.results.differences import CELL, compare
 
 _EFFECT = (
     *(*CELL, "n", "seeds", "base", "mean", "sd"),
@@ -67,6 +67,6 @@ def _effect(
     """The seeds of one system against those of another, one line per cell: :data:`_EFFECT` without ``p_holm``."""
     found = compare([*base, *other], resamples=resamples, rng=rng)
     row = found.systems["system"].iloc[1]
-    tests = with_means(found).drop(columns="base").rename(columns={"base_mean": "base"})
+    tests = found.tests.drop(columns="base").rename(columns={"base_mean": "base"})
     tests = tests[(tests["system"] == row) & tests["kind"].isin(HEADLINE)]
     return tests[[name for name in _EFFECT if name != "p_holm"]].reset_index(drop=True)

@@ -38,5 +38,5 @@ def measured(run: Path) -> pd.DataFrame:
         ranks = evaluation.rank(system, asked, negatives, full=False, batch_size=size)
         tables[name] = evaluation.rank_table(name, rows, dataset.tail["test"], seen, ranks).assign(seed=p.seed)
     found = each_against(tables, "trained", dataset.catalogue.names, _KINDS, rng=np.random.default_rng(0))
-    found = found.assign(system=system.name)
+    found = found.assign(system=system.name).rename(columns={"base_mean": "trained", "mean": "folded_in"})
     return found[["system", *CELL, "n", *tables, "difference", "interval_low", "interval_high"]]

@@ -61,12 +61,13 @@ def worth(
             raise ValueError(f"{system}: {leak} has no seed in common with {against}, against which it is measured")
         both = {name: one[one["seed"].isin(seeds)] for name, one in (("closed", closed), ("open", part))}
         found = each_against(both, "closed", names, REPORTED_KINDS, [metric], rng=rng)
-        parts.append(found.assign(system=str(system), leak=str(leak), against=against, seeds=len(seeds)))
+        parts.append(found.assign(system=str(system), leak=str(leak), against=against))
     whole = pd.concat(parts, ignore_index=True)
-    turned = {"difference": "worth", "interval_low": "low", "interval_high": "high"}
+    turned = {"base_mean": "closed", "mean": "open"}
+    turned |= {"difference": "worth", "interval_low": "low", "interval_high": "high"}
     whole = whole.rename(columns=turned)
     whole["p_holm"] = whole.groupby(["candidates", "kind"])["p"].transform(lambda p: significance.holm(p.to_numpy()))
-    per_cent = ["closed", "open", *turned.values()]
+    per_cent = list(turned.values())
     whole[per_cent] *= 100
     return whole[["system", "leak", "against", "seeds", *_CELL, *per_cent, "p_holm"]]
 

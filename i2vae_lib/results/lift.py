@@ -19,7 +19,7 @@ from i2vae_lib.evaluation import cutoff_of
 from i2vae_lib.labels import label
 from i2vae_lib.recommenders import CEILINGS, REFERENCES
 from i2vae_lib.results import significance
-from i2vae_lib.results.differences import CELL, Comparison, with_means
+from i2vae_lib.results.differences import CELL, Comparison
 from i2vae_lib.results.reading import CELLS_OF_THE_MEAN, METRICS, open_runs
 from i2vae_lib.runs import LayoutError
 
@@ -52,7 +52,7 @@ def cells(found: Comparison) -> pd.DataFrame:
         interval by the bootstrap over users and ``p_holm`` over these cells; ``met``: at or above the reference or,
         with fewer than :data:`FEW` rows, not significantly below. Cells without rows are left out.
     """
-    tests = with_means(found)
+    tests = found.tests
     tests = tests[tests["kind"].isin(HEADLINE) & (tests["n"] > 0) & ~tests["system"].isin(CEILINGS)]
     best = tests.loc[tests.groupby(CELL, sort=False)["mean"].idxmax()]  # minus the system
     turned = {"system": "best", "interval_low": "interval_high", "interval_high": "interval_low"}
