@@ -226,8 +226,8 @@ def test_scores_when_a_row_is_cold(system: DisenCDR, dataset: CrossDomainDataset
         assert found.shape == (len(cold), 120) and found.std(dim=0).max() > 0
         torch.testing.assert_close(found, system.shared_users(cold) @ system.frozen["items x"].T)
         # nothing of x's users is in it: lambda is 0
-        messages = {name: one for name, one in system.frozen.items() if name.startswith(("shared x", "specific x"))}
-        system.frozen |= {name: one + 1.0 for name, one in messages.items()}
+        for name in ("messages shared x", "messages specific x"):
+            system.frozen[name] = system.frozen[name] + 1.0
         torch.testing.assert_close(system.scores(cold, "x", items), found, rtol=0, atol=0)
         system.settle()
         warm = test.take(test.kinds()["overlapping"] & (test.domain == 0))

@@ -180,7 +180,7 @@ class CDRIB(GraphEncoded):
         module = self.module
         for d, graph in self.graphs.items():
             users, items = module.encoders[d](module.users[d].weight, module.items[d].weight, graph, None)
-            self.freeze_messages(d, users.messages)
+            self.frozen[f"messages {d}"] = torch.stack(users.messages)
             self.frozen[f"items {d}"] = concatenated(items, None)
             self.remember(d, self.users_of(d), concatenated(users, None))
 

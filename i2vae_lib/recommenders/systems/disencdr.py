@@ -113,7 +113,7 @@ def mixed(parts: Mapping[str, Any], share: Mapping[str, torch.Tensor], spread: M
 
 def shared_mean(
     paths: Mapping[str, UserOrItemPath],
-    messages: Mapping[str, list[torch.Tensor]],
+    messages: Mapping[str, Any],
     pools: Mapping[str, Adjacency],
     share: Mapping[str, torch.Tensor],
 ) -> torch.Tensor:
@@ -208,8 +208,8 @@ class DisenCDR(GraphEncoded):
         self.remember("shared", self.user_ids, shared.mean)
         for d, graph in self.graphs.items():
             users, items = module.specific[d](module.users[d].weight, module.items[d].weight, graph, None)
-            self.freeze_messages(f"shared {d}", messages[d])
-            self.freeze_messages(f"specific {d}", users.messages)
+            self.frozen[f"messages shared {d}"] = torch.stack(messages[d])
+            self.frozen[f"messages specific {d}"] = torch.stack(users.messages)
             self.frozen[f"items {d}"] = items.posterior.mean
             self.remember(f"specific {d}", self.users_of(d), users.posterior.mean)
 
@@ -231,7 +231,7 @@ class DisenCDR(GraphEncoded):
         total = np.maximum(sum(counts.values()), 1)
         share = {d: torch.from_numpy((counts[d] / total).astype(np.float32)).to(self.device) for d in DOMAINS}
         pools = {d: pooling(rows, d, self.device) for d in DOMAINS}
-        messages = {d: self.messages(f"shared {d}") for d in DOMAINS}
+        messages = {d: self.frozen[f"messages shared {d}"] for d in DOMAINS}
         return self.known_or(shared_mean(self.module.shared, messages, pools, share), rows, "shared")
 
     def specific_users(self, rows: Rows, domain: str) -> torch.Tensor:

@@ -7,7 +7,7 @@ the items send, which are frozen.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,10 @@ class GraphEncoded(Trained):
 
     @abstractmethod
     def freeze(self) -> None:
-        """Put what :meth:`scores` needs of the training graph into ``frozen``."""
+        """Put what :meth:`scores` needs of the training graph into ``frozen``.
+
+        Among it the messages [layers, items, d] of each users' path.
+        """
 
     def adopt(self, train: Rows, generator: Generator | None) -> None:
         self.graphs = graph_encoders.bipartites(train, self.device)
@@ -74,17 +77,9 @@ class GraphEncoded(Trained):
         """Ids of the domain's training users, in the order of its tables."""
         return [self.user_ids[user] for user in self.graphs[domain].users]
 
-    def freeze_messages(self, name: str, messages: Sequence[torch.Tensor]) -> None:
-        """Keep the messages [items, d] of each layer of a path."""
-        self.frozen |= {f"{name}/{i}": sent for i, sent in enumerate(messages)}
-
-    def messages(self, name: str) -> list[torch.Tensor]:
-        """What :meth:`freeze_messages` kept."""
-        return [self.frozen[f"{name}/{i}"] for i in range(sum(one.startswith(f"{name}/") for one in self.frozen))]
-
     def folded(
         self, path: UserOrItemPath, name: str, rows: Rows, domain: str
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """:func:`~i2vae_lib.model.graph_encoders.folded` of rows as new users of a domain."""
         pool = graph_encoders.pooling(rows, domain, self.device)
-        return graph_encoders.folded(path, self.messages(name), pool)
+        return graph_encoders.folded(path, list(self.frozen[f"messages {name}"]), pool)
