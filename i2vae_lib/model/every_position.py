@@ -199,11 +199,11 @@ class Evident(nn.Module):
         away = (own == 0) | (own == target)
         away[:, 0] = False
         others = self._of_shared(asking, table, side, gates, side.drawn - 1) + side.correction
-        place = torch.full((len(table) + 1,), -1, device=own.device)
-        place[side.drawn] = torch.arange(len(side.drawn), device=own.device)
-        line, column = (place[own] >= 0).nonzero(as_tuple=True)
-        counted = torch.zeros_like(others, dtype=torch.bool)
-        counted[line, place[own[line, column]]] = True
+        count = len(side.drawn)
+        place = torch.full((len(table) + 1,), count, device=own.device)
+        place[side.drawn] = torch.arange(count, device=own.device)
+        counted = torch.zeros(len(own), count + 1, dtype=torch.bool, device=own.device)
+        counted = counted.scatter(1, place[own], True)[:, :count]  # nothing that a GPU would have to be waited for
         logits = torch.cat([scores.masked_fill(away, -torch.inf), others.masked_fill(counted, -torch.inf)], dim=1)
         return categorical(logits, torch.zeros_like(side.target))
 
