@@ -69,7 +69,7 @@ def export_run(run: Path | str, out: Path | str, with_users: bool = False, licen
         for name in (*KEPT, "model", *(["dataset"] if with_users else [])):
             source = runs.checked(run, name)
             (shutil.copytree if source.is_dir() else shutil.copyfile)(source, part / name)
-        runs.write_json(part / "run.json", record | {"exported": True})
+        runs.write_record(part, record | {"exported": True})
         if not with_users:
             forget_users(part)
         table = results(run)
@@ -100,10 +100,10 @@ def forget_users(folder: Path) -> None:
                 f"{recommender.name} keeps vectors of its training users under {record['protocol']} ({held[0]}): it "
                 f"can only be exported with them (--with-users)"
             )
-    known = {key: sha256 for key, sha256 in record.get("sha256", {}).items() if (folder / key).is_file()}
+    known = {key: sha256 for key, sha256 in record["sha256"].items() if (folder / key).is_file()}
     model = {path.relative_to(folder).as_posix(): runs.sha256_of(path) for path in (folder / "model").rglob("*.*")}
     audit = [line | {"example": ""} for line in record["audit"]]
-    runs.write_json(folder / "run.json", record | {"audit": audit, "sha256": known | model, "exported": True})
+    runs.write_record(folder, record | {"audit": audit, "sha256": known | model, "exported": True})
 
 
 def _arrays(folder: Path) -> Iterator[str]:

@@ -29,7 +29,7 @@ from i2vae_lib.params import Parameters, default_of, digest, of_result, pair_nam
 from i2vae_lib.places import runs_folder
 from i2vae_lib.processes import peak_memory_bytes, usable_cores
 
-RUN_LAYOUT = 2
+RUN_LAYOUT = 3
 _LONGEST_CHANGE = 60
 """Most characters of a folder's name that spell out changed parameters; longer ones are named by their digest."""
 
@@ -318,7 +318,7 @@ class Run:
     def note(self, **entries: Any) -> None:
         """Add entries to ``run.json``."""
         self.record |= entries
-        write_json(self.folder / "run.json", self.record)
+        write_record(self.folder, self.record)
 
     def leave(self, name: str, write: Callable[[Path], object]) -> None:
         """Write a file or folder of the run with ``write``, and record its SHA-256 in ``run.json``.
@@ -329,8 +329,6 @@ class Run:
 
         def recorded(part: Path) -> None:
             write(part)
-            if "sha256" not in self.record:  # a run of an earlier version: its files stay unrecorded
-                return
             paths = [path for path in sorted(part.rglob("*")) if path.is_file()] if part.is_dir() else [part]
             own = {(Path(name) / path.relative_to(part)).as_posix(): sha256_of(path) for path in paths}
             others = {key: sha256 for key, sha256 in self.record["sha256"].items() if not _is_of(key, name)}
@@ -417,8 +415,6 @@ def refuse_exported(folder: Path, record: Mapping[str, Any]) -> None:
 def checked(folder: Path | str, name: str) -> Path:
     """Path of a file or folder of a run, after checking that it is what the run wrote.
 
-    Runs of earlier versions recorded no SHA-256: their files are accepted unchecked.
-
     Raises
     ------
     Damaged
@@ -426,11 +422,8 @@ def checked(folder: Path | str, name: str) -> Path:
     """
     folder = Path(folder)
     path, record = folder / name, read_record(folder)
-    known = record.get("sha256")
-    if known is None:
-        return path
     remedy = f"put the run's own file back, or delete {folder} and run it anew"
-    own = {key: sha256 for key, sha256 in known.items() if _is_of(key, name)}
+    own = {key: sha256 for key, sha256 in record["sha256"].items() if _is_of(key, name)}
     if not own:
         refuse_exported(folder, record)
         raise Damaged(f"{path} is not this run's: run.json does not know of it; {remedy}")
@@ -456,23 +449,6 @@ def stamp(record: Mapping[str, Any]) -> str:
     if record.get("one_order"):
         return "One order of items: everybody follows it, as the pair file says, so the next item is where it goes on"
     return ""
-
-
-_KINDS: dict[str, tuple[type, type | tuple[type, ...]]] = {  # of entries of ``run.json``, and of what they hold
-    "parameters": (dict, object),
-    "environment": (dict, object),
-    "stages": (dict, dict),
-    "sha256": (dict, str),
-    "names": (dict, str),
-    "id_types": (dict, str),
-    "rows": (dict, int),
-    "removed": (dict, (int, float)),
-    "L80": (dict, dict),
-    "references": (dict, dict),
-    "filters": (list, dict),
-    "audit": (list, dict),
-    "notes": (list, str),
-}
 
 
 class _Record(dict[str, Any]):
@@ -506,6 +482,11 @@ def parameters_in(record: Mapping[str, Any], folder: Path | str) -> Parameters:
         ) from None
 
 
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write ``run.json`` atomically, with the SHA-256 of its other entries: :func:`read_record` takes no others."""
+    write_json(folder / "run.json", {**record, "record_sha256": digest(json.dumps(record))})
+
+
 def read_record(folder: Path | str) -> dict[str, Any]:
     """``run.json`` of a run directory.
 
@@ -520,12 +501,8 @@ def read_record(folder: Path | str) -> dict[str, Any]:
     remedy = "put the run's own back, or delete the folder and run it anew"
     record = _Record(read_json(path, remedy), path)
     check_layout(f"{folder} has run", record["layout"], RUN_LAYOUT, "run it anew")
-    for key, (kind, inner) in _KINDS.items():
-        found: Any = record.get(key, kind())
-        if not issubclass(type(found), kind):
-            raise Damaged(f"{path}: '{key}' is {'no object' if kind is dict else 'no list'}: {remedy}")
-        if not all(isinstance(one, inner) for one in (found.values() if isinstance(found, dict) else found)):
-            raise Damaged(f"{path}: '{key}' holds something of another type: {remedy}")
+    if record.pop("record_sha256", None) != digest(json.dumps(record)):
+        raise Damaged(f"{path} is damaged (its 'record_sha256' is not that of its other entries): {remedy}")
     return record
 
 

@@ -23,7 +23,8 @@ from i2vae_lib.data.logs.join import load_logs
 from i2vae_lib.data.rows import DOMAINS, DataError, other
 from i2vae_lib.params import ParameterError
 from i2vae_lib.recommenders import contract
-from i2vae_lib.runs import LayoutError, sha256_of
+from i2vae_lib.runs import LayoutError, read_record
+from tests.helpers.planted_runs import recorded
 
 ROOT = Path(__file__).parent.parent
 BIG = 10**18 + 1  # no float64 holds such a number
@@ -397,16 +398,15 @@ def test_load_when_made_by_a_newer_version(saved: Path, tmp_path: Path) -> None:
         shutil.copytree(saved, folder)
         header = json.loads((folder / name).read_text())
         (folder / name).write_text(json.dumps(header | {"layout": 99}))
-        record = json.loads((folder / "run.json").read_text())
-        record["sha256"] |= {key: sha256_of(folder / key) for key in record["sha256"]}  # as that version left it
-        (folder / "run.json").write_text(json.dumps(record))
+        if name != "run.json":
+            recorded(folder)  # as that version left it
         with pytest.raises(LayoutError, match=r"layout 99, .* it was made by a newer version of the kit: upgrade"):
             _ = I2VAE.load(folder).dataset
     folder = tmp_path / "parameters"
     shutil.copytree(saved, folder)
-    record = json.loads((folder / "run.json").read_text())
-    record["parameters"]["model"]["hyperspace"] = 3
-    (folder / "run.json").write_text(json.dumps(record))
+    parameters = read_record(folder)["parameters"]
+    parameters["model"]["hyperspace"] = 3
+    recorded(folder, parameters=parameters)
     with pytest.raises(LayoutError, match=r"other parameters \('model.hyperspace': "):
         I2VAE.load(folder)
     with pytest.raises(LayoutError, match="is not a run directory"):

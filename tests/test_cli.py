@@ -34,6 +34,7 @@ from i2vae_lib.labels import label
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.runs import LayoutError, Run
+from tests.helpers.planted_runs import recorded
 from tests.helpers.worlds import TINY
 
 SMALL = [word for key, value in TINY.items() for word in ("--set", f"{key}={value}")]
@@ -580,19 +581,10 @@ COUNTS = "interactions beside the training rows in the popularity counts"
 RECALLED = "target recalled in training and here alike"
 
 
-def unsummed(folder: Path) -> Path:
-    """The run without its checksums, as earlier versions made them: what is spoiled reaches the check behind."""
-    path = folder / "run.json"
-    record = json.loads(path.read_text(encoding="utf-8"))
-    assert record.pop("sha256")
-    path.write_text(json.dumps(record), encoding="utf-8")
-    return folder
-
-
 @pytest.fixture
 def copied(finished: Path, tmp_path: Path) -> Path:
     """A copy of the finished run that a test may spoil."""
-    return unsummed(Path(shutil.copytree(finished, tmp_path / "copy")))
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
 
 
 def strict_json(text: str) -> Any:
@@ -652,7 +644,7 @@ def test_audit_when_the_models_popularity_was_changed_finds_it(
     weights["popularity/x"][7] += 2
     weights["popularity/y"][9] += 1
     save_file(weights, path)
-    assert fired_in(capsys, copied) == {(COUNTS, "train"): 3}
+    assert fired_in(capsys, recorded(copied)) == {(COUNTS, "train"): 3}
     assert cli.main(["audit", "--run", str(copied)]) == 1
     assert capsys.readouterr().out.endswith(f"{copied} under chronological: 1 checks found leaks\n")
 
@@ -664,7 +656,7 @@ def test_audit_when_pseudo_items_were_changed_finds_it(copied: Path, capsys: pyt
     recalled = [[target, *items[1:]] for target, items in zip(rows.target, table.loc[of_test, "items"], strict=True)]
     table["items"] = [*table.loc[~of_test, "items"], *recalled]  # the test rows come last
     table.to_parquet(path, index=False)
-    leaks = fired_in(capsys, copied)
+    leaks = fired_in(capsys, recorded(copied))
     assert set(leaks) == {(RECALLED, "test")} and leaks[RECALLED, "test"] > 50
 
 
@@ -679,7 +671,7 @@ def test_audit_when_the_folder_is_no_whole_run_is_refused(
     table = pd.read_parquet(test)
     table["target"] = table["target"].to_numpy()[::-1]
     table.to_parquet(test, index=False)
-    assert "do not match the fingerprint" in refused(capsys, "audit", "--run", str(copied))
+    assert "do not match the fingerprint" in refused(capsys, "audit", "--run", str(recorded(copied)))
 
 
 # --- logs: describe, audit, run ---------------------------------------------------------------------------------------

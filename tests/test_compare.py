@@ -28,6 +28,7 @@ from tests.helpers.planted_runs import (
     compared,
     made_rows,
     ranks_of,
+    recorded,
     skill,
     write_run,
 )
@@ -417,19 +418,19 @@ def test_ranks_when_they_are_damaged(tmp_path: Path) -> None:
     table = pd.read_parquet(one / "ranks.parquet")
     table[table["recommender"] != "i2vae"].to_parquet(one / "ranks.parquet")
     with pytest.raises(LayoutError, match="no ranks of i2vae, only of popularity, oracle"):
-        compared([one])
+        compared([recorded(one)])
     table.iloc[:-1].to_parquet(one / "ranks.parquet")
     with pytest.raises(LayoutError, match="oracle and i2vae were not ranked on the same rows"):
-        compared([one])
+        compared([recorded(one)])
     whole = compared([write_run(tmp_path / "whole", ranks_of(1))]).results
     table.sample(frac=1, random_state=0).to_parquet(one / "ranks.parquet")
     order = ["system", "candidates", "domain", "kind", "metric"]
-    shuffled = compared([one]).results
+    shuffled = compared([recorded(one)]).results
     pd.testing.assert_frame_equal(*(found.sort_values(order, ignore_index=True) for found in (shuffled, whole)))
     table.assign(greater_full=-1).to_parquet(one / "ranks.parquet")
-    assert compared([one]).results.query("candidates == 'full'")["mean"].isna().all()
+    assert compared([recorded(one)]).results.query("candidates == 'full'")["mean"].isna().all()
     with pytest.raises(LayoutError, match="hold no full ranking"):
-        compared([one], candidates="full")
+        compared([recorded(one)], candidates="full")
 
 
 def test_rows_when_they_have_fewer_candidates_than_asked_for_are_named(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from i2vae_lib.experiments.workers import connect
 from i2vae_lib.generators import psg
 from i2vae_lib.params import ParameterError, Parameters, load
 from i2vae_lib.runs import Damaged, LayoutError, Run, checked, write_atomically
+from tests.helpers.planted_runs import recorded
 from tests.helpers.worlds import TINY
 
 KEYS = ("model.T", "psg.epochs", "psg.batch_size", "training.batch_size")
@@ -110,14 +111,10 @@ def test_checked_when_it_is_asked_twice_reads_once(copied: Path, monkeypatch: py
         checked(copied, "ranks.parquet")
 
 
-def test_checked_when_an_earlier_version_recorded_nothing(copied: Path) -> None:
-    record = json.loads((copied / "run.json").read_text())
-    del record["sha256"]
-    (copied / "run.json").write_text(json.dumps(record))
-    assert checked(copied, "model") == copied / "model"
+def test_model_when_it_is_damaged_behind_its_checksum(copied: Path) -> None:
     (copied / "model" / "weights.safetensors").write_bytes(b"half")
-    with pytest.raises(Damaged, match=r"weights\.safetensors is damaged"):  # but what is read is read with care
-        stages.load_system(copied)
+    with pytest.raises(Damaged, match=r"weights\.safetensors is damaged"):
+        stages.load_system(recorded(copied))
 
 
 def test_run_when_its_record_is_lost(copied: Path, tiny: Parameters) -> None:
@@ -127,7 +124,35 @@ def test_run_when_its_record_is_lost(copied: Path, tiny: Parameters) -> None:
     assert not (copied / "run.json").exists()
 
 
-@pytest.mark.parametrize("text", ["[]", '"a"', '{"layout": 2, "parameters": []}', "[" * 100_000])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('"layout": 3', '"layout": true'),
+        ('"best_validation_ndcg": 0', '"best_validation_ndcg": 1'),
+        ('"dataset_sha256": "', '"dataset_sha256": "0'),
+        ('"weights": ', '"weights": -'),
+        ('"weights": ', '"other": '),
+        ('"x": "North"', '"x": 5'),
+        ('"audit": [', '"audit": [5, '),
+        ('"record_sha256": "', '"record_sha256": "0'),
+        ('"record_sha256": "', '"unknown": "'),
+    ],
+)
+def test_record_when_a_value_was_edited(
+    copied: Path, before: str, after: str, tiny: Parameters, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copied / "run.json"
+    text = path.read_text()
+    assert text.count(before) == 1
+    path.write_text(text.replace(before, after))
+    for command in ("report", "compare"):
+        assert cli.main([command, str(copied)]) == 2
+        assert str(copied) in capsys.readouterr().err
+    with pytest.raises(LayoutError, match=r"put the run's own back, or delete the folder|run it anew"):
+        Run(tiny, copied)
+
+
+@pytest.mark.parametrize("text", ["[]", '"a"', '{"layout": 3, "parameters": []}', "[" * 100_000])
 def test_record_when_it_is_of_another_type(copied: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     (copied / "run.json").write_text(text)
     assert cli.main(["report", str(copied)]) == 2
@@ -292,12 +317,9 @@ def test_sweep_when_a_range_has_no_end(tmp_path: Path, grids: str, message: str)
 
 
 def test_model_when_its_device_is_not_here(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    record = json.loads((copied / "run.json").read_text())
-    del record["sha256"]
-    (copied / "run.json").write_text(json.dumps(record).replace('"device": "auto"', '"device": "cuda:99"'))
     path = copied / "model" / "model.json"
     path.write_text(path.read_text().replace('"device": "auto"', '"device": "cuda:99"'))
-    assert stages.load_system(copied).device == torch.device("cpu")
+    assert stages.load_system(recorded(copied)).device == torch.device("cpu")
     assert "cuda:99 is not there: the CPU is taken" in capsys.readouterr().err
 
 

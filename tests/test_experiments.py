@@ -39,7 +39,7 @@ from i2vae_lib.lazy import MissingLibrary
 from i2vae_lib.results.differences import compare
 from i2vae_lib.results.effects import effects
 from i2vae_lib.results.significance import holm
-from i2vae_lib.runs import RUN_LAYOUT, LayoutError, write_json
+from i2vae_lib.runs import RUN_LAYOUT, LayoutError, write_record
 from i2vae_lib.training import history_of
 from tests.helpers.sweeps import CONTENT
 from tests.helpers.worlds import LONG, in_this_process
@@ -326,7 +326,7 @@ def test_cell_of_another_layout(sweep: Sweep, tmp_path: Path) -> None:
     folder = cell_folder(tmp_path, sweep.cells[0].address)
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps({"layout": 1}), encoding="utf-8")
-    with pytest.raises(LayoutError, match="has run layout 1, this version reads 2"):
+    with pytest.raises(LayoutError, match="has run layout 1, this version reads 3"):
         run(sweep, tmp_path)
 
 
@@ -586,7 +586,7 @@ def test_cell_whose_process_dies_is_recorded_and_the_rest_goes_on(
 
 def write(text: str, folder: Path) -> None:
     train = {"seconds": 2.0, "peak_memory_bytes": 1}
-    write_json(folder / "run.json", {"layout": RUN_LAYOUT, "stages": {"train": train}, "best_validation_ndcg": 0.5})
+    write_record(folder, {"layout": RUN_LAYOUT, "stages": {"train": train}, "best_validation_ndcg": 0.5})
     (folder / "made").write_text(text, encoding="utf-8")
 
 

@@ -31,6 +31,7 @@ from i2vae_lib.explorers.widgets import DataExplorer, Page, SweepExplorer, Train
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.runs import LayoutError, Run
+from tests.helpers.planted_runs import recorded
 from tests.helpers.tables import checkpoint, sweep_table
 
 
@@ -345,11 +346,8 @@ def test_of_user_when_it_is_another_system(run: Run, tmp_path: Path) -> None:
     shutil.copytree(run.folder, folder)
     header = json.loads((folder / "model" / "model.json").read_text())
     (folder / "model" / "model.json").write_text(json.dumps(header | {"system": "savae"}))
-    record = json.loads((folder / "run.json").read_text())
-    del record["sha256"]  # else the file itself is refused
-    (folder / "run.json").write_text(json.dumps(record))
     with pytest.raises(LayoutError, match="holds a model of savae, not of i2vae"):
-        widgets.of_user(folder)
+        widgets.of_user(recorded(folder))
 
 
 def test_write_page_when_served(run: Run, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from i2vae_lib.results import lift
 from i2vae_lib.results.differences import compare
 from i2vae_lib.results.reading import COUNTED
 from i2vae_lib.runs import LayoutError
-from tests.helpers.planted_runs import cell, compared, ranks_of, skill, write_run
+from tests.helpers.planted_runs import cell, compared, ranks_of, recorded, skill, write_run
 
 REFERENCES = {
     "popularity": ranks_of(skill(100, 40)),
@@ -127,7 +127,7 @@ def test_lift_when_a_cell_has_no_rows_or_a_resample_has_none_of_it(tmp_path: Pat
         table = pd.read_parquet(folder / "ranks.parquet")
         table["cold"] = table["cold"] & table["row"].isin(table["row"].unique()[cold[:left]])
         table.to_parquet(folder / "ranks.parquet", index=False)
-        return folder
+        return recorded(folder)
 
     none, one = run("none", 0), run("one", 1)
     table = lift.cells(compare([none], rng=np.random.default_rng(0), resamples=200))

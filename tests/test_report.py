@@ -24,6 +24,7 @@ from i2vae_lib.params import Parameters, load, of_result
 from i2vae_lib.recommenders import REGISTRY
 from i2vae_lib.runs import LayoutError
 from i2vae_lib.stages import irrelevant_groups
+from tests.helpers.planted_runs import recorded
 
 NAMES = ["i2vae", "popularity", "recent_popularity", "copy", "itemknn", "ease", "ordered_counts", "oracle", "informed"]
 
@@ -87,9 +88,7 @@ def page(folder: Path) -> Page:
 def reported(folder: Path, copy: Path, **changes: Any) -> str:
     """The report of a copy of the run whose record differs."""
     shutil.copytree(folder, copy)
-    record = json.loads((copy / "run.json").read_text())
-    (copy / "run.json").write_text(json.dumps(record | changes))
-    return report.write_report(copy).read_text(encoding="utf-8")
+    return report.write_report(recorded(copy, **changes)).read_text(encoding="utf-8")
 
 
 def test_report_when_a_browser_reads_it(page: Page) -> None:

@@ -17,7 +17,8 @@ from i2vae_lib.data import DataError
 from i2vae_lib.experiments import grids
 from i2vae_lib.experiments.grids import STUDY_NAMES, read_sweep
 from i2vae_lib.results.paper_tables import Table
-from i2vae_lib.runs import LayoutError, read_record, write_json
+from i2vae_lib.runs import LayoutError
+from tests.helpers.planted_runs import recorded
 from tests.test_table import finished, opened, reached
 
 ROOT = Path(__file__).parent.parent
@@ -267,7 +268,7 @@ def test_table_when_recorded_from_a_study(tmp_path: Path, monkeypatch: pytest.Mo
     folder = finished(reached(study, "i2vae", 0, 0.2), "i2vae", 12)
     reached(study, "i2vae", 1, 0.1)
     made_by = {"source_sha256": "a", "dataset_sha256": "b", "environment": {"git": "c"}, "protocol": "strict"}
-    write_json(folder / "run.json", read_record(folder) | made_by)
+    recorded(folder, **made_by)
     for module in (record_table, kept):
         monkeypatch.setattr(module, "committed_path", lambda name: tmp_path / f"{name}.csv")
     path = record_table.record([study.folder], "systems_world", "i2vae table")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from i2vae_lib.explorers import widgets
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.results.recipe import against_references
-from i2vae_lib.runs import checked, read_record
+from i2vae_lib.runs import checked, read_record, write_record
 from i2vae_lib.sample import SAMPLE
 from i2vae_lib.stages import load_history, load_metrics
 
@@ -34,8 +33,8 @@ def test_sample_run_when_it_was_changed_or_is_older_is_put_back(run: Path) -> No
     assert sample_run() == run and run.name == "sample"
     (run / "note.txt").write_text("mine")
     assert sample_run() == run and (run / "note.txt").is_file()  # what is there stays
-    record = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps(record | {"layout": 0}))
+    record = read_record(run)
+    write_record(run, record | {"layout": 0})
     sample_run()
     assert read_record(run) == record and not (run / "note.txt").exists()
 

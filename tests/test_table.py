@@ -27,8 +27,8 @@ from i2vae_lib.params import ParameterError, Parameters, load
 from i2vae_lib.recommenders import REGISTRY, SYSTEMS
 from i2vae_lib.results.paper_tables import Table, paper_table, trials
 from i2vae_lib.results.reading import COUNTED
-from i2vae_lib.runs import RUN_LAYOUT, LayoutError, read_record, write_json
-from tests.helpers.planted_runs import REFERENCES, ROWS, cell, ranks_of, skill, write_run
+from i2vae_lib.runs import RUN_LAYOUT, LayoutError, read_record, write_json, write_record
+from tests.helpers.planted_runs import REFERENCES, ROWS, cell, ranks_of, recorded, skill, write_run
 from tests.helpers.worlds import LONG, in_this_process
 
 
@@ -36,17 +36,15 @@ def finished(folder: Path, system: str, place: float, seed: int = 0, **named: An
     """A finished run of a system; ``place`` as in :func:`skill`."""
     begun = json.loads((folder / "run.json").read_text()) if (folder / "run.json").is_file() else {}
     write_run(folder, ranks_of(skill(seed + 7 * len(system), place)), {"system": system}, seed=seed, **named)
-    record = json.loads((folder / "run.json").read_text())
-    record["stages"] = {"train": {"seconds": 1.0, "peak_memory_bytes": 2**30, "revision": "abc"}}
+    seconds = {"train": {"seconds": 1.0, "peak_memory_bytes": 2**30, "revision": "abc"}}
     cell = {"parameters": begun["parameters"]} if begun else {}  # of :func:`reached`
-    write_json(folder / "run.json", record | {"best_epoch": 3, "best_validation_ndcg": 0.125} | cell)
     table = pd.read_parquet(folder / "ranks.parquet")
     table["recommender"] = table["recommender"].replace("i2vae", system)
     table.to_parquet(folder / "ranks.parquet", index=False)
     write_json(folder / "metrics.json", {})
     history = pd.DataFrame({"epoch": [1.0, 2.0, 3.0, 4.0], "seconds": 2.0, "validation seconds": 0.5})
     history.to_parquet(folder / "history.parquet")
-    return folder
+    return recorded(folder, stages=seconds, best_epoch=3, best_validation_ndcg=0.125, **cell)
 
 
 def tabled(*folders: Path) -> Table:
@@ -106,9 +104,9 @@ def test_holm_when_systems_are_compared_is_over_the_systems(found: Table) -> Non
 
 def test_seconds_when_a_generator_was_fitted_and_there_are_stages(tmp_path: Path) -> None:
     run = finished(tmp_path / "run", "i2vae", 12)
-    write_json(run / "run.json", json.loads((run / "run.json").read_text()) | {"generator_seconds": 203.0})
     history = pd.DataFrame({"stage": [1.0, 1.0, 2.0], "epoch": [1.0, 2.0, 1.0]})
     history.assign(**{"seconds": 1.0, "validation seconds": 0.0}).to_parquet(run / "history.parquet")
+    recorded(run, generator_seconds=203.0)
     line = cell(tabled(run).systems, system="i2vae")
     assert line.seconds == 206.0 and line.epochs == 1.0
 
@@ -128,10 +126,11 @@ def test_by_rule_when_cold_rows_are_popularity(tmp_path: Path) -> None:
     finished(tmp_path / "other", "i2vae", 12)
     ranks = pd.read_parquet(tmp_path / "run" / "ranks.parquet")
     ranks["recommender"] = ranks["recommender"].replace("i2vae", "sasrec-bce-s")
-    for name in ("run.json", "metrics.json", "history.parquet"):
-        content = (tmp_path / "other" / name).read_bytes().replace(b'"system": "i2vae"', b'"system": "sasrec-bce-s"')
-        (tmp_path / "run" / name).write_bytes(content)
+    for name in ("metrics.json", "history.parquet"):
+        shutil.copy(tmp_path / "other" / name, tmp_path / "run" / name)
     ranks.to_parquet(tmp_path / "run" / "ranks.parquet", index=False)
+    record = read_record(tmp_path / "other")
+    recorded(tmp_path / "run", **record | {"parameters": record["parameters"] | {"system": "sasrec-bce-s"}})
     found = tabled(tmp_path / "run", tmp_path / "other")
     flags = found.cells[found.cells["by_rule"]]
     assert set(zip(flags["system"], flags["kind"])) == {("sasrec-bce-s", "cold")}
@@ -147,7 +146,7 @@ def test_notes_when_a_system_is_under_popularity_on_cold_rows(tmp_path: Path) ->
     mine = (ranks["recommender"] == "i2vae") & ranks["cold"] & (ranks["domain"] == "y")
     ranks.loc[mine, "greater_sampled"] = 998  # below everybody
     ranks.to_parquet(bad / "ranks.parquet", index=False)
-    found = tabled(good, bad)
+    found = tabled(good, recorded(bad))
     for written in (found.written(), found.written("markdown"), found.written("latex")):
         assert "Under popularity on cold rows (HR@10, sampled): South: i2VAE." in written
     assert "Under popularity" not in tabled(good).written()
@@ -266,9 +265,9 @@ def test_table_when_the_pair_is_the_papers(tmp_path: Path) -> None:
 
 def test_table_when_runs_are_variants_of_one_system(runs: list[Path], tmp_path: Path) -> None:
     other = finished(tmp_path / "other", "i2vae", 9)
-    record = json.loads((other / "run.json").read_text())
-    record["parameters"]["model"]["d"] = 64
-    write_json(other / "run.json", record)
+    parameters = read_record(other)["parameters"]
+    parameters["model"]["d"] = 64
+    recorded(other, parameters=parameters)
     with pytest.raises(LayoutError, match=r"another variant of i2vae \(model\.d = 64, not 16\)"):
         tabled(runs[0], other)
 
@@ -277,9 +276,9 @@ def test_table_when_a_pairs_file_is_spelled_two_ways(tmp_path: Path) -> None:
     folders = []
     for seed, data in enumerate(("pairs/mine.yaml", "/elsewhere/pairs/mine.yaml")):
         one = finished(tmp_path / f"{seed}", "i2vae", 12, seed)
-        record = read_record(one)
-        record["parameters"] |= {"data": data, "cdrib": {"layers": seed + 1}}  # nobody here reads the latter
-        write_json(one / "run.json", record | {"data": "mine"})
+        parameters = read_record(one)["parameters"]
+        parameters |= {"data": data, "cdrib": {"layers": seed + 1}}  # nobody here reads the latter
+        recorded(one, parameters=parameters, data="mine")
         folders.append(one)
     assert cell(tabled(*folders).systems, system="i2vae").seeds == 2
 
@@ -304,11 +303,11 @@ def reached(study: Study, system: str, number: int, value: float) -> Path:
     place = system, study.points[system][number], study.tuning_seed
     folder, parameters = study.run_folder(*place), study.run_parameters(*place).model_dump(mode="json")
     record = {"layout": RUN_LAYOUT, "parameters": parameters, "best_validation_ndcg": value, "best_epoch": 2}
-    write_json(folder / "run.json", record)
+    write_record(folder, record)
     write_json(folder / "model/model.json", {})
     history = pd.DataFrame({"seconds": [1.0, 2.0, 3.0], "validation seconds": [0.5] * 3})
     history.to_parquet(folder / "history.parquet")
-    return folder
+    return recorded(folder)
 
 
 def failed(study: Study, system: str, number: int, reason: str) -> Path:
@@ -513,7 +512,7 @@ def test_study_when_another_call_asked_for_more_points(tmp_path: Path, monkeypat
     def made(parameters: Parameters, folder: Path) -> None:
         value = parameters.training.learning_rate == 1e-3
         record = {"layout": RUN_LAYOUT, "parameters": parameters.model_dump(mode="json"), "stages": {}}
-        write_json(folder / "run.json", record | {"best_validation_ndcg": 0.1 + value})
+        write_record(folder, record | {"best_validation_ndcg": 0.1 + value})
         write_json(folder / "model/model.json", {})
 
     def measured(parameters: Parameters, folder: Path) -> None:

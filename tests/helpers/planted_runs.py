@@ -15,7 +15,7 @@ from i2vae_lib.data.splitting import raw_rows
 from i2vae_lib.evaluation import rank_table
 from i2vae_lib.params import load
 from i2vae_lib.results.differences import Comparison, compare
-from i2vae_lib.runs import RUN_LAYOUT, write_json
+from i2vae_lib.runs import RUN_LAYOUT, read_record, sha256_of, write_record
 
 USERS = 120
 
@@ -83,13 +83,22 @@ def write_run(
         "data_seed": p.split.data_seed,
         "names": {"x": "North", "y": "South"},
         "dataset_sha256": "ab" * 32,
+        "sha256": {},
     }
-    write_json(folder / "run.json", entries | dict(record or {}))
+    write_record(folder, entries | dict(record or {}))
     if model is not None:
         ranked = {"i2vae": model, **references}
         seen = np.arange(len(rows)) % 5 > 0
         tables = [rank_table(name, rows, tail, seen, ranks) for name, ranks in ranked.items()]
         pd.concat(tables, ignore_index=True).to_parquet(folder / "ranks.parquet", index=False)
+    return recorded(folder)
+
+
+def recorded(folder: Path, **changes: Any) -> Path:
+    """The run with entries changed and every file recorded as it now is: what a test spoils reaches later checks."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "run.json"]
+    files = {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
+    write_record(folder, read_record(folder) | changes | {"sha256": files})
     return folder
 
 
