@@ -1,12 +1,13 @@
 """How time and memory grow with the log: from reading it to recommendations, at several sizes.
 
-    python benchmarks/bench_growth.py [--events 100000 1000000] [--json FILE] [--set KEY=VALUE …]
+    python benchmarks/bench_growth.py [--events 100000 1000000] [--batches N] [--json FILE] [--set KEY=VALUE …]
 
 A planted log of two domains: a tenth as many users as events, a fiftieth as many items, both long-tailed (Zipf items,
 Pareto activity: some histories of thousands). Users have a favourite tenth of the items, so that there is something to
 learn. It is written a block of users at a time. Every size runs in a process of its own, whose peak memory the system
 reports; seconds are of CPU, on one thread, so that other work counts little; the exponent is log(ratio of
-the seconds) / log(ratio of the events), between the two largest sizes.
+the seconds) / log(ratio of the events), between the two largest sizes. ``--batches`` ends the epoch after so many: what
+training begins with and the batches are then stages of their own.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pc
+import torch
 
 from i2vae_lib.audit.leaks import audit, fired
 from i2vae_lib.data.loading import load_dataset
@@ -37,7 +40,7 @@ from i2vae_lib.generators import psg
 from i2vae_lib.params import load
 from i2vae_lib.processes import peak_memory_bytes
 from i2vae_lib.recommenders.i2vae import I2VAERecommender
-from i2vae_lib.training import Callbacks
+from i2vae_lib.training import Callbacks, Stage
 
 START, SECONDS = 1_000_000_000, 500_000_000
 USERS_AT_ONCE = 100_000
@@ -79,7 +82,19 @@ def write(folder: Path, events: int) -> None:
     )
 
 
-def measure(folder: Path, overrides: dict[str, Any]) -> dict[str, Any]:
+def train_a_little(recommender: I2VAERecommender, stage: Stage, batches: int) -> None:
+    """The first batches of an epoch."""
+    optimizer = torch.optim.Adam(stage.module.parameters(), lr=recommender.params.training.learning_rate, fused=True)
+    generator = torch.Generator().manual_seed(0)
+    for batch in islice(stage.batches(np.random.default_rng(0)), batches):
+        value, _ = stage.loss(batch, 0, generator)
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        optimizer.step()
+    print(f"{batches} of {stage.steps:,} batches", file=sys.stderr)
+
+
+def measure(folder: Path, batches: int, overrides: dict[str, Any]) -> dict[str, Any]:
     """Seconds and peak memory so far of every stage."""
     found: dict[str, Any] = {"seconds": {}, "peak": {}}
 
@@ -99,8 +114,14 @@ def measure(folder: Path, overrides: dict[str, Any]) -> dict[str, Any]:
     train, validation, test = (dataset.splits[name] for name in ("train", "validation", "test"))
     generator = stage("generator", lambda: psg.fit(train, p.psg))
     recommender = I2VAERecommender(dataset.catalogue, p)
-    fit = functools.partial(recommender.fit, params=p, generator=generator, rng=np.random.default_rng(0))
-    stage("training", lambda: fit(train, validation.take(np.arange(1000)), callbacks=Callbacks()))
+    rng = np.random.default_rng(0)
+    if batches:
+        stage("begin", lambda: recommender.begin(train, generator, rng))
+        [lessons] = stage("sequences", lambda: list(recommender.stages(train)))
+        stage("batches", lambda: train_a_little(recommender, lessons, batches))
+    else:
+        fit = functools.partial(recommender.fit, params=p, generator=generator, rng=rng)
+        stage("training", lambda: fit(train, validation.take(np.arange(1000)), callbacks=Callbacks()))
     some = test.take(np.arange(min(RANKED, len(test))))
     negatives = sample_negatives(some, p.evaluation.negatives, 0)
     stage("evaluation", lambda: rank(recommender, some, negatives, full=True, batch_size=p.evaluation.batch_size))
@@ -110,12 +131,12 @@ def measure(folder: Path, overrides: dict[str, Any]) -> dict[str, Any]:
     return found | {"events": sum(len(one) for one in dataset.log.events.values())}  # type: ignore[union-attr]
 
 
-def child(events: int, words: list[str]) -> dict[str, Any]:
+def child(events: int, batches: int, words: list[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="i2vae-growth-") as folder:
         write(Path(folder), events)
         size = sum(path.stat().st_size for path in Path(folder).iterdir())
         print(f"{events:,} events, {size / 2**20:,.0f} MiB", file=sys.stderr)
-        command = [sys.executable, __file__, "measure", folder, *words]
+        command = [sys.executable, __file__, "measure", folder, str(batches), *words]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -124,11 +145,12 @@ def child(events: int, words: list[str]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--events", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--batches", type=int, default=0, metavar="N")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     os.environ |= {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
-    runs = [child(events, given.set) for events in sorted(given.events)]
+    runs = [child(events, given.batches, given.set) for events in sorted(given.events)]
     for run in runs:
         print(f"{run['events']:>12,} events: " + ", ".join(f"{k} {v:.1f} s" for k, v in run["seconds"].items()))
         print(f"{'':>12}  peak so far, GiB: " + ", ".join(f"{k} {v / 2**30:.2f}" for k, v in run["peak"].items()))
@@ -144,7 +166,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["measure"]:
-        overrides = {key: json.loads(value) for key, value in (one.split("=", 1) for one in sys.argv[3:])}
-        print(json.dumps(measure(Path(sys.argv[2]), overrides)))
+        overrides = {key: json.loads(value) for key, value in (one.split("=", 1) for one in sys.argv[4:])}
+        print(json.dumps(measure(Path(sys.argv[2]), int(sys.argv[3]), overrides)))
     else:
         main()
