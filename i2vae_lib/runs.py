@@ -278,13 +278,21 @@ class Run:
     Raises
     ------
     LayoutError
-        The folder was made with other parameters (all that differ are named) or by another layout version.
+        The folder was made with other parameters (all that differ are named) or by another layout version, or holds
+        files and no run.
     """
 
     def __init__(self, parameters: Parameters, folder: Path | str | None = None, ignored: tuple[str, ...] = ()):
         self.ignored = ignored
         self.folder = Path(folder or parameters.out or default_folder(parameters, ignored))
         make_folder(self.folder)
+        # before the record is looked for: another process that begins here writes it first
+        held = sorted(one.name for one in self.folder.iterdir() if one.name[0] != "." and one.name != "log.txt")
+        if held and not (self.folder / "run.json").is_file():
+            raise LayoutError(
+                f"{self.folder} holds other files ({', '.join(held[:6])}{', …' * (len(held) > 6)}) but no run.json, so "
+                f"it is no run: choose an OUT that is new or empty, or put the run's own run.json back"
+            )
         self.parameters = parameters
         self.lock = FileLock(self.folder / ".lock")
         with self.lock:
@@ -299,11 +307,6 @@ class Run:
             "stages": {},
             "sha256": {},
         }
-        if not self.record and (found := results_in(self.folder)):
-            raise LayoutError(
-                f"{self.folder} holds results ({', '.join(found)}) but no run.json, so nobody knows of what data and "
-                f"parameters they are: put run.json back, choose another OUT, or delete the folder"
-            )
         if self.record.keys() > begun.keys():
             both = (self.record["parameters"], self.parameters.model_dump(mode="json"))
             refuse_changes(self.folder, *(flatten(of_result(parameters, self.ignored)) for parameters in both))

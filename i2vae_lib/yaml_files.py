@@ -53,6 +53,10 @@ for _kind in _PLAIN:
     _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _number)
 
 
+_LONGEST = 1_000_000
+"""Characters, comments among them, which cost the parser as much time as values."""
+
+
 def parse(text: str) -> Any:
     """The content of a YAML text.
 
@@ -62,6 +66,8 @@ def parse(text: str) -> Any:
         Malformed, too deep, too large, with a duplicate key or a number that reads otherwise than it looks; gives line
         and column.
     """
+    if len(text) > _LONGEST:
+        raise yaml.YAMLError(f"{len(text):,} characters, where {_LONGEST:,} are the most: is it the right file?")
     _measure(text)
     try:
         return yaml.load(text, _Loader)  # noqa: S506  # a yaml.SafeLoader

@@ -119,9 +119,23 @@ def test_model_when_it_is_damaged_behind_its_checksum(copied: Path) -> None:
 
 def test_run_when_its_record_is_lost(copied: Path, tiny: Parameters) -> None:
     (copied / "run.json").unlink()
-    with pytest.raises(LayoutError, match=r"holds results \(dataset, .*but no run\.json.*choose another OUT"):
+    with pytest.raises(LayoutError, match=r"holds other files \(dataset, .*but no run\.json.*put the run's own run\.json"):
         Run(tiny, copied)
     assert not (copied / "run.json").exists()
+
+
+def test_run_when_its_folder_is_anothers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    assert cli.main(["run", "--preset", "smoke", "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path} holds other files (thesis.tex) but no run.json" in said and "new or empty" in said
+    assert [one.name for one in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_run_when_it_was_killed_before_its_record(tiny: Parameters, tmp_path: Path) -> None:
+    for name in (".lock", ".cell.lock", ".run.json.0123456789abcdef.part", "log.txt"):
+        (tmp_path / name).touch()
+    assert Run(tiny, tmp_path).record["stages"] == {}
 
 
 @pytest.mark.parametrize(

@@ -769,6 +769,7 @@ def test_files_that_are_nearly_logs_are_told_what_to_change(tmp_path, change, to
         (lambda t: moment(t).isoformat(), "1965-03-01", "iso", "'1965-03-01', which is before 1970 .* count from"),
         (lambda t: t, "done", "s", r"'done'; .*\(1 of 151 .*: write them as the other rows are, or"),
         (lambda t: moment(t).isoformat(), "2014-03-01 10:00 BST", "iso", "2014-03-01 10:00 BST'; .*ISO 8601"),
+        (lambda t: moment(t).isoformat(), "2014-03-01 10:00+25:00", "iso", r"2014-03-01 10:00\+25:00'; .*ISO 8601"),
     ],
 )
 def test_time_that_no_event_has_is_told_what_it_is(tmp_path, write, last, unit, told):

@@ -38,6 +38,7 @@ WRONG = {
             ("1:30.5", 90.5),
         )
     },
+    "long": ("# " + "a" * 10_000_000, "10,000,002 characters, where 1,000,000 are the most"),
     "digits": ("name: " + "1" * 5000, "a value that cannot be read"),
 }
 
