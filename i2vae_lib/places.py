@@ -1,4 +1,4 @@
-"""Folders of the kit's files, names of presets, and the nearest name to a wrong one. Imports nothing slow."""
+"""Folders of the kit's files, names of presets, words for messages. Imports nothing slow."""
 
 from __future__ import annotations
 
@@ -36,6 +36,11 @@ def runs_folder() -> Path:
     checkouts = (at for at in (here, *here.parents) if (at / "notebooks").is_dir() and (at / "params").is_dir())
     checkout = next(checkouts, here)
     return Path("runs") if checkout == here else checkout / "runs"
+
+
+def shortened(text: str) -> str:
+    """A text for a message: its first 100 characters and ``…`` where there are more."""
+    return text if len(text) <= 100 else f"{text[:100]}…"
 
 
 def suggestion(word: str, known: list[str]) -> str:

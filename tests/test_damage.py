@@ -119,7 +119,7 @@ def test_model_when_it_is_damaged_behind_its_checksum(copied: Path) -> None:
 
 def test_run_when_its_record_is_lost(copied: Path, tiny: Parameters) -> None:
     (copied / "run.json").unlink()
-    with pytest.raises(LayoutError, match=r"holds other files \(dataset, .*but no run\.json.*put the run's own run\.json"):
+    with pytest.raises(LayoutError, match=r"holds other files \(dataset, .*but no run\.json.*the run's own run\.json"):
         Run(tiny, copied)
     assert not (copied / "run.json").exists()
 

@@ -642,6 +642,13 @@ def test_ids_when_they_hold_what_no_id_can_are_refused_with_the_line(tmp_path, s
     assert told in describe_files(tmp_path / "x.csv", tmp_path / "y.csv").refusal
 
 
+def test_ids_when_they_are_very_long_are_cut_in_messages(tmp_path):
+    (tmp_path / "x.csv").write_text(csv_of([("\0" * 4_096, i, t) for _, i, t in LOGS["x"]]))
+    (tmp_path / "y.csv").write_text(csv_of(LOGS["y"]))
+    with pytest.raises(DataError, match=r"line 2: column 'user_id' holds a NUL byte in '(\\x00){100}…'; so do"):
+        load_logs(written(tmp_path))
+
+
 @pytest.mark.parametrize("digits", [4, 8, 9])
 def test_log_when_cut_in_its_last_time_is_refused(tmp_path, digits):
     put(tmp_path, csv_of)

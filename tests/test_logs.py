@@ -327,6 +327,8 @@ def test_logs_when_shuffled_give_the_reference_core(tmp_path, x, y, least, seed)
     ("change", "message"),
     [
         ({"min_users": 3}, r"unknown key 'min_users'; did you mean 'min_user'\?"),
+        ({"name": "n" * 9_000}, r"'name': .*, found 'n{99}…$"),
+        ({"k" * 9_000: 1}, r"unknown key 'k{100}…'; known: name, x, y, "),
         ({"x": {**PAIR["x"], "titel": "t"}}, r"unknown key 'x\.titel'; did you mean 'titles'\?"),
         ({"columns": {**PAIR["columns"], "time": "t"}}, r"unknown key 'columns\.time'; did you mean 'timestamp'\?"),
         (

@@ -16,6 +16,7 @@ from i2vae_lib.data.logs.files import JSON_LINES, Source, fields_of, key_twice, 
 from i2vae_lib.data.logs.first_bytes import NOT_UTF8
 from i2vae_lib.data.logs.pair_file import Columns
 from i2vae_lib.data.rows import DataError
+from i2vae_lib.places import shortened
 
 
 @contextmanager
@@ -166,7 +167,7 @@ def first_row(db: duckdb.DuckDBPyConnection, sql: str, values: Sequence[Any] = (
 def locate(
     db: duckdb.DuckDBPyConnection, source: Source, layout: Columns, condition: str
 ) -> tuple[str, dict[str, str | None]]:
-    """Where the file first meets a condition on u, i and t, and the texts there. Reads the file again: errors only."""
+    """Where the file first meets a condition on u, i and t, and the texts there, shortened. Reads it anew."""
     rows, parameters = source.numbered()
     names = {"user": layout.user, "item": layout.item, "timestamp": layout.timestamp}
     texts = ", ".join(
@@ -186,7 +187,7 @@ def locate(
         where = f"{source.path}, row {n}"
     else:
         where = f"{source.path}, line {_line(source, n)}"
-    return where, dict(zip(names, found, strict=True))
+    return where, {role: text and shortened(text) for role, text in zip(names, found, strict=True)}
 
 
 def _line(source: Source, n: int) -> int:
