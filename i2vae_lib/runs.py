@@ -38,6 +38,10 @@ RESULTS = ("dataset", "pseudo.parquet", "model", "history.parquet", "ranks.parqu
 """Results of the stages in a run directory, beside checkpoints and ``run.json``, which has the SHA-256 of each file."""
 
 
+_BEFORE = ("log.txt", "logs", "vectors.parquet")
+"""What the engine of cells and the facade put into a run's folder before its record."""
+
+
 class LayoutError(ValueError):
     """A folder of another layout version, or one that was made with other data or parameters."""
 
@@ -287,7 +291,7 @@ class Run:
         self.folder = Path(folder or parameters.out or default_folder(parameters, ignored))
         make_folder(self.folder)
         # before the record is looked for: another process that begins here writes it first
-        held = sorted(one.name for one in self.folder.iterdir() if one.name[0] != "." and one.name != "log.txt")
+        held = sorted(one.name for one in self.folder.iterdir() if one.name[0] != "." and one.name not in _BEFORE)
         if held and not (self.folder / "run.json").is_file():
             raise LayoutError(
                 f"{self.folder} holds other files ({', '.join(held[:6])}{', …' * (len(held) > 6)}) but no run.json, so "
