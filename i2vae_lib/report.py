@@ -192,8 +192,9 @@ def training_of(record: dict[str, Any], history: pd.DataFrame) -> str:
     own = history[history["stage"] == last["stage"]] if "stage" in history else history
     earlier = f" of the last stage (after {len(history) - len(own)} of those before)" if len(own) < len(history) else ""
     return (
-        f"{len(own)} epochs{earlier} on {record['device']}, {record['weights']:,} weights; epoch "
-        f"{record['best_epoch']} was selected by validation NDCG@10 ({record['best_validation_ndcg']:.4f}). "
+        f"{len(own)} {'epoch' if len(own) == 1 else 'epochs'}{earlier} on {record['device']}, {record['weights']:,} "
+        f"weights; epoch {record['best_epoch']} was selected by validation NDCG@10 "
+        f"({record['best_validation_ndcg']:.4f}). "
         f"Last epoch: {last['seconds']:.1f} s, {last['rows/s']:,.0f} rows/s."
     )
 

@@ -62,6 +62,15 @@ def test_curves_when_a_value_is_missing_leaves_its_point_out() -> None:
     assert "nan" not in picture
 
 
+def test_curves_when_a_line_has_one_point_marks_it() -> None:
+    """A training of one epoch: a line of one point would not be seen."""
+    crosses = [
+        [one for one in parsed(pictures.curves("t", "epoch", {"x": values})).iter(f"{SVG}path") if one.get("stroke")]
+        for values in (([1], [2.0]), ([1, 2], [2.0, 3.0]))
+    ]
+    assert len(crosses[0]) == len(crosses[1]) + 1
+
+
 def test_curves_when_everything_is_equal_or_missing_are_drawn() -> None:
     for values in ([0.0, 0.0], [np.nan, np.nan], [3.0, 3.0]):
         assert "nan" not in pictures.curves("t", "epoch", {"x": ([1, 2], values)})

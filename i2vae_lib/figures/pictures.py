@@ -174,6 +174,8 @@ def curves(title: str, x_axis: str, lines: Mapping[str, tuple[Sequence[float], S
         colour, dash = _LINES[at % len(_LINES)], ' stroke-dasharray="6 3"' if at >= len(_LINES) else ""
         look = f'stroke="{colour}" stroke-width="2"{dash}'
         parts.append(f'<polyline fill="none" {look} points="{points}"/>')
+        if len(known_points) == 1:  # which a line does not show
+            parts.append(f'<path {look} d="M{points}m-3 0h6m-3 -3v6"/>')
         column, row = left + (at % names_across) * (right - left) / names_across, high + 42 + 18 * (at // names_across)
         parts.append(f'<path {look} d="M{column:.1f} {row - 5}h18"/>')
         parts.append(_text(column + 23, row, name, 'class="quiet"'))
