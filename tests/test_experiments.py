@@ -461,7 +461,7 @@ def test_scheduler_that_accepts_and_says_nothing(monkeypatch: pytest.MonkeyPatch
 
 def test_scheduler_with_workers_of_several_threads() -> None:
     with (
-        LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address="127.0.0.1:0") as cluster,
         pytest.raises(SchedulerError, match=r"workers of several threads .*--nthreads 1"),
         connect(scheduler=cluster.scheduler_address),
     ):
@@ -501,7 +501,7 @@ def test_scheduler_that_is_lost_ends_the_sweep_and_fails_no_cell(
     submit = Client.submit
     monkeypatch.setattr(Client, "submit", vanish)
     with (
-        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
         pytest.raises(SchedulerError, match="the same command goes on"),
     ):
         run(sweep, tmp_path, scheduler=cluster.scheduler_address)
@@ -615,7 +615,7 @@ def test_processes_end_with_their_parent(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_scheduler_that_is_not_encrypted_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    words = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    words = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": "127.0.0.1:0"}
     with (
         LocalCluster(**words, protocol="tcp", host="127.0.0.1") as cluster,
         connect(scheduler=cluster.scheduler_address) as found,
