@@ -19,7 +19,7 @@ from playwright.sync_api import sync_playwright
 from i2vae_lib.sample import sample_run
 
 AIM = 5.0  # seconds
-READY = "Kernel pool of explore.ipynb is filled"
+READY = "?token="  # of the address that the command prints once it serves
 
 
 def main() -> None:
