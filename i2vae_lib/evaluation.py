@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib.data.kinds import KINDS
-from i2vae_lib.data.rows import DOMAINS, PAD, Array, DataError, Ragged, Rows, hashed, mixed, popularity
+from i2vae_lib.data.rows import DOMAINS, PAD, Array, DataError, Ragged, Rows, hashed, located, mixed, popularity
 from i2vae_lib.data.user_sequences import chained
 from i2vae_lib.params import ParameterError
 from i2vae_lib.places import suggestion
@@ -148,10 +148,8 @@ def _fresh(stream: Array, barred: Ragged, size: int) -> tuple[Array, Array, Arra
     fresh = np.diff(coded, axis=1, prepend=-1) != 0
     # the codes ascend over all rows: each barred item is looked up at its first occurrence
     flat, wanted = coded.ravel(), barred.owner * (size + 1) + barred.values
-    at = np.searchsorted(flat, wanted)
-    there = at < len(flat)
-    at, wanted = at[there], wanted[there]
-    fresh.ravel()[at[flat[at] == wanted]] = False
+    at, there = located(flat, wanted)
+    fresh.ravel()[at[there]] = False
     return coded - lines, place, fresh
 
 

@@ -287,11 +287,13 @@ def test_best_of_when_scores_are_sparse(few: Rows, p: PsgParameters, monkeypatch
     strangers = replace(known, user=np.array([f"stranger {i}" for i in range(12)], dtype=object))
     empty = replace(known, history={d: one.keep(np.zeros(len(one.values), bool)) for d, one in known.history.items()})
     for rows in (known, strangers, joined([known, strangers]), empty):
+        unified = tables[0].unified
+        histories = unified.histories(rows)
         for d in DOMAINS:
             found = []
             for narrow in (4096, 0):
                 monkeypatch.setattr(cooccurrence, "_NARROW", narrow)
-                found.append(best_of(scores_of(tables, rows, d), rows, d, 30))
+                found.append(best_of(scores_of(tables, rows, d), rows.history[d], histories, unified.column[d], 30))
             (dense_items, dense_scores), (items, scores) = found
             width = items.shape[1]
             np.testing.assert_array_equal(items, dense_items[:, :width])

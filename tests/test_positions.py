@@ -64,7 +64,7 @@ def test_a_position_when_compared_with_its_row(
     model = network(recommender)
     model.encoder.position.weight.zero_()
     compared = {d: 0 for d in DOMAINS}
-    for batch in lessons.batches(64, recipe.model.T, 0.5, {}, np.random.default_rng(0)):
+    for batch in lessons.batches(64, 0.5, {}, np.random.default_rng(0)):
         for d, side, latents in model.inferred(batch, None):
             draws = model.draw(latents, None)
             found = model.score_all(model.decode(draws, d), d, side)
@@ -96,7 +96,7 @@ def test_batches_when_an_epoch_is_drawn_ask_every_event_that_may_be_asked(
 ) -> None:
     """Rows of events and of hidden ones; a hidden row shows nothing of the domain that it asks for."""
     asked, hidden = 0, 0
-    for batch in lessons.batches(64, recipe.model.T, 0.5, {}, np.random.default_rng(0)):
+    for batch in lessons.batches(64, 0.5, {}, np.random.default_rng(0)):
         for d, side in batch.items():
             low = dataset.catalogue.size("x") if d == "y" else 0
             inside = (side.sequences > low) & (side.sequences <= low + dataset.catalogue.size(d))
@@ -238,12 +238,19 @@ def test_batches_when_evidence_is_too_large_to_keep(
     monkeypatch.setattr(positions, "LARGEST", 0)
     again = Lessons.of(dataset.splits["train"], recipe.model.T, recommender.shown)
     assert lessons.kept is not None and again.kept is None
-    both = (one.batches(32, recipe.model.T, 0.2, {}, np.random.default_rng(0)) for one in (lessons, again))
+    both = (one.batches(32, 0.2, {}, np.random.default_rng(0)) for one in (lessons, again))
     for kept, made in zip(*both, strict=True):
         assert kept.keys() == made.keys()
         for d, side in kept.items():
             for field in dataclasses.fields(side)[:-1]:  # all but the part, which is None
                 assert torch.equal(getattr(side, field.name), getattr(made[d], field.name)), field.name
+
+
+def asked(recommender: I2VAERecommender, dataset: CrossDomainDataset, d: str) -> tuple[Asked, torch.Tensor]:
+    """Some test rows that ask for a domain, and their interests."""
+    model, rows = network(recommender), dataset.splits["test"]
+    [(_, side, latents)] = recommender.infer(rows.take(rows.of(d)[:20]))
+    return side, model.decode(model.draw(latents, None), d)
 
 
 def drawn(side: Asked, items: np.ndarray, correction: np.ndarray) -> Asked:
@@ -255,9 +262,8 @@ def test_surprisal_when_items_are_drawn(recommender: I2VAERecommender, dataset: 
     """Of all items it is exact, whatever has evidence; of few the estimated sum over items is right on average."""
     model, rng = network(recommender), np.random.default_rng(0)
     for d in DOMAINS:
-        rows = dataset.splits["test"]
-        [(_, side, latents)] = recommender.infer(rows.take(rows.of(d)[:20]))
-        interest, everything = model.decode(model.draw(latents, None), d), np.arange(1, dataset.catalogue.size(d) + 1)
+        side, interest = asked(recommender, dataset, d)
+        everything = np.arange(1, dataset.catalogue.size(d) + 1)
         exact = model.surprisal(interest, d, side)
         all_drawn = drawn(side, everything, np.zeros(len(everything)))
         torch.testing.assert_close(model.surprisal(interest, d, all_drawn), exact, rtol=1e-4, atol=1e-4)
@@ -273,9 +279,7 @@ def test_surprisal_when_items_are_drawn(recommender: I2VAERecommender, dataset: 
 def test_score_when_compared_with_score_all(recommender: I2VAERecommender, dataset: CrossDomainDataset) -> None:
     model, rng = network(recommender), np.random.default_rng(0)
     for d in DOMAINS:
-        rows = dataset.splits["test"]
-        [(_, side, latents)] = recommender.infer(rows.take(rows.of(d)[:20]))
-        interest = model.decode(model.draw(latents, None), d)
+        side, interest = asked(recommender, dataset, d)
         items = torch.from_numpy(rng.integers(1, dataset.catalogue.size(d) + 1, (len(interest), 30)))
         items[:, 0] = side.evidence_items[:, 0].clamp(min=1)
         expected = model.score_all(interest, d, side).gather(1, items - 1)

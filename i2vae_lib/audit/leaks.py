@@ -36,7 +36,7 @@ from i2vae_lib.audit.fitted import COLUMNS, Line, of_graph, of_recall, of_tables
 from i2vae_lib.audit.item_order import item_orders
 from i2vae_lib.data.dataset import CrossDomainDataset
 from i2vae_lib.data.protocols import NO_COMMON_TIME, blind
-from i2vae_lib.data.rows import DOMAINS, SPLITS, SUSPICIOUS, Array, EventLog, Rows, belongs, origins
+from i2vae_lib.data.rows import DOMAINS, SPLITS, SUSPICIOUS, Array, EventLog, Rows, belongs, located, origins
 from i2vae_lib.data.splitting import COPY_LENGTH, alike, contents
 from i2vae_lib.data.user_sequences import EveryEvent, with_targets
 from i2vae_lib.generators.psg import Generator
@@ -120,6 +120,7 @@ class _Split:
     rows: Rows
     users: Array  # int64 [rows], user numbers
     earlier: Sequence[_Split]
+    times: _Times | None  # None: no log
 
     @classmethod
     def all_of(cls, dataset: CrossDomainDataset) -> list[_Split]:
@@ -127,9 +128,10 @@ class _Split:
         # the two halves of a detached user count as one user
         names = [origins(dataset.splits[split]) for split in SPLITS]
         numbers = np.split(pd.factorize(np.concatenate(names))[0], np.cumsum([*map(len, names)])[:-1])
+        times = None if dataset.log is None else _Times(dataset.log)
         found: list[_Split] = []
         for split, users in zip(SPLITS, numbers, strict=True):
-            found.append(cls(dataset, split, dataset.splits[split], users, tuple(found)))
+            found.append(cls(dataset, split, dataset.splits[split], users, tuple(found), times))
         return found
 
     def pairs(self, domain: str, positions: Array, items: Array) -> Array:
@@ -217,7 +219,7 @@ def _in_item_order(split: _Split) -> Array:
 
 
 class _Times:
-    """When who took what in a log, sorted once for all checks of a split."""
+    """When who took what in a log, sorted once for all checks."""
 
     def __init__(self, log: EventLog):
         self.log, self.names = log, pd.Index(log.users)
@@ -234,8 +236,11 @@ class _Times:
     def of(self, domain: str, user: Array, items: Array) -> Array:
         """When ``user[i]`` took ``items[i]``, int64; -1 if the log does not have that event."""
         keys, wanted = self.keys[domain], _pair(user, items)
-        at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-        return np.where((keys[at] == wanted) & (user >= 0), self.sorted[domain][at], -1)
+        found = np.full(len(wanted), -1)
+        at, there = located(keys, wanted)
+        there &= user >= 0
+        found[there] = self.sorted[domain][at[there]]
+        return found
 
     def of_targets(self, rows: Rows) -> Array:
         """When each row's target happened, int64 [rows]; -1 if the log does not have it."""
@@ -297,8 +302,8 @@ def _before_training_ends(times: _Times, split: _Split) -> Array:
 Check = Callable[[_Split], Array]
 
 
-def _checks(dataset: CrossDomainDataset, split: str) -> Iterator[tuple[str, str, Check]]:
-    """(name, severity, check) of a split under the dataset's protocol."""
+def _checks(dataset: CrossDomainDataset, split: str, times: _Times | None) -> Iterator[tuple[str, str, Check]]:
+    """(name, severity, check) of a split under the dataset's protocol; ``times`` are those of its log."""
     if split != "train":
         # temporal is about the same users before and after a cut
         yield "user also in training", "note" if dataset.protocol == "temporal" else "leak", _user_in_training
@@ -309,8 +314,7 @@ def _checks(dataset: CrossDomainDataset, split: str) -> Iterator[tuple[str, str,
         yield f"row of {COPY_LENGTH} items or more under another name", "leak", _copy
         yield f"row of fewer than {COPY_LENGTH} items under another name", "note", _short_copy
         yield "target seen in no earlier split", "note", _target_unseen
-    if dataset.log is not None:
-        times = _Times(dataset.log)
+    if times is not None:
         yield "event not before its target", "leak", lambda one: _late(times, one.rows)
         if split == "train":
             what = "event not before its target, as an epoch draws the rows"
@@ -326,7 +330,7 @@ def _checks(dataset: CrossDomainDataset, split: str) -> Iterator[tuple[str, str,
 
 def _of_rows(split: _Split) -> Iterator[Line]:
     rows = split.rows
-    for name, severity, check in _checks(split.dataset, split.name):
+    for name, severity, check in _checks(split.dataset, split.name, split.times):
         hit = check(split)
         first = np.flatnonzero(hit)[:1]
         of = ", ".join(f"{rows.catalogue.names[d]} {int(hit[rows.of(d)].sum())}" for d in DOMAINS)

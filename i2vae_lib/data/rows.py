@@ -392,6 +392,17 @@ def hashed(parts: Iterable[Any], *salt: object) -> Array:
     return np.frombuffer(digests, dtype="<u8")
 
 
+def located(keys: Array, wanted: Array) -> tuple[Array, Array]:
+    """Where each wanted number stands in ascending ``keys``, and whether it does: int64, and bool of its shape.
+
+    Where it does not, the place is that of another key.
+    """
+    if not len(keys):
+        return np.zeros(wanted.shape, dtype=np.int64), np.zeros(wanted.shape, dtype=bool)
+    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return at, keys[at] == wanted
+
+
 def belongs(users: Array, chosen: Array) -> Array:
     """Which users are among the chosen, bool [n]; a hash table, as ``np.isin`` compares all pairs of objects."""
     return pd.Index(users, dtype=object).isin(pd.Index(chosen, dtype=object))

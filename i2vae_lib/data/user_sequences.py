@@ -95,8 +95,10 @@ class EveryEvent:
     ----------
     whole
         The users, with all of their events.
-    domain, owner
-        int [m] of each event: number of its domain, and of its user.
+    catalogue
+        That of the rows.
+    domain, owner, item
+        int [m] of each event: number of its domain and of its user, and the item taken.
     seen
         int64 [2, m]: how many events of each domain an evaluation row would show, those of the own domain before the
         event and those of the other with earlier stamps (all of them without a common time).
@@ -108,6 +110,7 @@ class EveryEvent:
     catalogue: Catalogue
     domain: Array
     owner: Array
+    item: Array
     seen: Array
     moments: Array | None
 
@@ -122,7 +125,8 @@ class EveryEvent:
         for number, part in enumerate(parts):
             earlier = part.lengths[owner] if events.moments is None else _earlier(part, owner, events.moments)
             seen.append(np.where(domain == number, events.place, earlier))
-        return cls(whole, train.catalogue, domain.astype(train.domain.dtype), owner, np.stack(seen), events.moments)
+        domain = domain.astype(train.domain.dtype)
+        return cls(whole, train.catalogue, domain, owner, events.values, np.stack(seen), events.moments)
 
     def rows(self, at: Array, length: int, hidden: Array | None = None) -> Rows:
         """The rows that ask for the events at ``at``, ``source`` their numbers.
@@ -142,12 +146,11 @@ class EveryEvent:
                 shown[hidden & (self.domain[at] == number)] = 0
             ends = part.offsets[owner] + before
             history[d] = part.slices(ends - shown, ends)
-        targets = np.concatenate([self.whole.sequences[d].values for d in DOMAINS])
         return Rows(
             catalogue=self.catalogue,
             user=self.whole.users[owner],
             domain=self.domain[at],
-            target=targets[at],
+            target=self.item[at],
             history=history,
             excluded=Ragged.from_lengths(np.zeros(0, dtype=np.int32), np.zeros(len(at), dtype=np.int64)),
             source=at,

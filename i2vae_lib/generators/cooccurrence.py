@@ -36,15 +36,33 @@ import pandas as pd
 from scipy import sparse
 from scipy.sparse.linalg import eigsh
 
-from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows, origins, packed, rejoined, unpacked
+from i2vae_lib.data.rows import (
+    DOMAINS,
+    Array,
+    Catalogue,
+    Ragged,
+    Rows,
+    located,
+    origins,
+    packed,
+    rejoined,
+    unpacked,
+)
 from i2vae_lib.data.user_sequences import user_sequences
-from i2vae_lib.generators.graphs import Unified, best_columns, cosine, entries_apart, is_large, together, user_items
+from i2vae_lib.generators.graphs import (
+    Unified,
+    best_columns,
+    cosine,
+    entries_apart,
+    is_large,
+    seen_items,
+    together,
+    user_items,
+)
 
 _NOWHERE = -1  # step of an item that is not in the user's longest sequence (only in a shorter row)
 _ROUNDING = 1e-9  # smaller scores are rounding errors of adding and subtracting
 _AT_ONCE = 4_000_000  # at least so many pairs of a user's items are weighed at once
-
-
 _NARROW = 4096  # a domain of so many items has dense scores: many of them are known
 
 Lines: TypeAlias = Any  # Array | sparse.csr_matrix, and scipy has no types
@@ -103,7 +121,7 @@ class LeftOut:
         self.taken = graph.getnnz(axis=0)
         self._hold(users, graph, steps, parted)
         self._place(*together(graph))
-        self._weigh([self], [p])
+        self._weigh([self])
 
     def _hold(self, users: Array, graph: sparse.csr_matrix, steps: Array, parted: Array) -> None:
         """Set the users and what they took."""
@@ -156,17 +174,15 @@ class LeftOut:
         best = np.maximum(of[x], of[y])
         return np.where(best >= 0, best, self.p.across)
 
-    def _weigh(self, several: Sequence[Self], settings: Sequence[Settings]) -> None:
+    def _weigh(self, several: Sequence[Self]) -> None:
         """Set the sums C_ij of several tables of the same users, each under its settings, in one pass."""
         sums = [np.zeros(len(self._keys)) for _ in several]
-        for table, p in zip(several, settings, strict=True):
-            table.p = p
-            table._forget_terms()
         for at, x, y in self._locate() if self._located is None else self._located:
             for table, of in zip(several, sums, strict=True):
                 of += np.bincount(at, table._weights(x, y), len(of))
         for table, of in zip(several, sums, strict=True):
             table.together = self._like(of)
+            table._forget_terms()
 
     def _places_of(self, domain: str) -> tuple[Array, Array, Array]:
         """The table's entries in columns of a domain's items, with column numbers and line ends as their own matrix."""
@@ -197,7 +213,7 @@ class LeftOut:
             elif p.shrinkage != before.shrinkage:
                 again._forget_terms()
         if anew:
-            self._weigh(anew, [again.p for again in anew])
+            self._weigh(anew)
         return found
 
     def _like(self, values: Array) -> sparse.csr_matrix:
@@ -238,8 +254,7 @@ class LeftOut:
     def _pair(self, shown: Array, candidate: Array) -> tuple[Array, Array]:
         """The table's entries of those pairs that it keeps, and which pairs these are (bool)."""
         wanted = shown.astype(np.int64) * self.unified.size + candidate
-        at = np.minimum(np.searchsorted(self._keys, wanted), max(0, len(self._keys) - 1))
-        there = self._keys[at] == wanted if len(self._keys) else np.zeros(len(at), dtype=bool)
+        at, there = located(self._keys, wanted)
         return at[there], there
 
     def _table(self, less: int, domain: str) -> sparse.csr_matrix:
@@ -297,10 +312,8 @@ def scores_of(tables: Sequence[LeftOut], rows: Rows, domain: str) -> list[Lines]
     counts = tables[0]
     back, row, item = _shown(rows, counts.unified)
     line = counts._line.get_indexer(pd.Index(origins(rows), dtype=object))[row]
-    wanted = counts._entry_keys(line, item)
-    entries = counts._entries if len(counts._entries) else np.array([-1])  # equals no key
-    entry = np.minimum(np.searchsorted(entries, wanted), len(entries) - 1)
-    own = (line >= 0) & (entries[entry] == wanted)  # the row's user is in this item's counts
+    entry, own = located(counts._entries, counts._entry_keys(line, item))
+    own &= line >= 0  # the row's user is in this item's counts
     # what a user's pair of items is too high by is the same in all rows of that user
     held, mine = np.unique(entry[own], return_inverse=True)
     owner = counts._owner[held]
@@ -353,7 +366,9 @@ def dense(scores: Lines) -> Array:
     return whole
 
 
-def best_of(by_setting: Sequence[Lines], rows: Rows, domain: str, count: int) -> tuple[Array, Array]:
+def best_of(
+    by_setting: Sequence[Lines], own: Ragged, histories: sparse.csr_matrix, column: Array, count: int
+) -> tuple[Array, Array]:
     """The items with the highest sums of scores that are not in a row's histories.
 
     Each setting's scores are divided by their largest among items that are not in the row's history of the domain.
@@ -361,7 +376,11 @@ def best_of(by_setting: Sequence[Lines], rows: Rows, domain: str, count: int) ->
     Parameters
     ----------
     by_setting
-        Of :func:`scores_of` for these rows and this domain; overwritten.
+        Of :func:`scores_of`; overwritten.
+    own
+        The rows' histories in the domain.
+    histories, column
+        As in :func:`.graphs.seen_items`.
 
     Returns
     -------
@@ -370,12 +389,9 @@ def best_of(by_setting: Sequence[Lines], rows: Rows, domain: str, count: int) ->
     scores
         float32 [rows, as many, settings].
     """
-    unified, own = Unified(rows.catalogue), rows.history[domain]
-    histories = unified.histories(rows).tocoo()
-    seen = unified.column[domain][histories.col]
-    held, taken = (np.zeros((len(rows), rows.catalogue.size(domain)), dtype=bool) for _ in range(2))
+    held, taken = (np.zeros(by_setting[0].shape, dtype=bool) for _ in range(2))
     held[own.owner, own.values - 1] = True
-    taken[histories.row[seen >= 0], seen[seen >= 0]] = True
+    taken[seen_items(histories, column)] = True
     if isinstance(by_setting[0], np.ndarray):
         total = np.zeros_like(by_setting[0])
         for values in by_setting:
@@ -404,9 +420,7 @@ def _values_at(scores: sparse.csr_matrix, columns: Array) -> Array:
     """Sparse scores, column numbers in order, at some columns of each line, [lines, k]."""
     line, count = np.arange(len(columns))[:, None], scores.shape[1]
     known = np.repeat(line[:, 0], np.diff(scores.indptr)) * count + scores.indices
-    wanted = line * count + columns
-    at = np.searchsorted(known, wanted)
-    there = np.append(known, -1)[at] == wanted
+    at, there = located(known, line * count + columns)
     return np.append(scores.data, np.float32(0))[np.where(there, at, -1)]
 
 

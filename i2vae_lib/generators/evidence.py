@@ -102,7 +102,9 @@ class Evidence:
 
     def _best(self, rows: Rows, d: str, width: int) -> tuple[Array, Array]:
         """Items and scores of rows that ask for one domain, [rows, at most width]."""
-        return best_of(scores_of(self.left_out, rows, d), rows, d, width)
+        unified = self.left_out[0].unified
+        scores = scores_of(self.left_out, rows, d)
+        return best_of(scores, rows.history[d], unified.histories(rows), unified.column[d], width)
 
     def apart(self, train: Rows) -> Array:
         """Counts that do not come from these rows, by unified item: int64 [n]."""

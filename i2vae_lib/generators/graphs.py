@@ -116,15 +116,16 @@ def together(graph: sparse.csr_matrix) -> tuple[sparse.csr_matrix, Array]:
         line = np.repeat(np.arange(end - start, dtype=np.int32), np.diff(both.indptr))
         kept = line + start != both.indices
         if large:
-            kept &= both.data >= _least(line[kept], both.data[kept], least[start:end])[line]
+            least[start:end] = _least(line[kept], both.data[kept], end - start)
+            kept &= both.data >= least[start:end][line]
         at = np.flatnonzero(kept)
         ends = np.searchsorted(at, both.indptr)
         parts.append(sparse.csr_matrix((both.data[at], both.indices[at], ends), shape=both.shape))
     return sparse.vstack(parts, format="csr") if parts else sparse.csr_matrix((size, size), dtype=np.float32), least
 
 
-def _least(line: Array, counts: Array, least: Array) -> Array:
-    """Set and return the lowest count of each line that at most :data:`PARTNERS` of its entries reach.
+def _least(line: Array, counts: Array, lines: int) -> Array:
+    """The lowest count of each line that at most :data:`PARTNERS` of its entries reach, int64 [lines].
 
     Parameters
     ----------
@@ -134,8 +135,8 @@ def _least(line: Array, counts: Array, least: Array) -> Array:
     whole = counts.astype(np.int64)
     highest = int(whole.max(initial=0)) + 1
     ordered = np.sort(line * np.int64(highest) + (highest - 1 - whole))
-    starts = np.searchsorted(line, np.arange(len(least)))
-    full = np.flatnonzero(np.bincount(line, minlength=len(least)) > PARTNERS)
+    starts, least = np.searchsorted(line, np.arange(lines)), np.ones(lines, dtype=np.int64)
+    full = np.flatnonzero(np.bincount(line, minlength=lines) > PARTNERS)
     least[full] = highest - ordered[starts[full] + PARTNERS] % highest
     return least
 
@@ -147,6 +148,16 @@ def cosine(matrix: sparse.csr_matrix, shrinkage: float) -> sparse.csr_matrix:
     line = np.repeat(np.arange(both.shape[0], dtype=np.int32), np.diff(both.indptr))
     values = both.data / (np.sqrt(counts[line] * counts[both.indices]) + shrinkage)
     return sparse.csr_matrix((values.astype(np.float32), both.indices, both.indptr), shape=both.shape)
+
+
+def seen_items(histories: sparse.csr_matrix, column: Array) -> tuple[Array, Array]:
+    """Line and 0-based item of the items of one domain in histories, which are rows x unified items.
+
+    ``column`` is that of each unified item, as in :attr:`Unified.column`: -1 where it is not of the domain.
+    """
+    held = histories.tocoo()
+    own = column[held.col]
+    return held.row[own >= 0], own[own >= 0]
 
 
 def best_columns(scores: Array, count: int) -> Array:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from i2vae_lib.data.rows import DOMAINS, Array, DataError, Ragged
+from i2vae_lib.data.rows import DOMAINS, Array, DataError, Ragged, located
 from i2vae_lib.generators.graphs import Adjacency, binary, normalised, propagate
 from i2vae_lib.parameter_groups import PsgParameters
 from i2vae_lib.progress import bar
@@ -161,8 +161,7 @@ class Triples:
         negative = self._draw_items(side)
         while True:
             flat = user * self.width + negative
-            at = np.minimum(np.searchsorted(self.taken, flat), len(self.taken) - 1)
-            hit = self.taken[at] == flat
+            hit = located(self.taken, flat)[1]
             if not hit.any():
                 return user, positive, negative
             negative[hit] = self._draw_items(side[hit])

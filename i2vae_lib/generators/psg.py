@@ -53,6 +53,7 @@ from i2vae_lib.generators.graphs import (
     cosine,
     folded_in,
     matrix_of,
+    seen_items,
     tables_of,
     user_items,
 )
@@ -171,19 +172,15 @@ def top_items(scores: Array, histories: sparse.csr_matrix, column: Array, count:
     ----------
     scores
         float32 [rows, items of one domain]; overwritten.
-    histories
-        rows x unified items.
-    column
-        Of each unified item, as in :attr:`.Unified.column`: -1 where it is not of the domain.
+    histories, column
+        As in :func:`.graphs.seen_items`.
 
     Returns
     -------
     items, scores
         Item numbers (1…n) and scores, best first; equal scores in order of item number.
     """
-    taken = histories.tocoo()
-    own = column[taken.col]
-    scores[taken.row[own >= 0], own[own >= 0]] = -np.inf
+    scores[seen_items(histories, column)] = -np.inf
     columns = best_columns(scores, count)
     return (columns + 1).astype(np.int32), np.take_along_axis(scores, columns, axis=1)
 
@@ -302,7 +299,8 @@ class LeaveOneOutGenerator(Generator):
         return super().recall(rows, np.zeros_like(fold))
 
     def best(self, rows: Rows, histories: sparse.csr_matrix, fold: int, domain: str) -> tuple[Array, Array]:
-        items, values = best_of(scores_of([self.counts], rows, domain), rows, domain, self.p.recalled)
+        scores, column = scores_of([self.counts], rows, domain), self.unified.column[domain]
+        items, values = best_of(scores, rows.history[domain], histories, column, self.p.recalled)
         return items, values[:, :, 0]
 
     def without_users(self) -> Self:

@@ -133,7 +133,7 @@ class I2VAERecommender(Trained):
         }
 
         def batches(rng: np.random.Generator) -> Iterator[dict[str, Any]]:
-            yield from lessons.batches(p.training.batch_size, p.model.T, p.objective.blank_share, proposals, rng)
+            yield from lessons.batches(p.training.batch_size, p.objective.blank_share, proposals, rng)
 
         return batches, -(-lessons.orders.users // p.training.batch_size)
 

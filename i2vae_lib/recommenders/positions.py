@@ -38,23 +38,27 @@ class Proposal:
     ----------
     share
         Of each item, float64 [items]; they add up to 1.
+    ends
+        Their running sums.
     count
         Draws a batch.
     """
 
     share: Array
+    ends: Array
     count: int
 
     @classmethod
     def of(cls, popularity: Array, count: int) -> Self:
         """Of the takers of each item, [items + 1], padding first."""
         weight = np.sqrt(1.0 + popularity[1:])
-        return cls(weight / weight.sum(), count)
+        share = weight / weight.sum()
+        return cls(share, np.cumsum(share), count)
 
     def draw(self, rng: np.random.Generator) -> tuple[Array, Array]:
         """The items drawn, int64 [S], each once, and log(times drawn / times expected), float32 [S]."""
-        ends = np.cumsum(self.share)
-        drawn, times = np.unique(np.searchsorted(ends, rng.random(self.count) * ends[-1], "right"), return_counts=True)
+        places = np.searchsorted(self.ends, rng.random(self.count) * self.ends[-1], "right")
+        drawn, times = np.unique(places, return_counts=True)
         return drawn + 1, np.log(times / (self.count * self.share[drawn])).astype(np.float32)
 
 
@@ -150,7 +154,7 @@ class Lessons:
     events
         The m events.
     length
-        Most recent events that the row of an event shows, of each domain.
+        Most events of a sequence, and of each domain in the row of an event: the most recent ones.
     show
         Makes what rows show: pseudo-sequences and evidence.
     kept
@@ -207,21 +211,16 @@ class Lessons:
         return self.events.rows(event, self.length, again)
 
     def batches(
-        self,
-        size: int,
-        length: int,
-        hidden_share: float,
-        proposals: Mapping[str, Proposal],
-        rng: np.random.Generator,
+        self, size: int, hidden_share: float, proposals: Mapping[str, Proposal], rng: np.random.Generator
     ) -> Iterator[dict[str, Asked]]:
         """An epoch: every user once, and some a second time with the domain of their last event hidden.
 
         ``proposals`` has the domains that are too large for a softmax over all of their items.
         """
-        count = np.minimum(self.orders.sequences.lengths[: self.orders.users], length)
+        count = np.minimum(self.orders.sequences.lengths[: self.orders.users], self.length)
         domain = np.concatenate([self.events.domain, self.events.domain[self.last]])
         for at in bucketed(count, size, rng):
-            inputs, targets = self.orders.draw(at, length, hidden_share, rng)
+            inputs, targets = self.orders.draw(at, self.length, hidden_share, rng)
             sequences = torch.from_numpy(self.item[inputs])
             line, step = np.nonzero(targets)
             event = targets[line, step]
