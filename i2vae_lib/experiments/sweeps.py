@@ -67,7 +67,7 @@ def state_of(cell: Cell, out: Path) -> str:
         elif results_in(folder):
             return "damaged"
         return "begun" if reason_of(folder) is None else "failed"
-    except (Damaged, KeyError, TypeError):  # the latter of parameters that are none
+    except Damaged:
         return "damaged"
 
 
