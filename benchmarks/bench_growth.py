@@ -7,7 +7,8 @@ Pareto activity: some histories of thousands). Users have a favourite tenth of t
 learn. It is written a block of users at a time. Every size runs in a process of its own, whose peak memory the system
 reports; seconds are of CPU, on one thread, so that other work counts little; the exponent is log(ratio of
 the seconds) / log(ratio of the events), between the two largest sizes. ``--batches`` ends the epoch after so many: what
-training begins with and the batches are then stages of their own.
+training begins with and the batches are then stages of their own. ``tools/record_growth.py FILE`` keeps what ``--json``
+wrote, for docs/performance.md and its figure.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import functools
 import json
 import math
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -40,6 +42,7 @@ from i2vae_lib.generators import psg
 from i2vae_lib.params import load
 from i2vae_lib.processes import peak_memory_bytes
 from i2vae_lib.recommenders.i2vae import I2VAERecommender
+from i2vae_lib.runs import environment, write_json
 from i2vae_lib.training import Callbacks, Stage
 
 START, SECONDS = 1_000_000_000, 500_000_000
@@ -121,14 +124,17 @@ def measure(folder: Path, batches: int, overrides: dict[str, Any]) -> dict[str, 
         stage("batches", lambda: train_a_little(recommender, lessons, batches))
     else:
         fit = functools.partial(recommender.fit, params=p, generator=generator, rng=rng)
-        stage("training", lambda: fit(train, validation.take(np.arange(1000)), callbacks=Callbacks()))
+        chosen_on = validation.take(np.arange(min(1000, len(validation))))
+        stage("training", lambda: fit(train, chosen_on, callbacks=Callbacks()))
     some = test.take(np.arange(min(RANKED, len(test))))
     negatives = sample_negatives(some, p.evaluation.negatives, 0)
     stage("evaluation", lambda: rank(recommender, some, negatives, full=True, batch_size=p.evaluation.batch_size))
     people = train.take(np.arange(ASKED) % len(train))
     ids = {d: [dataset.catalogue.decode(d, people.history[d][i]).tolist() for i in range(len(people))] for d in DOMAINS}
     stage("recommend", lambda: recommender.recommend(ids, "x", 10))
-    return found | {"events": sum(len(one) for one in dataset.log.events.values())}  # type: ignore[union-attr]
+    assert dataset.log is not None
+    events = sum(len(one) for one in dataset.log.events.values())
+    return found | {"events": events, "source_sha256": dataset.source_sha256}
 
 
 def child(events: int, batches: int, words: list[str]) -> dict[str, Any]:
@@ -150,7 +156,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     os.environ |= {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
-    runs = [child(events, given.batches, given.set) for events in sorted(given.events)]
+    place = given.json.resolve() if given.json else None
+    words = sys.argv[1 : -2 if sys.argv[-2:-1] == ["--json"] else None]
+    about = {"command": shlex.join(["python", "benchmarks/bench_growth.py", *words]), "environment": environment()}
+    runs: list[dict[str, Any]] = []
+    for events in sorted(given.events):
+        runs.append(child(events, given.batches, given.set))
+        if place is not None:
+            write_json(place, about | {"runs": runs})
     for run in runs:
         print(f"{run['events']:>12,} events: " + ", ".join(f"{k} {v:.1f} s" for k, v in run["seconds"].items()))
         print(f"{'':>12}  peak so far, GiB: " + ", ".join(f"{k} {v / 2**30:.2f}" for k, v in run["peak"].items()))
@@ -160,8 +173,6 @@ def main() -> None:
         exponents = {k: math.log(large["seconds"][k] / small["seconds"][k]) / grown for k in large["seconds"]}
         exponents["all"] = math.log(sum(large["seconds"].values()) / sum(small["seconds"].values())) / grown
         print("exponents: " + ", ".join(f"{k} {v:.2f}" for k, v in exponents.items()))
-    if given.json:
-        given.json.write_text(json.dumps(runs, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""Tables that README and docs/reproduction.md show of the committed results: each between its marker and the next
-blank line."""
+"""Tables that README, docs/performance.md and docs/reproduction.md show of the committed results: each between its
+marker and the next blank line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from i2vae_lib.runs import write_atomically
 
 ROOT = Path(__file__).parent.parent
-PAGES = (ROOT / "README.md", ROOT / "docs" / "reproduction.md")
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / name for name in ("performance.md", "reproduction.md")))
 
 
 def fill(page: str, marker: str, table: str) -> str:
