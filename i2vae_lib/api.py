@@ -33,7 +33,7 @@ from i2vae_lib.model.i2vae import ROLES
 from i2vae_lib.params import ParameterError, joined, load
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.recommenders.contract import ROWS_AT_ONCE, best_items, check_count
-from i2vae_lib.runs import LayoutError, Run, check_outside_runs, new_folder, parameters_in, read_record
+from i2vae_lib.runs import LayoutError, Run, check_outside_runs, claim, new_folder, parameters_in, read_record
 from i2vae_lib.shared import ranked, stamped
 
 Histories = Mapping[str, Sequence[Sequence[Any]]] | Path
@@ -153,6 +153,7 @@ class I2VAE:
         if protocol is None:
             chosen = joined(chosen, {"split.test_share": 0.0}, "overrides and protocol=None")
             protocol = "chronological"
+        claim(folder)
         if item_vectors is not None:
             given = {"model.start": "given", "model.vectors": str((folder / "vectors.parquet").resolve())}
             chosen = joined(chosen, given, "overrides and item_vectors")

@@ -67,7 +67,7 @@ def export_run(run: Path | str, out: Path | str, with_users: bool = False, licen
         raise runs.LayoutError(f"{run} has no metrics yet (no metrics.json): evaluate it first")
     with runs.new_folder(out) as part:
         for name in (*KEPT, "model", *(["dataset"] if with_users else [])):
-            source = runs.checked(run, name)
+            source = runs.checked(run, name, record)
             (shutil.copytree if source.is_dir() else shutil.copyfile)(source, part / name)
         runs.write_record(part, record | {"exported": True})
         if not with_users:

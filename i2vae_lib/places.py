@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
 
 
@@ -43,7 +44,28 @@ def shortened(text: str) -> str:
     return text if len(text) <= 100 else f"{text[:100]}…"
 
 
+def quoted(value: object) -> str:
+    """A value for a message, :func:`shortened`."""
+    return shortened(repr(value))
+
+
+def brief(message: str) -> str:
+    """A message without the middle of its long words (a path keeps its end), nor its own: values may be of any length.
+
+    What is wrong and where stands first, what would be right last.
+    """
+    words = re.sub(r"\S{501,}", lambda word: f"{word[0][:300]}…{word[0][-100:]}", message)
+    return words if len(words) <= 1_500 else f"{words[:1_000]} … {words[-400:]}"
+
+
+class Refusal(ValueError):
+    """Something given that the kit does not accept; what is said of it is :func:`brief`."""
+
+    def __init__(self, message: str = ""):
+        super().__init__(brief(message))
+
+
 def suggestion(word: str, known: list[str]) -> str:
     """``"; did you mean 'x'?"`` for the nearest known word, else the list of known words."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(shortened(word), known, n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}"

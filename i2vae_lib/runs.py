@@ -26,7 +26,7 @@ from filelock import FileLock
 from pydantic import ValidationError
 
 from i2vae_lib.params import Parameters, default_of, digest, of_result, pair_name
-from i2vae_lib.places import runs_folder
+from i2vae_lib.places import Refusal, runs_folder
 from i2vae_lib.processes import peak_memory_bytes, usable_cores
 
 RUN_LAYOUT = 3
@@ -38,11 +38,11 @@ RESULTS = ("dataset", "pseudo.parquet", "model", "history.parquet", "ranks.parqu
 """Results of the stages in a run directory, beside checkpoints and ``run.json``, which has the SHA-256 of each file."""
 
 
-_BEFORE = ("log.txt", "logs", "vectors.parquet")
-"""What the engine of cells and the facade put into a run's folder before its record."""
+_BEGUN = re.compile(r"\.(cell\.)?lock|\..*\.part|log\.txt|logs|vectors\.parquet")
+"""What a run's folder may hold before its record, once it is locked: the engine of cells and the facade write there."""
 
 
-class LayoutError(ValueError):
+class LayoutError(Refusal):
     """A folder of another layout version, or one that was made with other data or parameters."""
 
 
@@ -107,6 +107,28 @@ def make_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"{out} cannot be a folder of results ({error.strerror}): choose another OUT") from error
+
+
+def claim(folder: Path) -> None:
+    """Make a folder the run's own by a lock file: an empty or missing one, or that of a run that was begun.
+
+    Raises
+    ------
+    LayoutError
+        It holds other files and no run.
+    """
+    make_folder(folder)
+    held = {one.name for one in folder.iterdir()}
+    if not held.isdisjoint((".lock", ".cell.lock")):
+        held = {name for name in held if not _BEGUN.fullmatch(name)}
+    # looked for last: another process that begins here has locked the folder before it writes its record
+    if held and not (folder / "run.json").is_file():
+        listed = ", ".join(sorted(held)[:6]) + ", …" * (len(held) > 6)
+        raise LayoutError(
+            f"{folder} holds other files ({listed}) but no run.json, so it is no run: choose an OUT that is new or "
+            f"empty, or put the run's own run.json back"
+        )
+    (folder / ".lock").touch()
 
 
 def check_outside_runs(out: Path) -> None:
@@ -289,14 +311,7 @@ class Run:
     def __init__(self, parameters: Parameters, folder: Path | str | None = None, ignored: tuple[str, ...] = ()):
         self.ignored = ignored
         self.folder = Path(folder or parameters.out or default_folder(parameters, ignored))
-        make_folder(self.folder)
-        # before the record is looked for: another process that begins here writes it first
-        held = sorted(one.name for one in self.folder.iterdir() if one.name[0] != "." and one.name not in _BEFORE)
-        if held and not (self.folder / "run.json").is_file():
-            raise LayoutError(
-                f"{self.folder} holds other files ({', '.join(held[:6])}{', …' * (len(held) > 6)}) but no run.json, so "
-                f"it is no run: choose an OUT that is new or empty, or put the run's own run.json back"
-            )
+        claim(self.folder)
         self.parameters = parameters
         self.lock = FileLock(self.folder / ".lock")
         with self.lock:
@@ -419,8 +434,13 @@ def refuse_exported(folder: Path, record: Mapping[str, Any]) -> None:
         )
 
 
-def checked(folder: Path | str, name: str) -> Path:
+def checked(folder: Path | str, name: str, record: Mapping[str, Any] | None = None) -> Path:
     """Path of a file or folder of a run, after checking that it is what the run wrote.
+
+    Parameters
+    ----------
+    record
+        The run's ``run.json`` as :func:`read_record` gave it. None: it is read here.
 
     Raises
     ------
@@ -428,7 +448,7 @@ def checked(folder: Path | str, name: str) -> Path:
         A file was changed or lost, or is another run's.
     """
     folder = Path(folder)
-    path, record = folder / name, read_record(folder)
+    path, record = folder / name, read_record(folder) if record is None else record
     remedy = f"put the run's own file back, or delete {folder} and run it anew"
     own = {key: sha256 for key, sha256 in record["sha256"].items() if _is_of(key, name)}
     if not own:

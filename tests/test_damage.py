@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import pickle
+import re
 import shutil
 import stat
 import subprocess
@@ -13,15 +14,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
-from i2vae_lib import cli, runs, stages, training
+from i2vae_lib import I2VAE, cli, runs, stages, training
 from i2vae_lib.data import CrossDomainDataset, released
 from i2vae_lib.data.logs import amazon
 from i2vae_lib.data.rows import DataError
-from i2vae_lib.experiments.grids import read_sweep
+from i2vae_lib.experiments import sweeps
+from i2vae_lib.experiments.grids import Cell, read_sweep
 from i2vae_lib.experiments.workers import connect
 from i2vae_lib.generators import psg
 from i2vae_lib.params import ParameterError, Parameters, load
@@ -111,6 +114,22 @@ def test_checked_when_it_is_asked_twice_reads_once(copied: Path, monkeypatch: py
         checked(copied, "ranks.parquet")
 
 
+def test_state_of_a_cell_reads_its_record_once(
+    copied: Path, tiny: Parameters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = Cell("A", tiny, ())
+    folder = sweeps.cell_folder(tmp_path, "A")
+    folder.parent.mkdir()
+    copied.rename(folder)
+    read: list[Path] = []
+    whole = runs.read_json
+    monkeypatch.setattr(runs, "read_json", lambda path, *words: read.append(path) or whole(path, *words))
+    assert sweeps.state_of(cell, tmp_path) == "done" and len(read) == 1
+    edited = (folder / "run.json").read_text().replace('"best_validation_ndcg": 0', '"best_validation_ndcg": 1')
+    (folder / "run.json").write_text(edited)
+    assert sweeps.state_of(cell, tmp_path) == "damaged"
+
+
 def test_model_when_it_is_damaged_behind_its_checksum(copied: Path) -> None:
     (copied / "model" / "weights.safetensors").write_bytes(b"half")
     with pytest.raises(Damaged, match=r"weights\.safetensors is damaged"):
@@ -130,6 +149,17 @@ def test_run_when_its_folder_is_anothers(tmp_path: Path, capsys: pytest.CaptureF
     said = capsys.readouterr().err
     assert f"{tmp_path} holds other files (thesis.tex) but no run.json" in said and "new or empty" in said
     assert [one.name for one in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("name", [".git", ".DS_Store", "logs", "log.txt", "vectors.parquet", ".thesis.part"])
+def test_run_when_its_folder_has_names_of_ours_but_is_anothers(name: str, tiny: Parameters, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    logs = {d: pd.DataFrame({"user": ["u"], "item": ["i"], "time": [1_400_000_000]}) for d in ("Books", "Films")}
+    with pytest.raises(LayoutError, match=rf"holds other files \({re.escape(name)}\) but no run\.json"):
+        Run(tiny, tmp_path)
+    with pytest.raises(LayoutError, match="holds other files"):
+        I2VAE.fit(logs, preset="smoke", out=tmp_path)
+    assert [one.name for one in tmp_path.iterdir()] == [name] and not list((tmp_path / name).iterdir())
 
 
 def test_run_when_it_was_killed_before_its_record(tiny: Parameters, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from i2vae_lib.commands import listing, table
 from i2vae_lib.data.kinds import HEADLINE
 from i2vae_lib.params import Parameters, known_keys, load
 from i2vae_lib.recommenders import CEILINGS, REFERENCES, REGISTRY, SYSTEMS
+from i2vae_lib.runs import RUN_LAYOUT, write_record
 
 ROOT = Path(i2vae_lib.__file__).parent.parent
 
@@ -44,10 +45,11 @@ print(json.dumps([sorted(alone), sorted(set(sys.modules) - before)]))
 
 
 @pytest.fixture(scope="module")
-def imported() -> tuple[set[str], set[str]]:
-    """The modules that the package alone imports, and those that it and :data:`LIGHT` import."""
+def imported(tmp_path_factory: pytest.TempPathFactory) -> tuple[set[str], set[str]]:
+    """The modules that the package alone imports, and those that it and :data:`LIGHT` import where there is no run."""
     words = [sys.executable, "-c", WATCHED, json.dumps(LIGHT)]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    env = os.environ | {"I2VAE_RUNS_DIR": str(tmp_path_factory.mktemp("runs"))}
+    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
     alone, everything = json.loads(done.stdout)
     return set(alone), set(everything)
 
@@ -274,18 +276,25 @@ def test_list_when_there_are_runs_says_how_far_they_are(
 ) -> None:
     monkeypatch.setenv("I2VAE_RUNS_DIR", str(tmp_path))
     assert listed(capsys, "runs") == {"runs": []}
-    record = {"parameters": {"data": "there/pair.yaml", "protocol": "temporal", "system": "i2vae", "seed": 3}}
-    for name in ("a", "b", "sweep/1", "sweep/2", "empty/none"):
+    of = {"data": "there/pair.yaml", "protocol": "temporal", "system": "i2vae", "seed": 3}
+    cells = ("mine/1", "mine/2", "sweep/cells/1", "sweep/cells/2", "sweep/cells/3")
+    for name in ("a", "b", "c", "d", *cells, "empty/none"):
         (tmp_path / name).mkdir(parents=True)
         if not name.startswith("empty"):
-            (tmp_path / name / "run.json").write_text(json.dumps(record))
-    for name in ("b", "sweep/2"):
+            write_record(tmp_path / name, {"layout": RUN_LAYOUT - (name == "d"), "parameters": of})
+    for name in ("b", "c", "mine/2", "sweep/cells/2"):
         (tmp_path / name / "metrics.json").write_text("{}")
+    for name in ("c", "sweep/cells/3"):
+        record = (tmp_path / name / "run.json").read_text()
+        (tmp_path / name / "run.json").write_text(record.replace('"seed": 3', '"seed": 7'))
     lines = listed(capsys, "runs")["runs"]
     assert [(Path(one["run"]).name, one["data"], one["seed"], one["state"]) for one in lines] == [
         ("a", "pair", "3", "begun"),
         ("b", "pair", "3", "finished"),
-        ("sweep", "", "", "1 of 2 runs finished"),
+        ("c", "", "", "run.json is damaged"),
+        ("d", "", "", "made by another version of the kit"),
+        ("mine", "", "", "1 of 2 runs finished"),
+        ("sweep", "", "", "1 of 3 runs finished, 1 with a damaged run.json"),
     ]
 
 

@@ -5,7 +5,6 @@ Files of ``params/`` are read as text, for their comments say why.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -77,19 +76,35 @@ def runs() -> list[Line]:
     """The run directories of ``I2VAE_RUNS_DIR``, and its folders of several runs (sweeps, tables, searches)."""
     found, blank = [], dict.fromkeys(("data", "protocol", "system", "seed"), "")
     for folder in sorted(path for path in runs_folder().glob("*") if path.is_dir()):
-        cells = list(folder.glob("*/run.json"))
+        cells = [*folder.glob("*/run.json"), *folder.glob("cells/*/run.json")]
         if (folder / "run.json").is_file():
-            state = "finished" if (folder / "metrics.json").is_file() else "begun"
-            try:
-                p = json.loads((folder / "run.json").read_text(encoding="utf-8"))["parameters"]
-                about = {"data": Path(p["data"]).stem} | {key: str(p[key]) for key in ("protocol", "system", "seed")}
-            except (OSError, ValueError, KeyError, TypeError, RecursionError):
-                about, state = blank, "run.json is damaged"
-            found.append({"run": str(folder)} | about | {"state": state})
+            about, state = _of_run(folder)
+            found.append({"run": str(folder)} | blank | about | {"state": state})
         elif cells:
-            finished = sum((path.parent / "metrics.json").is_file() for path in cells)
-            found.append({"run": str(folder)} | blank | {"state": f"{finished} of {len(cells)} runs finished"})
+            states = [_of_run(path.parent)[1] for path in cells]
+            told = f"{states.count(_FINISHED)} of {len(states)} runs finished"
+            told += f", {states.count(_DAMAGED)} with a damaged run.json" * (_DAMAGED in states)
+            found.append({"run": str(folder)} | blank | {"state": told})
     return found
+
+
+_FINISHED, _DAMAGED = "finished", "run.json is damaged"
+
+
+def _of_run(folder: Path) -> tuple[Line, str]:
+    """What a run is of, and its state; nothing of a record that is not as it was written."""
+    from i2vae_lib.runs import Damaged, LayoutError, read_record  # takes time, and only where there are runs
+
+    try:
+        p = read_record(folder)["parameters"]
+    except Damaged:
+        return {}, _DAMAGED
+    except LayoutError:
+        return {}, "made by another version of the kit"
+    except OSError as error:
+        return {}, f"run.json cannot be read ({error.strerror})"
+    about = {"data": Path(p["data"]).stem} | {key: str(p[key]) for key in ("protocol", "system", "seed")}
+    return about, _FINISHED if (folder / "metrics.json").is_file() else "begun"
 
 
 LISTS: dict[str, Callable[[], list[Line]]] = {

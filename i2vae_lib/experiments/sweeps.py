@@ -58,7 +58,7 @@ def state_of(cell: Cell, out: Path) -> str:
             record = read_record(folder)
             for name in record["sha256"]:
                 if finished or (folder / name).is_file():  # an unfinished cell still makes missing files
-                    checked(folder, name)
+                    checked(folder, name, record)
             if finished:
                 own = address_of_record(record["parameters"], None) == address_of(cell.parameters, None)
                 return "done" if own else "damaged"
