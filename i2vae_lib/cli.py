@@ -8,11 +8,18 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from i2vae_lib.commands.table import COMMANDS
 from i2vae_lib.lazy import MissingLibrary
-from i2vae_lib.places import suggestion
+from i2vae_lib.places import brief, suggestion
+
+
+class _Parser(argparse.ArgumentParser):
+    """Whose errors are brief too: what was given may be of any length."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(brief(message))
 
 
 class _Version(argparse.Action):
@@ -27,7 +34,7 @@ class _Version(argparse.Action):
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of :data:`COMMANDS`; what it returns names ``command``, its ``parser`` and the ``whole``."""
-    parser = argparse.ArgumentParser(prog="i2vae", description="Research kit for i2VAE (UAI 2025).")
+    parser = _Parser(prog="i2vae", description="Research kit for i2VAE (UAI 2025).")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
     listed = parser.add_subparsers(dest="command", required=True)
     for name, command in COMMANDS.items():
@@ -75,12 +82,12 @@ _REMEDIES = {  # what would be right, where the system says no more than what is
 
 
 def _in_words(error: Exception) -> str:
-    """An error's message; the system's own, such as ``[Errno 2] …``, with the path first and what would be right."""
+    """A brief message of an error; of the system's own, ``[Errno 2] …``, the path first and what would be right."""
     if not isinstance(error, OSError) or error.errno is None or not error.strerror:
-        return str(error)
+        return brief(str(error))
     where = f"{error.filename}: " if error.filename is not None else ""
     remedy = _REMEDIES.get(error.errno)
-    return f"{where}{error.strerror.lower()}" + (f": {remedy}" if remedy else "")
+    return brief(f"{where}{error.strerror.lower()}" + (f": {remedy}" if remedy else ""))
 
 
 def _too_large(command: str, error: Exception) -> int:
@@ -120,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _too_large(given.command, error)
         if not isinstance(error, (Leak, NonFiniteLoss, NonFiniteScore)):
             raise
-        print(f"i2vae {given.command}: {error}", file=sys.stderr)
+        print(f"i2vae {given.command}: {_in_words(error)}", file=sys.stderr)
         return 1 if isinstance(error, Leak) else 2
     except KeyboardInterrupt:
         print(f"\ni2vae {given.command}: interrupted; the same command goes on from here", file=sys.stderr)

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import itertools
 import json
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -21,14 +22,14 @@ import yaml
 from pydantic import Field, ValidationError
 
 from i2vae_lib import parameter_groups as groups
-from i2vae_lib.places import preset_folder, preset_names, suggestion
+from i2vae_lib.places import Refusal, preset_folder, preset_names, suggestion
 from i2vae_lib.yaml_files import parse
 
 PRESET_NAMES = ("preset", "data", "protocol", "seed", "epochs", "out", "overrides")
 """The top-level names of a preset file: exactly the parameters that every notebook declares."""
 
 
-class ParameterError(ValueError):
+class ParameterError(Refusal):
     """A key, type or value that the kit does not accept; the message names the key and what would be right."""
 
 
@@ -162,7 +163,7 @@ def read_preset(preset: str) -> dict[str, Any]:
         raise ParameterError(f"preset is {preset!r}: expected a name, or the path of a YAML file as text")
     folder = preset_folder()
     path = Path(preset) if preset.endswith((".yaml", ".yml")) else folder / f"{preset}.yaml"
-    if not path.is_file():
+    if not os.path.isfile(path):  # False of a name that is too long as well
         known = preset_names()
         raise ParameterError(f"unknown preset '{preset}' (no file {path}){suggestion(preset, known)}")
     content = read_yaml(path)

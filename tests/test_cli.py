@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -188,6 +189,52 @@ def test_command_when_a_name_is_unknown(
     out = ["--out", str(tmp_path / "run")] if command == "run" else []
     assert expected in refused(capsys, command, "--preset", "smoke", *out, *words)
     assert not (tmp_path / "run").exists()  # a folder of the wrong name would refuse the right one
+
+
+@pytest.mark.parametrize("long", ["w" * 5_000, "w w " * 1_250], ids=["one word", "with blanks"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "{0}",
+        "run --{0}",
+        "run --seed|{0}",
+        "run --set|{0}",
+        "run --set|{0}=1",
+        "run --set|model.d={0}",
+        "run --set|model.d=[{0}",
+        "run --set|{0}=1|--set|{0}=2",
+        "run --system|{0}",
+        "run --preset|{0}",
+        "run --preset|{0}.yaml",
+        "run --preset|key.yaml",
+        "run --preset|smoke|--out|{0}",
+        "run --preset|smoke|--out|a_file/{0}",
+        "audit --data|{0}",
+        "audit --data|{0}.yaml",
+        "audit --data|key.yaml|--protocol|temporal",
+        "audit --data|path.yaml|--protocol|temporal",
+        "sweep {0}",
+        "table --systems|{0}",
+        "describe {0}",
+        "compare {0}|b",
+        "list {0}",
+    ],
+)
+def test_command_when_what_is_given_is_very_long_does_not_repeat_it_whole(
+    words: str, long: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a_file").touch()
+    (tmp_path / "key.yaml").write_text(yaml.safe_dump({long: {long: 1}}, width=10**6))
+    sides = {d: {"name": d * 2, "path": long} for d in "xy"} | {"min_user": 1, "min_item": 1, "format": "amazon2014"}
+    (tmp_path / "path.yaml").write_text(yaml.safe_dump({"name": "pair"} | sides))
+    command, _, rest = words.partition(" ")
+    with contextlib.suppress(SystemExit):
+        assert cli.main([word.format(long) for word in (command, *rest.split("|")) if word]) == 2
+    said = capsys.readouterr().err
+    assert "w" * 50 in said or "w w w w" in said
+    assert long.strip() not in said and len(said) < 2_500
+    assert said.rstrip()[-1] != "…"  # what would be right stands last
 
 
 @pytest.mark.parametrize("name", ["", "a_file", "a_file/run"])

@@ -623,6 +623,17 @@ def test_logs_that_share_no_user_but_for_a_spelling_say_so(tmp_path, change):
         load_logs(written(tmp_path))
 
 
+def test_few_users_in_both_files_are_said_by_the_audit_too(tmp_path):
+    (tmp_path / "x.csv").write_text(csv_of(LOGS["x"]))
+    (tmp_path / "y.csv").write_text(csv_of([(u if int(u) < 60 else u + "y", i, t) for u, i, t in LOGS["y"]]))
+    found, pair = read_as_described(tmp_path, tmp_path / "x.csv", tmp_path / "y.csv")
+    p = load("smoke", {"split.cold_share": 0.0}, protocol="chronological")
+    table = audit(protocols.apply("chronological", pair, p.split, p.controls))
+    told = "only 9 users are in both files, of 30 in the smaller one"
+    assert found.suspicious.count(told) == 1
+    assert any(told in one for one in table.loc[table["check"] == "suspicious", "example"])
+
+
 def test_users_when_each_file_numbers_its_own_are_suspicious(tmp_path):
     for d in DOMAINS:
         rows = [(str((int(u) - 3) // 7), "i" + i, t) for u, i, t in LOGS[d]]
@@ -640,6 +651,46 @@ def test_ids_when_they_hold_what_no_id_can_are_refused_with_the_line(tmp_path, s
     with pytest.raises(DataError, match=rf"x\.csv, line 8: column 'user_id' holds {told} .*so do 2 of 150 rows"):
         load_logs(written(tmp_path))
     assert told in describe_files(tmp_path / "x.csv", tmp_path / "y.csv").refusal
+
+
+@pytest.mark.parametrize("long", ["w" * 5_000, "w w " * 1_250], ids=["one word", "with blanks"])
+def test_ids_when_they_are_very_long_are_cut_in_suspicions(tmp_path, long):
+    odd = {u for u, _, _ in LOGS["y"][:50]}
+    rows = {
+        "x": [(long + u, long + i, t) for u, i, t in LOGS["x"]],
+        "y": [(long + u + " " * (u in odd), long + i, t) for u, i, t in LOGS["y"]],
+    }
+    for d in DOMAINS:
+        (tmp_path / f"{d}.csv").write_text(csv_of(rows[d]))
+    found, pair = read_as_described(tmp_path, tmp_path / "x.csv", tmp_path / "y.csv")
+    table = audit(protocols.apply("chronological", pair, load("smoke").split, load("smoke").controls))
+    for told in (found.suspicious, pair.suspicions, [found.text()], table["example"]):
+        assert "…" in "".join(told) and not any(long in one for one in told)
+        assert max(map(len, told)) < 3_000
+
+
+@pytest.mark.parametrize("long", ["w" * 5_000, "w w " * 1_250], ids=["one word", "with blanks"])
+def test_columns_when_their_names_are_very_long_are_cut_in_messages(tmp_path, long):
+    names = "user_id,item_id,timestamp"
+    (tmp_path / "y.csv").write_text(csv_of(LOGS["y"]))
+    for header in (
+        names.replace("item_id", long),
+        names.replace("timestamp", f"{long},{long}"),
+        names.replace("timestamp", f"{long}\u200b"),
+        f"{names},{long}"[5:],
+        "user_id,item_id," + ",".join(f"column_{n}" for n in range(2_000)),
+    ):
+        (tmp_path / "x.csv").write_text(csv_of(LOGS["x"]).replace(names, header))
+        for column in ("timestamp", long):
+            with pytest.raises(DataError) as caught:
+                load_logs(written(tmp_path, timestamp=column))
+            assert long not in str(caught.value) and len(str(caught.value)) <= 1_500
+            assert "x.csv" in str(caught.value)
+    for d in DOMAINS:
+        (tmp_path / f"{d}.csv").write_text(csv_of(LOGS[d]).replace("timestamp", f"{long} time"))
+    found = describe_files(tmp_path / "x.csv", tmp_path / "y.csv")
+    told, _, yaml_text = found.text().partition("proposed pair file")
+    assert long not in told and len(told) < 3_000 and long in yaml_text
 
 
 def test_ids_when_they_are_very_long_are_cut_in_messages(tmp_path):
@@ -709,6 +760,14 @@ def test_pipe_when_given_is_called_one(tmp_path):
             "damaged or truncated gzip file",
         ),
         (b'\xef\xbb\xbf{"user_id": "u"}\n', "line 1: it begins with a byte order mark"),
+        (
+            b"1 1:0.5 3:1\n-1 2:1\n",
+            r"line 1: this is in libsvm's format \(.*write a line for each event, with user, item",
+        ),
+        (b"+1\t1:0.5\t3:-1e-3 # u17\n", "line 1: this is in libsvm's format"),
+        (b"3 qid:1 1:1 2:0\n", "line 1: this is in libsvm's format"),
+        (b"1,7 4:1\n", "line 1: this is in libsvm's format"),
+        (gzip.compress(b"0 0:1:0.5 1:17:1\n", mtime=0), "line 1: this is in libsvm's format"),
         (b'{"user_id": "u", "item_id": "i", "user_id": "v"}\n', "line 1: the key 'user_id' stands twice"),
     ],
 )

@@ -312,6 +312,17 @@ def test_notebook_when_papermill_injects_an_unknown_name_is_refused_at_any_time(
         kernel.run(DECLARED.format(0) + "epoch = 3", ASKED)
 
 
+@pytest.mark.parametrize("long", ["w" * 5_000, "w w " * 1_250], ids=["one word", "with blanks"])
+def test_notebook_when_what_it_gives_is_very_long_is_not_told_it_whole(long):
+    given = dict.fromkeys(PRESET_NAMES) | {"preset": "smoke"}
+    for more in ({long: 1}, {"preset": long}, {"preset": f"{long}.yaml"}, {"protocol": long}, {"seed": long}) + tuple(
+        {"overrides": one} for one in (long, {long: 1}, {"model.d": long}, {"psg.kind": [long]})
+    ):
+        with pytest.raises(ParameterError) as caught:
+            from_notebook(given | more)
+        assert "w" in str(caught.value) and long.strip() not in str(caught.value) and len(str(caught.value)) <= 1_500
+
+
 def test_notebook_when_its_cells_are_not_known_counts_every_plain_value():
     given = dict.fromkeys(PRESET_NAMES) | {"preset": "smoke"}
     assert from_notebook(given | {"_private": 1, "module": pytest}).preset == "smoke"

@@ -40,6 +40,7 @@ from i2vae_lib.data.rows import DOMAINS, SPLITS, SUSPICIOUS, Array, EventLog, Ro
 from i2vae_lib.data.splitting import COPY_LENGTH, alike, contents
 from i2vae_lib.data.user_sequences import EveryEvent, with_targets
 from i2vae_lib.generators.psg import Generator
+from i2vae_lib.places import brief
 
 LONGEST = 1000
 """How many of a history's most recent events the check of an epoch's rows looks at."""
@@ -78,7 +79,7 @@ def audit(
         lines += [of_graph(dataset, generator), of_tables(dataset, generator)]
     if pseudo is not None:
         lines += of_recall(dataset, pseudo)
-    return pd.DataFrame(lines, columns=COLUMNS)
+    return pd.DataFrame([(*line, brief(example)) for *line, example in lines], columns=COLUMNS)
 
 
 def fired(found: pd.DataFrame) -> pd.DataFrame:

@@ -19,7 +19,7 @@ import yaml
 from i2vae_lib.commands import listing
 from i2vae_lib.data.registry import FOOD_KITCHEN, REGISTRY
 from i2vae_lib.lazy import require
-from i2vae_lib.places import notebooks_folder, suggestion
+from i2vae_lib.places import notebooks_folder, shortened, suggestion
 from i2vae_lib.yaml_files import parse
 
 if TYPE_CHECKING:
@@ -50,13 +50,13 @@ def overrides(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise ValueError(f"--set {pair}: expected KEY=VALUE, e.g. --set model.d=64")
+            raise ValueError(f"--set {shortened(pair)}: expected KEY=VALUE, e.g. --set model.d=64")
         if key in found:
-            raise ValueError(f"--set {key} is given twice: which value counts? Drop one")
+            raise ValueError(f"--set {shortened(key)} is given twice: which value counts? Drop one")
         try:
             found[key] = parse(value)
         except yaml.YAMLError as error:
-            raise ValueError(f"--set {pair}: not valid YAML: {getattr(error, 'problem', error)}") from None
+            raise ValueError(f"--set {shortened(pair)}: not valid YAML: {getattr(error, 'problem', error)}") from None
     return found
 
 

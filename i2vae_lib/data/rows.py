@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from i2vae_lib.places import Refusal, quoted
+
 DOMAINS = ("x", "y")
 SPLITS = ("train", "validation", "test")
 ORDER_FREE = ("strict",)  # protocols under which a row's items are a set
@@ -25,13 +27,13 @@ DAY = 86_400  # seconds
 Array = np.ndarray
 
 
-class DataError(ValueError):
+class DataError(Refusal):
     """Bad input data; the message says where (file, line, row) and what would be right."""
 
 
 def listed(what: str, words: Sequence[str]) -> str:
     """The start of an error message: "item id 'a' is", or "item ids 'a', 'b' are", up to five ids, each once."""
-    named = ", ".join(repr(word) for word in list(dict.fromkeys(words))[:5])
+    named = ", ".join(quoted(word) for word in list(dict.fromkeys(words))[:5])
     return f"{what} {named} is" if len(set(words)) == 1 else f"{what}s {named} are"
 
 

@@ -23,6 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from i2vae_lib.experiments.workers import SchedulerError, Workers
+from i2vae_lib.places import brief
 from i2vae_lib.processes import forget_peak_memory
 from i2vae_lib.runs import read_json, read_record, write_json
 
@@ -124,7 +125,7 @@ def do(work: Work) -> Outcome:
 
 def _failed(error: BaseException) -> Outcome:
     text = "".join(traceback.format_exception(error))
-    return Outcome("failed", reason=f"{type(error).__name__}: {error}", traceback=text)
+    return Outcome("failed", reason=brief(f"{type(error).__name__}: {error}"), traceback=text)
 
 
 def _outcome(future: Future[Any]) -> Outcome:

@@ -28,6 +28,7 @@ from i2vae_lib.explorers.live import LiveFigure, RadioButtons
 from i2vae_lib.figures import looks, plots
 from i2vae_lib.labels import label, labelled
 from i2vae_lib.model.i2vae import ROLES
+from i2vae_lib.places import brief
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.results import text
 from i2vae_lib.results.reading import METRICS
@@ -107,7 +108,7 @@ class Explorer(widgets.VBox):
         try:
             self.react(control)
         except (ValueError, OSError) as error:
-            self._say(str(error))
+            self._say(brief(str(error)))
         finally:
             self._busy = False
 
@@ -463,7 +464,7 @@ class Page(widgets.Tab):
             try:
                 self.made[place] = list(self.makers.values())[place]()
             except (ValueError, OSError) as error:  # nothing to see there yet
-                self.made[place] = widgets.HTML(html.escape(str(error)))
+                self.made[place] = widgets.HTML(html.escape(brief(str(error))))
             self.children = [self.made.get(i, widgets.HTML("reading …")) for i in range(len(self.makers))]
 
 

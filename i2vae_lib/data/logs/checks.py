@@ -317,7 +317,7 @@ def _complaint(
     if what == "truth":
         return f"{column} holds truth values alone, such as {value!r}, and no ids: name the column of the {role}s"
     if what == "JSON":
-        return f"{column} holds a list or an object, {str(value)[:80]!r}; so do {of_rows}: ids are text or integers"
+        return f"{column} holds a list or an object, {value!r}; so do {of_rows}: ids are text or integers"
     sign = "a NUL byte" if what == "NUL" else "a line break"
     return f"{column} holds {sign} in {value!r}; so do {of_rows}: write the ids without it"
 

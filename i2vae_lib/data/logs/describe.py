@@ -45,6 +45,7 @@ from i2vae_lib.data.logs.pair_file import (
 from i2vae_lib.data.released import COLUMNS as RELEASED
 from i2vae_lib.data.released import read_pair
 from i2vae_lib.data.rows import DOMAINS, DataError
+from i2vae_lib.places import brief, quoted
 
 _NO_TIMES = (
     "without times nothing tells which events of the other domain came before one, so a row sees all of them, and only "
@@ -120,11 +121,14 @@ class Description:
         lines = [f"{row:20}" + "".join(f"  {cells[d][row]:>{width}}" for d in DOMAINS) for row in cells["x"]]
         c = self.columns
         when = (
-            f"timestamp {c.timestamp!r}" if c.timestamp else "no timestamp: the order of lines is taken for the order"
+            f"timestamp {quoted(c.timestamp)}"
+            if c.timestamp
+            else "no timestamp: the order of lines is taken for the order"
         )
         lines += [
             "",
-            f"layout: {self.how}: user {c.user!r}, item {c.item!r}, {when}; unit {c.unit}: {UNITS[c.unit][0]}",
+            f"layout: {brief(self.how)}: user {quoted(c.user)}, item {quoted(c.item)}, {when}; "
+            f"unit {c.unit}: {UNITS[c.unit][0]}",
             *([f"note: {_NO_TIMES}"] if c.unit == "order" else []),
             f"users in both: {self.shared_users:,}; item ids in both: {self.shared_items:,}",
             "",
@@ -219,7 +223,7 @@ def describe_files(
         files,
         users,
         items,
-        tuple(suspicious),
+        tuple(map(brief, suspicious)),
         _place(paths["x"], home),
         "" if refusal else _proposed(layout, home, bool(integers and items)),
         refusal,
@@ -386,8 +390,6 @@ def _shared_suspicions(
             shared_items
         )
         found.append(f"no user is in both files{instead}; a pair needs common user ids")
-    elif shared_users < max(0.01 * fewest, min(100, 0.5 * fewest)):
-        found.append(f"only {shared_users:,} users are in both files, of {fewest:,} in the smaller one")
     if shared_items and integers:
         found.append(
             f"{shared_items:,} item ids are in both files and all ids are integers: if each file numbers its items by "

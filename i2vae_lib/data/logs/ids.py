@@ -11,6 +11,7 @@ import duckdb
 from i2vae_lib.data.logs.database import first_row
 from i2vae_lib.data.logs.files import NUMBER
 from i2vae_lib.data.rows import DOMAINS
+from i2vae_lib.places import quoted
 
 _AMAZON_LOOKS = {"user": "A[0-9A-Z]{9,20}", "item": "B0[0-9A-Z]{8}"}
 
@@ -113,7 +114,7 @@ def id_suspicions(db: duckdb.DuckDBPyConnection, names: Mapping[str, str], same_
         found += [one for d in DOMAINS for one in spellings(db, "item", items[d], {d: names[d]})]
     found += [one for d, name in names.items() for one in _crowded(db, d, name)]
     found += [one for d, name in names.items() for one in _lists(db, d, name)]
-    return found + _numberings(db, names) + _common_events(db)
+    return found + _numberings(db, names) + _common_events(db) + _few_shared(db)
 
 
 def spellings(db: duckdb.DuckDBPyConnection, role: str, ids: str, names: Mapping[str, str]) -> list[str]:
@@ -133,11 +134,11 @@ def spellings(db: duckdb.DuckDBPyConnection, role: str, ids: str, names: Mapping
             )
             if twins:
                 found.append(
-                    f"{name}: {odd:,} {role} ids have {what}, and {twins:,} of them, such as {example!r}, differ by "
-                    f"nothing else from another {role} id ({twin!r}): they are read as different {role}s"
+                    f"{name}: {odd:,} {role} ids have {what}, and {twins:,} of them, such as {quoted(example)}, differ "
+                    f"by nothing else from another {role} id ({quoted(twin)}): they are read as different {role}s"
                 )
             elif odd and alone:
-                found.append(f"{name}: {odd:,} {role} ids, such as {first!r}, have {what}")
+                found.append(f"{name}: {odd:,} {role} ids, such as {quoted(first)}, have {what}")
     return found
 
 
@@ -158,7 +159,7 @@ def spelled_apart(db: duckdb.DuckDBPyConnection, names: Mapping[str, str]) -> li
             f"HAVING count(DISTINCT x) = 2 AND count(DISTINCT id) > 1) "
             f"SELECT count(*), min(l), min_by(r, l) FROM twins",
         )
-        found.append((count, f"{what} alone, such as {left!r} and {right!r}"))
+        found.append((count, f"{what} alone, such as {quoted(left)} and {quoted(right)}"))
     count, told = max(found, key=lambda one: one[0])
     fewest = min(first_row(db, f"SELECT count(*) FROM users WHERE {d}")[0] for d in DOMAINS)
     if count < max(3, 0.01 * fewest):
@@ -185,8 +186,8 @@ def _crowded(db: duckdb.DuckDBPyConnection, d: str, name: str) -> list[str]:
             f"FROM c, s WHERE ids >= 10 AND ({condition} OR n > 3 * mean AND ({is_word})) ORDER BY n DESC, id LIMIT 3"
         ).fetchall()
         found += [
-            f"{name}: {n:,} of {total:,} events ({n / total:.0%}) have the {role} id {id!r}, one of {ids:,}: does it "
-            f"stand for an unknown {role}?"
+            f"{name}: {n:,} of {total:,} events ({n / total:.0%}) have the {role} id {quoted(id)}, one of {ids:,}: "
+            f"does it stand for an unknown {role}?"
             for id, n, total, ids in rows
         ]
     return found
@@ -202,7 +203,7 @@ def _lists(db: duckdb.DuckDBPyConnection, d: str, name: str) -> list[str]:
         )
         if count > 0.1 * ids:
             found.append(
-                f"{name}: {count:,} of {ids:,} {role} ids are several numbers, such as {example[:80]!r}: lists?"
+                f"{name}: {count:,} of {ids:,} {role} ids are several numbers, such as {quoted(example)}: lists?"
             )
     return found
 
@@ -259,6 +260,14 @@ def _numberings(db: duckdb.DuckDBPyConnection, names: Mapping[str, str]) -> list
             f"{users['y']:,}, but {both:,} items do, of {items['x']:,} and {items['y']:,}, and all ids are integers"
         )
     return found
+
+
+def _few_shared(db: duckdb.DuckDBPyConnection) -> list[str]:
+    """So few users in both files that most of what one file tells is of no use in the other."""
+    shared, fewest = shared_users(db), min(first_row(db, "SELECT count(*) FILTER (x), count(*) FILTER (y) FROM users"))
+    if not 0 < shared < max(0.01 * fewest, min(100, 0.5 * fewest)):
+        return []
+    return [f"only {shared:,} users are in both files, of {fewest:,} in the smaller one"]
 
 
 def shared_users(db: duckdb.DuckDBPyConnection) -> int:

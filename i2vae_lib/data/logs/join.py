@@ -47,6 +47,7 @@ from i2vae_lib.data.rows import (
     LogPair,
     resolution_of,
 )
+from i2vae_lib.places import brief
 from i2vae_lib.progress import bar
 from i2vae_lib.runs import sha256_of
 
@@ -110,7 +111,7 @@ def load_logs(pair: PairFile | Path | str, *, memory_limit: str = "2GB") -> LogP
         min_item=pair.min_item,
         repeats=np.concatenate([repeats[d] for d in DOMAINS]),
         files={d: str(pair.side(d).path) for d in DOMAINS},
-        suspicions=[SUSPICIOUS + one for one in suspicions],
+        suspicions=[brief(SUSPICIOUS + one) for one in suspicions],
     )
 
 

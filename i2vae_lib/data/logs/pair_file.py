@@ -10,7 +10,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from i2vae_lib.data.rows import DOMAINS, DataError
-from i2vae_lib.places import shortened, suggestion
+from i2vae_lib.places import quoted, shortened, suggestion
 from i2vae_lib.yaml_files import parse
 
 Unit = Literal["s", "ms", "us", "ns", "d", "iso", "date", "order"]
@@ -239,7 +239,7 @@ def _explained(error: Any, kind: type[BaseModel]) -> str:
     wanted = _WANTED.get(error["type"], error["msg"])
     if where == "format":  # the class of logs does not know the one of published splits
         wanted = f"Input should be {', '.join(map(repr, FORMATS))} or 'released'"
-    return f"'{where}': {wanted}, found {shortened(repr(error['input']))}"
+    return f"'{where}': {wanted}, found {quoted(error['input'])}"
 
 
 def _resolved(side: Side, pair_file: Path) -> Side:
