@@ -222,6 +222,20 @@ def test_column_named_like_a_time_that_holds_none_is_told(tmp_path, name):
     assert len([one for one in found.suspicious if f"column {name!r} is named like a time" in one]) == 2
 
 
+def test_users_with_all_their_items_on_a_line_are_told_to_have_a_line_an_event(tmp_path):
+    def files(text):
+        for d in DOMAINS:
+            (tmp_path / f"{d}.txt").write_text("".join(text(3 * u) for u in range(30)))
+        return tmp_path / "x.txt", tmp_path / "y.txt"
+
+    with pytest.raises(DataError, match=r"line 2: 4 fields where .* if a line is a user with all items, write"):
+        describe_files(*files(lambda u: f"{u}" + f" {u + 1}" * (2 + u % 2) + "\n"))
+    with pytest.raises(DataError, match=r"line 1: .* separated by tabs and by ',': .* write a line for each event"):
+        describe_files(*files(lambda u: f"{u}\t{u + 5},7,8\n"))
+    found = describe_files(*files(lambda u: f"{u} {u + 5} 7 8 9\n"))
+    assert len([one for one in found.suspicious if "no time and 5 numbers a line: if a line is a user" in one]) == 2
+
+
 @pytest.mark.parametrize("separator", [",", "\t"])
 @pytest.mark.parametrize("rating", ["5", None])
 @pytest.mark.parametrize("first", [0, 1000])
@@ -762,11 +776,13 @@ def test_pipe_when_given_is_called_one(tmp_path):
         (b'\xef\xbb\xbf{"user_id": "u"}\n', "line 1: it begins with a byte order mark"),
         (
             b"1 1:0.5 3:1\n-1 2:1\n",
-            r"line 1: this is in libsvm's format \(.*write a line for each event, with user, item",
+            "line 1: this is in libsvm's format .*write a line for each event, with user",
         ),
         (b"+1\t1:0.5\t3:-1e-3 # u17\n", "line 1: this is in libsvm's format"),
         (b"3 qid:1 1:1 2:0\n", "line 1: this is in libsvm's format"),
         (b"1,7 4:1\n", "line 1: this is in libsvm's format"),
+        (b"u1 i17:5 i3:1\nu2 i1:1\n", "line 1: this is in libsvm's format"),
+        (b"1 |n 17:5 rating:1.5\n", "line 1: this is in libsvm's format"),
         (gzip.compress(b"0 0:1:0.5 1:17:1\n", mtime=0), "line 1: this is in libsvm's format"),
         (b'{"user_id": "u", "item_id": "i", "user_id": "v"}\n', "line 1: the key 'user_id' stands twice"),
     ],

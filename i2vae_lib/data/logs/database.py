@@ -12,7 +12,7 @@ from typing import Any
 
 import duckdb
 
-from i2vae_lib.data.logs.files import JSON_LINES, Source, fields_of, key_twice, text_of
+from i2vae_lib.data.logs.files import JSON_LINES, Source, fields_of, is_number, key_twice, text_of
 from i2vae_lib.data.logs.first_bytes import NOT_UTF8
 from i2vae_lib.data.logs.pair_file import Columns
 from i2vae_lib.data.rows import DataError
@@ -107,9 +107,11 @@ def _wrong_line(source: Source, kind: str, line: str) -> str:
         if re.fullmatch(look, line.strip()):
             return f"{what}: delete the line"
     if kind in ("MISSING COLUMNS", "TOO MANY COLUMNS"):
-        found, expected = len(fields_of(line.strip(), source.delimiter)), len(source.names)
+        fields, expected = fields_of(line.strip(), source.delimiter), len(source.names)
+        found, sequence = len(fields), ", or if a line is a user with all items, write a line for each event"
         return (
             f"{found} field{'s'[: found != 1]} where line 1 has {expected}; quote values that hold {source.delimiter!r}"
+            f"{sequence * all(map(is_number, fields))}"
         )
     if kind == "INVALID ENCODING":
         return NOT_UTF8

@@ -46,8 +46,11 @@ _NO_LOG = {  # how a first line begins that no conversion makes a log of
     "<!doctype": "a web page, as failed downloads leave it: fetch the log anew",
     "<html": "a web page, as failed downloads leave it: fetch the log anew",
 }
-_LIBSVM = r"[-+0-9.,eE]+(\s+([0-9]+:)?([0-9]+|qid):[-+0-9.eE]+)+(\s+#.*)?"
-"""A label, then index:value pairs; libffm has field:index:value."""
+_FEATURES = (
+    r"[-+0-9.,eE]+(\s+\|\S*)?(\s+([0-9]+:)?([0-9]+|qid):[-+0-9.eE]+)+(\s+#.*)?|"
+    r"[^\s:]+(\s+\|\S*)?(\s+[^\s:]+:[-+0-9.eE]+){2,}"
+)
+"""A label, then pairs of index or name and value: libsvm's; field:index:value is libffm's, ``|`` Vowpal Wabbit's."""
 
 _BLOCK = 1 << 24
 """Bytes; a line longer than two of these is passed over by DuckDB (2.0) without a word."""
@@ -86,10 +89,10 @@ def first_line(path: Path) -> tuple[bool, str]:
         raise DataError(f"{path}, line 1: it begins with a byte order mark, which JSON may not have: write it without")
     if re.fullmatch("sep=.", line.strip()):
         raise DataError(f"{path}, line 1: {line.strip()!r} is for Excel alone: delete the line, the header comes first")
-    if re.fullmatch(_LIBSVM, line.strip()):
+    if re.fullmatch(_FEATURES, line.strip()):
         raise DataError(
-            f"{path}, line 1: this is in libsvm's format (a label, then index:value pairs) and no log: write a line "
-            f"for each event, with user, item and time"
+            f"{path}, line 1: this is in libsvm's format or one like it (a label, then index:value pairs) and no log: "
+            f"write a line for each event, with user, item and time"
         )
     if "\r" in line.rstrip("\r\n"):
         raise DataError(f"{path}: its lines end with a carriage return alone (\\r): convert it, e.g. `tr '\\r' '\\n'`")

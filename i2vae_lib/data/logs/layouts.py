@@ -197,6 +197,11 @@ def _without_header(db: duckdb.DuckDBPyConnection, path: Path, source: Source, s
     width = len(source.names)
     if width < 2:
         raise DataError(f"{path}, line 1: no header, and one value: {source.names[0][:80]!r}")
+    if source.delimiter != "\t" and any("\t" in one for one in source.names):
+        raise DataError(
+            f"{path}, line 1: no header, and values separated by tabs and by {source.delimiter!r}: if a line is a user "
+            f"with all items, write a line for each event"
+        )
     header = [f"c{i}" for i in range(width)]
     columns = _first_values(db, open_table(path, (), header=header))
     kinds = {name: _kind(values, None) for name, values in columns.items()}
@@ -207,6 +212,11 @@ def _without_header(db: duckdb.DuckDBPyConnection, path: Path, source: Source, s
     when = next((name for kind in ("iso", "unix", "date") for name in header[::-1] if kinds[name] == kind), None)
     if counted:
         suspicious.append(f"{path.name}: the first column numbers the rows: it is left out")
+    if when is None and width - counted > 3 and {*kinds.values()} == {"numbers"}:
+        suspicious.append(
+            f"{path.name}: no header, no time and {width} numbers a line: if a line is a user with all items, write a "
+            f"line for each event"
+        )
     ids = [name for name in header[counted:] if name != when][:2]
     named = dict(zip(ids, ("user", "item"), strict=False)) | ({when: "timestamp"} if when else {})
     if len(ids) < 2:
