@@ -121,14 +121,24 @@ def claim(folder: Path) -> None:
     held = {one.name for one in folder.iterdir()}
     if not held.isdisjoint((".lock", ".cell.lock")):
         held = {name for name in held if not _BEGUN.fullmatch(name)}
-    # looked for last: another process that begins here has locked the folder before it writes its record
-    if held and not (folder / "run.json").is_file():
+    refuse_others(folder, held, "run.json", "run")
+    (folder / ".lock").touch()
+
+
+def refuse_others(folder: Path, held: Collection[str], mark: str, what: str) -> None:
+    """Refuse a folder that holds files without the one by which it is ours.
+
+    Raises
+    ------
+    LayoutError
+    """
+    # looked for last: another process that begins here may have made it since its folder was listed
+    if held and not (folder / mark).exists():
         listed = ", ".join(sorted(held)[:6]) + ", …" * (len(held) > 6)
         raise LayoutError(
-            f"{folder} holds other files ({listed}) but no run.json, so it is no run: choose an OUT that is new or "
-            f"empty, or put the run's own run.json back"
+            f"{folder} holds other files ({listed}) but no {mark}, so it is no {what}: choose an OUT that is new or "
+            f"empty, or put the {what}'s own {mark} back"
         )
-    (folder / ".lock").touch()
 
 
 def check_outside_runs(out: Path) -> None:

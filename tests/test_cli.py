@@ -500,8 +500,10 @@ def test_export_when_input_is_wrong(finished: Path, tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.parametrize("command", ["sweep", "search", "table"])
-def test_study_when_the_folder_is_a_file(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_study_when_the_folder_is_no_study(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
+    for name in (".git", "figures", "journal.log", "run.json"):
+        (tmp_path / f"with {name}" / name).mkdir(parents=True)
     grid = {"preset": "smoke", "seeds": [0], "grids": {"g": {"product": {"model.d": [8]}}}}
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(grid))
     (tmp_path / "search.yaml").write_text(yaml.safe_dump({"preset": "smoke", "space": {"model.d": [4, 8]}}))
@@ -512,6 +514,14 @@ def test_study_when_the_folder_is_a_file(command: str, tmp_path: Path, capsys: p
     }[command]
     assert cli.main([command, *words, "--workers", "1", "--out", str(tmp_path / "file")]) == 2
     assert "file cannot be a folder of results (File exists): choose another OUT" in capsys.readouterr().err
+    for folder in tmp_path.glob("with *"):
+        assert cli.main([command, *words, "--workers", "1", "--out", str(folder)]) == 2
+        name = folder.name.removeprefix("with ")
+        told = (
+            f"{folder} holds other files ({name}) but no cells, so it is no study: choose an OUT that is new or empty"
+        )
+        assert told in capsys.readouterr().err
+        assert [one.name for one in folder.iterdir()] == [name]
 
 
 def test_notebooks_when_the_folder_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from i2vae_lib.experiments.workers import SchedulerError, Workers
 from i2vae_lib.places import brief
 from i2vae_lib.processes import forget_peak_memory
-from i2vae_lib.runs import read_json, read_record, write_json
+from i2vae_lib.runs import make_folder, read_json, read_record, refuse_others, write_json
 
 Say = Callable[[str], None]
 Record = Mapping[str, Any]
@@ -34,6 +34,19 @@ Record = Mapping[str, Any]
 def cell_folder(out: Path, address: str) -> Path:
     """Folder of a cell's run; its address comes from :func:`.grids.address_of`."""
     return out / "cells" / address
+
+
+def claim_cells(out: Path) -> None:
+    """Make a folder one of cells: an empty or missing one, or one that has some.
+
+    Raises
+    ------
+    LayoutError
+        It holds other files.
+    """
+    make_folder(out)
+    refuse_others(out, {one.name for one in out.iterdir()}, "cells", "study")
+    (out / "cells").mkdir(exist_ok=True)
 
 
 def cost(record: Record) -> tuple[float, int]:

@@ -28,7 +28,7 @@ from pydantic import Field, model_validator
 
 from i2vae_lib import stages
 from i2vae_lib.data.loading import source_of
-from i2vae_lib.experiments.engine import Outcome, Say, Work, cell_folder, work_off
+from i2vae_lib.experiments.engine import Outcome, Say, Work, cell_folder, claim_cells, work_off
 from i2vae_lib.experiments.grids import Settings, Strict, address_of, check_cell, read_file, validated
 from i2vae_lib.experiments.workers import connect
 from i2vae_lib.lazy import require
@@ -204,7 +204,7 @@ def run(
         Another search works on the folder, or it holds trials of another space.
     """
     out = Path(out)
-    make_folder(out)
+    claim_cells(out)
     try:
         with FileLock(out / ".search.lock").acquire(timeout=0):
             _search(search, out.resolve(), trials, workers, scheduler, say)

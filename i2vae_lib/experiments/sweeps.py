@@ -25,7 +25,7 @@ from filelock import FileLock
 from i2vae_lib import evaluation, stages
 from i2vae_lib.data.kinds import HEADLINE
 from i2vae_lib.data.loading import load_dataset_once
-from i2vae_lib.experiments.engine import Say, Work, cell_folder, cost, reason_of, work_off
+from i2vae_lib.experiments.engine import Say, Work, cell_folder, claim_cells, cost, reason_of, work_off
 from i2vae_lib.experiments.grids import Cell, Sweep, address_of, address_of_record, labels, resolve
 from i2vae_lib.experiments.workers import Cluster, connect
 from i2vae_lib.generators import psg
@@ -33,7 +33,7 @@ from i2vae_lib.params import Parameters, pair_name
 from i2vae_lib.processes import peak_memory_bytes
 from i2vae_lib.progress import bar
 from i2vae_lib.recommenders import CEILINGS, REFERENCES
-from i2vae_lib.runs import Damaged, checked, make_folder, read_record, results_in
+from i2vae_lib.runs import Damaged, checked, read_record, results_in
 from i2vae_lib.training import Callbacks, history_of
 
 # --- what there is ----------------------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def run(
     left_alone = {"done"} if retry_failed else {"done", "failed"}
     todo = [_work(cell, out) for cell in sweep.cells if state[cell.address] not in left_alone]
     if todo:
-        make_folder(out)
+        claim_cells(out)
         done, cells = int((state == "done").sum()), len(sweep.cells)
         with (
             bar("sweep", cells, "cell", initial=done) as progress,

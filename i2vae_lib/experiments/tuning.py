@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from filelock import FileLock
 
 from i2vae_lib.data.loading import source_of
-from i2vae_lib.experiments.engine import Outcome, Work, cell_folder, reason_of, work_off
+from i2vae_lib.experiments.engine import Outcome, Work, cell_folder, claim_cells, reason_of, work_off
 from i2vae_lib.experiments.grids import Settings, Strict, address_of, check_cell, validated
 from i2vae_lib.experiments.sweeps import make_run
 from i2vae_lib.experiments.workers import connect
@@ -35,7 +35,6 @@ from i2vae_lib.runs import (
     LayoutError,
     check_layout,
     flatten,
-    make_folder,
     read_json,
     read_record,
     refuse_changes,
@@ -220,7 +219,7 @@ def open_study(
         flat.pop(key)
     folder = folder.resolve()
     asked = Study(folder, flat, source_of(parameters), tuple(systems), tuple(seeds), seeds[0], {})
-    make_folder(folder)
+    claim_cells(folder)
     with FileLock(folder / ".study.lock"):
         known = read_study(folder) if (folder / "study.json").is_file() else asked
         _refuse_others(known, asked)
