@@ -24,6 +24,7 @@ from torch import nn
 
 from i2vae_lib import processes
 from i2vae_lib.parameter_groups import TrainingParameters
+from i2vae_lib.places import Refusal
 from i2vae_lib.processes import usable_cores
 from i2vae_lib.progress import bar, end
 from i2vae_lib.runs import LayoutError, reading, write_atomically
@@ -128,7 +129,7 @@ def choose_device(name: str) -> torch.device:
         torch.empty(1, device=name).cpu()  # meta has tensors without contents
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"'training.device': {name!r} cannot be used here: {reason}; try auto or cpu") from None
+        raise Refusal(f"'training.device': {name!r} cannot be used here: {reason}; try auto or cpu") from None
     return torch.device(name)
 
 

@@ -514,6 +514,8 @@ def test_train_when_resumed_after_patience_ran_out(tmp_path: Path) -> None:
 def test_choose_device_when_unknown(name: str) -> None:
     with pytest.raises(ValueError, match=rf"'training.device': '{name}' cannot be used here: .*try auto or cpu"):
         training.choose_device(name)
+    with pytest.raises(ValueError, match=r"^'training\.device': .{0,1400}try auto or cpu$"):
+        training.choose_device(name * 5_000)
 
 
 def test_choose_device_when_known() -> None:

@@ -199,6 +199,8 @@ def test_rows_of_when_nobody_has_that_name(rows: Rows) -> None:
     assert (rows.user[views.rows_of(rows, user)] == user).all()
     with pytest.raises(ValueError, match=f"no row of user '{user}z'; did you mean '"):
         views.rows_of(rows, f"{user}z")
+    with pytest.raises(ValueError, match=r"no row of user '.{0,1400}'$"):
+        views.rows_of(rows, "§" * 5_000)
     with pytest.raises(ValueError, match=r"no row of user '§'$"):
         views.rows_of(rows, "§")
 

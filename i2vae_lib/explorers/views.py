@@ -24,7 +24,7 @@ from i2vae_lib.disentanglement import measures
 from i2vae_lib.explorers.contents import sweep_files
 from i2vae_lib.model.i2vae import ROLES, Draws, Latents, latent_name
 from i2vae_lib.model.latents import kl
-from i2vae_lib.places import suggestion
+from i2vae_lib.places import Refusal, suggestion
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.recommenders.positions import silenced
 from i2vae_lib.results import inspection
@@ -89,7 +89,7 @@ def rows_of(rows: Rows, user: str) -> Array:
     found: Array = np.flatnonzero(rows.user == user)
     if not len(found):
         near = difflib.get_close_matches(user, [str(one) for one in np.unique(rows.user)], n=1)
-        raise ValueError(f"no row of user '{user}'" + (f"; did you mean '{near[0]}'?" if near else ""))
+        raise Refusal(f"no row of user '{user}'" + (f"; did you mean '{near[0]}'?" if near else ""))
     return found
 
 
@@ -301,7 +301,7 @@ def curves(runs: Mapping[str, Path], column: str = "ndcg@10") -> pd.DataFrame:
     histories = {name: stages.history_so_far(folder) for name, folder in runs.items()}
     known = _columns(histories)
     if column not in known and any(len(one) for one in histories.values()):
-        raise ValueError(f"no run has a column '{column}'{suggestion(column, known)}")
+        raise Refusal(f"no run has a column '{column}'{suggestion(column, known)}")
     parts = [
         pd.DataFrame({"run": _staged(name, one), "epoch": one["epoch"], "value": one[column]}).dropna()
         for name, one in histories.items()
