@@ -78,6 +78,7 @@ _PARAMETERS = {
     "evidence.across": "evidence: weight of pairs across domains",
     "evidence.backward": "evidence: weight of items that came before",
     "evidence.half_lives": "recent takers: half-lives",
+    "evidence.pooled": "counts: weights in the pool",
     "evidence.proximity": "evidence: how fast far pairs fade",
     "evidence.recency": "evidence: how fast old items fade",
     "evidence.shrinkage": "evidence: shrinkage of counts",

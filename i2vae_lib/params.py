@@ -366,6 +366,7 @@ def _check_positions(p: Parameters) -> None:
         "objective.blank_share": p.objective.blank_share > 0,
         "evidence.shrinkage": bool(p.evidence.shrinkage),
         "evidence.half_lives": bool(p.evidence.half_lives),
+        "evidence.pooled": bool(p.evidence.pooled),
     }
     for key, given in alone.items():
         if given and not every:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import torch
 
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.rows import DOMAINS, other
+from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.generators import psg
 from i2vae_lib.model.every_position import Asked, EveryPosition
 from i2vae_lib.model.i2vae import Draws
@@ -24,7 +27,8 @@ CHOSEN = {key: value for key, value in read_preset("tuned")["overrides"].items()
 
 @pytest.fixture(scope="module")
 def recipe() -> Parameters:
-    return load("smoke", TINY | CHOSEN | {"model.T": 12, "objective.blank_share": 0.5}, epochs=2)
+    changed = {"model.T": 12, "objective.blank_share": 0.5, "evidence.pooled": []}
+    return load("smoke", TINY | CHOSEN | changed, epochs=2)
 
 
 @pytest.fixture(scope="module")
@@ -138,8 +142,17 @@ def test_streams_when_the_other_domain_changes(recommender: I2VAERecommender, da
         assert not torch.equal(one[d], another[d]) and not torch.equal(one["both"], another["both"])
 
 
+@pytest.fixture(params=[0.0, 2.0], ids=["alone", "pooled"])
+def pool(request: pytest.FixtureRequest, recommender: I2VAERecommender, monkeypatch: pytest.MonkeyPatch) -> float:
+    for d in DOMAINS:
+        monkeypatch.setattr(network(recommender).scores[d], "pool", request.param)
+    return float(request.param)
+
+
 @torch.no_grad()
-def test_scores_when_compared_with_slow_loops(recommender: I2VAERecommender, dataset: CrossDomainDataset) -> None:
+def test_scores_when_compared_with_slow_loops(
+    recommender: I2VAERecommender, dataset: CrossDomainDataset, pool: float
+) -> None:
     model, rows = network(recommender), dataset.splits["test"]
     for d in DOMAINS:
         at = rows.of(d)[:4]
@@ -154,6 +167,9 @@ def test_scores_when_compared_with_slow_loops(recommender: I2VAERecommender, dat
             known = torch.cat([shown, scores.amax(dim=0) * beginning, scores.sum(dim=0) * beginning]).log1p()
             gates = torch.nn.functional.softplus(part.gate(known) + part.OPENING)
             recent = part.recent[side.moment[row]]
+            counted = dict(zip(side.evidence_items[row].tolist(), scores.sum(dim=1).tolist()))
+            takers = recommender.popularity[d][1:]
+            whole = sum(counted.values()) + 0.03 * sum(np.log1p(takers))
             for item in range(1, dataset.catalogue.size(d) + 1):
                 adapted = interest[row] + part.adapter.weight @ interest[row] + part.adapter.bias
                 expected = float(part.log_scale.exp() * (adapted @ table[item]) + part.bias[item - 1])
@@ -163,11 +179,14 @@ def test_scores_when_compared_with_slow_loops(recommender: I2VAERecommender, dat
                         expected += float(gates[k]) * float(np.log1p(score * float(beginning[k])))
                         expected += float(gates[kernels + k]) * score / max(float(scores[:, k].max()), 1e-9)
                 for h in range(part.half_lives):
-                    takers = float(recent[h, item - 1])
+                    lately = float(recent[h, item - 1])
                     begun = float(part.log_trend_beginning[h].exp())
-                    trend = float(part.trend[h]) * float(np.log1p(takers * begun))
-                    trend += float(part.trend[part.half_lives + h]) * takers / max(float(recent[h].max()), 1e-9)
+                    trend = float(part.trend[h]) * float(np.log1p(lately * begun))
+                    trend += float(part.trend[part.half_lives + h]) * lately / max(float(recent[h].max()), 1e-9)
                     expected += float(gates[-1]) * trend
+                if any(counted.values()):
+                    share = (counted.get(item, 0.0) + 0.03 * np.log1p(takers[item - 1])) / whole
+                    expected += pool * float(np.log(share + 1e-5))
                 assert float(found[row, item - 1]) == pytest.approx(expected, rel=1e-3, abs=1e-3)
 
 
@@ -198,6 +217,15 @@ def test_silenced_when_evidence_is_there(recommender: I2VAERecommender, dataset:
         ({"objective.reconstruction": "bce"}, "objective.reconstruction"),
         ({"psg.recalled": 0}, "psg.recalled"),
         ({"model.positions": "last", "objective.blank_share": 0.0, "evidence.half_lives": []}, "evidence.shrinkage"),
+        (
+            {
+                "model.positions": "last",
+                "objective.blank_share": 0.0,
+                **{f"evidence.{name}": [] for name in ("shrinkage", "proximity", "backward", "across", "recency")},
+                "evidence.half_lives": [],
+            },
+            "evidence.pooled",
+        ),
         ({"evidence.shrinkage": [1.0]}, "one value of each setting"),
     ],
 )
@@ -276,7 +304,9 @@ def test_surprisal_when_items_are_drawn(recommender: I2VAERecommender, dataset: 
 
 
 @torch.no_grad()
-def test_score_when_compared_with_score_all(recommender: I2VAERecommender, dataset: CrossDomainDataset) -> None:
+def test_score_when_compared_with_score_all(
+    recommender: I2VAERecommender, dataset: CrossDomainDataset, pool: float
+) -> None:
     model, rng = network(recommender), np.random.default_rng(0)
     for d in DOMAINS:
         side, interest = asked(recommender, dataset, d)
@@ -284,6 +314,35 @@ def test_score_when_compared_with_score_all(recommender: I2VAERecommender, datas
         items[:, 0] = side.evidence_items[:, 0].clamp(min=1)
         expected = model.score_all(interest, d, side).gather(1, items - 1)
         torch.testing.assert_close(model.score(interest, d, items, side), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_listen_when_latents_know_nothing(
+    dataset: CrossDomainDataset, recommender: I2VAERecommender, tmp_path: Path
+) -> None:
+    """Disturbed weights need the counts: they are heard, the history says what they reach, and a saved model hears them
+    too. Nothing to gain, nothing heard."""
+    rows, p = (
+        dataset.splits["validation"],
+        load("smoke", TINY | CHOSEN | {"model.T": 12, "evidence.pooled": [1.0, 4.0]}),
+    )
+    found = copy.deepcopy(recommender)
+    found.params = p
+    found.listen(rows)
+    last = found.state.history[-1]
+    assert last["stage"] == 2 and last["pool"] in (1.0, 4.0)
+    negatives = sample_negatives(rows, p.evaluation.negatives, p.split.data_seed)
+
+    def reached(one: I2VAERecommender) -> float:
+        return selection_metric(rank(one, rows, negatives, full=False, batch_size=64), rows)["ndcg@10"]
+
+    assert reached(recommender) < reached(found) == pytest.approx(last["ndcg@10"]) == found.state.best_metric
+    found.save(tmp_path)
+    again = I2VAERecommender.load(tmp_path)
+    items = np.broadcast_to(np.arange(1, 121, dtype=np.int32), (len(rows), 120))
+    assert np.array_equal(again.score(rows, items), found.score(rows, items))
+    found.params = load("smoke", TINY | CHOSEN | {"model.T": 12, "evidence.pooled": [1e-9]})
+    found.listen(rows)
+    assert float(found.frozen["pool"]) == 0.0 and reached(found) == reached(recommender)
 
 
 def test_fit_when_a_softmax_is_sampled(dataset: CrossDomainDataset) -> None:

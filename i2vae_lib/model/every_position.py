@@ -89,9 +89,16 @@ class Evident(nn.Module):
     w_h log(1 + exp(c'_h) p_vh) + w'_h p_vh / (largest p_h). All g are positive and follow from how much the row shows:
     softplus(MLP(log(1 + own length), log(1 + other length), for each kernel log(1 + exp(c_k) largest s_k) and
     log(1 + exp(c_k) sum of s_k))).
+
+    Weights learnt where the latents know the rows by heart trust the latents too much, and the less a log has of each
+    user, the more. So a trained model is pooled with plain counts (log-linear pool: Genest and Zidek, Statistical
+    Science 1986): of a row that counts say anything of, each score gets w log(share_v + 1e-5) more, share_v the part of
+    item v in sum_k s_kv + 0.03 log(1 + p_v) over all items, p_v the training users who took v. ``pool``, w, is 0 in
+    training; :meth:`.recommenders.i2vae.I2VAERecommender.listen` chooses it.
     """
 
     HIDDEN, OPENING, BEGINNING, TREND = 16, -1.0, 5.0, 0.2
+    POPULARITY, FLOOR = 0.03, 1e-5
 
     def __init__(self, d: int, items: int, kernels: int, half_lives: int):
         super().__init__()
@@ -106,10 +113,13 @@ class Evident(nn.Module):
         self.log_trend_beginning = nn.Parameter(torch.zeros(half_lives))
         self.recent: torch.Tensor
         self.most_recent: torch.Tensor  # the largest of each line of `recent`
-        self.hear(torch.zeros(1, half_lives, items))
+        self.spread: torch.Tensor  # 0.03 log(1 + takers), [n]
+        self.pool = 0.0
+        self.hear(torch.zeros(1, half_lives, items), torch.zeros(items))
 
-    def hear(self, recent: torch.Tensor) -> None:
-        """Set the recent takers, [moments, half-lives, n]."""
+    def hear(self, recent: torch.Tensor, popularity: torch.Tensor) -> None:
+        """Set the recent takers, [moments, half-lives, n], and all takers, [n]."""
+        self.register_buffer("spread", self.POPULARITY * popularity.log1p(), persistent=False)
         self.register_buffer("recent", recent, persistent=False)
         self.register_buffer("most_recent", recent.amax(dim=2).clamp(min=1e-9), persistent=False)
 
@@ -134,6 +144,12 @@ class Evident(nn.Module):
         logs = (recent * self.log_trend_beginning.exp()[:, None]).log1p()
         relative = recent / self.most_recent[moments][:, :, None]
         return torch.einsum("f,bfn->bn", self.trend, torch.cat([logs, relative], dim=1))
+
+    def pooled(self, side: Asked, told: torch.Tensor, spread: torch.Tensor) -> torch.Tensor:
+        """What the pool adds to items, from the sums of their kernels' scores, [B, k], and their ``spread``."""
+        whole = side.evidence_scores.sum(dim=(1, 2))[:, None]
+        shares = (told + spread) / (whole + self.spread.sum())
+        return self.pool * (shares + self.FLOOR).log() * (whole > 0)
 
     def asking(self, interest: torch.Tensor) -> torch.Tensor:
         """exp(t) (u + A u), [B, d]."""
@@ -168,6 +184,9 @@ class Evident(nn.Module):
         if self.kernels:
             places = (side.evidence_items - 1).clamp(min=0)
             found = found.scatter_add(1, places, self.evidence(side, gates[:, :-1]))
+            if self.pool:
+                told = torch.zeros_like(found).scatter_add(1, places, side.evidence_scores.sum(dim=2))
+                found = found + self.pooled(side, told, self.spread)
         return found
 
     def of_some(self, interest: torch.Tensor, table: torch.Tensor, side: Asked, items: torch.Tensor) -> torch.Tensor:
@@ -177,8 +196,11 @@ class Evident(nn.Module):
         if self.kernels:
             known, order = side.evidence_items.sort(dim=1)
             at = torch.searchsorted(known, items).clamp(max=known.shape[1] - 1)
-            evidence = self.evidence(side, gates[:, :-1]).gather(1, order.gather(1, at))
-            found = found + evidence * (known.gather(1, at) == items)
+            place, there = order.gather(1, at), known.gather(1, at) == items
+            found = found + self.evidence(side, gates[:, :-1]).gather(1, place) * there
+            if self.pool:
+                told = side.evidence_scores.sum(dim=2).gather(1, place) * there
+                found = found + self.pooled(side, told, self.spread[items - 1])
         return found
 
     def surprisal_of_drawn(self, interest: torch.Tensor, table: torch.Tensor, side: Asked) -> torch.Tensor:
@@ -330,7 +352,8 @@ def build(
         for d in DOMAINS:
             scores: Evident = model.scores[d]  # type: ignore[assignment]
             scores.bias.copy_(torch.from_numpy(0.5 * np.log1p(popularity[d][1:])))
-            scores.hear(torch.from_numpy(evidence.recent.counts[d]))
+            takers = torch.from_numpy(popularity[d][1:]).to(torch.float32)
+            scores.hear(torch.from_numpy(evidence.recent.counts[d]), takers)
             table = model.items[d].get_parameter("weight")
             if vectors is not None:
                 table[1:] = torch.from_numpy(vectors[d])

@@ -21,7 +21,9 @@ Departs (from the paper; each docstring says why)
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,7 +32,7 @@ import torch
 
 from i2vae_lib.data.batches import collate, epoch_order
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows
-from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
+from i2vae_lib.evaluation import ndcg, rank, sample_negatives, selection_metric
 from i2vae_lib.generators import psg
 from i2vae_lib.generators.cooccurrence import item_vectors
 from i2vae_lib.generators.evidence import Evidence
@@ -41,8 +43,8 @@ from i2vae_lib.model.i2vae import ROLES, Draws, Latents, Network, build, latent_
 from i2vae_lib.model.objective import active_units, build_objective
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.positions import WHOLE, Lessons, Proposal, Shown
-from i2vae_lib.recommenders.trained import Trained, chosen
-from i2vae_lib.training import Stage
+from i2vae_lib.recommenders.trained import Trained, chosen, solved_epoch
+from i2vae_lib.training import Callbacks, Stage
 
 Batches = Callable[[np.random.Generator], Iterable[dict[str, Any]]]
 
@@ -149,6 +151,54 @@ class I2VAERecommender(Trained):
 
         return validate
 
+    def fit(
+        self,
+        train: Rows,
+        validation: Rows,
+        *,
+        params: Parameters,
+        generator: psg.Generator | None,
+        rng: np.random.Generator,
+        callbacks: Callbacks,
+    ) -> Self:
+        """Train, then :meth:`listen`."""
+        super().fit(train, validation, params=params, generator=generator, rng=rng, callbacks=callbacks)
+        if self.everywhere and params.evidence.pooled:
+            self.listen(validation)
+        return self
+
+    def listen(self, validation: Rows) -> None:
+        """Choose the weight of plain counts beside the trained model (:class:`.model.every_position.Evident`).
+
+        By sampled NDCG@10 among ``evidence.pooled``, one weight for both domains; 0 unless the gain on the validation
+        rows is more than its standard error (the rule of Breiman et al., Classification and Regression Trees, 1984).
+        A weight above 0 is a second stage of the history.
+        """
+        p, start = self.params, time.perf_counter()
+        negatives = sample_negatives(validation, p.evaluation.negatives, p.split.data_seed)
+        scorer = Remembering(self, self.shown(validation))
+        found, values = {}, {}
+        for weight in (0.0, *p.evidence.pooled):
+            self._pool(weight)
+            ranks = rank(scorer, validation, negatives, full=False, batch_size=p.evaluation.batch_size)
+            found[weight] = selection_metric(ranks, validation)
+            values[weight] = ndcg(ranks["greater_sampled"].to_numpy(), ranks["ties_sampled"].to_numpy(), 10)
+        best = max(found, key=lambda weight: found[weight]["ndcg@10"])
+        gains = [(values[best] - values[0.0])[validation.of(d)] for d in DOMAINS]
+        error = np.sqrt(sum(one.var() / max(1, len(one)) for one in gains)) / len(DOMAINS)
+        heard = best if found[best]["ndcg@10"] - found[0.0]["ndcg@10"] > error else 0.0
+        self._pool(heard)
+        self.frozen["pool"] = torch.tensor(heard)
+        if heard:
+            line = solved_epoch(len(validation), start, time.perf_counter(), found[heard])
+            history = [{"stage": 1.0} | one for one in self.state.history] + [{"stage": 2.0, "pool": heard} | line]
+            self.state = replace(self.state, history=history, best_metric=found[heard]["ndcg@10"])
+
+    def _pool(self, weight: float) -> None:
+        for module in self.module.modules():
+            if isinstance(module, every_position.Evident):
+                module.pool = weight
+
     def recall(self, rows: Rows) -> tuple[Array, Array]:
         """Pseudo-items of rows and their scores, int32 and float32 [rows, n]."""
         return psg.recalled(self.generator, rows)
@@ -212,10 +262,13 @@ class I2VAERecommender(Trained):
             told = {name.removeprefix("evidence/"): one.cpu().numpy() for name, one in self.frozen.items()}
             self.evidence = Evidence.restore(self.params.evidence, self.params.protocol, self.catalogue, told)
         super().restore(weights)
+        if "pool" in self.frozen:
+            self._pool(float(self.frozen["pool"]))
 
     def _keep_evidence(self) -> None:
         arrays = self.evidence.arrays().items()
-        self.frozen = {f"evidence/{name}": torch.from_numpy(np.ascontiguousarray(one)) for name, one in arrays}
+        told = {f"evidence/{name}": torch.from_numpy(np.ascontiguousarray(one)) for name, one in arrays}
+        self.frozen = {name: one for name, one in self.frozen.items() if not name.startswith("evidence/")} | told
 
     def forget_users(self) -> None:
         """Keep what recommending to new users needs, and nothing that names a training user or when one took what."""
