@@ -68,6 +68,27 @@ def test_categorical_when_compared_with_its_formula(logits: torch.Tensor) -> Non
     assert categorical(logits, items).tolist() == pytest.approx(expected, rel=1e-5)
 
 
+def test_categorical_when_its_gradient_takes_the_place_of_the_logits() -> None:
+    """Value and gradient are cross-entropy's to the bit; 700 rows of 3,001 are three parts."""
+    draw = torch.Generator().manual_seed(0)
+    source, above = torch.randn(700, 3001, generator=draw), torch.rand(700, generator=draw)
+    items = torch.randint(3001, (700,), generator=draw)
+    costs, gradients = [], []
+    for cost in (categorical, lambda logits, items: F.cross_entropy(logits, items, reduction="none")):
+        given = source.clone().requires_grad_()
+        logits = given * 2.0
+        costs.append(cost(logits, items))
+        costs[-1].backward(above)
+        gradients.append(given.grad)
+    assert torch.equal(costs[0], costs[1]) and torch.equal(gradients[0], gradients[1])
+
+
+def test_categorical_when_the_logits_are_needed_elsewhere() -> None:
+    shares = torch.randn(3, 5).requires_grad_().softmax(dim=1)  # keeps its result for its own way back
+    with pytest.raises(RuntimeError, match="inplace operation"):
+        categorical(shares, torch.tensor([0, 1, 4])).sum().backward()
+
+
 # --- multinomial ------------------------------------------------------------------------------------------------------
 
 

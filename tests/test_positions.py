@@ -15,6 +15,7 @@ from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.rows import DOMAINS, other
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.generators import psg
+from i2vae_lib.model import i2vae
 from i2vae_lib.model.every_position import Asked, EveryPosition
 from i2vae_lib.model.i2vae import Draws
 from i2vae_lib.params import ParameterError, Parameters, load, read_preset
@@ -343,6 +344,25 @@ def test_listen_when_latents_know_nothing(
     found.params = load("smoke", TINY | CHOSEN | {"model.T": 12, "evidence.pooled": [1e-9]})
     found.listen(rows)
     assert float(found.frozen["pool"]) == 0.0 and reached(found) == reached(recommender)
+
+
+def test_surprisal_when_scores_are_made_again(
+    recommender: I2VAERecommender, dataset: CrossDomainDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Value and every gradient are the same to the bit, whether the scores of a batch are kept or not."""
+    model, found = recommender.model, []
+    side, interest = asked(recommender, dataset, "x")
+    for kept in (10**9, 0):
+        monkeypatch.setattr(i2vae, "AGAIN_FROM", kept)
+        model.zero_grad()
+        given = interest.detach().clone().requires_grad_()
+        cost = model.surprisal(given, "x", side)
+        cost.square().sum().backward()
+        gradients = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+        found.append({"cost": cost.detach(), "interest": given.grad} | gradients)
+    model.zero_grad()
+    assert found[0].keys() == found[1].keys() and len(found[0]) > 8
+    assert all(torch.equal(one, found[1][name]) for name, one in found[0].items())
 
 
 def test_fit_when_a_softmax_is_sampled(dataset: CrossDomainDataset) -> None:

@@ -118,7 +118,8 @@ class Evident(nn.Module):
         self.hear(torch.zeros(1, half_lives, items), torch.zeros(items))
 
     def hear(self, recent: torch.Tensor, popularity: torch.Tensor) -> None:
-        """Set the recent takers, [moments, half-lives, n], and all takers, [n]."""
+        """Set the recent takers, [moments, half-lives, n], and all takers, [n]; without recent ones there is no trend."""
+        self.timed = bool(recent.any())
         self.register_buffer("spread", self.POPULARITY * popularity.log1p(), persistent=False)
         self.register_buffer("recent", recent, persistent=False)
         self.register_buffer("most_recent", recent.amax(dim=2).clamp(min=1e-9), persistent=False)
@@ -160,10 +161,10 @@ class Evident(nn.Module):
     ) -> torch.Tensor:
         """All but evidence, of 0-based items that all rows share: [B, items]."""
         found = torch.addmm(self.bias[items], asking, table[items].T)
-        if self.half_lives:
+        if self.timed:
             moments, at = torch.unique(side.moment, return_inverse=True)
             trends = self.trends(moments, self.recent[moments][:, :, items])
-            found = torch.addcmul(found, gates[:, -1:], trends[at])
+            found.addcmul_(gates[:, -1:], trends[at])
         return found
 
     def _of_own(
@@ -171,7 +172,7 @@ class Evident(nn.Module):
     ) -> torch.Tensor:
         """All but evidence, of 0-based items of each row, int64 [B, k]: [B, k]."""
         found = torch.bmm(F.embedding(items, table), asking[:, :, None])[:, :, 0] + self.bias[items]
-        if self.half_lives:
+        if self.timed:
             half_lives = torch.arange(self.half_lives, device=items.device)[:, None]
             recent = self.recent[side.moment[:, None, None], half_lives, items[:, None]]
             found = torch.addcmul(found, gates[:, -1:], self.trends(side.moment, recent))
@@ -183,9 +184,9 @@ class Evident(nn.Module):
         found = self._of_shared(self.asking(interest), table, side, gates, slice(None))
         if self.kernels:
             places = (side.evidence_items - 1).clamp(min=0)
-            found = found.scatter_add(1, places, self.evidence(side, gates[:, :-1]))
+            found.scatter_add_(1, places, self.evidence(side, gates[:, :-1]))
             if self.pool:
-                told = torch.zeros_like(found).scatter_add(1, places, side.evidence_scores.sum(dim=2))
+                told = torch.zeros_like(found).scatter_add_(1, places, side.evidence_scores.sum(dim=2))
                 found = found + self.pooled(side, told, self.spread)
         return found
 

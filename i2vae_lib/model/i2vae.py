@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from i2vae_lib.data.batches import Part, Side
 from i2vae_lib.data.rows import DOMAINS, other
@@ -31,6 +32,8 @@ from i2vae_lib.model.latents import Gaussian, sample, scatter, where
 from i2vae_lib.model.likelihoods import categorical
 from i2vae_lib.parameter_groups import ModelParameters
 
+AGAIN_FROM = 2**23
+"""From so many scores of a batch on they are made anew on the way back, so that only one domain's are there at once."""
 ROLES = ("specific", "transferable", "augmented")
 
 
@@ -142,7 +145,14 @@ class Network(nn.Module):
 
     def surprisal(self, interest: torch.Tensor, domain: str, side: Any) -> torch.Tensor:
         """-log softmax over all items of the domain, at the target: [B]."""
-        return categorical(self.score_all(interest, domain, side), side.target - 1)
+
+        def found(interest: torch.Tensor) -> torch.Tensor:
+            return categorical(self.score_all(interest, domain, side), side.target - 1)
+
+        if len(interest) * len(self.items[domain].get_parameter("weight")) < AGAIN_FROM:
+            return found(interest)
+        value: torch.Tensor = checkpoint(found, interest, use_reentrant=False, preserve_rng_state=False)
+        return value
 
 
 class I2VAENetwork(Network):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,9 +14,46 @@ def bernoulli(positive: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
     return F.softplus(-positive) + F.softplus(negatives).sum(dim=-1)
 
 
+class _Categorical(torch.autograd.Function):
+    """Cross-entropy of rows, a few at a time; the way back writes the gradient over the logits.
+
+    The scores of a large catalogue are most of what a step holds, and torch would hold them four times: as logits, as
+    their softmax, and as the gradients of both.
+    """
+
+    AT_ONCE = 2**20
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(logits, items)
+        parts = _Categorical.parts(logits, items)
+        return torch.cat([F.cross_entropy(part, of_part, reduction="none") for part, of_part in parts])
+
+    @staticmethod
+    def backward(ctx: Any, *above: torch.Tensor) -> tuple[torch.Tensor, None]:
+        logits, items = ctx.saved_tensors
+        for part, of_part, above_part in _Categorical.parts(logits, items, above[0]):
+            with torch.enable_grad():
+                alone = part.detach().requires_grad_()
+                value = F.cross_entropy(alone, of_part, reduction="none")
+            part.copy_(torch.autograd.grad(value, alone, above_part)[0])
+        return logits.detach(), None
+
+    @staticmethod
+    def parts(*by_row: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Some rows of each."""
+        rows = max(1, _Categorical.AT_ONCE // by_row[0].shape[1])
+        yield from zip(*(torch.split(one, rows) for one in by_row), strict=True)
+
+
 def categorical(logits: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-    """-log softmax(logits) at one item: [B, n] and 0-based items [B] -> [B]."""
-    return F.cross_entropy(logits, items, reduction="none")
+    """-log softmax(logits) at one item: [B, n] and 0-based items [B] -> [B].
+
+    The way back can be gone once and overwrites ``logits``: torch raises an error where another operation needs them.
+    """
+    exact = torch.promote_types(logits.dtype, torch.float32)
+    found: torch.Tensor = _Categorical.apply(logits.to(exact), items)  # type: ignore[no-untyped-call]
+    return found
 
 
 def multinomial(logits: torch.Tensor, owner: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
