@@ -13,6 +13,7 @@ on loopback, unless ``torchrun`` names another address.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import sys
@@ -247,3 +248,9 @@ def forget_peak_memory() -> None:
     """Reset :func:`peak_memory_bytes` to what the process holds now (Linux only)."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+
+
+def return_freed_memory() -> None:
+    """Give freed memory back to the system (glibc only), so that what comes next does not stand on top of it."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -27,7 +27,7 @@ from pydantic import ValidationError
 
 from i2vae_lib.params import Parameters, default_of, digest, of_result, pair_name
 from i2vae_lib.places import Refusal, runs_folder
-from i2vae_lib.processes import peak_memory_bytes, usable_cores
+from i2vae_lib.processes import peak_memory_bytes, return_freed_memory, usable_cores
 
 RUN_LAYOUT = 3
 _LONGEST_CHANGE = 60
@@ -397,6 +397,7 @@ class Run:
             "revision": revision(),  # a run may be begun at one and end at another
         }
         self.note()
+        return_freed_memory()
 
     def forget(self, *stages: str) -> None:
         """Drop the recorded times of stages that start again from the beginning."""

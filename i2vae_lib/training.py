@@ -25,7 +25,7 @@ from torch import nn
 from i2vae_lib import processes
 from i2vae_lib.parameter_groups import TrainingParameters
 from i2vae_lib.places import Refusal
-from i2vae_lib.processes import usable_cores
+from i2vae_lib.processes import return_freed_memory, usable_cores
 from i2vae_lib.progress import bar, end
 from i2vae_lib.runs import LayoutError, reading, write_atomically
 
@@ -207,6 +207,7 @@ def train(
             except NonFiniteLoss:
                 load_parameters(module, before)
                 raise
+            return_freed_memory()  # what the largest batch left
             seconds = time.perf_counter() - start
             record = {"epoch": float(state.epoch + 1)} | means | {"seconds": seconds, "rows/s": stage.rows / seconds}
             metrics = _of_first(validate)

@@ -196,6 +196,11 @@ class LeftOut:
         """Forget the tables of terms of other settings."""
         self._tables: dict[tuple[int, str], sparse.csr_matrix] = {}
 
+    def rest(self) -> None:
+        """Forget what can be made again when rows are scored or settings change."""
+        self._forget_terms()
+        self._located = None
+
     def _terms(self, less: int, domain: str) -> sparse.csr_matrix:
         """:meth:`_table`, made when first asked for: training rows need but those of items that the user took."""
         if (less, domain) not in self._tables:

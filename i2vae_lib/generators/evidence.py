@@ -80,11 +80,16 @@ class Evidence:
         self.p, self.left_out, self.recent, self.catalogue = p, left_out, recent, catalogue
 
     @classmethod
-    def fit(cls, train: Rows, p: EvidenceParameters, protocol: str) -> Self:
-        """Count the training rows, targets included."""
+    def fit(cls, train: Rows, p: EvidenceParameters, protocol: str, counted: LeftOut | None = None) -> Self:
+        """Count the training rows, targets included.
+
+        Parameters
+        ----------
+        counted
+            Counts of the same rows, under any settings, to share; None: count now.
+        """
         wanted = kernels(p, protocol)
-        first = [LeftOut.fit(train, wanted[0])] if wanted else []
-        counts = first[0].reweighted(*wanted) if wanted else []
+        counts = (counted or LeftOut.fit(train, wanted[0])).reweighted(*wanted) if wanted else []
         return cls(p, counts, RecentTakers.fit(train, p.half_lives), train.catalogue)
 
     def of(self, rows: Rows) -> Told:

@@ -118,7 +118,7 @@ class Evident(nn.Module):
         self.hear(torch.zeros(1, half_lives, items), torch.zeros(items))
 
     def hear(self, recent: torch.Tensor, popularity: torch.Tensor) -> None:
-        """Set the recent takers, [moments, half-lives, n], and all takers, [n]; without recent ones there is no trend."""
+        """Set the recent takers, [moments, half-lives, n], and all takers, [n]; without recent ones, no trend."""
         self.timed = bool(recent.any())
         self.register_buffer("spread", self.POPULARITY * popularity.log1p(), persistent=False)
         self.register_buffer("recent", recent, persistent=False)

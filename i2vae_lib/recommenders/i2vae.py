@@ -34,7 +34,7 @@ from i2vae_lib.data.batches import collate, epoch_order
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows
 from i2vae_lib.evaluation import ndcg, rank, sample_negatives, selection_metric
 from i2vae_lib.generators import psg
-from i2vae_lib.generators.cooccurrence import item_vectors
+from i2vae_lib.generators.cooccurrence import LeftOut, item_vectors
 from i2vae_lib.generators.evidence import Evidence
 from i2vae_lib.generators.features import given_vectors, title_vectors
 from i2vae_lib.generators.graphs import Unified
@@ -42,6 +42,7 @@ from i2vae_lib.model import every_position
 from i2vae_lib.model.i2vae import ROLES, Draws, Latents, Network, build, latent_name
 from i2vae_lib.model.objective import active_units, build_objective
 from i2vae_lib.params import Parameters
+from i2vae_lib.processes import return_freed_memory
 from i2vae_lib.recommenders.positions import WHOLE, Lessons, Proposal, Shown
 from i2vae_lib.recommenders.trained import Trained, chosen, solved_epoch
 from i2vae_lib.training import Callbacks, Stage
@@ -75,7 +76,7 @@ class I2VAERecommender(Trained):
             raise ValueError("i2vae needs a pseudo-sequence generator; psg.kind = none is one too")
         self.generator = generator
         if self.everywhere:
-            self.evidence = Evidence.fit(train, self.params.evidence, self.params.protocol)
+            self.evidence = Evidence.fit(train, self.params.evidence, self.params.protocol, self._counts_of_generator())
             self.counted = (self.evidence,)
             self._keep_evidence()
         p = self.params.model
@@ -86,6 +87,9 @@ class I2VAERecommender(Trained):
             self.described = title_vectors(self.catalogue, p.d)
         elif p.start == "given":
             self.described = given_vectors(str(p.vectors), self.catalogue, p.d)
+
+    def _counts_of_generator(self) -> LeftOut | None:
+        return self.generator.counts if isinstance(self.generator, psg.LeaveOneOutGenerator) else None
 
     def build(self, weights: torch.Generator) -> Network:
         unified = Unified(self.catalogue)
@@ -128,6 +132,10 @@ class I2VAERecommender(Trained):
         """An epoch of training users, and its steps."""
         p = self.params
         lessons = Lessons.of(train, p.model.T, self.shown)
+        if lessons.kept is not None:  # until it is trained, nothing is counted any more
+            for counts in filter(None, (self._counts_of_generator(), *self.evidence.left_out)):
+                counts.rest()
+            return_freed_memory()
         proposals = {
             d: Proposal.of(self.popularity[d], p.objective.sampled)
             for d in DOMAINS
