@@ -77,6 +77,15 @@ def test_dropout_when_size_is_no_multiple_of_eight(shape: tuple[int, ...]) -> No
     assert set(dropped.flatten().tolist()) <= {0.0, 2.0}
 
 
+def test_dropout_when_it_is_differentiated_keeps_a_byte_an_element() -> None:
+    x, kept = torch.randn(64, 100, requires_grad=True), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one.nbytes) or one, lambda one: one):
+        found = dropout(x, 0.25, torch.Generator().manual_seed(0))
+    assert sum(kept) == 6400
+    found.sum().backward()
+    assert torch.equal(x.grad, torch.where(found != 0, 256 / 192, 0.0))
+
+
 def test_dropout_when_rate_is_almost_one() -> None:
     dropped = dropout(torch.ones(100_000), 0.999, seeded(0))
     assert set(dropped.tolist()) == {0.0, 256.0}

@@ -36,7 +36,7 @@ class Told:
     Parameters
     ----------
     items
-        int32 [rows, c], best first, then 0 where there are fewer.
+        Unsigned, of no more bits than the catalogue needs, [rows, c], best first, then 0 where there are fewer.
     scores
         float32 [rows, c, kernels], not negative.
     moment
@@ -94,8 +94,9 @@ class Evidence:
 
     def of(self, rows: Rows) -> Told:
         """The evidence of rows, from their histories and the moments of their targets."""
-        width = min(self.p.items, max(self.catalogue.size(d) for d in DOMAINS)) if self.left_out else 0
-        items = np.zeros((len(rows), width), dtype=np.int32)
+        largest = max(self.catalogue.size(d) for d in DOMAINS)
+        width = min(self.p.items, largest) if self.left_out else 0
+        items = np.zeros((len(rows), width), dtype=np.min_scalar_type(largest))
         scores = np.zeros((*items.shape, len(self.left_out)), dtype=np.float32)
         for d in DOMAINS if width else ():
             whole = rows.of(d)
