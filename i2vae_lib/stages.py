@@ -72,6 +72,19 @@ def check_run(parameters: Parameters) -> None:
     check_system(parameters.system)
 
 
+def check_tested(parameters: Parameters) -> None:
+    """Refuse parameters that keep no test rows where some are evaluated on.
+
+    Raises
+    ------
+    ParameterError
+    """
+    if parameters.protocol == "chronological" and not parameters.split.test_share:
+        raise ParameterError(
+            "'split.test_share': 0 keeps no test rows to evaluate on: a share above 0, or train alone (--only-train)"
+        )
+
+
 def irrelevant_groups(systems: Iterable[str]) -> tuple[str, ...]:
     """The groups of parameters that only systems other than these read."""
     own = {group for name in systems for group in REGISTRY[name].groups}
@@ -302,6 +315,7 @@ def _with(lines: list[dict[Any, Any]], more: list[dict[Any, Any]]) -> list[dict[
 
 def run_all(run: Run, say: Say = quiet) -> pd.DataFrame:
     """Run all stages. ``say`` is called with one line per stage."""
+    check_tested(run.parameters)
     say(f"preparing {run.parameters.data} under {run.parameters.protocol}")
     dataset = prepare(run)
     say(str(dataset))

@@ -570,5 +570,7 @@ def test_protocol_when_the_data_cannot_serve_it_says_which_do(protocol, pair):
 
 def test_protocol_when_a_split_is_left_without_rows_says_so():
     pair = synthetic.generate_log(load("smoke", {"synthetic.users": 4}).synthetic)
-    with pytest.raises(DataError, match=r"no (test|validation) rows are left"):
+    with pytest.raises(
+        DataError, match=r"no (test|validation) rows are left.*change split\.validation_share = .*test_share"
+    ):
         protocols.apply("chronological", pair, load("paper").split, CONTROLS)

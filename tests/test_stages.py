@@ -16,7 +16,7 @@ from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.kinds import KINDS
 from i2vae_lib.data.rows import SPLITS, Rows
 from i2vae_lib.generators import psg
-from i2vae_lib.params import Parameters
+from i2vae_lib.params import ParameterError, Parameters
 from i2vae_lib.recommenders import EASE, I2VAERecommender, ItemKNN, OrderedCounts, Popularity
 from i2vae_lib.runs import LayoutError, Run
 from i2vae_lib.training import Callbacks
@@ -207,6 +207,14 @@ def test_run_all_when_everything_is_done(
     before = stamps(finished.folder)
     pd.testing.assert_frame_equal(stages.run_all(opened(tiny, finished.folder)), ranks)
     assert stamps(finished.folder) == before  # run.json too: the seconds of a stage are those of the work
+
+
+def test_run_all_when_no_test_rows_are_kept_is_refused_at_the_start(tiny: Parameters, tmp_path: Path) -> None:
+    split = tiny.split.model_copy(update={"test_share": 0.0})
+    with pytest.raises(ParameterError, match=r"split\.test_share.*--only-train"):
+        stages.run_all(opened(tiny, tmp_path, split=split))
+    assert not (tmp_path / "dataset").exists()
+    stages.run_all(opened(tiny, tmp_path, split=split.model_copy(update={"test_share": 0.2})))
 
 
 def test_evaluate_when_it_is_all_that_is_called(finished: Run, tiny: Parameters, tmp_path: Path) -> None:

@@ -81,7 +81,10 @@ def apply(
     for name, rows in cut.splits.items():
         wanted = name != "test" or protocol != "chronological" or split.test_share > 0
         if wanted and not len(rows):
-            raise DataError(f"{pair.name} under {protocol}: no {name} rows are left; {_account(cut.removed)}")
+            raise DataError(
+                f"{pair.name} under {protocol}: no {name} rows are left; {_account(cut.removed)}; "
+                f"{_shares(protocol, split)}"
+            )
     dataset = assembled(protocol, pair, cut, split, controls)
     if isinstance(pair, LogPair):
         notes = [*([] if pair.log.common_time else [NO_COMMON_TIME]), *_blind_note(pair, cut)]
@@ -98,6 +101,16 @@ def apply(
             notes=notes,
         )
     return dataset
+
+
+def _shares(protocol: str, split: SplitParameters) -> str:
+    """The parameters that say how many rows each split of a protocol gets."""
+    shares = {
+        "temporal": ("first_cut", "second_cut"),
+        "chronological": ("validation_share", "test_share", "cold_share"),
+    }
+    told = [f"split.{name} = {getattr(split, name):g}" for name in shares.get(protocol, ("validation_share",))]
+    return f"give more events, or change {' or '.join(told)}"
 
 
 def blind(rows: Rows, log: EventLog) -> tuple[int, int]:

@@ -47,7 +47,7 @@ from i2vae_lib.params import (
 )
 from i2vae_lib.places import preset_folder, suggestion
 from i2vae_lib.runs import LayoutError, default_folder, flatten, read_record
-from i2vae_lib.stages import check_run, irrelevant_groups
+from i2vae_lib.stages import check_run, check_tested, irrelevant_groups
 
 _TOP = ("data", "protocol", "epochs")
 """Keys of a grid other than the dotted ones."""
@@ -396,6 +396,7 @@ def _parameters(file: _SweepFile, settings: Settings, seed: int) -> Parameters:
     overrides = {key: value for key, value in settings.items() if key not in _TOP}
     parameters = load(file.preset, file.overrides | overrides, seed=seed, **top)
     check_run(parameters)
+    check_tested(parameters)
     return parameters
 
 
