@@ -6,8 +6,9 @@ import bisect
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import duckdb
 
@@ -25,13 +26,22 @@ _NO_ID = (  # what an export writes for an unknown id: all that pandas reads as 
 _YEAR = 365 * 86_400  # seconds
 _FIRST_LOGS = 788_918_400  # the year 1995: no log of what people take is older
 _YEAR_9999 = (253_370_764_800, 253_402_387_199)  # its first and last second, and a day more for zones
-# a date as digits in another order than ``DATE_DIGITS``, or with two for the year, with or without HHMM and seconds; a
-# zero in front may be lost, and a Unix time may look like one
-_MONTH, _DAY, _CLOCK = "0[1-9]|1[0-2]", "0[1-9]|[12][0-9]|3[01]", "([01][0-9]|2[0-3])[0-5][0-9]([0-5][0-9])?"
-_ODD_DATE = (
-    rf"([0-9]{{1,2}}({_MONTH})({_DAY})|(({_MONTH}|[1-9])({_DAY})|({_DAY}|[1-9])({_MONTH}))(19|20)?[0-9]{{2}})"
-    rf"({_CLOCK})?"
-)
+_DATES = {  # as digits in another order than ``DATE_DIGITS``, likelier ones first; HHMM or HHMMSS may follow
+    "YYYYDDMM": "%Y%d%m",
+    "DDMMYYYY": "%d%m%Y",
+    "MMDDYYYY": "%m%d%Y",
+    "YYYYDDD": "%Y%j",
+    "YYYYMM": "%Y%m",
+    "YYMMDD": "%y%m%d",
+    "DDMMYY": "%d%m%y",
+    "MMDDYY": "%m%d%y",
+}
+_NOTATIONS = {
+    day + clock: _DATES[day] + format
+    for day in _DATES
+    for clock, format in {"": "", "HHMM": "%H%M", "HHMMSS": "%H%M%S"}.items()
+    if day != "YYYYMM" or not clock
+}
 _CLOCKS = {  # that are no SIZED ones: seconds a tick, and their zero in Unix seconds
     "100 nanoseconds since 1601 (FILETIME)": (1e-7, -11_644_473_600),
     "100 nanoseconds since the year 1 (.NET ticks)": (1e-7, -62_135_596_800),
@@ -116,7 +126,8 @@ def check_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Col
     wrong = wrong or (_odd_unit(found, layout.unit) if sized else None)
     if wrong := wrong or next((key for key in ("1970", "future") if key in found), None):
         where, values = locate(db, source, layout, bad[wrong])
-        advice = _advice(db, source, layout, values["timestamp"] or "", found[wrong]) if wrong == "text" else ""
+        asked = wrong == "text" or (wrong in ("1970", "future") and found[wrong] == total)
+        advice = _advice(db, source, layout, values["timestamp"] or "", found[wrong]) if asked else ""
         raise DataError(f"{where}: {_complaint(wrong, found, total, values, layout, advice)}")
 
 
@@ -134,7 +145,7 @@ def numbers_as(db: duckdb.DuckDBPyConnection, d: str) -> Unit | None:
     )
     if not total:
         return None
-    if dates == total:
+    if dates >= 0.9 * total:  # of the others it is told under that unit
         return "date"
     if least in (0, 1) and most - least + 1 == total:
         [distinct] = first_row(db, f"SELECT count(DISTINCT t) FROM raw_{d}")
@@ -238,13 +249,8 @@ def _refuse_no_times(db: duckdb.DuckDBPyConnection, d: str, source: Source, layo
             f"{where} holds {least:,} to {most:,}, days since 1970 ({date_of(least * 86_400)} to "
             f"{date_of(most * 86_400)}) and no {UNITS[layout.unit][0]}: set columns.unit: d"
         )
-    is_odd = f"t > 99999 AND regexp_full_match(CAST(t AS VARCHAR), '{_ODD_DATE}')"  # 41641: a day of a spreadsheet
-    odd, times = first_row(db, f"SELECT count(*) FILTER ({is_odd}), count(DISTINCT t) FROM raw_{d}")
-    if odd == total and times >= 5:  # a few Unix times may look so by chance
-        raise DataError(
-            f"{where} holds dates written as digits with the year last or two for the year, such as {least}, and no "
-            f"{UNITS[layout.unit][0]} since 1970: write them as YYYYMMDDHHMM and set columns.unit: date"
-        )
+    if notation := _notation(db, "CAST(t AS VARCHAR)", f"raw_{d}", total):
+        raise DataError(f"{where} holds {least} to {most}, no {UNITS[layout.unit][0]} since 1970 but {notation}")
     if least is not None and (clock := _other_clock(least, most, layout.unit)):
         raise DataError(
             f"{where} holds {least} to {most}, which are no {UNITS[layout.unit][0]} since 1970 but {clock}; if they "
@@ -255,6 +261,30 @@ def _refuse_no_times(db: duckdb.DuckDBPyConnection, d: str, source: Source, layo
             f"{where} holds {least:,} to {most:,}: as Unix time all {total:,} events are of 1970. Give Unix times; if "
             f"the numbers are only an order inside the file, set columns.unit: order"
         )
+
+
+def _notation(db: duckdb.DuckDBPyConnection, text: str, rows: str, total: int, values: Sequence[Any] = ()) -> str:
+    """The notation of dates as digits that nearly all rows have, and how to write them instead; "" if there is none."""
+    found = list(_NOTATIONS)
+    for part, size in ((f"(SELECT * FROM {rows} LIMIT 1000)", min(total, 1000)), (rows, total)):
+        counts = []
+        for name in found:
+            whole = f"lpad({text}, {len(name)}, '0')"  # a zero in front may be lost
+            seconds = f"epoch(try_strptime({whole}, '{_NOTATIONS[name]}'))"
+            counts.append(
+                f"count(*) FILTER (length({text}) BETWEEN {max(6, len(name) - 1)} AND {len(name)} AND {seconds} "
+                f"BETWEEN {_FIRST_LOGS} AND {int(time.time())})"
+            )
+        distinct, *likely = first_row(db, f"SELECT count(DISTINCT {text}), {', '.join(counts)} FROM {part}", values)
+        found = [name for name, count in zip(found, likely, strict=True) if count >= 0.9 * size]
+        if not found or (distinct < 5 and size == total):  # a few numbers may look so by chance
+            return ""
+    found = [name for name in found if "YYYY" in name] or found  # two digits of four may be hours as well
+    return (
+        f"dates written as digits ({' or '.join(found)}): write them as YYYYMMDDHHMMSS, with pandas "
+        f"to_datetime(times.astype(str).str.zfill({len(found[0])}), format='{_NOTATIONS[found[0]]}')"
+        f".dt.strftime('%Y%m%d%H%M%S'){f' if they are {found[0]}' * (len(found) > 1)}, and set columns.unit: date"
+    )
 
 
 def _refuse_years(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Columns) -> None:
@@ -307,7 +337,7 @@ def _complaint(
     """What :func:`check_log` says of the first row that is wrong."""
     what, _, role = wrong.partition(" in ") if " in " in wrong else ("", "", wrong)
     if role not in ("user", "item"):
-        return f"column '{layout.timestamp}' {_of_time(wrong, found, total, values['timestamp'], layout.unit)}{advice}"
+        return f"column '{layout.timestamp}' {_of_time(wrong, found, total, values['timestamp'], layout.unit, advice)}"
     column, value = f"column '{layout.user if role == 'user' else layout.item}'", values[role]
     of_rows = f"{found[wrong]:,} of {total:,} rows"
     if not what:
@@ -322,7 +352,7 @@ def _complaint(
     return f"{column} holds {sign} in {value!r}; so do {of_rows}: write the ids without it"
 
 
-def _of_time(wrong: str, found: Mapping[str, int], total: int, value: str | None, unit: Unit) -> str:
+def _of_time(wrong: str, found: Mapping[str, int], total: int, value: str | None, unit: Unit, advice: str) -> str:
     """:func:`_complaint` about a time."""
     of_rows = f"{found[wrong]:,} of {total:,} rows"
     if wrong == "text" and value is None:
@@ -330,9 +360,15 @@ def _of_time(wrong: str, found: Mapping[str, int], total: int, value: str | None
     if wrong == "text":
         wanted = f"Unix time in {UNITS[unit][0]}, in digits" if unit in SIZED else UNITS[unit][0]
         wanted = "whole numbers, an order inside each file" if unit == "order" else wanted
-        return f"holds {value!r}; columns.unit: {unit} stands for {wanted} ({of_rows} have something else)"
+        return f"holds {value!r}; columns.unit: {unit} stands for {wanted} ({of_rows} have something else){advice}"
     if wrong == "9999":
         return f"holds {value!r}, a time of the year 9999, which stands for no time at all ({of_rows}): drop them"
+    if wrong in ("1970", "future") and found[wrong] == total:
+        where = "in 1970" if wrong == "1970" else "in the future"
+        return (
+            f"holds {value!r}; under columns.unit: {unit} all of its {total:,} times lie {where}"
+            f"{advice or ': give the times of the events'}"
+        )
     if wrong == "1970":
         return (
             f"holds {value!r}, a time of 1970; so do {of_rows}, and the others lie later: cut short, or unknown times? "
@@ -341,7 +377,7 @@ def _of_time(wrong: str, found: Mapping[str, int], total: int, value: str | None
     if wrong == "unknown" and unit == "order":
         return f"holds {value!r}: an order has no negative numbers ({of_rows} have some); count from 0"
     if wrong == "unknown" and unit not in SIZED:
-        return f"holds {value!r}, which is before 1970 ({of_rows}): times count from 1970 here; drop them"
+        return f"holds {value!r}, which is 1970-01-01 or earlier ({of_rows}): times count from 1970 here; drop them"
     if wrong == "unknown":
         return f"holds {value!r}: 0 and negative times are unknown ones ({of_rows}): drop them"
     if wrong == "future" and unit not in SIZED:
@@ -364,13 +400,22 @@ def _of_time(wrong: str, found: Mapping[str, int], total: int, value: str | None
 
 def _advice(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns, value: str, bad: int) -> str:
     """The unit that reads every row's time, or what is wrong with this one; "" if neither is known."""
+    assert layout.timestamp is not None
     rows, values = source.rows()
-    for unit in ("iso", "date", unit_by_size(float(value)) if re.fullmatch(NUMBER, value.strip()) else "s"):
-        when = source.time(layout.model_copy(update={"unit": unit}))
-        total, unread = first_row(db, f"SELECT count(*), count(*) FILTER ({when} IS NULL) FROM {rows}", values)
-        if not unread:
-            return f": set columns.unit: {unit}, which reads every row"
     text = value.strip()
+    for unit in ("iso", "date", unit_by_size(float(text)) if re.fullmatch(NUMBER, text) else "s"):
+        seconds = f"{source.time(layout.model_copy(update={'unit': unit}))} // {UNITS[unit][1]}"
+        likely = f"{seconds} BETWEEN {_FIRST_LOGS} AND {int(time.time())}"
+        total, unlikely = first_row(
+            db, f"SELECT count(*), count(*) FILTER (({likely}) IS NOT TRUE) FROM {rows}", values
+        )
+        if not unlikely:
+            return f": set columns.unit: {unit}, which reads every row"
+    digits = f"regexp_replace(trim({source.text(layout.timestamp)}), '\\.0*$', '')"
+    if bad > 0.1 * total and (notation := _notation(db, digits, rows, total, values)):
+        return f": {notation}"
+    if layout.unit == "date" and re.fullmatch(DATE_DIGITS, text):
+        return ": no day of the calendar: mend or drop these rows"
     if re.fullmatch(r"[0-9a-f]{24}", text):
         return ": an ObjectId of MongoDB? Its first 8 digits, read to the base 16, are Unix time in seconds"
     if re.fullmatch(r"[0-9]{1,3}([,.' ][0-9]{3})+", text):

@@ -27,8 +27,11 @@ from i2vae_lib.places import suggestion
 
 NUMBER = r"[+-]?[0-9]{1,19}(\.[0-9]*)?"
 _SCIENTIFIC = r"([0-9])\.([0-9]+)[eE]\+?0*([0-9]{1,2})"
-# years 1900 to 2100; hours, minutes and seconds may follow
-DATE_DIGITS = r"(19|20)[0-9]{2}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])(([01][0-9]|2[0-3])([0-5][0-9]){0,2})?"
+# years 1900 to 2100; hours, minutes and seconds may follow, and the seconds' fraction, with a point or without
+DATE_DIGITS = (
+    r"(19|20)[0-9]{2}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])"
+    r"(([01][0-9]|2[0-3])([0-5][0-9]([0-5][0-9](\.[0-9]+|[0-9]{3}|[0-9]{6})?)?)?)?"
+)
 # from -12 to +14 hours; a name such as BST stands for several
 _ZONE = r"( ?(Z|UTC|(-(0[0-9]|1[0-2])|[+](0[0-9]|1[0-4]))(:?[0-5][0-9])?))?"
 ISO = rf"[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}([T ][0-9]{{2}}(:[0-9]{{2}}(:[0-9]{{2}}([.,][0-9]+)?)?)?{_ZONE})?"
@@ -160,7 +163,7 @@ class Source:
         if layout.unit == "date":
             whole = f"regexp_replace(trim({self.text(name)}), '\\.0*$', '')"
             formats = "['%Y%m%d', '%Y%m%d%H', '%Y%m%d%H%M', '%Y%m%d%H%M%S']"
-            moment = f"CAST(floor(epoch(try_strptime({whole}, {formats}))) AS BIGINT)"
+            moment = f"CAST(floor(epoch(try_strptime(left({whole}, 14), {formats}))) AS BIGINT)"
             return f"CASE WHEN regexp_full_match({whole}, '{DATE_DIGITS}') THEN {moment} END"
         if layout.unit == "iso":
             if self.types is not None and is_temporal(self.types[at]):
