@@ -317,6 +317,15 @@ FORMATS: dict[str, tuple[str, Callable[[Event], str], str]] = {  # header, line,
     "CDRIB, MovieLens 100K": ("", lambda e: f"{e[0]}\t{e[1]}\t5\t{e[2]}", "txt"),
     "MovieLens 1M": ("", lambda e: f"{e[0]}::{e[1]}::5::{e[2]}", "dat"),
     "blanks": ("", lambda e: f"{e[0]} {e[1]} 5 {e[2]}", "txt"),
+    **{
+        f"separated by {sign!r}": (
+            f"user_id{sign}item_id{sign}timestamp\n",
+            lambda e, sign=sign: sign.join((e[0], e[1], moment(e[2]).isoformat())),
+            "csv",
+        )
+        for sign in "^~!*¦\x1f"
+    },
+    "no header, separated by '^'": ("", lambda e: f"{e[0]}^{e[1]}^{moment(e[2]).isoformat()}", "csv"),
     "control-A": ("", lambda e: f"{e[0]}\x01{e[1]}\x015\x01{e[2]}", "txt"),
     "time first": ("", lambda e: f"{e[2]}\t{e[0]}\t{e[1]}", "tsv"),
     "RecBole": (

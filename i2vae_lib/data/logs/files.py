@@ -39,7 +39,8 @@ FLOAT_IDS = (  # end of a message
     "; integers that became floats, as pandas makes them where one is missing? Drop the rows without an id and write "
     "the column as text or integers"
 )
-_DELIMITERS = (",", "\t", ";", "|", "\x01")
+_DELIMITERS = (",", "\t", ";", "|", "\x01", "\x1f")
+_OF_VALUES = ":/+@%&=?#"  # signs that stand in times and addresses as well
 FIRST_OBJECTS = 1000  # of JSON lines, whose keys are a file's columns
 JSON_LINES = "JSON lines"  # in place of a delimiter
 _REJECTS = "store_rejects=true, rejects_limit=100"  # lines that cannot be read, for :func:`.database.reading`
@@ -278,10 +279,14 @@ def open_table(path: Path, wanted: Sequence[str], *, header: Sequence[str] | Non
 
 
 def _delimiters(line: str) -> Sequence[str]:
-    """Those that a first line may have: ``::`` where it stands, blanks where nothing else does."""
+    """Those that a first line may have: ``::`` where it stands; blanks, or else any sign, where nothing else does."""
     if "::" in line:
         return ("::",)
-    return _DELIMITERS if any(one in line for one in _DELIMITERS) else (" ",)
+    usual = [one for one in _DELIMITERS if one in line]
+    if usual or " " in line:
+        return usual or (" ",)
+    signs = sorted({one for one in line if one.isprintable() and not one.isalnum() and one not in "_-.\"'"})
+    return [one for one in signs if one not in _OF_VALUES] or signs or (" ",)
 
 
 def _keys(path: Path, gzipped: bool, line: str) -> tuple[str, ...]:

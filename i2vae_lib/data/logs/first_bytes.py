@@ -98,7 +98,7 @@ def first_line(path: Path) -> tuple[bool, str]:
         raise DataError(f"{path}: its lines end with a carriage return alone (\\r): convert it, e.g. `tr '\\r' '\\n'`")
     if not line.strip():
         raise DataError(f"{path}: the file is empty" if not line else f"{path}, line 1: empty; the header belongs here")
-    if any(unicodedata.category(one) == "Cc" and one not in "\t\r\n\x01" for one in line):
+    if any(unicodedata.category(one) == "Cc" and one not in "\t\r\n\x01\x1f" for one in line):
         raise DataError(
             f"{path}: neither CSV nor Parquet (line 1 holds control characters); logs are CSV or JSON lines in UTF-8 "
             f"(plain or .gz) or Parquet: convert it"
