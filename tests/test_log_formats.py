@@ -192,6 +192,8 @@ def test_times_of_another_clock_are_refused_and_described(tmp_path, write, unit,
         (lambda t: moment(t - 86_400 * 365 * 30).isoformat(), "all times lie before 198.* no log is that old"),
         (lambda t: (T + 30 * (t - T)) // 10**5 * 10**5, "all times are multiples of 100000 seconds, a step"),
         (lambda t: t // 100 * 100_000, "all times are multiples of 100 seconds, a step"),
+        (lambda t: 999_999_999 if t % 7 == 3 else t, r"events have the time 999999999 \(2001-09-09\), far from all"),
+        (lambda t: 1_700_000_000 if t % 7 == 3 else t, r"events have the time 1700000000 .*, far from all"),
         (lambda t: int(np.float32(t)), "all times are multiples of 64 seconds, a step .*float32"),
     ],
 )
@@ -199,6 +201,15 @@ def test_times_that_may_count_from_elsewhere_are_suspicious(tmp_path, write, tol
     found, pair = read_as_described(tmp_path, *put(tmp_path, lambda rows: csv_of(rows, write)))
     for suspicious in (found.suspicious, pair.suspicions):
         assert len([one for one in suspicious if re.search(told, one)]) == 2
+
+
+@pytest.mark.parametrize(("first", "step"), [(10**9, 1), (T, 7), (T * 1000, 1000)])
+def test_times_that_count_the_rows_are_suspicious_in_the_audit_too(tmp_path, first, step):
+    number = iter(range(10**6))
+    paths = put(tmp_path, lambda rows: csv_of(rows, lambda _: first + step * next(number)))
+    found, pair = read_as_described(tmp_path, *paths)
+    for suspicious in (found.suspicious, pair.suspicions):
+        assert len([one for one in suspicious if "so count the rows" in one]) == 2
 
 
 @pytest.mark.parametrize(
@@ -505,6 +516,8 @@ def test_rows_blind_to_the_other_domain_are_counted(tmp_path):
         (lambda u: u + " ", "10 user ids have a blank or an invisible character at an end, and 10 of them"),
         (lambda u: u + "\u00a0", "10 user ids have a blank or an invisible character at an end, and 10 of them"),
         (lambda u: u + ".0", "10 user ids have a decimal point"),
+        ("\x1b[31m{}".format, "10 user ids have a control character, and 10 of them"),
+        (lambda u: u[:1] + "\x07" + u[1:], "10 user ids have a control character, and 10 of them"),
         (lambda u: "00" + u, "10 user ids have leading zeros, and 10 of them"),
     ],
 )

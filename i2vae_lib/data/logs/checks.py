@@ -171,6 +171,7 @@ def time_suspicions(db: duckdb.DuckDBPyConnection, names: Mapping[str, str], uni
         )
         seconds = most // scale
         spans.append((least // scale, seconds, name))
+        found += _placeholder(db, d, name, scale) + _counter(db, d, name)
         if hours >= 5 and odd and 0 in uneven:
             found.append(
                 f"{name}: all times are multiples of {_ROUND[uneven.index(0)]} seconds, a step that no clock has: "
@@ -194,6 +195,39 @@ def time_suspicions(db: duckdb.DuckDBPyConnection, names: Mapping[str, str], uni
             f"count from another year, or in another unit?"
         )
     return found + _same_times(db, names)
+
+
+def _placeholder(db: duckdb.DuckDBPyConnection, d: str, name: str, scale: int) -> list[str]:
+    """Whether many events have one time farther from all others than these lie apart."""
+    ends = f"(SELECT min(t) AS a, max(t) AS b, count(*) AS total FROM raw_{d})"
+    least, most, total, *at_ends = first_row(
+        db,
+        f"SELECT any_value(a), any_value(b), any_value(total), count(*) FILTER (t = a), min(t) FILTER (t > a), "
+        f"count(*) FILTER (t = b), max(t) FILTER (t < b) FROM raw_{d}, {ends}",
+    )
+    for stamp, end, count, nearest in ((least, most, *at_ends[:2]), (most, least, *at_ends[2:])):
+        if nearest is not None and count >= max(5, 0.001 * total) and abs(stamp - nearest) > abs(end - nearest):
+            return [
+                f"{name}: {count:,} of {total:,} events have the time {stamp} ({date_of(stamp // scale)}), far from all "
+                f"others: does it stand for an unknown time?"
+            ]
+    return []
+
+
+def _counter(db: duckdb.DuckDBPyConnection, d: str, name: str) -> list[str]:
+    """Whether the times count the rows, from any number on and by any step."""
+    total, least, most = first_row(db, f"SELECT count(*), min(t), max(t) FROM raw_{d}")
+    if total < 10 or most == least or (most - least) % (total - 1):
+        return []
+    step = (most - least) // (total - 1)
+    distinct, uneven = first_row(
+        db, f"SELECT count(DISTINCT t), count(*) FILTER ((t - {least}) % {step} <> 0) FROM raw_{d}"
+    )
+    if uneven or distinct < total:
+        return []
+    return [
+        f"{name}: the times are {least}, {least + step}, {least + 2 * step}, … and so count the rows: no clock does"
+    ]
 
 
 def _same_times(db: duckdb.DuckDBPyConnection, names: Mapping[str, str]) -> list[str]:

@@ -77,6 +77,10 @@ def looks_swapped(db: duckdb.DuckDBPyConnection) -> str | None:
 _BLANK = r"[\s\x{00A0}\x{1680}\x{2000}-\x{200F}\x{2028}-\x{202F}\x{205F}\x{2060}\x{3000}\x{FEFF}]+"
 _SPELLINGS = {  # what may set two spellings of one id apart: SQL of the id without it; whether it is told on its own
     "a blank or an invisible character at an end": (f"regexp_replace(id, '^{_BLANK}|{_BLANK}$', '', 'g')", True),
+    "a control character": (
+        r"regexp_replace(id, '\x1B\[[0-9;]*[A-Za-z]|[\x01-\x08\x0E-\x1F\x7F\x{80}-\x{9F}]', '', 'g')",  # colours too
+        True,
+    ),
     "a decimal point, as numbers get it where one is missing": ("regexp_replace(id, '^([0-9]+)\\.0+$', '\\1')", True),
     "leading zeros": ("regexp_replace(id, '^0+([0-9]+)$', '\\1')", False),
     "capital letters": ("lower(id)", False),
