@@ -63,7 +63,7 @@ def export_run(run: Path | str, out: Path | str, with_users: bool = False, licen
     record = runs.read_record(run)
     runs.refuse_exported(run, record)
     runs.check_outside_runs(out)
-    if not (run / "metrics.json").is_file():
+    if "metrics.json" not in record["sha256"]:
         raise runs.LayoutError(f"{run} has no metrics yet (no metrics.json): evaluate it first")
     with runs.new_folder(out) as part:
         for name in (*KEPT, "model", *(["dataset"] if with_users else [])):

@@ -22,7 +22,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from i2vae_lib import parameter_groups as groups
-from i2vae_lib.places import Refusal, preset_folder, preset_names, suggestion
+from i2vae_lib.places import Refusal, not_utf8, preset_folder, preset_names, suggestion
 from i2vae_lib.yaml_files import parse
 
 PRESET_NAMES = ("preset", "data", "protocol", "seed", "epochs", "out", "overrides")
@@ -145,7 +145,7 @@ def read_yaml(path: Path) -> Any:
     try:
         return copy.deepcopy(_parsed(path.read_text(encoding="utf-8")))
     except UnicodeDecodeError as error:
-        raise ParameterError(f"{path}: not UTF-8 text: {error}") from None
+        raise ParameterError(f"{path}: {not_utf8(error.object)}") from None
     except yaml.YAMLError as error:
         raise ParameterError(f"{path}: not valid YAML: {error}") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import os
 import re
@@ -47,6 +48,12 @@ def shortened(text: str) -> str:
 def quoted(value: object) -> str:
     """A value for a message, :func:`shortened`."""
     return shortened(repr(value))
+
+
+def not_utf8(content: bytes = b"") -> str:
+    """What to say of a file that is not UTF-8 text."""
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "latin1"
+    return f"not UTF-8 text; convert it, e.g. `iconv -f {encoding} -t utf-8`"
 
 
 def brief(message: str) -> str:

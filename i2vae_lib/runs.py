@@ -122,6 +122,10 @@ def claim(folder: Path) -> None:
     if not held.isdisjoint((".lock", ".cell.lock")):
         held = {name for name in held if not _BEGUN.fullmatch(name)}
     refuse_others(folder, held, "run.json", "run")
+    if (folder / "run.json").is_file():
+        read_record(folder)  # somebody else's is refused before anything is written beside it
+    if (folder / ".lock").is_dir():
+        raise LayoutError(f"{folder / '.lock'} is a folder, where a run has a file: remove it, or choose another OUT")
     (folder / ".lock").touch()
 
 
@@ -498,8 +502,7 @@ class _Record(dict[str, Any]):
 
     def __missing__(self, key: str) -> Any:
         raise Damaged(
-            f"{self.path}: '{key}' is missing: let the run end, put the run's own back, or delete the folder and run "
-            f"it anew"
+            f"{self.path}: '{key}' is missing: let the run end, put the run's own back, or run into another OUT"
         )
 
 
@@ -535,9 +538,13 @@ def read_record(folder: Path | str) -> dict[str, Any]:
     """
     path = Path(folder) / "run.json"
     if not path.is_file():
-        raise LayoutError(f"{folder} is not a run directory (no run.json); `i2vae run --out {folder}` makes one")
-    remedy = "put the run's own back, or delete the folder and run it anew"
+        held = path.parent.is_dir() and any(path.parent.iterdir())
+        remedy = "put it back, or run into another OUT" if held else f"`i2vae run --out {folder}` makes one"
+        raise LayoutError(f"{folder} is not a run directory (no run.json): {remedy}")
+    remedy = "put the run's own back, or run into another OUT"
     record = _Record(read_json(path, remedy), path)
+    if "layout" not in record:
+        raise LayoutError(f"{path} is no run's (it has no 'layout'): {remedy}")
     check_layout(f"{folder} has run", record["layout"], RUN_LAYOUT, "run it anew")
     if record.pop("record_sha256", None) != digest(json.dumps(record)):
         raise Damaged(f"{path} is damaged (its 'record_sha256' is not that of its other entries): {remedy}")

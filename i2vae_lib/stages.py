@@ -196,7 +196,8 @@ def recall(run: Run, dataset: CrossDomainDataset | None = None) -> psg.Generator
     with run.stage("recall"):
         table, audited = recalled(dataset, generator)
         run.note(audit=audited)
-        leaks.refuse_leaks(pd.DataFrame(audited), dataset.protocol)
+        uncrossed = ": psg.folds = 1 learns from every row's own target, give 2 or more" if p.folds == 1 else ""
+        leaks.refuse_leaks(pd.DataFrame(audited), dataset.protocol, uncrossed)
         run.leave(path.name, lambda part: shutil.copyfile(table, part))
     return generator
 
@@ -332,9 +333,10 @@ def run_all(run: Run, say: Say = quiet) -> pd.DataFrame:
 
 def _left(folder: Path | str, name: str, what: str, remedy: str) -> Path:
     """Path of what a stage left in a run, if it has, and if it is what the run wrote."""
-    if not (Path(folder) / name).is_file():
+    record = read_record(folder)
+    if not (Path(folder) / name).is_file() and name not in record["sha256"]:
         raise LayoutError(f"{folder} has no {what} yet (no {name}): {remedy}")
-    return checked(folder, name)
+    return checked(folder, name, record)
 
 
 def _table(path: Path) -> pd.DataFrame:

@@ -723,7 +723,7 @@ def test_audit_when_the_folder_is_no_whole_run_is_refused(
     (tmp_path / "empty").mkdir()
     assert "is not a run directory (no run.json)" in refused(capsys, "audit", "--run", str(tmp_path / "empty"))
     (copied / "pseudo.parquet").unlink()
-    assert "has no pseudo-sequences yet (no pseudo.parquet)" in refused(capsys, "audit", "--run", str(copied))
+    assert "pseudo.parquet is missing: put the run's own file back" in refused(capsys, "audit", "--run", str(copied))
     test = copied / "dataset" / "test.parquet"
     table = pd.read_parquet(test)
     table["target"] = table["target"].to_numpy()[::-1]

@@ -192,7 +192,7 @@ def test_record_when_a_value_was_edited(
     for command in ("report", "compare"):
         assert cli.main([command, str(copied)]) == 2
         assert str(copied) in capsys.readouterr().err
-    with pytest.raises(LayoutError, match=r"put the run's own back, or delete the folder|run it anew"):
+    with pytest.raises(LayoutError, match=r"put the run's own back, or run into another OUT|run it anew"):
         Run(tiny, copied)
 
 

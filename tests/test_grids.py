@@ -189,6 +189,11 @@ def refused(content: Any, words: str, kind: type[Exception] = ParameterError) ->
         ),
         (grid(rows={"full": {}}, base="ful"), "no row 'ful'; did you mean 'full'?"),
         (SMALL | {"grid": {}}, "did you mean 'grids'?"),
+        (
+            grid(product={"model.d": {"start": 8, "stop": 1, "step": 1}}),
+            "grids.g.product.model.d: the start 8 lies above the stop 1",
+        ),
+        (SMALL | {"seeds": {"start": 3, "stop": 0, "step": 1}}, "seeds: the start 3 lies above the stop 0"),
         (grid(product={"model.T": {"start": 1, "stop": 2}}), "a range has either step or number"),
         (["not", "a", "mapping"], "expected the names preset, data"),
     ],

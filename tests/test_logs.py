@@ -385,6 +385,13 @@ def test_pair_file_when_it_is_no_mapping_is_an_error(tmp_path, text, message):
         read_pair_file(tmp_path / "none.yaml")
 
 
+@pytest.mark.parametrize(("encoding", "named"), [("utf-16", "utf-16"), ("latin1", "latin1")])
+def test_pair_file_when_it_is_not_utf8_says_how_to_convert_it(tmp_path, encoding, named):
+    (tmp_path / "pair.yaml").write_text("name: größe", encoding=encoding)
+    with pytest.raises(DataError, match=rf"pair\.yaml: not UTF-8 text; convert it, .*iconv -f {named} -t utf-8"):
+        read_pair_file(tmp_path / "pair.yaml")
+
+
 def test_pair_file_when_logs_lie_elsewhere_finds_them_in_the_shared_folder(tmp_path, monkeypatch):
     path = put(tmp_path)
     shared = tmp_path / "shared"

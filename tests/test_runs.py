@@ -374,3 +374,25 @@ def test_record_when_a_part_is_missing_says_so_where_it_is_read(tmp_path: Path) 
     for entry in ("parameters", "audit"):
         with pytest.raises(LayoutError, match=rf"run\.json: '{entry}' is missing: let the run end, put the run's own"):
             _ = record[entry]
+
+
+@pytest.mark.parametrize("content", ['{"mine": 1}', "[]", "no JSON"])
+def test_run_when_the_folder_has_somebody_elses_record_leaves_it_alone(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(LayoutError, match=r"run\.json .*put .*back, or run into another OUT"):
+        Run(load("smoke"), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_run_when_the_lock_is_a_folder_says_so(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(LayoutError, match=r"\.lock is a folder, where a run has a file: remove it"):
+        Run(load("smoke"), tmp_path)
+
+
+def test_record_when_it_is_lost_is_not_to_be_made_beside_the_results(tmp_path: Path) -> None:
+    with pytest.raises(LayoutError, match=r"no run\.json\): `i2vae run --out"):
+        read_record(tmp_path)
+    (tmp_path / "metrics.json").touch()
+    with pytest.raises(LayoutError, match=r"no run\.json\): put it back, or run into another OUT"):
+        read_record(tmp_path)

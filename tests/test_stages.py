@@ -336,6 +336,16 @@ def test_recall_when_the_generator_is_fitted(
         stages.recall(opened(tiny, tmp_path))
 
 
+def test_recall_when_it_leaks_without_folds_names_them(
+    tiny: Parameters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"check": "target recalled", "split": "test", "severity": "leak", "count": 3, "share": 0.1, "example": ""}
+    monkeypatch.setattr(stages, "recalled", lambda *given: (tmp_path, [found]))
+    one = tiny.psg.model_copy(update={"folds": 1, "epochs": 1})
+    with pytest.raises(leaks.Leak, match=r"psg\.folds = 1 .* give 2 or more"):
+        stages.recall(opened(tiny, tmp_path, psg=one))
+
+
 def test_recall_when_the_fit_was_made_again(tiny: Parameters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = opened(tiny, tmp_path)
     first = stages.recall(run)

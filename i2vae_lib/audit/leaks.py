@@ -95,8 +95,8 @@ def verdict(records: Sequence[Mapping[str, Any]]) -> str:
     return f"audit: {promised} checks for leaks, {len(records) - promised} notes: {found}"
 
 
-def refuse_leaks(found: pd.DataFrame, protocol: str) -> None:
-    """Stop on a leak, except under ``released``.
+def refuse_leaks(found: pd.DataFrame, protocol: str, remedy: str = "") -> None:
+    """Stop on a leak, except under ``released``; ``remedy`` is what would be right.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def refuse_leaks(found: pd.DataFrame, protocol: str) -> None:
         first = leaks.iloc[0]
         raise Leak(
             f"{first['check']} ({first['split']}): {first['count']}, e.g. {first['example']}; "
-            f"{len(leaks)} checks fired under protocol {protocol}, which promises none"
+            f"{len(leaks)} checks fired under protocol {protocol}, which promises none{remedy}"
         )
 
 

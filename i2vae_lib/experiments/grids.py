@@ -89,6 +89,8 @@ class Range(Strict):
             raise ValueError("a range has either step or number")
         if self.scale == "log" and (self.step is not None or min(self.start, self.stop) <= 0):
             raise ValueError("a log range has number, and both its ends lie above 0")
+        if self.step is not None and self.stop < self.start:
+            raise ValueError(f"the start {self.start:g} lies above the stop {self.stop:g}: exchange them")
         if self.step is not None and (self.stop - self.start) / self.step >= MOST_VALUES:
             raise ValueError(
                 f"from {self.start:g} to {self.stop:g} by {self.step:g} are more than {MOST_VALUES:,} values: a larger "
@@ -103,7 +105,7 @@ class Range(Strict):
         else:
             assert self.step is not None
             count = int(np.floor((self.stop - self.start) / self.step + 1e-9)) + 1
-            values = self.start + self.step * np.arange(max(count, 0))
+            values = self.start + self.step * np.arange(count)
         rounded = [float(f"{value:.12g}") for value in values]
         whole = all(value.is_integer() for value in (self.start, self.stop, *rounded))
         return [int(value) for value in rounded] if whole else list(rounded)

@@ -208,8 +208,8 @@ def _placeholder(db: duckdb.DuckDBPyConnection, d: str, name: str, scale: int) -
     for stamp, end, count, nearest in ((least, most, *at_ends[:2]), (most, least, *at_ends[2:])):
         if nearest is not None and count >= max(5, 0.001 * total) and abs(stamp - nearest) > abs(end - nearest):
             return [
-                f"{name}: {count:,} of {total:,} events have the time {stamp} ({date_of(stamp // scale)}), far from all "
-                f"others: does it stand for an unknown time?"
+                f"{name}: {count:,} of {total:,} events have the time {stamp} ({date_of(stamp // scale)}), far from "
+                f"all others: does it stand for an unknown time?"
             ]
     return []
 

@@ -13,10 +13,9 @@ from typing import Any
 import duckdb
 
 from i2vae_lib.data.logs.files import JSON_LINES, Source, fields_of, is_number, key_twice, text_of
-from i2vae_lib.data.logs.first_bytes import NOT_UTF8
 from i2vae_lib.data.logs.pair_file import Columns
 from i2vae_lib.data.rows import DataError
-from i2vae_lib.places import shortened
+from i2vae_lib.places import not_utf8, shortened
 
 
 @contextmanager
@@ -114,7 +113,7 @@ def _wrong_line(source: Source, kind: str, line: str) -> str:
             f"{sequence * all(map(is_number, fields))}"
         )
     if kind == "INVALID ENCODING":
-        return NOT_UTF8
+        return not_utf8()
     if kind == "UNQUOTED VALUE":
         return 'a value in double quotes does not end where it should; a quote inside is written twice ("")'
     if kind == "LINE SIZE OVER MAXIMUM":

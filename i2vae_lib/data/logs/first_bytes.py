@@ -11,8 +11,8 @@ import zlib
 from pathlib import Path
 
 from i2vae_lib.data.rows import DataError
+from i2vae_lib.places import not_utf8
 
-NOT_UTF8 = "not UTF-8 text; convert it, e.g. `iconv -f latin1 -t utf-8`"
 _DAMAGED_GZIP = "damaged or truncated gzip file; fetch or compress it anew"
 _MAGIC = {  # of the first eight bytes
     b"PK\x03\x04": "a zip archive or a spreadsheet",
@@ -81,7 +81,7 @@ def first_line(path: Path) -> tuple[bool, str]:
     try:
         line = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise DataError(f"{path}, line 1: {NOT_UTF8}") from None
+        raise DataError(f"{path}, line 1: {not_utf8()}") from None
     for beginning, what in _NO_LOG.items():
         if line.lower().startswith(beginning):
             raise DataError(f"{path}: this is {what}")

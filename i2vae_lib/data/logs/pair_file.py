@@ -10,7 +10,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from i2vae_lib.data.rows import DOMAINS, DataError
-from i2vae_lib.places import quoted, shortened, suggestion
+from i2vae_lib.places import not_utf8, quoted, shortened, suggestion
 from i2vae_lib.yaml_files import parse
 
 Unit = Literal["s", "ms", "us", "ns", "d", "iso", "date", "order"]
@@ -200,7 +200,9 @@ def read_any_pair(path: Path | str) -> PairFile | ReleasedPair:
         content = parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path}: no such pair file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: {not_utf8(error.object)}") from None
+    except OSError as error:
         raise DataError(f"{path}: cannot be read as a pair file: {error}") from None
     except yaml.YAMLError as error:
         raise DataError(f"{path}: not valid YAML: {error}") from None
