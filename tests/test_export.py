@@ -140,7 +140,7 @@ def test_export_when_it_cannot_be_done_leaves_nothing(everywhere: Path, tmp_path
         export.export_run(everywhere, tmp_path / "there")
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "run.json").write_bytes((everywhere / "run.json").read_bytes())
-    with pytest.raises(LayoutError, match="metrics.json is missing: put the run"):
+    with pytest.raises(LayoutError, match=r"metrics\.json is missing: put the run"):
         export.export_run(tmp_path / "begun", tmp_path / "out")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["begun", "there"]
 

@@ -20,6 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from types import ModuleType
 from typing import Any, Protocol
 
 from i2vae_lib.lazy import require
@@ -162,7 +163,8 @@ class _Process:
             spawn = multiprocessing.get_context("spawn")
             self.pipe, theirs = spawn.Pipe()
             self.process = spawn.Process(target=_serve, args=(theirs,), daemon=True)
-            self.process.start()
+            with _without_main():
+                self.process.start()
             theirs.close()
         self.pipe.send((task, words))
         return self.pipe.recv()
@@ -177,6 +179,23 @@ class _Process:
         self.process.join()
         status, self.process = self.process.exitcode, None
         return f"killed by signal {-status} (out of memory?)" if status < 0 else f"its process ended (status {status})"
+
+
+_STARTING = threading.Lock()
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Keep a process that starts from running this one's script again, which may have no guard against that.
+
+    Tasks are functions of modules, and need nothing of it.
+    """
+    with _STARTING:
+        main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 def _serve(pipe: Any) -> None:
