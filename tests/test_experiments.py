@@ -610,6 +610,16 @@ def test_processes_end_with_their_parent(tmp_path: Path) -> None:
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
+def test_processes_when_the_script_has_no_guard_do_not_run_it_again(tmp_path: Path) -> None:
+    code = "import math\nfrom i2vae_lib.experiments.workers import connect\n"
+    code += (
+        "with connect(2) as found:\n    print([one.result() for one in [found.submit(math.sqrt, n) for n in (4, 9)]])\n"
+    )
+    (tmp_path / "script.py").write_text(code)
+    done = subprocess.run([sys.executable, str(tmp_path / "script.py")], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[2.0, 3.0]\n", "")
+
+
 # --- a scheduler of one's own -----------------------------------------------------------------------------------------
 
 

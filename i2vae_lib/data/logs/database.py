@@ -79,14 +79,20 @@ _REJECTED = (
 
 def _unreadable(source: Source) -> str:
     if source.types is not None:
-        return "damaged Parquet file"
+        return "damaged Parquet file; fetch or write it anew"
     if source.gzipped:
         return (
             "something follows the end of its gzip data (zeros, as tapes leave them?); unpack it and compress it anew"
         )
     if source.delimiter == JSON_LINES:
         return "not one JSON object a line"
-    return "malformed CSV; are there two kinds of line ends (\\r\\n and \\n) in the file?"
+    with source.path.open("rb") as stream:
+        first = next(stream, b"").endswith(b"\r\n")
+        other = next((n for n, line in enumerate(stream, 2) if line.endswith(b"\r\n") != first), None)
+    if other is None:
+        return "malformed CSV"
+    was, found = ("\\r\\n", "\\n") if first else ("\\n", "\\r\\n")
+    return f"line {other} ends with {found} and line 1 with {was}; write them alike, e.g. `tr -d '\\r'`"
 
 
 _NO_EVENTS = {  # lines that programs leave in files, and what they are
@@ -108,8 +114,10 @@ def _wrong_line(source: Source, kind: str, line: str) -> str:
     if kind in ("MISSING COLUMNS", "TOO MANY COLUMNS"):
         fields, expected = fields_of(line.strip(), source.delimiter), len(source.names)
         found, sequence = len(fields), ", or if a line is a user with all items, write a line for each event"
+        many = found > expected
+        remedy = f"quote values that hold {source.delimiter!r}" if many else "add what is missing, or delete the line"
         return (
-            f"{found} field{'s'[: found != 1]} where line 1 has {expected}; quote values that hold {source.delimiter!r}"
+            f"{found} field{'s'[: found != 1]} where line 1 has {expected}; {remedy}"
             f"{sequence * all(map(is_number, fields))}"
         )
     if kind == "INVALID ENCODING":

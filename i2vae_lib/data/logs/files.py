@@ -303,6 +303,10 @@ def _keys(path: Path, gzipped: bool, line: str) -> tuple[str, ...]:
             with suppress(ValueError, RecursionError):  # what is wrong with these is told when all are read
                 one = json.loads(later)
                 keys += [key for key in one if key not in keys] if isinstance(one, dict) else []
+    if not keys:
+        raise DataError(
+            f"{path}, line 1: an object without a key; so are the next: write user, item and time into each"
+        )
     return tuple(keys)
 
 
@@ -316,7 +320,7 @@ def _open_parquet(path: Path) -> Source:
     try:
         schema = pq.read_schema(path)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: damaged Parquet file: {error}") from None
+        raise DataError(f"{path}: damaged Parquet file; fetch or write it anew ({error})") from None
     if not schema.names:
         raise DataError(f"{path}: a Parquet file without a column")
     types = [kind.value_type if pa.types.is_dictionary(kind) else kind for kind in schema.types]

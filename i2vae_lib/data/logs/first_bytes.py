@@ -13,6 +13,10 @@ from pathlib import Path
 from i2vae_lib.data.rows import DataError
 from i2vae_lib.places import not_utf8
 
+_NO_TEXT = (
+    "neither CSV nor Parquet (line 1 holds control characters); logs are CSV or JSON lines in UTF-8 (plain or .gz) or "
+    "Parquet: convert it"
+)
 _DAMAGED_GZIP = "damaged or truncated gzip file; fetch or compress it anew"
 _MAGIC = {  # of the first eight bytes
     b"PK\x03\x04": "a zip archive or a spreadsheet",
@@ -35,6 +39,8 @@ _MAGIC = {  # of the first eight bytes
     b"ORC": "an ORC file",
     b"Obj\x01": "an Avro file",
     b"%PDF": "a PDF",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook",
     b"\xff\xfe\x00\x00": "text in UTF-32",
     b"\x00\x00\xfe\xff": "text in UTF-32",
@@ -81,6 +87,8 @@ def first_line(path: Path) -> tuple[bool, str]:
     try:
         line = content.decode("utf-8-sig")
     except UnicodeDecodeError:
+        if re.search(rb"[\0-\x08\x0e-\x1a]", content):
+            raise DataError(f"{path}: {_NO_TEXT}") from None
         raise DataError(f"{path}, line 1: {not_utf8()}") from None
     for beginning, what in _NO_LOG.items():
         if line.lower().startswith(beginning):
@@ -99,10 +107,7 @@ def first_line(path: Path) -> tuple[bool, str]:
     if not line.strip():
         raise DataError(f"{path}: the file is empty" if not line else f"{path}, line 1: empty; the header belongs here")
     if any(unicodedata.category(one) == "Cc" and one not in "\t\r\n\x01\x1f" for one in line):
-        raise DataError(
-            f"{path}: neither CSV nor Parquet (line 1 holds control characters); logs are CSV or JSON lines in UTF-8 "
-            f"(plain or .gz) or Parquet: convert it"
-        )
+        raise DataError(f"{path}: {_NO_TEXT}")
     if line.lstrip().startswith("["):
         raise DataError(f"{path}, line 1: this is a JSON list; write one JSON object a line, CSV or Parquet")
     return gzipped, line.rstrip("\r\n")
