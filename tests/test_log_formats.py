@@ -139,6 +139,7 @@ def test_times_when_they_are_no_seconds_are_refused_under_that_unit(tmp_path, wr
         ("%m%d%Y", "MMDDYYYY", "d"),
         ("%d%m%Y%H%M", "DDMMYYYYHHMM", "s"),
         ("%y%m%d", "YYMMDD", "s"),
+        ("%d%m%y", "DDMMYY", "s"),
         ("%m%d%y%H%M", "MMDDYYHHMM", "s"),
         ("%y%m%d%H%M%S", "YYMMDDHHMMSS", "date"),
     ],

@@ -306,8 +306,9 @@ def _notation(db: duckdb.DuckDBPyConnection, text: str, rows: str, total: int, v
             whole = f"lpad({text}, {len(name)}, '0')"  # a zero in front may be lost
             seconds = f"epoch(try_strptime({whole}, '{_NOTATIONS[name]}'))"
             counts.append(
-                f"count(*) FILTER (length({text}) BETWEEN {max(6, len(name) - 1)} AND {len(name)} AND {seconds} "
-                f"BETWEEN {_FIRST_LOGS} AND {int(time.time())})"
+                f"CASE WHEN max(length({text})) > 5 THEN "  # five digits alone are days of a spreadsheet
+                f"count(*) FILTER (length({text}) BETWEEN {len(name) - 1} AND {len(name)} AND {seconds} "
+                f"BETWEEN {_FIRST_LOGS} AND {int(time.time())}) ELSE 0 END"
             )
         distinct, *likely = first_row(db, f"SELECT count(DISTINCT {text}), {', '.join(counts)} FROM {part}", values)
         found = [name for name, count in zip(found, likely, strict=True) if count >= 0.9 * size]
