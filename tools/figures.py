@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pages
 import pandas as pd
 import plotly.graph_objects as go
@@ -50,7 +51,15 @@ def recipe() -> str:
     return pictures.forest("i2VAE (preset tuned) less the best reference ranker", "points of HR@10", lines)
 
 
-FIGURES = {"item_order": item_order, "recipe": recipe}
+def growth() -> str:
+    """Seconds of each stage over the size of the log, both as powers of ten: a straight line of slope 1 is linear."""
+    table: Any = pd.read_csv(committed_path("growth"))
+    table = table.assign(events=np.log10(table["events"]), seconds=np.log10(table["seconds"]))
+    lines = {str(stage): (part["events"], part["seconds"]) for stage, part in table.groupby("stage", sort=False)}
+    return pictures.curves("log10 of seconds of CPU", "log10 of events", lines)
+
+
+FIGURES = {"item_order": item_order, "recipe": recipe, "growth": growth}
 
 
 def smallest_figure(notebook: dict[str, Any]) -> dict[str, Any] | None:

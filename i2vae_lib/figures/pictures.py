@@ -166,7 +166,7 @@ def curves(title: str, x_axis: str, lines: Mapping[str, tuple[Sequence[float], S
         parts.append(f'<path class="axis" stroke-opacity="0.35" d="M{left} {up_to(tick):.1f}H{right}"/>')
         parts.append(_text(left - 6, up_to(tick) + 5, f"{tick:g}", 'text-anchor="end" class="quiet"'))
     for side, anchor in ((begin, "start"), (end, "end")):
-        parts.append(_text(across_to(side), high + 18, f"{side:g}", f'text-anchor="{anchor}" class="quiet"'))
+        parts.append(_text(across_to(side), high + 18, f"{side:.4g}", f'text-anchor="{anchor}" class="quiet"'))
     parts.append(_text((left + right) / 2, high + 18, x_axis, 'text-anchor="middle" class="quiet"'))
     for at, (name, (x_values, y_values)) in enumerate(lines.items()):
         known_points = [(x, y) for x, y in zip(x_values, y_values) if math.isfinite(y)]
