@@ -111,11 +111,12 @@ def digest(*content: Any) -> str:
 
 
 def default_of(key: str) -> Any:
-    """The value of a dotted key where nothing gives one; None for most, which every preset gives."""
+    """The value of a dotted key where nothing gives one, as JSON has it; None for most, which every preset gives."""
     group, _, name = key.rpartition(".")
     fields = getattr(Parameters.model_fields.get(group), "annotation", None)
     field = fields.model_fields.get(name) if isinstance(fields, type) and issubclass(fields, groups.Group) else None
-    return None if field is None or field.is_required() else field.get_default()
+    value = None if field is None or field.is_required() else field.get_default()
+    return list(value) if isinstance(value, tuple) else value
 
 
 def known_keys() -> list[str]:

@@ -571,7 +571,8 @@ BAD: dict[str, tuple[Change, str]] = {
     ),
     "digits with the year last": (
         with_books(time=lambda s: pd.to_datetime(s).dt.strftime("%m%d%Y").astype(int)),
-        "books: column 'time' holds dates written as digits .*: write them as datetimes$",
+        r"books: column 'time' holds .* dates written as digits \(MMDDYYYY\): write them as datetimes, with pandas "
+        r"to_datetime\(times.astype\(str\).str.zfill\(8\), format='%m%d%Y'\)$",
     ),
     "another unit": (
         lambda logs: {

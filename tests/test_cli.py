@@ -440,7 +440,7 @@ def test_report_when_written_anew(finished: Path, tmp_path: Path, capsys: pytest
     assert len((finished / "report.html").read_text()) == pytest.approx(len(before), rel=0.01)
     assert "is not a run directory" in refused(capsys, "report", str(tmp_path))
     (tmp_path / "run.json").write_text((finished / "run.json").read_text())
-    assert "has no metrics yet" in refused(capsys, "report", str(tmp_path))
+    assert "metrics.json is missing: put the run's own file back" in refused(capsys, "report", str(tmp_path))
 
 
 def test_report_and_explore_when_the_folder_is_wrong_refuse_it_alike(

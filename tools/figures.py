@@ -1,4 +1,5 @@
-"""Figures of README, drawn from docs/results as SVG, and its gallery of notebooks (its thumbnails need Chromium).
+"""Figures of README and docs/performance.md, drawn from docs/results as SVG, and README's gallery of notebooks (its
+thumbnails need Chromium).
 
 python tools/figures.py
 """

@@ -82,7 +82,7 @@ def write_pair(
 
 _IN_FRAMES = {  # what messages advise for pair files, which frames do not have
     r"set columns\.unit: order": "give time=False",
-    r"write them as YYYYMMDDHHMM and set columns\.unit: date": "write them as datetimes",
+    r"YYYYMMDDHHMMSS, with (.*)\.dt\.strftime\(.*?\)(.*), and set columns\.unit: date": r"datetimes, with \1\2",
     r"set columns\.unit: \w+": "write them as datetimes",
     r"if columns\.unit: \w+ is right, drop them": "drop them",
     r"columns\.unit: \w+ stands for": "expected",
