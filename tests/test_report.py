@@ -193,7 +193,7 @@ def test_report_when_names_hold_markup(folder: Path, tmp_path: Path) -> None:
 
 def test_report_when_a_stage_is_missing(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text((folder / "run.json").read_text())
-    with pytest.raises(LayoutError, match="metrics.json is missing"):
+    with pytest.raises(LayoutError, match=r"metrics\.json is missing"):
         report.write_report(tmp_path)
     assert not (tmp_path / "report.html").exists()
 

@@ -462,7 +462,7 @@ def test_table_when_a_study_and_a_run_hold_one_system(tmp_path: Path) -> None:
 def test_table_when_a_run_is_not_trained(tmp_path: Path) -> None:
     run = finished(tmp_path / "run", "i2vae", 12)
     (run / "history.parquet").unlink()
-    with pytest.raises(LayoutError, match="history.parquet is missing"):
+    with pytest.raises(LayoutError, match=r"history\.parquet is missing"):
         tabled(run)
 
 
