@@ -191,10 +191,12 @@ def training_of(record: dict[str, Any], history: pd.DataFrame) -> str:
     last = history.iloc[-1]
     own = history[history["stage"] == last["stage"]] if "stage" in history else history
     earlier = f" of the last stage (after {len(history) - len(own)} of those before)" if len(own) < len(history) else ""
+    pool = history["pool"].dropna().tolist() if "pool" in history else []
+    pooled = f", pooled with counts of weight {pool[0]:g}" if pool else ""
     return (
         f"{len(own)} {'epoch' if len(own) == 1 else 'epochs'}{earlier} on {record['device']}, {record['weights']:,} "
         f"weights; epoch {record['best_epoch']} was selected by validation NDCG@10 "
-        f"({record['best_validation_ndcg']:.4f}). "
+        f"({record['best_validation_ndcg']:.4f}{pooled}). "
         f"Last epoch: {last['seconds']:.1f} s, {last['rows/s']:,.0f} rows/s."
     )
 

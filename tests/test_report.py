@@ -283,6 +283,8 @@ def test_training_when_it_has_stages_tells_of_the_last() -> None:
     said = report.training_of(record, history)
     assert said.startswith("2 epochs of the last stage (after 3 of those before) on cpu, 1,234 weights; epoch 2 was")
     assert report.training_of(record, history.drop(columns="stage")).startswith("5 epochs on cpu")
+    pooled = history.drop(columns="stage").assign(pool=[np.nan, 2.0, np.nan, np.nan, np.nan])
+    assert "(0.2500, pooled with counts of weight 2)" in report.training_of(record, pooled) and "pooled" not in said
 
 
 def test_lines_when_drawn() -> None:

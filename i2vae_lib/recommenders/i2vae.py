@@ -21,7 +21,6 @@ Departs (from the paper; each docstring says why)
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -44,7 +43,7 @@ from i2vae_lib.model.objective import active_units, build_objective
 from i2vae_lib.params import Parameters
 from i2vae_lib.processes import return_freed_memory
 from i2vae_lib.recommenders.positions import WHOLE, Lessons, Proposal, Shown
-from i2vae_lib.recommenders.trained import Trained, chosen, solved_epoch
+from i2vae_lib.recommenders.trained import Trained, chosen
 from i2vae_lib.training import Callbacks, Stage
 
 Batches = Callable[[np.random.Generator], Iterable[dict[str, Any]]]
@@ -180,9 +179,9 @@ class I2VAERecommender(Trained):
 
         By sampled NDCG@10 among ``evidence.pooled``, one weight for both domains; 0 unless the gain on the validation
         rows is more than its standard error (the rule of Breiman et al., Classification and Regression Trees, 1984).
-        A weight above 0 is a second stage of the history.
+        A weight above 0 stands in the selected epoch's line of the history; ``state.best_metric`` is what it reaches.
         """
-        p, start = self.params, time.perf_counter()
+        p, state = self.params, self.state
         negatives = sample_negatives(validation, p.evaluation.negatives, p.split.data_seed)
         scorer = Remembering(self, self.shown(validation))
         found, values = {}, {}
@@ -198,9 +197,8 @@ class I2VAERecommender(Trained):
         self._pool(heard)
         self.frozen["pool"] = torch.tensor(heard)
         if heard:
-            line = solved_epoch(len(validation), start, time.perf_counter(), found[heard])
-            history = [{"stage": 1.0} | one for one in self.state.history] + [{"stage": 2.0, "pool": heard} | line]
-            self.state = replace(self.state, history=history, best_metric=found[heard]["ndcg@10"])
+            history = [one | ({"pool": heard} if i == state.best_epoch else {}) for i, one in enumerate(state.history)]
+            self.state = replace(state, history=history, best_metric=found[heard]["ndcg@10"])
 
     def _pool(self, weight: float) -> None:
         for module in self.module.modules():
