@@ -138,6 +138,8 @@ def test_times_when_they_are_no_seconds_are_refused_under_that_unit(tmp_path, wr
         ("%d%m%Y", "DDMMYYYY", "date"),
         ("%m%d%Y", "MMDDYYYY", "d"),
         ("%d%m%Y%H%M", "DDMMYYYYHHMM", "s"),
+        ("%d%m%Y%H", "DDMMYYYYHH", "s"),
+        ("%y%m%d%H", "YYMMDDHH", "s"),
         ("%y%m%d", "YYMMDD", "s"),
         ("%d%m%y", "DDMMYY", "s"),
         ("%m%d%y%H%M", "MMDDYYHHMM", "s"),

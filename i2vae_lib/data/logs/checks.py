@@ -26,7 +26,7 @@ _NO_ID = (  # what an export writes for an unknown id: all that pandas reads as 
 _YEAR = 365 * 86_400  # seconds
 _FIRST_LOGS = 788_918_400  # the year 1995: no log of what people take is older
 _YEAR_9999 = (253_370_764_800, 253_402_387_199)  # its first and last second, and a day more for zones
-_DATES = {  # as digits in another order than ``DATE_DIGITS``, likelier ones first; HHMM or HHMMSS may follow
+_DATES = {  # as digits in another order than ``DATE_DIGITS``, likelier ones first; HH, HHMM or HHMMSS may follow
     "YYYYDDMM": "%Y%d%m",
     "DDMMYYYY": "%d%m%Y",
     "MMDDYYYY": "%m%d%Y",
@@ -39,7 +39,7 @@ _DATES = {  # as digits in another order than ``DATE_DIGITS``, likelier ones fir
 _NOTATIONS = {
     day + clock: _DATES[day] + format
     for day in _DATES
-    for clock, format in {"": "", "HHMM": "%H%M", "HHMMSS": "%H%M%S"}.items()
+    for clock, format in {"": "", "HH": "%H", "HHMM": "%H%M", "HHMMSS": "%H%M%S"}.items()
     if day != "YYYYMM" or not clock
 }
 _CLOCKS = {  # that are no SIZED ones: seconds a tick, and their zero in Unix seconds
