@@ -16,7 +16,7 @@ import duckdb
 import yaml
 
 from i2vae_lib.data.logs.c2dsr import check_sequences
-from i2vae_lib.data.logs.checks import blind, check_log, date_of, no_id, time_suspicions
+from i2vae_lib.data.logs.checks import blind, check_log, date_of, no_id
 from i2vae_lib.data.logs.database import database, first_row, stage_log
 from i2vae_lib.data.logs.files import (
     Source,
@@ -42,6 +42,7 @@ from i2vae_lib.data.logs.pair_file import (
     Unit,
     other_format,
 )
+from i2vae_lib.data.logs.suspicions import time_suspicions
 from i2vae_lib.data.released import COLUMNS as RELEASED
 from i2vae_lib.data.released import read_pair
 from i2vae_lib.data.rows import DOMAINS, DataError

@@ -20,7 +20,7 @@ import pandas as pd
 
 from i2vae_lib.data.filters import line_of
 from i2vae_lib.data.logs.c2dsr import check_sequences
-from i2vae_lib.data.logs.checks import check_log, time_suspicions
+from i2vae_lib.data.logs.checks import check_log
 from i2vae_lib.data.logs.database import database, first_row, locate, reading, stage_log
 from i2vae_lib.data.logs.files import FLOAT_IDS, Source, check_columns, open_log, open_table
 from i2vae_lib.data.logs.ids import (
@@ -36,6 +36,7 @@ from i2vae_lib.data.logs.ids import (
     swapped,
 )
 from i2vae_lib.data.logs.pair_file import HEADERLESS, UNITS, Columns, PairFile, other_format, read_pair_file
+from i2vae_lib.data.logs.suspicions import time_suspicions
 from i2vae_lib.data.rows import (
     DOMAINS,
     SUSPICIOUS,
