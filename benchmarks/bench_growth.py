@@ -157,7 +157,8 @@ def main() -> None:
     given = parser.parse_args()
     os.environ |= {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
     place = given.json.resolve() if given.json else None
-    words = sys.argv[1 : -2 if sys.argv[-2:-1] == ["--json"] else None]
+    words = ["--events", *map(str, sorted(given.events)), *(word for one in given.set for word in ("--set", one))]
+    words += ["--batches", str(given.batches)] if given.batches else []
     about = {"command": shlex.join(["python", "benchmarks/bench_growth.py", *words]), "environment": environment()}
     runs: list[dict[str, Any]] = []
     for events in sorted(given.events):

@@ -114,7 +114,7 @@ class EvidenceParameters(Group):
     across: tuple[Weight, ...]
     recency: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...]
     half_lives: tuple[HalfLife, ...]  # of recent takers, shares of the training events
-    pooled: tuple[Weight, ...] = ()  # of counts in a log-linear pool with the trained model: validation chooses, or 0
+    pooled: tuple[Weight, ...] = ()  # of counts, pooled with the trained model: validation chooses one, or 0
 
     @model_validator(mode="after")
     def _of_one_length(self) -> Self:

@@ -23,7 +23,7 @@ def dropout(x: torch.Tensor, rate: float, generator: torch.Generator | None) -> 
     words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
     words.random_(-(2**63), None, generator=generator)  # all 64 bits; without bounds the sign bit would stay 0
     keep = words.view(torch.uint8)[: x.numel()].view(x.shape) >= threshold
-    return (x * keep).mul_(256.0 / (256 - threshold))  # what is kept for the way back is a byte an element
+    return (x * keep).mul_(256.0 / (256 - threshold))  # for the backward pass a byte an element is kept
 
 
 def masked_mean(states: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

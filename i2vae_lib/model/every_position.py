@@ -90,11 +90,11 @@ class Evident(nn.Module):
     softplus(MLP(log(1 + own length), log(1 + other length), for each kernel log(1 + exp(c_k) largest s_k) and
     log(1 + exp(c_k) sum of s_k))).
 
-    Weights learnt where the latents know the rows by heart trust the latents too much, and the less a log has of each
-    user, the more. So a trained model is pooled with plain counts (log-linear pool: Genest and Zidek, Statistical
-    Science 1986): of a row that counts say anything of, each score gets w log(share_v + 1e-5) more, share_v the part of
-    item v in sum_k s_kv + 0.03 log(1 + p_v) over all items, p_v the training users who took v. ``pool``, w, is 0 in
-    training; :meth:`.recommenders.i2vae.I2VAERecommender.listen` chooses it.
+    All this is learnt on rows that the latents have seen, and may trust the latents too much. So a trained model is
+    pooled with plain counts (log-linear pool: Genest and Zidek, Statistical Science 1986): w log(share_v + 1e-5) is
+    added to the score of item v, except in rows that counts say nothing of. share_v is the item's part in the sum over
+    all items of sum_k s_kv + 0.03 log(1 + p_v), where p_v training users took v. ``pool`` is w: 0 in training, then
+    chosen by :meth:`.recommenders.i2vae.I2VAERecommender.listen`.
     """
 
     HIDDEN, OPENING, BEGINNING, TREND = 16, -1.0, 5.0, 0.2

@@ -33,7 +33,7 @@ from i2vae_lib.model.likelihoods import categorical
 from i2vae_lib.parameter_groups import ModelParameters
 
 AGAIN_FROM = 2**23
-"""From so many scores of a batch on they are made anew on the way back, so that only one domain's are there at once."""
+"""A batch of so many scores or more makes them anew in the backward pass, so that it holds those of one domain only."""
 ROLES = ("specific", "transferable", "augmented")
 
 

@@ -15,7 +15,7 @@ def bernoulli(positive: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
 
 
 class _Categorical(torch.autograd.Function):
-    """Cross-entropy of rows, a few at a time; the way back writes the gradient over the logits.
+    """Cross-entropy of rows, a few at a time; the backward pass writes the gradient over the logits.
 
     The scores of a large catalogue are most of what a step holds, and torch would hold them four times: as logits, as
     their softmax, and as the gradients of both.
@@ -49,7 +49,8 @@ class _Categorical(torch.autograd.Function):
 def categorical(logits: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
     """-log softmax(logits) at one item: [B, n] and 0-based items [B] -> [B].
 
-    The way back can be gone once and overwrites ``logits``: torch raises an error where another operation needs them.
+    The backward pass can run only once. It overwrites ``logits``; torch raises an error if another operation needs
+    them.
     """
     exact = torch.promote_types(logits.dtype, torch.float32)
     found: torch.Tensor = _Categorical.apply(logits.to(exact), items)  # type: ignore[no-untyped-call]

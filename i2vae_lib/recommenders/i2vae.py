@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 import torch
 
 from i2vae_lib.data.batches import collate, epoch_order
@@ -44,7 +45,7 @@ from i2vae_lib.params import Parameters
 from i2vae_lib.processes import return_freed_memory
 from i2vae_lib.recommenders.positions import WHOLE, Lessons, Proposal, Shown
 from i2vae_lib.recommenders.trained import Trained, chosen
-from i2vae_lib.training import Callbacks, Stage
+from i2vae_lib.training import Stage
 
 Batches = Callable[[np.random.Generator], Iterable[dict[str, Any]]]
 
@@ -147,32 +148,29 @@ class I2VAERecommender(Trained):
         return batches, -(-lessons.orders.users // p.training.batch_size)
 
     def validator(self, validation: Rows) -> Callable[[], dict[str, float]]:
-        p = self.params
-        negatives = sample_negatives(validation, p.evaluation.negatives, p.split.data_seed)
-        shown = self.shown(validation)
+        ranked = self._ranker(validation)
 
         def validate() -> dict[str, float]:
-            scorer = Remembering(self, shown)
-            ranks = rank(scorer, validation, negatives, full=False, batch_size=p.evaluation.batch_size)
+            ranks, scorer = ranked()
             return selection_metric(ranks, validation) | scorer.active_units()
 
         return validate
 
-    def fit(
-        self,
-        train: Rows,
-        validation: Rows,
-        *,
-        params: Parameters,
-        generator: psg.Generator | None,
-        rng: np.random.Generator,
-        callbacks: Callbacks,
-    ) -> Self:
-        """Train, then :meth:`listen`."""
-        super().fit(train, validation, params=params, generator=generator, rng=rng, callbacks=callbacks)
-        if self.everywhere and params.evidence.pooled:
+    def _ranker(self, validation: Rows) -> Callable[[], tuple[pd.DataFrame, Remembering]]:
+        """A function that ranks validation rows by the current weights; what they are shown is made once."""
+        p = self.params
+        negatives = sample_negatives(validation, p.evaluation.negatives, p.split.data_seed)
+        shown = self.shown(validation)
+
+        def ranked() -> tuple[pd.DataFrame, Remembering]:
+            scorer = Remembering(self, shown)
+            return rank(scorer, validation, negatives, full=False, batch_size=p.evaluation.batch_size), scorer
+
+        return ranked
+
+    def finish(self, validation: Rows) -> None:
+        if self.everywhere and self.params.evidence.pooled:
             self.listen(validation)
-        return self
 
     def listen(self, validation: Rows) -> None:
         """Choose the weight of plain counts beside the trained model (:class:`.model.every_position.Evident`).
@@ -181,24 +179,22 @@ class I2VAERecommender(Trained):
         rows is more than its standard error (the rule of Breiman et al., Classification and Regression Trees, 1984).
         A weight above 0 stands in the selected epoch's line of the history; ``state.best_metric`` is what it reaches.
         """
-        p, state = self.params, self.state
-        negatives = sample_negatives(validation, p.evaluation.negatives, p.split.data_seed)
-        scorer = Remembering(self, self.shown(validation))
-        found, values = {}, {}
-        for weight in (0.0, *p.evidence.pooled):
+        state, ranked = self.state, self._ranker(validation)
+        reached, values = {}, {}
+        for weight in (0.0, *self.params.evidence.pooled):
             self._pool(weight)
-            ranks = rank(scorer, validation, negatives, full=False, batch_size=p.evaluation.batch_size)
-            found[weight] = selection_metric(ranks, validation)
+            ranks = ranked()[0]
+            reached[weight] = selection_metric(ranks, validation)["ndcg@10"]
             values[weight] = ndcg(ranks["greater_sampled"].to_numpy(), ranks["ties_sampled"].to_numpy(), 10)
-        best = max(found, key=lambda weight: found[weight]["ndcg@10"])
+        best = max(reached, key=lambda weight: reached[weight])
         gains = [(values[best] - values[0.0])[validation.of(d)] for d in DOMAINS]
         error = np.sqrt(sum(one.var() / max(1, len(one)) for one in gains)) / len(DOMAINS)
-        heard = best if found[best]["ndcg@10"] - found[0.0]["ndcg@10"] > error else 0.0
+        heard = best if reached[best] - reached[0.0] > error else 0.0
         self._pool(heard)
         self.frozen["pool"] = torch.tensor(heard)
         if heard:
             history = [one | ({"pool": heard} if i == state.best_epoch else {}) for i, one in enumerate(state.history)]
-            self.state = replace(state, history=history, best_metric=found[heard]["ndcg@10"])
+            self.state = replace(state, history=history, best_metric=reached[heard])
 
     def _pool(self, weight: float) -> None:
         for module in self.module.modules():

@@ -237,6 +237,9 @@ class Trained(StoredRecommender):
     def adopt(self, train: Rows, generator: Generator | None) -> None:
         """Take from training rows what the module's shapes and constants depend on (a graph, the number of users)."""
 
+    def finish(self, validation: Rows) -> None:
+        """Choose on validation rows what is not trained. Called once, when all stages are trained."""
+
     def begin(self, train: Rows, generator: Generator | None, rng: np.random.Generator) -> None:
         """Everything that training starts from: what it takes from the rows, and weights drawn from ``rng``."""
         self.popularity, self.frozen = popularity(train), {}
@@ -287,6 +290,7 @@ class Trained(StoredRecommender):
             self.state.history = [
                 {"stage": float(number)} | one for number, part in enumerate(histories, start=1) for one in part
             ]
+        self.finish(validation)
         return self
 
 
