@@ -270,11 +270,14 @@ def chronological(pair: LogPair, split: SplitParameters) -> Cut:
     of_row = group[rows.source // 2]
     removed = {"targets scrubbed from histories": scrubbed}
     splits = {name: rows.take(of_row == number) for number, name in enumerate(("train", "validation", "test"))}
-    splits, copies = splitting.without_later_copies(splits)
+    splits["train"], of_later = splitting.without_copies(splits["train"], splits["validation"], splits["test"])
+    splits["validation"], of_test = splitting.without_copies(splits["validation"], splits["test"])
     for name in ("validation", "test"):
         splits[name], dropped = splitting.make_cold(splits[name], split.cold_share, split.data_seed)
         removed[f"{name} rows of users made cold"] = dropped
-    return Cut(splits, removed | copies)
+    removed["validation rows that equal a test row under another name"] = of_test
+    removed["training rows that equal a later row under another name"] = of_later
+    return Cut(splits, removed)
 
 
 def cut_times(pair: LogPair, split: SplitParameters) -> tuple[int, int]:
@@ -301,7 +304,8 @@ def cut_at(pair: LogPair, first: int, second: int, split: SplitParameters) -> tu
     Events of other items are not shown. A training row's target is a core user's last event of a domain up to the
     first cut. A held-out row's target is the first event of a user and domain inside a window (validation between the
     cuts, test after the second), whether or not the user is in the core; its history is all earlier events, in the
-    other domain those of earlier stamps. Users occur in several splits, as in life.
+    other domain those of earlier stamps. Users occur in several splits, as in life. Of rows that are equal under
+    different user names (:func:`.splitting.without_copies`) only those of the earliest split stay.
 
     Raises
     ------
@@ -331,12 +335,19 @@ def cut_at(pair: LogPair, first: int, second: int, split: SplitParameters) -> tu
     for name, at in targets.items():
         splits[name], count = splitting.scrub(rows_at(kept, events, at))
         scrubbed += count
-    splits, copies = splitting.without_later_copies(splits)
     late = sum(int((events[d].time > second).sum()) for d in DOMAINS) - len(splits["test"])
-    removed = {"targets scrubbed from histories": scrubbed, "later events of test users, beyond their row": late}
-    validation, dropped = splitting.make_cold(splits["validation"], split.cold_share, split.data_seed)
-    removed["validation rows of users made cold"] = dropped
-    return kept, Cut(splits | {"validation": validation}, removed | copies, unknown)
+    # of two equal rows the later leaves: what training sees must not hang on what came after it
+    splits["test"], of_earlier = splitting.without_copies(splits["test"], splits["train"], splits["validation"])
+    validation, of_train = splitting.without_copies(splits["validation"], splits["train"])
+    splits["validation"], dropped = splitting.make_cold(validation, split.cold_share, split.data_seed)
+    removed = {
+        "targets scrubbed from histories": scrubbed,
+        "later events of test users, beyond their row": late,
+        "validation rows of users made cold": dropped,
+        "validation rows that equal a training row under another name": of_train,
+        "test rows that equal an earlier row under another name": of_earlier,
+    }
+    return kept, Cut(splits, removed, unknown)
 
 
 def _of_core(events: OrderedEvents, until: int, min_user: int) -> Array:

@@ -95,17 +95,6 @@ def without_copies(rows: Rows, *others: Rows) -> tuple[Rows, int]:
     return rows.take(~hit), int(hit.sum())
 
 
-def without_later_copies(splits: Mapping[str, Rows]) -> tuple[dict[str, Rows], dict[str, int]]:
-    """Splits without the rows that equal one of a later split under another user name, and how many each lost."""
-    validation, of_test = without_copies(splits["validation"], splits["test"])
-    train, of_later = without_copies(splits["train"], splits["validation"], splits["test"])
-    copies = {
-        "validation rows that equal a test row under another name": of_test,
-        "training rows that equal a later row under another name": of_later,
-    }
-    return {"train": train, "validation": validation, "test": splits["test"]}, copies
-
-
 def without_users(train: Rows, test: Rows) -> Rows:
     """The training rows of users without a test row."""
     return train.take(~belongs(train.user, test.user))
