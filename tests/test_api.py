@@ -817,6 +817,26 @@ def test_frames_are_not_told_of_pair_files(unit: str, tmp_path: Path) -> None:
     assert "columns." not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("write", "told"),
+    [
+        ("%d%m%Y", r"\(DDMMYYYY\): .* with pandas to_datetime\(.*zfill\(8\), format='%d%m%Y'\)"),
+        ("%y%j", r"\(YYDDD\): .* with pandas to_datetime\(.*zfill\(5\), format='%y%j'\)"),
+        ("%Y%m%d%H%M", r"dates written as digits: .* with pandas to_datetime\(times, format='%Y%m%d%H%M'\)"),
+        ("%s", r"Unix times are integers, to_numeric\(times\)\.astype\('int64'\)"),
+    ],
+)
+def test_frames_with_dates_as_text_of_digits_are_told_how_to_read_them(write: str, told: str, tmp_path: Path) -> None:
+    def text(times: pd.Series) -> pd.Series:
+        start = times - times.min()
+        return (pd.Timestamp("2009-03-05") + start * (pd.Timedelta(days=1500) / start.max())).dt.strftime(write)
+
+    frames = {name: one.assign(time=text(one["time"])) for name, one in small_logs().items()}
+    with pytest.raises(DataError, match=rf"^books, row 1: column 'time' holds '\d+', .*{told}") as error:
+        I2VAE.fit(frames, out=tmp_path / "run", **QUICK)
+    assert "columns." not in str(error.value)
+
+
 def test_sparse_columns_are_read(tmp_path: Path) -> None:
     plain = small_logs()
     sparse = {name: one.assign(user=pd.arrays.SparseArray(one["user"])) for name, one in plain.items()}

@@ -144,6 +144,19 @@ def test_times_when_they_are_no_seconds_are_refused_under_that_unit(tmp_path, wr
         ("%d%m%y", "DDMMYY", "s"),
         ("%m%d%y%H%M", "MMDDYYHHMM", "s"),
         ("%y%m%d%H%M%S", "YYMMDDHHMMSS", "date"),
+        ("%y%m%d%H%M", "YYMMDDHHMM", "date"),
+        ("%y%j", "YYDDD", "s"),
+        ("%y%j", "YYDDD", "d"),
+        ("%j%Y", "DDDYYYY", "s"),
+        ("%y%j%H%M", "YYDDDHHMM", "s"),
+        ("%m%Y", "MMYYYY", "s"),
+        ("%y%m", "YYMM", "s"),
+        ("%G%V", "YYYYWW", "s"),
+        ("%V%G", "WWYYYY", "date"),
+        ("%H%M%S%Y%m%d", "HHMMSSYYYYMMDD", "ms"),
+        ("%H%M%d%m%Y", "HHMMDDMMYYYY", "ms"),
+        ("%H%Y%m%d", "HHYYYYMMDD", "s"),
+        ("%d%m%Y%H%M%S123", "DDMMYYYYHHMMSSfff", "us"),
     ],
 )
 def test_dates_as_digits_in_another_notation_are_named_and_can_be_rewritten_as_told(tmp_path, write, notation, unit):
@@ -151,21 +164,51 @@ def test_dates_as_digits_in_another_notation_are_named_and_can_be_rewritten_as_t
         return moment(T - 10**8 + 300 * (t - T))  # over years
 
     paths = put(tmp_path, lambda rows: csv_of(rows, lambda t: spread(t).strftime(write).lstrip("0")))
-    with pytest.raises(DataError, match=rf"dates written as digits \({notation}\): write them as") as caught:
+    with pytest.raises(DataError, match=rf"dates written as digits \({notation}\).*: write them as") as caught:
         load_logs(written(tmp_path, unit=unit))
     assert "columns.unit: date" in str(caught.value) and "minutes since" not in str(caught.value)
-    width, told = re.search(r"zfill\((\d+)\), format='(.*?)'\)", str(caught.value)).groups()
+    width, monday, told = re.search(r"zfill\((\d+)\)(?: \+ '(1)')?, format='(.*?)'\)", str(caught.value)).groups("")
     assert notation in describe_files(*paths).refusal
     for path in paths:
         log = pd.read_csv(path)
-        log["timestamp"] = pd.to_datetime(log["timestamp"].astype(str).str.zfill(int(width)), format=told)
+        log["timestamp"] = pd.to_datetime(log["timestamp"].astype(str).str.zfill(int(width)) + monday, format=told)
         log["timestamp"] = log["timestamp"].dt.strftime("%Y%m%d%H%M%S")
         log.to_csv(path, index=False)
     _, pair = read_as_described(tmp_path, *paths)
-    expected = [
-        datetime.strptime(spread(t).strftime(write), write).replace(tzinfo=UTC).timestamp() for *_, t in LOGS["x"]
-    ]
+    write = write.replace("123", "")
+    texts = [spread(t).strftime(write) + monday for *_, t in LOGS["x"]]
+    write += "%u" * bool(monday)
+    expected = [datetime.strptime(text, write).replace(tzinfo=UTC).timestamp() for text in texts]
     assert sorted(time for *_, time in triples(pair, "x")) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("write", "told"),
+    [
+        (lambda t: f"{t.year}{(t.month + 2) // 3}", r"\(YYYYQ\).*str\[:4\] \+ .*str\[-1\]\.map"),
+        (lambda t: f"{(t.month + 2) // 3}{t.year}", r"QYYYY\).*str\[1:\] \+ .*str\[0\]\.map"),
+        (lambda t: f"{t:%H%M%S}", "HHMMSS, without the day"),
+        (lambda t: f"{t:%m%d}", "MMDD, without the year"),
+    ],
+)
+@pytest.mark.parametrize("unit", ["s", "d", "date"])
+def test_quarters_and_parts_of_dates_are_named(tmp_path, write, told, unit):
+    paths = put(tmp_path, lambda rows: csv_of(rows, lambda t: write(moment(T - 10**8 + 301 * (t - T))).lstrip("0")))
+    with pytest.raises(DataError, match=told):
+        load_logs(written(tmp_path, unit=unit))
+    assert re.search(told, describe_files(*paths).refusal)
+
+
+@pytest.mark.parametrize(("first", "last"), [(15001, 15400), (14990, 15380), (16001, 16366), (20131, 20134)])
+def test_days_that_happen_to_look_like_dates_are_read(tmp_path, first, last):
+    """Days since 1970; YYDDD and YYYYQ fit most of these."""
+    count = iter(range(10**6))
+
+    def some_day(_: int) -> int:
+        return first + next(count) * 97 % (last - first + 1)
+
+    found, pair = read_as_described(tmp_path, *put(tmp_path, lambda rows: csv_of(rows * 5, some_day)))
+    assert found.columns.unit == "d" and not pair.suspicions
 
 
 @pytest.mark.parametrize(

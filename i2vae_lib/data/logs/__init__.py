@@ -6,7 +6,9 @@
 ``files``, ``first_bytes``         one log file: opened, columns, delimiter; what is no log at all
 ``amazon``, ``c2dsr``, ``frames``  Amazon's ratings, C2DSR's text files, DataFrames
 ``database``                       the rows of both logs, staged in DuckDB
-``checks``                         which rows are refused, and what is suspicious about times
+``checks``                         which rows are refused
+``notations``                      dates as digits in a notation that no unit stands for
+``suspicions``                     what is odd about times
 ``ids``                            numbers for ids, and what is suspicious about ids
 ``join``                           both logs as one pair
 =================================  ============================================================================

@@ -6,14 +6,14 @@ import bisect
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
 
 import duckdb
 
 from i2vae_lib.data.logs.database import first_row, locate, reading
 from i2vae_lib.data.logs.files import DATE_DIGITS, NUMBER, Source, fields_of
+from i2vae_lib.data.logs.notations import FIRST_YEAR, notation_in
 from i2vae_lib.data.logs.pair_file import SIZED, UNITS, Columns, Unit
 from i2vae_lib.data.rows import DOMAINS, DataError
 
@@ -24,24 +24,8 @@ _NO_ID = (  # what an export writes for an unknown id: all that pandas reads as 
     *("1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"),
 )
 _YEAR = 365 * 86_400  # seconds
-FIRST_LOGS = 788_918_400  # the year 1995: no log of what people take is older
+FIRST_LOGS = int(datetime(FIRST_YEAR, 1, 1, tzinfo=UTC).timestamp())
 _YEAR_9999 = (253_370_764_800, 253_402_387_199)  # its first and last second, and a day more for zones
-_DATES = {  # as digits in another order than ``DATE_DIGITS``, likelier ones first; HH, HHMM or HHMMSS may follow
-    "YYYYDDMM": "%Y%d%m",
-    "DDMMYYYY": "%d%m%Y",
-    "MMDDYYYY": "%m%d%Y",
-    "YYYYDDD": "%Y%j",
-    "YYYYMM": "%Y%m",
-    "YYMMDD": "%y%m%d",
-    "DDMMYY": "%d%m%y",
-    "MMDDYY": "%m%d%y",
-}
-_NOTATIONS = {
-    day + clock: _DATES[day] + format
-    for day in _DATES
-    for clock, format in {"": "", "HH": "%H", "HHMM": "%H%M", "HHMMSS": "%H%M%S"}.items()
-    if day != "YYYYMM" or not clock
-}
 _CLOCKS = {  # that are no SIZED ones: seconds a tick, and their zero in Unix seconds
     "100 nanoseconds since 1601 (FILETIME)": (1e-7, -11_644_473_600),
     "100 nanoseconds since the year 1 (.NET ticks)": (1e-7, -62_135_596_800),
@@ -117,7 +101,7 @@ def check_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Col
     if sized:
         _refuse_no_times(db, d, source, layout, total)
     if layout.unit == "d":
-        _refuse_years(db, d, source, layout)
+        _refuse_no_days(db, d, source, layout)
     if found.get("9999") == total:  # all of them: then they are milliseconds, of 1978
         del found["9999"]
     first = list(bad)[: list(bad).index("9999") + 1]
@@ -152,7 +136,8 @@ def numbers_as(db: duckdb.DuckDBPyConnection, d: str) -> Unit | None:
             return "order"
     # days from 1975 to today: Unix times of that size would all lie on the first day of 1970. Larger numbers, such as
     # the days of spreadsheets, which count from 1900, are something else, and so are years
-    return "d" if least >= 1826 and _LAST_YEAR < most <= time.time() / 86_400 + 1 else None
+    days = least >= 1826 and _LAST_YEAR < most <= time.time() / 86_400 + 1
+    return "d" if days and not notation_in(db, "CAST(t AS VARCHAR)", f"raw_{d}") else None
 
 
 def _other_clock(least: int, most: int, unit: Unit) -> str | None:
@@ -190,7 +175,7 @@ def _refuse_no_times(db: duckdb.DuckDBPyConnection, d: str, source: Source, layo
             f"{where} holds {least:,} to {most:,}, days since 1970 ({date_of(least * 86_400)} to "
             f"{date_of(most * 86_400)}) and no {UNITS[layout.unit][0]}: set columns.unit: d"
         )
-    if notation := _notation(db, "CAST(t AS VARCHAR)", f"raw_{d}", total):
+    if notation := notation_in(db, "CAST(t AS VARCHAR)", f"raw_{d}"):
         raise DataError(f"{where} holds {least} to {most}, no {UNITS[layout.unit][0]} since 1970 but {notation}")
     if least is not None and (clock := _other_clock(least, most, layout.unit)):
         raise DataError(
@@ -204,39 +189,14 @@ def _refuse_no_times(db: duckdb.DuckDBPyConnection, d: str, source: Source, layo
         )
 
 
-def _notation(db: duckdb.DuckDBPyConnection, text: str, rows: str, total: int, values: Sequence[Any] = ()) -> str:
-    """The notation of dates as digits that nearly all rows have, and how to write them instead; "" if there is none."""
-    found = list(_NOTATIONS)
-    for part, size in ((f"(SELECT * FROM {rows} LIMIT 1000)", min(total, 1000)), (rows, total)):
-        counts = []
-        for name in found:
-            whole = f"lpad({text}, {len(name)}, '0')"  # a zero in front may be lost
-            seconds = f"epoch(try_strptime({whole}, '{_NOTATIONS[name]}'))"
-            counts.append(
-                f"CASE WHEN max(length({text})) > 5 THEN "  # five digits alone are days of a spreadsheet
-                f"count(*) FILTER (length({text}) BETWEEN {len(name) - 1} AND {len(name)} AND {seconds} "
-                f"BETWEEN {FIRST_LOGS} AND {int(time.time())}) ELSE 0 END"
-            )
-        distinct, *likely = first_row(db, f"SELECT count(DISTINCT {text}), {', '.join(counts)} FROM {part}", values)
-        found = [name for name, count in zip(found, likely, strict=True) if count >= 0.9 * size]
-        if not found or (distinct < 5 and size == total):  # a few numbers may look so by chance
-            return ""
-    found = [name for name in found if "YYYY" in name] or found  # two digits of four may be hours as well
-    return (
-        f"dates written as digits ({' or '.join(found)}): write them as YYYYMMDDHHMMSS, with pandas "
-        f"to_datetime(times.astype(str).str.zfill({len(found[0])}), format='{_NOTATIONS[found[0]]}')"
-        f".dt.strftime('%Y%m%d%H%M%S'){f' if they are {found[0]}' * (len(found) > 1)}, and set columns.unit: date"
-    )
-
-
-def _refuse_years(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Columns) -> None:
-    """Refuse years in place of days since 1970: as days all of them would lie in 1975."""
+def _refuse_no_days(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Columns) -> None:
+    """Refuse years and dates as digits in place of days since 1970: as days all of them would lie elsewhere."""
     least, most = first_row(db, f"SELECT min(t) // 86400, max(t) // 86400 FROM raw_{d}")
+    where = f"{source.path}: column '{layout.timestamp}' holds {least} to {most}"
     if least is not None and least >= 1900 and most <= _LAST_YEAR:
-        raise DataError(
-            f"{source.path}: column '{layout.timestamp}' holds {least} to {most}, which look like years and no days "
-            f"since 1970: give the events' times"
-        )
+        raise DataError(f"{where}, which look like years and no days since 1970: give the events' times")
+    if notation := notation_in(db, "CAST(t // 86400 AS VARCHAR)", f"raw_{d}"):
+        raise DataError(f"{where}, no days since 1970 but {notation}")
 
 
 def _refuse_cut(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns) -> None:
@@ -345,17 +305,17 @@ def _advice(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns, valu
     assert layout.timestamp is not None
     rows, values = source.rows()
     text = value.strip()
+    digits = f"regexp_replace(trim({source.text(layout.timestamp)}), '\\.0*$', '')"
     for unit in ("iso", "date", unit_by_size(float(text)) if re.fullmatch(NUMBER, text) else "s"):
         seconds = f"{source.time(layout.model_copy(update={'unit': unit}))} // {UNITS[unit][1]}"
         likely = f"{seconds} BETWEEN {FIRST_LOGS} AND {int(time.time())}"
         total, unlikely = first_row(
             db, f"SELECT count(*), count(*) FILTER (({likely}) IS NOT TRUE) FROM {rows}", values
         )
+        if unit in SIZED and bad > 0.1 * total and (notation := notation_in(db, digits, rows, values)):
+            return f": {notation}"
         if not unlikely:
             return f": set columns.unit: {unit}, which reads every row"
-    digits = f"regexp_replace(trim({source.text(layout.timestamp)}), '\\.0*$', '')"
-    if bad > 0.1 * total and (notation := _notation(db, digits, rows, total, values)):
-        return f": {notation}"
     if layout.unit == "date" and re.fullmatch(DATE_DIGITS, text):
         return ": no day of the calendar: mend or drop these rows"
     if re.fullmatch(r"[0-9a-f]{24}", text):

@@ -1,6 +1,6 @@
 """Two log files without a pair file: a guess at their layout, what they hold, and a proposed pair file.
 
-What looks suspicious in ids is found in :mod:`.ids`, in times in :mod:`.checks`, and in counts here.
+What looks suspicious in ids is found in :mod:`.ids`, in times in :mod:`.suspicions`, and in counts here.
 """
 
 from __future__ import annotations

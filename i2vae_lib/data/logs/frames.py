@@ -16,7 +16,8 @@ import yaml
 
 from i2vae_lib.data.logs.checks import unit_by_size
 from i2vae_lib.data.logs.describe import describe_files
-from i2vae_lib.data.logs.files import Source, check_columns, check_id_type, is_number
+from i2vae_lib.data.logs.files import DATE_DIGITS, Source, check_columns, check_id_type, is_number
+from i2vae_lib.data.logs.notations import notation_of
 from i2vae_lib.data.logs.pair_file import LONGEST_NAME, UNITS, Unit
 from i2vae_lib.data.rows import DOMAINS, DataError
 from i2vae_lib.runs import write_atomically
@@ -83,6 +84,7 @@ def write_pair(
 _IN_FRAMES = {  # what messages advise for pair files, which frames do not have
     r"set columns\.unit: order": "give time=False",
     r"YYYYMMDDHHMMSS, with (.*)\.dt\.strftime\(.*?\)(.*), and set columns\.unit: date": r"datetimes, with \1\2",
+    r"set columns\.unit: d\b": "write them as datetimes, with pandas to_datetime(times, unit='D')",
     r"set columns\.unit: \w+": "write them as datetimes",
     r"if columns\.unit: \w+ is right, drop them": "drop them",
     r"columns\.unit: \w+ stands for": "expected",
@@ -98,10 +100,13 @@ def by_name(folder: Path, names: Mapping[str, str]) -> Iterator[None]:
         message = re.sub(re.escape(str(folder)) + r"[/\\][^/\\]*\.yaml: ", "", str(error))
         for d, name in names.items():
             message = message.replace(str((folder / f"{d}.parquet").resolve()), name)
-        if message != str(error):
-            for told, instead in _IN_FRAMES.items():
-                message = re.sub(told, instead, message)
-        raise DataError(message) from None
+        raise DataError(message if message == str(error) else _in_frames(message)) from None
+
+
+def _in_frames(message: str) -> str:
+    for told, instead in _IN_FRAMES.items():
+        message = re.sub(told, instead, message)
+    return message
 
 
 _Described = tuple[dict[str, Any], dict[str, str]]  # content of a pair file; types of the ids
@@ -214,8 +219,8 @@ def _times(name: str, column: str, values: pd.Series) -> pd.Series:
         bad = (dates.isna() | vague) & values.notna()
         if bad.any() and is_number(str(values[bad].iloc[0])):
             raise DataError(
-                f"{name}, row {int(bad.to_numpy().argmax()) + 1}: column '{column}' holds {values[bad].iloc[0]!r}, a "
-                f"number in a column of {values.dtype}: Unix times are integers, astype('int64') makes them"
+                f"{name}, row {int(bad.to_numpy().argmax()) + 1}: column '{column}' holds {values[bad].iloc[0]!r}, "
+                f"{_of_digits(values)}"
             )
         if bad.any():
             raise DataError(
@@ -229,6 +234,19 @@ def _times(name: str, column: str, values: pd.Series) -> pd.Series:
             f"first"
         )
     return values
+
+
+def _of_digits(values: pd.Series) -> str:
+    """What times are that stand as digits in a column of text or objects, and what they should be."""
+    texts = [str(one).strip() for one in values.dropna().unique()[:5_000]]
+    if all(re.fullmatch(DATE_DIGITS, one) for one in texts):
+        format = "%Y%m%d%H%M%S%f"[: min(len(texts[0]) - 2, 14)]
+        return f"dates written as digits: write them as datetimes, with pandas to_datetime(times, format='{format}')"
+    if notation := notation_of(texts):
+        return _in_frames(notation)
+    return (
+        f"a number in a column of {values.dtype}: Unix times are integers, to_numeric(times).astype('int64') makes them"
+    )
 
 
 def _common_unit(times: Mapping[str, pd.Series]) -> Unit:

@@ -23,6 +23,7 @@ from i2vae_lib.data.logs.files import (
     is_temporal,
     open_table,
 )
+from i2vae_lib.data.logs.notations import likely_in
 from i2vae_lib.data.logs.pair_file import (
     COLUMNS_EXAMPLE,
     FORMATS,
@@ -388,7 +389,9 @@ def unit_of_times(db: duckdb.DuckDBPyConnection, layout: Layout, suspicious: lis
     kinds = {d: numbers_as(db, d) for d in DOMAINS}
     if kinds["x"] is not None and kinds["x"] == kinds["y"]:
         words = {"order": "the numbers of the rows: an order inside each file and no times"}
-        suspicious.append(f"the times are {words.get(kinds['x'], UNITS[kinds['x']][0])}")
+        fitting = [likely_in(db, "CAST(t AS VARCHAR)", f"raw_{d}") if kinds[d] == "d" else [] for d in DOMAINS]
+        also = "".join(f", or dates written as {name}" for name in fitting[0] if name in fitting[1])
+        suspicious.append(f"the times are {words.get(kinds['x'], UNITS[kinds['x']][0])}{also}")
         return kinds["x"]
     return _common_unit(db, paths, suspicious) if layout.columns.unit in SIZED else layout.columns.unit
 
