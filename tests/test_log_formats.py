@@ -380,8 +380,16 @@ FORMATS: dict[str, tuple[str, Callable[[Event], str], str]] = {  # header, line,
             lambda e, sign=sign: sign.join((e[0], e[1], moment(e[2]).isoformat())),
             "csv",
         )
-        for sign in "^~!*¦\x1f"
+        for sign in (*"^~!*¦\x1f\x1e\x02'.þ", "->", "<>", ":::", "||", "|~|", " -> ", "\u00a0")
     },
+    "separated by '-'": ("user_id-item_id-timestamp\n", lambda e: f"{e[0]}-{e[1]}-{e[2]}", "csv"),
+    "blanks in names": (
+        "user id^item id^time stamp\n",
+        lambda e: f"{e[0]}^{e[1]}^{moment(e[2]):%Y-%m-%d %H:%M:%S}",
+        "csv",
+    ),
+    "no header, separated by '_'": ("", lambda e: f"{e[0]}_{e[1]}_{e[2]}", "csv"),
+    "no header, separated by '->'": ("", lambda e: f"{e[0]}->{e[1]}->{e[2]}", "csv"),
     "no header, separated by '^'": ("", lambda e: f"{e[0]}^{e[1]}^{moment(e[2]).isoformat()}", "csv"),
     "control-A": ("", lambda e: f"{e[0]}\x01{e[1]}\x015\x01{e[2]}", "txt"),
     "time first": ("", lambda e: f"{e[2]}\t{e[0]}\t{e[1]}", "tsv"),
@@ -974,6 +982,39 @@ def test_time_that_no_event_has_is_told_what_it_is(tmp_path, write, last, unit, 
     put(tmp_path, lambda rows: csv_of(rows, write) + f"3,1,{last}\n")
     with pytest.raises(DataError, match=rf"x\.csv, line 152: column 'timestamp' holds .*{told}"):
         load_logs(written(tmp_path, unit=unit))
+
+
+@pytest.mark.parametrize(
+    ("header", "separator", "write", "told"),
+    [
+        (
+            "user_id-item_id-timestamp",
+            "-",
+            lambda t: moment(t).isoformat(),
+            "line 1: 3 values, if '-' separates them, and 5 in line 2: .*with commas or tabs",
+        ),
+        ("user_id_item_id_timestamp", "_", str, "line 1: 5 values, if '_' separates them, and 3 in line 2"),
+        ("user_idxitem_idxtimestamp", "x", str, "line 1: no sign stands in 'user_idxitem.*with commas or tabs"),
+        ('user_id"item_id"timestamp', '"', str, "line 1: values separated by '\"'.*with commas or tabs"),
+        ("user_id~~~~~item_id~~~~~timestamp", "~~~~~", str, "line 1: values separated by '~~~~~', more than 4 bytes"),
+        ("user_id\0item_id\0timestamp", "\0", str, r"such as U\+0000: if it separates values, write commas"),
+    ],
+)
+def test_separators_that_cannot_be_read_are_named(tmp_path, header, separator, write, told):
+    def text(rows):
+        return "".join(f"{line}\n" for line in [header, *(separator.join((u, i, write(t))) for u, i, t in rows)])
+
+    paths = put(tmp_path, text)
+    with pytest.raises(DataError, match=told):
+        describe_files(*paths)
+    with pytest.raises(DataError, match=told):
+        load_logs(written(tmp_path))
+
+
+def test_line_is_right_where_a_separator_has_several_signs(tmp_path):
+    put(tmp_path, lambda rows: csv_of(rows).replace(",", "->") + "3->1->noon\n")
+    with pytest.raises(DataError, match=r"x\.csv, line 152: column 'timestamp' holds 'noon'"):
+        load_logs(written(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a\tb", "n" * 120, "\u200b", "ratings_", " x"])

@@ -3,7 +3,8 @@
 =================================  ============================================================================
 ``describe``, ``layouts``          ``i2vae describe``: guesses the layout, counts, proposes a pair file
 ``pair_file``                      the pair file: YAML that says how two logs are read
-``files``, ``first_bytes``         one log file: opened, columns, delimiter; what is no log at all
+``files``, ``first_bytes``         one log file: opened, columns; what is no log at all
+``separators``                     what stands between the values of a text file
 ``amazon``, ``c2dsr``, ``frames``  Amazon's ratings, C2DSR's text files, DataFrames
 ``database``                       the rows of both logs, staged in DuckDB
 ``checks``                         which rows are refused

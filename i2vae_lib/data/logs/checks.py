@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 import duckdb
 
 from i2vae_lib.data.logs.database import first_row, locate, reading
-from i2vae_lib.data.logs.files import DATE_DIGITS, NUMBER, Source, fields_of
+from i2vae_lib.data.logs.files import DATE_DIGITS, NUMBER, Source
 from i2vae_lib.data.logs.notations import FIRST_YEAR, notation_in
 from i2vae_lib.data.logs.pair_file import SIZED, UNITS, Columns, Unit
+from i2vae_lib.data.logs.separators import fields_of
 from i2vae_lib.data.rows import DOMAINS, DataError
 
 # between the units of Unix times: from March 1973 to the year 5138, the size of a time tells its unit

@@ -12,8 +12,9 @@ from typing import Any
 
 import duckdb
 
-from i2vae_lib.data.logs.files import JSON_LINES, Source, fields_of, is_number, key_twice, text_of
+from i2vae_lib.data.logs.files import JSON_LINES, Source, is_number, key_twice, text_of
 from i2vae_lib.data.logs.pair_file import Columns
+from i2vae_lib.data.logs.separators import fields_of
 from i2vae_lib.data.rows import DataError
 from i2vae_lib.places import not_utf8, shortened
 
@@ -202,7 +203,7 @@ def locate(
 def _line(source: Source, n: int) -> int:
     """The line on which record ``n`` (from 1, header not counted) starts: empty lines and line ends in quotes count."""
     if len(source.delimiter) > 1:  # JSON lines, "::": a line is a record
-        return int(n)
+        return int(n) + source.header
     with text_of(source) as stream:
         reader = csv.reader(stream, delimiter=source.delimiter)
         left, line = n + source.header, 0

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from i2vae_lib.data.logs.first_bytes import check_whole, first_line, is_parquet
 from i2vae_lib.data.logs.pair_file import COLUMNS_EXAMPLE, FORMATS, HEADERLESS, UNITS, Columns, Format, Side
+from i2vae_lib.data.logs.separators import fields_of, separator_of
 from i2vae_lib.data.rows import DataError
 from i2vae_lib.places import suggestion
 
@@ -39,8 +40,6 @@ FLOAT_IDS = (  # end of a message
     "; integers that became floats, as pandas makes them where one is missing? Drop the rows without an id and write "
     "the column as text or integers"
 )
-_DELIMITERS = (",", "\t", ";", "|", "\x01", "\x1f")
-_OF_VALUES = ":/+@%&=?#"  # signs that stand in times and addresses as well
 FIRST_OBJECTS = 1000  # of JSON lines, whose keys are a file's columns
 JSON_LINES = "JSON lines"  # in place of a delimiter
 _REJECTS = "store_rejects=true, rejects_limit=100"  # lines that cannot be read, for :func:`.database.reading`
@@ -248,19 +247,19 @@ def open_table(path: Path, wanted: Sequence[str], *, header: Sequence[str] | Non
     gzipped, line = first_line(path)
     if line.lstrip().startswith("{"):
         return Source(path, gzipped, JSON_LINES, False, _keys(path, gzipped, line), None)
-    split = {delimiter: fields_of(line, delimiter) for delimiter in _delimiters(line)}
-    best = max(split, key=lambda one: (len({*split[one]} & {*wanted}), len(split[one])))
-    if best == " " and "" in split[best]:
+    best = separator_of(path, gzipped, line, wanted)
+    fields = fields_of(line, best)
+    if best == " " and "" in fields:
         raise DataError(f"{path}, line 1: several blanks in a row between values: leave one, e.g. `tr -s ' '`")
     if header is not None:
-        if len(split[best]) != len(header):
+        if len(fields) != len(header):
             raise DataError(
-                f"{path}, line 1: {len(split[best])} fields, separated by {best!r}, where columns.header names "
+                f"{path}, line 1: {len(fields)} fields, separated by {best!r}, where columns.header names "
                 f"{len(header)}: {', '.join(header)}"
             )
         return Source(path, gzipped, best, False, tuple(header), None)
-    blank = best != " " and any(name.startswith(" ") for name in split[best][1:])
-    if line.startswith(("#", "%")) and (blank or best == " " or not {*wanted} <= {*split[best]}):
+    blank = best != " " and any(name.startswith(" ") for name in fields[1:])
+    if line.startswith(("#", "%")) and (blank or best == " " or not {*wanted} <= {*fields}):
         raise DataError(
             f"{path}, line 1: it begins with {line[0]!r}, as comments do: delete it, the header comes first"
         )
@@ -269,24 +268,13 @@ def open_table(path: Path, wanted: Sequence[str], *, header: Sequence[str] | Non
             f"{path}, line 1: a blank follows each {best!r}, and would belong to the names and ids: write the file "
             f"without these blanks"
         )
-    for name in split[best]:
+    for name in fields:
         if odd := [one for one in name if not one.isprintable() and one != "\t"]:
             raise DataError(
                 f"{path}, line 1: column {name.replace(odd[0], '')!r} holds the invisible character "
                 f"U+{ord(odd[0]):04X}: delete it"
             )
-    return Source(path, gzipped, best, True, tuple(split[best]), None)
-
-
-def _delimiters(line: str) -> Sequence[str]:
-    """Those that a first line may have: ``::`` where it stands; blanks, or else any sign, where nothing else does."""
-    if "::" in line:
-        return ("::",)
-    usual = [one for one in _DELIMITERS if one in line]
-    if usual or " " in line:
-        return usual or (" ",)
-    signs = sorted({one for one in line if one.isprintable() and not one.isalnum() and one not in "_-.\"'"})
-    return [one for one in signs if one not in _OF_VALUES] or signs or (" ",)
+    return Source(path, gzipped, best, True, tuple(fields), None)
 
 
 def _keys(path: Path, gzipped: bool, line: str) -> tuple[str, ...]:
@@ -337,8 +325,7 @@ def _open_headerless(path: Path, format: Format) -> Source:
     source = Source(path, gzipped, ",", False, HEADERLESS[format], None)
     source.check_whole()
     fields = fields_of(line, ",")
-    other = next((one for one in _delimiters(line) if len(fields_of(line, one)) >= 3), None)
-    if len(fields) < 3 and other is not None:
+    if len(fields) < 3 and len(fields_of(line, other := separator_of(path, gzipped, line, ()))) >= 3:
         names = ", ".join(source.names)
         raise DataError(
             f"{path}, line 1: the values are separated by {other!r}, where format {format} has commas; in place of the "
@@ -355,13 +342,6 @@ def _open_headerless(path: Path, format: Format) -> Source:
             f"{','.join(source.names)}"
         )
     return source
-
-
-def fields_of(line: str, delimiter: str) -> list[str]:
-    """The values of a line."""
-    if len(delimiter) > 1:
-        return line.split(delimiter)
-    return next(csv.reader(io.StringIO(line, newline=""), delimiter=delimiter), [])
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from i2vae_lib.data.rows import DataError
 from i2vae_lib.places import not_utf8
 
 _NO_TEXT = (
-    "neither CSV nor Parquet (line 1 holds control characters); logs are CSV or JSON lines in UTF-8 (plain or .gz) or "
-    "Parquet: convert it"
+    "neither CSV nor Parquet (line 1 holds control characters{}); logs are CSV or JSON lines in UTF-8 (plain or .gz) "
+    "or Parquet: convert it"
 )
 _DAMAGED_GZIP = "damaged or truncated gzip file; fetch or compress it anew"
 _MAGIC = {  # of the first eight bytes
@@ -88,7 +88,7 @@ def first_line(path: Path) -> tuple[bool, str]:
         line = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         if re.search(rb"[\0-\x08\x0e-\x1a]", content):
-            raise DataError(f"{path}: {_NO_TEXT}") from None
+            raise DataError(f"{path}: {_NO_TEXT.format('')}") from None
         raise DataError(f"{path}, line 1: {not_utf8()}") from None
     for beginning, what in _NO_LOG.items():
         if line.lower().startswith(beginning):
@@ -106,8 +106,10 @@ def first_line(path: Path) -> tuple[bool, str]:
         raise DataError(f"{path}: its lines end with a carriage return alone (\\r): convert it, e.g. `tr '\\r' '\\n'`")
     if not line.strip():
         raise DataError(f"{path}: the file is empty" if not line else f"{path}, line 1: empty; the header belongs here")
-    if any(unicodedata.category(one) == "Cc" and one not in "\t\r\n\x01\x1f" for one in line):
-        raise DataError(f"{path}: {_NO_TEXT}")
+    control = {one for one in line if unicodedata.category(one) == "Cc"} - {"\t", "\r", "\n"}
+    if len(control) > 1 or control & {"\0", "\x1b"}:  # one of them may separate values
+        some = f", such as U+{ord(min(control)):04X}: if it separates values, write commas instead"
+        raise DataError(f"{path}: {_NO_TEXT.format(some)}")
     if line.lstrip().startswith("["):
         raise DataError(f"{path}, line 1: this is a JSON list; write one JSON object a line, CSV or Parquet")
     return gzipped, line.rstrip("\r\n")
