@@ -249,6 +249,56 @@ def test_times_that_may_count_from_elsewhere_are_suspicious(tmp_path, write, tol
         assert len([one for one in suspicious if re.search(told, one)]) == 2
 
 
+def many(folder: Path, write: Callable[[int, np.random.Generator], object]) -> list[Path]:
+    """Two logs of 1,000 events within 330 days, at any time of a day."""
+    rng = np.random.default_rng(0)
+
+    def text(_: list[Event]) -> str:
+        times = [T + int(n) for n in rng.integers(330 * 86_400, size=1_000)]
+        return csv_of([(str(n % 90), f"i{n % 40}", t) for n, t in enumerate(times)], lambda t: write(t, rng))
+
+    return put(folder, text)
+
+
+@pytest.mark.parametrize(
+    ("write", "told"),
+    [
+        (lambda t, rng: (1_199_145_600, 1_577_836_800)[t % 2] if t % 11 == 3 else t, "2008-01-01.*, far from all"),
+        (lambda t, rng: (1_199_145_600, 1_577_836_800)[t % 2] if t % 11 == 3 else t, "2020-01-01.*, far from all"),
+        (lambda t, rng: 946_684_800 + t % 50_000 if t % 20 == 3 else t, "have times of 2000-01-01, far from all"),
+        (lambda t, rng: 946_684_800 + 3_600 * (t % 24 - 12) if t % 20 == 3 else t, "times of 1999-12-31 to 2000-01-01"),
+        (lambda t, rng: rng.integers(8 * 10**8, T) if t % 20 == 3 else t, "events are scattered over 19 years"),
+        (lambda t, rng: rng.integers(10**9, 17 * 10**8) if t % 20 == 3 else t, "events are scattered over 2. years"),
+        (lambda t, rng: moment(t).strftime("%Y-%m-%d %I:%M:%S"), "hours of all times are 1 to 12: a clock of twelve"),
+        (lambda t, rng: f"{moment(t):%Y-%m-%d} {moment(t).hour % 12:02}:30", "hours of all times are 0 to 11"),
+        (lambda t, rng: moment(t).strftime("%Y%m%d%I%M%S"), "the hours of all times are 1 to 12"),
+    ],
+)
+def test_times_that_stand_for_others_are_suspicious(tmp_path, write, told):
+    found, pair = read_as_described(tmp_path, *many(tmp_path, write))
+    for suspicious in (found.suspicious, pair.suspicions):
+        assert len([one for one in suspicious if re.search(told, one)]) == 2, suspicious
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda t, rng: t,
+        lambda t, rng: t - 1_400 * 86_400 if t % 12 == 3 else t,  # two periods
+        lambda t, rng: T - int(rng.exponential() * 86_400 * 365),  # more and more events
+        lambda t, rng: T - int(rng.lognormal() * 86_400 * 100),
+        lambda t, rng: t // 604_800 * 604_800 + t % 86_400,  # a day of each week
+        lambda t, rng: T + 86_400 * 100 * (t % 3) + t % 30_000,  # three sessions
+        lambda t, rng: t // 86_400 * 86_400 + int(3_600 + sum(rng.random(3)) * 4 * 3_600),  # a shop's hours
+        lambda t, rng: moment(t).strftime("%Y-%m-%d"),
+    ],
+)
+def test_times_as_events_have_them_are_not_suspicious(tmp_path, write):
+    found, pair = read_as_described(tmp_path, *many(tmp_path, write))
+    for suspicious in (found.suspicious, pair.suspicions):
+        assert not [one for one in suspicious if re.search("far from all|scattered|hours of all", one)]
+
+
 @pytest.mark.parametrize(("first", "step"), [(10**9, 1), (T, 7), (T * 1000, 1000)])
 def test_times_that_count_the_rows_are_suspicious_in_the_audit_too(tmp_path, first, step):
     number = iter(range(10**6))
