@@ -1067,6 +1067,38 @@ def test_line_is_right_where_a_separator_has_several_signs(tmp_path):
         load_logs(written(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("change", "unit", "told"),
+    [
+        (lambda u, i, t: ("", i, t), "s", "150 of 150 rows: name the column of the users, or give the users ids"),
+        (lambda u, i, t: (u, "NA", t), "s", "150 of 150 rows: name the column of the items, or give the items ids"),
+        (lambda u, i, t: (u, i, ""), "s", "is empty; 150 of 150 rows .*: name the column of the times, or"),
+        (lambda u, i, t: (u, i, "NULL"), "iso", "no time but 'NULL'; 150 of 150 .*: name the column of the times, or"),
+        (lambda u, i, t: (u, i, -5), "s", "unknown ones .150 of 150 .*: name the column of the times, or"),
+        (lambda u, i, t: (u, i, 0 if t % 9 else t), "s", "unknown ones .* of 150 .*: name the column of the times, or"),
+        (lambda u, i, t: (u, i, "0000-00-00"), "iso", "150 of 150 .*no day of the calendar: give days that exist"),
+        (lambda u, i, t: (u, i, "1965-03-01"), "iso", "150 of 150 .*; give the events' own times"),
+        (lambda u, i, t: (u, i, 3 * t if t % 9 else t), "s", "in the future .*is right, give the events' own times"),
+        (lambda u, i, t: (u, i, f"{t},5"), "s", "line 2: 4 fields where line 1 has 3; so have most lines: line 1 sh"),
+    ],
+)
+def test_advice_where_nearly_all_rows_are_wrong_leaves_some(tmp_path, change, unit, told):
+    put(tmp_path, lambda rows: csv_of([change(*one) for one in rows]))
+    with pytest.raises(DataError, match=told) as caught:
+        load_logs(written(tmp_path, unit=unit))
+    assert "drop" not in str(caught.value) and "delete" not in str(caught.value)
+
+
+@pytest.mark.parametrize("role", ["user", "item", "timestamp"])
+def test_parquet_column_without_a_value_is_named(tmp_path, role):
+    name = f"{role}_id".replace("timestamp_id", "timestamp")
+    for d in DOMAINS:
+        frame = pd.DataFrame(LOGS[d], columns=["user_id", "item_id", "timestamp"])
+        frame.assign(**{name: None}).to_parquet(tmp_path / f"{d}.parquet")
+    with pytest.raises(DataError, match=rf"x\.parquet: column '{name}' is empty in all rows: name the column"):
+        load_logs(written(tmp_path, "parquet"))
+
+
 @pytest.mark.parametrize("name", ["a\nb", "a\tb", "n" * 120, "\u200b", "ratings_", " x"])
 def test_logs_are_described_whatever_the_files_are_called(tmp_path, name):
     paths = [path.rename(tmp_path / f"{name}{end}.csv") for path, end in zip(put(tmp_path, csv_of), "ab", strict=True)]

@@ -443,7 +443,7 @@ LINE = X.count("\n") + 2  # of what is appended to x.csv
             r"line {n}: column 'timestamp' holds '2014-01-01'; columns.unit: s stands for Unix time in sec",
         ),
         ("01,a,1.38e9", r"line {n}: column 'timestamp' holds '1.38e9'; .*in this notation digits were rounded away"),
-        ("01,a,nan", r"line {n}: column 'timestamp' holds 'nan'; .*Unix time"),
+        ("01,a,nan", r"line {n}: column 'timestamp' has no time but 'nan'; .*: drop them"),
         ("01,a,9999999999999999999999", r"line {n}: column 'timestamp' holds '9999999999999999999999'; .*Unix time"),
         ("01,a,0", r"line {n}: column 'timestamp' holds '0': 0 and negative times are unknown ones \(1 of 10 rows\)"),
         ("01,a,-5", r"line {n}: column 'timestamp' holds '-5': 0 and negative"),

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import duckdb
 
 from i2vae_lib.data.logs.database import first_row, locate, reading
-from i2vae_lib.data.logs.files import DATE_DIGITS, NUMBER, Source
+from i2vae_lib.data.logs.files import DATE_DIGITS, ISO, NUMBER, Source
 from i2vae_lib.data.logs.notations import FIRST_YEAR, notation_in
 from i2vae_lib.data.logs.pair_file import SIZED, UNITS, Columns, Unit
 from i2vae_lib.data.logs.separators import fields_of
@@ -110,7 +110,7 @@ def check_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Col
     wrong = wrong or (_odd_unit(found, layout.unit) if sized else None)
     if wrong := wrong or next((key for key in ("1970", "future") if key in found), None):
         where, values = locate(db, source, layout, bad[wrong])
-        asked = wrong == "text" or (wrong in ("1970", "future") and found[wrong] == total)
+        asked = wrong == "text" or (sized and wrong in ("1970", "future") and found[wrong] == total)
         advice = _advice(db, source, layout, values["timestamp"] or "", found[wrong]) if asked else ""
         raise DataError(f"{where}: {_complaint(wrong, found, total, values, layout, advice)}")
 
@@ -246,7 +246,8 @@ def _complaint(
     if not what:
         word = (value or "").strip()
         meant = f" (text for a missing value; if it is an id, write it otherwise, e.g. {word}_)" if word else ""
-        return f"{column} has no id but {value!r}{meant}; so have {of_rows}: drop them, or give the {role}s ids"
+        drop = _drop(wrong, found, total, f"name the column of the {role}s")
+        return f"{column} has no id but {value!r}{meant}; so have {of_rows}: {drop}, or give the {role}s ids"
     if what == "truth":
         return f"{column} holds truth values alone, such as {value!r}, and no ids: name the column of the {role}s"
     if what == "JSON":
@@ -255,17 +256,26 @@ def _complaint(
     return f"{column} holds {sign} in {value!r}; so do {of_rows}: write the ids without it"
 
 
+def _drop(wrong: str, found: Mapping[str, int], total: int, instead: str = "give the events' own times") -> str:
+    """What to do about wrong rows: they may be dropped, if they are not nearly all."""
+    return "drop them" if 2 * found[wrong] < total else instead
+
+
+_NO_TIMES = "name the column of the times, or, if lines are in order, set columns.unit: order and leave timestamp out"
+
+
 def _of_time(wrong: str, found: Mapping[str, int], total: int, value: str | None, unit: Unit, advice: str) -> str:
     """:func:`_complaint` about a time."""
-    of_rows = f"{found[wrong]:,} of {total:,} rows"
-    if wrong == "text" and value is None:
-        return f"is empty; {of_rows} have no usable time: drop them"
+    of_rows, drop = f"{found[wrong]:,} of {total:,} rows", _drop(wrong, found, total)
+    if wrong == "text" and (word := (value or "").strip()).lower() in _NO_ID:
+        empty = f"has no time but {word!r}" if word else "is empty"
+        return f"{empty}; {of_rows} have no usable time: {_drop(wrong, found, total, _NO_TIMES)}"
     if wrong == "text":
         wanted = f"Unix time in {UNITS[unit][0]}, in digits" if unit in SIZED else UNITS[unit][0]
         wanted = "whole numbers, an order inside each file" if unit == "order" else wanted
         return f"holds {value!r}; columns.unit: {unit} stands for {wanted} ({of_rows} have something else){advice}"
     if wrong == "9999":
-        return f"holds {value!r}, a time of the year 9999, which stands for no time at all ({of_rows}): drop them"
+        return f"holds {value!r}, a time of the year 9999, which stands for no time at all ({of_rows}): {drop}"
     if wrong in ("1970", "future") and found[wrong] == total:
         where = "in 1970" if wrong == "1970" else "in the future"
         return (
@@ -275,21 +285,22 @@ def _of_time(wrong: str, found: Mapping[str, int], total: int, value: str | None
     if wrong == "1970":
         return (
             f"holds {value!r}, a time of 1970; so do {of_rows}, and the others lie later: cut short, or unknown times? "
-            f"Mend or drop them"
+            f"{drop.replace('drop', 'Mend or drop').replace('give', 'Give')}"
         )
     if wrong == "unknown" and unit == "order":
         return f"holds {value!r}: an order has no negative numbers ({of_rows} have some); count from 0"
     if wrong == "unknown" and unit not in SIZED:
-        return f"holds {value!r}, which is 1970-01-01 or earlier ({of_rows}): times count from 1970 here; drop them"
+        return f"holds {value!r}, which is 1970-01-01 or earlier ({of_rows}): times count from 1970 here; {drop}"
     if wrong == "unknown":
-        return f"holds {value!r}: 0 and negative times are unknown ones ({of_rows}): drop them"
+        drop = _drop(wrong, found, total, _NO_TIMES)
+        return f"holds {value!r}: 0 and negative times are unknown ones ({of_rows}): {drop}"
     if wrong == "future" and unit not in SIZED:
-        return f"holds {value!r}, which lies in the future ({of_rows}): drop them"
+        return f"holds {value!r}, which lies in the future ({of_rows}): {drop}"
     if wrong == "future":
         day = date_of(int(float(value or 0)) // UNITS[unit][1])
         return (
             f"holds {value!r}, which is {day} and lies in the future ({of_rows}): if columns.unit: {unit} is right, "
-            f"drop them"
+            f"{drop}"
         )
     words: dict[str, str] = {one: UNITS[one][0] for one in SIZED if one in found}
     if len(words) > 1:
@@ -317,8 +328,8 @@ def _advice(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns, valu
             return f": {notation}"
         if not unlikely:
             return f": set columns.unit: {unit}, which reads every row"
-    if layout.unit == "date" and re.fullmatch(DATE_DIGITS, text):
-        return ": no day of the calendar: mend or drop these rows"
+    if layout.unit in (looks := {"date": DATE_DIGITS, "iso": ISO}) and re.fullmatch(looks[layout.unit], text):
+        return f": no day of the calendar: {'mend or drop these rows' if 2 * bad < total else 'give days that exist'}"
     if re.fullmatch(r"[0-9a-f]{24}", text):
         return ": an ObjectId of MongoDB? Its first 8 digits, read to the base 16, are Unix time in seconds"
     if re.fullmatch(r"[0-9]{1,3}([,.' ][0-9]{3})+", text):

@@ -14,7 +14,7 @@ import duckdb
 
 from i2vae_lib.data.logs.files import JSON_LINES, Source, is_number, key_twice, text_of
 from i2vae_lib.data.logs.pair_file import Columns
-from i2vae_lib.data.logs.separators import fields_of
+from i2vae_lib.data.logs.separators import fields_of, usual_fields
 from i2vae_lib.data.rows import DataError
 from i2vae_lib.places import not_utf8, shortened
 
@@ -117,6 +117,8 @@ def _wrong_line(source: Source, kind: str, line: str) -> str:
         found, sequence = len(fields), ", or if a line is a user with all items, write a line for each event"
         many = found > expected
         remedy = f"quote values that hold {source.delimiter!r}" if many else "add what is missing, or delete the line"
+        if found == usual_fields(source.path, source.gzipped, source.delimiter):
+            remedy = "so have most lines: line 1 should have as many"
         return (
             f"{found} field{'s'[: found != 1]} where line 1 has {expected}; {remedy}"
             f"{sequence * all(map(is_number, fields))}"

@@ -379,12 +379,16 @@ def check_id_type(where: str, name: str, kind: Any) -> None:
     """Refuse a column of ids whose Arrow type is neither text nor whole numbers; ``where`` is for the message."""
     if pa.types.is_floating(kind) or (pa.types.is_decimal(kind) and kind.scale > 0):
         raise DataError(f"{where}: column '{name}' holds {kind}, not ids{FLOAT_IDS}")
+    if pa.types.is_null(kind):
+        raise DataError(f"{where}: column '{name}' is empty in all rows: name the column that holds these ids")
     if not (_is_text_or_integer(kind) or pa.types.is_decimal(kind)):
         raise DataError(f"{where}: column '{name}' holds {kind}; ids are text or integers: cast it")
 
 
 def _check_time_type(path: Path, layout: Columns, kind: Any) -> None:
     where = f"{path}: column '{layout.timestamp}' holds {kind}"
+    if pa.types.is_null(kind):
+        raise DataError(f"{path}: column '{layout.timestamp}' is empty in all rows: name the column of the times")
     if pa.types.is_float16(kind) or pa.types.is_float32(kind):
         raise DataError(
             f"{where}, which cannot hold Unix seconds (float32 to about two minutes only): write the times as int64 "

@@ -81,6 +81,12 @@ def separator_of(path: Path, gzipped: bool, first: str, wanted: Sequence[str]) -
     return best.text
 
 
+def usual_fields(path: Path, gzipped: bool, separator: str) -> int:
+    """How many values most of the first lines behind line 1 have."""
+    counts = [len(fields_of(line, separator)) for line in _next_lines(path, gzipped).values()]
+    return max(counts, key=counts.count)
+
+
 def _rank(sign: _Sign) -> float:
     """A blank or a rare sign that does not separate the lines alike stands behind one that does."""
     return 2.5 if sign.rank in (1, 2) and sign.alike < 0.5 else sign.rank
