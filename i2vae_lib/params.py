@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError
 
 from i2vae_lib import parameter_groups as groups
 from i2vae_lib.places import Refusal, not_utf8, preset_folder, preset_names, suggestion
-from i2vae_lib.yaml_files import parse
+from i2vae_lib.yaml_files import parse, wanted
 
 PRESET_NAMES = ("preset", "data", "protocol", "seed", "epochs", "out", "overrides")
 """The top-level names of a preset file: exactly the parameters that every notebook declares."""
@@ -278,7 +278,7 @@ def _validated(flat: Mapping[str, Any], where: str = "") -> Parameters:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        reason = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"]
+        reason = wanted(first, groups.Group)
         raise ParameterError(f"{where}'{key}': {reason} (got {repr(first['input'])[:200]})") from None
 
 

@@ -26,7 +26,7 @@ from filelock import FileLock
 from pydantic import ValidationError
 
 from i2vae_lib.params import Parameters, default_of, digest, of_result, pair_name
-from i2vae_lib.places import Refusal, runs_folder
+from i2vae_lib.places import Refusal, not_utf8, runs_folder
 from i2vae_lib.processes import peak_memory_bytes, return_freed_memory, usable_cores
 
 RUN_LAYOUT = 3
@@ -200,7 +200,7 @@ def _first_line(error: Exception) -> str:
 
 
 def read_json(path: Path, remedy: str = "delete it and make it anew") -> dict[str, Any]:
-    """Read a file that holds one object in strict JSON.
+    """Read a file that holds one object in strict JSON: in UTF-8, or in UTF-16 or 32, as editors on Windows save it.
 
     Raises
     ------
@@ -211,7 +211,11 @@ def read_json(path: Path, remedy: str = "delete it and make it anew") -> dict[st
         raise ValueError(f"{word} is no JSON")
 
     with reading(path, remedy):
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+        held = path.read_bytes()
+        try:
+            content = json.loads(held.decode(json.detect_encoding(held)), parse_constant=refuse)
+        except UnicodeDecodeError as error:
+            raise ValueError(not_utf8(error.object)) from None
         if not isinstance(content, dict):
             raise ValueError(f"expected an object, found {type(content).__name__}")
         return content

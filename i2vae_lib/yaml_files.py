@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
-from typing import Any
+from collections.abc import Hashable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import yaml
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 _DEEPEST = 30
 """Levels of nested lists and mappings."""
@@ -99,3 +102,30 @@ def _measure(text: str) -> None:
 
 def _at(event: Any, problem: str) -> yaml.YAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+
+
+_WANTED = {
+    "path_type": "Input should be the path of one file",
+    "tuple_type": "Input should be a list",
+    "list_type": "Input should be a list",
+    "dict_type": "Input should be a mapping of names to values",
+    "string_type": "Input should be text",
+    "bool_type": "Input should be true or false",
+    "bool_parsing": "Input should be true or false",
+    "string_pattern_mismatch": "Input should be of letters, digits and _ . - alone",
+    "missing": "missing",
+    "extra_forbidden": "unknown name",
+}
+
+
+def wanted(error: Mapping[str, Any], parts: type[BaseModel]) -> str:
+    """What pydantic wants of a value, in a file's words and not in those of Python's classes.
+
+    ``parts`` is the class that those of the file's parts inherit from.
+    """
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    if error["type"] == "model_type":
+        names = {one.__name__: one.model_fields for one in parts.__subclasses__()}
+        return f"Input should be a mapping with {', '.join(names.get(error['ctx']['class_name'], ('names',)))}"
+    return _WANTED.get(error["type"], error["msg"])

@@ -180,7 +180,7 @@ def refused(content: Any, words: str, kind: type[Exception] = ParameterError) ->
         (grid(product={"model.T": [5]}, rows={"a": {"model.T": 7}}), "model.T stands under product and under rows"),
         (grid(product={"epochs": [1], "training.epochs": [2]}), "epochs (1) and training.epochs (2) are one parameter"),
         (grid(product={"objective.lambda_a": ["1e-3", 0.001]}), "a value stands twice: objective.lambda_a = 0.001"),
-        (SMALL | {"overrides": ["model.d"]}, "overrides: Input should be a valid dictionary"),
+        (SMALL | {"overrides": ["model.d"]}, "overrides: Input should be a mapping of names to values"),
         (SMALL | {"seeds": [0, 0]}, "seeds: [0, 0]: whole numbers, each once"),
         (SMALL | {"seeds": {"start": 0, "stop": 1, "number": 3}}, "whole numbers, each once"),
         (
@@ -206,8 +206,26 @@ def test_wrong_file_is_refused(content: Any, words: str) -> None:
     ("content", "said"),
     [
         (
+            grid(product={"model.d": {"start": 8, "stop": 16, "step": 9}}),
+            "grids.g.product.model.d: the step 9 leads beyond the stop 16, so 8 is the only value: a smaller step, or "
+            "a list of values",
+        ),
+        (grid(product={"model.d": {"start": 8, "stpo": 9, "step": 1}}), "grids.g.product.model.d.stpo: unknown name"),
+        (
+            grid(product={"model.d": {"start": 8, "stop": 9, "number": 2, "scale": "x"}}),
+            "grids.g.product.model.d.scale: Input should be 'linear' or 'log', found 'x'",
+        ),
+        (
+            SMALL | {"seeds": 5},
+            "seeds: Input should be a list or a mapping with start, stop, step, number, scale, found 5",
+        ),
+        (
+            SMALL | {"grids": {"g": 5}},
+            "grids.g: Input should be a mapping with product, paired, rows, base, against, found 5",
+        ),
+        (
             grid(product={"model.d": {"start": 1, "stop": math.inf, "step": 1}}),
-            "grids.g.product.model.d.stop: Input should be a finite number",
+            "grids.g.product.model.d.stop: Input should be a finite number, found inf",
         ),
         (
             grid(product={"model.d": {"start": 1, "stop": 1e12, "step": 1}}),
@@ -217,7 +235,7 @@ def test_wrong_file_is_refused(content: Any, words: str) -> None:
             SMALL | {"seeds": {"start": 0, "stop": 1e9, "step": 1}},
             "seeds: from 0 to 1e+09 by 1 are more than 1,000 values: a larger step, or nearer ends",
         ),
-        (grid(product={"model.d": {"start": 1, "step": 1}}), "grids.g.product.model.d.stop: Field required"),
+        (grid(product={"model.d": {"start": 1, "step": 1}}), "grids.g.product.model.d.stop: missing"),
     ],
 )
 def test_wrong_range_is_named_by_the_keys_of_the_file_alone(content: dict[str, Any], said: str) -> None:

@@ -20,7 +20,17 @@ from i2vae_lib.data import load_dataset
 from i2vae_lib.params import load
 from i2vae_lib.places import preset_names, runs_folder
 from i2vae_lib.processes import forget_peak_memory, peak_memory_bytes
-from i2vae_lib.runs import LayoutError, Run, default_folder, read_record, write_atomically, write_json, write_record
+from i2vae_lib.runs import (
+    Damaged,
+    LayoutError,
+    Run,
+    default_folder,
+    read_json,
+    read_record,
+    write_atomically,
+    write_json,
+    write_record,
+)
 from i2vae_lib.stages import open_run
 from tests.helpers.planted_runs import recorded
 from tests.helpers.worlds import TINY
@@ -106,6 +116,15 @@ def test_write_when_there_was_no_file_and_the_disk_is_full_leaves_none(tmp_path,
     with pytest.raises(OSError, match="No space left"):
         write_json(tmp_path / "file.json", {"a": 1})
     assert content(tmp_path) == {}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
+def test_json_is_read_as_editors_save_it(tmp_path, encoding):
+    (tmp_path / "a.json").write_text('{"name": "é"}', encoding=encoding)
+    assert read_json(tmp_path / "a.json") == {"name": "é"}
+    (tmp_path / "a.json").write_text('{"name": "é"}', encoding="latin1")
+    with pytest.raises(Damaged, match=r"a\.json is damaged \(.*not UTF-8 text; convert it"):
+        read_json(tmp_path / "a.json")
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -44,6 +44,12 @@ def _threads(monkeypatch: pytest.MonkeyPatch) -> None:
         ({}, "nothing to search"),
         ({"model.dropout": {"low": 0.1, "high": 1.5}}, "'model.dropout'"),
         ({"model.dropout": {"low": 0.5, "high": 0.1}}, "low must lie below high"),
+        (
+            {"model.dropout": {"low": 0.1, "high": 0.3, "step": 0.5}},
+            "so 0.1 is the only value: a smaller step, or",
+        ),
+        ({"model.dropout": {"low": 0.1, "high": 0.3, "step": 0}}, "dropout.step: Input should be greater than 0"),
+        ({"model.dropout": 0.1}, "dropout: Input should be a mapping with low, high, step, log or a list, found 0.1"),
         ({"model.dropout": {"low": 0.0, "high": 0.1, "log": True}}, "a log range has no step and begins above 0"),
         ({"psg.kind": ["random", "lightgnc"]}, "'psg.kind'"),
     ],
@@ -71,6 +77,7 @@ def test_committed_space_holds_the_preset() -> None:
     ("values", "expected"),
     [
         (Between(low=1, high=9), "IntDistribution(high=9, log=False, low=1, step=1)"),
+        (Between(low=0.1, high=0.3, step=0.2), "FloatDistribution(high=0.3, log=False, low=0.1, step=0.2)"),
         (Between(low=0.1, high=0.9, step=0.2), "FloatDistribution(high=0.9, log=False, low=0.1, step=0.2)"),
         (Between(low=1e-4, high=1e-2, log=True), "FloatDistribution(high=0.01, log=True, low=0.0001, step=None)"),
         (["a", "b"], "CategoricalDistribution(choices=('a', 'b'))"),

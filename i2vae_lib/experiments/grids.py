@@ -27,7 +27,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -45,9 +45,10 @@ from i2vae_lib.params import (
     pair_name,
     read_yaml,
 )
-from i2vae_lib.places import preset_folder, suggestion
+from i2vae_lib.places import preset_folder, quoted, suggestion
 from i2vae_lib.runs import LayoutError, default_folder, flatten, read_record
 from i2vae_lib.stages import check_run, check_tested, irrelevant_groups
+from i2vae_lib.yaml_files import wanted
 
 _TOP = ("data", "protocol", "epochs")
 """Keys of a grid other than the dotted ones."""
@@ -81,7 +82,7 @@ class Range(Strict):
     stop: Annotated[float, Field(allow_inf_nan=False)]
     step: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     number: Annotated[int, Field(gt=1, le=MOST_VALUES)] | None = None
-    scale: str = Field("linear", pattern="^(linear|log)$")
+    scale: Literal["linear", "log"] = "linear"
 
     @model_validator(mode="after")
     def _one_of(self) -> Range:
@@ -91,6 +92,11 @@ class Range(Strict):
             raise ValueError("a log range has number, and both its ends lie above 0")
         if self.step is not None and self.stop < self.start:
             raise ValueError(f"the start {self.start:g} lies above the stop {self.stop:g}: exchange them")
+        if self.step is not None and self.start < self.stop and (self.stop - self.start) / self.step + 1e-9 < 1:
+            raise ValueError(
+                f"the step {self.step:g} leads beyond the stop {self.stop:g}, so {self.start:g} is the only value: a "
+                f"smaller step, or a list of values"
+            )
         if self.step is not None and (self.stop - self.start) / self.step >= MOST_VALUES:
             raise ValueError(
                 f"from {self.start:g} to {self.stop:g} by {self.step:g} are more than {MOST_VALUES:,} values: a larger "
@@ -257,12 +263,17 @@ def validated(kind: type[Model], content: Any, where: str) -> Model:
         first = error.errors()[0]
         # of a value with alternative types, report the likeliest meant: the deepest error, or one of our own checks
         same = [each for each in error.errors() if each["loc"][:1] == first["loc"][:1]]
-        first = max(same, key=lambda each: (len(each["loc"]), each["type"] == "value_error"))
+        first = max(same, key=lambda each: (len(each["loc"]), each["type"] in ("value_error", "extra_forbidden")))
         known = list(kind.model_fields)
         unknown = first["type"] == "extra_forbidden" and len(first["loc"]) == 1
         near = suggestion(str(first["loc"][0]), known) if unknown else ""
-        reason = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"]
-        raise ParameterError(": ".join(filter(None, [where, _place(content, first), f"{reason}{near}"]))) from None
+        place = _place(content, first)
+        meant = [each for each in same if _place(content, each) == place and each["type"] != "value_error"]
+        # of several types that a value may have, each is named
+        told = [first] if first["type"] in ("value_error", "missing", "extra_forbidden") else meant
+        reason = " or ".join(dict.fromkeys(wanted(each, Strict) for each in told)).replace(" or Input should be", " or")
+        found = f", found {quoted(first['input'])}" * (told is meant)
+        raise ParameterError(": ".join(filter(None, [where, place, f"{reason}{near}{found}"]))) from None
 
 
 def _place(content: Any, error: Any) -> str:

@@ -50,13 +50,18 @@ class Between(Strict):
 
     low: int | Finite
     high: int | Finite
-    step: int | Finite | None = None
+    step: Annotated[int | Finite, Field(gt=0)] | None = None
     log: bool = False
 
     @model_validator(mode="after")
     def _ordered(self) -> Between:
         if self.low >= self.high:
-            raise ValueError("low must lie below high")
+            raise ValueError(f"low must lie below high: a list has single values, such as [{self.low:g}]")
+        if self.step is not None and (self.high - self.low) / self.step + 1e-9 < 1:
+            raise ValueError(
+                f"the step {self.step:g} leads beyond high = {self.high:g}, so {self.low:g} is the only value: a "
+                f"smaller step, or a list of values"
+            )
         if self.log and (self.step is not None or self.low <= 0):
             raise ValueError("a log range has no step and begins above 0")
         return self

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from i2vae_lib.data.rows import DOMAINS, DataError
 from i2vae_lib.places import not_utf8, quoted, shortened, suggestion
-from i2vae_lib.yaml_files import parse
+from i2vae_lib.yaml_files import parse, wanted
 
 Unit = Literal["s", "ms", "us", "ns", "d", "iso", "date", "order"]
 UNITS: dict[Unit, tuple[str, int]] = {  # word, and units a second once a log is staged
@@ -220,10 +220,6 @@ def read_any_pair(path: Path | str) -> PairFile | ReleasedPair:
     return pair.model_copy(update=sides)
 
 
-_WANTED = {"path_type": "Input should be the path of one file", "tuple_type": "Input should be a list"}
-"""What pydantic says in the names of Python's classes."""
-
-
 def _explained(error: Any, kind: type[BaseModel]) -> str:
     """One pydantic complaint in the words of the pair file."""
     *inside, key = error["loc"] or ("",)
@@ -236,12 +232,12 @@ def _explained(error: Any, kind: type[BaseModel]) -> str:
         return f"unknown key '{where}'{suggestion(str(key), list(group.model_fields))}"
     if error["type"] == "missing":
         return f"missing key '{where}'"
+    told = wanted(error, _Part)
     if error["type"] == "value_error":
-        return str(error["ctx"]["error"])
-    wanted = _WANTED.get(error["type"], error["msg"])
+        return told
     if where == "format":  # the class of logs does not know the one of published splits
-        wanted = f"Input should be {', '.join(map(repr, FORMATS))} or 'released'"
-    return f"'{where}': {wanted}, found {quoted(error['input'])}"
+        told = f"Input should be {', '.join(map(repr, FORMATS))} or 'released'"
+    return f"'{where}': {told}, found {quoted(error['input'])}"
 
 
 def _resolved(side: Side, pair_file: Path) -> Side:
