@@ -991,6 +991,9 @@ def test_json_key_that_stands_twice_on_any_line_is_refused(tmp_path, more, packe
         (lambda text: text + "3,1\n", "line 152: 2 fields where line 1 has 3; add what is missing, or delete the line"),
         (lambda text: text + "Total: 150\n", "line 152: 1 field where line 1 has 3; add what is missing, or delete"),
         (lambda text: text.split("\n", 1)[1].replace(",", "  "), "line 1: several blanks in a row"),
+        (lambda text: text.encode("utf-16-le"), "x.csv: this is text in UTF-16; .*: convert it"),
+        (lambda text: text.encode("utf-16-be"), "x.csv: this is text in UTF-16; .*: convert it"),
+        (lambda text: text.replace("user_id,item_id,", "user id, item id, "), "line 1: a blank follows each ','"),
     ],
 )
 def test_files_that_are_nearly_logs_are_told_what_to_change(tmp_path, change, told):

@@ -72,7 +72,8 @@ def first_line(path: Path) -> tuple[bool, str]:
     with path.open("rb") as raw:
         start = raw.read(8)
     gzipped = start.startswith(b"\x1f\x8b")
-    for magic, what in _MAGIC.items():
+    half_empty = re.match(rb"(?:[^\0]\0){4}|(?:\0[^\0]){4}", start, re.DOTALL)
+    for magic, what in (_MAGIC | ({start: "text in UTF-16"} if half_empty else {})).items():
         if start.startswith(magic):
             raise DataError(
                 f"{path}: this is {what}; logs are CSV or JSON lines in UTF-8 (plain or .gz) or Parquet: convert it"

@@ -225,7 +225,8 @@ def _times(name: str, column: str, values: pd.Series) -> pd.Series:
         if bad.any():
             raise DataError(
                 f"{name}, row {int(bad.to_numpy().argmax()) + 1}: column '{column}' holds {values[bad].iloc[0]!r}; "
-                f"times are datetimes, text with the day at least, such as 2024-05-01 12:30 (ISO 8601), or Unix time"
+                f"times are datetimes, text with the day at least, such as 2024-05-01 12:30 (ISO 8601), or Unix time: "
+                f"pandas to_datetime(times, format=…) reads other notations"
             )
         values = dates
     if len(values) > 1 and values.nunique(dropna=False) == 1:

@@ -124,4 +124,4 @@ def _measured(sign: str, first: str, others: Sequence[str], wanted: Sequence[str
         rank = 5
     else:
         rank = 4 if {*plain} <= _OF_NAMES else 3 if {*plain} <= _OF_VALUES | _OF_NAMES else int(plain == sign) * 2
-    return _Sign(sign, len(fields), alike, len({*fields} & {*wanted}), rank)
+    return _Sign(sign, len(fields), alike, len({one.strip() for one in fields} & {*wanted}), rank)
