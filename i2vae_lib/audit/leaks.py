@@ -36,7 +36,7 @@ from i2vae_lib.audit.fitted import COLUMNS, Line, of_graph, of_recall, of_tables
 from i2vae_lib.audit.item_order import item_orders
 from i2vae_lib.data.dataset import CrossDomainDataset
 from i2vae_lib.data.protocols import NO_COMMON_TIME, blind
-from i2vae_lib.data.rows import DOMAINS, SPLITS, SUSPICIOUS, Array, EventLog, Rows, belongs, located, origins
+from i2vae_lib.data.rows import DOMAINS, SPLITS, SUSPICIOUS, Array, EventLog, Rows, among, belongs, located, origins
 from i2vae_lib.data.splitting import COPY_LENGTH, alike, contents
 from i2vae_lib.data.user_sequences import EveryEvent, with_targets
 from i2vae_lib.generators.psg import Generator
@@ -154,7 +154,7 @@ class _Split:
 
 
 def _user_in_training(split: _Split) -> Array:
-    return np.isin(split.users, np.concatenate([before.users for before in split.earlier]))
+    return among(split.users, np.concatenate([before.users for before in split.earlier]))
 
 
 def _target_in_training(split: _Split) -> Array:
@@ -162,7 +162,7 @@ def _target_in_training(split: _Split) -> Array:
     for d in DOMAINS:
         at = rows.of(d)
         known = [before.pairs(d, *before.held(d)) for before in split.earlier]
-        hit[at] = np.isin(split.pairs(d, at, rows.target[at]), np.concatenate(known))
+        hit[at] = among(split.pairs(d, at, rows.target[at]), np.concatenate(known))
     return hit
 
 
@@ -203,7 +203,7 @@ def _target_unseen(split: _Split) -> Array:
     rows, hit = split.rows, np.zeros(len(split.rows), dtype=bool)
     for d in DOMAINS:
         at, seen = rows.of(d), np.concatenate([before.held(d)[1] for before in split.earlier])
-        hit[at] = ~np.isin(rows.target[at], seen)
+        hit[at] = ~among(rows.target[at], seen)
     return hit
 
 
@@ -243,9 +243,9 @@ class _Times:
         found[there] = self.sorted[domain][at[there]]
         return found
 
-    def of_targets(self, rows: Rows) -> Array:
-        """When each row's target happened, int64 [rows]; -1 if the log does not have it."""
-        user, time = self.users(rows), np.full(len(rows), -1)
+    def of_targets(self, rows: Rows, user: Array | None = None) -> Array:
+        """When each row's target happened, int64 [rows]; -1 if the log does not have it. ``user``: of :meth:`users`."""
+        user, time = self.users(rows) if user is None else user, np.full(len(rows), -1)
         for d in DOMAINS:
             at = rows.of(d)
             time[at] = self.of(d, user[at], rows.target[at])
@@ -263,7 +263,8 @@ def _late(times: _Times, rows: Rows) -> Array:
     In the own domain an event at the target's time may precede it (a hash breaks ties); in the other domain an event
     with the target's stamp (or day: ``EventLog.resolution``) may not.
     """
-    user, at_target, resolution = times.users(rows), times.of_targets(rows), times.log.resolution
+    user, resolution = times.users(rows), times.log.resolution
+    at_target = times.of_targets(rows, user)
     hit = np.zeros(len(rows), dtype=bool)
     for i, d in enumerate(DOMAINS):
         history = rows.history[d]
@@ -383,7 +384,7 @@ def _of_catalogue(dataset: CrossDomainDataset) -> Iterator[Line]:
     met = []
     for i, d in enumerate(DOMAINS):
         items = np.concatenate([with_targets(splits[split], d).values for split in ("train", "validation")])
-        met.append(np.isin(catalogue.links[:, i], items))
+        met.append(among(catalogue.links[:, i], items))
     learnt = int((met[0] & met[1]).sum())
     example = f"{learnt} of them in both domains of training and validation rows" if shared else ""
     yield "items shared by both domains", "catalogue", "note", shared, shared / smaller, example

@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from i2vae_lib.data.rows import DOMAINS, PAD, Array, DataError, Ragged, Rows, other
+from i2vae_lib.data.rows import DOMAINS, PAD, Array, DataError, Ragged, Rows, distinct, other
 from i2vae_lib.data.user_sequences import chained
 from i2vae_lib.parameter_groups import ModelParameters
 
@@ -188,7 +188,7 @@ def draw_others(taken: Ragged, owner: Array, size: int, count: int, rng: np.rand
     if count > size:
         raise DataError(f"{count} training negatives a target, but the domain has only {size} items: ask for fewer")
     key = size + 1
-    barred = np.unique(taken.owner * key + taken.values)
+    barred = distinct(taken.owner * key + taken.values)
     full = np.bincount(barred // key, minlength=len(taken)) >= size
     if full[owner].any():
         raise DataError(

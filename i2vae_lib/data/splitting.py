@@ -18,6 +18,7 @@ from i2vae_lib.data.rows import (
     Rows,
     belongs,
     chosen,
+    distinct,
     hashed,
     joined,
     mixed,
@@ -56,7 +57,7 @@ def contents(rows: Rows) -> tuple[Array, Array]:
         owner += [history.owner, at]
         items += [product[d][numbers] for numbers in (history.values, rows.target[at])]
     wide = size + len(twins)
-    row, item = np.divmod(np.unique(np.concatenate(owner) * wide + np.concatenate(items)), wide)
+    row, item = np.divmod(distinct(np.concatenate(owner) * wide + np.concatenate(items)), wide)
     keys = np.zeros(len(rows), dtype=np.uint64)
     np.add.at(keys, row, mixed(item.astype(np.uint64), np.zeros(1, dtype=np.uint64)))
     return keys, np.bincount(row, minlength=len(rows))

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib.data.dataset import CrossDomainDataset
-from i2vae_lib.data.rows import DAY, DOMAINS, Array, interactions
+from i2vae_lib.data.rows import DAY, DOMAINS, Array, distinct, interactions
 from i2vae_lib.runs import committed_path
 
 
@@ -56,7 +56,7 @@ def describe_log(dataset: CrossDomainDataset) -> pd.DataFrame:
         Columns ``statistic`` and the two domains' names, as text; lengths are events per user, days are UTC days.
     """
     assert dataset.log is not None
-    users = {d: np.unique(events.user) for d, events in dataset.log.events.items()}
+    users = {d: distinct(events.user) for d, events in dataset.log.events.items()}
     both = len(np.intersect1d(users["x"], users["y"]))
     columns = {}
     for d, events in dataset.log.events.items():

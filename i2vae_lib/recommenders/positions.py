@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from i2vae_lib.data.batches import as_indices, bucketed
-from i2vae_lib.data.rows import DOMAINS, PAD, Array, Rows
+from i2vae_lib.data.rows import DOMAINS, PAD, Array, Rows, distinct
 from i2vae_lib.data.user_sequences import EveryEvent
 from i2vae_lib.generators.evidence import Told
 from i2vae_lib.generators.graphs import Unified
@@ -190,7 +190,7 @@ class Lessons:
         products = [unified.of[d][sequences[d].values] for d in DOMAINS]
         orders = Orders.of(parts, counts, np.concatenate([[-1], *products]))
         ends = orders.sequences.offsets[1:] - 1
-        last = np.unique(orders.sequences.values[ends[orders.asked[ends]]]) - 1
+        last = distinct(orders.sequences.values[ends[orders.asked[ends]]]) - 1
         last = last[events.seen[1 - events.domain[last], last] > 0]
         hidden = np.full(sum(counts) + 1, -1)
         hidden[last + 1] = sum(counts) + np.arange(len(last))

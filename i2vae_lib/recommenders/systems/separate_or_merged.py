@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from i2vae_lib.data.batches import draw_others
-from i2vae_lib.data.rows import DOMAINS, PAD, Array, Catalogue, Ragged, Rows, stacked
+from i2vae_lib.data.rows import DOMAINS, PAD, Array, Catalogue, Ragged, Rows, among, stacked
 from i2vae_lib.data.user_sequences import interleaved, stamp_numbers, user_sequences, with_targets
 
 System = TypeVar("System")
@@ -114,7 +114,7 @@ class Merged(PerDomain):
             both = self._in_order([with_targets(rows, one) for one in DOMAINS], np.full(len(rows), number))
             own = self.within(both.values, d)
             stamp = stamp_numbers(both)
-            parts.append(both.keep(own | ~np.isin(stamp, stamp[own])))
+            parts.append(both.keep(own | ~among(stamp, stamp[own])))
         return {"xy": _with_steps(stacked(parts))}
 
     def histories(self, rows: Rows, domain: str) -> Ragged:
