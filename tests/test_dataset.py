@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from i2vae_lib.data import DOMAINS, CrossDomainDataset, DataError, Ragged, load_dataset, load_dataset_once, loading
 from i2vae_lib.data.dataset import read_catalogue, save_catalogue
-from i2vae_lib.data.rows import interactions, popularity
+from i2vae_lib.data.rows import among, distinct, interactions, located, popularity
 from i2vae_lib.params import load
 from i2vae_lib.runs import LayoutError
 
@@ -29,6 +29,20 @@ def saved(dataset, tmp_path):
 
 def as_lists(ragged: Ragged) -> list[list[int]]:
     return [ragged[i].tolist() for i in range(len(ragged))]
+
+
+NUMBERS = st.lists(st.integers(-40, 40), max_size=30).map(lambda found: np.array(found, dtype=np.int64))
+
+
+@given(NUMBERS, NUMBERS.filter(lambda found: len(found) % 2 == 0))
+@REPEATED
+def test_numbers_when_looked_up_are_found_where_lists_have_them(held, wanted):
+    keys = distinct(held)
+    assert keys.tolist() == sorted(set(held.tolist()))
+    at, there = located(keys, wanted.reshape(-1, 2))
+    assert at.shape == there.shape == (len(wanted) // 2, 2)
+    assert there.ravel().tolist() == among(wanted, held).tolist() == [one in held.tolist() for one in wanted.tolist()]
+    assert keys[at[there]].tolist() == wanted.reshape(-1, 2)[there].tolist()
 
 
 @given(LISTS, st.data())

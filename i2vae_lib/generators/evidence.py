@@ -26,7 +26,7 @@ from i2vae_lib.generators.graphs import Unified
 from i2vae_lib.generators.recency import RecentTakers
 from i2vae_lib.parameter_groups import EvidenceParameters
 
-CHUNK = 512  # rows at once: each needs a dense line of the domain per kernel
+CHUNK = 256  # rows at once: each needs a dense line of the domain per kernel
 
 
 @dataclass(frozen=True)
