@@ -38,7 +38,8 @@ def fewest_takers(dataset: CrossDomainDataset, split: str = "test") -> pd.DataFr
         at, counts = rows.of(d), takers[d]
         target, own = rows.target[at], rows.excluded.take(at)
         # each item of the own history once, whatever repeats the data have
-        owner, item = np.unique(np.stack([own.owner, own.values])[:, own.values != target[own.owner]], axis=1)
+        once = own.keep(own.values != target[own.owner]).distinct()
+        owner, item = once.owner, once.values
         against = np.sign(counts[item] - counts[target][owner])
         held = {sign: np.bincount(owner[against == sign], minlength=len(at)) for sign in (-1, 0)}
         ascending = np.sort(counts[1:])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, DataError, Events, LogPair
+from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, DataError, Events, LogPair, among
 
 Lines = list[dict[str, Any]]
 
@@ -123,7 +123,7 @@ def _lower(pair: LogPair, when: str) -> str:
 
 def _check_overlap(pair: LogPair, core: Mapping[str, Array], when: str, lines: Mapping[str, Lines]) -> None:
     users = [pair.log.events[d].user[core[d]] for d in DOMAINS]
-    if len(np.intersect1d(*users)):
+    if among(*users).any():
         return
     names = pair.catalogue.names
     x, y = (lines[d][-1]["users"] for d in DOMAINS)

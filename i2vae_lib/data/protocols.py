@@ -34,7 +34,9 @@ from i2vae_lib.data.rows import (
     LogPair,
     Ragged,
     Rows,
+    among,
     belongs,
+    distinct,
     hashed,
     mixed,
 )
@@ -116,7 +118,7 @@ def _shares(protocol: str, split: SplitParameters) -> str:
 def blind(rows: Rows, log: EventLog) -> tuple[int, int]:
     """Of the rows of users with events in both domains: the number that see nothing of the other one, and the total."""
     x, y = (log.events[d].user for d in DOMAINS)
-    both = belongs(rows.user, log.users[np.intersect1d(x, y)])
+    both = belongs(rows.user, log.users[distinct(x[among(x, y)])])
     return int((both & (rows.lengths("other") == 0)).sum()), int(both.sum())
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib.data.dataset import CrossDomainDataset
-from i2vae_lib.data.rows import DAY, DOMAINS, Array, distinct, interactions
+from i2vae_lib.data.rows import DAY, DOMAINS, Array, among, distinct, interactions
 from i2vae_lib.runs import committed_path
 
 
@@ -57,7 +57,7 @@ def describe_log(dataset: CrossDomainDataset) -> pd.DataFrame:
     """
     assert dataset.log is not None
     users = {d: distinct(events.user) for d, events in dataset.log.events.items()}
-    both = len(np.intersect1d(users["x"], users["y"]))
+    both = int(among(users["x"], users["y"]).sum())
     columns = {}
     for d, events in dataset.log.events.items():
         lengths, days = np.bincount(events.user)[users[d]], events.time // DAY

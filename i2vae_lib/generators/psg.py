@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
@@ -160,9 +161,9 @@ def fold_of(rows: Rows, p: PsgParameters) -> Array:
     The halves of a detached user share the fold of the user: under ``temporal`` a test row must not be folded in to a
     table that learnt from its own user's past.
     """
-    users, inverse = np.unique(origins(rows).astype(str), return_inverse=True)
+    numbers, users = pd.factorize(origins(rows))
     folds = hashed(users, "psg fold", p.seed) % np.uint64(p.folds)
-    return folds.astype(np.int64)[inverse]
+    return folds.astype(np.int64)[numbers]
 
 
 def top_items(scores: Array, histories: sparse.csr_matrix, column: Array, count: int) -> tuple[Array, Array]:
