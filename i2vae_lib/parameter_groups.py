@@ -74,6 +74,10 @@ class SyntheticParameters(Group):
     seed: NonNegative
 
 
+PUBLISHED_PSG = {"folds": 1, "recall_from": "history_and_target"}
+"""The paper's way to recall pseudo-sequences, under protocol ``released`` whatever a preset says."""
+
+
 class PsgParameters(Group):
     """The pseudo-sequence generator (paper 3.1, D.1; :mod:`i2vae_lib.generators.psg`)."""
 

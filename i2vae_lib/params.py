@@ -261,6 +261,8 @@ def load(
     names = {name: chosen[name] for name in ("preset", "data", "protocol", "seed", "out")}
     given = {"data": data, "protocol": protocol, "seed": seed, "out": out, "training.epochs": epochs}
     ours |= {name: value for name, value in given.items() if value is not None}
+    if ours.get("protocol", names["protocol"]) == "released":
+        flat |= {f"psg.{name}": value for name, value in groups.PUBLISHED_PSG.items()}
     as_preset = _validated(names | flat, f"preset '{preset}': ")
     parameters = _validated(names | flat | ours)
     _check_together(parameters)
@@ -409,6 +411,12 @@ def _check_together(p: Parameters) -> None:
             raise ParameterError(
                 f"'model.vectors': {p.model.vectors or 'null'} with model.start = {p.model.start}; a file of vectors "
                 f"and model.start = given go together"
+            )
+    for name, value in groups.PUBLISHED_PSG.items() if p.protocol == "released" else ():
+        if getattr(p.psg, name) != value:
+            raise ParameterError(
+                f"'psg.{name}': {getattr(p.psg, name)} under protocol released, whose pseudo-sequences are the paper's "
+                f"({value}): leave it out, or choose another protocol"
             )
     if p.psg.kind != "none" and p.psg.recalled >= p.model.T_pseudo:
         raise ParameterError(

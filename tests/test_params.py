@@ -330,3 +330,12 @@ def test_notebook_when_its_cells_are_not_known_counts_every_plain_value():
         from_notebook(given | {"sede": 1, "In": []})
     with pytest.raises(ParameterError, match="must declare overrides"):
         declared({name: given[name] for name in PRESET_NAMES[:-1]}, PRESET_NAMES)
+
+
+@pytest.mark.parametrize("preset", ["paper", "smoke", "tuned"])
+def test_protocol_released_when_loaded_has_the_published_pseudo_sequences_and_no_others(preset):
+    p = load(preset, {"psg.folds": 1}, protocol="released")
+    assert (p.psg.folds, p.psg.recall_from) == (1, "history_and_target") and {*p.changed} <= {"protocol"}
+    assert load(preset).psg.recall_from == "history"
+    with pytest.raises(ParameterError, match=r"'psg\.folds': 3 under protocol released.*\(1\): leave it out"):
+        load(preset, {"psg.folds": 3}, protocol="released")

@@ -356,7 +356,8 @@ def _of_order(dataset: CrossDomainDataset) -> Iterator[Line]:
         if not found.told:
             yield name, "catalogue", "note", found.observations, share, f"too few to tell: {example}"
         elif dataset.one_order:
-            yield name, "catalogue", "note", found.observations, share, f"the pair file says so: {example}"
+            said = "the pair file says so" if found.one else "the pair file says so, but the data do not have one"
+            yield name, "catalogue", "note", found.observations, share, f"{said}: {example}"
         else:
             yield name, "catalogue", "leak", found.observations if found.one else 0, share, example
 

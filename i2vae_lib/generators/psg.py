@@ -59,7 +59,7 @@ from i2vae_lib.generators.graphs import (
     user_items,
 )
 from i2vae_lib.generators.lightgcn import train_lightgcn
-from i2vae_lib.parameter_groups import PsgParameters
+from i2vae_lib.parameter_groups import PUBLISHED_PSG, PsgParameters
 from i2vae_lib.params import ParameterError
 from i2vae_lib.runs import LayoutError, check_layout, read_json, reading, write_atomically, write_json
 
@@ -139,7 +139,7 @@ class Generator:
 
 def as_published(p: PsgParameters) -> PsgParameters:
     """The paper's way, whatever the parameters say: one table, rows recalled from their histories and targets."""
-    return p.model_copy(update={"folds": 1, "recall_from": "history_and_target"})
+    return p.model_copy(update=PUBLISHED_PSG)
 
 
 def recalled(generator: Generator, rows: Rows) -> tuple[Array, Array]:

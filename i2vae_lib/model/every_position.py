@@ -14,7 +14,7 @@ asks for an item of X,
 
 and by symmetry for Y. So every position teaches, at the price of one.
 
-Departs (each because validation rows said so; docs/results/recipe_*.csv has what each is worth)
+Departs (chosen by hand on validation rows, without a record; what some are worth: docs/results/recipe_films_rows.csv)
     - the encoder is shared by both domains and by all streams, a LiGR block; states are read at the position, not
       averaged; the paper has an encoder a domain, one more for pseudo-sequences, and cross attention for q(z_t | x, y);
     - posterior means and the decoder start at the identity and learn corrections;
