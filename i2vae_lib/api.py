@@ -428,7 +428,7 @@ class I2VAE:
         DataError
             The model was saved without histories.
         """
-        if not (self.folder / "dataset" / "dataset.json").is_file():
+        if not (self.folder / "dataset").is_dir():
             raise DataError(f"{self.folder} was saved without users' histories: it recommends for histories alone")
         return stages.load_data(self.folder)
 

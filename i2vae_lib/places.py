@@ -75,4 +75,4 @@ class Refusal(ValueError):
 def suggestion(word: str, known: list[str]) -> str:
     """``"; did you mean 'x'?"`` for the nearest known word, else the list of known words."""
     near = difflib.get_close_matches(shortened(word), known, n=1, cutoff=0.5)
-    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}"
+    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known) or 'none'}"

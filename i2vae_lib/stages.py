@@ -140,6 +140,13 @@ def prepare(run: Run) -> CrossDomainDataset:
         dataset = load_dataset_once(run.parameters)
         held_out = [dataset.splits[split] for split in ("validation", "test")]
         evaluation.check_negatives(*held_out)  # fails now, not after an hour of fitting
+        if run.parameters.model.start == "titles" and not any(
+            one is not None for one in dataset.catalogue.titles.values()
+        ):
+            raise ParameterError(
+                f"'model.start': titles, but {dataset.name} has none: name files of them in a pair file, such as "
+                f"x: {{name: Books, path: books.csv, titles: book_titles.csv}}"
+            )
         run.check_dataset(dataset.fingerprint())
         audited = leaks.audit(dataset)
         leaks.refuse_leaks(audited, dataset.protocol)

@@ -378,6 +378,13 @@ def test_load_when_saved_before(kit: I2VAE, saved: Path) -> None:
         kit.save(saved)
 
 
+def test_load_when_a_file_of_its_rows_is_lost(kit: I2VAE, tmp_path: Path) -> None:
+    saved = kit.save(tmp_path / "whole")
+    (saved / "dataset" / "dataset.json").unlink()
+    with pytest.raises(LayoutError, match=r"dataset\.json"):
+        I2VAE.load(saved).evaluate()
+
+
 def test_load_when_saved_without_histories(kit: I2VAE, tmp_path: Path) -> None:
     again = I2VAE.load(kit.save(tmp_path / "bare", histories=False))
     histories = {"books": [[BIG + 3]], "films": [["f1"]]}

@@ -441,11 +441,11 @@ def test_explore_when_it_is_ended_while_a_kernel_starts_is_silent(run: Run) -> N
         assert kernels and "Traceback" not in said and not psutil.wait_procs(kernels, timeout=5)[1]
 
 
-@pytest.mark.parametrize("port", ["0", "-1", "65536", "99999"])
+@pytest.mark.parametrize("port", ["0", "-1", "65536", "99999", "abc", ""])
 def test_explore_when_there_is_no_such_port(port: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["explore", "R", f"--port={port}"])
-    assert ended.value.code == 2 and "a port lies from 1 to 65535" in capsys.readouterr().err
+    assert ended.value.code == 2 and "a port is a number from 1 to 65535" in capsys.readouterr().err
 
 
 def test_explore_when_it_cannot(

@@ -52,6 +52,9 @@ def _threads(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"model.dropout": 0.1}, "dropout: Input should be a mapping with low, high, step, log or a list, found 0.1"),
         ({"model.dropout": {"low": 0.0, "high": 0.1, "log": True}}, "a log range has no step and begins above 0"),
         ({"psg.kind": ["random", "lightgnc"]}, "'psg.kind'"),
+        ({"evaluation.negatives": [2, 99]}, "evaluation.negatives says which rows or candidates are ranked"),
+        ({"split.data_seed": [0, 1]}, "split.data_seed says which rows or candidates are ranked"),
+        ({"controls.density": {"low": 0.5, "high": 1.0}}, "controls.density says which rows or candidates are ranked"),
     ],
 )
 def test_wrong_space_is_refused(write: Any, space: Any, words: str) -> None:

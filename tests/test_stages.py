@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from i2vae_lib import evaluation, shared, stages
 from i2vae_lib.audit import leaks
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.kinds import KINDS
-from i2vae_lib.data.rows import SPLITS, Rows
+from i2vae_lib.data.rows import DOMAINS, SPLITS, Rows
 from i2vae_lib.generators import psg
 from i2vae_lib.params import ParameterError, Parameters
 from i2vae_lib.recommenders import EASE, I2VAERecommender, ItemKNN, OrderedCounts, Popularity
@@ -423,3 +424,21 @@ def test_checkpoint_when_the_generator_is_another(
     fit(psg.fit(train, p.psg))
     with pytest.raises(LayoutError, match="is a checkpoint of other data, parameters or layout"):
         fit(psg.fit(train.take(np.arange(len(train) - 1)), p.psg))
+
+
+def test_prepare_when_item_vectors_are_to_come_from_titles_that_are_not_there(
+    tiny: Parameters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = opened(tiny, tmp_path)
+    whole = stages.load_dataset_once
+    bare = {d: None for d in DOMAINS}
+    monkeypatch.setattr(
+        stages,
+        "load_dataset_once",
+        lambda p: replace(whole(p), catalogue=replace(whole(p).catalogue, titles=bare)),
+    )
+    run.parameters = run.parameters.model_copy(
+        update={"model": run.parameters.model.model_copy(update={"start": "titles"})}
+    )
+    with pytest.raises(ParameterError, match=r"'model\.start': titles, but .* has none.*titles: book_titles\.csv"):
+        stages.prepare(run)

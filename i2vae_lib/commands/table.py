@@ -29,10 +29,9 @@ def _path(word: str) -> Path:
 
 
 def _port(word: str) -> int:
-    number = int(word)
-    if not 1 <= number <= 65535:
-        raise argparse.ArgumentTypeError(f"{number}: a port lies from 1 to 65535")
-    return number
+    if not word.isdecimal() or not 1 <= int(word) <= 65535:
+        raise argparse.ArgumentTypeError(f"{word}: a port is a number from 1 to 65535")
+    return int(word)
 
 
 _Option = tuple[str, dict[str, Any]]  # what argparse's add_argument takes

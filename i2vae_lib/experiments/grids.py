@@ -59,6 +59,12 @@ _EPOCHS = {"epochs", "training.epochs"}
 _OTHER_ROWS = ("data", "protocol", "split", "controls", "synthetic", "references")
 """What two runs that are compared row by row must agree on, apart from ``evaluation.negatives``."""
 
+
+def ranks_others(key: str) -> bool:
+    """Whether a parameter says which rows or candidates are ranked, so that results under its values do not compare."""
+    return key.partition(".")[0] in _OTHER_ROWS or key == "evaluation.negatives"
+
+
 MOST_VALUES, MOST_CELLS = 1_000, 20_000
 """Limits of a range and of a grid: more is a slip, and would fill the memory before the first cell runs."""
 
@@ -465,8 +471,7 @@ def _not_comparable(grid: _Grid) -> Iterator[str]:
     for row, settings in grid.rows.items():
         base = grid.rows.get(grid.base_of(row) or row, {})
         for key in sorted(settings.keys() | base.keys()):
-            ranks_others = key.partition(".")[0] in _OTHER_ROWS or key == "evaluation.negatives"
-            if ranks_others and settings.get(key) != base.get(key):
+            if ranks_others(key) and settings.get(key) != base.get(key):
                 yield (
                     f"{row} sets {key}, so it ranks other rows or candidates than {grid.base_of(row)}, with which it "
                     f"is to be compared: make {key} an axis (product)"

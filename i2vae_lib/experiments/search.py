@@ -29,7 +29,7 @@ from pydantic import Field, model_validator
 from i2vae_lib import stages
 from i2vae_lib.data.loading import source_of
 from i2vae_lib.experiments.engine import Outcome, Say, Work, cell_folder, claim_cells, work_off
-from i2vae_lib.experiments.grids import Settings, Strict, address_of, check_cell, read_file, validated
+from i2vae_lib.experiments.grids import Settings, Strict, address_of, check_cell, ranks_others, read_file, validated
 from i2vae_lib.experiments.workers import connect
 from i2vae_lib.lazy import require
 from i2vae_lib.params import ParameterError, Parameters, load
@@ -112,6 +112,11 @@ def read_search(name: str | Path, given: Settings | None = None) -> Search:
         content = {**content, **{key: value for key, value in (given or {}).items() if value is not None}}
     search = validated(Search, content, where)
     for key, values in search.space.items():
+        if ranks_others(key):
+            raise ParameterError(
+                f"{where}: space: {key} says which rows or candidates are ranked, so what its values reach on "
+                f"validation does not compare: set it under overrides, or sweep it"
+            )
         for value in values if isinstance(values, list) else (values.low, values.high):
             try:
                 search.parameters({key: value})

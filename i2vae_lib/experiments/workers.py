@@ -257,7 +257,9 @@ def _cluster(scheduler: str) -> Iterator[Cluster]:
             aside.submit(asyncio.run, _greeted(address)).result()
         client = Client(address, timeout=PATIENCE)
     except (OSError, ValueError, TimeoutError) as error:
-        raise SchedulerError(f"the scheduler at {scheduler} did not answer within {PATIENCE} s ({error})") from None
+        raise SchedulerError(
+            f"the scheduler at {scheduler} did not answer within {PATIENCE} s ({error or 'no reason given'})"
+        ) from None
     with client:
         try:
             client.wait_for_workers(1, timeout=PATIENCE)
