@@ -20,6 +20,7 @@ from i2vae_lib.audit.leaks import audit, fired
 from i2vae_lib.data import DOMAINS, DataError, protocols
 from i2vae_lib.data.loading import load_dataset
 from i2vae_lib.data.logs.describe import describe_files
+from i2vae_lib.data.logs.frames import write_pair
 from i2vae_lib.data.logs.join import load_logs
 from i2vae_lib.data.logs.pair_file import read_pair_file
 from i2vae_lib.params import load
@@ -1284,3 +1285,72 @@ def test_pair_file_when_the_logs_names_are_numbers_is_read(names: tuple[str, str
         path.write_text(csv_of(LOGS[d]), encoding="utf-8")
     _, pair = read_as_described(tmp_path, *paths)
     assert [pair.catalogue.names[d] for d in DOMAINS] == list(names)
+
+
+def with_odd(rows: list[Event], header: str, write: Callable[[int], object], odd: str, mark: str = ",") -> str:
+    """A log of three columns and a rating whose tenth line has another time."""
+    times = [odd if n == 9 else write(t) for n, (_, _, t) in enumerate(rows)]
+    lines = [mark.join((f"a{u}", f"b{i}", "4", str(t))) for (u, i, _), t in zip(rows, times, strict=True)]
+    return "\n".join([*([header.replace(",", mark)] if header else []), *lines]) + "\n"
+
+
+@pytest.mark.parametrize("odd", ["NULL", r"\N", "unknown", "-", "0", "21.12.2014"])
+@pytest.mark.parametrize("write", [lambda t: moment(t).strftime("%Y-%m-%d %H:%M:%S"), str])
+@pytest.mark.parametrize(("header", "mark"), [("user_id,item_id,rating,created", ","), ("", "\t"), ("", ",")])
+def test_column_of_times_stays_one_where_a_row_has_none(tmp_path, header, mark, write, odd):
+    """Otherwise the whole column would be left out, and the order of lines taken for that of the events."""
+    found = describe_files(*put(tmp_path, lambda rows: with_odd(rows, header, write, odd, mark)))
+    assert found.columns.unit != "order" and not found.yaml
+    assert f"x.csv, line {10 + bool(header)}: column '" in found.refusal and "1 of 150" in found.refusal
+
+
+def test_json_column_of_times_stays_one_where_a_row_has_none(tmp_path):
+    def text(rows):
+        times = ["null" if n == 9 else str(moment(t)) for n, (_, _, t) in enumerate(rows)]
+        return "\n".join(
+            json.dumps({"user": u, "item": i, "created": t}) for (u, i, _), t in zip(rows, times, strict=True)
+        )
+
+    assert "x.csv, line 10: column 'created' has no time" in describe_files(*put(tmp_path, text)).refusal
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        "%a %b %d %H:%M:%S +0000 %Y",
+        "%m/%d/%Y %H:%M",
+        "%m/%d/%Y %I:%M:%S %p",
+        "%d.%m.%Y",
+        "%H:%M:%S %d.%m.%Y",
+        "%Y/%m/%d",
+        "%Y-%m-%d %H:%M:%S EST",
+        "%d-%b-%y",
+        "%d %B %Y",
+        "%a %b %d %Y %H:%M:%S GMT+0100 (Central European Standard Time)",
+    ],
+)
+@pytest.mark.parametrize("header", ["", "user,item,rating,created", "user,item,rating,last_modified"])
+def test_dates_in_another_notation_are_never_taken_for_no_times(tmp_path, write, header):
+    paths = put(tmp_path, lambda rows: with_odd(rows, header, lambda t: moment(t).strftime(write), "-", "\t"))
+    found = describe_files(*paths)
+    assert found.columns.unit != "order" and not found.yaml
+    assert "Write all times as ISO 8601, such as 2014-11-27 21:46:45" in found.refusal
+    name = header.split(",")[-1] or "timestamp"
+    assert f"x.csv, line {1 + bool(header)}: column '{name}' holds" in found.refusal
+    with pytest.raises(DataError, match="Write all times as ISO 8601"):
+        write_pair(
+            dict(zip("ab", paths, strict=True)), tmp_path, {"user": None, "item": None, "timestamp": None}, 1, None
+        )
+
+
+@pytest.mark.parametrize(
+    "value", ["Heat ({})", "version 1.2.{}", "marketing{}", "May {}", "Ep. {} of 2014", "i-{}", "{}-03", "2014-{}"]
+)
+def test_text_that_has_numbers_is_no_date(tmp_path, value):
+    def text(rows):
+        lines = (f"{u},{i},{value.format(1950 + n % 70)},{t}\n" for n, (u, i, t) in enumerate(rows))
+        return "user,item,note,rated\n" + "".join(lines)
+
+    found, pair = read_as_described(tmp_path, *put(tmp_path, text))
+    assert triples(pair, "x") == sorted(LOGS["x"]) and found.columns.timestamp == "rated"
+    assert not [one for one in found.suspicious if "note" in one]

@@ -2,6 +2,7 @@
 
 =================================  ============================================================================
 ``describe``, ``layouts``          ``i2vae describe``: guesses the layout, counts, proposes a pair file
+``looks``                          what the values of a column look like as times
 ``pair_file``                      the pair file: YAML that says how two logs are read
 ``files``, ``first_bytes``         one log file: opened, columns; what is no log at all
 ``separators``                     what stands between the values of a text file

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 
-from i2vae_lib.data.logs.checks import numbers_as, unit_by_size, unit_of
+from i2vae_lib.data.logs.checks import no_id, numbers_as, unit_of
 from i2vae_lib.data.logs.database import first_row, in_file_order, reading
 from i2vae_lib.data.logs.files import (
-    DATE_DIGITS,
     FIRST_OBJECTS,
-    ISO,
     JSON_LINES,
     Source,
     check_columns,
     is_number,
-    is_temporal,
     open_table,
 )
+from i2vae_lib.data.logs.looks import CLOCK, KINDS, TIME_WORDS, TIMES, UNIT_OF, is_value, kind_of
 from i2vae_lib.data.logs.notations import likely_in
 from i2vae_lib.data.logs.pair_file import (
     COLUMNS_EXAMPLE,
@@ -176,7 +173,7 @@ def _guess(db: duckdb.DuckDBPyConnection, path: Path, given: Mapping[str, str], 
     """A file's layout by its header, or its first rows; the unit of Unix times comes later."""
     source = open_table(path, ())
     table = source.types is None and source.delimiter != JSON_LINES
-    if table and any(is_number(one) or re.fullmatch(ISO, one.strip()) for one in source.names):
+    if table and any(map(is_value, source.names)):
         return _without_header(db, path, source, suspicious)
     if source.delimiter == JSON_LINES:
         _refuse_late_keys(db, source)
@@ -205,12 +202,14 @@ def _without_header(db: duckdb.DuckDBPyConnection, path: Path, source: Source, s
         )
     header = [f"c{i}" for i in range(width)]
     columns = _first_values(db, open_table(path, (), header=header))
-    kinds = {name: _kind(values, None) for name, values in columns.items()}
+    kinds = {name: kind_of(values, None) for name, values in columns.items()}
     counted = width > 3 and _numbers_rows(columns["c0"])
     if width == 4 and source.delimiter == "," and is_number(source.names[3]) and not counted:
         return "Amazon ratings without a header", "amazon2014", FORMATS["amazon2014"]  # or 2018: the ids decide
     # dates in words are times beyond doubt; of several numbers the last, since ids come first
-    when = next((name for kind in ("iso", "unix", "date") for name in header[::-1] if kinds[name] == kind), None)
+    when = next(
+        (name for kind in ("iso", "unix", "date", "unread") for name in header[::-1] if kinds[name] == kind), None
+    )
     if counted:
         suspicious.append(f"{path.name}: the first column numbers the rows: it is left out")
     if when is None and width - counted > 3 and {*kinds.values()} == {"numbers"}:
@@ -225,7 +224,7 @@ def _without_header(db: duckdb.DuckDBPyConnection, path: Path, source: Source, s
     rest = [name for name in header[counted:] if name not in named]
     named |= {rest[0]: "rating"} if rest else {}
     full = tuple(named.get(name, name) for name in header)
-    unit: Unit = _UNIT_OF.get(kinds[when], "s") if when else "order"
+    unit: Unit = UNIT_OF.get(kinds[when], "s") if when else "order"
     found = Columns(user="user", item="item", timestamp="timestamp" if when else None, unit=unit, header=full)
     return f"no header, separated by {source.delimiter!r}, columns {', '.join(full)}", None, found
 
@@ -243,7 +242,7 @@ def _refuse_late_keys(db: duckdb.DuckDBPyConnection, source: Source) -> None:
         found = db.execute(f"SELECT DISTINCT unnest(json_keys(json)) FROM {rows}", values).fetchall()
     late = sorted({key for [key] in found} - {*source.names})
     for plain, key in _plain_names(late).items():
-        if {*_words(key)} & _TIME_WORDS or any(plain in names for names in _ROLE_NAMES.values()):
+        if {*_words(key)} & TIME_WORDS or any(plain in names for names in _ROLE_NAMES.values()):
             raise DataError(
                 f"{source.path}: the key {key!r} stands on none of the first {FIRST_OBJECTS:,} lines, from which the "
                 f"columns are guessed, but on later ones: write it on line 1 as well (null will do)"
@@ -251,57 +250,17 @@ def _refuse_late_keys(db: duckdb.DuckDBPyConnection, source: Source) -> None:
 
 
 def _first_values(db: duckdb.DuckDBPyConnection, source: Source) -> dict[str, list[str]]:
-    """The first values of each column, as text."""
+    """The first values of each column, as text, without those that stand for none."""
     rows, values = source.rows()
-    cells = ", ".join(f"CAST(c{i} AS VARCHAR)" for i in range(len(source.names)))
+    cells = ", ".join(f"CASE WHEN NOT {no_id(source.text(name))} THEN {source.text(name)} END" for name in source.names)
     with reading(db, source), in_file_order(db):
         found = db.execute(f"SELECT {cells} FROM {rows} LIMIT {_SAMPLE}", values).fetchall()
-    return {name: [str(row[i]) for row in found if row[i] not in (None, "")] for i, name in enumerate(source.names)}
+    return {name: [str(row[i]) for row in found if row[i] is not None] for i, name in enumerate(source.names)}
 
 
 def _plain_names(names: Sequence[str]) -> dict[str, str]:
     """Names of columns by what is left of them without case, punctuation and RecBole's type."""
     return {re.sub(r"[^a-z]", "", name.split(":")[0].lower()): name for name in reversed(names)}
-
-
-_UNIT_OF: dict[str, Unit] = {"iso": "iso", "date": "date"}  # by what times look like; "s": their size decides later
-_TIMES = ("unix", "iso", "date")  # likelier ones first
-_KINDS = (*_TIMES, "numbers", "text")
-_TIME_WORDS = {
-    "time",
-    "times",
-    "date",
-    "datetime",
-    "timestamp",
-    "stamp",
-    "ts",
-    "unix",
-    "epoch",
-    "at",
-    "when",
-    "ms",
-    "day",
-}
-
-
-def _kind(values: Sequence[str], type: object | None) -> str:
-    """What a column's values look like as times: one of :data:`_KINDS`."""
-    if type is not None and is_temporal(type):
-        return "iso"
-    texts = [one.strip() for one in values]
-    if texts and all(re.fullmatch(ISO, one) for one in texts):
-        return "iso"
-    if texts and all(re.fullmatch(DATE_DIGITS + r"(\.0*)?", one) for one in texts):
-        return "date"
-    if texts and all(is_number(one) or re.fullmatch(r"[0-9.]+[eE]\+?[0-9]+", one) for one in texts):
-        likely = sum(_likely_time(float(one)) for one in texts)
-        return "unix" if likely > 0.9 * len(texts) else "numbers"
-    return "text"
-
-
-def _likely_time(number: float) -> bool:
-    """Whether a number is a Unix time from March 1973 to next year, in the unit that its size speaks for."""
-    return 10**8 <= number / UNITS[unit_by_size(number)][1] < time.time() + 366 * 86_400
 
 
 def _roles(
@@ -324,7 +283,7 @@ def _roles(
             f"write the pair file by hand: {COLUMNS_EXAMPLE}"
         )
     types = dict(zip(source.names, source.types, strict=True)) if source.types is not None else {}
-    kinds = {name: _kind(columns[name], types.get(name)) for name in source.names}
+    kinds = {name: kind_of(columns[name], types.get(name)) for name in source.names}
     ids = [str(name) for name in found.values()]
     when, others = (given["timestamp"], []) if "timestamp" in given else _time_column(path, plain, kinds, ids)
     if others:
@@ -333,17 +292,17 @@ def _roles(
             f"well: if it is another, set columns.timestamp"
         )
     for name in (one for one in source.names if one not in (*ids, when)):
-        if columns[name] and all(re.match(r"[0-2]?[0-9]:[0-5][0-9]\b", one) for one in columns[name]):
+        if columns[name] and all(re.match(CLOCK, one) for one in columns[name]):
             suspicious.append(
                 f"{path.name}: column {name!r} holds the time of a day, such as {columns[name][0]!r}, and is not read: "
                 f"write day and time into one column, such as 2014-11-27 21:46:45"
             )
-        elif when is None and {*_words(name)} & _TIME_WORDS:
+        elif when is None and {*_words(name)} & TIME_WORDS:
             suspicious.append(
                 f"{path.name}: column {name!r} is named like a time, but its values are not times (the first: "
                 f"{columns[name][:1]}), so events are taken in the order of lines: write Unix times or ISO"
             )
-    unit = "order" if when is None else _UNIT_OF.get(kinds[when], "s")
+    unit = "order" if when is None else UNIT_OF.get(kinds[when], "s")
     return Columns(user=ids[0], item=ids[1], timestamp=when, unit=unit)
 
 
@@ -355,14 +314,14 @@ def _time_column(
     A name that says time comes before a look: large numbers are prices as often as times.
     """
     known = [plain[one] for one in _ROLE_NAMES["timestamp"] if one in plain and plain[one] not in ids]
-    seen = [name for name, kind in kinds.items() if kind in _TIMES and name not in (*known, *ids)]
-    named = known + [name for name in seen if {*_words(name)} & _TIME_WORDS]
+    seen = [name for name, kind in kinds.items() if kind in (*TIMES, "unread") and name not in (*known, *ids)]
+    named = known + [name for name in seen if {*_words(name)} & TIME_WORDS]
     looks: dict[str, list[str]] = {
-        kind: [one for one in seen if one not in named and kinds[one] == kind] for kind in _TIMES
+        kind: [one for one in seen if one not in named and kinds[one] == kind] for kind in KINDS
     }
-    said: dict[str, list[str]] = {kind: [one for one in named if kinds[one] == kind] for kind in _KINDS}
-    ranked = [name for kind in _TIMES for name in said[kind]]
-    ranked += [*looks["iso"], *said["numbers"], *looks["unix"], *said["text"]]
+    said: dict[str, list[str]] = {kind: [one for one in named if kinds[one] == kind] for kind in KINDS}
+    ranked = [name for kind in TIMES for name in said[kind]]
+    ranked += [*looks["iso"], *said["numbers"], *looks["unix"], *said["unread"], *looks["unread"], *said["text"]]
     if not ranked:
         return None, []
     when = ranked[0]
@@ -372,8 +331,9 @@ def _time_column(
             f"{path}: cannot tell which column holds the time: {', '.join(alike)} look like times; write the pair file "
             f"by hand: {COLUMNS_EXAMPLE}"
         )
-    sure = when in known and kinds[when] in _TIMES
-    return when, [] if sure else [name for name in ranked[1:] if kinds[name] in ("unix", "iso")]
+    readable = when in named and kinds[when] in TIMES
+    likely = ("unix", "iso") if readable else ("unix", "iso", "unread")
+    return when, [] if readable and when in known else [name for name in ranked[1:] if kinds[name] in likely]
 
 
 def _words(name: str) -> list[str]:
