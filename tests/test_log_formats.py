@@ -1354,3 +1354,58 @@ def test_text_that_has_numbers_is_no_date(tmp_path, value):
     found, pair = read_as_described(tmp_path, *put(tmp_path, text))
     assert triples(pair, "x") == sorted(LOGS["x"]) and found.columns.timestamp == "rated"
     assert not [one for one in found.suspicious if "note" in one]
+
+
+@pytest.mark.parametrize("last", [51, 90])
+@pytest.mark.parametrize(("header", "line"), [("title,timestamp", "{0},{1}"), ("timestamp,title", "{1},{0}")])
+@pytest.mark.parametrize("packed", [False, True])
+def test_quotes_that_would_swallow_events_are_refused(tmp_path, last, header, line, packed):
+    """A quote that begins a value and one that ends another, lines below: all between would be one value."""
+
+    def text(rows):
+        titles = ['"Heroes' if n == 50 else 'Ghost"' if n == last else "Film" for n in range(len(rows))]
+        cells = (f"{u},{i},{line.format(title, t)}\n" for (u, i, t), title in zip(rows, titles, strict=True))
+        return f"user_id,item_id,{header}\n" + "".join(cells)
+
+    for d in DOMAINS:
+        content = text(LOGS[d]).encode()
+        (tmp_path / f"{d}.csv").write_bytes(gzip.compress(content) if packed else content)
+    told = rf"x\.csv, line 52: a double quote begins a value of column 'title' that ends {last - 50} lines below"
+    with pytest.raises(DataError, match=told):
+        load_logs(written(tmp_path))
+    with pytest.raises(DataError, match=told):
+        describe_files(tmp_path / "x.csv", tmp_path / "y.csv")
+
+
+@pytest.mark.parametrize(
+    "review", ["one\ntwo\nthree", "a,b\nc,d,5\n1,2,3,4", "good, bad\nso, so, 12345, x", "x,\n,,\n,"]
+)
+def test_reviews_of_several_lines_are_read(tmp_path, review):
+    for d in DOMAINS:
+        frame = pd.DataFrame(LOGS[d], columns=["user_id", "item_id", "timestamp"]).assign(review=review)
+        frame.to_csv(tmp_path / f"{d}.csv", index=False)
+    assert triples(load_logs(written(tmp_path)), "x") == sorted(LOGS["x"])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("bad", ['{"user_id": "u"', '{"user_id": u}', "{}"])
+def test_line_that_is_no_json_object_is_named(tmp_path, packed, bad):
+    def text(rows):
+        lines = [json.dumps({"user_id": u, "item_id": i, "timestamp": t}) for u, i, t in rows]
+        return "\n".join([*lines[:7], "", bad, *lines[8:]])
+
+    for d in DOMAINS:
+        content = text(LOGS[d]).encode()
+        (tmp_path / f"{d}.csv").write_bytes(gzip.compress(content) if packed else content)
+    with pytest.raises(DataError, match=r"x\.csv, line 9: (not one JSON object a line|column 'user_id' has no id)"):
+        load_logs(written(tmp_path))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_carriage_return_inside_a_value_is_named(tmp_path, packed):
+    for d in DOMAINS:
+        content = csv_of(LOGS[d]).replace("\n", ",a note\n").replace("a note", "note", 1).replace("a note", "a\rb", 9)
+        content = content.replace("a\rb", "a note", 8).encode()
+        (tmp_path / f"{d}.csv").write_bytes(gzip.compress(content) if packed else content)
+    with pytest.raises(DataError, match=r"x\.csv, line 10: a carriage return inside a value"):
+        load_logs(written(tmp_path))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
+import itertools
+import json
 import os
 import re
 import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import duckdb
 
-from i2vae_lib.data.logs.files import JSON_LINES, Source, is_number, key_twice, text_of
+from i2vae_lib.data.logs.files import ISO, JSON_LINES, Source, bytes_of, is_number, key_twice, text_of
 from i2vae_lib.data.logs.pair_file import Columns
 from i2vae_lib.data.logs.separators import fields_of, usual_fields
 from i2vae_lib.data.rows import DataError
@@ -61,7 +64,7 @@ def reading(db: duckdb.DuckDBPyConnection, source: Source) -> Iterator[None]:
         raise
     except duckdb.Error as error:
         source.check_whole()
-        raise DataError(f"{source.path}: {_unreadable(source)} ({_first(error)})") from None
+        raise DataError(f"{source.path}{_unreadable(source) or f': malformed ({_first(error)})'}") from None
     try:
         rejected = db.execute(_REJECTED).fetchall()
     except duckdb.CatalogException:  # there is no such table before the first rejected line
@@ -79,21 +82,35 @@ _REJECTED = (
 
 
 def _unreadable(source: Source) -> str:
+    """Where a file cannot be read, and why; "" if that is not known."""
     if source.types is not None:
-        return "damaged Parquet file; fetch or write it anew"
+        return ": damaged Parquet file; fetch or write it anew"
+    first = None
+    with bytes_of(source) as stream, suppress(OSError, EOFError, zlib.error):
+        for n, line in enumerate(stream, 1):
+            if source.delimiter == JSON_LINES:
+                if wrong := _no_object(line):
+                    return f", line {n}: not one JSON object a line ({wrong})"
+                continue
+            if b"\r" in line.rstrip(b"\r\n") and b'"' not in line:
+                return f", line {n}: a carriage return inside a value, which ends a line as well: write a blank instead"
+            windows = line.endswith(b"\r\n")
+            first = windows if first is None else first
+            if windows != first:
+                was, found = ("\\r\\n", "\\n") if first else ("\\n", "\\r\\n")
+                return f": line {n} ends with {found} and line 1 with {was}; write them alike, e.g. `tr -d '\\r'`"
     if source.gzipped:
-        return (
-            "something follows the end of its gzip data (zeros, as tapes leave them?); unpack it and compress it anew"
-        )
-    if source.delimiter == JSON_LINES:
-        return "not one JSON object a line"
-    with source.path.open("rb") as stream:
-        first = next(stream, b"").endswith(b"\r\n")
-        other = next((n for n, line in enumerate(stream, 2) if line.endswith(b"\r\n") != first), None)
-    if other is None:
-        return "malformed CSV"
-    was, found = ("\\r\\n", "\\n") if first else ("\\n", "\\r\\n")
-    return f"line {other} ends with {found} and line 1 with {was}; write them alike, e.g. `tr -d '\\r'`"
+        return ": something follows the end of its gzip data (zeros, as tapes leave them?); unpack it and compress anew"
+    return ""
+
+
+def _no_object(line: bytes) -> str:
+    """Why a line is no JSON; "" if it is or is blank."""
+    try:
+        json.loads(line.strip() or b"{}")
+    except (ValueError, RecursionError) as error:
+        return f"{type(error).__name__}: {str(error).split(': line')[0]}"
+    return ""
 
 
 _NO_EVENTS = {  # lines that programs leave in files, and what they are
@@ -144,6 +161,45 @@ def stage_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Col
         db.execute(sql, values)
     if source.delimiter == JSON_LINES:
         _refuse_keys_twice(db, source)
+    elif source.types is None and source.items is None and len(source.delimiter) == 1:
+        _refuse_stray_quotes(db, d, source, layout)
+
+
+def _refuse_stray_quotes(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Columns) -> None:
+    """Refuse a value in quotes that holds lines of the file: a quote that stands for itself swallows their events."""
+    with bytes_of(source) as stream:
+        ends = sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
+    if ends <= first_row(db, f"SELECT count(*) FROM raw_{d}")[0] + source.header:
+        return
+    rows, values = source.numbered()
+    cells, width = ", ".join(f"c{i}" for i in range(len(source.names))), len(source.names)
+    breaks, marks = (f"(length(v) - length(replace(v, chr({ord(one)}), '')))" for one in ("\n", source.delimiter))
+    with in_file_order(db):
+        found = db.execute(
+            f"SELECT n, j, v FROM (SELECT n, unnest([{cells}]) AS v, unnest(range({width})) AS j FROM {rows}) "
+            f"WHERE contains(v, chr(10)) AND {marks} = {breaks} * {width - 1} ORDER BY n",
+            values,
+        ).fetchall()
+    for n, j, value in found:
+        if _holds_lines(value, j, source, layout):
+            raise DataError(
+                f"{source.path}, line {_line(source, n)}: a double quote begins a value of column '{source.names[j]}' "
+                f"that ends {value.count(chr(10))} lines below and holds the values of other lines, whose events would "
+                f'be lost: delete the quote, or write the value in quotes and the quote twice ("")'
+            )
+
+
+def _holds_lines(value: str, column: int, source: Source, layout: Columns) -> bool:
+    """Whether a value is the end of one line, whole lines, and the beginning of another one, by where times stand."""
+    first, *whole, last = (one.rstrip("\r").split(source.delimiter) for one in value.split("\n"))
+    width = len(source.names)
+    if [len(first), *map(len, whole), len(last)] != [width - column, *[width] * len(whole), column + 1]:
+        return False
+    at = column if layout.timestamp is None else source.names.index(layout.timestamp)
+    if at == column:  # of a few lines nothing can be said
+        return len(whole) >= 3
+    times = [first[at - column] if at > column else last[at], *(one[at] for one in whole)]
+    return all(re.fullmatch(rf"[0-9]{{5,}}(\.[0-9]+)?|{ISO}", one) for one in times)
 
 
 def _refuse_keys_twice(db: duckdb.DuckDBPyConnection, source: Source) -> None:
@@ -155,7 +211,7 @@ def _refuse_keys_twice(db: duckdb.DuckDBPyConnection, source: Source) -> None:
     numbered = f"SELECT row_number() OVER () AS n, json_keys(json) AS keys, {twice} AS bad FROM {rows}"
     with in_file_order(db):
         n, keys = first_row(db, f"SELECT n, keys FROM ({numbered}) WHERE bad ORDER BY n LIMIT 1", values)
-    raise DataError(f"{source.path}, line {n}: {key_twice(keys)}")
+    raise DataError(f"{source.path}, line {_line(source, n)}: {key_twice(keys)}")
 
 
 @contextmanager
@@ -204,9 +260,10 @@ def locate(
 
 def _line(source: Source, n: int) -> int:
     """The line on which record ``n`` (from 1, header not counted) starts: empty lines and line ends in quotes count."""
-    if len(source.delimiter) > 1:  # JSON lines, "::": a line is a record
-        return int(n) + source.header
     with text_of(source) as stream:
+        if len(source.delimiter) > 1:  # JSON lines, "::": a line is a record
+            full = (number for number, line in enumerate(stream, 1) if line.strip())
+            return next(itertools.islice(full, int(n) + source.header - 1, None))
         reader = csv.reader(stream, delimiter=source.delimiter)
         left, line = n + source.header, 0
         for record in reader:

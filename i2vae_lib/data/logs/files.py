@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -344,12 +344,14 @@ def _open_headerless(path: Path, format: Format) -> Source:
     return source
 
 
+def bytes_of(source: Source) -> IO[bytes]:
+    """A text file's content, unpacked."""
+    return cast(IO[bytes], gzip.open(source.path, "rb")) if source.gzipped else source.path.open("rb")
+
+
 @contextmanager
 def text_of(source: Source) -> Iterator[io.TextIOWrapper]:
-    with (
-        gzip.open(source.path, "rb") if source.gzipped else source.path.open("rb") as raw,
-        io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as stream,
-    ):
+    with bytes_of(source) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as stream:
         yield stream
 
 
