@@ -53,7 +53,8 @@ def quoted(value: object) -> str:
 def not_utf8(content: bytes = b"") -> str:
     """What to say of a file that is not UTF-8 text."""
     encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "latin1"
-    return f"not UTF-8 text; convert it, e.g. `iconv -f {encoding} -t utf-8`"
+    guessed = ", if it is latin1: nothing in it tells, and a wrong guess changes letters" * (encoding == "latin1")
+    return f"not UTF-8 text; convert it, e.g. `iconv -f {encoding} -t utf-8`{guessed}"
 
 
 def brief(message: str) -> str:

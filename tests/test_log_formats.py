@@ -9,6 +9,7 @@ import re
 import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -947,6 +948,10 @@ def test_pipe_when_given_is_called_one(tmp_path):
         (b"u1 i17:5 i3:1\nu2 i1:1\n", "line 1: this is in libsvm's format"),
         (b"1 |n 17:5 rating:1.5\n", "line 1: this is in libsvm's format"),
         (gzip.compress(b"0 0:1:0.5 1:17:1\n", mtime=0), "line 1: this is in libsvm's format"),
+        (b"INSERT INTO r VALUES ('u7','b2',3,1419170595);\n", "this is SQL and no table: load it"),
+        (b"-- MySQL dump 10.13\n--\n", "this is SQL and no table: load it"),
+        (b"--\n-- PostgreSQL database dump\n--\n", "this is SQL and no table: load it"),
+        (b"+---+---+\n|user_id|item_id|\n+---+---+\n", "this is a table as MySQL and Spark draw it"),
         (b'{"user_id": "u", "item_id": "i", "user_id": "v"}\n', "line 1: the key 'user_id' stands twice"),
     ],
 )
@@ -980,6 +985,9 @@ def test_json_key_that_stands_twice_on_any_line_is_refused(tmp_path, more, packe
         (lambda text: text + "# end of the log\n", "line 152: a comment: delete the line"),
         (lambda text: gzip.compress(text.encode()) + b"\0" * 512, "something follows the end of its gzip data"),
         (lambda text: "# made by hand, in 2020\n" + text, "line 1: it begins with '#', as comments do"),
+        (lambda text: "Ratings\n" + text, "line 1: 'Ratings', where the next lines have 3 values each, .*: a title?"),
+        (lambda text: "Ratings of 2014, ours\n\n" + text, "line 1: 'Ratings of 2014, ours', where .*: a title?"),
+        (lambda text: "Ratings of 2014\n" + text.replace(",", "\t"), "line 1: 'Ratings of 2014', where .*: a title?"),
         (lambda text: "% events\n" + text, "line 1: it begins with '%', as comments do"),
         (lambda text: "sep=,\n" + text, "line 1: 'sep=,' is for Excel alone: delete the line"),
         (lambda text: "sep=;\n" + text.replace(",", ";"), "line 1: 'sep=;' is for Excel alone: delete the line"),
@@ -1409,3 +1417,77 @@ def test_carriage_return_inside_a_value_is_named(tmp_path, packed):
         (tmp_path / f"{d}.csv").write_bytes(gzip.compress(content) if packed else content)
     with pytest.raises(DataError, match=r"x\.csv, line 10: a carriage return inside a value"):
         load_logs(written(tmp_path))
+
+
+def as_java(value: float) -> str:
+    """A double of 10 million or more as Java and Spark write it."""
+    digits, exponent = f"{value:.17e}".split("e")[0], int(f"{value:e}".split("e")[1])
+    digits = next(one for n in range(1, 18) if float((one := f"{value:.{n}e}").split("e")[0] + f"e{exponent}") == value)
+    return f"{digits.split('e')[0]}E{exponent}"
+
+
+@pytest.mark.parametrize("scale", [1, 1_000, 1_000_000])
+@pytest.mark.parametrize("lines", [False, True])
+def test_doubles_as_java_writes_them_are_read(tmp_path, scale, lines):
+    """Zeros at the end are left out: 1388700120 is 1.38870012E9, and no digit was lost."""
+
+    def text(rows):
+        if not lines:
+            return csv_of(rows, lambda t: as_java(t * scale))
+        return "".join(f'{{"user": "{u}", "item": "{i}", "time": {as_java(t * scale)}}}\n' for u, i, t in rows)
+
+    logs = {d: [(u, i, t - 3) for u, i, t in LOGS[d]] + [("3", f"{d}9", T)] for d in DOMAINS}
+    for d in DOMAINS:
+        (tmp_path / f"{d}.csv").write_text(text(logs[d]))
+    assert "1.38870012E" in (tmp_path / "x.csv").read_text()
+    _, pair = read_as_described(tmp_path, tmp_path / "x.csv", tmp_path / "y.csv")
+    assert triples(pair, "x") == sorted(logs["x"])
+
+
+@pytest.mark.parametrize("write", [lambda t: f"{t:.7e}", lambda t: f"{t:.7e}".replace("e+09", "E9")])
+def test_doubles_that_were_rounded_are_refused(tmp_path, write):
+    put(tmp_path, lambda rows: csv_of(rows, write))
+    with pytest.raises(DataError, match="digits were rounded away"):
+        load_logs(written(tmp_path))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_user_ids_that_begin_with_dashes_are_no_comment_of_sql(tmp_path, packed):
+    def text(rows):
+        return "".join(f"--u{u},{i},4,{t}\n" for u, i, t in rows)
+
+    _, pair = read_as_described(tmp_path, *put(tmp_path, text))
+    assert triples(pair, "x") == sorted((f"--u{u}", i, t) for u, i, t in LOGS["x"])
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("change", [lambda i: f"17{int(i):02}.03002", lambda i: "12e5" if i == "11" else i])
+def test_ids_that_look_like_floats_can_be_read_as_told(tmp_path, ending, change):
+    def put_all(front: str) -> None:
+        for d in DOMAINS:
+            frame = pd.DataFrame(LOGS[d], columns=["user_id", "item_id", "timestamp"])
+            frame["item_id"] = [front + change(one) for one in frame["item_id"]]
+            path = tmp_path / f"{d}.{ending}"
+            if ending == "parquet":
+                frame.to_parquet(path)
+            elif ending == "csv":
+                frame.to_csv(path, index=False, quoting=1)
+            else:
+                frame.to_json(path, orient="records", lines=True)
+
+    put_all("")
+    with pytest.raises(DataError, match="Ids that are no numbers, such as arXiv's, need a letter in front"):
+        load_logs(written(tmp_path, ending))
+    put_all("a")
+    expected = sorted((u, f"a{change(i)}", t) for u, i, t in LOGS["x"])
+    assert triples(load_logs(written(tmp_path, ending)), "x") == expected
+
+
+@pytest.mark.parametrize("scale", [0, 3])
+def test_times_that_are_decimals_are_read(tmp_path, scale):
+    for d in DOMAINS:
+        frame = pd.DataFrame(LOGS[d], columns=["user_id", "item_id", "timestamp"])
+        frame["timestamp"] = [Decimal(t).quantize(Decimal(10) ** -scale) for t in frame["timestamp"]]
+        frame.to_parquet(tmp_path / f"{d}.parquet")
+    _, pair = read_as_described(tmp_path, tmp_path / "x.parquet", tmp_path / "y.parquet")
+    assert triples(pair, "x") == sorted(LOGS["x"])

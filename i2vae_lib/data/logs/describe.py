@@ -361,7 +361,7 @@ def _suspicions(log: LogDescription, floats: bool) -> list[str]:
     if not log.events:
         return [f"{name} has no usable event", *found]
     if floats:
-        found.append(f"{name}: ids are floats such as 1.0; write them as text or integers")
+        found.append(f"{name}: ids are floats such as 1.0; write them as integers")
     if log.timed and log.events > 1 and log.times == 1:
         found.append(f"{name}: all {log.events:,} times are equal: nothing tells what came first")
     elif log.timed and log.events > 1 and log.same_time_of_day > 0.99:

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -22,7 +23,7 @@ import pyarrow.parquet as pq
 
 from i2vae_lib.data.logs.first_bytes import check_whole, first_line, is_parquet
 from i2vae_lib.data.logs.pair_file import COLUMNS_EXAMPLE, FORMATS, HEADERLESS, UNITS, Columns, Format, Side
-from i2vae_lib.data.logs.separators import fields_of, separator_of
+from i2vae_lib.data.logs.separators import fields_of, refuse_title, separator_of
 from i2vae_lib.data.rows import DataError
 from i2vae_lib.places import suggestion
 
@@ -38,7 +39,7 @@ _ZONE = r"( ?(Z|UTC|(-(0[0-9]|1[0-2])|[+](0[0-9]|1[0-4]))(:?[0-5][0-9])?))?"
 ISO = rf"[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}([T ][0-9]{{2}}(:[0-9]{{2}}(:[0-9]{{2}}([.,][0-9]+)?)?)?{_ZONE})?"
 FLOAT_IDS = (  # end of a message
     "; integers that became floats, as pandas makes them where one is missing? Drop the rows without an id and write "
-    "the column as text or integers"
+    "the column as integers. Ids that are no numbers, such as arXiv's, need a letter in front, in both files alike"
 )
 FIRST_OBJECTS = 1000  # of JSON lines, whose keys are a file's columns
 JSON_LINES = "JSON lines"  # in place of a delimiter
@@ -135,22 +136,35 @@ class Source:
         """SQL of a column as text."""
         return f"CAST(c{self.names.index(name)} AS VARCHAR)"
 
+    @cached_property
+    def _keeps_digits(self) -> bool:
+        """Whether numbers with an exponent lack nothing but zeros, as Java writes doubles (``1.41959E9``, no plus).
+
+        Some of the first ones then show every digit down to the seconds, which neither float32 nor rounding leaves.
+        """
+        with bytes_of(self) as stream:
+            return re.search(rb"\b[0-9]\.[0-9]{9,}[eE][0-9]", stream.read(1 << 20)) is not None
+
     def integer(self, name: str) -> str:
         """SQL of a column as BIGINT, NULL where it is no plain number; a fraction is cut off."""
         at = self.names.index(name)
         kind = self.types[at] if self.types is not None else pa.string()
         if pa.types.is_integer(kind):
             return f"TRY_CAST(c{at} AS BIGINT)"
+        if pa.types.is_decimal(kind):
+            return f"TRY_CAST(floor(c{at}) AS BIGINT)"
         if pa.types.is_floating(kind):
             return f"CASE WHEN isfinite(c{at}) THEN TRY_CAST(floor(c{at}) AS BIGINT) END"
         text = f"trim({self.text(name)})"
         digits = f"length(regexp_extract({text}, '{_SCIENTIFIC}', 2))"
+        kept = f"NOT contains({text}, '+')" if self.types is None and self._keeps_digits else "false"
         exponent = f"CAST(regexp_extract({text}, '{_SCIENTIFIC}', 3) AS INTEGER)"
         return (
             f"CASE WHEN regexp_full_match({text}, '{NUMBER}') THEN TRY_CAST(split_part({text}, '.', 1) AS BIGINT) "
-            # every digit down to the unit is there: nothing was rounded away
+            # every digit down to the unit is there, or was a zero: nothing was rounded away
             f"WHEN regexp_full_match({text}, '{_SCIENTIFIC}') THEN "
-            f"CASE WHEN {digits} >= {exponent} THEN TRY_CAST(floor(TRY_CAST({text} AS DOUBLE)) AS BIGINT) END END"
+            f"CASE WHEN {kept} OR {digits} >= {exponent} "
+            f"THEN TRY_CAST(floor(TRY_CAST({text} AS DOUBLE)) AS BIGINT) END END"
         )
 
     def time(self, layout: Columns) -> str:
@@ -247,6 +261,8 @@ def open_table(path: Path, wanted: Sequence[str], *, header: Sequence[str] | Non
     gzipped, line = first_line(path)
     if line.lstrip().startswith("{"):
         return Source(path, gzipped, JSON_LINES, False, _keys(path, gzipped, line), None)
+    if header is None and not line.startswith(("#", "%")):
+        refuse_title(path, gzipped, line)
     best = separator_of(path, gzipped, line, wanted)
     fields = fields_of(line, best)
     if best == " " and "" in fields:
@@ -399,7 +415,7 @@ def _check_time_type(path: Path, layout: Columns, kind: Any) -> None:
     if is_temporal(kind):
         if layout.unit != "iso":
             raise DataError(f"{where}, not {UNITS[layout.unit][0]}: set columns.unit: iso")
-    elif not (_is_text_or_integer(kind) or pa.types.is_float64(kind)):
+    elif not (_is_text_or_integer(kind) or pa.types.is_float64(kind) or pa.types.is_decimal(kind)):
         raise DataError(f"{where}; times are numbers, dates or text")
 
 

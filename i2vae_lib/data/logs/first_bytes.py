@@ -48,6 +48,11 @@ _MAGIC = {  # of the first eight bytes
     b"\xfe\xff": "text in UTF-16",
 }
 _NO_LOG = {  # how a first line begins that no conversion makes a log of
+    **dict.fromkeys(
+        ("insert into ", "create table ", "-- ", "--\n", "--\r\n", "pragma ", "begin transaction", "/*"),
+        "SQL and no table: load it into a database, and export the table as CSV",
+    ),
+    "+---": "a table as MySQL and Spark draw it, with lines around: export it as CSV",
     "version https://git-lfs": "a Git LFS pointer in place of the file: `git lfs pull` fetches it",
     "<!doctype": "a web page, as failed downloads leave it: fetch the log anew",
     "<html": "a web page, as failed downloads leave it: fetch the log anew",

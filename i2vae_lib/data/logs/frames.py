@@ -191,6 +191,10 @@ def _ids(name: str, column: str, values: pd.Series) -> pa.Array:
         raise DataError(f"{name}: column '{column}' holds {error.object!r}, which is no Unicode text") from None
     except (pa.ArrowException, OverflowError, TypeError):
         kinds = " and ".join(sorted({type(value).__name__ for value in values}))
+        if kinds == "int":
+            raise DataError(
+                f"{name}: column '{column}' holds integers that 64 bits cannot hold: make them text, with astype(str)"
+            ) from None
         verb = "mixes" if " and " in kinds else "holds"
         raise DataError(f"{name}: column '{column}' {verb} {kinds}; ids are all text or all integers") from None
     check_id_type(name, column, ids.type)

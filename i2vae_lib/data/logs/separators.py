@@ -81,6 +81,27 @@ def separator_of(path: Path, gzipped: bool, first: str, wanted: Sequence[str]) -
     return best.text
 
 
+def refuse_title(path: Path, gzipped: bool, first: str) -> None:
+    """Refuse a first line with fewer values than all others have: a title, or names that are missing.
+
+    Raises
+    ------
+    DataError
+    """
+    lines = list(_next_lines(path, gzipped).values())
+    found = {sign: {len(fields_of(one, sign)) for one in lines} for sign in (*_USUAL, " ")}
+    alike = {sign: counts.pop() for sign, counts in found.items() if len(counts) == 1}
+    here = {sign: len(fields_of(first, sign)) for sign in alike}
+    if any(count == here[sign] > 1 for sign, count in alike.items()):
+        return
+    for sign, count in alike.items():
+        if sign != " " and here[sign] < count > 2 and (2 * here[sign] <= count or " " in first):
+            raise DataError(
+                f"{path}, line 1: {shortened(first)!r}, where the next lines have {count} values each, separated by "
+                f"{sign!r}: a title? The header comes first, with a name for each value: delete what stands before it"
+            )
+
+
 def usual_fields(path: Path, gzipped: bool, separator: str) -> int:
     """How many values most of the first lines behind line 1 have."""
     counts = [len(fields_of(line, separator)) for line in _next_lines(path, gzipped).values()]
