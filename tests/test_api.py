@@ -537,6 +537,21 @@ BAD: dict[str, tuple[Change, str]] = {
         with_books(time=lambda s: s.astype("datetime64[s]").astype("int64").astype(str)),
         r"books, row 1: column 'time' holds '\d+', a number in a column of .*: Unix times are integers",
     ),
+    **{
+        f"Unix times and {odd!r}": (
+            with_books(
+                time=lambda s, odd=odd: (
+                    s.astype("datetime64[s]").astype("int64").astype(object).where(s.index != 4, odd)
+                )
+            ),
+            rf"books, row 5: column 'time' holds {odd!r}, where .* rows hold numbers: keep these",
+        )
+        for odd in (None, pd.NaT, "x", "2014-12-21")
+    },
+    "ids of 80 bits": (
+        with_books(user=lambda s: pd.Series([2**80 + one for one in s], s.index, dtype=object)),
+        "books: column 'user' holds integers that 64 bits cannot hold: make them text, with",
+    ),
     "a long name": (lambda logs: {"a" * 300: logs["books"], "b": logs["films"]}, "at most 100 characters"),
     "missing text ids": (
         with_books(user=lambda s: s.astype(str).astype(object).where(s.index != 4, None)),

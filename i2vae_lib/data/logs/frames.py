@@ -215,6 +215,7 @@ def _times(name: str, column: str, values: pd.Series) -> pd.Series:
             f"{name}: column '{column}' holds {values.dtype}; times are datetimes, ISO 8601 text or Unix time"
         )
     if not pd.api.types.is_numeric_dtype(values):
+        _refuse_no_number(name, column, values)
         dates = pd.to_datetime(
             values, utc=True, format=None if values.dtype.kind == "M" else "ISO8601", errors="coerce"
         )
@@ -239,6 +240,17 @@ def _times(name: str, column: str, values: pd.Series) -> pd.Series:
             f"first"
         )
     return values
+
+
+def _refuse_no_number(name: str, column: str, values: pd.Series) -> None:
+    """Refuse times of which most are numbers, as text or objects, and some are not."""
+    numbers = [is_number(str(one)) for one in values] if values.dtype.kind != "M" else []
+    if 2 * sum(numbers) > len(values) > sum(numbers):
+        at = numbers.index(False)
+        raise DataError(
+            f"{name}, row {at + 1}: column '{column}' holds {values.iloc[at]!r}, where {sum(numbers):,} of "
+            f"{len(values):,} rows hold numbers: keep these, log[to_numeric(log['{column}'], errors='coerce').notna()]"
+        )
 
 
 def _of_digits(values: pd.Series) -> str:
