@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from i2vae_lib import evaluation, stages
 from i2vae_lib.audit import leaks as audit
-from i2vae_lib.data.protocols import outside_note
+from i2vae_lib.data.protocols import order_note, outside_note
 from i2vae_lib.data.rows import DOMAINS
 from i2vae_lib.figures import pictures
 from i2vae_lib.labels import label, labelled, latent
@@ -143,8 +143,8 @@ def _made(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         "title": f"{label(p['system'])} on {record['data']} ({pair}), {record['protocol']}",
         "stamp": stamp(record),
         "summary": f"Rows: {rows}. Dataset SHA-256 {record['dataset_sha256'][:16]}…, data seed {record['data_seed']}, "
-        f"seed {p['seed']}. Kept out: {_removed(record['removed'])}. {outside_note(record['outside'], names)} "
-        + " ".join(record.get("notes", ())),
+        f"seed {p['seed']}. Kept out: {_removed(record['removed'])}. {order_note(record['protocol'])} "
+        f"{outside_note(record['outside'], names)} " + " ".join(record.get("notes", ())),
         "command": command_of(p),
         "filters": html(pd.DataFrame(record["filters"])) if record["filters"] else "",
         "extensions": from_histories.extensions(record["references"]),

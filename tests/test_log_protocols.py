@@ -571,6 +571,11 @@ def test_generated_log_when_cut_chronologically_has_an_oracle_far_above_populari
     assert hits["oracle"] > 1.5 * hits["popular"]
 
 
+def test_chronological_when_told_says_that_users_are_split():
+    assert protocols.order_note("chronological").startswith("Users are split, not time")
+    assert not any(map(protocols.order_note, ("temporal", "strict", "released")))
+
+
 def test_temporal_when_loaded_has_no_truth_of_the_last_events():
     assert load_dataset(load("smoke", {"synthetic.users": 300}, protocol="temporal")).truth == {}
 

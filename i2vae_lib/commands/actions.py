@@ -140,7 +140,7 @@ def result_of(here: Run, ranks: pd.DataFrame) -> str:
     import numpy as np
 
     from i2vae_lib import evaluation, stages
-    from i2vae_lib.data.protocols import outside_note
+    from i2vae_lib.data.protocols import order_note, outside_note
     from i2vae_lib.labels import labelled
     from i2vae_lib.results import lift
     from i2vae_lib.results.differences import compare
@@ -154,6 +154,7 @@ def result_of(here: Run, ranks: pd.DataFrame) -> str:
         labelled(stages.result_table(stages.load_metrics(here.folder), names)).to_string(index=False),
         lift.verdict(found),
         *evaluation.fewer_candidates(ranks, negatives, names),
+        order_note(here.record["protocol"]),
         outside_note(here.record["outside"], names),
         *here.record.get("notes", ()),
     ]

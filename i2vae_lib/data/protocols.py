@@ -384,6 +384,12 @@ def _outside(
     return counts
 
 
+def order_note(protocol: str) -> str:
+    """What *order of time* means under a protocol, as a sentence to print beside tables; "" where it needs none."""
+    users = "Users are split, not time: what orders events is time within each user's own."
+    return users if protocol == "chronological" else ""
+
+
 def outside_note(found: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
     """The counts of :func:`_outside` as a sentence to print beside tables; "" under the other protocols."""
     if not found:

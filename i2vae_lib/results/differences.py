@@ -19,6 +19,7 @@ import scipy  # scipy.stats is imported where it is used: it takes most of a sec
 
 from i2vae_lib import labels
 from i2vae_lib.data.kinds import HEADLINE
+from i2vae_lib.data.protocols import order_note
 from i2vae_lib.data.rows import Array
 from i2vae_lib.evaluation import cutoff_of
 from i2vae_lib.params import ParameterError
@@ -352,8 +353,7 @@ def _heading(found: Comparison) -> Iterator[str]:
         f"{about['data']}, protocol {about['protocol']}, data_seed {about['data_seed']}: {about['rows']} test rows of "
         f"{about['users']} users, {asked}"
     )
-    if about["stamp"]:
-        yield about["stamp"]
+    yield from filter(None, (about["stamp"], order_note(about["protocol"])))
     for one in lines(found.systems):
         seeds = f"seed{'s' if len(one.seeds) > 1 else ''} {', '.join(map(str, one.seeds))}: " if one.seeds else "from "
         yield f"  {one.system}: {seeds}{', '.join(one.folders)}"
