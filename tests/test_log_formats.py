@@ -77,6 +77,9 @@ TIMES: dict[str, tuple[Callable[[int], object], int]] = {  # how a time is writt
     "iso with a comma": (lambda t: moment(t).strftime('"%Y-%m-%d %H:%M:%S,123"'), 1),
     "iso with an hour": (lambda t: moment(t).strftime("%Y-%m-%dT%H"), 3_600),
     "iso with an hour and a zone": (lambda t: (moment(t) + ZONE).strftime("%Y-%m-%dT%H +0900"), 3_600),
+    "iso in lower case": (lambda t: moment(t).strftime("%Y-%m-%dt%H:%M:%Sz"), 1),
+    "iso without signs": (lambda t: (moment(t) + ZONE).strftime("%Y%m%dT%H%M%S+0900"), 1),
+    "iso without signs, in parts of a second": (lambda t: moment(t).strftime("%Y%m%dT%H%M%S.250Z"), 1),
     "iso in UTC": (lambda t: moment(t).strftime("%Y-%m-%d %H:%M:%S UTC"), 1),
     "iso day": (lambda t: moment(t).strftime("%Y-%m-%d"), 86_400),
     "YYYYMMDD": (lambda t: moment(t).strftime("%Y%m%d"), 86_400),
@@ -109,6 +112,7 @@ def test_times_when_written_otherwise_are_read_as_described(tmp_path, kind):
         (lambda t: t // 86_400, "days since 1970 .*set columns.unit: d"),
         (lambda t: (t - T) % 9_999_991, "as Unix time all 150 events are of 1970"),
         (lambda t: f'"{t:,}"', "digits only, without thousands separators"),
+        (lambda t: f'"{t},0"', "write the decimal comma as a point"),
         (lambda t: f"{t:.3e}", "digits were rounded away"),
         (lambda t: f"{moment(t):%a, %d %b %Y %H:%M:%S +0000}".join('""'), "another notation.* as ISO 8601"),
         (lambda t: f"2014-02-{28 + t // 60 % 3}", "another notation.* as ISO 8601"),
@@ -1490,4 +1494,33 @@ def test_times_that_are_decimals_are_read(tmp_path, scale):
         frame["timestamp"] = [Decimal(t).quantize(Decimal(10) ** -scale) for t in frame["timestamp"]]
         frame.to_parquet(tmp_path / f"{d}.parquet")
     _, pair = read_as_described(tmp_path, tmp_path / "x.parquet", tmp_path / "y.parquet")
+    assert triples(pair, "x") == sorted(LOGS["x"])
+
+
+@pytest.mark.parametrize("write", ["%Y-%m-%dT%H:%M:%S.25Z", "%Y-%m-%d %H:%M:%S"])
+def test_time_before_the_item_where_there_is_no_header_is_found(tmp_path, write):
+    """YooChoose: session, time, item, category."""
+
+    def text(rows):
+        return "".join(f"{u},{moment(t).strftime(write)},{i},0\n" for u, i, t in rows)
+
+    found, pair = read_as_described(tmp_path, *put(tmp_path, text))
+    assert triples(pair, "x") == sorted(LOGS["x"])
+    assert "columns user, timestamp, item, rating" in found.how
+
+
+@pytest.mark.parametrize("rating", ["5 ", ""])
+def test_time_of_day_beside_the_day_is_told_where_there_is_no_header(tmp_path, rating):
+    def text(rows):
+        return "".join(f"{u} {i} {rating}{moment(t):%Y-%m-%d %H:%M:%S}\n" for u, i, t in rows)
+
+    found = describe_files(*put(tmp_path, text))
+    assert (
+        len([one for one in found.suspicious if "holds the time of a day, such as '22:02:03', and is not" in one]) == 1
+    )
+
+
+def test_names_of_columns_in_brackets_are_a_header(tmp_path):
+    paths = put(tmp_path, lambda rows: csv_of(rows).replace("user_id,item_id,timestamp", "[user_id],[item_id],[time]"))
+    _, pair = read_as_described(tmp_path, *paths)
     assert triples(pair, "x") == sorted(LOGS["x"])

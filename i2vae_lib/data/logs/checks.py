@@ -332,6 +332,8 @@ def _advice(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns, valu
         return f": no day of the calendar: {'mend or drop these rows' if 2 * bad < total else 'give days that exist'}"
     if re.fullmatch(r"[0-9a-f]{24}", text):
         return ": an ObjectId of MongoDB? Its first 8 digits, read to the base 16, are Unix time in seconds"
+    if re.fullmatch(r"[0-9]{4,},[0-9]+", text):
+        return ": write the decimal comma as a point"
     if re.fullmatch(r"[0-9]{1,3}([,.' ][0-9]{3})+", text):
         return ": digits only, without thousands separators"
     if re.fullmatch(r"[0-9.]+[eE][+-]?[0-9]+", text):

@@ -35,8 +35,11 @@ DATE_DIGITS = (
     r"(([01][0-9]|2[0-3])([0-5][0-9]([0-5][0-9](\.[0-9]+|[0-9]{3}|[0-9]{6})?)?)?)?"
 )
 # from -12 to +14 hours; a name such as BST stands for several
-_ZONE = r"( ?(Z|UTC|(-(0[0-9]|1[0-2])|[+](0[0-9]|1[0-4]))(:?[0-5][0-9])?))?"
-ISO = rf"[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}([T ][0-9]{{2}}(:[0-9]{{2}}(:[0-9]{{2}}([.,][0-9]+)?)?)?{_ZONE})?"
+_ZONE = r"( ?([Zz]|UTC|(-(0[0-9]|1[0-2])|[+](0[0-9]|1[0-4]))(:?[0-5][0-9])?))?"
+ISO = (  # or the basic format, without signs
+    rf"[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}([Tt ][0-9]{{2}}(:[0-9]{{2}}(:[0-9]{{2}}([.,][0-9]+)?)?)?{_ZONE})?|"
+    rf"[0-9]{{8}}[Tt][0-9]{{6}}([.,][0-9]+)?{_ZONE}"
+)
 FLOAT_IDS = (  # end of a message
     "; integers that became floats, as pandas makes them where one is missing? Drop the rows without an id and write "
     "the column as integers. Ids that are no numbers, such as arXiv's, need a letter in front, in both files alike"
@@ -183,7 +186,9 @@ class Source:
             if self.types is not None and is_temporal(self.types[at]):
                 return f"CAST(floor(epoch_us(CAST(c{at} AS TIMESTAMPTZ)) / 1000000) AS BIGINT)"
             text = f"trim({self.text(name)})"
-            plain = f"replace(replace({text}, ',', '.'), 'UTC', 'Z')"  # as the engine reads it
+            plain = f"replace(replace(upper({text}), ',', '.'), 'UTC', 'Z')"  # as the engine reads it
+            basic = "^([0-9]{4})([0-9]{2})([0-9]{2})T([0-9]{2})([0-9]{2})([0-9]{2})"
+            plain = f"regexp_replace({plain}, '{basic}', '\\1-\\2-\\3T\\4:\\5:\\6')"
             plain = f"regexp_replace({plain}, ' ([Z+-])', '\\1')"
             plain = f"regexp_replace({plain}, '^([0-9-]{{10}}[T ][0-9]{{2}})([Z+-].*)?$', '\\1:00\\2')"
             moment = f"CAST(floor(epoch_us(TRY_CAST({plain} AS TIMESTAMPTZ)) / 1000000) AS BIGINT)"

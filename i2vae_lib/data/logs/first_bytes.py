@@ -116,7 +116,7 @@ def first_line(path: Path) -> tuple[bool, str]:
     if len(control) > 1 or control & {"\0", "\x1b"}:  # one of them may separate values
         some = f", such as U+{ord(min(control)):04X}: if it separates values, write commas instead"
         raise DataError(f"{path}: {_NO_TEXT.format(some)}")
-    if line.lstrip().startswith("["):
+    if re.match(r"\s*\[(?!\w+\][^\s\w\]])", line):  # [user_id],[item_id] is a header as SQL Server writes it
         raise DataError(f"{path}, line 1: this is a JSON list; write one JSON object a line, CSV or Parquet")
     return gzipped, line.rstrip("\r\n")
 

@@ -204,7 +204,8 @@ def _without_header(db: duckdb.DuckDBPyConnection, path: Path, source: Source, s
     columns = _first_values(db, open_table(path, (), header=header))
     kinds = {name: kind_of(values, None) for name, values in columns.items()}
     counted = width > 3 and _numbers_rows(columns["c0"])
-    if width == 4 and source.delimiter == "," and is_number(source.names[3]) and not counted:
+    dated = {"iso", "unread"} & {*kinds.values()}
+    if width == 4 and source.delimiter == "," and is_number(source.names[3]) and not counted and not dated:
         return "Amazon ratings without a header", "amazon2014", FORMATS["amazon2014"]  # or 2018: the ids decide
     # dates in words are times beyond doubt; of several numbers the last, since ids come first
     when = next(
@@ -224,9 +225,23 @@ def _without_header(db: duckdb.DuckDBPyConnection, path: Path, source: Source, s
     rest = [name for name in header[counted:] if name not in named]
     named |= {rest[0]: "rating"} if rest else {}
     full = tuple(named.get(name, name) for name in header)
+    rows = dict(zip(full, columns.values(), strict=True))
+    suspicious += _clocks(
+        path, {name: rows[name] for name in full if name not in ("user", "item", "timestamp")}
+    ).values()
     unit: Unit = UNIT_OF.get(kinds[when], "s") if when else "order"
     found = Columns(user="user", item="item", timestamp="timestamp" if when else None, unit=unit, header=full)
     return f"no header, separated by {source.delimiter!r}, columns {', '.join(full)}", None, found
+
+
+def _clocks(path: Path, columns: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """What to say of columns with the time of a day, which are not read."""
+    return {
+        name: f"{path.name}: column {name!r} holds the time of a day, such as {values[0]!r}, and is not read: write "
+        f"day and time into one column, such as 2014-11-27 21:46:45"
+        for name, values in columns.items()
+        if values and all(re.match(CLOCK, one) for one in values)
+    }
 
 
 def _numbers_rows(values: Sequence[str]) -> bool:
@@ -291,13 +306,10 @@ def _roles(
             f"{path.name}: the time is taken from column {when!r}, and {', '.join(map(repr, others))} may be times as "
             f"well: if it is another, set columns.timestamp"
         )
-    for name in (one for one in source.names if one not in (*ids, when)):
-        if columns[name] and all(re.match(CLOCK, one) for one in columns[name]):
-            suspicious.append(
-                f"{path.name}: column {name!r} holds the time of a day, such as {columns[name][0]!r}, and is not read: "
-                f"write day and time into one column, such as 2014-11-27 21:46:45"
-            )
-        elif when is None and {*_words(name)} & TIME_WORDS:
+    clocks = _clocks(path, {name: columns[name] for name in source.names if name not in (*ids, when)})
+    suspicious += clocks.values()
+    for name in (one for one in source.names if one not in (*ids, *clocks)):
+        if when is None and {*_words(name)} & TIME_WORDS:
             suspicious.append(
                 f"{path.name}: column {name!r} is named like a time, but its values are not times (the first: "
                 f"{columns[name][:1]}), so events are taken in the order of lines: write Unix times or ISO"
