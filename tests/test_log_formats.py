@@ -1524,3 +1524,12 @@ def test_names_of_columns_in_brackets_are_a_header(tmp_path):
     paths = put(tmp_path, lambda rows: csv_of(rows).replace("user_id,item_id,timestamp", "[user_id],[item_id],[time]"))
     _, pair = read_as_described(tmp_path, *paths)
     assert triples(pair, "x") == sorted(LOGS["x"])
+
+
+@pytest.mark.parametrize("odd", ["0", "NULL", "unknown", "21.12.2014"])
+def test_unit_that_reads_all_rows_but_one_is_told(tmp_path, odd):
+    put(tmp_path, lambda rows: with_odd(rows, "user_id,item_id,rating,timestamp", moment, odd))
+    with pytest.raises(DataError, match=r"line 2: .* set columns.unit: iso, which reads all rows but 1$"):
+        load_logs(written(tmp_path, unit="s"))
+    with pytest.raises(DataError, match=r"x\.csv, line 11: column 'timestamp' "):
+        load_logs(written(tmp_path, unit="iso"))

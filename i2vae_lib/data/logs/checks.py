@@ -99,7 +99,7 @@ def check_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Col
     if not total:
         raise DataError(f"{source.path}: a header and no rows" if source.header else f"{source.path}: no rows")
     _refuse_cut(db, source, layout)
-    if sized:
+    if sized and 2 * found.get("text", 0) < total:
         _refuse_no_times(db, d, source, layout, total)
     if layout.unit == "d":
         _refuse_no_days(db, d, source, layout)
@@ -326,8 +326,10 @@ def _advice(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns, valu
         )
         if unit in SIZED and bad > 0.1 * total and (notation := notation_in(db, digits, rows, values)):
             return f": {notation}"
-        if not unlikely:
-            return f": set columns.unit: {unit}, which reads every row"
+        if unlikely <= 0.1 * total and unlikely < bad:
+            return (
+                f": set columns.unit: {unit}, which reads {f'all rows but {unlikely:,}' if unlikely else 'every row'}"
+            )
     if layout.unit in (looks := {"date": DATE_DIGITS, "iso": ISO}) and re.fullmatch(looks[layout.unit], text):
         return f": no day of the calendar: {'mend or drop these rows' if 2 * bad < total else 'give days that exist'}"
     if re.fullmatch(r"[0-9a-f]{24}", text):

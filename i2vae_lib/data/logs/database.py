@@ -176,7 +176,8 @@ def _refuse_stray_quotes(db: duckdb.DuckDBPyConnection, d: str, source: Source, 
     breaks, marks = (f"(length(v) - length(replace(v, chr({ord(one)}), '')))" for one in ("\n", source.delimiter))
     with in_file_order(db):
         found = db.execute(
-            f"SELECT n, j, v FROM (SELECT n, unnest([{cells}]) AS v, unnest(range({width})) AS j FROM {rows}) "
+            f"SELECT n, j, v FROM (SELECT n, unnest([{cells}]) AS v, unnest(range({width})) AS j FROM {rows} "
+            f"WHERE contains(concat({cells}), chr(10))) "
             f"WHERE contains(v, chr(10)) AND {marks} = {breaks} * {width - 1} ORDER BY n",
             values,
         ).fetchall()
