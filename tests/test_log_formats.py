@@ -1533,3 +1533,18 @@ def test_unit_that_reads_all_rows_but_one_is_told(tmp_path, odd):
         load_logs(written(tmp_path, unit="s"))
     with pytest.raises(DataError, match=r"x\.csv, line 11: column 'timestamp' "):
         load_logs(written(tmp_path, unit="iso"))
+
+
+def test_places_where_items_would_stand_without_a_header_are_named(tmp_path):
+    """Gowalla: user, time, latitude, longitude, place."""
+
+    def text(rows):
+        return "".join(f"{u}\t{moment(t):%Y-%m-%dT%H:%M:%SZ}\t30.{i}7\t-97.{i}3\t{i}\n" for u, i, t in rows)
+
+    paths = put(tmp_path, text)
+    with pytest.raises(
+        DataError, match=r"no header, and value 3 of 5 a line, such as '30\.\d+', is no id of the items"
+    ):
+        describe_files(*paths)
+    columns = {"user": "u", "item": "i", "timestamp": "t", "unit": "iso", "header": ["u", "t", "north", "east", "i"]}
+    assert triples(load_logs(written(tmp_path, **columns)), "x") == sorted(LOGS["x"])

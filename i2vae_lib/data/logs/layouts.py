@@ -222,6 +222,13 @@ def _without_header(db: duckdb.DuckDBPyConnection, path: Path, source: Source, s
     named = dict(zip(ids, ("user", "item"), strict=False)) | ({when: "timestamp"} if when else {})
     if len(ids) < 2:
         raise DataError(f"{path}, line 1: no header, and {width} columns; a log has users, items and times at least")
+    for name in ids:
+        if columns[name] and all(re.fullmatch(r"-?[0-9]+\.[0-9]*[1-9][0-9]*", one) for one in columns[name]):
+            raise DataError(
+                f"{path}: no header, and value {header.index(name) + 1} of {width} a line, such as {columns[name][0]!r}"
+                f", is no id of the {named[name]}s: write a header, or the pair file by hand, with all names in "
+                f"columns.header; ids that look so need a letter in front"
+            )
     rest = [name for name in header[counted:] if name not in named]
     named |= {rest[0]: "rating"} if rest else {}
     full = tuple(named.get(name, name) for name in header)
