@@ -142,8 +142,9 @@ def _made(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     return {
         "title": f"{label(p['system'])} on {record['data']} ({pair}), {record['protocol']}",
         "stamp": stamp(record),
+        "order": order_note(record["protocol"]),
         "summary": f"Rows: {rows}. Dataset SHA-256 {record['dataset_sha256'][:16]}…, data seed {record['data_seed']}, "
-        f"seed {p['seed']}. Kept out: {_removed(record['removed'])}. {order_note(record['protocol'])} "
+        f"seed {p['seed']}. Kept out: {_removed(record['removed'])}. "
         f"{outside_note(record['outside'], names)} " + " ".join(record.get("notes", ())),
         "command": command_of(p),
         "filters": html(pd.DataFrame(record["filters"])) if record["filters"] else "",
