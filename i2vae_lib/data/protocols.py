@@ -386,7 +386,7 @@ def _outside(
 
 def order_note(protocol: str) -> str:
     """What *order of time* means under a protocol, as a sentence to print beside tables; "" where it needs none."""
-    users = "Users are split, not time: what orders events is time within each user's own."
+    users = "Users are split, not time: events stand in the order of time within a user, not between users."
     return users if protocol == "chronological" else ""
 
 

@@ -257,9 +257,8 @@ def _cluster(scheduler: str) -> Iterator[Cluster]:
             aside.submit(asyncio.run, _greeted(address)).result()
         client = Client(address, timeout=PATIENCE)
     except (OSError, ValueError, TimeoutError) as error:
-        raise SchedulerError(
-            f"the scheduler at {scheduler} did not answer within {PATIENCE} s ({error or 'no reason given'})"
-        ) from None
+        why = str(error) or type(error).__name__
+        raise SchedulerError(f"the scheduler at {scheduler} did not answer within {PATIENCE} s ({why})") from None
     with client:
         try:
             client.wait_for_workers(1, timeout=PATIENCE)
