@@ -140,9 +140,8 @@ def prepare(run: Run) -> CrossDomainDataset:
         dataset = load_dataset_once(run.parameters)
         held_out = [dataset.splits[split] for split in ("validation", "test")]
         evaluation.check_negatives(*held_out)  # fails now, not after an hour of fitting
-        if run.parameters.model.start == "titles" and not any(
-            one is not None for one in dataset.catalogue.titles.values()
-        ):
+        asked = run.parameters.system == "i2vae" and run.parameters.model.start == "titles"
+        if asked and all(titles is None for titles in dataset.catalogue.titles.values()):
             raise ParameterError(
                 f"'model.start': titles, but {dataset.name} has none: name files of them in a pair file, such as "
                 f"x: {{name: Books, path: books.csv, titles: book_titles.csv}}"
@@ -186,7 +185,7 @@ def recall(run: Run, dataset: CrossDomainDataset | None = None) -> psg.Generator
         The generator had to be fitted again, and differs from the one whose recalled items the run holds.
     """
     dataset = dataset or prepare(run)
-    train, p, path = dataset.splits["train"], effective_psg(run.parameters), run.folder / "pseudo.parquet"
+    train, p, path = dataset.splits["train"], run.parameters.psg, run.folder / "pseudo.parquet"
     if path.is_file():
         checked(run.folder, path.name)  # outside run.stage: reading the fit back is not timed
         generator = psg.fit_once(train, p)
@@ -212,11 +211,6 @@ def recall(run: Run, dataset: CrossDomainDataset | None = None) -> psg.Generator
 def uses_generator(parameters: Parameters) -> bool:
     """Whether the run's system learns from pseudo-sequences."""
     return "psg" in REGISTRY[parameters.system].groups
-
-
-def effective_psg(parameters: Parameters) -> Any:
-    """The parameters that the generator uses: the paper's way under ``released``, otherwise as given."""
-    return psg.as_published(parameters.psg) if parameters.protocol == "released" else parameters.psg
 
 
 @_alone
@@ -284,7 +278,7 @@ def follow(parameters: str) -> None:
         return
     p = Parameters.model_validate_json(parameters)
     dataset = load_dataset_once(p)
-    generator = psg.fit_once(dataset.splits["train"], effective_psg(p)) if uses_generator(p) else None
+    generator = psg.fit_once(dataset.splits["train"], p.psg) if uses_generator(p) else None
     fitted_system(dataset, p, generator, Callbacks())
 
 
@@ -329,7 +323,7 @@ def run_all(run: Run, say: Say = quiet) -> pd.DataFrame:
     say(str(dataset))
     say(leaks.verdict(run.record["audit"]))
     if uses_generator(run.parameters):
-        say(f"pseudo-sequences: {run.parameters.psg.kind}, {effective_psg(run.parameters).folds} folds")
+        say(f"pseudo-sequences: {run.parameters.psg.kind}, {run.parameters.psg.folds} folds")
         recall(run, dataset)
         say(leaks.verdict(run.record["audit"]))
     say(f"training {run.parameters.system}, at most {run.parameters.training.epochs} epochs, in {run.folder}")

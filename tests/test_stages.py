@@ -376,7 +376,7 @@ def test_train_when_it_was_killed_before_the_model_was_saved(
 
 
 def test_recall_when_the_protocol_is_released(tiny: Parameters, tmp_path: Path) -> None:
-    run = opened(tiny, tmp_path, protocol="released")
+    run = opened(tiny, tmp_path, protocol="released", psg=psg.as_published(tiny.psg))  # as `load` has it
     generator = stages.recall(run)
     assert generator.p == tiny.psg.model_copy(update={"folds": 1, "recall_from": "history_and_target"})
     assert generator.arrays()["final"].shape[0] == 1
@@ -442,3 +442,5 @@ def test_prepare_when_item_vectors_are_to_come_from_titles_that_are_not_there(
     )
     with pytest.raises(ParameterError, match=r"'model\.start': titles, but .* has none.*titles: book_titles\.csv"):
         stages.prepare(run)
+    run.parameters = run.parameters.model_copy(update={"system": "multivae-m"})  # which has no item vectors to start
+    stages.prepare(run)

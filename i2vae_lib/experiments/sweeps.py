@@ -178,7 +178,7 @@ def probe_cell(cell: Cell, rows: int = 1024) -> tuple[float, int]:
     dataset = load_dataset_once(p)
     train, validation = dataset.splits["train"], dataset.splits["validation"]
     few = {"validation": validation.take(np.arange(min(rows, len(validation))))}
-    hasty = stages.effective_psg(p).model_copy(update={"epochs": 1, "folds": 1})  # its cost does not depend on the rows
+    hasty = p.psg.model_copy(update={"epochs": 1, "folds": 1})  # its cost does not depend on the rows
     once = p.model_copy(update={"training": p.training.model_copy(update={"epochs": 1})})
     seconds = []
     counts = [min(64, len(train)), min(rows, len(train) // 2), min(2 * rows, len(train))]
