@@ -23,10 +23,7 @@ from i2vae_lib.runs import environment, read_record
 
 def main(command: str, folder: str) -> None:
     study = read_study(Path(folder))
-    points = {name: study.chosen(name) for name in study.systems}
-    runs = {
-        name: study.run_folder(name, point, study.tuning_seed) for name, point in points.items() if point is not None
-    }
+    runs = study.runs()
     records = [read_record(run) for run in runs.values()]
     found = measured(runs, "i2vae", np.random.default_rng(0))
     about = kept.made_by(records, f"{command} && {shlex.join(['python', 'tools/cold_study.py', command, folder])}")

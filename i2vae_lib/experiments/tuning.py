@@ -154,6 +154,21 @@ class Study:
         values = {i: trial.value for i, trial in enumerate(tried) if trial.value is not None}
         return tried[max(values, key=lambda i: values[i])].point if values else None  # the first of equals
 
+    def runs(self) -> dict[str, Path]:
+        """Folder of each system's run at its chosen point, of the first seed.
+
+        Raises
+        ------
+        LayoutError
+            A system that has none yet.
+        """
+        found = {}
+        for name in self.systems:
+            if (point := self.chosen(name)) is None:
+                raise LayoutError(f"{self.folder}: {name} is not finished; the command that made the folder goes on")
+            found[name] = self.run_folder(name, point, self.tuning_seed)
+        return found
+
     def trials(self, system: str) -> list[Work]:
         """The points of a system that are still to be trained."""
         return self._left(system, [(point, self.tuning_seed) for point in self.points[system]], make_model, TRAINED)

@@ -17,6 +17,7 @@ from i2vae_lib.data.dataset import CrossDomainDataset, rows_digest
 from i2vae_lib.data.loading import load_dataset_once
 from i2vae_lib.params import Parameters
 from i2vae_lib.results.differences import CELL, each_against
+from i2vae_lib.results.reading import opened_tables
 from i2vae_lib.runs import LayoutError, parameters_in, read_record
 from i2vae_lib.shared import ranked, references
 from i2vae_lib.stages import load_system
@@ -66,6 +67,6 @@ def measured(runs: Mapping[str, Path], base: str, rng: np.random.Generator) -> p
     """
     dataset = all_cold(parameters_in(read_record(runs[base]), runs[base]))
     by_system = {str(name): part for name, part in ranks(runs, dataset).groupby("recommender", sort=False)}
-    found = each_against(by_system, base, dataset.catalogue.names, ["cold"], rng=rng)
+    found = each_against(opened_tables(by_system, dataset.catalogue.names, ["cold"]), base, rng=rng)
     sides = ["difference", "interval_low", "interval_high"]
     return found[["system", "base", *CELL, "n", "candidates", "mean", "base_mean", *sides]]

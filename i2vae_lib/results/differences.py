@@ -26,7 +26,7 @@ from i2vae_lib.params import ParameterError
 from i2vae_lib.places import suggestion
 from i2vae_lib.recommenders import CEILINGS
 from i2vae_lib.results import significance
-from i2vae_lib.results.reading import CANDIDATES, CELLS_OF_THE_MEAN, METRICS, Opened, System, open_runs, opened_tables
+from i2vae_lib.results.reading import CANDIDATES, CELLS_OF_THE_MEAN, METRICS, Opened, System, open_runs
 from i2vae_lib.results.text import Captioned, Number, as_csv, document, in_points, lines, of_p, strict
 from i2vae_lib.runs import LayoutError, stamp
 
@@ -178,30 +178,32 @@ def compare(
 
 
 def each_against(
-    systems: Mapping[str, pd.DataFrame],
-    base: str,
-    names: Mapping[str, str],
-    kinds: Sequence[str],
-    metric_names: Sequence[str] = METRICS,
-    *,
-    rng: np.random.Generator,
+    opened: Opened, base: str, metric_names: Sequence[str] = METRICS, *, rng: np.random.Generator
 ) -> pd.DataFrame:
-    """Rank tables of systems on the same rows, by label: each minus the base, in every cell and ranking that they have.
-
-    Returns
-    -------
-    DataFrame
-        As :attr:`Comparison.tests`.
-    """
-    opened, parts = opened_tables(systems, names, kinds), []
-    bootstrap = partial(significance.paired_bootstrap, rng=rng, cluster=opened.users)
-    for candidates in CANDIDATES:
-        values = opened.values(candidates, [cutoff_of(name) for name in metric_names])
-        if np.isnan(values[base]).any():  # not ranked
-            continue
+    """Each system minus the base, in every cell and ranking that there is: as :attr:`Comparison.tests`."""
+    parts, bootstrap = [], partial(significance.paired_bootstrap, rng=rng, cluster=opened.users)
+    for candidates, values in _rankings(opened, base, metric_names):
         results = results_of(opened, {candidates: values}, metric_names)
         parts.append(_tests(opened, results, values, base, bootstrap))
     return pd.concat(parts, ignore_index=True)
+
+
+def mean_against(
+    opened: Opened, base: str, metric_names: Sequence[str] = METRICS, *, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Each system minus the base on the mean over cells: as :attr:`Comparison.overall`, a line a ranking."""
+    bootstrap = partial(significance.paired_bootstrap, rng=rng, cluster=opened.users)
+    rankings = _rankings(opened, base, metric_names)
+    parts = [_overall(opened, values, base, bootstrap).assign(candidates=candidates) for candidates, values in rankings]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _rankings(opened: Opened, base: str, metric_names: Sequence[str]) -> Iterator[tuple[str, dict[str, Array]]]:
+    """The candidates that were ranked, with every system's values."""
+    for candidates in CANDIDATES:
+        values = opened.values(candidates, [cutoff_of(name) for name in metric_names])
+        if not np.isnan(values[base]).any():
+            yield candidates, values
 
 
 def sampled_against_full(results: pd.DataFrame) -> pd.DataFrame:

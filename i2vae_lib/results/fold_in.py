@@ -11,6 +11,7 @@ import pandas as pd
 from i2vae_lib import evaluation
 from i2vae_lib.data import DOMAINS
 from i2vae_lib.results.differences import CELL, each_against
+from i2vae_lib.results.reading import opened_tables
 from i2vae_lib.runs import LayoutError, parameters_in, read_record
 from i2vae_lib.stages import load_data, load_system
 
@@ -37,6 +38,7 @@ def measured(run: Path) -> pd.DataFrame:
     for name, asked in {"trained": rows, "folded_in": newcomers}.items():
         ranks = evaluation.rank(system, asked, negatives, full=False, batch_size=size)
         tables[name] = evaluation.rank_table(name, rows, dataset.tail["test"], seen, ranks).assign(seed=p.seed)
-    found = each_against(tables, "trained", dataset.catalogue.names, _KINDS, rng=np.random.default_rng(0))
+    opened = opened_tables(tables, dataset.catalogue.names, _KINDS)
+    found = each_against(opened, "trained", rng=np.random.default_rng(0))
     found = found.assign(system=system.name).rename(columns={"base_mean": "trained", "mean": "folded_in"})
     return found[["system", *CELL, "n", *tables, "difference", "interval_low", "interval_high"]]

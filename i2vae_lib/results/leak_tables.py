@@ -60,7 +60,7 @@ def worth(
         if not seeds:
             raise ValueError(f"{system}: {leak} has no seed in common with {against}, against which it is measured")
         both = {name: one[one["seed"].isin(seeds)] for name, one in (("closed", closed), ("open", part))}
-        found = each_against(both, "closed", names, REPORTED_KINDS, [metric], rng=rng)
+        found = each_against(opened_tables(both, names, REPORTED_KINDS), "closed", [metric], rng=rng)
         parts.append(found.assign(system=str(system), leak=str(leak), against=against))
     whole = pd.concat(parts, ignore_index=True)
     turned = {"base_mean": "closed", "mean": "open"}

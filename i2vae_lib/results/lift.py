@@ -20,7 +20,7 @@ from i2vae_lib.labels import label
 from i2vae_lib.recommenders import CEILINGS, REFERENCES
 from i2vae_lib.results import significance
 from i2vae_lib.results.differences import CELL, Comparison
-from i2vae_lib.results.reading import CELLS_OF_THE_MEAN, METRICS, open_runs
+from i2vae_lib.results.reading import CELLS_OF_THE_MEAN, METRICS, Opened, open_runs
 from i2vae_lib.runs import LayoutError
 
 FEW = 200
@@ -119,17 +119,20 @@ def mean_lift(
     trained = [label for label, one in opened.systems.items() if None not in one.runs]
     if len(trained) != 1:
         raise LayoutError(f"the mean lift is of one system; these runs are of {', '.join(trained)}")
+    others = [label for label in opened.systems if label not in (*CEILINGS, *trained)]
+    return above(opened, trained[0], others, candidates=candidates, resamples=resamples, rng=rng)
+
+
+def above(
+    opened: Opened, system: str, others: Sequence[str], *, candidates: str, resamples: int, rng: np.random.Generator
+) -> Lift:
+    """:func:`mean_lift` of a system over others, of which each cell has its best."""
     values = opened.values(candidates, [cutoff_of(name) for name in METRICS])
     masks = opened.headline
     users, owner = np.unique(opened.users, return_inverse=True)
     counts = sums_by_user(owner, masks, np.ones((len(owner), 1)))
-    totals = {
-        label: sums_by_user(owner, masks, value.mean(axis=0))
-        for label, value in values.items()
-        if label not in CEILINGS
-    }  # [users, cells, metrics]
-    own = totals.pop(trained[0])
-    best = np.stack(list(totals.values()))
+    own, *rest = (sums_by_user(owner, masks, values[label].mean(axis=0)) for label in (system, *others))
+    best = np.stack(rest)  # [others, users, cells, metrics]
     best = np.take_along_axis(best, best.sum(axis=1).argmax(axis=0)[None, None], axis=0)[0]
 
     def ratio(weight: Array) -> Array:
