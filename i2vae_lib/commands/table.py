@@ -1,4 +1,4 @@
-"""The commands of ``i2vae``: what each is for, its options, and examples that show them all."""
+"""The commands of ``i2vae``: the purpose and options of each, with examples that use every option."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _positive(word: str) -> int:
 
 
 def _path(word: str) -> Path:
-    if not word:  # a variable of a shell that is not set; as a path it would be the working directory
+    if not word:  # an unset shell variable; as a path it would mean the working directory
         raise argparse.ArgumentTypeError("an empty path: name a file or a folder")
     return Path(word)
 
@@ -47,7 +47,7 @@ def _flag(name: str, said: str) -> _Option:
 
 @dataclass(frozen=True)
 class _Command:
-    """What a command is for, the function that is called with what was given, its options, and examples of all."""
+    """A command: its help text, the function that gets the parsed arguments, its options, and examples of them all."""
 
     help: str
     run: Callable[[argparse.Namespace], int]
@@ -56,16 +56,18 @@ class _Command:
 
 
 _FORMATS = ("text", "csv", "latex", "markdown")
-_DATA = _option("--data", f"synthetic, a released pair ({', '.join(REGISTRY)}), or the YAML file of a pair of logs")
-_PROTOCOL = _option("--protocol", "released or strict; of logs: chronological or temporal")
-_SYSTEM = _option("--system", f"what is trained: {', '.join(SYSTEMS)} (default: i2vae)")
-_SEED = _option("--seed", "initialisation, shuffling, sampling", type=int)
-_EPOCHS = _option("--epochs", "at most so many; training.epochs", type=int)
-_WORKERS = _option("--workers", "processes on this machine, a thread each (default: its cores)", type=_positive)
+_DATA = _option(
+    "--data", f"synthetic, a released pair ({', '.join(REGISTRY)}), or the YAML file of your own pair of logs"
+)
+_PROTOCOL = _option("--protocol", "released or strict; for logs: chronological or temporal")
+_SYSTEM = _option("--system", f"the system to train: {', '.join(SYSTEMS)} (default: i2vae)")
+_SEED = _option("--seed", "seed of initialisation, shuffling and sampling", type=int)
+_EPOCHS = _option("--epochs", "the most epochs to train; sets training.epochs", type=int)
+_WORKERS = _option("--workers", "processes on this machine, one thread each (default: one per core)", type=_positive)
 _SCHEDULER = _option("--scheduler", "tcp://HOST:PORT, tls://… or the scheduler file of your own Dask cluster")
-_RESAMPLES = _option("--resamples", "of the bootstrap (default: 10000)", type=int, default=10_000)
-_FORMAT = _option("--format", "of what is printed (default: text)", choices=_FORMATS, default="text")
-_JSON = _flag("--json", "for programs: JSON instead of text")
+_RESAMPLES = _option("--resamples", "resamples of the bootstrap (default: 10000)", type=int, default=10_000)
+_FORMAT = _option("--format", "output format (default: text)", choices=_FORMATS, default="text")
+_JSON = _flag("--json", "print JSON instead of text")
 
 
 def _set(where: str) -> _Option:
@@ -73,28 +75,28 @@ def _set(where: str) -> _Option:
 
 
 def _of_the_file(option: _Option) -> _Option:
-    """The option with the default that a sweep's or a search's file has."""
+    """The option, with the value in the sweep's or search's file as its default."""
     flag, words = option
     return flag, words | {"help": f"{words['help']} (default: the file's)"}
 
 
 def _preset(default: str) -> _Option:
-    return _option("--preset", f"a file in params/, or a path (default: {default})", default=default)
+    return _option("--preset", f"a preset in params/, or a path (default: {default})", default=default)
 
 
 def _parameters(preset: str = "demo") -> tuple[_Option, ...]:
-    return _DATA, _PROTOCOL, _preset(preset), _set("e.g. model.d=64")
+    return _DATA, _PROTOCOL, _preset(preset), _set("override a parameter, e.g. model.d=64")
 
 
 COMMANDS: dict[str, _Command] = {
     "list": _Command(
-        "What there is: presets, pairs, systems, parameters with defaults and origins, runs.",
+        "List presets, pairs, systems, parameters (with defaults and origins), and runs.",
         actions.list_known,
-        (_option("what", f"only these of {', '.join(LISTS)} (default: all)", nargs="*"), _JSON),
+        (_option("what", f"which lists to print: {', '.join(LISTS)} (default: all)", nargs="*"), _JSON),
         ("i2vae list systems", "i2vae list parameters --json"),
     ),
     "run": _Command(
-        "Data, audit, pseudo-sequences, training, evaluation, report.",
+        "Run everything: data, audit, pseudo-sequences, training, evaluation, report.",
         actions.run,
         (
             *_parameters(),
@@ -102,11 +104,12 @@ COMMANDS: dict[str, _Command] = {
             _SEED,
             _EPOCHS,
             _option(
-                "--out", "run directory, resumed if unfinished (default: runs/DATA-PROTOCOL-PRESET-seedN[+KEY=VALUE])"
+                "--out",
+                "run directory; an unfinished run is resumed (default: runs/DATA-PROTOCOL-PRESET-seedN[+KEY=VALUE])",
             ),
-            _flag("--no-notebooks", "leave the executed notebooks out"),
-            _flag("--no-report", "leave report.html out"),
-            _flag("--only-train", "stop before a test row is looked at (tuning)"),
+            _flag("--no-notebooks", "do not execute notebooks"),
+            _flag("--no-report", "do not write report.html"),
+            _flag("--only-train", "stop after training, before any test row is used (for tuning)"),
         ),
         (
             "i2vae run --no-notebooks --no-report",
@@ -115,20 +118,28 @@ COMMANDS: dict[str, _Command] = {
         ),
     ),
     "recommend": _Command(
-        "Recommend from a finished run, in people's own ids.",
+        "Recommend items from a finished run, using your own ids.",
         actions.recommend,
         (
-            _option("run", "the run's directory", type=_path),
-            _option("--user", "users of the data, whose histories are known", nargs="+", metavar="ID"),
-            _option("--users", "file of them: an id a line, or Parquet with a column user", type=_path),
-            _option("--history", "anybody's, oldest first", nargs="*", default=[], metavar="DOMAIN=ID,ID"),
-            _option("--histories", "Parquet with a column a domain: a list of ids a user", type=_path),
-            _option("--domain", "where to recommend: its name, or x or y", required=True),
-            _option("--k", "how many items (default: 10)", type=int, default=10),
-            _option("--exclude", "items that nobody gets", nargs="+", metavar="ID"),
-            _option("--only", "the only items that anybody gets", nargs="+", metavar="ID"),
-            _option("--unknown", "what becomes of unknown ids (error)", choices=("error", "drop"), default="error"),
-            _option("--out", "Parquet file for user, item, score, rank; printed without it", type=_path),
+            _option("run", "run directory", type=_path),
+            _option("--user", "users in the data, whose histories are known", nargs="+", metavar="ID"),
+            _option("--users", "file of such users: one id per line, or Parquet with a column user", type=_path),
+            _option("--history", "a new history, oldest item first", nargs="*", default=[], metavar="DOMAIN=ID,ID"),
+            _option(
+                "--histories",
+                "Parquet file of new histories: one column per domain, one list of ids per row",
+                type=_path,
+            ),
+            _option("--domain", "domain to recommend from: its name, or x or y", required=True),
+            _option("--k", "number of items (default: 10)", type=int, default=10),
+            _option("--exclude", "items never to recommend", nargs="+", metavar="ID"),
+            _option("--only", "recommend only from these items", nargs="+", metavar="ID"),
+            _option(
+                "--unknown", "how to treat unknown ids (default: error)", choices=("error", "drop"), default="error"
+            ),
+            _option(
+                "--out", "write user, item, score and rank to this Parquet file instead of printing them", type=_path
+            ),
             _JSON,
         ),
         (
@@ -139,12 +150,14 @@ COMMANDS: dict[str, _Command] = {
         ),
     ),
     "audit": _Command(
-        "The leak audit of data under a protocol, or of a run; exit status 1 on a leak.",
+        "Audit data under a protocol, or a run, for leaks; exit status 1 if there is one.",
         actions.audit_data,
         (
             *_parameters(),
             _SYSTEM,
-            _option("--run", "a run directory: also what its generator and its model learnt from", type=_path),
+            _option(
+                "--run", "audit this run directory, including what its generator and model were trained on", type=_path
+            ),
             _FORMAT,
             _JSON,
         ),
@@ -156,28 +169,38 @@ COMMANDS: dict[str, _Command] = {
         ),
     ),
     "describe": _Command(
-        "What two logs hold, what is suspicious, and the pair file that reads them.",
+        "Describe two logs: what they hold, what looks suspicious, and a pair file that reads them.",
         actions.describe,
         (
-            _option("x", "log of one domain: CSV, JSON lines or Parquet", type=_path),
-            _option("y", "log of the other; none: one file, a column tells the domain", type=_path, nargs="?"),
-            _option("--out", "where the pair file goes; it finds the logs from there", type=_path),
+            _option("x", "log of the first domain: CSV, JSON lines or Parquet", type=_path),
+            _option(
+                "y", "log of the second domain (omit it if one file has a column for the domain)", type=_path, nargs="?"
+            ),
+            _option("--out", "where to write the pair file; paths in it are relative to its folder", type=_path),
         ),
         ("i2vae describe Food.csv.gz Kitchen.csv.gz --out food_kitchen.yaml",),
     ),
     "compare": _Command(
-        "Runs side by side: the rows that matter, differences with intervals, significance.",
+        "Compare runs: results side by side, differences with intervals, significance.",
         studies.compare_runs,
         (
             _option("runs", "run directories", type=_path, nargs="+", metavar="RUN"),
-            _option("--candidates", "default: sampled; --table has both", choices=("sampled", "full")),
+            _option(
+                "--candidates",
+                "candidates to rank among (default: sampled; --table shows both)",
+                choices=("sampled", "full"),
+            ),
             _RESAMPLES,
-            _option("--base", "what others are compared with (default: the first run's; --table: i2vae)"),
-            _option("--table", "the paper's table; RUN may be a folder of `i2vae table`", choices=("paper",)),
-            _flag("--all", "every kind of row, every metric and cell"),
+            _option(
+                "--base", "system to compare the others with (default: that of the first run; with --table: i2vae)"
+            ),
+            _option(
+                "--table", "print the paper's table; RUN may then be a folder made by `i2vae table`", choices=("paper",)
+            ),
+            _flag("--all", "show every kind of row and every metric"),
             _FORMAT,
-            _option("--systems", "of --table: only these", nargs="+", metavar="SYSTEM"),
-            _option("--kinds", "of --table: only these", nargs="+", choices=HEADLINE),
+            _option("--systems", "with --table: only these", nargs="+", metavar="SYSTEM"),
+            _option("--kinds", "with --table: only these", nargs="+", choices=HEADLINE),
             _JSON,
         ),
         (
@@ -188,18 +211,18 @@ COMMANDS: dict[str, _Command] = {
         ),
     ),
     "table": _Command(
-        "All systems, tuned on validation, trained and measured; then the paper's table.",
+        "Tune all systems on validation rows, train and evaluate them, and print the paper's table.",
         studies.make_table,
         (
             *_parameters("paper"),
             _EPOCHS,
-            _option("--systems", "default: all", nargs="+", metavar="SYSTEM"),
-            _option("--kinds", "user types to print (default: all)", nargs="+", choices=HEADLINE),
-            _option("--seeds", "default: 0", nargs="+", type=int, default=[0]),
-            _option("--trials", "of each system's points, if it has so many (default: all)", type=_positive),
-            _option("--tuning", "another file of the form of params/tuning.yaml", type=_path),
-            _option("--workers", "systems at a time (default: 1)", type=_positive, default=1),
-            _option("--out", "folder of all runs (default: runs/table-DATA-PROTOCOL-PRESET)", type=_path),
+            _option("--systems", "systems to include (default: all)", nargs="+", metavar="SYSTEM"),
+            _option("--kinds", "kinds of row to print (default: all)", nargs="+", choices=HEADLINE),
+            _option("--seeds", "seeds to run (default: 0)", nargs="+", type=int, default=[0]),
+            _option("--trials", "how many tuning points to try per system (default: all it has)", type=_positive),
+            _option("--tuning", "a tuning file in place of params/tuning.yaml", type=_path),
+            _option("--workers", "systems to run at a time (default: 1)", type=_positive, default=1),
+            _option("--out", "folder for all runs (default: runs/table-DATA-PROTOCOL-PRESET)", type=_path),
             _RESAMPLES,
             _FORMAT,
             _JSON,
@@ -211,20 +234,20 @@ COMMANDS: dict[str, _Command] = {
         ),
     ),
     "sweep": _Command(
-        "Every cell of a grid that is not there yet; then the table of what is.",
+        "Run the unfinished cells of a sweep, then print its table.",
         studies.sweep,
         (
-            _option("file", "a file in params/sweeps/, or a path"),
-            _option("--preset", "of the cells, as are --data, --protocol, --epochs and --set (default: the file's)"),
+            _option("file", "a sweep in params/sweeps/, or a path"),
+            _option("--preset", "preset of the cells (default: the file's)"),
             *map(_of_the_file, (_DATA, _PROTOCOL, _EPOCHS)),
-            _set("in every cell"),
-            _option("--seeds", "of every cell (default: the file's)", type=int, nargs="+"),
-            _option("--out", "folder of the cells (default: runs/sweep-FILE-DATA-PROTOCOL)", type=_path),
+            _set("override a parameter in every cell"),
+            _option("--seeds", "seeds of every cell (default: the file's)", type=int, nargs="+"),
+            _option("--out", "folder for the cells (default: runs/sweep-FILE-DATA-PROTOCOL)", type=_path),
             _WORKERS,
             _SCHEDULER,
-            _flag("--dashboard", "say where the scheduler's page is"),
-            _flag("--dry-run", "only the plan: cells, hours, memory"),
-            _flag("--retry-failed", "run cells that failed before once more"),
+            _flag("--dashboard", "print the address of the scheduler's dashboard"),
+            _flag("--dry-run", "only print the plan: cells, hours, memory"),
+            _flag("--retry-failed", "run failed cells again"),
             _FORMAT,
         ),
         (
@@ -234,14 +257,19 @@ COMMANDS: dict[str, _Command] = {
         ),
     ),
     "search": _Command(
-        "Settings that validation NDCG@10 likes; no test row is looked at.",
+        "Search for settings with a better validation NDCG@10; no test row is used.",
         studies.search_for,
         (
-            _option("file", "a file in params/searches/, or a path"),
-            _option("--preset", "what trials start from, as are --data, --protocol, --seed, --epochs"),
+            _option("file", "a search in params/searches/, or a path"),
+            _option("--preset", "preset that trials start from (default: the file's)"),
             *map(_of_the_file, (_DATA, _PROTOCOL, _SEED, _EPOCHS)),
-            _option("--trials", "in all, those of earlier calls included (default: 20)", type=_positive, default=20),
-            _option("--out", "folder of the trials (default: runs/search-FILE)", type=_path),
+            _option(
+                "--trials",
+                "number of trials in total, earlier calls included (default: 20)",
+                type=_positive,
+                default=20,
+            ),
+            _option("--out", "folder for the trials (default: runs/search-FILE)", type=_path),
             _WORKERS,
             _SCHEDULER,
         ),
@@ -252,44 +280,44 @@ COMMANDS: dict[str, _Command] = {
         ),
     ),
     "cache": _Command(
-        "What is kept to be done once (datasets, fits, ranks, downloads): how large it is, and away with it.",
+        "Show the size of the cache (datasets, fits, ranks, downloads), or clear it.",
         actions.show_cache,
-        (_flag("--clear", "remove it; what is needed again is made again"), _JSON),
+        (_flag("--clear", "delete the cache; anything needed later is made again"), _JSON),
         ("i2vae cache", "i2vae cache --clear --json"),
     ),
     "notebooks": _Command(
-        "Copy the notebooks that come with the kit into a folder, to be opened in JupyterLab.",
+        "Copy the kit's notebooks into a folder, to open in JupyterLab.",
         actions.copy_notebooks,
-        (_option("folder", "made if it is not there; no file in it is replaced", type=_path, metavar="DIR"),),
+        (_option("folder", "folder, created if missing; no existing file is overwritten", type=_path, metavar="DIR"),),
         ("i2vae notebooks lessons",),
     ),
     "fetch": _Command(
-        "Download a released pair and check it, or build the Food and Kitchen logs anew.",
+        "Download and check a released pair, or rebuild the Food and Kitchen logs.",
         actions.fetch,
         (
             _option("name", ", ".join([*REGISTRY, FOOD_KITCHEN])),
-            _option("--out", f"where {FOOD_KITCHEN} is built (default: data)", type=_path),
+            _option("--out", f"folder for {FOOD_KITCHEN} (default: data)", type=_path),
         ),
         ("i2vae fetch cloth_sport", f"i2vae fetch {FOOD_KITCHEN} --out data"),
     ),
     "report": _Command(
-        "Write report.html of a finished run anew.",
+        "Rewrite report.html of a finished run.",
         actions.make_report,
-        (_option("run", "the run's directory", type=_path),),
+        (_option("run", "run directory", type=_path),),
         ("i2vae report runs/a",),
     ),
     "export": _Command(
-        "A trained model as a folder for others, with a model card; or a split with its candidates, as Parquet.",
+        "Export a trained model with a model card, or a split and its candidates as Parquet.",
         actions.export_out,
         (
-            _option("run", "the run's directory", type=_path, nargs="?"),
-            _option("--split", "not a run but rows and frozen candidates of DATA", metavar="DATA"),
+            _option("run", "run directory", type=_path, nargs="?"),
+            _option("--split", "export the rows and fixed candidates of DATA instead of a run", metavar="DATA"),
             _PROTOCOL,
             _preset("paper"),
-            _set("of the split, e.g. evaluation.negatives=99"),
-            _option("--out", "the new folder", type=_path, required=True),
-            _flag("--with-users", "training users' ids and histories too"),
-            _option("--licence", "of the data, for the card (default: what the pair file says)", default=""),
+            _set("override a parameter of the split, e.g. evaluation.negatives=99"),
+            _option("--out", "new folder to write to", type=_path, required=True),
+            _flag("--with-users", "include the ids and histories of training users"),
+            _option("--licence", "licence of the data, for the card (default: the pair file's)", default=""),
         ),
         (
             "i2vae export runs/a --out model --licence 'MovieTweetings, MIT'",
@@ -299,18 +327,18 @@ COMMANDS: dict[str, _Command] = {
         ),
     ),
     "completion": _Command(
-        "A script that completes commands and options in a shell.",
+        "Print a script that completes commands and options in your shell.",
         actions.print_completion,
-        (_option("shell", "whose", choices=("bash", "zsh", "tcsh")),),
+        (_option("shell", "your shell", choices=("bash", "zsh", "tcsh")),),
         ("i2vae completion bash",),
     ),
     "explore": _Command(
-        "A page of explorers on this machine: runs and sweeps taken apart, without Jupyter.",
+        "Serve a page on this machine to explore runs and sweeps, without Jupyter.",
         actions.explore,
         (
-            _option("folders", "runs, folders of sweeps", type=_path, nargs="+", metavar="FOLDER"),
-            _option("--port", "where it is served (default: 8866)", type=_port, default=8866),
-            _flag("--no-browser", "open none"),
+            _option("folders", "run directories or sweep folders", type=_path, nargs="+", metavar="FOLDER"),
+            _option("--port", "port to serve on (default: 8866)", type=_port, default=8866),
+            _flag("--no-browser", "do not open a browser"),
         ),
         ("i2vae explore runs/a runs/b --port 9000 --no-browser",),
     ),
