@@ -1,7 +1,5 @@
 """``i2vae`` and ``python -m i2vae_lib``: Ctrl-C is answered from the first import on."""
 
-from __future__ import annotations
-
 import signal
 import sys
 from collections.abc import Sequence

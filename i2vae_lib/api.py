@@ -6,8 +6,6 @@
 Ids go in and come out as they are in the data: integers as integers. A domain goes by its name or its key (x, y).
 """
 
-from __future__ import annotations
-
 import html
 import itertools
 import os

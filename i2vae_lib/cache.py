@@ -4,8 +4,6 @@ The name is the SHA-256 of a key and of the code that makes the entry, so an ent
 is kept beside it, so a damaged entry is made anew.
 """
 
-from __future__ import annotations
-
 import ast
 import functools
 import hashlib

@@ -1,7 +1,5 @@
 """The command ``i2vae``. Its commands stand in :mod:`i2vae_lib.commands.table`."""
 
-from __future__ import annotations
-
 import argparse
 import errno
 import io

@@ -5,8 +5,6 @@ not counted). A metric is its expectation over a random order of the ties, so a 
 1,000 candidates exactly, and the order in which candidates are stored can never matter.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 

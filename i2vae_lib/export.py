@@ -5,8 +5,6 @@ It holds no training user's id or history unless asked for, only counts summed o
 many took two items together), which are all that a new user's scores need.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 import shutil

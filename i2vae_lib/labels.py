@@ -3,8 +3,6 @@
 Files, options and code have the names themselves (``recent_popularity``, ``tailed_warm``, ``t_y``, ``model.T``).
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

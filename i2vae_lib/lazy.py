@@ -1,7 +1,5 @@
 """Deferred imports: names of a package until they are used (PEP 562), libraries that only some commands need."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping

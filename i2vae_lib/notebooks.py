@@ -3,8 +3,6 @@
 A page has its formulas as MathML and one plotly.js beside it, which all pages of a folder share.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -5,8 +5,6 @@ Figure 3, whose values the paper draws but does not print. Its ``flag`` says wha
 cell. The paper's "cold-start" is the row kind ``cold_released``.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """The groups of parameters, one per part and system. They hold no values: these are in ``params/``."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator

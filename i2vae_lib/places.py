@@ -1,7 +1,5 @@
 """Folders of the kit's files, names of presets, words for messages. Imports nothing slow."""
 
-from __future__ import annotations
-
 import codecs
 import difflib
 import os

@@ -10,8 +10,6 @@ in environment variables how many there are. They send each other tensors and by
 on loopback, unless ``torchrun`` names another address.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import multiprocessing

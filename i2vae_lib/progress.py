@@ -3,8 +3,6 @@
 Also lines that say what a command is doing, repeated while it lasts.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import threading
@@ -12,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 SILENCE = 8.0
 """Seconds without a line after which the last one is repeated."""
@@ -40,7 +38,7 @@ class _Lines:
     def close(self) -> None:
         self._print()
 
-    def __enter__(self) -> _Lines:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:

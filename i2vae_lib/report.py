@@ -1,7 +1,5 @@
 """``report.html`` of a run: one file of static tables and pictures, opens without a network."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from pathlib import Path

@@ -3,8 +3,6 @@
 ``runs/<name>/`` is the only thing that passes between two notebooks, two processes or two machines.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

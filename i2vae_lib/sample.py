@@ -1,7 +1,5 @@
 """A small finished run that the package carries, so that there is something to look at before anything is trained."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

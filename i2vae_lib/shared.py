@@ -1,7 +1,5 @@
 """What runs on the same data share, made once each: recalled pseudo-sequences and the reference rankers' ranks."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ done, and leaves its result on disk. ``i2vae run`` calls them in order; a notebo
 call the stages before them. After a kill at any moment, the same call continues where it stopped.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import shutil

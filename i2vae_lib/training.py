@@ -5,8 +5,6 @@ numbers come from the two generators passed in; every checkpoint holds their sta
 resumed ends with the same weights, to the bit on CPU with the same number of threads.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

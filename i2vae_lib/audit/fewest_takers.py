@@ -5,8 +5,6 @@ chance, since people take what others took. Where rows that are still to be aske
 training takers is there because one of those rows holds it.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

@@ -3,8 +3,6 @@
 Each check recomputes from the training rows what it is given, and counts where the two differ.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

@@ -9,8 +9,6 @@ long list the :data:`MOST` items with the least hash count, so that the pairs ke
 the work is linear in the events.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise

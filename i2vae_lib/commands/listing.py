@@ -3,8 +3,6 @@
 Files of ``params/`` are read as text, for their comments say why.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path

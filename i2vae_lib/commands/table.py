@@ -1,7 +1,5 @@
 """The commands of ``i2vae``: the purpose and options of each, with examples that use every option."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A batch mixes rows of all kinds. It maps each target domain to a :class:`Side`, 
 domain: own, other and pseudo sequences are padded together with those of rows with the same target domain.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self

@@ -1,13 +1,11 @@
 """A pair of domains under one protocol: splits of rows, how they came to be, and their files."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -91,7 +89,7 @@ class CrossDomainDataset:
         write_json(folder / "dataset.json", header | {name: getattr(self, name) for name in _TOLD})
 
     @classmethod
-    def load(cls, folder: Path | str) -> CrossDomainDataset:
+    def load(cls, folder: Path | str) -> Self:
         """Read what :meth:`save` wrote.
 
         Raises
@@ -112,7 +110,7 @@ class CrossDomainDataset:
         return dataset
 
     @classmethod
-    def _read(cls, folder: Path, header: Mapping[str, Any]) -> CrossDomainDataset:
+    def _read(cls, folder: Path, header: Mapping[str, Any]) -> Self:
         catalogue = _read_items(folder, header["names"])
         splits = {s: _rows_from_table(pq.read_table(folder / f"{s}.parquet"), catalogue) for s in SPLITS}
         log = None

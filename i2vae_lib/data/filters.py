@@ -1,7 +1,5 @@
 """What a protocol keeps of a log: the k-core of the whole log, or of the events up to a time."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """Whom to recommend to: given histories in the data's ids, a file of them, or known users with all that they took."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """From files, logs or synthetic data to a :class:`CrossDomainDataset`."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The events of a log in order, and rows that ask for some of them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 

@@ -11,8 +11,6 @@ depend on ``data_seed`` and on the rows' contents, never on their order in a fil
 ===============  ===================  ======================================================================
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

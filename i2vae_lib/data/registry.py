@@ -3,8 +3,6 @@
 The paper's authors published the released ones (GitHub ``WujiangXu/IM-VAE``); the SHA-256 are of their files.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 SOURCE = "https://raw.githubusercontent.com/WujiangXu/IM-VAE/a9ec2faf7b0a5e10146899d276e47e36c15b6098/dataset/"

@@ -3,8 +3,6 @@
 Published by the paper's authors (GitHub ``WujiangXu/IM-VAE``). A file is never used before its SHA-256 is checked.
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import json

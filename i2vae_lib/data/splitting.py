@@ -1,7 +1,5 @@
 """What protocols share: rows from full sequences, splits of users, scrubbed targets, copies, cold rows."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

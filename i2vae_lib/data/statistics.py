@@ -1,7 +1,5 @@
 """Statistics of a pair: what a reader compares before trusting a result on it."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

@@ -4,8 +4,6 @@ Both act before anything is learnt. A hash decides which users and events stay, 
 of what a larger one keeps, and the input's order changes nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 

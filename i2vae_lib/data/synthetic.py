@@ -16,8 +16,6 @@ test rows included), for what needs such files. They carry no truth: ``strict`` 
 not for the event whose interests are known.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

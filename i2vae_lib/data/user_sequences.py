@@ -4,8 +4,6 @@ A row shows a history and asks for one item. A user's whole sequence in a domain
 shows, targets included.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self

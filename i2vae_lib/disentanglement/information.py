@@ -15,8 +15,6 @@ None is right alone; calibrated on Gaussians of known information (``tests/test_
 Inputs are float [n, d] and [n, e], a pair per line; estimates in nats.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable

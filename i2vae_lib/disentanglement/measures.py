@@ -6,8 +6,6 @@ model that was trained without a term. Probes and scores read posterior *means*;
 the posterior's width takes away information from draws that no estimator on means can see.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial

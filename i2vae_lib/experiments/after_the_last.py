@@ -9,8 +9,6 @@ place. An item's place is the middle between the earliest and the latest that it
 to it from the front, and the other way from the back. It depends on no item number and on no order of rows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Self
 

@@ -9,8 +9,6 @@ A cell is a folder for one run, named by what it depends on, so that it is made 
 ====================  =============================================================================================
 """
 
-from __future__ import annotations
-
 import contextlib
 import traceback
 from collections import deque

@@ -19,15 +19,13 @@
 Two grids that name the same parameters share the cell. Everything is resolved and validated before the first cell runs.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -91,7 +89,7 @@ class Range(Strict):
     scale: Literal["linear", "log"] = "linear"
 
     @model_validator(mode="after")
-    def _one_of(self) -> Range:
+    def _one_of(self) -> Self:
         if (self.step is None) == (self.number is None):
             raise ValueError("a range has either step or number")
         if self.scale == "log" and (self.step is not None or min(self.start, self.stop) <= 0):
@@ -172,7 +170,7 @@ class _SweepFile(Strict):
     grids: dict[str, _Grid]
 
     @model_validator(mode="after")
-    def _bounded(self) -> _SweepFile:
+    def _bounded(self) -> Self:
         for name, grid in self.grids.items():
             if (count := grid.size * max(len(_listed(self.seeds)), 1)) > MOST_CELLS:
                 raise ValueError(f"grid {name} has {count:,} cells; at most {MOST_CELLS:,}")

@@ -21,8 +21,6 @@ candidates: of each of them alone in the order-free world, and of all four toget
 This is the only place of the kit where a test row can reach training or selection, and only to be measured.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -14,13 +14,11 @@ flight, each from its last epoch. Needs Optuna (the extra ``search``).
       model.d: [32, 64, 128]
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import pandas as pd
 from filelock import FileLock, Timeout
@@ -54,7 +52,7 @@ class Between(Strict):
     log: bool = False
 
     @model_validator(mode="after")
-    def _ordered(self) -> Between:
+    def _ordered(self) -> Self:
         if self.low >= self.high:
             raise ValueError(f"low must lie below high: a list has single values, such as [{self.low:g}]")
         if self.step is not None and (self.high - self.low) / self.step + 1e-9 < 1:

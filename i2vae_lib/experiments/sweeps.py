@@ -8,8 +8,6 @@ generator's fit, every row's recalled items, the reference rankers) is in the co
 parameters and paths, never data.
 """
 
-from __future__ import annotations
-
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence

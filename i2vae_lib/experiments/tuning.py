@@ -12,8 +12,6 @@ sweep on validation, and a sweep of what it chose (:mod:`i2vae_lib.experiments.e
 ======================  ===========================================================================================
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

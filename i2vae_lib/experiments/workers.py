@@ -4,8 +4,6 @@ Local processes are spawned, have one thread each, and get their tasks through p
 nothing listens, so nobody else can give them work.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json

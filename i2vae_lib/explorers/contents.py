@@ -3,8 +3,6 @@
 The command reads this before it serves anything; so nothing heavy is imported here (``tests/test_start.py``).
 """
 
-from __future__ import annotations
-
 import csv
 import os
 import shutil

@@ -5,8 +5,6 @@ Both are anywidgets (``live_figure.js``, ``live_choice.js``). The figure hands p
 ``FigureWidget`` sends changes, and a view that misses one stays empty.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path

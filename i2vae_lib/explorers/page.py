@@ -4,8 +4,6 @@ A process of its own (``python -P -m i2vae_lib.explorers.page``), started by :fu
 holds nothing but the page; it reads no configuration, and ends when its standard input does, that is with its parent.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

@@ -3,8 +3,6 @@
 No widget comes here: every function works in a script, and :mod:`.explorers.widgets` is a thin shell over them.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -5,8 +5,6 @@ keyboard reaches all controls, and a screen reader names them; :mod:`.explorers.
 Where nothing answers (papermill, nbval, a page on paper) an explorer shows its tables as they stand.
 """
 
-from __future__ import annotations
-
 import asyncio
 import html
 from collections.abc import Callable, Iterable, Mapping, Sequence

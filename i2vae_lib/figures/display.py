@@ -1,7 +1,5 @@
 """Output of the notebooks: wide tables that scroll, and formulas beside the source that computes them."""
 
-from __future__ import annotations
-
 import ast
 import inspect
 import textwrap

@@ -4,8 +4,6 @@ Colours differ from white and from a dark page by at least 3:1, and figures have
 they fit light and dark themes.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

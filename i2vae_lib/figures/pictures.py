@@ -3,8 +3,6 @@
 For ``report.html``, README and the documentation. Notebooks and explorers draw with :mod:`i2vae_lib.figures.plots`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from html import escape

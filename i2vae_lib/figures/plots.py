@@ -4,8 +4,6 @@ Colours are those of :mod:`.figures.looks`, labels those of :mod:`i2vae_lib.labe
 without lines (ValueError).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The figures of a sweep: curves over an axis, differences of its rows to their bases."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

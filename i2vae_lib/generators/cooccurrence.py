@@ -23,8 +23,6 @@ Of a large log (:func:`.graphs.is_large`) an item i has scores for the j that at
 and in a row of one of them for the j that as many *others* took: a user's own pairs never help a j to be there.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -12,8 +12,6 @@ the evidence of all other items is 0. Items of the own history are no candidates
 On order-free data (``strict``) a kernel has only its shrinkage and its weight across domains.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self

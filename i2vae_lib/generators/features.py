@@ -5,8 +5,6 @@ reduced to d by a truncated singular value decomposition, V S of the d largest s
 products as well as d dimensions can. They are scaled to a mean squared norm of 1; unknown items have zeros.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Shared by the pseudo-sequence generator and by every system that works on a graph or on co-occurrence.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise

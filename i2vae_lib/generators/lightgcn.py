@@ -5,8 +5,6 @@ recommender of the same name, and EMCDR's base model (no layers: BPR-MF), train 
 :func:`terms` and :class:`Triples`.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

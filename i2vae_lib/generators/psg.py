@@ -27,8 +27,6 @@ A generator is ``recall(rows, fold) -> (items [rows, n], scores [rows, n])`` in 
 :func:`recalled`, which knows the rows' folds and what they are recalled from.
 """
 
-from __future__ import annotations
-
 import hashlib
 import time
 from collections.abc import Iterator

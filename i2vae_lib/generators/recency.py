@@ -10,8 +10,6 @@ Moments are distinguished as finely as :data:`_EDGES` quantiles of the events al
 the moment itself are not counted, so a row's counts hold nothing of its own moment or later.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self

@@ -3,8 +3,6 @@
 Dropout draws from the generator that is handed in; without one there is none. No module here has a train/eval mode.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 from torch.nn import functional as F

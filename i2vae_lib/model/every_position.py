@@ -21,8 +21,6 @@ Departs (chosen by hand on validation rows, without a record; what some are wort
     - item scores have a temperature, a bias, and evidence (:class:`Evident`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Self

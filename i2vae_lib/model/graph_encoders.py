@@ -16,8 +16,6 @@ training graph are the layers' messages M, [items, d] each: H is then a mean of 
 is the layer's own (:func:`folded`). So the messages are what a saved model keeps, and no training graph.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self

@@ -4,8 +4,6 @@ A domain is a key. For rows whose target lies in domain X the three latents are 
 from Y to X); for Y by symmetry, through the same code. Together a mixed batch has all six.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -3,8 +3,6 @@
 Only the log-variance exists; it becomes a scale in one place, :func:`sample`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

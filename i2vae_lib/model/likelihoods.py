@@ -1,7 +1,5 @@
 """Likelihoods of items given scores, as costs in nats: one formula each, for i2VAE and every system beside it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

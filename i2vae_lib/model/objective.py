@@ -6,8 +6,6 @@ its value is exactly 0, its gradient too, and the term's mean is over the other 
 Constants dropped: H(X) in Eq. 9; the intractable epsilon of Eq. 12.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any

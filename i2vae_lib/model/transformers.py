@@ -5,8 +5,6 @@ are not scaled, and blocks are as in RecTools, which showed what a softmax does 
 scores agree with it from the same weights.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -8,8 +8,6 @@ rows in as new users (:mod:`.systems.fold_in`), so that the same history gives t
 asks. Only under ``temporal`` do known users keep their vectors.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise

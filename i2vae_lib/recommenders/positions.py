@@ -6,8 +6,6 @@ the pseudo-sequences and evidence of all events are made once, before training, 
 Otherwise each batch makes its own, anew each epoch: the same numbers, in more time and less memory.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self

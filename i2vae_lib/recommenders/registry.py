@@ -3,8 +3,6 @@
 A system that is trained is one line of :data:`REGISTRY`; so is a ranker that stands in every table.
 """
 
-from __future__ import annotations
-
 import importlib
 from collections import UserDict
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ A system says what a row's candidates score (:meth:`StoredRecommender.scores`) a
 that a system has no evidence for are ranked by popularity.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sys

@@ -4,8 +4,6 @@ As drawn (``split.cold_share``), few pairs have a hundred cold rows in a domain.
 histories is made cold in one domain, chosen by the same hash; training rows, validation rows and models stay.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the data of several pairs hold: statistics, audits, the order of their items."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from i2vae_lib.audit.item_order import item_orders

@@ -3,8 +3,6 @@
 Everything is computed row by row from the stored ``ranks.parquet`` of the runs (:mod:`i2vae_lib.results.reading`).
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence

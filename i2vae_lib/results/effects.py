@@ -1,7 +1,5 @@
 """What the rows of a sweep change: each against its base, over the seeds that both have."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

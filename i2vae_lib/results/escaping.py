@@ -1,7 +1,5 @@
 """Names from users' files, escaped for a document: nothing in them may act as markup or as a command."""
 
-from __future__ import annotations
-
 import html
 import re
 

@@ -1,7 +1,5 @@
 """What folding in (``recommenders/systems/fold_in.py``) costs: the same rows, as known users and as newcomers."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Functions of what is recalled take rows and their recalled items (int [rows, n], 0-padded).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The studies of the latents: all measures of one model, with and without a planted truth."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import torch

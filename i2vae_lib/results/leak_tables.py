@@ -1,7 +1,5 @@
 """What leaks are worth, from the rank tables of :mod:`i2vae_lib.experiments.leak_worth`."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -4,8 +4,6 @@ The best reference of a cell (domain, row kind, metric) is chosen on the very te
 references and never the system.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -4,10 +4,8 @@ Works on whatever a comparison (:mod:`.experiments.tuning`) has finished so far:
 lines too. Every number comes from the runs' ``ranks.parquet`` (:mod:`i2vae_lib.results.differences`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -63,7 +61,7 @@ class Table:
     systems: pd.DataFrame
     notes: tuple[str, ...] = ()
 
-    def filtered(self, systems: Sequence[str] | None = None, kinds: Sequence[str] = HEADLINE) -> Table:
+    def filtered(self, systems: Sequence[str] | None = None, kinds: Sequence[str] = HEADLINE) -> Self:
         """Only these systems (None: all) and user types; places and p values remain those of the whole table.
 
         Raises
@@ -78,7 +76,7 @@ class Table:
         wanted = known if systems is None else list(systems)
         cells = self.cells[self.cells["system"].isin(wanted) & self.cells["kind"].isin(kinds)]
         listed = self.systems[self.systems["system"].isin(wanted)]
-        return Table(self.about, cells.reset_index(drop=True), listed.reset_index(drop=True), self.notes)
+        return replace(self, cells=cells.reset_index(drop=True), systems=listed.reset_index(drop=True))
 
     def wide(self, metric: str = "HR@10", candidates: str = "sampled", style: str = "text") -> pd.DataFrame:
         """One metric in per cent, as strings: systems down, user types across.

@@ -5,8 +5,6 @@ reference rankers do not depend on the seed and are read from the first run alon
 data are refused.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The study of the recipe: beside the best reference ranker of each cell, and what each part of it is worth."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

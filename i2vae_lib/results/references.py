@@ -1,7 +1,5 @@
 """The study of the reference rankers: each on several draws of users, cold rows and candidates."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -10,8 +10,6 @@ both). Where two systems differ on a handful of rows only, as HR@10 of a cold ce
 studentised one then rejects too seldom, which costs power and not truth.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np

@@ -4,8 +4,6 @@ A table is a DataFrame of strings and :class:`Number`; a document is a sequence 
 come from users' files: nothing in them may act as markup, as a LaTeX command or as a spreadsheet formula.
 """
 
-from __future__ import annotations
-
 import html
 import math
 import re

@@ -11,8 +11,6 @@ from its own. Exact where interests do not drift and ``synthetic.dial`` is 1, an
 A row without any history is ranked by popularity as from everybody, which keeps the ceilings comparable row by row.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

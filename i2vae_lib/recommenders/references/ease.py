@@ -31,8 +31,6 @@ Departs
     - popularity orders candidates of equal score, and those of score 0 (:mod:`.references.from_histories`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np

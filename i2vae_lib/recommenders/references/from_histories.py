@@ -16,8 +16,6 @@ popularity, and so are those of equal evidence. Evidence that agrees to about NU
 of the same terms in another order differ by some 1e-7, and a step of popularity has to be visible in float32.
 """
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence

@@ -19,8 +19,6 @@ Departs
     - popularity orders candidates of equal score, and those of score 0 (:mod:`.references.from_histories`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 

@@ -14,8 +14,6 @@ Departs
       and this ranker stands a little below popularity by construction.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from i2vae_lib.data.rows import DOMAINS, PAD, Array, Rows, other

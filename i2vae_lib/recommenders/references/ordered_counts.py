@@ -17,8 +17,6 @@ Candidates of equal score, and those of score 0, are in order of popularity
 (:mod:`i2vae_lib.recommenders.references.from_histories`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Self

@@ -1,7 +1,5 @@
 """Popularity: the number of training users who took an item, by domain. The floor that a model has to leave behind."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self

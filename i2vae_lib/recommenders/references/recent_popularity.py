@@ -5,8 +5,6 @@ What a system that knows the time of a question, and nothing of who asks, would 
 data have no common time nothing is recent, and the ranking is that of popularity.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import numpy as np

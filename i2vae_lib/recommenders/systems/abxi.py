@@ -26,8 +26,6 @@ Departs
     - weights are drawn as in ``sasrec_ce`` (Xavier); the adapters as in the code: one factor small, the other zero.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 

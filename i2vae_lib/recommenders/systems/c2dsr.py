@@ -44,8 +44,6 @@ Departs
     - d is 128 (the paper: 256) in the first point of the search: twice the width is far beyond ten minutes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any

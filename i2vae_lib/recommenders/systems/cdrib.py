@@ -40,8 +40,6 @@ Departs
       in validation rows made cold.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any

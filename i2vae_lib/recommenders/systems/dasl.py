@@ -39,8 +39,6 @@ Departs
       Under ``temporal`` known users keep their vectors, but not in validation rows made cold.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 

@@ -39,8 +39,6 @@ Departs
       interactions in that domain), but not in validation rows made cold.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any

@@ -35,8 +35,6 @@ Departs
       biases too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 import numpy as np

@@ -14,8 +14,6 @@ Departs
     - the rest as ``sasrec_ce``.
 """
 
-from __future__ import annotations
-
 from i2vae_lib.model.transformers import LiGRBlock
 from i2vae_lib.recommenders.systems.every_position import EveryPosition
 from i2vae_lib.recommenders.systems.separate_or_merged import both_readings

@@ -21,8 +21,6 @@ only the other domain is shown, of earlier stamps.
 **Long sequences.** Of a sequence of more than T + 1 events, T + 1 consecutive ones, drawn anew each epoch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self

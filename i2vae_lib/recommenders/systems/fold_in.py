@@ -18,8 +18,6 @@ constant; a recommender ranks such a row by popularity (``contract.without_evide
 Departs: these rules for a newcomer's vector are the kit's own; none of the systems' papers has one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@ A new user goes through the trained paths of a domain's users. Of the training g
 the items send, which are frozen.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -27,8 +27,6 @@ Departs
       one early stop, on both domains' mean.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 import numpy as np

@@ -25,8 +25,6 @@ Departs
     - the two models of ``multivae-s`` share one early stop, on both domains' mean.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Self

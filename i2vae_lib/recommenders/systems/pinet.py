@@ -34,8 +34,6 @@ Departs
     - training rows are blanked (``pinet.blank_share``), see above.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

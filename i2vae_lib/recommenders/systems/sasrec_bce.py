@@ -26,8 +26,6 @@ Departs
     - the two models of ``sasrec-bce-s`` share one loop: one selected epoch and one early stop, on both domains' mean.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 

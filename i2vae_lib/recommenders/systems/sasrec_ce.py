@@ -24,8 +24,6 @@ Departs
     - the two models of ``sasrec-ce-s`` share one loop: one selected epoch and one early stop, on both domains' mean.
 """
 
-from __future__ import annotations
-
 from i2vae_lib.model.transformers import SASRecBlock
 from i2vae_lib.recommenders.systems.every_position import EveryPosition
 from i2vae_lib.recommenders.systems.separate_or_merged import both_readings

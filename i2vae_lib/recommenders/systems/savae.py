@@ -31,8 +31,6 @@ Departs
       of it came after the target, of logs it is not asked.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any

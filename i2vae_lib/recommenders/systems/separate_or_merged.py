@@ -10,8 +10,6 @@ rule.
 in order of time; of one stamp, and where the data have no common time, the own history stands last.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar

@@ -22,8 +22,6 @@ Departs
     - exact or not at all: a stream of more than ``slist.limit`` items is an error.
 """
 
-from __future__ import annotations
-
 import time
 from abc import abstractmethod
 

@@ -37,8 +37,6 @@ Departs
       never compared across domains.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 

@@ -18,8 +18,6 @@ Departs
     - whole sequences, cuts and size as in SLIST.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import sparse
 
