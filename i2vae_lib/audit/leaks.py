@@ -52,10 +52,7 @@ class Leak(RuntimeError):
 
 
 def audit(
-    dataset: CrossDomainDataset,
-    *,
-    pseudo: Mapping[str, Array] | None = None,
-    generator: Generator | None = None,
+    dataset: CrossDomainDataset, *, pseudo: Mapping[str, Array] | None = None, generator: Generator | None = None
 ) -> pd.DataFrame:
     """Run every check that the arguments allow.
 

@@ -256,10 +256,7 @@ def _search(search: Search, out: Path, trials: int, workers: int | None, schedul
         end(work.words[-1], outcome)
         return asked()
 
-    with (
-        bar("search", trials, "trial", initial=_finished(study)) as progress,
-        connect(workers, scheduler) as team,
-    ):
+    with bar("search", trials, "trial", initial=_finished(study)) as progress, connect(workers, scheduler) as team:
         stopped = [_work(search, out, trial) for trial in _running(study)]  # in flight when an earlier call ended
         work_off(team, [*stopped, *asked()], say=say, progress=progress, then=then)
 

@@ -258,10 +258,7 @@ def run(
     if todo:
         claim_cells(out)
         done, cells = int((state == "done").sum()), len(sweep.cells)
-        with (
-            bar("sweep", cells, "cell", initial=done) as progress,
-            connect(workers, scheduler) as team,
-        ):
+        with bar("sweep", cells, "cell", initial=done) as progress, connect(workers, scheduler) as team:
             if dashboard:
                 page = team.client.dashboard_link if isinstance(team, Cluster) else "only a scheduler has one"
                 say(f"dashboard: {page}")

@@ -29,15 +29,7 @@ from i2vae_lib.places import preset_folder, suggestion
 from i2vae_lib.processes import usable_cores
 from i2vae_lib.progress import bar
 from i2vae_lib.recommenders import REGISTRY, SYSTEMS
-from i2vae_lib.runs import (
-    LayoutError,
-    check_layout,
-    flatten,
-    read_json,
-    read_record,
-    refuse_changes,
-    write_json,
-)
+from i2vae_lib.runs import LayoutError, check_layout, flatten, read_json, read_record, refuse_changes, write_json
 from i2vae_lib.stages import check_system, irrelevant_groups, open_run, train
 
 _STUDY_LAYOUT = 2

@@ -34,18 +34,7 @@ import pandas as pd
 from scipy import sparse
 from scipy.sparse.linalg import eigsh
 
-from i2vae_lib.data.rows import (
-    DOMAINS,
-    Array,
-    Catalogue,
-    Ragged,
-    Rows,
-    located,
-    origins,
-    packed,
-    rejoined,
-    unpacked,
-)
+from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Ragged, Rows, located, origins, packed, rejoined, unpacked
 from i2vae_lib.data.user_sequences import user_sequences
 from i2vae_lib.generators.graphs import (
     Unified,

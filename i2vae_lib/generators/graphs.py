@@ -23,10 +23,7 @@ class Unified:
         twin = catalogue.linked("y")[1:]  # number in x of each item of y, 0: none
         new = twin == 0
         numbers_y = np.where(new, catalogue.size("x") + np.cumsum(new) - 1, twin - 1)
-        self.of = {
-            "x": np.concatenate([[-1], np.arange(catalogue.size("x"))]),
-            "y": np.concatenate([[-1], numbers_y]),
-        }
+        self.of = {"x": np.concatenate([[-1], np.arange(catalogue.size("x"))]), "y": np.concatenate([[-1], numbers_y])}
         self.items = {d: numbers[1:] for d, numbers in self.of.items()}  # without padding
         self.size = catalogue.size("x") + int(new.sum())
         self.column = {d: np.full(self.size, -1) for d in DOMAINS}  # 0-based item of the domain; -1: not of it

@@ -167,12 +167,7 @@ class Table:
         return found
 
 
-def paper_table(
-    folders: Sequence[Path | str],
-    *,
-    resamples: int = 10_000,
-    rng: np.random.Generator,
-) -> Table:
+def paper_table(folders: Sequence[Path | str], *, resamples: int = 10_000, rng: np.random.Generator) -> Table:
     """The table of comparisons and runs, as far as they are finished.
 
     Parameters
