@@ -48,7 +48,7 @@ class Damaged(LayoutError):
     """A file that differs from what the run wrote: cut short, changed, lost, or from another run."""
 
 
-def check_layout(what: str, found: Any, known: int, remedy: str = "") -> None:
+def _check_layout(what: str, found: Any, known: int, remedy: str = "") -> None:
     """Refuse any layout but this version's. ``remedy`` is for older layouts; newer ones need an upgrade.
 
     Raises
@@ -217,6 +217,21 @@ def read_json(path: Path, remedy: str = "delete it and make it anew") -> dict[st
         if not isinstance(content, dict):
             raise ValueError(f"expected an object, found {type(content).__name__}")
         return content
+
+
+def read_header(path: Path, what: str, layout: int, remedy: str = "delete it and make it anew") -> dict[str, Any]:
+    """The JSON file that says what its folder holds.
+
+    Raises
+    ------
+    LayoutError
+        It is missing, damaged, or of another layout version.
+    """
+    if not path.is_file():
+        raise LayoutError(f"{path.parent} holds no {what} (no {path.name})")
+    header = read_json(path, remedy)
+    _check_layout(f"{path.parent} has {what}", header.get("layout"), layout, remedy)
+    return header
 
 
 def sha256_of(path: Path) -> str:
@@ -547,7 +562,7 @@ def read_record(folder: Path | str) -> dict[str, Any]:
     record = _Record(read_json(path, remedy), path)
     if "layout" not in record:
         raise LayoutError(f"{path} is no run's (it has no 'layout'): {remedy}")
-    check_layout(f"{folder} has run", record["layout"], RUN_LAYOUT, "run it anew")
+    _check_layout(f"{folder} has run", record["layout"], RUN_LAYOUT, "run it anew")
     if record.pop("record_sha256", None) != digest(json.dumps(record)):
         raise Damaged(f"{path} is damaged (its 'record_sha256' is not that of its other entries): {remedy}")
     return record

@@ -12,9 +12,9 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,12 +30,6 @@ from i2vae_lib.runs import LayoutError, reading, write_atomically
 _CHECKPOINT_LAYOUT = 2
 LOOKED = 100
 """Batches between two checks that the losses are finite: a check waits for the device."""
-
-
-class _Movable(Protocol):
-    """A tensor, or an object that holds several."""
-
-    def to(self, device: torch.device, /) -> Self: ...
 
 
 CostAndParts = tuple[torch.Tensor, dict[str, torch.Tensor]]
@@ -91,7 +85,7 @@ class Stage:
     name: str
     module: nn.Module
     loss: Loss
-    batches: Callable[[np.random.Generator], Iterable[Mapping[str, _Movable]]]
+    batches: Callable[[np.random.Generator], Iterable[Mapping[str, Any]]]
     rows: int
     steps: int
     weight_decay: float = 0.0
@@ -185,7 +179,6 @@ def train(
     if stage.epochs is not None:
         p = p.model_copy(update={"epochs": min(stage.epochs, p.epochs), "patience": 0})
     module = stage.module
-    device = next(module.parameters()).device
     kind = torch.optim.AdamW if stage.decoupled_decay else torch.optim.Adam
     optimizer = kind(
         module.parameters(),
@@ -194,14 +187,15 @@ def train(
         weight_decay=stage.weight_decay or stage.decoupled_decay,
         fused=True,
     )
+    loop = _Loop(stage, p.precision, optimizer, rng, generator, identity, callbacks.checkpoint)
     _agree(identity, module)
-    state = _resume(callbacks.checkpoint, identity, module, optimizer, rng, generator) or State()
+    state = loop.resume()
     progress = bar("training", p.epochs * stage.steps, "batch", initial=state.epoch * stage.steps)
     try:
         while state.epoch < p.epochs and not _exhausted(state, p):
             start, before = time.perf_counter(), parameters_of(module)
             try:
-                means = _epoch(stage, p.precision, optimizer, state.epoch, device, rng, generator, progress)
+                means = loop.epoch(state.epoch, progress)
             except NonFiniteLoss:
                 load_parameters(module, before)
                 raise
@@ -211,7 +205,7 @@ def train(
             metrics = _of_first(validate)
             record |= metrics | {"validation seconds": time.perf_counter() - start - seconds}
             _advance(state, record, module)
-            _save(callbacks.checkpoint, identity, state, module, optimizer, rng, generator)
+            loop.save(state)
             progress.set_postfix_str(
                 f"epoch {state.epoch}, NDCG@10 {metrics['ndcg@10']:.4f} (best {state.best_metric:.4f})"
             )
@@ -224,42 +218,84 @@ def train(
     return state
 
 
-def _epoch(
-    stage: Stage,
-    precision: str,
-    optimizer: torch.optim.Optimizer,
-    epoch: int,
-    device: torch.device,
-    rng: np.random.Generator,
-    generator: torch.Generator,
-    progress: Any,
-) -> dict[str, float]:
-    """One pass over the batches; returns the means of the loss and its parts, each over the batches that have it."""
-    sums: dict[str, torch.Tensor] = {}
-    counts: dict[str, int] = {}
-    unseen: list[dict[str, torch.Tensor]] = []
-    if processes.count() > 1:  # dropout has left each process at a state of its own
-        generator.set_state(torch.frombuffer(bytearray(_state_of_first(generator)), dtype=torch.uint8))
-    for number, batch in enumerate(stage.batches(rng)):
-        mine = {name: _mine(tensor).to(device) for name, tensor in batch.items()}
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
-            value, parts = stage.loss(mine, epoch, generator)
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
-        _sum_gradients(stage.module)
-        optimizer.step()
-        unseen.append({name: part.detach() for name, part in (parts | {"loss": value}).items()})
-        for name, part in unseen[-1].items():
-            sums[name] = sums.get(name, 0.0) + part
-            counts[name] = counts.get(name, 0) + 1
-        progress.update()
-        if len(unseen) == LOOKED:
+@dataclass(frozen=True)
+class _Loop:
+    """A stage under way: what changes in an epoch and stands in every checkpoint."""
+
+    stage: Stage
+    precision: str
+    optimizer: torch.optim.Optimizer
+    rng: np.random.Generator
+    generator: torch.Generator
+    identity: str
+    checkpoint: Path | None
+
+    def epoch(self, epoch: int, progress: Any) -> dict[str, float]:
+        """One pass over the batches: the means of the loss and its parts, each over the batches that have it."""
+        sums: dict[str, torch.Tensor] = {}
+        counts: dict[str, int] = {}
+        unseen: list[dict[str, torch.Tensor]] = []
+        device = next(self.stage.module.parameters()).device
+        if processes.count() > 1:  # dropout has left each process at a state of its own
+            state = processes.bytes_of_first(self.generator.get_state().numpy().tobytes())
+            self.generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+        for number, batch in enumerate(self.stage.batches(self.rng)):
+            mine = {name: _mine(tensor).to(device) for name, tensor in batch.items()}
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed"):
+                value, parts = self.stage.loss(mine, epoch, self.generator)
+            self.optimizer.zero_grad(set_to_none=True)
+            value.backward()  # type: ignore[no-untyped-call]
+            _sum_gradients(self.stage.module)
+            self.optimizer.step()
+            unseen.append({name: part.detach() for name, part in (parts | {"loss": value}).items()})
+            for name, part in unseen[-1].items():
+                sums[name] = sums.get(name, 0.0) + part
+                counts[name] = counts.get(name, 0) + 1
+            progress.update()
+            if len(unseen) == LOOKED:
+                _refuse_non_finite(unseen, epoch, number)
+                unseen.clear()
+        if unseen:
             _refuse_non_finite(unseen, epoch, number)
-            unseen.clear()
-    if unseen:
-        _refuse_non_finite(unseen, epoch, number)
-    totals = processes.summed(torch.stack([torch.as_tensor(total) for total in sums.values()]))
-    return {name: float(total) / counts[name] for name, total in zip(sums, totals, strict=True)}
+        totals = processes.summed(torch.stack([torch.as_tensor(total) for total in sums.values()]))
+        return {name: float(total) / counts[name] for name, total in zip(sums, totals, strict=True)}
+
+    def save(self, state: State) -> None:
+        """Write the checkpoint."""
+        if (path := self.checkpoint) is None:
+            return
+        for left in path.parent.glob(f".{path.name}.*.part"):  # by a call that was killed while it wrote
+            left.unlink(missing_ok=True)
+        content = vars(state) | {
+            "layout": _CHECKPOINT_LAYOUT,
+            "identity": self.identity,
+            "module": parameters_of(self.stage.module),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "rng": json.dumps(self.rng.bit_generator.state),
+        }
+        content["sha256"] = digest_of(content)
+        write_atomically(path, lambda part: torch.save(content, part))
+
+    def resume(self) -> State:
+        """Go on from the first process's checkpoint, if it has one."""
+        there = self.checkpoint is not None and self.checkpoint.is_file()
+        if not int(processes.of_first(torch.tensor(int(there)))):
+            return State()
+        path = self.checkpoint or Path("the first process's checkpoint")
+        with reading(path, ANEW):
+            held = path.read_bytes() if processes.number() == 0 else b""  # the others need not see its file
+            content = path if processes.count() == 1 else io.BytesIO(processes.bytes_of_first(held))
+            saved: dict[str, Any] = torch.load(content, weights_only=True, map_location="cpu")
+            if saved.get("layout") != _CHECKPOINT_LAYOUT or saved["identity"] != self.identity:
+                raise LayoutError(f"{path} is a checkpoint of other data, parameters or layout; {ANEW}")
+            if saved.pop("sha256") != digest_of(saved):
+                raise ValueError("its contents do not have its SHA-256")
+            load_parameters(self.stage.module, saved["module"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.generator.set_state(saved["generator"])
+            self.rng.bit_generator.state = json.loads(saved["rng"])
+        return State(**{one.name: saved[one.name] for one in fields(State)})
 
 
 def _mine(tensor: Any) -> Any:
@@ -289,15 +325,10 @@ def _agree(identity: str, module: nn.Module) -> None:
             processes.of_first(weight)
 
 
-def _state_of_first(generator: torch.Generator) -> bytes:
-    return processes.bytes_of_first(generator.get_state().numpy().tobytes())
-
-
 def _of_first(validate: Callable[[], Mapping[str, float]]) -> dict[str, float]:
     """The first process's metrics: the others wait for it."""
     found = dict(validate()) if processes.number() == 0 else {}
-    metrics: dict[str, float] = json.loads(processes.bytes_of_first(json.dumps(found).encode()))
-    return metrics
+    return json.loads(processes.bytes_of_first(json.dumps(found).encode()))
 
 
 def _refuse_non_finite(parts: list[dict[str, torch.Tensor]], epoch: int, last: int) -> None:
@@ -306,8 +337,12 @@ def _refuse_non_finite(parts: list[dict[str, torch.Tensor]], epoch: int, last: i
     if finite.all():
         return
     first = int((~finite).nonzero()[0])
-    value = parts[first].pop("loss")
-    raise NonFiniteLoss(_name_the_term(value, parts[first], epoch, last - len(parts) + 1 + first))
+    value = float(parts[first].pop("loss"))
+    bad = ", ".join(name for name, part in parts[first].items() if not torch.isfinite(part)) or "their weighted sum"
+    raise NonFiniteLoss(
+        f"epoch {epoch + 1}, batch {last - len(parts) + 2 + first}: the loss is {value} because of {bad}; the epoch is "
+        f"taken back; try a lower training.learning_rate"
+    )
 
 
 def _exhausted(state: State, p: TrainingParameters) -> bool:
@@ -320,15 +355,6 @@ def _advance(state: State, record: dict[str, float], module: nn.Module) -> None:
         state.best_metric, state.best_epoch = record["ndcg@10"], state.epoch
         state.best = parameters_of(module)
     state.epoch += 1
-
-
-def _name_the_term(value: torch.Tensor, parts: Mapping[str, torch.Tensor], epoch: int, batch: int) -> str:
-    bad = [name for name, part in parts.items() if not torch.isfinite(part)]
-    return (
-        f"epoch {epoch + 1}, batch {batch + 1}: the loss is {float(value.detach())}"
-        f" because of {', '.join(bad) or 'their weighted sum'}; the epoch is taken back; try a lower "
-        f"training.learning_rate"
-    )
 
 
 def parameters_of(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -357,37 +383,7 @@ def load_parameters(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> N
             own[name].copy_(weight)
 
 
-def _save(
-    path: Path | None,
-    identity: str,
-    state: State,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    rng: np.random.Generator,
-    generator: torch.Generator,
-) -> None:
-    if path is None:
-        return
-    for left in path.parent.glob(f".{path.name}.*.part"):  # by a call that was killed while it wrote
-        left.unlink(missing_ok=True)
-    content = {
-        "layout": _CHECKPOINT_LAYOUT,
-        "identity": identity,
-        "epoch": state.epoch,
-        "best_epoch": state.best_epoch,
-        "best_metric": state.best_metric,
-        "best": state.best,
-        "history": state.history,
-        "module": parameters_of(module),
-        "optimizer": optimizer.state_dict(),
-        "generator": generator.get_state(),
-        "rng": json.dumps(rng.bit_generator.state),
-    }
-    content["sha256"] = _sha256(content)
-    write_atomically(path, lambda part: torch.save(content, part))
-
-
-def _sha256(content: Mapping[str, Any]) -> str:
+def digest_of(content: Mapping[str, Any]) -> str:
     """SHA-256 of all values and tensors in a nested mapping."""
     digest = hashlib.sha256()
 
@@ -416,36 +412,4 @@ def history_of(checkpoint: Path) -> list[dict[str, float]]:
     """A checkpoint's history, one record per epoch; its weights are not read."""
     with reading(checkpoint, ANEW):
         saved: dict[str, Any] = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)
-        history: list[dict[str, float]] = saved["history"]
-    return history
-
-
-def _sent(path: Path) -> io.BytesIO:
-    """The first process's checkpoint; the others need not see its file."""
-    return io.BytesIO(processes.bytes_of_first(path.read_bytes() if processes.number() == 0 else b""))
-
-
-def _resume(
-    path: Path | None,
-    identity: str,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    rng: np.random.Generator,
-    generator: torch.Generator,
-) -> State | None:
-    there = path is not None and path.is_file()
-    if not int(processes.of_first(torch.tensor(int(there)))):
-        return None
-    path = path or Path("the first process's checkpoint")
-    with reading(path, ANEW):
-        content = path if processes.count() == 1 else _sent(path)
-        saved: dict[str, Any] = torch.load(content, weights_only=True, map_location="cpu")
-        if saved.get("layout") != _CHECKPOINT_LAYOUT or saved["identity"] != identity:
-            raise LayoutError(f"{path} is a checkpoint of other data, parameters or layout; {ANEW}")
-        if saved.pop("sha256") != _sha256(saved):
-            raise ValueError("its contents do not have its SHA-256")
-        load_parameters(module, saved["module"])
-        optimizer.load_state_dict(saved["optimizer"])
-        generator.set_state(saved["generator"])
-        rng.bit_generator.state = json.loads(saved["rng"])
-    return State(saved["epoch"], saved["best_epoch"], saved["best_metric"], saved["best"], saved["history"])
+        return saved["history"]

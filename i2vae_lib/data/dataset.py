@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from i2vae_lib.data.rows import DOMAINS, SPLITS, Array, Catalogue, EventLog, Events, Ragged, Rows
-from i2vae_lib.runs import LayoutError, check_layout, read_json, reading, write_atomically, write_json
+from i2vae_lib.runs import LayoutError, read_header, reading, write_atomically, write_json
 
 _ANEW = "delete it and prepare it anew"
 _LAYOUT = 3
@@ -99,10 +99,7 @@ class CrossDomainDataset:
             do not match the recorded fingerprint.
         """
         folder = Path(folder)
-        if not (folder / "dataset.json").is_file():
-            raise LayoutError(f"{folder} holds no dataset (no dataset.json)")
-        header = read_json(folder / "dataset.json", _ANEW)
-        check_layout(f"{folder} has dataset", header.get("layout"), _LAYOUT, "prepare it anew")
+        header = read_header(folder / "dataset.json", "dataset", _LAYOUT, _ANEW)
         with reading(folder, _ANEW):
             dataset = cls._read(folder, header)
         if dataset.fingerprint() != header["fingerprint"]:
@@ -148,8 +145,7 @@ def save_catalogue(catalogue: Catalogue, folder: Path) -> None:
 
 def read_catalogue(folder: Path) -> Catalogue:
     """Read what :func:`save_catalogue` wrote."""
-    header = read_json(folder / "catalogue.json")
-    check_layout(f"{folder}: catalogue", header.get("layout"), _CATALOGUE_LAYOUT)
+    header = read_header(folder / "catalogue.json", "catalogue", _CATALOGUE_LAYOUT)
     with reading(folder):
         return _read_items(folder, header["names"])
 

@@ -29,7 +29,7 @@ from i2vae_lib.places import preset_folder, suggestion
 from i2vae_lib.processes import usable_cores
 from i2vae_lib.progress import bar
 from i2vae_lib.recommenders import REGISTRY, SYSTEMS
-from i2vae_lib.runs import LayoutError, check_layout, flatten, read_json, read_record, refuse_changes, write_json
+from i2vae_lib.runs import LayoutError, flatten, read_header, read_record, refuse_changes, write_json
 from i2vae_lib.stages import check_system, irrelevant_groups, open_run, train
 
 _STUDY_LAYOUT = 2
@@ -249,8 +249,7 @@ def read_study(folder: Path) -> Study:
     LayoutError
         Another layout version.
     """
-    known = read_json(folder / "study.json", "choose another OUT, or delete the folder")
-    check_layout(f"{folder}: comparison", known.get("layout"), _STUDY_LAYOUT, "choose another OUT, or delete it")
+    known = read_header(folder / "study.json", "comparison", _STUDY_LAYOUT, "choose another OUT, or delete the folder")
     known["points"] = {name: tuple(listed) for name, listed in known["points"].items()}
     known["seeds"] = tuple(known["seeds"])
     return Study(folder, systems=tuple(known["points"]), **{key: known[key] for key in _REMEMBERED})

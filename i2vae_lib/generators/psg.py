@@ -59,7 +59,7 @@ from i2vae_lib.generators.graphs import (
 from i2vae_lib.generators.lightgcn import train_lightgcn
 from i2vae_lib.parameter_groups import PUBLISHED_PSG, PsgParameters
 from i2vae_lib.params import ParameterError
-from i2vae_lib.runs import LayoutError, check_layout, read_json, reading, write_atomically, write_json
+from i2vae_lib.runs import LayoutError, read_header, read_json, reading, write_atomically, write_json
 
 _GENERATOR_LAYOUT = 3
 _ROWS_AT_ONCE = 512
@@ -389,8 +389,7 @@ def load(folder: Path, catalogue: Catalogue) -> Generator:
     LayoutError
         Another layout version, or a catalogue that it was not fitted with.
     """
-    header = read_json(folder / "generator.json")
-    check_layout(f"{folder}: generator", header.get("layout"), _GENERATOR_LAYOUT)
+    header = read_header(folder / "generator.json", "generator", _GENERATOR_LAYOUT)
     if header.get("catalogue") != catalogue.digest():
         raise LayoutError(f"{folder}: the generator was fitted with other items or links")
     with reading(folder / "generator.safetensors"):

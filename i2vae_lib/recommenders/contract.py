@@ -10,20 +10,27 @@ asks. Only under ``temporal`` do known users keep their vectors.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
 
+from i2vae_lib.data.dataset import read_catalogue, save_catalogue
 from i2vae_lib.data.histories import encoded_lists, rows_asking
 from i2vae_lib.data.rows import DOMAINS, PAD, Array, Catalogue, DataError, Rows
 from i2vae_lib.evaluation import refuse_non_finite
 from i2vae_lib.generators.graphs import best_columns
 from i2vae_lib.generators.psg import Generator
 from i2vae_lib.params import Parameters
+from i2vae_lib.runs import read_header, reading, write_atomically, write_json
 from i2vae_lib.training import Callbacks
 
+_MODEL_LAYOUT = 3
+_ANEW = "put the right file back, or train it anew"
 ROWS_AT_ONCE = 1024
 SCORES_AT_ONCE = 4_000_000
 """Rows and scores that :func:`best_items` holds at once: speed and memory alone."""
@@ -118,6 +125,29 @@ class Recommender(ABC):
     @classmethod
     @abstractmethod
     def load(cls, folder: Path) -> Self: ...
+
+
+def save_model(folder: Path, catalogue: Catalogue, tensors: Mapping[str, torch.Tensor], **header: Any) -> None:
+    """Tensors as safetensors, the catalogue and a header beside them: all that :func:`saved_model` needs."""
+    save_catalogue(catalogue, folder)
+    # copies: tables of one count under several settings share memory, which safetensors refuses
+    copies = {name: one.detach().cpu().clone(memory_format=torch.contiguous_format) for name, one in tensors.items()}
+    write_atomically(folder / "weights.safetensors", lambda part: save_file(copies, part))
+    write_json(folder / "model.json", {"layout": _MODEL_LAYOUT} | header)
+
+
+@contextmanager
+def saved_model(folder: Path) -> Iterator[tuple[dict[str, Any], Catalogue, dict[str, torch.Tensor]]]:
+    """Header, catalogue and tensors that :func:`save_model` wrote, for the model that is made of them in the block.
+
+    Raises
+    ------
+    LayoutError
+        There is no saved model, it is damaged or of another layout version, or what is made of it fails.
+    """
+    header = read_header(folder / "model.json", "saved model", _MODEL_LAYOUT, _ANEW)
+    with reading(folder / "weights.safetensors", _ANEW):
+        yield header, read_catalogue(folder), load_file(folder / "weights.safetensors")
 
 
 def check_count(name: str, value: Any) -> None:

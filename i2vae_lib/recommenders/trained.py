@@ -17,12 +17,11 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from i2vae_lib import training
 from i2vae_lib.data.batches import Tensors, bucketed_streams
-from i2vae_lib.data.dataset import read_catalogue, rows_digest, save_catalogue
+from i2vae_lib.data.dataset import rows_digest
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows, packed, popularity, unpacked
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.generators import psg
@@ -30,20 +29,9 @@ from i2vae_lib.generators.psg import Generator
 from i2vae_lib.params import Parameters, of_result
 from i2vae_lib.recommenders import REGISTRY, contract
 from i2vae_lib.recommenders.systems.fold_in import user_vectors
-from i2vae_lib.runs import (
-    LayoutError,
-    check_layout,
-    parameters_in,
-    read_json,
-    reading,
-    sha256_of,
-    write_atomically,
-    write_json,
-)
+from i2vae_lib.runs import LayoutError, parameters_in, sha256_of
 from i2vae_lib.training import Callbacks, Loss, Stage, State
 
-_MODEL_LAYOUT = 3
-ANEW = "put the right file back, or train it anew"
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 """What a system has of its training rows before it is trained, and after it is loaded."""
 
@@ -185,14 +173,10 @@ class StoredRecommender(contract.Recommender):
 
     def save(self, folder: Path) -> None:
         """Weights, frozen tables and popularity as safetensors, vocabularies and parameters beside them."""
-        save_catalogue(self.catalogue, folder)
-        tensors = training.parameters_of(self.kept())
-        # copies: tables of one count under several settings share memory, which safetensors refuses
-        tensors |= {f"frozen/{name}": one.detach().cpu().clone() for name, one in self.frozen.items()}
+        tensors = dict(self.kept().named_parameters()) | {f"frozen/{name}": one for name, one in self.frozen.items()}
         tensors |= {f"popularity/{d}": torch.from_numpy(self.popularity[d]) for d in DOMAINS}
-        write_atomically(folder / "weights.safetensors", lambda part: save_file(tensors, part))
-        header = {"layout": _MODEL_LAYOUT, "system": self.name, "parameters": self.params.model_dump(mode="json")}
-        write_json(folder / "model.json", header)
+        parameters = self.params.model_dump(mode="json")
+        contract.save_model(folder, self.catalogue, tensors, system=self.name, parameters=parameters)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -203,16 +187,10 @@ class StoredRecommender(contract.Recommender):
         LayoutError
             No saved model, another system's, another layout version, or weights that do not fit the vocabulary.
         """
-        folder = Path(folder)
-        if not (folder / "model.json").is_file():
-            raise LayoutError(f"{folder} holds no saved model (no model.json)")
-        header = read_json(folder / "model.json", ANEW)
-        check_layout(f"{folder}: model", header.get("layout"), _MODEL_LAYOUT, "train it anew")
-        if header.get("system") != cls.name:
-            raise LayoutError(f"{folder} holds a model of {header.get('system')}, not of {cls.name}")
-        found = cls(read_catalogue(folder), _on_this_machine(parameters_in(header, folder)))
-        with reading(folder / "weights.safetensors", ANEW):
-            weights = load_file(folder / "weights.safetensors")
+        with contract.saved_model(Path(folder)) as (header, catalogue, weights):
+            if header.get("system") != cls.name:
+                raise LayoutError(f"{folder} holds a model of {header.get('system')}, not of {cls.name}")
+            found = cls(catalogue, _on_this_machine(parameters_in(header, folder)))
             found.popularity = {d: weights.pop(f"popularity/{d}").numpy() for d in DOMAINS}
             frozen = [name for name in weights if name.startswith("frozen/")]
             found.frozen = {name.removeprefix("frozen/"): weights.pop(name).to(found.device) for name in frozen}
@@ -273,13 +251,14 @@ class Trained(StoredRecommender):
                 checkpoint = checkpoint.with_name(f"{checkpoint.stem}-{stage.name}{checkpoint.suffix}")
             # a later stage starts from what the earlier ones left; a first one from what seed and data say, which are
             # in the identity (and an eigenvector's last bits may differ when it is computed again)
+            before = training.digest_of(training.parameters_of(self.module)) if number else ""
             self.state = training.train(
                 stage,
                 validate,
                 params.training,
                 rng=rng,
                 generator=noise,
-                identity=f"{identity} {stage.name} {_digest(self.module) if number else ''}",
+                identity=f"{identity} {stage.name} {before}",
                 callbacks=Callbacks(checkpoint, callbacks.on_epoch),
             )
             histories.append(self.state.history)
@@ -382,14 +361,6 @@ def dot(vectors: torch.Tensor, table: torch.Tensor, items: torch.Tensor) -> torc
         # gathering k vectors per row costs more than a product with all n until n is some 30 k
         return (vectors @ table.T).gather(1, items - 1)
     return torch.bmm(table[items - 1], vectors[:, :, None])[:, :, 0]
-
-
-def _digest(module: nn.Module) -> str:
-    """SHA-256 of a module's weights: a later stage resumes only from what the earlier ones left."""
-    found = hashlib.sha256()
-    for name, weight in sorted(training.parameters_of(module).items()):
-        found.update(name.encode() + weight.numpy().tobytes())
-    return found.hexdigest()
 
 
 def _identity(system: Trained, train: Rows, validation: Rows, generator: Generator | None) -> str:

@@ -4,16 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-from safetensors.numpy import load_file, save_file
+import torch
 
-from i2vae_lib.data.dataset import read_catalogue, save_catalogue
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows, popularity
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import contract
-from i2vae_lib.runs import LayoutError, check_layout, read_json, reading, write_atomically, write_json
-
-_LAYOUT = 1
 
 
 class Popularity(contract.Recommender):
@@ -56,11 +51,9 @@ class Popularity(contract.Recommender):
 
     def save(self, folder: Path) -> None:
         """Counts and what was learnt as safetensors; vocabularies and what was chosen beside them."""
-        save_catalogue(self.catalogue, folder)
         arrays = self.packed() | {f"counts/{d}": self.counts[d] for d in DOMAINS}
-        contiguous = {name: np.ascontiguousarray(one) for name, one in arrays.items()}
-        write_atomically(folder / "weights.safetensors", lambda part: save_file(contiguous, part))
-        write_json(folder / "model.json", {"layout": _LAYOUT, "chosen": self.chosen})
+        tensors = {name: torch.from_numpy(one) for name, one in arrays.items()}
+        contract.save_model(folder, self.catalogue, tensors, chosen=self.chosen)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -71,14 +64,8 @@ class Popularity(contract.Recommender):
         LayoutError
             No saved model, or one of another layout version.
         """
-        folder = Path(folder)
-        if not (folder / "model.json").is_file():
-            raise LayoutError(f"{folder} holds no saved model (no model.json)")
-        header = read_json(folder / "model.json")
-        check_layout(f"{folder}: model", header.get("layout"), _LAYOUT)
-        found = cls(read_catalogue(folder))
-        with reading(folder / "weights.safetensors"):
-            arrays = load_file(folder / "weights.safetensors")
+        with contract.saved_model(Path(folder)) as (header, catalogue, tensors):
+            found, arrays = cls(catalogue), {name: one.numpy() for name, one in tensors.items()}
             found.counts = {d: arrays.pop(f"counts/{d}") for d in DOMAINS}
             found.chosen = header["chosen"]
             found.restore(arrays)
