@@ -20,19 +20,19 @@ ADDRESS = ""
 
 CONTENTS = {
     "00_tour": ("A tour", "the whole story on a planted pair, in ten minutes"),
-    "01_data_preparation": ("Data preparation", "pairs, rows, protocols, the order of time, the leak audit"),
+    "01_data_preparation": ("Data preparation", "pairs, rows, protocols, time order, the leak audit"),
     "02_pseudo_sequences": ("Pseudo-sequences", "what a generator recalls, and whether it is honest"),
     "03_training": ("Training", "every term of the objective, curves, results by user type"),
     "04_disentanglement": ("Disentanglement", "what the latents carry, measured where the truth is known"),
     "05_sensitivity": ("Sensitivity", "a grid of settings, and a search that sees no test row"),
     "06_comparison": ("Comparison", "every system on one split, and the real pairs"),
-    "07_ablation": ("Ablation", "one part taken away at a time"),
+    "07_ablation": ("Ablation", "one part removed at a time"),
     "08_robustness": ("Robustness", "fewer interactions, fewer shared users"),
     "09_what_leaks_are_worth": ("What leaks are worth", "each leak opened alone and measured"),
-    "10_recipe": ("The recipe", "what it takes to stand beside tables of counts"),
+    "10_recipe": ("The recipe", "what it takes to keep up with rankers that count"),
     "11_your_own_logs": ("Your own logs", "from two CSV files to a report"),
     "12_explorers": ("Explorers", "a user, a pair, a training and a sweep by hand"),
-    "13_latents_in_detail": ("Latents in detail", "a reference: everything else that is measured of latents"),
+    "13_latents_in_detail": ("Latents in detail", "a reference: everything else that is measured about latents"),
     "14_statistics": ("Statistics", "who is better, by how much, and whether it is chance"),
 }
 
