@@ -31,9 +31,9 @@ CONTENTS = {
     "09_what_leaks_are_worth": ("What leaks are worth", "each leak opened alone and measured"),
     "10_recipe": ("The recipe", "what it takes to keep up with rankers that count"),
     "11_your_own_logs": ("Your own logs", "from two CSV files to a report"),
-    "12_explorers": ("Explorers", "a user, a pair, a training and a sweep by hand"),
+    "12_explorers": ("Explorers", "a user, a pair, a training run and a sweep by hand"),
     "13_latents_in_detail": ("Latents in detail", "a reference: everything else that is measured about latents"),
-    "14_statistics": ("Statistics", "who is better, by how much, and whether it is chance"),
+    "14_statistics": ("Statistics", "which system is better, by how much, and whether it is chance"),
 }
 
 COLAB_CELL = "open-in-colab"
