@@ -1316,6 +1316,31 @@ def test_column_of_times_stays_one_where_a_row_has_none(tmp_path, header, mark, 
     assert f"x.csv, line {10 + bool(header)}: column '" in found.refusal and "1 of 150" in found.refusal
 
 
+@pytest.mark.parametrize("write", [lambda t: moment(t).strftime("%Y-%m-%d %H:%M:%S"), str])
+@pytest.mark.parametrize("header", ["user,item,rating,created\n", ""])
+@pytest.mark.parametrize(("odd", "every"), [("unknown", 5), ("0", 3), ("unknown", 1 / 0.6), ("-", 1 / 0.96)])
+def test_column_of_times_where_many_rows_have_none_is_never_left_out_in_silence(tmp_path, write, header, odd, every):
+    def text(rows):
+        times = [odd if int(n / every) < int((n + 1) / every) else write(t) for n, (_, _, t) in enumerate(rows)]
+        return header + "".join(f"{u},{i},4,{time}\n" for (u, i, _), time in zip(rows, times, strict=True))
+
+    found = describe_files(*put(tmp_path, text))
+    bad = int(150 / every)
+    if not found.yaml:
+        assert f"{bad} of 150 rows" in found.refusal
+    else:
+        assert bad > 75
+        [told, _] = [one for one in found.suspicious if "may hold times" in one]
+        assert f"{150 - bad} of 150 values look like times, and others, such as {odd!r}, do not" in told
+
+
+def test_column_of_times_whose_first_rows_have_none_is_found(tmp_path):
+    paths = put(
+        tmp_path, lambda rows: csv_of([("3", "11", "never")] * 1_000 + 60 * rows).replace("timestamp", "created")
+    )
+    assert "column 'created' holds 'never'" in describe_files(*paths).refusal
+
+
 def test_json_column_of_times_stays_one_where_a_row_has_none(tmp_path):
     def text(rows):
         times = ["null" if n == 9 else str(moment(t)) for n, (_, _, t) in enumerate(rows)]
@@ -1339,6 +1364,18 @@ def test_json_column_of_times_stays_one_where_a_row_has_none(tmp_path):
         "%d-%b-%y",
         "%d %B %Y",
         "%a %b %d %Y %H:%M:%S GMT+0100 (Central European Standard Time)",
+        "/Date(%s000)/",
+        'ISODate("%Y-%m-%dT%H:%M:%SZ")',
+        "%G-W%V-%u",
+        "%Y-%j",
+        "%d/%m/%y",
+        "%m/%d/%y %I:%M %p",
+        "%d décembre %Y",
+        "%d de enero de %Y %H:%M",
+        "%Y. január %d.",
+        "mercredi %d/%m/%Y",
+        "%Y年%m月%d日",
+        "%Y년 %m월 %d일 %H시",
     ],
 )
 @pytest.mark.parametrize("header", ["", "user,item,rating,created", "user,item,rating,last_modified"])
@@ -1524,6 +1561,12 @@ def test_names_of_columns_in_brackets_are_a_header(tmp_path):
     paths = put(tmp_path, lambda rows: csv_of(rows).replace("user_id,item_id,timestamp", "[user_id],[item_id],[time]"))
     _, pair = read_as_described(tmp_path, *paths)
     assert triples(pair, "x") == sorted(LOGS["x"])
+
+
+def test_times_of_numbered_users_are_no_features(tmp_path):
+    """Numbers, a day and a clock looked like libsvm's pairs to it."""
+    paths = put(tmp_path, lambda rows: "".join(f"{u},{i},{moment(t):%Y-%m-%d %H:%M:%S}\n" for u, i, t in rows))
+    assert triples(read_as_described(tmp_path, *paths)[1], "x") == sorted(LOGS["x"])
 
 
 @pytest.mark.parametrize("odd", ["0", "NULL", "unknown", "21.12.2014"])

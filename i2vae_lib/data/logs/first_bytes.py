@@ -58,7 +58,7 @@ _NO_LOG = {  # how a first line begins that no conversion makes a log of
     "<html": "a web page, as failed downloads leave it: fetch the log anew",
 }
 _FEATURES = (
-    r"[-+0-9.,eE]+(\s+\|\S*)?(\s+([0-9]+:)?([0-9]+|qid):[-+0-9.eE]+)+(\s+#.*)?|"
+    r"[-+]?[0-9.]+(,[0-9]+)*(\s+\|\S*)?(\s+([0-9]+:)?([0-9]+|qid):[-+0-9.eE]+)+(\s+#.*)?|"
     r"[^\s:]+(\s+\|\S*)?(\s+[^\s:]+:[-+0-9.eE]+){2,}"
 )
 """A label, then pairs of index or name and value: libsvm's; field:index:value is libffm's, ``|`` Vowpal Wabbit's."""

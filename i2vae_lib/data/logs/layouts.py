@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +21,8 @@ from i2vae_lib.data.logs.files import (
     is_number,
     open_table,
 )
-from i2vae_lib.data.logs.looks import CLOCK, KINDS, TIME_WORDS, TIMES, UNIT_OF, is_value, kind_of
-from i2vae_lib.data.logs.notations import likely_in
+from i2vae_lib.data.logs.looks import CLOCK, KINDS, TIME_WORDS, TIMES, UNIT_OF, is_value, kind_of, timely
+from i2vae_lib.data.logs.notations import likely_in, notation_of
 from i2vae_lib.data.logs.pair_file import (
     COLUMNS_EXAMPLE,
     FORMATS,
@@ -33,6 +35,7 @@ from i2vae_lib.data.logs.pair_file import (
     Unit,
 )
 from i2vae_lib.data.rows import DOMAINS, DataError
+from i2vae_lib.places import quoted
 
 _ROLE_NAMES = {  # names of columns, without case and punctuation, likelier ones first
     "user": ("userid", "user", "reviewerid", "uid", "customerid", "visitorid", "userkey", "memberid", "u"),
@@ -40,7 +43,8 @@ _ROLE_NAMES = {  # names of columns, without case and punctuation, likelier ones
     "timestamp": ("timestamp", "time", "unixreviewtime", "unixtime", "ts", "eventtime", "datetime", "date", "t"),
     "domain": ("domain", "domainid", "category", "maincategory", "market", "source", "dataset"),
 }
-_SAMPLE = 1000  # rows that a guess looks at
+_ANY = "USING SAMPLE reservoir(1000 ROWS) REPEATABLE (0)"  # rows, where the first ones tell too little
+_MOST = 0.5  # of their values
 
 
 @dataclass(frozen=True)
@@ -177,7 +181,6 @@ def _guess(db: duckdb.DuckDBPyConnection, path: Path, given: Mapping[str, str], 
         return _without_header(db, path, source, suspicious)
     if source.delimiter == JSON_LINES:
         _refuse_late_keys(db, source)
-    columns = _first_values(db, source)
     if {*FORMATS["amazon2023"].names} <= {*source.names}:
         return f"Amazon 2023 ({source.kind!r})", "amazon2023", FORMATS["amazon2023"]
     how = "named columns"
@@ -187,7 +190,7 @@ def _guess(db: duckdb.DuckDBPyConnection, path: Path, given: Mapping[str, str], 
         how = JSON_LINES
     elif {"click", "follow", "like", "share", "watching_times"} <= {*source.names}:
         how = "named columns as Tenrec has them"
-    return how, None, _roles(path, source, columns, given, suspicious)
+    return how, None, _roles(db, source, given, suspicious)
 
 
 def _without_header(db: duckdb.DuckDBPyConnection, path: Path, source: Source, suspicious: list[str]) -> Guess:
@@ -207,10 +210,11 @@ def _without_header(db: duckdb.DuckDBPyConnection, path: Path, source: Source, s
     dated = {"iso", "unread"} & {*kinds.values()}
     if width == 4 and source.delimiter == "," and is_number(source.names[3]) and not counted and not dated:
         return "Amazon ratings without a header", "amazon2014", FORMATS["amazon2014"]  # or 2018: the ids decide
-    # dates in words are times beyond doubt; of several numbers the last, since ids come first
-    when = next(
-        (name for kind in ("iso", "unix", "date", "unread") for name in header[::-1] if kinds[name] == kind), None
-    )
+    when = _time_without_header(header, kinds)
+    if when is None:  # values that stand for no time may be many, or the first ones
+        columns = _first_values(db, open_table(path, (), header=header), _ANY)
+        kinds = {name: kind_of(values, None, _MOST) for name, values in columns.items()}
+        when = _time_without_header(header, kinds, counted + 2)
     if counted:
         suspicious.append(f"{path.name}: the first column numbers the rows: it is left out")
     if when is None and width - counted > 3 and {*kinds.values()} == {"numbers"}:
@@ -219,6 +223,7 @@ def _without_header(db: duckdb.DuckDBPyConnection, path: Path, source: Source, s
             f"line for each event"
         )
     ids = [name for name in header[counted:] if name != when][:2]
+    suspicious += [] if when else _passed_over(path, columns, [name for name in header[counted:] if name not in ids])
     named = dict(zip(ids, ("user", "item"), strict=False)) | ({when: "timestamp"} if when else {})
     if len(ids) < 2:
         raise DataError(f"{path}, line 1: no header, and {width} columns; a log has users, items and times at least")
@@ -239,6 +244,34 @@ def _without_header(db: duckdb.DuckDBPyConnection, path: Path, source: Source, s
     unit: Unit = UNIT_OF.get(kinds[when], "s") if when else "order"
     found = Columns(user="user", item="item", timestamp="timestamp" if when else None, unit=unit, header=full)
     return f"no header, separated by {source.delimiter!r}, columns {', '.join(full)}", None, found
+
+
+def _time_without_header(header: Sequence[str], kinds: Mapping[str, str], first: int = 0) -> str | None:
+    """Dates in words are times beyond doubt; of several numbers, from the first place for them on, the last."""
+    for kind in ("iso", "unix", "date", "unread"):
+        there = header if kind in ("iso", "unread") else header[first:]
+        if found := [name for name in there if kinds[name] == kind]:
+            return found[-1]
+    return None
+
+
+def _passed_over(path: Path, columns: Mapping[str, Sequence[str]], others: Sequence[str]) -> list[str]:
+    """What to say of columns in which some values look like times, where no column is taken for one of times."""
+    found = []
+    for name in others:
+        times = timely(columns[name])
+        digits = all(map(is_number, columns[name])) and notation_of(sorted({*columns[name]}))
+        named = {*_words(name)} & TIME_WORDS
+        if named or sum(times) >= 0.01 * len(times) > 0 or digits:
+            what = "is named like a time" if named else "may hold times"
+            odd = next(itertools.compress(columns[name], map(operator.not_, times)), "")
+            found.append(
+                f"{path.name}: column {name!r} {what}, but {sum(times):,} of {len(times):,} values look like times, "
+                f"and others, such as {quoted(odd)}, do not: it is left out, and events are taken in the order of "
+                f"lines; if it holds times, "
+                f"{digits or 'write all as Unix times or as 2014-11-27 21:46:45, and drop the rows without'}"
+            )
+    return found
 
 
 def _clocks(path: Path, columns: Mapping[str, Sequence[str]]) -> dict[str, str]:
@@ -271,12 +304,12 @@ def _refuse_late_keys(db: duckdb.DuckDBPyConnection, source: Source) -> None:
             )
 
 
-def _first_values(db: duckdb.DuckDBPyConnection, source: Source) -> dict[str, list[str]]:
-    """The first values of each column, as text, without those that stand for none."""
+def _first_values(db: duckdb.DuckDBPyConnection, source: Source, some: str = "LIMIT 1000") -> dict[str, list[str]]:
+    """The first values of each column, or those of any rows, as text, without those that stand for none."""
     rows, values = source.rows()
     cells = ", ".join(f"CASE WHEN NOT {no_id(source.text(name))} THEN {source.text(name)} END" for name in source.names)
     with reading(db, source), in_file_order(db):
-        found = db.execute(f"SELECT {cells} FROM {rows} LIMIT {_SAMPLE}", values).fetchall()
+        found = db.execute(f"SELECT {cells} FROM (FROM {rows}) {some}", values).fetchall()
     return {name: [str(row[i]) for row in found if row[i] is not None] for i, name in enumerate(source.names)}
 
 
@@ -285,14 +318,9 @@ def _plain_names(names: Sequence[str]) -> dict[str, str]:
     return {re.sub(r"[^a-z]", "", name.split(":")[0].lower()): name for name in reversed(names)}
 
 
-def _roles(
-    path: Path,
-    source: Source,
-    columns: Mapping[str, Sequence[str]],
-    given: Mapping[str, str],
-    suspicious: list[str],
-) -> Columns:
+def _roles(db: duckdb.DuckDBPyConnection, source: Source, given: Mapping[str, str], suspicious: list[str]) -> Columns:
     """Which column is which by its name, the time by name and values: of several the one that tells time best."""
+    path, columns = source.path, _first_values(db, source)
     plain = _plain_names(source.names)
     check_columns(source, [*given.values()])
     found = {
@@ -308,6 +336,10 @@ def _roles(
     kinds = {name: kind_of(columns[name], types.get(name)) for name in source.names}
     ids = [str(name) for name in found.values()]
     when, others = (given["timestamp"], []) if "timestamp" in given else _time_column(path, plain, kinds, ids)
+    if when is None:  # values that stand for no time may be many, or the first ones
+        columns = _first_values(db, source, _ANY)
+        kinds = {name: kind_of(columns[name], types.get(name), _MOST) for name in source.names}
+        when, others = _time_column(path, plain, kinds, ids)
     if others:
         suspicious.append(
             f"{path.name}: the time is taken from column {when!r}, and {', '.join(map(repr, others))} may be times as "
@@ -315,12 +347,8 @@ def _roles(
         )
     clocks = _clocks(path, {name: columns[name] for name in source.names if name not in (*ids, when)})
     suspicious += clocks.values()
-    for name in (one for one in source.names if one not in (*ids, *clocks)):
-        if when is None and {*_words(name)} & TIME_WORDS:
-            suspicious.append(
-                f"{path.name}: column {name!r} is named like a time, but its values are not times (the first: "
-                f"{columns[name][:1]}), so events are taken in the order of lines: write Unix times or ISO"
-            )
+    if when is None:
+        suspicious += _passed_over(path, columns, [one for one in source.names if one not in (*ids, *clocks)])
     unit = "order" if when is None else UNIT_OF.get(kinds[when], "s")
     return Columns(user=ids[0], item=ids[1], timestamp=when, unit=unit)
 

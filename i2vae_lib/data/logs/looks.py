@@ -16,47 +16,57 @@ UNIT_OF: dict[str, Unit] = {"iso": "iso", "date": "date", "unread": "iso"}  # of
 TIME_WORDS = {"time", "times", "date", "datetime", "timestamp", "stamp", "ts", "unix", "epoch", "at", "when", "ms"}
 TIME_WORDS |= {"day"}
 CLOCK = r"[0-2]?[0-9]:[0-5][0-9]\b"
-_NEARLY = 0.9  # of the values
+NEARLY = 0.9  # of the values
 _NUMBER = r"[0-9.]+[eE]\+?[0-9]+"
-_MONTH = (
-    r"(jan(uary)?|feb(ruary)?|mar(ch)?|apr(il)?|may|june?|july?|aug(ust)?|sept?(ember)?|oct(ober)?|nov(ember)?|"
-    r"dec(ember)?)\b\.?"
-)
+_YEAR = "(19|20)[0-9]{2}"
+_SIGN = r"([-/.,\s]\s?|\s?[^\W\d_\x00-\x7F]\s?)"  # between two numbers of a day; Chinese and Korean have words there
+_MONTH = r"([^\W\d_]{1,3}\s)?[^\W\d_]{3,}"  # in any language, as ``Dezember`` and ``de diciembre``
+_BESIDE = r"[-/.,\s]*"
 _DAY = (
-    r"(19|20)[0-9]{2}[-/.\s][0-9]{1,2}[-/.\s][0-9]{1,2}|[0-9]{1,2}[-/.\s][0-9]{1,2}[-/.,\s]\s?(19|20)[0-9]{2}|"
-    rf"(19|20)[0-9]{{6}}[t\s_-][0-9]{{4,6}}|(?=\D*[0-9]+\D+[0-9])([0-9]{{1,4}}(st|nd|rd|th)?[-/.\s]?)?{_MONTH}"
+    rf"{_YEAR}{_SIGN}[0-9]{{1,2}}{_SIGN}[0-9]{{1,2}}|[0-9]{{1,2}}{_SIGN}[0-9]{{1,2}}{_SIGN}{_YEAR}|"
+    rf"[0-3]?[0-9](?P<sign>[-/. ])[0-3]?[0-9](?P=sign)[0-9]{{2}}|{_YEAR}[0-9]{{4}}[t\s_-][0-9]{{4,6}}|"
+    rf"{_YEAR}-?w[0-5][0-9](-?[1-7])?|{_YEAR}-[0-3][0-9]{{2}}|"  # weeks and days of a year
+    rf"[0-3]?[0-9](st|nd|rd|th|er|º)?{_BESIDE}{_MONTH}{_BESIDE}([^\W\d_]{{1,3}}\s)?({_YEAR}|'?[0-9]{{2}})|"
+    rf"{_MONTH}{_BESIDE}[0-3]?[0-9](st|nd|rd|th)?[\s,]+({CLOCK}\S*\s+)?\D*{_YEAR}|"
+    rf"{_YEAR}\S?{_BESIDE}([^\W\d_]\.?\s)?{_MONTH}{_BESIDE}[0-3]?[0-9]"
 )
-_WRITTEN = (  # a day with a year or the name of a month, as most of the world writes dates
-    rf"((mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,?\s*)?({CLOCK}[0-9:.]*\s*([ap]m)?\s+)?({_DAY})[-0-9:.,+/\st]*([ap]\.?m\.?)?\s*"
-    rf"[-+0-9:]*(z|[a-z]{{2,5}}([-+][0-9:]+)?)?[\s0-9]*(\(.*\))?"
+_FRONT = r"([^\d]*[^\w\s.,-]|[^\W\d_]+([.,]+\s*|\s+(?![0-9]+\.[0-9]+\.))|[^\W\d_]{2,3}\s+)"  # ``/Date(``, ``mercredi ``
+_WRITTEN = (  # a day, or a number as large as times, wherever such text begins and whatever follows it
+    rf"{_FRONT}?({CLOCK}[0-9:.]*\s*([ap]m)?\s+)?({_DAY}|(?P<number>[0-9]{{1,3}}([,.'\s][0-9]{{3}}){{2,}}|[0-9]{{9,19}}))(?![0-9]).*"
 )
 
 
-def kind_of(values: Sequence[str], type: object | None) -> str:
-    """What nearly all of a column's values look like as times: one of :data:`KINDS`."""
+def kind_of(values: Sequence[str], type: object | None, least: float = NEARLY) -> str:
+    """What nearly all of a column's values look like as times, or the least share: one of :data:`KINDS`."""
     if type is not None and is_temporal(type):
         return "iso"
     texts = [one.strip() for one in values]
-    if _most(iso := [re.fullmatch(ISO, one) is not None for one in texts]):
-        return "iso"
-    if _most([re.fullmatch(DATE_DIGITS + r"(\.0*)?", one) is not None for one in texts]):
-        return "date"
-    if _most(numbers := [is_number(one) or re.fullmatch(_NUMBER, one) is not None for one in texts]):
-        likely = sum(_likely_time(float(one)) for one, is_it in zip(texts, numbers, strict=True) if is_it)
-        return "unix" if likely > _NEARLY * sum(numbers) else "numbers"
-    written = [
-        one or re.fullmatch(_WRITTEN, text, re.IGNORECASE) is not None for one, text in zip(iso, texts, strict=True)
-    ]
-    return "unread" if _most(written) else "text"
+    numbers = [is_number(one) or re.fullmatch(_NUMBER, one) is not None for one in texts]
+    looks = {
+        "iso": [re.fullmatch(ISO, one) is not None for one in texts],
+        "date": [re.fullmatch(DATE_DIGITS + r"(\.0*)?", one) is not None for one in texts],
+        "unix": [it and _likely_time(float(one)) for one, it in zip(texts, numbers, strict=True)],
+        "numbers": numbers,
+    }
+    looks["unread"] = [iso or _is_written(one[:200]) for one, iso in zip(texts, looks["iso"], strict=True)]
+    return next((kind for kind, found in looks.items() if texts and sum(found) >= least * len(texts)), "text")
+
+
+def timely(values: Sequence[str]) -> list[bool]:
+    """Which values look like times, each on its own."""
+    return [kind_of([one], None) in (*TIMES, "unread") for one in values]
+
+
+def _is_written(text: str) -> bool:
+    """Whether a text looks like a moment in some notation that is not read."""
+    found = re.fullmatch(_WRITTEN, text, re.IGNORECASE | re.DOTALL)
+    number = found and found["number"]
+    return found is not None and (number is None or _likely_time(float(re.sub(r"\D", "", number))))
 
 
 def is_value(field: str) -> bool:
     """Whether a field is a number or a date, and so no column's name."""
     return is_number(field) or kind_of([field], None) != "text"
-
-
-def _most(found: Sequence[bool]) -> bool:
-    return bool(found) and sum(found) >= _NEARLY * len(found)
 
 
 def _likely_time(number: float) -> bool:
