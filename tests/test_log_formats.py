@@ -1426,6 +1426,21 @@ def test_quotes_that_would_swallow_events_are_refused(tmp_path, last, header, li
         describe_files(tmp_path / "x.csv", tmp_path / "y.csv")
 
 
+@pytest.mark.parametrize("lines", [1, 2, 3, 40])
+@pytest.mark.parametrize("separator", [",", "::"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_quotes_that_would_swallow_events_without_times_are_refused(tmp_path, lines, separator, end):
+    def text(rows):
+        titles = ['"Heroes' if n == 50 else 'Ghost"' if n == 50 + lines else "a film" for n in range(len(rows))]
+        cells = ((f"u{u}", f"i{i}", title, "4") for (u, i, _), title in zip(rows, titles, strict=True))
+        return end.join(map(separator.join, [("user_id", "item_id", "title", "rating"), *cells])) + end
+
+    for d in DOMAINS:
+        (tmp_path / f"{d}.csv").write_bytes(text(LOGS[d]).encode())
+    with pytest.raises(DataError, match=rf"line 52: a double quote .* ends {lines} lines below"):
+        load_logs(written(tmp_path, user="user_id", item="item_id", timestamp=None, unit="order"))
+
+
 @pytest.mark.parametrize(
     "review", ["one\ntwo\nthree", "a,b\nc,d,5\n1,2,3,4", "good, bad\nso, so, 12345, x", "x,\n,,\n,"]
 )

@@ -161,7 +161,7 @@ def stage_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Col
         db.execute(sql, values)
     if source.delimiter == JSON_LINES:
         _refuse_keys_twice(db, source)
-    elif source.types is None and source.items is None and len(source.delimiter) == 1:
+    elif source.types is None and source.items is None:
         _refuse_stray_quotes(db, d, source, layout)
 
 
@@ -173,16 +173,16 @@ def _refuse_stray_quotes(db: duckdb.DuckDBPyConnection, d: str, source: Source, 
         return
     rows, values = source.numbered()
     cells, width = ", ".join(f"c{i}" for i in range(len(source.names))), len(source.names)
-    breaks, marks = (f"(length(v) - length(replace(v, chr({ord(one)}), '')))" for one in ("\n", source.delimiter))
+    breaks, marks = (f"(length(v) - length(replace(v, {one}, '')))" for one in ("chr(10)", "?"))
     with in_file_order(db):
         found = db.execute(
             f"SELECT n, j, v FROM (SELECT n, unnest([{cells}]) AS v, unnest(range({width})) AS j FROM {rows} "
             f"WHERE contains(concat({cells}), chr(10))) "
-            f"WHERE contains(v, chr(10)) AND {marks} = {breaks} * {width - 1} ORDER BY n",
-            values,
+            f"WHERE contains(v, chr(10)) AND {marks} = {breaks} * {(width - 1) * len(source.delimiter)} ORDER BY n",
+            [*values, source.delimiter],
         ).fetchall()
     for n, j, value in found:
-        if _holds_lines(value, j, source, layout):
+        if _holds_lines(db, d, value, j, source, layout):
             raise DataError(
                 f"{source.path}, line {_line(source, n)}: a double quote begins a value of column '{source.names[j]}' "
                 f"that ends {value.count(chr(10))} lines below and holds the values of other lines, whose events would "
@@ -190,17 +190,24 @@ def _refuse_stray_quotes(db: duckdb.DuckDBPyConnection, d: str, source: Source, 
             )
 
 
-def _holds_lines(value: str, column: int, source: Source, layout: Columns) -> bool:
-    """Whether a value is the end of one line, whole lines, and the beginning of another one, by where times stand."""
+def _holds_lines(
+    db: duckdb.DuckDBPyConnection, d: str, value: str, column: int, source: Source, layout: Columns
+) -> bool:
+    """Whether a value is the end of one line, whole lines, and the beginning of another one, by their times or ids."""
     first, *whole, last = (one.rstrip("\r").split(source.delimiter) for one in value.split("\n"))
     width = len(source.names)
     if [len(first), *map(len, whole), len(last)] != [width - column, *[width] * len(whole), column + 1]:
         return False
-    at = column if layout.timestamp is None else source.names.index(layout.timestamp)
-    if at == column:  # of a few lines nothing can be said
-        return len(whole) >= 3
-    times = [first[at - column] if at > column else last[at], *(one[at] for one in whole)]
-    return all(re.fullmatch(rf"[0-9]{{5,}}(\.[0-9]+)?|{ISO}", one) for one in times)
+
+    def cells(name: str) -> list[str]:
+        at = source.names.index(name)
+        return [first[at - column] if at > column else last[at], *(one[at] for one in whole)]
+
+    if layout.timestamp is not None:
+        return all(re.fullmatch(rf"[0-9]{{5,}}(\.[0-9]+)?|{ISO}", one) for one in cells(layout.timestamp))
+    ids = [(role, one) for role, name in (("u", layout.user), ("i", layout.item)) for one in cells(name)]
+    known = [first_row(db, f"SELECT bool_or({role} = ?) FROM raw_{d}", [one])[0] for role, one in ids]
+    return 2 * sum(known) >= len(known)
 
 
 def _refuse_keys_twice(db: duckdb.DuckDBPyConnection, source: Source) -> None:

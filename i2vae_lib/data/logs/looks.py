@@ -27,12 +27,12 @@ _DAY = (
     rf"[0-3]?[0-9](?P<sign>[-/. ])[0-3]?[0-9](?P=sign)[0-9]{{2}}|{_YEAR}[0-9]{{4}}[t\s_-][0-9]{{4,6}}|"
     rf"{_YEAR}-?w[0-5][0-9](-?[1-7])?|{_YEAR}-[0-3][0-9]{{2}}|"  # weeks and days of a year
     rf"[0-3]?[0-9](st|nd|rd|th|er|º)?{_BESIDE}{_MONTH}{_BESIDE}([^\W\d_]{{1,3}}\s)?({_YEAR}|'?[0-9]{{2}})|"
-    rf"{_MONTH}{_BESIDE}[0-3]?[0-9](st|nd|rd|th)?[\s,]+({CLOCK}\S*\s+)?\D*{_YEAR}|"
+    rf"{_MONTH}{_BESIDE}[0-3]?[0-9](st|nd|rd|th)?[\s,]+({CLOCK}\S*\s+(\S{{2,6}}\s+)?)?{_YEAR}|"
     rf"{_YEAR}\S?{_BESIDE}([^\W\d_]\.?\s)?{_MONTH}{_BESIDE}[0-3]?[0-9]"
 )
 _FRONT = r"([^\d]*[^\w\s.,-]|[^\W\d_]+([.,]+\s*|\s+(?![0-9]+\.[0-9]+\.))|[^\W\d_]{2,3}\s+)"  # ``/Date(``, ``mercredi ``
 _WRITTEN = (  # a day, or a number as large as times, wherever such text begins and whatever follows it
-    rf"{_FRONT}?({CLOCK}[0-9:.]*\s*([ap]m)?\s+)?({_DAY}|(?P<number>[0-9]{{1,3}}([,.'\s][0-9]{{3}}){{2,}}|[0-9]{{9,19}}))(?![0-9]).*"
+    rf"{_FRONT}?({CLOCK}[0-9:.]*\s*([ap]m)?\s+)?({_DAY}|(?<![\s\w])(?P<number>[0-9]{{1,3}}([,.'\s][0-9]{{3}}){{2,}}|[0-9]{{9,19}}))(?![0-9]).*"
 )
 
 
