@@ -1500,6 +1500,15 @@ def test_doubles_as_java_writes_them_are_read(tmp_path, scale, lines):
     assert triples(pair, "x") == sorted(logs["x"])
 
 
+@pytest.mark.parametrize("scale", [1, 1_000])
+@pytest.mark.parametrize("step", [3_600, 86_400])
+def test_whole_days_as_java_writes_doubles_are_read(tmp_path, scale, step):
+    """All their digits after the eighth are zeros, which are left out."""
+    put(tmp_path, lambda rows: csv_of(rows, lambda t: as_java(t // step * step * scale)))
+    expected = sorted((u, i, t // step * step) for u, i, t in LOGS["x"])
+    assert triples(load_logs(written(tmp_path, unit="s" if scale == 1 else "ms")), "x") == expected
+
+
 @pytest.mark.parametrize("write", [lambda t: f"{t:.7e}", lambda t: f"{t:.7e}".replace("e+09", "E9")])
 def test_doubles_that_were_rounded_are_refused(tmp_path, write):
     put(tmp_path, lambda rows: csv_of(rows, write))
@@ -1537,6 +1546,56 @@ def test_ids_that_look_like_floats_can_be_read_as_told(tmp_path, ending, change)
     put_all("a")
     expected = sorted((u, f"a{change(i)}", t) for u, i, t in LOGS["x"])
     assert triples(load_logs(written(tmp_path, ending)), "x") == expected
+
+
+@pytest.mark.parametrize("separator", [",", "\t", "::"])
+def test_ids_that_look_like_floats_without_a_header_can_be_read_as_told(tmp_path, separator):
+    def text(rows, front=""):
+        return "".join(f"{u}{separator}{front}17{int(i):02}.03002{separator}{t}\n" for u, i, t in rows)
+
+    paths = put(tmp_path, text)
+    with pytest.raises(DataError, match=r"if it is one, put a letter in front \(a1710.03002\)"):
+        describe_files(*paths)
+    _, pair = read_as_described(tmp_path, *put(tmp_path, lambda rows: text(rows, "a")))
+    assert triples(pair, "x") == sorted((u, f"a17{int(i):02}.03002", t) for u, i, t in LOGS["x"])
+
+
+def test_ids_that_look_like_floats_in_frames_can_be_read_as_told(tmp_path):
+    frames = {d: pd.DataFrame(LOGS[d], columns=["user", "item", "time"]).astype({"item": "float64"}) for d in DOMAINS}
+    columns = {"user": None, "item": None, "timestamp": None}
+    for change in (lambda items: items, lambda items: items.astype(str)):
+        bad = {d: frame.assign(item=change(frame["item"])) for d, frame in frames.items()}
+        with pytest.raises(DataError, match="write the column as integers"):
+            load_logs(write_pair(bad, tmp_path, columns, 1, None)[0])
+    good = {d: frame.dropna().astype({"item": int}) for d, frame in frames.items()}
+    assert triples(load_logs(write_pair(good, tmp_path, columns, 1, None)[0]), "x") == sorted(LOGS["x"])
+
+
+@pytest.mark.parametrize("write", ["{:%Y-%m-%dT%H:%M:%SZ}", "{:%Y-%m-%d %H:%M:%S+02:00}", "{:%Y%m%dT%H%M%S UTC}"])
+def test_times_with_and_without_a_zone_are_not_mixed(tmp_path, write):
+    told = r"x\.csv: column 'timestamp' holds \d+ times with a zone, such as .*, and \d+ without, such as '2014-"
+    paths = put(
+        tmp_path,
+        lambda rows: csv_of(
+            rows, lambda t: write.format(moment(t)) if t // 60 % 2 else f"{moment(t):%Y-%m-%d %H:%M:%S}"
+        ),
+    )
+    assert re.match(f".*{told}", describe_files(*paths).refusal)
+    with pytest.raises(DataError, match=told):
+        load_logs(written(tmp_path, unit="iso"))
+    frames = {
+        f"{d}.csv": pd.read_csv(path).set_index("user_id", drop=False) for d, path in zip(DOMAINS, paths, strict=True)
+    }
+    with pytest.raises(DataError, match=told):
+        write_pair(frames, tmp_path, {"user": "user_id", "item": "item_id", "timestamp": "timestamp"}, 1, None)
+
+
+@pytest.mark.parametrize("write", ['"=""{}"""', "'{}'", "b'{}'", "'{}", '"""{}"""'])
+def test_ids_in_quotes_are_suspicious(tmp_path, write):
+    paths = put(tmp_path, lambda rows: csv_of([(write.format(u), i, t) for u, i, t in rows]))
+    found, pair = read_as_described(tmp_path, *paths)
+    for told in (found.suspicious, pair.suspicions):
+        assert len([one for one in told if "30 user ids" in one and "have quotes or a spreadsheet's signs" in one]) == 2
 
 
 @pytest.mark.parametrize("scale", [0, 3])

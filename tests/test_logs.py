@@ -828,11 +828,6 @@ def numbered(text: str) -> str:
         (HEADER + X.replace(",1388", ",-1388"), HEADER + Y, "x.csv: 9 times are 0 or negative"),
         (HEADER + X + "01,c,9999999999\n", HEADER + Y, "x.csv: 1 times lie in the future"),
         (
-            HEADER + X.replace("01,", "1.0,").replace("02,", "2.0,").replace("03,", "3.0,"),
-            HEADER + Y,
-            "x.csv: ids are floats such as 1.0",
-        ),
-        (
             HEADER + X,
             HEADER + "".join(f"0{u},{i},{T + 1}\n" for u in (1, 2) for i in "ab"),
             "y.csv: all 4 times are equal",

@@ -12,11 +12,12 @@ from datetime import UTC, datetime
 import duckdb
 
 from i2vae_lib.data.logs.database import first_row, locate, reading
-from i2vae_lib.data.logs.files import DATE_DIGITS, ISO, NUMBER, Source
+from i2vae_lib.data.logs.files import CLOCK_AND_ZONE, DATE_DIGITS, ISO, NUMBER, Source
 from i2vae_lib.data.logs.notations import FIRST_YEAR, notation_in
 from i2vae_lib.data.logs.pair_file import SIZED, UNITS, Columns, Unit
 from i2vae_lib.data.logs.separators import fields_of
 from i2vae_lib.data.rows import DOMAINS, DataError
+from i2vae_lib.places import quoted
 
 # between the units of Unix times: from March 1973 to the year 5138, the size of a time tells its unit
 _UNIT_BOUNDS = (10**11, 10**14, 10**17)
@@ -103,6 +104,8 @@ def check_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Col
         _refuse_no_times(db, d, source, layout, total)
     if layout.unit == "d":
         _refuse_no_days(db, d, source, layout)
+    if layout.unit == "iso":
+        _refuse_zones(db, source, layout)
     if found.get("9999") == total:  # all of them: then they are milliseconds, of 1978
         del found["9999"]
     first = list(bad)[: list(bad).index("9999") + 1]
@@ -198,6 +201,24 @@ def _refuse_no_days(db: duckdb.DuckDBPyConnection, d: str, source: Source, layou
         raise DataError(f"{where}, which look like years and no days since 1970: give the events' times")
     if notation := notation_in(db, "CAST(t // 86400 AS VARCHAR)", f"raw_{d}"):
         raise DataError(f"{where}, no days since 1970 but {notation}")
+
+
+def _refuse_zones(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns) -> None:
+    """Refuse times with and without a zone in one column: nothing tells by which clock the latter are."""
+    assert layout.timestamp is not None
+    text, (rows, values) = f"trim({source.text(layout.timestamp)})", source.rows()
+    with_clock = f"SELECT {text} AS v, regexp_extract(v, '{CLOCK_AND_ZONE}', 1) <> '' AS zone FROM {rows}"
+    some, one, others, other = first_row(
+        db,
+        f"SELECT count(*) FILTER (zone), min(v) FILTER (zone), count(*) FILTER (NOT zone), min(v) FILTER (NOT zone) "
+        f"FROM ({with_clock} WHERE regexp_matches(v, '{CLOCK_AND_ZONE}'))",
+        values,
+    )
+    if some and others:
+        raise DataError(
+            f"{source.path}: column '{layout.timestamp}' holds {some:,} times with a zone, such as {quoted(one)}, and "
+            f"{others:,} without, such as {quoted(other)}: by which clock? Write all of them with their zone"
+        )
 
 
 def _refuse_cut(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns) -> None:

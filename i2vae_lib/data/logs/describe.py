@@ -24,7 +24,6 @@ from i2vae_lib.data.logs.files import (
     open_table,
 )
 from i2vae_lib.data.logs.ids import (
-    float_ids,
     id_suspicions,
     looks_swapped,
     number_ids,
@@ -211,7 +210,7 @@ def describe_files(
             "FROM (SELECT id FROM items_x UNION ALL SELECT id FROM items_y)",
         )
         for d in DOMAINS:
-            suspicious += _suspicions(files[d], bool(float_ids(db, d)))
+            suspicious += _suspicions(files[d])
         suspicious += id_suspicions(db, told, same_items=True)
         daily = any(one.same_time_of_day == 1 for one in files.values())
         refusal = refusal or blind(db, layout.columns.unit, daily)
@@ -349,7 +348,7 @@ def _count_log(db: duckdb.DuckDBPyConnection, d: str, path: Path, unit: Unit) ->
     )
 
 
-def _suspicions(log: LogDescription, floats: bool) -> list[str]:
+def _suspicions(log: LogDescription) -> list[str]:
     found = []
     name = log.path.name
     if log.without_id:
@@ -360,8 +359,6 @@ def _suspicions(log: LogDescription, floats: bool) -> list[str]:
         found.append(f"{name}: {log.after_now:,} times lie in the future: another unit, or a clock that was wrong?")
     if not log.events:
         return [f"{name} has no usable event", *found]
-    if floats:
-        found.append(f"{name}: ids are floats such as 1.0; write them as integers")
     if log.timed and log.events > 1 and log.times == 1:
         found.append(f"{name}: all {log.events:,} times are equal: nothing tells what came first")
     elif log.timed and log.events > 1 and log.same_time_of_day > 0.99:

@@ -36,13 +36,15 @@ DATE_DIGITS = (
 )
 # from -12 to +14 hours; a name such as BST stands for several
 _ZONE = r"( ?([Zz]|UTC|(-(0[0-9]|1[0-2])|[+](0[0-9]|1[0-4]))(:?[0-5][0-9])?))?"
+CLOCK_AND_ZONE = rf"[Tt ][0-9:.,]+{_ZONE}$"
 ISO = (  # or the basic format, without signs
     rf"[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}([Tt ][0-9]{{2}}(:[0-9]{{2}}(:[0-9]{{2}}([.,][0-9]+)?)?)?{_ZONE})?|"
     rf"[0-9]{{8}}[Tt][0-9]{{6}}([.,][0-9]+)?{_ZONE}"
 )
 FLOAT_IDS = (  # end of a message
-    "; integers that became floats, as pandas makes them where one is missing? Drop the rows without an id and write "
-    "the column as integers. Ids that are no numbers, such as arXiv's, need a letter in front, in both files alike"
+    "; integers that became floats, as pandas makes them where one is missing? Then drop the rows without an id and "
+    "write the column as integers. Ids that are no numbers, such as arXiv's, need a letter in front, as text from "
+    "their source (a1704.03002), in both files alike"
 )
 FIRST_OBJECTS = 1000  # of JSON lines, whose keys are a file's columns
 JSON_LINES = "JSON lines"  # in place of a delimiter
@@ -143,10 +145,14 @@ class Source:
     def _keeps_digits(self) -> bool:
         """Whether numbers with an exponent lack nothing but zeros, as Java writes doubles (``1.41959E9``, no plus).
 
-        Some of the first ones then show every digit down to the seconds, which neither float32 nor rounding leaves.
+        Some of the first ones then show every digit down to the seconds, which neither float32 nor rounding leaves, or
+        all are whole hours, which rounding does not leave either.
         """
         with bytes_of(self) as stream:
-            return re.search(rb"\b[0-9]\.[0-9]{9,}[eE][0-9]", stream.read(1 << 20)) is not None
+            found = re.findall(rb"\b([0-9]\.[0-9]+)[eE]([0-9]+)", stream.read(1 << 20))
+        return any(len(digits) > 10 for digits, _ in found) or (
+            len({*found}) > 4 and all(int(float(b"%be%b" % one)) % 3_600 == 0 for one in found)
+        )
 
     def integer(self, name: str) -> str:
         """SQL of a column as BIGINT, NULL where it is no plain number; a fraction is cut off."""

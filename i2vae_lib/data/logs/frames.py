@@ -16,7 +16,7 @@ import yaml
 
 from i2vae_lib.data.logs.checks import unit_by_size
 from i2vae_lib.data.logs.describe import describe_files
-from i2vae_lib.data.logs.files import DATE_DIGITS, Source, check_columns, check_id_type, is_number
+from i2vae_lib.data.logs.files import CLOCK_AND_ZONE, DATE_DIGITS, Source, check_columns, check_id_type, is_number
 from i2vae_lib.data.logs.notations import notation_of
 from i2vae_lib.data.logs.pair_file import LONGEST_NAME, UNITS, Unit
 from i2vae_lib.data.rows import DOMAINS, DataError
@@ -216,6 +216,7 @@ def _times(name: str, column: str, values: pd.Series) -> pd.Series:
         )
     if not pd.api.types.is_numeric_dtype(values):
         _refuse_no_number(name, column, values)
+        _refuse_zones(name, column, values)
         dates = pd.to_datetime(
             values, utc=True, format=None if values.dtype.kind == "M" else "ISO8601", errors="coerce"
         )
@@ -250,6 +251,21 @@ def _refuse_no_number(name: str, column: str, values: pd.Series) -> None:
         raise DataError(
             f"{name}, row {at + 1}: column '{column}' holds {values.iloc[at]!r}, where {sum(numbers):,} of "
             f"{len(values):,} rows hold numbers: keep these, log[to_numeric(log['{column}'], errors='coerce').notna()]"
+        )
+
+
+def _refuse_zones(name: str, column: str, values: pd.Series) -> None:
+    """Refuse times with and without a zone, as :func:`.checks.check_log` does."""
+    if values.dtype.kind == "M":
+        return
+    texts = values.dropna().astype(str).str.strip()
+    texts = texts[texts.str.contains("[Tt ][0-9]")]
+    zoned = texts.str.extract(CLOCK_AND_ZONE)[0].notna()
+    some, others = texts[zoned], texts[~zoned]
+    if len(some) and len(others):
+        raise DataError(
+            f"{name}: column '{column}' holds {len(some):,} times with a zone, such as {some.iloc[0]!r}, and "
+            f"{len(others):,} without, such as {others.iloc[0]!r}: by which clock? Write all of them with their zone"
         )
 
 

@@ -82,6 +82,10 @@ _SPELLINGS = {  # what may set two spellings of one id apart: SQL of the id with
         True,
     ),
     "a decimal point, as numbers get it where one is missing": ("regexp_replace(id, '^([0-9]+)\\.0+$', '\\1')", True),
+    "quotes or a spreadsheet's signs": (
+        "regexp_replace(id, '^(?:=?\"(.+)\"|b?''(.+)''|''([0-9]+))$', '\\1\\2\\3')",
+        True,
+    ),
     "leading zeros": ("regexp_replace(id, '^0+([0-9]+)$', '\\1')", False),
     "capital letters": ("lower(id)", False),
     "another Unicode form": ("nfc_normalize(id)", False),

@@ -231,8 +231,8 @@ def _without_header(db: duckdb.DuckDBPyConnection, path: Path, source: Source, s
         if columns[name] and all(re.fullmatch(r"-?[0-9]+\.[0-9]*[1-9][0-9]*", one) for one in columns[name]):
             raise DataError(
                 f"{path}: no header, and value {header.index(name) + 1} of {width} a line, such as {columns[name][0]!r}"
-                f", is no id of the {named[name]}s: write a header, or the pair file by hand, with all names in "
-                f"columns.header; ids that look so need a letter in front"
+                f", is no id of the {named[name]}s: if it is one, put a letter in front (a{columns[name][0]}), else "
+                f"write a header, or the pair file by hand, with all names in columns.header"
             )
     rest = [name for name in header[counted:] if name not in named]
     named |= {rest[0]: "rating"} if rest else {}
