@@ -1392,6 +1392,12 @@ def test_dates_in_another_notation_are_never_taken_for_no_times(tmp_path, write,
         )
 
 
+@pytest.mark.parametrize("header", ["user,item,rating,created", ""])
+def test_unix_times_with_thousands_separators_are_never_left_out(tmp_path, header):
+    paths = put(tmp_path, lambda rows: with_odd(rows, header, "{:,}".format, "-", "\t"))
+    assert "digits only, without thousands separators" in describe_files(*paths).refusal
+
+
 @pytest.mark.parametrize(
     "value", ["Heat ({})", "version 1.2.{}", "marketing{}", "May {}", "Ep. {} of 2014", "i-{}", "{}-03", "2014-{}"]
 )

@@ -18,6 +18,7 @@ TIME_WORDS |= {"day"}
 CLOCK = r"[0-2]?[0-9]:[0-5][0-9]\b"
 NEARLY = 0.9  # of the values
 _NUMBER = r"[0-9.]+[eE]\+?[0-9]+"
+_THOUSANDS = r"[0-9]{1,3}([,.'\s][0-9]{3}){2,}"
 _YEAR = "(19|20)[0-9]{2}"
 _SIGN = r"([-/.,\s]\s?|\s?[^\W\d_\x00-\x7F]\s?)"  # between two numbers of a day; Chinese and Korean have words there
 _MONTH = r"([^\W\d_]{1,3}\s)?[^\W\d_]{3,}"  # in any language, as ``Dezember`` and ``de diciembre``
@@ -32,7 +33,7 @@ _DAY = (
 )
 _FRONT = r"([^\d]*[^\w\s.,-]|[^\W\d_]+([.,]+\s*|\s+(?![0-9]+\.[0-9]+\.))|[^\W\d_]{2,3}\s+)"  # ``/Date(``, ``mercredi ``
 _WRITTEN = (  # a day, or a number as large as times, wherever such text begins and whatever follows it
-    rf"{_FRONT}?({CLOCK}[0-9:.]*\s*([ap]m)?\s+)?({_DAY}|(?<![\s\w])(?P<number>[0-9]{{1,3}}([,.'\s][0-9]{{3}}){{2,}}|[0-9]{{9,19}}))(?![0-9]).*"
+    rf"{_FRONT}?({CLOCK}[0-9:.]*\s*([ap]m)?\s+)?({_DAY}|(?<![\s\w])(?P<number>[0-9]{{9,19}}))(?![0-9]).*"
 )
 
 
@@ -40,7 +41,7 @@ def kind_of(values: Sequence[str], type: object | None, least: float = NEARLY) -
     """What nearly all of a column's values look like as times, or the least share: one of :data:`KINDS`."""
     if type is not None and is_temporal(type):
         return "iso"
-    texts = [one.strip() for one in values]
+    texts = [re.sub(r"\D", "", one) if re.fullmatch(_THOUSANDS, one) else one for one in map(str.strip, values)]
     numbers = [is_number(one) or re.fullmatch(_NUMBER, one) is not None for one in texts]
     looks = {
         "iso": [re.fullmatch(ISO, one) is not None for one in texts],
@@ -60,8 +61,7 @@ def timely(values: Sequence[str]) -> list[bool]:
 def _is_written(text: str) -> bool:
     """Whether a text looks like a moment in some notation that is not read."""
     found = re.fullmatch(_WRITTEN, text, re.IGNORECASE | re.DOTALL)
-    number = found and found["number"]
-    return found is not None and (number is None or _likely_time(float(re.sub(r"\D", "", number))))
+    return found is not None and (found["number"] is None or _likely_time(float(found["number"])))
 
 
 def is_value(field: str) -> bool:
