@@ -70,6 +70,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, where a file belongs: move it away, or name another file")
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
         part.touch(exist_ok=False)
@@ -101,10 +103,18 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def make_folder(out: Path) -> None:
     """Make a folder of results if it is missing."""
+    refuse_file(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"{out} cannot be a folder of results ({error.strerror}): choose another OUT") from error
+
+
+def refuse_file(out: Path) -> None:
+    """Refuse a file, or what lies in one, as a folder of results."""
+    there = next(path for path in (out, *out.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise NotADirectoryError(f"{out} cannot be a folder of results ({there} is a file): choose another OUT")
 
 
 def claim(folder: Path) -> None:
@@ -488,7 +498,7 @@ def checked(folder: Path | str, name: str, record: Mapping[str, Any] | None = No
         raise Damaged(f"{path} is not this run's: run.json does not know of it; {remedy}")
     for key, sha256 in own.items():
         if not (folder / key).is_file():
-            raise Damaged(f"{folder / key} is missing: {remedy}")
+            raise Damaged(f"{folder / key} is {'a folder' if (folder / key).is_dir() else 'missing'}: {remedy}")
         if (found := _sha256_once(folder / key)) != sha256:
             raise Damaged(
                 f"{folder / key} is not what this run wrote: damaged, or another run's (SHA-256 {found[:12]}…, "

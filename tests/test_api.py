@@ -645,6 +645,17 @@ def said(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> st
     return out.err if status else out.out
 
 
+def test_command_when_an_id_holds_a_comma(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logs = {name: one.assign(item=name[0] + "," + one["item"].astype(str)) for name, one in small_logs().items()}
+    kit = I2VAE.fit(logs, out=tmp_path / "run", **QUICK)
+    one, *_ = kit.catalogue.ids["x"]
+    words = (str(tmp_path / "run"), "--domain", "films")
+    told = f"the id {one!r} holds a comma, which separates ids here: give --histories"
+    assert told in said(capsys, *words, "--history", f"books={one}", status=2)
+    pd.DataFrame({"books": [[one]], "films": [[]]}).to_parquet(tmp_path / "people.parquet")
+    assert "f,1" in said(capsys, *words, "--histories", str(tmp_path / "people.parquet"))
+
+
 def test_command_when_users_are_known(
     kit: I2VAE, saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -659,7 +670,7 @@ def test_command_when_users_are_known(
     (tmp_path / "users.txt").write_text("\n".join(map(str, users)) + "\n")
     pd.DataFrame({"user": users}).to_parquet(tmp_path / "users.parquet")
     for name in ("users.txt", "users.parquet"):
-        out = tmp_path / f"of {name}"
+        out = tmp_path / f"of {name}.parquet"
         assert said(capsys, *words, "--users", str(tmp_path / name), "--out", str(out)) == f"written: {out}\n"
         pd.testing.assert_frame_equal(pd.read_parquet(out), expected)
     pd.DataFrame({"who": users}).to_parquet(tmp_path / "who.parquet")

@@ -169,6 +169,10 @@ def test_run_when_other_parameters_are_given(finished: Path, capsys: pytest.Capt
     [
         (["--preset", "smok"], "unknown preset 'smok'"),
         (["--preset", "smok"], "did you mean 'smoke'?"),
+        (
+            ["--data", __file__],
+            f"test_cli.py is no pair file, which says how two logs are read: `i2vae describe {__file__}",
+        ),
         (["--data", "cloth_sprot"], "unknown data 'cloth_sprot'; did you mean 'cloth_sport'?"),
         (
             ["--protocol", "strikt"],
@@ -189,6 +193,12 @@ def test_command_when_a_name_is_unknown(
     out = ["--out", str(tmp_path / "run")] if command == "run" else []
     assert expected in refused(capsys, command, "--preset", "smoke", *out, *words)
     assert not (tmp_path / "run").exists()  # a folder of the wrong name would refuse the right one
+
+
+@pytest.mark.parametrize("users", [1, 2, 5])
+def test_audit_when_a_planted_pair_has_too_few_users(users: int, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, "audit", "--preset", "smoke", "--set", f"synthetic.users={users}")
+    assert "raise synthetic.users" in said and "min_user" not in said
 
 
 @pytest.mark.parametrize("long", ["w" * 5_000, "w w " * 1_250], ids=["one word", "with blanks"])
@@ -354,7 +364,12 @@ def test_recommend_when_input_is_wrong(finished: Path, tmp_path: Path, capsys: p
     assert "'nobody' is not in the vocabulary of domain x (North" in refused(capsys, *words, "--history", "x=nobody")
     assert "--history z: expected DOMAIN=ID,ID" in refused(capsys, *words, "--history", "z")
     assert "unknown domain 'z': expected 'x' (North) or" in refused(capsys, *words, "--history", "z=1")
-    assert "k is 0" in refused(capsys, *words, "--k", "0")
+    assert "k is 0" in refused(capsys, *words, "--history", "x=", "--k", "0")
+    assert "nobody to recommend to: give one of --history, --histories, --user, --users" in refused(capsys, *words)
+    for name in ("o.csv", "o.txt", "o"):
+        assert "name that ends with .parquet" in refused(
+            capsys, *words, "--history", "x=", "--out", str(tmp_path / name)
+        )
     both = [*words, "--history", "x=x20", "--histories", "people.parquet"]
     assert "--history and --histories: one or the other" in refused(capsys, *both)
     pd.DataFrame({"x": [["x20"]]}).to_parquet(tmp_path / "half.parquet")
@@ -512,8 +527,10 @@ def test_study_when_the_folder_is_no_study(command: str, tmp_path: Path, capsys:
         "search": [str(tmp_path / "search.yaml"), "--trials", "1"],
         "table": ["--preset", "smoke", "--systems", "multivae-s", "--trials", "1"],
     }[command]
-    assert cli.main([command, *words, "--workers", "1", "--out", str(tmp_path / "file")]) == 2
-    assert "file cannot be a folder of results (File exists): choose another OUT" in capsys.readouterr().err
+    for more in ([], ["--dry-run"]) if command == "sweep" else ([],):
+        assert cli.main([command, *words, *more, "--workers", "1", "--out", str(tmp_path / "file")]) == 2
+        said = capsys.readouterr().err
+        assert re.search(r"file cannot be a folder of results \(\S*file is a file\): choose another OUT", said)
     for folder in tmp_path.glob("with *"):
         assert cli.main([command, *words, "--workers", "1", "--out", str(folder)]) == 2
         name = folder.name.removeprefix("with ")

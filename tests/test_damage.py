@@ -74,7 +74,7 @@ def test_record_when_finished_has_every_file_that_a_later_command_reads(finished
         ("history.parquet", "report R"),
     ],
 )
-@pytest.mark.parametrize("harm", ["flip", "cut", "lose"])
+@pytest.mark.parametrize("harm", ["flip", "cut", "lose", "folder"])
 def test_command_when_a_file_is_damaged(
     copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, words: str, harm: str
 ) -> None:
@@ -84,12 +84,15 @@ def test_command_when_a_file_is_damaged(
     else:
         content = path.read_bytes()
         path.unlink()
+        if harm == "folder":
+            path.mkdir()
         if harm == "cut":
             path.write_bytes(content[: len(content) // 2])
     monkeypatch.chdir(copied.parent)
     assert cli.main(words.split()) == 2
     said = capsys.readouterr().err
-    assert Path(name).name in said and ("run it anew" in said or harm == "lose")
+    assert Path(name).name in said and ("run it anew" in said or harm in ("lose", "folder"))
+    assert harm != "folder" or f"{name} is a folder" in said or f"no {name}" in said
 
 
 def test_run_when_a_whole_file_is_another_runs(copied: Path, tiny: Parameters, finished: Path, tmp_path: Path) -> None:
@@ -333,6 +336,15 @@ def test_command_when_memory_is_short(
     monkeypatch.setattr(stages, "open_run", fail)
     assert cli.main(["run", "--preset", "smoke"]) == 2
     assert "more memory than there is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\\nb", "a\\eb"])
+@pytest.mark.parametrize("text", ['"{}": {{product: {{model.d: [8]}}}}', 'g: {{rows: {{"{}": {{model.d: 8}}}}}}'])
+def test_sweep_when_a_name_cannot_be_shown(tmp_path: Path, text: str, name: str) -> None:
+    path = tmp_path / "names.yaml"
+    path.write_text(f"preset: smoke\ngrids: {{{text.format(name)}}}\n")
+    with pytest.raises(ParameterError, match=r"names\.yaml: the name '.*' of a grid or a row"):
+        read_sweep(path)
 
 
 @pytest.mark.parametrize(

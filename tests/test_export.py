@@ -111,6 +111,15 @@ def test_card_when_names_are_hostile(everywhere: Path) -> None:
     assert "import os" not in code and not re.search(r"(?<!\\)<script|(?<!\\)\]\(javascript", card)
 
 
+def test_card_when_the_licence_is_hostile(everywhere: Path) -> None:
+    record = read_record(everywhere)
+    licence = "MIT\n\n# Safe\n---\n<script>alert(1)</script> [y](javascript:alert(2)) `x`"
+    card = export.model_card(record, export.results(everywhere), False, licence)
+    [line] = [line for line in card.splitlines() if "MIT" in line]
+    assert line.startswith("- MIT") and line.endswith("\\`x\\`") and "# Safe" in line
+    assert not re.search(r"(?<!\\)<script|(?<!\\)\]\(javascript", card)
+
+
 def test_card_when_read_has_what_a_user_must_know(everywhere: Path, exported: Path) -> None:
     card = (exported / "README.md").read_text(encoding="utf-8")
     record = json.loads((everywhere / "run.json").read_text())

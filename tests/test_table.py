@@ -575,3 +575,10 @@ def test_command_when_interrupted_alone(by: signal.Signals, tmp_path: Path) -> N
     [folder] = tmp_path.glob("study/cells/*")  # the other system's is not begun
     with FileLock(folder / ".lock").acquire(timeout=10):  # its run has ended with it
         pass
+
+
+@pytest.mark.parametrize("twice", [{"seeds": [0, 1, 0]}, {"systems": ["i2vae", "i2vae"]}])
+def test_study_when_a_seed_or_a_system_stands_twice_is_refused(twice: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="each once"):
+        open_study(tmp_path, load("smoke"), TWO, **({"systems": ["i2vae"], "seeds": [0]} | twice))
+    assert not any(tmp_path.iterdir())

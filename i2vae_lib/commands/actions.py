@@ -170,6 +170,8 @@ def recommend(given: argparse.Namespace) -> int:
         check_outside_runs(given.out)
         if given.out.exists():  # a device, or the file of those who ask
             raise ValueError(f"{given.out} exists: choose another --out")
+        if given.out.suffix != ".parquet":
+            raise ValueError(f"--out {given.out}: Parquet is written, so give it a name that ends with .parquet")
     kit = I2VAE.load(given.run)
     asked, d = _asked(kit, given), kit.catalogue.key(given.domain)
     if asked.dropped:
@@ -201,6 +203,10 @@ def _asked(kit: I2VAE, given: argparse.Namespace) -> Asked:
     several = [name for name, one in ways.items() if one]
     if len(several) > 1:
         raise ValueError(f"{' and '.join(several)}: one or the other")
+    if not several:
+        raise ValueError(
+            f"nobody to recommend to: give one of {', '.join(ways)} (--history {given.domain}= for somebody new)"
+        )
     if given.histories is not None:
         return kit.asked(None, given.histories, given.unknown)
     if several and not given.history:
@@ -210,7 +216,13 @@ def _asked(kit: I2VAE, given: argparse.Namespace) -> Asked:
         name, equals, ids = pair.partition("=")
         if not equals:
             raise ValueError(f"--history {pair}: expected DOMAIN=ID,ID")
-        histories[kit.catalogue.key(name)][0] += [one for one in ids.split(",") if one]
+        d = kit.catalogue.key(name)
+        if split := [one for one in map(str, kit.catalogue.ids[d]) if "," in one and one in ids]:
+            raise ValueError(
+                f"--history {pair}: the id {split[0]!r} holds a comma, which separates ids here: give --histories a "
+                f"Parquet file with a column a domain, lists of ids"
+            )
+        histories[d][0] += [one for one in ids.split(",") if one]
     return kit.asked(None, histories, given.unknown)
 
 

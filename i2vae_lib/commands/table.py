@@ -122,7 +122,13 @@ COMMANDS: dict[str, _Command] = {
             _option("run", "run directory", type=_path),
             _option("--user", "users in the data, whose histories are known", nargs="+", metavar="ID"),
             _option("--users", "file of such users: one id per line, or Parquet with a column user", type=_path),
-            _option("--history", "a new history, oldest item first", nargs="*", default=[], metavar="DOMAIN=ID,ID"),
+            _option(
+                "--history",
+                "a new history, oldest item first (ids with a comma: --histories)",
+                nargs="*",
+                default=[],
+                metavar="DOMAIN=ID,ID",
+            ),
             _option(
                 "--histories",
                 "Parquet file of new histories: one column per domain, one list of ids per row",

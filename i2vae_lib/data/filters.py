@@ -116,6 +116,8 @@ def _counts(of: Mapping[str, Array], at: Array) -> dict[str, int]:
 def _lower(pair: LogPair, when: str) -> str:
     """The advice of the errors about a core that leaves too little."""
     later = ", or raise split.first_cut" if when else ""
+    if not pair.files:  # a planted pair, which keeps whatever it has
+        return f"raise synthetic.users{later}"
     return f"lower min_user ({pair.min_user}) or min_item ({pair.min_item}){later}"
 
 

@@ -35,6 +35,11 @@ def check_name(name: str) -> None:
             own = preset_folder() / "pairs" / Path(name).name
             told = f"; the kit's own is {own}" if own.is_file() else ""
             raise DataError(f"no file {name}: data is a registered name or the YAML file of a pair of logs{told}")
+    elif name not in known and Path(name).exists():
+        raise DataError(
+            f"{name} is no pair file, which says how two logs are read: `i2vae describe {name} OTHER_LOG --out "
+            f"pair.yaml` writes one; then give --data pair.yaml"
+        )
     elif name not in known:
         raise DataError(f"unknown data '{name}'{suggestion(name, known)} (or the YAML file of a pair of logs)")
 

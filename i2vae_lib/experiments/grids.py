@@ -435,6 +435,9 @@ def _complaints(file: _SweepFile) -> Iterator[str]:
         yield f"seeds: {seeds}: whole numbers, each once"
     if not file.grids:
         yield "grids: none, so there is nothing to run"
+    for name in (*file.grids, *itertools.chain(*(grid.rows for grid in file.grids.values()))):
+        if not name.strip() or not name.isprintable():
+            yield f"the name {name!r} of a grid or a row: name it by letters that tables can show on one line"
     for name, grid in file.grids.items():
         for complaint in itertools.chain(_unknown(grid), _no_points(grid), _twice(grid), _not_comparable(grid)):
             yield f"grid {name}: {complaint}"

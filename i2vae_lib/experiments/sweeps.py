@@ -31,7 +31,7 @@ from i2vae_lib.params import Parameters, pair_name
 from i2vae_lib.processes import peak_memory_bytes
 from i2vae_lib.progress import bar
 from i2vae_lib.recommenders import CEILINGS, REFERENCES
-from i2vae_lib.runs import Damaged, checked, read_record, results_in
+from i2vae_lib.runs import Damaged, checked, read_record, refuse_file, results_in
 from i2vae_lib.training import Callbacks, history_of
 
 # --- what there is ----------------------------------------------------------------------------------------------------
@@ -85,6 +85,7 @@ def plan(sweep: Sweep, out: Path | str) -> pd.DataFrame:
         ``missing``; ``reason``; ``seconds`` and ``peak_memory_bytes`` of finished cells.
     """
     out = Path(out)
+    refuse_file(out)
     lines = []
     for cell in sweep.cells:
         state, folder = state_of(cell, out), cell_folder(out, cell.address)

@@ -215,6 +215,9 @@ def open_study(
     """
     for name in systems:
         check_system(name)
+    for what, given in (("systems", systems), ("seeds", seeds)):
+        if len({*given}) < len(given):
+            raise ParameterError(f"{what}: {', '.join(map(str, given))}: each once")
     most = max(map(len, tuning.points.values()))
     trials = most if trials is None else trials
     if not 1 <= trials <= most:
