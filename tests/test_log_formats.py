@@ -668,9 +668,6 @@ def test_ids_when_capitals_differ_are_suspicious(tmp_path):
 @pytest.mark.parametrize(
     ("letter", "change", "what"),
     [
-        ("", "'{}'".format, "signs alone"),
-        ("", '"""{}"""'.format, "signs alone"),
-        ("", "b'{}'".format, "signs alone"),
         ("u", "b'{}'".format, "what stands around a number"),
         ("", "+{}".format, "signs alone"),
         ("u", "u\u00ad{}".format, "signs alone"),
@@ -1334,6 +1331,21 @@ def test_column_of_times_where_many_rows_have_none_is_never_left_out_in_silence(
         assert f"{150 - bad} of 150 values look like times, and others, such as {odd!r}, do not" in told
 
 
+@pytest.mark.parametrize("create", ["", "created"])
+def test_paths_without_a_time_are_no_order_until_that_is_said(tmp_path, create):
+    def text(rows):
+        return f"user,item,{create or 'genre'}\n" + "".join(
+            f"{u},{i},{moment(t) if create and n % 3 == 0 else 'unknown'}\n" for n, (u, i, t) in enumerate(rows)
+        )
+
+    logs = dict(zip("ab", put(tmp_path, text), strict=True))
+    columns = {"user": None, "item": None, "timestamp": None}
+    told = "no column of times: name it, time=…, or if lines are in order, time=False" + ".*50 of 150" * bool(create)
+    with pytest.raises(DataError, match=told):
+        write_pair(logs, tmp_path, columns, 1, None)
+    assert load_logs(write_pair(logs, tmp_path, columns | {"timestamp": False}, 1, None)[0]).log.resolution == 0
+
+
 def test_column_of_times_whose_first_rows_have_none_is_found(tmp_path):
     paths = put(
         tmp_path, lambda rows: csv_of([("3", "11", "never")] * 1_000 + 60 * rows).replace("timestamp", "created")
@@ -1602,6 +1614,14 @@ def test_ids_in_quotes_are_suspicious(tmp_path, write):
     found, pair = read_as_described(tmp_path, *paths)
     for told in (found.suspicious, pair.suspicions):
         assert len([one for one in told if "30 user ids" in one and "have quotes or a spreadsheet's signs" in one]) == 2
+    (tmp_path / "x.csv").write_text(csv_of(LOGS["x"]))
+    with pytest.raises(DataError, match=r"no user is in both.*and 30 of them, such as .*, differ by nothing else from"):
+        load_logs(written(tmp_path))
+    odd = {u for u, _, _ in LOGS["y"][:50]}
+    (tmp_path / "y.csv").write_text(csv_of([(write.format(u) if u in odd else u, i, t) for u, i, t in LOGS["y"]]))
+    found, pair = read_as_described(tmp_path, *paths)
+    for told in (found.suspicious, pair.suspicions):
+        assert [one for one in told if "quotes or a spreadsheet's signs, and 10 of them, such as" in one]
 
 
 @pytest.mark.parametrize("scale", [0, 3])

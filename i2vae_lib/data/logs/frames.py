@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from i2vae_lib.data.logs.checks import unit_by_size
-from i2vae_lib.data.logs.describe import describe_files
+from i2vae_lib.data.logs.describe import Description, describe_files
 from i2vae_lib.data.logs.files import CLOCK_AND_ZONE, DATE_DIGITS, Source, check_columns, check_id_type, is_number
 from i2vae_lib.data.logs.notations import notation_of
 from i2vae_lib.data.logs.pair_file import LONGEST_NAME, UNITS, Unit
@@ -119,6 +119,9 @@ def _of_paths(logs: Mapping[str, Any], folder: Path, columns: Names) -> _Describ
     if described.refusal:
         raise DataError(described.refusal)
     layout = parse(described.yaml)
+    if isinstance(described, Description) and described.columns.timestamp is columns["timestamp"] is None:
+        told = "".join(f"; {one}" for one in described.suspicious)
+        raise DataError(f"{paths[0]}: no column of times: name it, time=…, or if lines are in order, time=False{told}")
     if columns["timestamp"] is False and "columns" in layout:
         layout["columns"] = {key: layout["columns"][key] for key in ("user", "item")} | {"unit": "order"}
     if layout.get("format") == "released":

@@ -94,10 +94,7 @@ _SPELLINGS = {  # what may set two spellings of one id apart: SQL of the id with
 }
 _ALNUM = r"[\p{L}\p{N}]"
 _AFFIXES = {  # how whole files spell their ids apart: SQL of what is not the id itself, and of the id
-    "signs": (
-        "''",
-        f"regexp_replace(lower(regexp_replace(id, '^b([''\"].*[''\"])$', '\\1')), '[^{_ALNUM[1:]}', '', 'g')",
-    ),
+    "signs": ("''", f"regexp_replace(lower(id), '[^{_ALNUM[1:]}', '', 'g')"),
     "what stands around a number": (
         "regexp_replace(id, '[0-9]+', '#')",
         "ltrim(regexp_extract(id, '^[^0-9]*([0-9]+)[^0-9]*$', 1), '0')",
