@@ -33,6 +33,7 @@ import pages  # noqa: E402
 import recipe_study  # noqa: E402
 import record_sweep  # noqa: E402
 import record_table  # noqa: E402
+import splits_study  # noqa: E402
 from record_run import fill  # noqa: E402
 
 RESULTS = sorted((ROOT / "docs" / "results").glob("*.csv"))
@@ -118,6 +119,22 @@ def test_pages_have_the_tables_of_systems() -> None:
             assert about["command"] in text
             assert record_table.fill(text, name, table) == text
             assert "| i2VAE" in text.split(f"<!-- systems: {name} -->")[1].split("\n\n")[0]
+
+
+def test_reproduction_page_has_the_lifts_over_three_splits() -> None:
+    assert pages.fill(REPRODUCTION, "splits", splits_study.markdown()) == REPRODUCTION
+    shown = REPRODUCTION.split("<!-- splits -->")[1].split("\n\n")[0]
+    for path in (ROOT / "docs" / "results").glob("splits_*_cells.csv"):
+        pair = path.stem.removeprefix("splits_").removesuffix("_cells")
+        assert shown.count(f"| {pair} | best other system") == shown.count(f"| {pair} | best reference") == 2
+        cells, means = pd.read_csv(path), pd.read_csv(path.with_name(f"splits_{pair}.csv"))
+        counted = cells[cells["n"] >= 100].groupby(["system", "candidates"])[["mean", "base_mean"]].mean()
+        lift = counted["base_mean"] / counted["mean"] - 1
+        np.testing.assert_allclose(
+            means.set_index(["system", "candidates"])["lift"],
+            lift[zip(means["system"], means["candidates"])],
+            atol=1e-4,
+        )
 
 
 def test_reproduction_page_has_what_folding_in_costs() -> None:

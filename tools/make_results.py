@@ -23,6 +23,7 @@ import recipe_study
 import record_run
 import record_sweep
 import reference_study
+import splits_study
 
 from i2vae_lib import cli
 from i2vae_lib.notebooks import kernel_settings
@@ -36,6 +37,7 @@ TOOLS: dict[str, Callable[[list[str]], object]] = {
     "tools/leak_study.py": leak_study.main,
     "tools/recipe_study.py": recipe_study.main,
     "tools/reference_study.py": reference_study.main,
+    "tools/splits_study.py": splits_study.main,
 }
 """Tools that train or fit what is missing and keep their tables by themselves."""
 
