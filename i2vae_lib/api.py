@@ -39,7 +39,7 @@ _NO_NEED = (".lock", "last*.ckpt", "logs", ".*.part")  # not copied into a saved
 _OF_PEOPLE = ("dataset", "pseudo.parquet", "ranks.parquet", "notebooks", "report.html")  # these name training users
 
 
-class Page(type(Path())):  # type: ignore[misc]  # the platform's own Path class
+class _Page(type(Path())):  # type: ignore[misc]  # the platform's own Path class
     """The path of an HTML page, shown as the page in a notebook."""
 
     def _repr_html_(self) -> str:
@@ -499,13 +499,13 @@ class I2VAE:
         """Seconds and peak memory (of the process so far) of each stage, and of all of them."""
         return stages.seconds_by_stage(read_record(self.folder))
 
-    def report(self) -> Page:
+    def report(self) -> _Page:
         """Write ``report.html`` and return its path, which a notebook shows as the page."""
         from i2vae_lib.report import write_report  # imports plotly, which nothing else here needs
 
         self._test()
         stages.evaluate(self.run, self.dataset)
-        return Page(write_report(self.folder))
+        return _Page(write_report(self.folder))
 
 
 def _measures(metric: Any) -> dict[str, evaluation.Measure] | None:

@@ -26,7 +26,7 @@ _LONGEST = timedelta(days=1)
 """How long a process waits for another that is still there; one that has ended is noticed at once."""
 
 
-class ProcessGone(ConnectionError):
+class _ProcessGone(ConnectionError):
     """Another process of the same training ended."""
 
 
@@ -98,7 +98,7 @@ def together(devices: int, follow: Callable[..., None], *words: Any) -> Iterator
         yield
     elif launched():
         try:
-            with joined("env://", int(os.environ["RANK"]), launched()):
+            with _joined("env://", int(os.environ["RANK"]), launched()):
                 yield
         finally:
             del os.environ["RANK"], os.environ["WORLD_SIZE"]  # from here on it is alone, as are those it starts
@@ -115,7 +115,7 @@ def together(devices: int, follow: Callable[..., None], *words: Any) -> Iterator
                 with environment({**threads, "TQDM_DISABLE": "1", **isolated()}):
                     for one in others:
                         one.start()
-                with joined(meeting, 0, devices), _of_threads(int(threads["OMP_NUM_THREADS"])):
+                with _joined(meeting, 0, devices), _of_threads(int(threads["OMP_NUM_THREADS"])):
                     yield
                 for one in others:
                     one.join()
@@ -126,7 +126,7 @@ def together(devices: int, follow: Callable[..., None], *words: Any) -> Iterator
 
 
 @contextlib.contextmanager
-def joined(meeting: str, rank: int, size: int) -> Iterator[None]:
+def _joined(meeting: str, rank: int, size: int) -> Iterator[None]:
     """Join ``size`` processes that meet at an address (``file://…``, or ``env://`` for ``torchrun``'s)."""
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         if meeting.startswith("file:"):
@@ -147,9 +147,9 @@ def _follow(meeting: str, rank: int, size: int, follow: Callable[..., None], wor
     """What a spawned process does; it ends when the first one ends."""
     threading.Thread(target=end_with_parent, daemon=True).start()
     try:
-        with joined(meeting, rank, size):
+        with _joined(meeting, rank, size):
             follow(*words)
-    except (ProcessGone, KeyboardInterrupt):
+    except (_ProcessGone, KeyboardInterrupt):
         pass  # the first process says why
     except Exception as error:
         print(f"process {rank} of {size}: {error}", file=sys.stderr)
@@ -197,7 +197,7 @@ def _named() -> Iterator[None]:
         yield
     except RuntimeError as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ProcessGone(
+        raise _ProcessGone(
             f"a process of this training ended, or could not be reached ({reason}); the same command goes on from the "
             f"last finished epoch"
         ) from None

@@ -67,10 +67,10 @@ def _results(folder: Path, record: dict[str, Any], metrics: dict[str, Any]) -> d
         "negatives": f"{negatives:,}",
         "ceilings": f" ({' and '.join(ceilings)} read the planted truth and do not count)" if ceilings else "",
         "tail": " and ".join(f"{record['L80']['test'][d]:.2f} ({names[d]})" for d in DOMAINS),
-        "six_rows": html(six_rows(found, "HR@10")),
+        "six_rows": _html(six_rows(found, "HR@10")),
         "forest": _forest(found),
         "fewer": evaluation.fewer_candidates(stages.load_ranks(folder), negatives, names),
-        "tables": [html(labelled(table), heading) for heading, table in tables],
+        "tables": [_html(labelled(table), heading) for heading, table in tables],
     }
 
 
@@ -103,7 +103,7 @@ def _training(record: dict[str, Any], history: pd.DataFrame) -> dict[str, Any]:
     return {
         "training": training_of(record, history),
         "curves": [Markup(pictures.curves(panel, "epoch", lines)) for panel, lines in panels.items()],
-        "history": html(labelled(history.round(4))),
+        "history": _html(labelled(history.round(4))),
     }
 
 
@@ -127,8 +127,8 @@ def _audited(found: pd.DataFrame) -> dict[str, Any]:
     notes = f"{passed} checks passed, {int((~promised).sum())} lines are notes."
     return {
         "audit_verdict": f"{leaks} checks failed: {notes}" if leaks else f"No check failed: {notes}",
-        "failed": html(shown[state == "failed"]) if leaks else "",
-        "audit": html(shown),
+        "failed": _html(shown[state == "failed"]) if leaks else "",
+        "audit": _html(shown),
     }
 
 
@@ -145,12 +145,12 @@ def _made(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         f"seed {p['seed']}. Kept out: {_removed(record['removed'])}. "
         f"{outside_note(record['outside'], names)} " + " ".join(record.get("notes", ())),
         "command": command_of(p),
-        "filters": html(pd.DataFrame(record["filters"])) if record["filters"] else "",
+        "filters": _html(pd.DataFrame(record["filters"])) if record["filters"] else "",
         "extensions": from_histories.extensions(record["references"]),
-        "references": html(labelled(_chosen(record["references"]))),
-        "stages": html(stages.seconds_by_stage(record)),
+        "references": _html(labelled(_chosen(record["references"]))),
+        "stages": _html(stages.seconds_by_stage(record)),
         "notebooks": sorted(one.name for one in (folder / "notebooks").glob("*.html")),
-        "parameters": html(pd.DataFrame(flat.items(), columns=["key", "value"])),
+        "parameters": _html(pd.DataFrame(flat.items(), columns=["key", "value"])),
     }
 
 
@@ -204,6 +204,6 @@ def _removed(counts: dict[str, int]) -> str:
     return "; ".join(f"{count:,} {what}" for what, count in counts.items() if count) or "nothing"
 
 
-def html(table: pd.DataFrame, caption: str = "") -> Markup:
+def _html(table: pd.DataFrame, caption: str = "") -> Markup:
     """A table as safe HTML."""
     return Markup(text.as_html(table, caption))

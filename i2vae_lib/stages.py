@@ -6,7 +6,6 @@ call the stages before them. After a kill at any moment, the same call continues
 """
 
 import functools
-import json
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -148,22 +147,10 @@ def prepare(run: Run) -> CrossDomainDataset:
         audited = leaks.audit(dataset)
         leaks.refuse_leaks(audited, dataset.protocol)
         # noted before the dataset is stored, since its presence says that this stage is done
-        run.note(
-            data=dataset.name,
-            protocol=dataset.protocol,
-            names=dict(dataset.catalogue.names),
-            source_sha256=dataset.source_sha256,
-            data_seed=dataset.data_seed,
-            L80={split: dict(limits) for split, limits in dataset.tail.items()},
-            removed=dict(dataset.removed),
-            controls=dict(dataset.controls),
-            filters=json.loads(dataset.filters.to_json(orient="records")),
-            outside=[dict(counts) for counts in dataset.outside],
-            one_order=dataset.one_order,
-            notes=list(dataset.notes),
-            rows={split: len(rows) for split, rows in dataset.splits.items()},
-            audit=audited.to_dict(orient="records"),
-        )
+        about = dataset.about()
+        rows = {split: len(own) for split, own in dataset.splits.items()}
+        named = {"data": about.pop("name"), "L80": about.pop("tail")}
+        run.note(**named, **about, rows=rows, audit=audited.to_dict(orient="records"))
         run.leave("dataset", dataset.save)
     return dataset
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 
 from i2vae_lib.data.rows import Catalogue, Ragged, Rows
 from i2vae_lib.experiments.after_the_last import AfterTheLast, places
+from i2vae_lib.recommenders.references.popularity import Popularity
 
 
 def rows_of(lists: list[list[int]], items: int) -> Rows:
@@ -60,14 +60,13 @@ def test_places_when_rows_stand_in_one_order_agree_with_every_row(order, sets, r
     np.testing.assert_array_equal(again[renamed], found)
 
 
-class Plain:
+class Plain(Popularity):
     """Scores that are the candidates' own numbers, and for the even ones 0."""
 
     name = "plain"
 
-    def fit(self, train, validation, **named):
-        self.asked = SimpleNamespace(train=train, validation=validation, **named)
-        return self
+    def learn(self, train, validation, params):
+        self.asked = train, params
 
     def score(self, rows, candidates):
         return np.where(candidates % 2 == 0, 0.0, candidates).astype(np.float32)
@@ -76,10 +75,10 @@ class Plain:
 @pytest.fixture
 def ranker() -> AfterTheLast:
     train = rows_of([[1, 2, 3, 4, 5, 6, 7]], 9)
-    found = AfterTheLast(Plain())
+    found = AfterTheLast(Plain(train.catalogue))
     named = {"params": None, "generator": None, "rng": np.random.default_rng(0), "callbacks": None}
     assert found.fit(train, train, **named) is found and found.name == "plain_after"
-    assert found.plain.asked.train is train and found.plain.asked.params is None
+    assert found.plain.asked[0] is train and found.plain.asked[1] is None
     return found
 
 
@@ -88,7 +87,7 @@ def test_score_when_candidates_stand_before_the_last_puts_them_behind(ranker: Af
     candidates = np.tile(np.array([1, 2, 3, 4, 5, 6, 7, 8, 9]), (3, 1))
     scores = ranker.score(asks, candidates)
     assert scores.dtype == np.float32 and scores.shape == (3, 9)
-    plain = Plain().score(asks, candidates)[0]
+    plain = ranker.plain.score(asks, candidates)[0]
     late = [3, 4, 5, 6, 7, 8]  # 4 itself, what comes after it, and 8 and 9, which have no place
     for one, two in itertools.product(range(9), range(9)):
         expected = (one in late, plain[one]) > (two in late, plain[two])

@@ -319,7 +319,7 @@ def test_run_when_epochs_are_set_by_their_dotted_key(
     told: list[Any] = []
     monkeypatch.setattr(stages, "run_all", lambda run, say: pd.read_parquet(finished / "ranks.parquet"))
     monkeypatch.setattr(stages, "open_run", lambda resolved: Run(resolved, tmp_path))
-    monkeypatch.setattr(actions, "result_of", lambda run, ranks: "")
+    monkeypatch.setattr(actions, "_result_of", lambda run: "")
     monkeypatch.setattr(notebooks, "execute_notebooks", lambda folder, names, which, say: told.append(names))
     words = ["--set", "training.epochs=3", "--set", "model.d=16"]
     assert cli.main(["run", "--preset", "smoke", "--no-report", *words]) == 0

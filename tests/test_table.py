@@ -519,7 +519,7 @@ def test_study_when_another_call_asked_for_more_points(tmp_path: Path, monkeypat
         write_json(folder / "metrics.json", {})
 
     monkeypatch.setattr(tuning, "connect", in_this_process)
-    monkeypatch.setattr(tuning, "make_model", made)
+    monkeypatch.setattr(tuning, "_make_model", made)
     monkeypatch.setattr(tuning, "make_run", measured)
     run_study(fewer, say=lambda line: None)
     assert read_study(tmp_path).chosen("i2vae") == more.points["i2vae"][1]

@@ -96,7 +96,7 @@ def _run(given: argparse.Namespace, say: Callable[[str], None]) -> int:
         stages.train(here)
         print(f"trained: {here.folder}, validation NDCG@10 {here.record['best_validation_ndcg']:.4f}")
         return 0
-    ranks = stages.run_all(here, say)
+    stages.run_all(here, say)
     here.forget("report", "compare", "notebooks")
     path = None
     if not given.no_report:
@@ -104,7 +104,7 @@ def _run(given: argparse.Namespace, say: Callable[[str], None]) -> int:
         path = _report_of(here)
     say("comparing with the reference rankers")
     with here.stage("compare"):
-        told = result_of(here, ranks)
+        told = _result_of(here)
     print(told, flush=True)
     if not given.no_notebooks and resolved.system == "i2vae":  # what the notebooks tell of
         names = {
@@ -135,28 +135,26 @@ def _report_of(here: Run) -> Path:
         return report.write_report(here.folder)
 
 
-def result_of(here: Run, ranks: pd.DataFrame) -> str:
+def _result_of(here: Run) -> str:
     """The table of a finished run, how sure it is, and what a reader should know beside it."""
     import numpy as np
 
-    from i2vae_lib import evaluation, stages
-    from i2vae_lib.data.protocols import order_note, outside_note
+    from i2vae_lib import stages
+    from i2vae_lib.data.protocols import order_note
     from i2vae_lib.labels import labelled
     from i2vae_lib.results import lift
     from i2vae_lib.results.differences import compare
     from i2vae_lib.runs import stamp
 
-    names, negatives = here.record["names"], here.parameters.evaluation.negatives
     found = compare([here.folder], resamples=2_000, rng=np.random.default_rng(0))
+    table = stages.result_table(stages.load_metrics(here.folder), here.record["names"])
     lines = [
-        f"\nHR@10 in per cent, 1 + {negatives} sampled candidates",
+        f"\nHR@10 in per cent, 1 + {here.parameters.evaluation.negatives} sampled candidates",
         stamp(here.record),
-        labelled(stages.result_table(stages.load_metrics(here.folder), names)).to_string(index=False),
+        labelled(table).to_string(index=False),
         lift.verdict(found),
-        *evaluation.fewer_candidates(ranks, negatives, names),
         order_note(here.record["protocol"]),
-        outside_note(here.record["outside"], names),
-        *here.record.get("notes", ()),
+        *found.notes,
     ]
     return "\n".join(line for line in lines if line)
 

@@ -29,7 +29,7 @@ def _first_sentence(path: Path) -> str:
     return re.split(r"(?<=\.) ", " ".join(line.strip("# ") for line in head))[0]
 
 
-def presets() -> list[Line]:
+def _presets() -> list[Line]:
     """Name, data, protocol and epochs of each preset, and what it is for."""
     found = []
     for name in preset_names():
@@ -40,7 +40,7 @@ def presets() -> list[Line]:
     return found
 
 
-def pairs() -> list[Line]:
+def _pairs() -> list[Line]:
     """What ``--data`` takes: the planted world, released pairs, the pair files of ``params/pairs/``."""
     found = [{"data": "synthetic", "x": "North", "y": "South", "about": "a planted world; serves every protocol"}]
     for name, pair in pair_registry.REGISTRY.items():
@@ -52,7 +52,7 @@ def pairs() -> list[Line]:
     return found
 
 
-def systems() -> list[Line]:
+def _systems() -> list[Line]:
     """What ``--system`` takes, in the order of the tables; rankers that are not trained stand in every table."""
     return [
         {"system": name, "title": one.title, "family": one.family, "parameters": " ".join(one.groups)}
@@ -60,7 +60,7 @@ def systems() -> list[Line]:
     ]
 
 
-def parameters() -> list[Line]:
+def _parameters() -> list[Line]:
     """Every key of ``--set``, its value in ``params/paper.yaml`` and where that comes from.
 
     [p] the paper (section), [c] its released code, [o] a baseline's own paper or code, [k] the kit's choice.
@@ -70,7 +70,7 @@ def parameters() -> list[Line]:
     return [{"key": key, "value": value, "origin": origin} for key, value, origin in lines if key not in named]
 
 
-def runs() -> list[Line]:
+def _runs() -> list[Line]:
     """The run directories of ``I2VAE_RUNS_DIR``, and its folders of several runs (sweeps, tables, searches)."""
     found, blank = [], dict.fromkeys(("data", "protocol", "system", "seed"), "")
     for folder in sorted(path for path in runs_folder().glob("*") if path.is_dir()):
@@ -106,11 +106,11 @@ def _of_run(folder: Path) -> tuple[Line, str]:
 
 
 LISTS: dict[str, Callable[[], list[Line]]] = {
-    "presets": presets,
-    "pairs": pairs,
-    "systems": systems,
-    "parameters": parameters,
-    "runs": runs,
+    "presets": _presets,
+    "pairs": _pairs,
+    "systems": _systems,
+    "parameters": _parameters,
+    "runs": _runs,
 }
 
 

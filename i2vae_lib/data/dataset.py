@@ -65,6 +65,11 @@ class CrossDomainDataset:
             digest.update(rows_digest(self.splits[split]).encode())
         return digest.hexdigest()
 
+    def about(self) -> dict[str, Any]:
+        """What it is and how it came to be, for JSON."""
+        told = {name: getattr(self, name) for name in _TOLD}
+        return told | {"names": self.catalogue.names, "filters": self.filters.to_dict(orient="records")}
+
     def save(self, folder: Path | str) -> None:
         """Write rows, items, links, log and truth, mostly as Parquet; each file is written aside, then renamed."""
         folder = Path(folder)
@@ -79,14 +84,9 @@ class CrossDomainDataset:
                 _write_parquet(pa.table(columns), folder / f"events_{d}.parquet")
         if self.truth:
             write_atomically(folder / "truth.npz", lambda part: _savez(part, self.truth))
-        header = {
-            "layout": _LAYOUT,
-            "fingerprint": self.fingerprint(),
-            "names": self.catalogue.names,
-            "filters": self.filters.to_dict(orient="records"),
-            "resolution": None if self.log is None else self.log.resolution,
-        }
-        write_json(folder / "dataset.json", header | {name: getattr(self, name) for name in _TOLD})
+        resolution = None if self.log is None else self.log.resolution
+        header = {"layout": _LAYOUT, "fingerprint": self.fingerprint(), "resolution": resolution}
+        write_json(folder / "dataset.json", header | self.about())
 
     @classmethod
     def load(cls, folder: Path | str) -> Self:

@@ -25,7 +25,7 @@ def control(splits: Mapping[str, Rows], p: ControlParameters, data_seed: int) ->
     kept, removed = dict(splits), {}
     if p.density < 1:
         for split, rows in splits.items():
-            kept[split], removed[f"events thinned from {split} histories"] = thin(rows, p.density, data_seed)
+            kept[split], removed[f"events thinned from {split} histories"] = _thin(rows, p.density, data_seed)
     if p.overlap < 1:
         chosen = _unlinked_users(kept["train"], p.overlap, data_seed)
         what = f"overlapping training users ({p.overlap_mode})"
@@ -35,7 +35,7 @@ def control(splits: Mapping[str, Rows], p: ControlParameters, data_seed: int) ->
     return kept, removed
 
 
-def thin(rows: Rows, density: float, data_seed: int) -> tuple[Rows, int]:
+def _thin(rows: Rows, density: float, data_seed: int) -> tuple[Rows, int]:
     """D_s: keep each interaction with probability ``density``, never touching a target.
 
     An interaction (user, domain, item) in two rows of a user is kept in both or removed from both.

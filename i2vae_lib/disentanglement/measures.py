@@ -93,7 +93,7 @@ def _explained(actual: Array, guess: Array) -> float:
 # --- factor-wise scores -----------------------------------------------------------------------------------------------
 
 
-class DCI(NamedTuple):
+class _DCI(NamedTuple):
     """Eastwood and Williams (ICLR 2018), each in [0, 1] (informativeness: R², may be negative).
 
     Attributes
@@ -111,7 +111,7 @@ class DCI(NamedTuple):
     informativeness: float
 
 
-def dci(codes: Array, factors: Array, owner: Array, rng: np.random.Generator, trees: int = 40) -> DCI:
+def dci(codes: Array, factors: Array, owner: Array, rng: np.random.Generator, trees: int = 40) -> _DCI:
     """Importance of each code dimension for each factor, by extremely randomised trees (scikit-learn).
 
     Departs: the paper fits lasso or random forests. A rotation of perfect codes keeps informativeness and loses the
@@ -134,7 +134,7 @@ def dci(codes: Array, factors: Array, owner: Array, rng: np.random.Generator, tr
         wrong += float(np.square(factor[~fitted] - forest.predict(codes[~fitted])).sum())
         total += float(np.square(factor[~fitted] - factor[fitted].mean()).sum())
     weight = np.stack(importances, axis=1)  # [d, k]
-    return DCI(_unmixed(weight), _unmixed(weight.T), 1 - wrong / total)
+    return _DCI(_unmixed(weight), _unmixed(weight.T), 1 - wrong / total)
 
 
 def _unmixed(weight: Array) -> float:

@@ -10,7 +10,6 @@ to it from the front, and the other way from the back. It depends on no item num
 """
 
 from collections.abc import Mapping
-from typing import Any, Self
 
 import numpy as np
 import scipy  # scipy.stats is imported where it is used: it takes most of a second
@@ -20,10 +19,9 @@ from scipy.sparse.csgraph import connected_components
 from i2vae_lib.data.rows import DOMAINS, Array, Rows
 from i2vae_lib.data.user_sequences import with_targets
 from i2vae_lib.generators.graphs import binary, successors
-from i2vae_lib.generators.psg import Generator
 from i2vae_lib.labels import AFTER
 from i2vae_lib.params import Parameters
-from i2vae_lib.training import Callbacks
+from i2vae_lib.recommenders.references.popularity import Popularity
 
 
 def places(train: Rows) -> dict[str, Array]:
@@ -58,7 +56,7 @@ def _steps(edges: sparse.csr_matrix) -> Array:
     return found
 
 
-class AfterTheLast:
+class AfterTheLast(Popularity):
     """A ranker whose candidates that stand before the last item of a row's own history come behind all others.
 
     What has no place, or the last item's own, does not stand before it. Without an own history, or where its last item
@@ -66,25 +64,16 @@ class AfterTheLast:
     order.
     """
 
-    def __init__(self, plain: Any):
+    def __init__(self, plain: Popularity):
+        super().__init__(plain.catalogue)
         self.plain = plain
         self.name = plain.name + AFTER
         self.place: Mapping[str, Array] = {}
 
-    def fit(
-        self,
-        train: Rows,
-        validation: Rows,
-        *,
-        params: Parameters,
-        generator: Generator | None,
-        rng: np.random.Generator,
-        callbacks: Callbacks,
-    ) -> Self:
+    def learn(self, train: Rows, validation: Rows, params: Parameters) -> None:
         """The plain ranker, and the order of the training rows."""
-        self.plain.fit(train, validation, params=params, generator=generator, rng=rng, callbacks=callbacks)
+        self.plain.learn(train, validation, params)
         self.place = places(train)
-        return self
 
     def score(self, rows: Rows, candidates: Array) -> Array:
         """Ranks, best highest: a row's scores compare with each other only. float32 [rows, k]."""

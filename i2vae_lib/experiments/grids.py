@@ -178,7 +178,7 @@ class _SweepFile(Strict):
 
 
 @dataclass(frozen=True)
-class Place:
+class _Place:
     """Where in a sweep file a cell comes from.
 
     Attributes
@@ -217,7 +217,7 @@ class Cell:
 
     address: str
     parameters: Parameters
-    places: tuple[Place, ...]
+    places: tuple[_Place, ...]
 
 
 @dataclass(frozen=True)
@@ -399,7 +399,7 @@ def _cells(file: _SweepFile, where: str) -> list[Cell]:
             sources[p.data] = source_of(p)
         address = address_of(p, sources[p.data])
         before = cells[address].places if address in cells else ()
-        place = Place(grid, row, axes, settings, file.grids[grid].base_of(row), number)
+        place = _Place(grid, row, axes, settings, file.grids[grid].base_of(row), number)
         cells[address] = Cell(address, p, (*before, place))
     return list(cells.values())
 
@@ -512,7 +512,7 @@ def check_cell(folder: Path, parameters: Parameters) -> None:
         )
 
 
-def labels(place: Place) -> Iterator[str]:
+def labels(place: _Place) -> Iterator[str]:
     """What distinguishes a place from the others of its grid: its row, then its values on the axes."""
     if place.row:
         yield place.row

@@ -85,7 +85,7 @@ def _foreign(name: str, point: Settings, groups: set[str]) -> Iterator[str]:
             yield f"{name} cannot be tuned by '{key}', only by {', '.join(sorted(groups))}"
 
 
-class Trial(NamedTuple):
+class _Trial(NamedTuple):
     """One point of a system; it has not been tried if both value and reason are None."""
 
     point: Settings
@@ -126,14 +126,14 @@ class Study:
         check_cell(folder, asked)
         return folder
 
-    def tried(self, system: str) -> list[Trial]:
+    def tried(self, system: str) -> list[_Trial]:
         """What each point of a system reached on validation."""
         trials = []
         for point in self.points[system]:
             folder = self.run_folder(system, point, self.tuning_seed)
             trained = (folder / TRAINED).is_file()
             value = float(read_record(folder)["best_validation_ndcg"] or 0.0) if trained else None
-            trials.append(Trial(point, folder, value, reason_of(folder)))
+            trials.append(_Trial(point, folder, value, reason_of(folder)))
         return trials
 
     def chosen(self, system: str) -> Settings | None:
@@ -161,7 +161,7 @@ class Study:
 
     def trials(self, system: str) -> list[Work]:
         """The points of a system that are still to be trained."""
-        return self._left(system, [(point, self.tuning_seed) for point in self.points[system]], make_model, TRAINED)
+        return self._left(system, [(point, self.tuning_seed) for point in self.points[system]], _make_model, TRAINED)
 
     def measurements(self, system: str) -> list[Work]:
         """The seeds of a system's chosen point that are still to be measured."""
@@ -180,7 +180,7 @@ class Study:
         return [work for work in works if not work.is_done]
 
 
-def make_model(parameters: Parameters, folder: Path) -> None:
+def _make_model(parameters: Parameters, folder: Path) -> None:
     """Train one point without looking at test rows. Runs in a worker."""
     train(open_run(parameters, folder))
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 from i2vae_lib.lazy import require
 from i2vae_lib.processes import end_with_parent, environment, isolated, usable_cores
@@ -37,53 +37,6 @@ class SchedulerError(OSError):
 
 class WorkerDied(RuntimeError):
     """A process ended while it had a task."""
-
-
-class Workers(Protocol):
-    """Whatever does tasks: ``width`` of them at a time."""
-
-    @property
-    def width(self) -> int: ...
-
-    def submit(self, task: Callable[..., Any], /, *words: Any) -> Future[Any]:
-        """Have ``task(*words)`` done: a module's function, and arguments that can be sent to another process."""
-        ...
-
-
-@contextlib.contextmanager
-def connect(workers: int | None = None, scheduler: str | None = None, *, threads: int = 1) -> Iterator[Workers]:
-    """Processes of this machine, or the workers of a running scheduler.
-
-    Parameters
-    ----------
-    workers
-        How many processes; None: one per core that this process may use.
-    scheduler
-        ``tcp://host:port``, ``tls://host:port``, or the path of a scheduler file. Connect only to your own: workers
-        run what it sends. Needs Dask (``pip install distributed``).
-    threads
-        Per local process, unless ``OMP_NUM_THREADS`` is set.
-
-    Raises
-    ------
-    SchedulerError
-        No Dask, no answer within :data:`PATIENCE` seconds, or no worker.
-    """
-    if scheduler is not None:
-        with _cluster(scheduler) as cluster:
-            yield cluster
-        return
-    inherited = {
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
-        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while waiting take cores from other processes
-        **isolated(),
-    }
-    with (
-        environment(inherited),
-        terminated_as_interrupted(),
-        contextlib.closing(Processes(workers or usable_cores())) as processes,
-    ):
-        yield processes
 
 
 class InThisProcess:
@@ -296,3 +249,47 @@ def _address_in(file: Path) -> str:
         if time.monotonic() > end:
             raise SchedulerError(f"no scheduler has written its address to {file} within {PATIENCE} s")
         time.sleep(0.1)
+
+
+# --- any of them ------------------------------------------------------------------------------------------------------
+
+
+Workers = InThisProcess | Processes | Cluster
+"""Whatever does tasks, ``width`` of them at a time: functions of modules, and arguments that can be sent to another
+process."""
+
+
+@contextlib.contextmanager
+def connect(workers: int | None = None, scheduler: str | None = None, *, threads: int = 1) -> Iterator[Workers]:
+    """Processes of this machine, or the workers of a running scheduler.
+
+    Parameters
+    ----------
+    workers
+        How many processes; None: one per core that this process may use.
+    scheduler
+        ``tcp://host:port``, ``tls://host:port``, or the path of a scheduler file. Connect only to your own: workers
+        run what it sends. Needs Dask (``pip install distributed``).
+    threads
+        Per local process, unless ``OMP_NUM_THREADS`` is set.
+
+    Raises
+    ------
+    SchedulerError
+        No Dask, no answer within :data:`PATIENCE` seconds, or no worker.
+    """
+    if scheduler is not None:
+        with _cluster(scheduler) as cluster:
+            yield cluster
+        return
+    inherited = {
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while waiting take cores from other processes
+        **isolated(),
+    }
+    with (
+        environment(inherited),
+        terminated_as_interrupted(),
+        contextlib.closing(Processes(workers or usable_cores())) as processes,
+    ):
+        yield processes

@@ -35,7 +35,7 @@ PROTOCOL = "v1.kernel.websocket.jupyter.org"
 """What every browser's page speaks; the older one lets a single message take all memory."""
 
 
-def refusal(request: HTTPServerRequest, port: int) -> str | None:
+def _refusal(request: HTTPServerRequest, port: int) -> str | None:
     """Why a request is not served; None: it is.
 
     A page of another site that has its own name point here sends that name as ``Host``, any other its own ``Origin``.
@@ -64,11 +64,11 @@ class _Refused(tornado.web.RequestHandler):
 
 
 def guard(app: tornado.web.Application, port: int) -> None:
-    """Ask :func:`refusal` of every request, before any handler of ``app`` sees it."""
+    """Ask :func:`_refusal` of every request, before any handler of ``app`` sees it."""
     find = app.find_handler
 
     def guarded(request: HTTPServerRequest, **words: Any) -> Any:
-        reason = refusal(request, port)
+        reason = _refusal(request, port)
         if reason is None:
             return find(request, **words)
         return app.get_handler_delegate(request, _Refused, {"reason": reason})
@@ -89,8 +89,7 @@ class Kernels(AsyncMappingKernelManager):
             raise tornado.web.HTTPError(503, f"{MOST_KERNELS} pages are open: close one, and reload after a moment")
         self._starting += 1
         try:
-            found: str = await super().start_kernel(**words)
-            return found
+            return await super().start_kernel(**words)
         finally:
             self._starting -= 1
 
@@ -120,7 +119,7 @@ def _end_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def main(notebook: str, port: str, *, open_browser: bool) -> None:
+def _main(notebook: str, port: str, *, open_browser: bool) -> None:
     """Serve a notebook that :func:`.contents.write_page` wrote, until SIGTERM or the end of its input."""
     server = _Server(
         ip="127.0.0.1",
@@ -143,4 +142,4 @@ def main(notebook: str, port: str, *, open_browser: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], open_browser="--no-browser" not in sys.argv)
+    _main(sys.argv[1], sys.argv[2], open_browser="--no-browser" not in sys.argv)

@@ -27,7 +27,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -46,6 +46,7 @@ from i2vae_lib.generators.graphs import (
     together,
     user_items,
 )
+from i2vae_lib.parameter_groups import PsgParameters
 
 _NOWHERE = -1  # step of an item that is not in the user's longest sequence (only in a shorter row)
 _ROUNDING = 1e-9  # smaller scores are rounding errors of adding and subtracting
@@ -56,30 +57,19 @@ Lines: TypeAlias = Any  # Array | sparse.csr_matrix, and scipy has no types
 """float32 [rows, n], scores of the items 1…n of a domain; 0 where nothing is known."""
 
 
-class Settings(Protocol):
-    """The settings that weigh the counts (module docstring)."""
-
-    @property
-    def shrinkage(self) -> float: ...
-    @property
-    def proximity(self) -> float: ...
-    @property
-    def backward(self) -> float: ...
-    @property
-    def across(self) -> float: ...
-    @property
-    def recency(self) -> float: ...
-
-
 @dataclass(frozen=True)
 class Kernel:
-    """:class:`Settings` as plain values; the defaults are those of a bag."""
+    """How the counts are weighed (module docstring); the defaults are those of a bag."""
 
     shrinkage: float
     proximity: float = 0.0
     backward: float = 1.0
     across: float = 1.0
     recency: float = 1.0
+
+
+Settings: TypeAlias = Kernel | PsgParameters
+"""Both have the fields of a :class:`Kernel`."""
 
 
 class LeftOut:
@@ -237,8 +227,7 @@ class LeftOut:
 
     def apart_from(self, other: Self) -> Array:
         """:meth:`apart` against counts already made under the same settings."""
-        apart: Array = entries_apart(self.graph, other.graph) + entries_apart(self.together, other.together)
-        return apart
+        return entries_apart(self.graph, other.graph) + entries_apart(self.together, other.together)
 
     def _entry_keys(self, line: Array, item: Array) -> Array:
         return line.astype(np.int64) * self.unified.size + item
@@ -354,8 +343,7 @@ def _rounded(scores: Array) -> Array:
 
 def dense(scores: Lines) -> Array:
     """Scores as an array."""
-    whole: Array = scores if isinstance(scores, np.ndarray) else scores.toarray()
-    return whole
+    return scores if isinstance(scores, np.ndarray) else scores.toarray()
 
 
 def best_of(
@@ -513,5 +501,4 @@ def start_apart(train: Rows, vectors: Array, shrinkage: float) -> Array:
     wrong = np.abs(values - scale * norms) > 1e-4 * values.max(initial=0)
     residual = np.abs(image - v * values)
     limit = 1e-5 * max(values.max(initial=0), np.finfo(np.float32).tiny) * np.abs(v).max(axis=0)
-    apart: Array = (residual > limit).any(axis=1) | (np.abs(v[:, wrong]) > 0).any(axis=1)
-    return apart
+    return (residual > limit).any(axis=1) | (np.abs(v[:, wrong]) > 0).any(axis=1)

@@ -157,8 +157,7 @@ def seen_items(histories: sparse.csr_matrix, column: Array) -> tuple[Array, Arra
 
 def best_columns(scores: Array, count: int) -> Array:
     """The ``count`` best columns of each line (or all there are), best first; of equal ones the first column leads."""
-    found: Array = torch.topk(torch.from_numpy(_ordered(scores)), min(count, scores.shape[1]), dim=1).indices.numpy()
-    return found
+    return torch.topk(torch.from_numpy(_ordered(scores)), min(count, scores.shape[1]), dim=1).indices.numpy()
 
 
 def _ordered(scores: Array) -> Array:
@@ -271,8 +270,7 @@ def folded_in(edges: sparse.csr_matrix, table: Array) -> Array:
     """
     degree = np.asarray(edges.sum(axis=1)).ravel()
     scale = 1.0 / np.sqrt(np.maximum(degree, 1.0))
-    vectors: Array = (edges @ table) * scale[:, None].astype(np.float32)
-    return vectors
+    return (edges @ table) * scale[:, None].astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -312,8 +310,7 @@ class Product:
 
     def __matmul__(self, vectors: torch.Tensor) -> torch.Tensor:
         """[n, d] -> [m, d]."""
-        product: torch.Tensor = _Multiply.apply(self, vectors)  # type: ignore[no-untyped-call]
-        return product
+        return _Multiply.apply(self, vectors)  # type: ignore[no-untyped-call]
 
 
 class _Multiply(torch.autograd.Function):

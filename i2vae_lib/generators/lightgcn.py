@@ -168,5 +168,4 @@ class Triples:
         uniform = self.rng.random(len(side))
         sizes = np.array([len(pool) for pool in self.pools])
         index = np.minimum((uniform * sizes[side]).astype(np.int64), sizes[side] - 1)
-        found: Array = np.concatenate(self.pools)[(np.cumsum(sizes) - sizes)[side] + index]
-        return found
+        return np.concatenate(self.pools)[(np.cumsum(sizes) - sizes)[side] + index]

@@ -135,8 +135,7 @@ class Evident(nn.Module):
         logs = (side.evidence_scores * self.log_beginning.exp()).log1p()
         relative = side.evidence_scores / side.evidence_scores.amax(dim=1, keepdim=True).clamp(min=1e-9)
         told = torch.cat([logs, relative], dim=2)
-        found: torch.Tensor = torch.bmm(told, gates[:, :, None])[:, :, 0] * (side.evidence_items != 0)
-        return found
+        return torch.bmm(told, gates[:, :, None])[:, :, 0] * (side.evidence_items != 0)
 
     def trends(self, moments: torch.Tensor, recent: torch.Tensor) -> torch.Tensor:
         """Of items at these moments, from their recent takers [moments, half-lives, n]: [moments, n]."""
@@ -305,8 +304,7 @@ class EveryPosition(Network):
         there = (latents != 0).any(dim=2)
         shares = there * self.shares[domain].softmax(dim=0)
         shares = shares / shares.sum(dim=1, keepdim=True).clamp(min=1e-6)
-        interest: torch.Tensor = torch.bmm(shares[:, None], latents)[:, 0] + self.decoder[domain](latents.flatten(1))
-        return interest
+        return torch.bmm(shares[:, None], latents)[:, 0] + self.decoder[domain](latents.flatten(1))
 
     def _scorer(self, domain: str) -> tuple[Evident, torch.Tensor]:
         """What scores a domain's items, and their vectors [n, d]."""

@@ -87,7 +87,7 @@ class Prior(nn.Module):
 
 
 @dataclass(frozen=True)
-class Modules:
+class _Modules:
     """The modules on the way from a sequence to an interest: the paper's, or others that stand in their places."""
 
     encoder: type[SequenceEncoder] = SequenceEncoder
@@ -97,8 +97,8 @@ class Modules:
 
 
 _PATHS = {
-    "mlp": Modules(),
-    "residual": Modules(ResidualSequenceEncoder, ResidualHead, ResidualCrossDomainPosterior, ResidualDecoder),
+    "mlp": _Modules(),
+    "residual": _Modules(ResidualSequenceEncoder, ResidualHead, ResidualCrossDomainPosterior, ResidualDecoder),
 }
 
 
@@ -149,8 +149,7 @@ class Network(nn.Module):
 
         if len(interest) * len(self.items[domain].get_parameter("weight")) < AGAIN_FROM:
             return found(interest)
-        value: torch.Tensor = checkpoint(found, interest, use_reentrant=False, preserve_rng_state=False)
-        return value
+        return checkpoint(found, interest, use_reentrant=False, preserve_rng_state=False)
 
 
 class I2VAENetwork(Network):
@@ -166,7 +165,7 @@ class I2VAENetwork(Network):
         Which modules it is made of (:func:`build` picks them by ``model.path``).
     """
 
-    def __init__(self, sizes: Mapping[str, int], p: ModelParameters, path: Modules):
+    def __init__(self, sizes: Mapping[str, int], p: ModelParameters, path: _Modules):
         super().__init__()
 
         def encoder(length: int, causal: bool) -> SequenceEncoder:

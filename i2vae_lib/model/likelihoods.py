@@ -51,8 +51,7 @@ def categorical(logits: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
     them.
     """
     exact = torch.promote_types(logits.dtype, torch.float32)
-    found: torch.Tensor = _Categorical.apply(logits.to(exact), items)  # type: ignore[no-untyped-call]
-    return found
+    return _Categorical.apply(logits.to(exact), items)  # type: ignore[no-untyped-call]
 
 
 def multinomial(logits: torch.Tensor, owner: torch.Tensor, items: torch.Tensor) -> torch.Tensor:

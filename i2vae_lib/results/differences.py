@@ -96,8 +96,7 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Everything as strict JSON; nan and infinity become None."""
-        found: dict[str, Any] = strict(vars(self) | {"sampled_against_full": sampled_against_full(self.results)})
-        return found
+        return strict(vars(self) | {"sampled_against_full": sampled_against_full(self.results)})
 
 
 def compare(

@@ -84,7 +84,7 @@ def verdict(found: Comparison) -> str:
     )
 
 
-class Lift(NamedTuple):
+class _Lift(NamedTuple):
     """A mean lift with its 95 % interval, as fractions: 0.2 is a fifth above."""
 
     mean: float
@@ -94,7 +94,7 @@ class Lift(NamedTuple):
 
 def mean_lift(
     folders: Sequence[Path | str], *, candidates: str = "sampled", resamples: int = 10_000, rng: np.random.Generator
-) -> Lift:
+) -> _Lift:
     """The mean over a pair's cells relative to that of the best references: system / reference - 1.
 
     A ratio of means and not a mean of ratios, which would depend on cells where a reference has two hits. Which cells
@@ -123,7 +123,7 @@ def mean_lift(
 
 def above(
     opened: Opened, system: str, others: Sequence[str], *, candidates: str, resamples: int, rng: np.random.Generator
-) -> Lift:
+) -> _Lift:
     """:func:`mean_lift` of a system over others, of which each cell has its best."""
     values = opened.values(candidates, [cutoff_of(name) for name in METRICS])
     masks = opened.headline
@@ -142,7 +142,7 @@ def above(
 
     drawn = [ratio(weight) for weight in draws_of_users(len(users), resamples, rng)]
     low, high = np.quantile(np.concatenate(drawn), [0.025, 0.975])
-    return Lift(float(ratio(np.ones((1, len(users))))[0]), float(low), float(high))
+    return _Lift(float(ratio(np.ones((1, len(users))))[0]), float(low), float(high))
 
 
 def draws_of_users(users: int, resamples: int, rng: np.random.Generator) -> Iterator[Array]:

@@ -163,8 +163,7 @@ class Table:
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as strict JSON."""
-        found: dict[str, Any] = text.strict(vars(self))
-        return found
+        return text.strict(vars(self))
 
 
 def paper_table(folders: Sequence[Path | str], *, resamples: int = 10_000, rng: np.random.Generator) -> Table:

@@ -40,7 +40,7 @@ _ROUNDING = 0.01
 """Share of rows on which a reference may differ between runs: another BLAS orders nearly equal scores differently."""
 
 
-class Run(NamedTuple):
+class _Run(NamedTuple):
     """A finished run."""
 
     folder: Path
@@ -96,7 +96,7 @@ class Opened:
         Remarks on the data that belong beside every table.
     """
 
-    runs: tuple[Run, ...]
+    runs: tuple[_Run, ...]
     systems: dict[str, System]
     cells: list[tuple[str, str]]
     masks: Array
@@ -165,7 +165,7 @@ def opened_tables(systems: Mapping[str, pd.DataFrame], names: Mapping[str, str],
     return Opened((), found, *_cells(next(iter(by_seed.values())), names, kinds), ())
 
 
-def _open(folder: Path) -> Run:
+def _open(folder: Path) -> _Run:
     record = read_record(folder)
     refuse_exported(folder, record)
     parameters = flatten(record["parameters"])
@@ -187,10 +187,10 @@ def _open(folder: Path) -> Run:
     for name, part in ranks.items():
         if not part[_IDENTITY].equals(ranks[trained][_IDENTITY]):
             raise LayoutError(f"{path}: {name} and {trained} were not ranked on the same rows")
-    return Run(folder, record, parameters, ranks)
+    return _Run(folder, record, parameters, ranks)
 
 
-def _refuse_other_rows(first: Run, other: Run) -> None:
+def _refuse_other_rows(first: _Run, other: _Run) -> None:
     a, b, reasons = first.rows, other.rows, []
     if first.identity != other.identity:
         # with the parameters that may be why
@@ -213,7 +213,7 @@ def _refuse_other_rows(first: Run, other: Run) -> None:
         )
 
 
-def _systems(runs: Sequence[Run]) -> dict[str, System]:
+def _systems(runs: Sequence[_Run]) -> dict[str, System]:
     groups = _by_seeds(runs)
     found = {}
     for own, members in groups:
@@ -230,9 +230,9 @@ def _systems(runs: Sequence[Run]) -> dict[str, System]:
     return found | {name: System(name, {None: table}, (str(first.folder),), {}) for name, table in references.items()}
 
 
-def _by_seeds(runs: Sequence[Run]) -> list[tuple[dict[str, Any], list[Run]]]:
+def _by_seeds(runs: Sequence[_Run]) -> list[tuple[dict[str, Any], list[_Run]]]:
     """Runs grouped by the parameters that they share, in the order of their seeds."""
-    groups: list[tuple[dict[str, Any], list[Run]]] = []
+    groups: list[tuple[dict[str, Any], list[_Run]]] = []
     for run in runs:
         own, seed = run.own, run.parameters["seed"]
         members = next((members for known, members in groups if known == own), None)
@@ -271,7 +271,7 @@ def _labels(name: str, variants: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"{name} #{number}" for number in range(1, len(variants) + 1)]
 
 
-def _check_references(first: Run, other: Run) -> list[str]:
+def _check_references(first: _Run, other: _Run) -> list[str]:
     """Notes on reference rankers that are missing or differ in a few rows; more than :data:`_ROUNDING` is refused."""
     missing = [name for name in other.ranks if name not in first.ranks and name != other.trained]
     notes = [f"{name} is left out: {other.folder} has it, {first.folder} has not" for name in missing]

@@ -219,8 +219,7 @@ def _ridge(square: Array, right: Array, strength: float) -> Array:
     _, found, failed = lapack.sposv(shifted, right, overwrite_a=1)
     if failed:
         raise _too_small(strength)
-    weights: Array = found
-    return weights
+    return found
 
 
 def _too_small(strength: float) -> DataError:

@@ -51,8 +51,7 @@ class ItemKNN(FromHistories):
         self.columns = {d: table[:, self.unified.items[d]] for d in DOMAINS}
 
     def evidence(self, rows: Rows, domain: str) -> Array:
-        found: Array = (self.unified.histories(rows) @ self.columns[domain]).toarray()
-        return found
+        return (self.unified.histories(rows) @ self.columns[domain]).toarray()
 
     def apart(self, train: Rows) -> Array:
         ordered = _in_order(user_items(train, self.unified), self.chosen["shrinkage"])

@@ -102,8 +102,7 @@ class EMCDR(OnTriples):
 
     @property
     def vectors(self) -> nn.Module:
-        factors: nn.Module = self.module["factors"]
-        return factors
+        return self.module["factors"]
 
     @property
     def mapping(self) -> nn.Module | None:

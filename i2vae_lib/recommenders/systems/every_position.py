@@ -138,8 +138,7 @@ class _Stream(nn.Module):
 
     def forward(self, inputs: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         """Item numbers [B, L] -> states [B, L, d]."""
-        states: torch.Tensor = self.transformer(self.items(inputs), inputs != PAD, generator)
-        return states
+        return self.transformer(self.items(inputs), inputs != PAD, generator)
 
 
 class EveryPosition(Trained):
@@ -168,8 +167,7 @@ class EveryPosition(Trained):
         following
             int64 [B, L]: which of the stream's domains the next event belongs to; -1 where there is none.
         """
-        states: torch.Tensor = self.module[stream](inputs, generator)
-        return states
+        return self.module[stream](inputs, generator)
 
     def adopt(self, train: Rows, generator: Generator | None) -> None:
         if self.own.start == "cooccurrence":

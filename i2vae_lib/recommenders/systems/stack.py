@@ -68,7 +68,7 @@ class Logit(nn.Module):
         return torch.bmm(features, factors[:, :, None])[:, :, 0]
 
 
-class Stack(StoredRecommender):
+class _Stack(StoredRecommender):
     """Both stacks; a class of its own for each below."""
 
     RANKERS: ClassVar[tuple[type[Any], ...]] = (ItemKNN, EASE, OrderedCounts)
@@ -210,7 +210,7 @@ class Choices:
     there: torch.Tensor  # bool [n, k]: a row may have fewer candidates
 
     @classmethod
-    def of(cls, stack: Stack, rows: Rows, negatives: Array) -> Self:
+    def of(cls, stack: _Stack, rows: Rows, negatives: Array) -> Self:
         at = np.flatnonzero(~contract.without_evidence(rows))
         rows, negatives = rows.take(at), negatives[at]
         there = np.concatenate([np.ones((len(rows), 1), dtype=bool), negatives != PAD], axis=1)
@@ -235,13 +235,13 @@ class Choices:
         return F.cross_entropy(found, torch.zeros(len(found), dtype=torch.int64))
 
 
-class StackCounts(Stack):
+class StackCounts(_Stack):
     """``stack-counts``: counts alone."""
 
     name = "stack-counts"
 
 
-class StackCE(Stack):
+class StackCE(_Stack):
     """``stack-ce``: counts and the score of SASRec-CE-M."""
 
     name = "stack-ce"
