@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from i2vae_lib import processes
 from i2vae_lib.parameter_groups import TrainingParameters
@@ -32,7 +32,7 @@ LOOKED = 100
 """Batches between two checks that the losses are finite: a check waits for the device."""
 
 
-CostAndParts = tuple[torch.Tensor, dict[str, torch.Tensor]]
+CostAndParts = tuple[Tensor, dict[str, Tensor]]
 """The scalar to minimise, and its parts by name, for the history."""
 
 Loss = Callable[[Any, int, torch.Generator], CostAndParts]
@@ -101,7 +101,7 @@ class State:
     epoch: int = 0  # epochs done
     best_epoch: int = -1
     best_metric: float = -math.inf
-    best: dict[str, torch.Tensor] = field(default_factory=dict)
+    best: dict[str, Tensor] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -232,9 +232,9 @@ class _Loop:
 
     def epoch(self, epoch: int, progress: Any) -> dict[str, float]:
         """One pass over the batches: the means of the loss and its parts, each over the batches that have it."""
-        sums: dict[str, torch.Tensor] = {}
+        sums: dict[str, Tensor] = {}
         counts: dict[str, int] = {}
-        unseen: list[dict[str, torch.Tensor]] = []
+        unseen: list[dict[str, Tensor]] = []
         device = next(self.stage.module.parameters()).device
         if processes.count() > 1:  # dropout has left each process at a state of its own
             state = processes.bytes_of_first(self.generator.get_state().numpy().tobytes())
@@ -331,7 +331,7 @@ def _of_first(validate: Callable[[], Mapping[str, float]]) -> dict[str, float]:
     return json.loads(processes.bytes_of_first(json.dumps(found).encode()))
 
 
-def _refuse_non_finite(parts: list[dict[str, torch.Tensor]], epoch: int, last: int) -> None:
+def _refuse_non_finite(parts: list[dict[str, Tensor]], epoch: int, last: int) -> None:
     """Raise :class:`NonFiniteLoss` for the first loss of these batches, ending with ``last``, that is not finite."""
     finite = torch.isfinite(processes.summed(torch.stack([of_batch["loss"] for of_batch in parts])))
     if finite.all():
@@ -357,12 +357,12 @@ def _advance(state: State, record: dict[str, float], module: nn.Module) -> None:
     state.epoch += 1
 
 
-def parameters_of(module: nn.Module) -> dict[str, torch.Tensor]:
+def parameters_of(module: nn.Module) -> dict[str, Tensor]:
     """A copy of every weight on the CPU; shared weights are copied once."""
     return {name: weight.detach().cpu().clone() for name, weight in module.named_parameters()}
 
 
-def load_parameters(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+def load_parameters(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Copy weights into a module.
 
     Raises
@@ -388,7 +388,7 @@ def digest_of(content: Mapping[str, Any]) -> str:
     digest = hashlib.sha256()
 
     def add(value: Any) -> None:
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, Tensor):
             array = value.detach().cpu().contiguous()
             digest.update(f"{array.dtype}{tuple(array.shape)}".encode() + array.numpy().tobytes())
         elif isinstance(value, Mapping):

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from i2vae_lib.data.rows import DOMAINS, PAD, Array, DataError, Ragged, Rows, distinct, other
 from i2vae_lib.data.user_sequences import chained
@@ -31,16 +32,16 @@ class Tensors:
 class Part(Tensors):
     """The rows of a batch that one of several processes has."""
 
-    rows: torch.Tensor  # int64 [B], their places in the whole batch
+    rows: Tensor  # int64 [B], their places in the whole batch
     whole: int  # how many rows that has
 
     @classmethod
-    def of(cls, mine: torch.Tensor) -> Self:
+    def of(cls, mine: Tensor) -> Self:
         """Rows by whether they are in the part: bool [whole]."""
         return cls(mine.nonzero()[:, 0], len(mine))
 
 
-def as_indices(numbers: Array) -> torch.Tensor:
+def as_indices(numbers: Array) -> Tensor:
     """Whole numbers as an int64 tensor, which torch needs for look-ups."""
     return torch.from_numpy(np.ascontiguousarray(numbers, dtype=np.int64))
 
@@ -49,13 +50,13 @@ def as_indices(numbers: Array) -> torch.Tensor:
 class Side(Tensors):
     """The rows of a batch with one target domain. Sequences are left-padded with 0, most recent item last."""
 
-    own: torch.Tensor  # int64 [B, L] history in the target domain, L <= T
-    other: torch.Tensor  # int64 [B, M] history in the other domain, M <= T
-    pseudo: torch.Tensor  # int64 [B, N] own history + recalled items, N <= T'
-    own_length: torch.Tensor  # int64 [B] length of the own history, not capped
-    target: torch.Tensor  # int64 [B]
-    negatives: torch.Tensor  # int64 [B, k], k = 0 where none are asked for
-    position: torch.Tensor  # int64 [B] each row's place in the batch
+    own: Tensor  # int64 [B, L] history in the target domain, L <= T
+    other: Tensor  # int64 [B, M] history in the other domain, M <= T
+    pseudo: Tensor  # int64 [B, N] own history + recalled items, N <= T'
+    own_length: Tensor  # int64 [B] length of the own history, not capped
+    target: Tensor  # int64 [B]
+    negatives: Tensor  # int64 [B, k], k = 0 where none are asked for
+    position: Tensor  # int64 [B] each row's place in the batch
     part: Part | None = None  # None: all rows of the batch
 
     def parted(self, number: int, count: int) -> Self:

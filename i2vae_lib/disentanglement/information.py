@@ -25,7 +25,7 @@ import torch
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 from scipy.special import digamma
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from i2vae_lib.data.rows import Array
@@ -131,7 +131,7 @@ def contrastive(
     return _held_out(critics, tensors, rng.permutation(held_out), batch)
 
 
-def _held_out(critics: nn.ModuleList, tensors: list[torch.Tensor], pairs: Array, batch: int) -> float:
+def _held_out(critics: nn.ModuleList, tensors: list[Tensor], pairs: Array, batch: int) -> float:
     """The bound on whole batches of pairs (one smaller batch where there are fewer)."""
     batch = min(batch, len(pairs))
     parts = [pairs[i : i + batch] for i in range(0, len(pairs) - batch + 1, batch)]
@@ -155,7 +155,7 @@ def _critic(inputs: int, width: int, generator: torch.Generator) -> nn.Sequentia
     return layers
 
 
-def _bound(critics: nn.ModuleList, tensors: list[torch.Tensor], pairs: Array) -> torch.Tensor:
+def _bound(critics: nn.ModuleList, tensors: list[Tensor], pairs: Array) -> Tensor:
     at = torch.from_numpy(pairs)
     left, right = (critic(one[at]) for critic, one in zip(critics, tensors))
     return math.log(len(at)) - functional.cross_entropy(left @ right.T, torch.arange(len(at)))

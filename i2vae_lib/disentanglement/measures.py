@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import scipy  # scipy.stats is imported where it is used: it takes most of a second
 import torch
+from torch import Tensor
 
 from i2vae_lib.data.batches import Side
 from i2vae_lib.data.dataset import CrossDomainDataset
@@ -30,10 +31,10 @@ from i2vae_lib.model.objective import active_units
 from i2vae_lib.recommenders import I2VAERecommender
 from i2vae_lib.recommenders.positions import silenced
 
-Values = Callable[[Gaussian], torch.Tensor]
+Values = Callable[[Gaussian], Tensor]
 
 
-def means(q: Gaussian) -> torch.Tensor:
+def means(q: Gaussian) -> Tensor:
     """Posterior means."""
     return q.mean
 
@@ -218,7 +219,7 @@ def _inferred(recommender: I2VAERecommender, rows: Rows) -> Iterator[tuple[str, 
         yield domain, both.take(side.position.cpu().numpy()), latents
 
 
-def _array(values: torch.Tensor) -> Array:
+def _array(values: Tensor) -> Array:
     return values.cpu().numpy().astype(np.float64)
 
 
@@ -568,7 +569,7 @@ def influence(recommender: I2VAERecommender, rows: Rows, most: int = 8) -> pd.Da
 
 
 @torch.no_grad()
-def _plain_mean(recommender: I2VAERecommender, side: Side, domain: str) -> torch.Tensor:
+def _plain_mean(recommender: I2VAERecommender, side: Side, domain: str) -> Tensor:
     """Mean vector of the items of the pseudo-sequences, [B, d]."""
     return masked_mean(recommender.model.items[domain](side.pseudo), side.pseudo != 0)
 

@@ -10,6 +10,7 @@ import math
 import numpy as np
 import torch
 from scipy import sparse
+from torch import Tensor
 
 from i2vae_lib.data.rows import DOMAINS, Array, DataError, Ragged, located
 from i2vae_lib.generators.graphs import Adjacency, binary, normalised, propagate
@@ -17,14 +18,12 @@ from i2vae_lib.parameter_groups import PsgParameters
 from i2vae_lib.progress import bar
 
 
-def bpr(users: torch.Tensor, positives: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
+def bpr(users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
     """BPR: softplus(s_uj - s_ui), one value a triple."""
     return torch.nn.functional.softplus((users * (negatives - positives)).sum(dim=1))
 
 
-def terms(
-    table: torch.Tensor, adjacency: Adjacency | None, layers: int, rows: torch.Tensor, decay: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def terms(table: Tensor, adjacency: Adjacency | None, layers: int, rows: Tensor, decay: float) -> tuple[Tensor, Tensor]:
     """The two terms of the loss of a batch of B triples.
 
     Parameters

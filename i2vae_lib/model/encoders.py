@@ -4,13 +4,13 @@ Dropout draws from the generator that is handed in; without one there is none. N
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from i2vae_lib.model.latents import Gaussian
 
 
-def dropout(x: torch.Tensor, rate: float, generator: torch.Generator | None) -> torch.Tensor:
+def dropout(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
     """Inverted dropout from an explicit generator; the identity without one.
 
     The rate is rounded to 1/256 (at most 255/256): one random byte an element is eight times cheaper than a float.
@@ -24,7 +24,7 @@ def dropout(x: torch.Tensor, rate: float, generator: torch.Generator | None) -> 
     return (x * keep).mul_(256.0 / (256 - threshold))  # for the backward pass a byte an element is kept
 
 
-def masked_mean(states: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+def masked_mean(states: Tensor, valid: Tensor) -> Tensor:
     """Mean over the valid positions: states [B, L, d], valid [B, L] -> [B, d]; 0 where none is."""
     weight = valid.to(states.dtype)
     summed = torch.bmm(weight[:, None, :], states)[:, 0]
@@ -66,7 +66,7 @@ def initialise(model: nn.Module, generator: torch.Generator) -> None:
                 last.get_parameter("bias").fill_(module.initial_log_variance)
 
 
-def attention(query: torch.Tensor, key_value: torch.Tensor, heads: int, attended: torch.Tensor) -> torch.Tensor:
+def attention(query: Tensor, key_value: Tensor, heads: int, attended: Tensor) -> Tensor:
     """Scaled dot-product attention in several heads, before any output projection.
 
     Parameters
@@ -100,16 +100,14 @@ class Block(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(d)
         self.feed_forward = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, d))
 
-    def forward(
-        self, x: torch.Tensor, attended: torch.Tensor, rate: float, generator: torch.Generator | None
-    ) -> torch.Tensor:
+    def forward(self, x: Tensor, attended: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
         d = x.shape[2]
         query, key_value = self.query_key_value(self.attention_norm(x)).split([d, 2 * d], dim=2)
         x = x + dropout(attention(query, key_value, self.heads, attended), rate, generator)
         return x + dropout(self.feed_forward(self.feed_forward_norm(x)), rate, generator)
 
 
-def attendable(valid: torch.Tensor, causal: bool) -> torch.Tensor:
+def attendable(valid: Tensor, causal: bool) -> Tensor:
     """What each position may attend to: what is not padding and, if ``causal``, does not come later.
 
     A padded query attends to itself, so that no row of the softmax is empty.
@@ -148,7 +146,7 @@ class SequenceEncoder(nn.Module):
         self.blocks = nn.ModuleList(Block(d, heads) for _ in range(blocks))
         self.final_norm = nn.LayerNorm(d)
 
-    def forward(self, vectors: torch.Tensor, valid: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    def forward(self, vectors: Tensor, valid: Tensor, generator: torch.Generator | None) -> Tensor:
         """vectors [B, L, d], valid [B, L] -> states [B, L, d], 0 at padding."""
         length, d = vectors.shape[1:]
         back = torch.arange(length - 1, -1, -1, device=vectors.device)
@@ -171,7 +169,7 @@ class ResidualSequenceEncoder(SequenceEncoder):
         super().__init__(d, length, blocks, heads, causal, rate)
         self.correction = ZeroInitLinear(d, d)
 
-    def forward(self, vectors: torch.Tensor, valid: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    def forward(self, vectors: Tensor, valid: Tensor, generator: torch.Generator | None) -> Tensor:
         states = super().forward(vectors, valid, generator)
         return (vectors * vectors.shape[2] ** 0.5 + self.correction(states)) * valid[:, :, None]
 
@@ -191,7 +189,7 @@ class GaussianHead(nn.Module):
         self.mean = nn.Sequential(nn.Linear(d, d), nn.ReLU(), self.last(d, d))
         self.log_variance = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, d))
 
-    def forward(self, pooled: torch.Tensor) -> Gaussian:
+    def forward(self, pooled: Tensor) -> Gaussian:
         """pooled [B, d] -> q [B, d]."""
         return Gaussian(self.mean(pooled), self.log_variance(pooled).clamp(-10.0, 4.0))
 
@@ -204,7 +202,7 @@ class ResidualHead(GaussianHead):
 
     last = ZeroInitLinear
 
-    def forward(self, pooled: torch.Tensor) -> Gaussian:
+    def forward(self, pooled: Tensor) -> Gaussian:
         q = super().forward(pooled)
         return Gaussian(pooled + q.mean, q.log_variance)
 
@@ -218,7 +216,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(3 * d, d), nn.ReLU(), self.last(d, d))
 
-    def forward(self, specific: torch.Tensor, transferable: torch.Tensor, augmented: torch.Tensor) -> torch.Tensor:
+    def forward(self, specific: Tensor, transferable: Tensor, augmented: Tensor) -> Tensor:
         """Each [B, d] -> interest [B, d]."""
         return self.mlp(torch.cat([specific, transferable, augmented], dim=1))
 
@@ -228,7 +226,7 @@ class ResidualDecoder(Decoder):
 
     last = ZeroInitLinear
 
-    def forward(self, specific: torch.Tensor, transferable: torch.Tensor, augmented: torch.Tensor) -> torch.Tensor:
+    def forward(self, specific: Tensor, transferable: Tensor, augmented: Tensor) -> Tensor:
         return specific + transferable + augmented + super().forward(specific, transferable, augmented)
 
 
@@ -249,9 +247,7 @@ class CrossDomainPosterior(nn.Module):
         self.output = nn.Linear(d, d)
         self.head = self.gaussian(d, initial_log_variance)
 
-    def forward(
-        self, own: torch.Tensor, own_valid: torch.Tensor, other: torch.Tensor, other_valid: torch.Tensor
-    ) -> Gaussian:
+    def forward(self, own: Tensor, own_valid: Tensor, other: Tensor, other_valid: Tensor) -> Gaussian:
         """own [B, L, d], other [B, M, d] -> q [B, d]."""
         answers = attention(self.query(own), self.key_value(other), self.heads, other_valid[:, None, None, :])
         return self.head(masked_mean(self.output(answers), own_valid))
@@ -273,8 +269,6 @@ class ResidualCrossDomainPosterior(CrossDomainPosterior):
 
     gaussian = _CorrectingHead
 
-    def forward(
-        self, own: torch.Tensor, own_valid: torch.Tensor, other: torch.Tensor, other_valid: torch.Tensor
-    ) -> Gaussian:
+    def forward(self, own: Tensor, own_valid: Tensor, other: Tensor, other_valid: Tensor) -> Gaussian:
         q = super().forward(own, own_valid, other, other_valid)
         return Gaussian(masked_mean(other, other_valid) + q.mean, q.log_variance)

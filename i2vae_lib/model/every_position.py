@@ -27,7 +27,7 @@ from typing import Self
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from i2vae_lib.data.batches import Part, Tensors
@@ -52,19 +52,19 @@ class Asked(Tensors):
     domains of a batch, so that it is encoded once.
     """
 
-    sequences: torch.Tensor  # int64 [S, L]
-    line: torch.Tensor  # int64 [B], of the sequence
-    step: torch.Tensor  # int64 [B], of the last event that is seen
-    own_length: torch.Tensor  # int64 [B]
-    other_length: torch.Tensor  # int64 [B]
-    pseudo: torch.Tensor  # int64 [B, N] recalled items of the domain, 0-padded
-    evidence_items: torch.Tensor  # int64 [B, c] items with evidence, 0-padded on the right
-    evidence_scores: torch.Tensor  # float32 [B, c, kernels]
-    moment: torch.Tensor  # int64 [B], line of the recent takers
-    target: torch.Tensor  # int64 [B]
-    position: torch.Tensor  # int64 [B] of each row in what was collated
-    drawn: torch.Tensor  # int64 [S] items that stand for all those without evidence; S = 0: the softmax is over all
-    correction: torch.Tensor  # float32 [S] log(times drawn / expected times of an item in all draws)
+    sequences: Tensor  # int64 [S, L]
+    line: Tensor  # int64 [B], of the sequence
+    step: Tensor  # int64 [B], of the last event that is seen
+    own_length: Tensor  # int64 [B]
+    other_length: Tensor  # int64 [B]
+    pseudo: Tensor  # int64 [B, N] recalled items of the domain, 0-padded
+    evidence_items: Tensor  # int64 [B, c] items with evidence, 0-padded on the right
+    evidence_scores: Tensor  # float32 [B, c, kernels]
+    moment: Tensor  # int64 [B], line of the recent takers
+    target: Tensor  # int64 [B]
+    position: Tensor  # int64 [B] of each row in what was collated
+    drawn: Tensor  # int64 [S] items that stand for all those without evidence; S = 0: the softmax is over all
+    correction: Tensor  # float32 [S] log(times drawn / expected times of an item in all draws)
     part: Part | None = None  # None: all rows of the batch
 
     def parted(self, number: int, count: int) -> Self:
@@ -109,20 +109,20 @@ class Evident(nn.Module):
         self.log_beginning = nn.Parameter(torch.full((kernels,), self.BEGINNING))
         self.trend = nn.Parameter(torch.full((2 * half_lives,), self.TREND))
         self.log_trend_beginning = nn.Parameter(torch.zeros(half_lives))
-        self.recent: torch.Tensor
-        self.most_recent: torch.Tensor  # the largest of each line of `recent`
-        self.spread: torch.Tensor  # 0.03 log(1 + takers), [n]
+        self.recent: Tensor
+        self.most_recent: Tensor  # the largest of each line of `recent`
+        self.spread: Tensor  # 0.03 log(1 + takers), [n]
         self.pool = 0.0
         self.hear(torch.zeros(1, half_lives, items), torch.zeros(items))
 
-    def hear(self, recent: torch.Tensor, popularity: torch.Tensor) -> None:
+    def hear(self, recent: Tensor, popularity: Tensor) -> None:
         """Set the recent takers, [moments, half-lives, n], and all takers, [n]; without recent ones, no trend."""
         self.timed = bool(recent.any())
         self.register_buffer("spread", self.POPULARITY * popularity.log1p(), persistent=False)
         self.register_buffer("recent", recent, persistent=False)
         self.register_buffer("most_recent", recent.amax(dim=2).clamp(min=1e-9), persistent=False)
 
-    def gates(self, side: Asked) -> torch.Tensor:
+    def gates(self, side: Asked) -> Tensor:
         """All g, of evidence and then of the trend: [B, 2 kernels + 1]."""
         known = torch.stack([side.own_length, side.other_length], dim=1).to(self.bias.dtype)
         if self.kernels:
@@ -130,32 +130,30 @@ class Evident(nn.Module):
             known = torch.cat([known, scores.amax(dim=1) * beginning, scores.sum(dim=1) * beginning], dim=1)
         return F.softplus(self.gate(known.log1p()) + self.OPENING)
 
-    def evidence(self, side: Asked, gates: torch.Tensor) -> torch.Tensor:
+    def evidence(self, side: Asked, gates: Tensor) -> Tensor:
         """Of the items that have any, [B, c]; 0 beside padding."""
         logs = (side.evidence_scores * self.log_beginning.exp()).log1p()
         relative = side.evidence_scores / side.evidence_scores.amax(dim=1, keepdim=True).clamp(min=1e-9)
         told = torch.cat([logs, relative], dim=2)
         return torch.bmm(told, gates[:, :, None])[:, :, 0] * (side.evidence_items != 0)
 
-    def trends(self, moments: torch.Tensor, recent: torch.Tensor) -> torch.Tensor:
+    def trends(self, moments: Tensor, recent: Tensor) -> Tensor:
         """Of items at these moments, from their recent takers [moments, half-lives, n]: [moments, n]."""
         logs = (recent * self.log_trend_beginning.exp()[:, None]).log1p()
         relative = recent / self.most_recent[moments][:, :, None]
         return torch.einsum("f,bfn->bn", self.trend, torch.cat([logs, relative], dim=1))
 
-    def pooled(self, side: Asked, told: torch.Tensor, spread: torch.Tensor) -> torch.Tensor:
+    def pooled(self, side: Asked, told: Tensor, spread: Tensor) -> Tensor:
         """What the pool adds to items, from the sums of their kernels' scores, [B, k], and their ``spread``."""
         whole = side.evidence_scores.sum(dim=(1, 2))[:, None]
         shares = (told + spread) / (whole + self.spread.sum())
         return self.pool * (shares + self.FLOOR).log() * (whole > 0)
 
-    def asking(self, interest: torch.Tensor) -> torch.Tensor:
+    def asking(self, interest: Tensor) -> Tensor:
         """exp(t) (u + A u), [B, d]."""
         return (interest + self.adapter(interest)) * self.log_scale.exp()
 
-    def _of_shared(
-        self, asking: torch.Tensor, table: torch.Tensor, side: Asked, gates: torch.Tensor, items: slice | torch.Tensor
-    ) -> torch.Tensor:
+    def _of_shared(self, asking: Tensor, table: Tensor, side: Asked, gates: Tensor, items: slice | Tensor) -> Tensor:
         """All but evidence, of 0-based items that all rows share: [B, items]."""
         found = torch.addmm(self.bias[items], asking, table[items].T)
         if self.timed:
@@ -164,9 +162,7 @@ class Evident(nn.Module):
             found.addcmul_(gates[:, -1:], trends[at])
         return found
 
-    def _of_own(
-        self, asking: torch.Tensor, table: torch.Tensor, side: Asked, gates: torch.Tensor, items: torch.Tensor
-    ) -> torch.Tensor:
+    def _of_own(self, asking: Tensor, table: Tensor, side: Asked, gates: Tensor, items: Tensor) -> Tensor:
         """All but evidence, of 0-based items of each row, int64 [B, k]: [B, k]."""
         found = torch.bmm(F.embedding(items, table), asking[:, :, None])[:, :, 0] + self.bias[items]
         if self.timed:
@@ -175,7 +171,7 @@ class Evident(nn.Module):
             found = torch.addcmul(found, gates[:, -1:], self.trends(side.moment, recent))
         return found
 
-    def of_all(self, interest: torch.Tensor, table: torch.Tensor, side: Asked) -> torch.Tensor:
+    def of_all(self, interest: Tensor, table: Tensor, side: Asked) -> Tensor:
         """interest [B, d], vectors [n, d] of items 1…n -> [B, n]."""
         gates = self.gates(side)
         found = self._of_shared(self.asking(interest), table, side, gates, slice(None))
@@ -187,7 +183,7 @@ class Evident(nn.Module):
                 found = found + self.pooled(side, told, self.spread)
         return found
 
-    def of_some(self, interest: torch.Tensor, table: torch.Tensor, side: Asked, items: torch.Tensor) -> torch.Tensor:
+    def of_some(self, interest: Tensor, table: Tensor, side: Asked, items: Tensor) -> Tensor:
         """interest [B, d], vectors [n, d] of items 1…n, items int64 [B, k] -> [B, k]."""
         gates = self.gates(side)
         found = self._of_own(self.asking(interest), table, side, gates, items - 1)
@@ -201,7 +197,7 @@ class Evident(nn.Module):
                 found = found + self.pooled(side, told, self.spread[items - 1])
         return found
 
-    def surprisal_of_drawn(self, interest: torch.Tensor, table: torch.Tensor, side: Asked) -> torch.Tensor:
+    def surprisal_of_drawn(self, interest: Tensor, table: Tensor, side: Asked) -> Tensor:
         """Estimate -log softmax over all items at the target: [B].
 
         The sum over items is exact over the target and the items with evidence. The others are estimated from
@@ -260,7 +256,7 @@ class EveryPosition(Network):
         )
         self.scores = nn.ModuleDict({one: Evident(d, sizes[one], kernels, half_lives) for one in DOMAINS})
 
-    def states(self, sequences: torch.Tensor, generator: torch.Generator | None) -> dict[str, torch.Tensor]:
+    def states(self, sequences: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
         """The state after every event, from what was taken in X, in Y and in both: each [S, L, d]."""
         table = torch.cat([self.items["x"].weight, self.items["y"].weight[1:]])  # type: ignore[index, list-item]
         seen = torch.stack([*(self._of_domain(sequences, d) for d in DOMAINS), sequences > 0])
@@ -268,12 +264,12 @@ class EveryPosition(Network):
         found = self.encoder(vectors.flatten(0, 1), seen.flatten(0, 1), generator).view_as(vectors)
         return {name: norm(found[i]) for i, (name, norm) in enumerate(self.norms.items())}
 
-    def _of_domain(self, sequences: torch.Tensor, domain: str) -> torch.Tensor:
+    def _of_domain(self, sequences: Tensor, domain: str) -> Tensor:
         """Which events are of a domain, bool [S, L]."""
         first = len(self.items["x"].weight)  # type: ignore[arg-type]
         return sequences >= first if domain == "y" else (sequences > 0) & (sequences < first)
 
-    def _seen(self, side: Asked, domain: str) -> torch.Tensor:
+    def _seen(self, side: Asked, domain: str) -> Tensor:
         """Whether anything of a domain stands where each row looks, bool [B]."""
         return self._of_domain(side.sequences, domain).cumsum(dim=1)[side.line, side.step] > 0
 
@@ -289,7 +285,7 @@ class EveryPosition(Network):
         """Posteriors at the positions that ask for one domain."""
         return self._latents(side, domain, self.states(side.sequences, generator))
 
-    def _latents(self, side: Asked, domain: str, states: Mapping[str, torch.Tensor]) -> Latents:
+    def _latents(self, side: Asked, domain: str, states: Mapping[str, Tensor]) -> Latents:
         own, theirs, both = (states[one][side.line, side.step] for one in (domain, other(domain), "both"))
         has_own, has_other = (self._seen(side, one) for one in (domain, other(domain)))
         recalled = masked_mean(self.items[domain](side.pseudo), side.pseudo != 0)
@@ -298,7 +294,7 @@ class EveryPosition(Network):
         augmented = self.augmented[domain](own + recalled)
         return Latents(self.specific[domain](own), transferable, augmented, auxiliary, has_own, has_other)
 
-    def decode(self, z: Draws, domain: str) -> torch.Tensor:
+    def decode(self, z: Draws, domain: str) -> Tensor:
         """The interest from the latents that are there (a latent that is 0 everywhere is not): [B, d]."""
         latents = torch.stack([z.specific, z.transferable, z.augmented], dim=1)
         there = (latents != 0).any(dim=2)
@@ -306,19 +302,19 @@ class EveryPosition(Network):
         shares = shares / shares.sum(dim=1, keepdim=True).clamp(min=1e-6)
         return torch.bmm(shares[:, None], latents)[:, 0] + self.decoder[domain](latents.flatten(1))
 
-    def _scorer(self, domain: str) -> tuple[Evident, torch.Tensor]:
+    def _scorer(self, domain: str) -> tuple[Evident, Tensor]:
         """What scores a domain's items, and their vectors [n, d]."""
         return self.scores[domain], self.items[domain].get_parameter("weight")[1:]  # type: ignore[return-value]
 
-    def score_all(self, interest: torch.Tensor, domain: str, side: Asked) -> torch.Tensor:
+    def score_all(self, interest: Tensor, domain: str, side: Asked) -> Tensor:
         scores, table = self._scorer(domain)
         return scores.of_all(interest, table, side)
 
-    def score(self, interest: torch.Tensor, domain: str, items: torch.Tensor, side: Asked) -> torch.Tensor:
+    def score(self, interest: Tensor, domain: str, items: Tensor, side: Asked) -> Tensor:
         scores, table = self._scorer(domain)
         return scores.of_some(interest, table, side, items)
 
-    def surprisal(self, interest: torch.Tensor, domain: str, side: Asked) -> torch.Tensor:
+    def surprisal(self, interest: Tensor, domain: str, side: Asked) -> Tensor:
         if not len(side.drawn):
             return super().surprisal(interest, domain, side)
         scores, table = self._scorer(domain)

@@ -22,7 +22,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from i2vae_lib.data.batches import Tensors, draw_others
@@ -41,7 +41,7 @@ class Bipartite:
     users: Array  # int64 [m]: each line's number among all training users, ascending
     taken: Ragged  # items 1…n of each line
     size: int  # n
-    index: torch.Tensor  # ``users`` on the device
+    index: Tensor  # ``users`` on the device
     to_users: graphs.Product  # UV [m, n]
     to_items: graphs.Product  # VU [n, m]
 
@@ -70,9 +70,9 @@ def bipartites(train: Rows, device: torch.device) -> dict[str, Bipartite]:
 class Triples(Tensors):
     """Interactions of one domain, each with an item that its user did not take."""
 
-    user: torch.Tensor  # int64 [m], lines of the domain's graph
-    item: torch.Tensor  # int64 [m], 0-based
-    negative: torch.Tensor  # int64 [m], 0-based
+    user: Tensor  # int64 [m], lines of the domain's graph
+    item: Tensor  # int64 [m], 0-based
+    negative: Tensor  # int64 [m], 0-based
 
 
 def interaction_batches(
@@ -94,7 +94,7 @@ def interaction_batches(
         yield {d: Triples(*map(torch.from_numpy, part)) for d, part in parts.items() if part.shape[1]}
 
 
-def lines(index: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+def lines(index: Tensor, table: Tensor) -> Tensor:
     """``table[index]``; the gradient of an embedding is several times faster than that of indexing."""
     return F.embedding(index, table)
 
@@ -109,11 +109,11 @@ class _Layer(nn.Module):
         super().__init__()
         self.away = nn.Linear(d, d)
 
-    def receive(self, heard: torch.Tensor, vectors: torch.Tensor) -> Any:
+    def receive(self, heard: Tensor, vectors: Tensor) -> Any:
         """Means of the messages [m, d] and the own vectors [m, d] -> what the layer gives."""
         raise NotImplementedError
 
-    def forward(self, vectors: torch.Tensor, away: graphs.Product, back: graphs.Product) -> tuple[Any, torch.Tensor]:
+    def forward(self, vectors: Tensor, away: graphs.Product, back: graphs.Product) -> tuple[Any, Tensor]:
         """What :meth:`receive` gives, and the other side's messages [n, d], of the own side's vectors [m, d]."""
         # (A x) W in place of A (x W): what was multiplied once serves every W
         sent = F.leaky_relu(self.away(away @ vectors), _SLOPE)
@@ -128,7 +128,7 @@ class _HiddenLayer(_Layer):
         self.back = nn.Linear(d, d)
         self.union = nn.Linear(2 * d, d)
 
-    def receive(self, heard: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    def receive(self, heard: Tensor, vectors: Tensor) -> Tensor:
         own = F.leaky_relu(self.back(heard), _SLOPE)
         return F.relu(self.union(torch.cat([own, vectors], dim=1)))
 
@@ -143,7 +143,7 @@ class _LastLayer(_Layer):
         self.union_mean = nn.Linear(2 * d, d)
         self.union_log_variance = nn.Linear(2 * d, d)
 
-    def receive(self, heard: torch.Tensor, vectors: torch.Tensor) -> Gaussian:
+    def receive(self, heard: Tensor, vectors: Tensor) -> Gaussian:
         mean = F.leaky_relu(self.back_mean(heard), _SLOPE)
         log_variance = F.leaky_relu(self.back_log_variance(heard), _SLOPE)
         return Gaussian(
@@ -156,9 +156,9 @@ class _LastLayer(_Layer):
 class Encoded:
     """What a path gives for all nodes of its side."""
 
-    hidden: list[torch.Tensor]  # [m, d] of each layer but the last
+    hidden: list[Tensor]  # [m, d] of each layer but the last
     posterior: Gaussian  # [m, d]
-    messages: list[torch.Tensor]  # [n, d] of each layer
+    messages: list[Tensor]  # [n, d] of each layer
 
 
 class UserOrItemPath(nn.Module):
@@ -170,7 +170,7 @@ class UserOrItemPath(nn.Module):
         self.rate = rate
 
     def forward(
-        self, vectors: torch.Tensor, away: graphs.Product, back: graphs.Product, generator: torch.Generator | None
+        self, vectors: Tensor, away: graphs.Product, back: graphs.Product, generator: torch.Generator | None
     ) -> Encoded:
         """vectors [m, d], away [n, m], back [m, n]; dropout before each layer."""
         found, messages = [], []
@@ -191,7 +191,7 @@ class VBGE(nn.Module):
         self.items = UserOrItemPath(d, layers, rate)
 
     def forward(
-        self, users: torch.Tensor, items: torch.Tensor, graph: Bipartite, generator: torch.Generator | None
+        self, users: Tensor, items: Tensor, graph: Bipartite, generator: torch.Generator | None
     ) -> tuple[Encoded, Encoded]:
         """users [m, d], items [n, d]."""
         return (
@@ -218,9 +218,7 @@ def pooling(rows: Rows, domain: str, device: torch.device) -> graphs.Adjacency:
     return graphs.Adjacency.of(graphs.row_normalised(graphs.domain_histories(rows, domain))).to(device)
 
 
-def folded(
-    path: UserOrItemPath, messages: Sequence[torch.Tensor], pool: graphs.Adjacency
-) -> tuple[list[torch.Tensor], torch.Tensor]:
+def folded(path: UserOrItemPath, messages: Sequence[Tensor], pool: graphs.Adjacency) -> tuple[list[Tensor], Tensor]:
     """New users through a trained users' path, its messages frozen.
 
     Parameters

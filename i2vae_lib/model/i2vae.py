@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from i2vae_lib.data.batches import Part, Side
@@ -53,10 +53,10 @@ class Latents:
     transferable: Gaussian
     augmented: Gaussian
     auxiliary: Gaussian  # r, where the row has another history
-    has_own: torch.Tensor  # bool [B]
-    has_other: torch.Tensor  # bool [B]
+    has_own: Tensor  # bool [B]
+    has_other: Tensor  # bool [B]
 
-    def has(self, role: str) -> torch.Tensor:
+    def has(self, role: str) -> Tensor:
         """Which rows have the latent of a role: bool [B]."""
         return self.has_other if role == "transferable" else self.has_own
 
@@ -69,9 +69,9 @@ class Draws:
     other.
     """
 
-    specific: torch.Tensor
-    transferable: torch.Tensor
-    augmented: torch.Tensor
+    specific: Tensor
+    transferable: Tensor
+    augmented: Tensor
 
 
 class Prior(nn.Module):
@@ -129,22 +129,22 @@ class Network(nn.Module):
             sample(latents.augmented, generator, part) * own,
         )
 
-    def decode(self, z: Draws, domain: str) -> torch.Tensor:
+    def decode(self, z: Draws, domain: str) -> Tensor:
         """The interest X_u reconstructed from the three latents (paper 3.3.3): [B, d]."""
         raise NotImplementedError
 
-    def score_all(self, interest: torch.Tensor, domain: str, side: Any) -> torch.Tensor:
+    def score_all(self, interest: Tensor, domain: str, side: Any) -> Tensor:
         """Scores of every item 1…n of the domain: [B, n]."""
         raise NotImplementedError
 
-    def score(self, interest: torch.Tensor, domain: str, items: torch.Tensor, side: Any) -> torch.Tensor:
+    def score(self, interest: Tensor, domain: str, items: Tensor, side: Any) -> Tensor:
         """Scores of a few items per row: interest [B, d], items int64 [B, k] -> [B, k]."""
         raise NotImplementedError
 
-    def surprisal(self, interest: torch.Tensor, domain: str, side: Any) -> torch.Tensor:
+    def surprisal(self, interest: Tensor, domain: str, side: Any) -> Tensor:
         """-log softmax over all items of the domain, at the target: [B]."""
 
-        def found(interest: torch.Tensor) -> torch.Tensor:
+        def found(interest: Tensor) -> Tensor:
             return categorical(self.score_all(interest, domain, side), side.target - 1)
 
         if len(interest) * len(self.items[domain].get_parameter("weight")) < AGAIN_FROM:
@@ -214,20 +214,20 @@ class I2VAENetwork(Network):
         )
 
     def _states(
-        self, encoder: nn.Module, domain: str, ids: torch.Tensor, generator: torch.Generator | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, encoder: nn.Module, domain: str, ids: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
         valid = ids != 0
         return encoder(self.items[domain](ids), valid, generator), valid
 
-    def decode(self, z: Draws, domain: str) -> torch.Tensor:
+    def decode(self, z: Draws, domain: str) -> Tensor:
         """The interest X_u reconstructed from the three latents (paper 3.3.3): [B, d]."""
         return self.decoder[domain](z.specific, z.transferable, z.augmented)
 
-    def score(self, interest: torch.Tensor, domain: str, items: torch.Tensor, side: Side) -> torch.Tensor:
+    def score(self, interest: Tensor, domain: str, items: Tensor, side: Side) -> Tensor:
         """X_u . E_v (paper 3.3.3)."""
         return torch.bmm(self.items[domain](items), interest[:, :, None])[:, :, 0]
 
-    def score_all(self, interest: torch.Tensor, domain: str, side: Side) -> torch.Tensor:
+    def score_all(self, interest: Tensor, domain: str, side: Side) -> Tensor:
         return interest @ self.items[domain].get_parameter("weight")[1:].T
 
 

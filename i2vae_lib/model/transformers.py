@@ -8,7 +8,7 @@ scores agree with it from the same weights.
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from i2vae_lib.model.encoders import attendable, attention, dropout
@@ -24,7 +24,7 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(d, 2 * d)
         self.output = nn.Linear(d, d)
 
-    def forward(self, asks: torch.Tensor, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+    def forward(self, asks: Tensor, x: Tensor, attended: Tensor) -> Tensor:
         """Queries from ``asks``, keys and values from ``x`` [B, L, d]; attended bool [B, 1, L, L]."""
         return self.output(attention(self.query(asks), self.key_value(x), self.heads, attended))
 
@@ -43,9 +43,7 @@ class SASRecBlock(nn.Module):
         self.inner = nn.Linear(d, d)
         self.outer = nn.Linear(d, d)
 
-    def forward(
-        self, x: torch.Tensor, attended: torch.Tensor, rate: float, generator: torch.Generator | None
-    ) -> torch.Tensor:
+    def forward(self, x: Tensor, attended: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
         query = self.attention_norm(x)
         x = query + dropout(self.attention(query, x, attended), rate, generator)
         u = self.feed_forward_norm(x)
@@ -69,9 +67,7 @@ class LiGRBlock(nn.Module):
         self.outer = nn.Linear(multiplier * d, d, bias=False)
         self.feed_forward_gate = nn.Linear(d, d)
 
-    def forward(
-        self, x: torch.Tensor, attended: torch.Tensor, rate: float, generator: torch.Generator | None
-    ) -> torch.Tensor:
+    def forward(self, x: Tensor, attended: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
         query = self.attention_norm(x)
         mixed = dropout(self.attention(query, query, attended), rate, generator)
         x = x + torch.sigmoid(self.attention_gate(x)) * mixed
@@ -93,7 +89,7 @@ class CausalTransformer(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.final_norm = nn.LayerNorm(d, eps=1e-8) if final_norm else nn.Identity()
 
-    def forward(self, vectors: torch.Tensor, valid: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    def forward(self, vectors: Tensor, valid: Tensor, generator: torch.Generator | None) -> Tensor:
         """vectors [B, L, d], valid bool [B, L] -> states [B, L, d]; at padding anything finite."""
         length = vectors.shape[1]
         back = torch.arange(length - 1, -1, -1, device=vectors.device)

@@ -29,6 +29,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from i2vae_lib.data.batches import collate, epoch_order
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows
@@ -109,9 +110,7 @@ class I2VAERecommender(Trained):
         objective = build_objective(p.objective, p.model.T)
         batches, steps = (self._sequences if self.everywhere else self._rows)(train)
 
-        def loss(
-            batch: dict[str, Any], epoch: int, generator: torch.Generator
-        ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        def loss(batch: dict[str, Any], epoch: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
             return objective(self.model, batch, epoch, generator)
 
         yield Stage("i2vae", self.model, loss, batches, len(train), steps)
@@ -241,16 +240,16 @@ class I2VAERecommender(Trained):
             here = side.to(self.device)
             yield domain, here, self.model.infer(here, domain)
 
-    def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
+    def scores(self, rows: Rows, domain: str, items: Tensor) -> Tensor:
         """Scores of the candidates given the interests from posterior means."""
         [(_, side, latents)] = self.infer(rows)
         return self.scores_of(latents, side, domain, items)
 
-    def scores_of(self, latents: Latents, side: Any, domain: str, items: torch.Tensor) -> torch.Tensor:
+    def scores_of(self, latents: Latents, side: Any, domain: str, items: Tensor) -> Tensor:
         """:meth:`scores` of rows whose posteriors the caller has."""
         return self.scores_from(self.model.draw(latents, None), side, domain, items)
 
-    def scores_from(self, values: Draws, side: Any, domain: str, items: torch.Tensor) -> torch.Tensor:
+    def scores_from(self, values: Draws, side: Any, domain: str, items: Tensor) -> Tensor:
         """:meth:`scores` of rows from values of their latents, whatever these are."""
         interest = self.model.decode(values, domain)
         if len(items) > 1 and 32 * items.shape[1] <= self.sizes[domain]:
@@ -259,7 +258,7 @@ class I2VAERecommender(Trained):
         found = self.model.score_all(interest, domain, side)
         return chosen(found, items)
 
-    def restore(self, weights: dict[str, torch.Tensor]) -> None:
+    def restore(self, weights: dict[str, Tensor]) -> None:
         if self.everywhere:
             told = {name.removeprefix("evidence/"): one.cpu().numpy() for name, one in self.frozen.items()}
             self.evidence = Evidence.restore(self.params.evidence, self.params.protocol, self.catalogue, told)
@@ -301,12 +300,12 @@ class Remembering:
         self.recommender = recommender
         self.where = {int(source): i for i, source in enumerate(shown.rows.source)}
         self.shown = shown
-        self.means: dict[str, list[torch.Tensor]] = {}
+        self.means: dict[str, list[Tensor]] = {}
 
     def score(self, rows: Rows, candidates: Array) -> Array:
         return self.recommender.scored(rows, candidates, self.scores)
 
-    def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
+    def scores(self, rows: Rows, domain: str, items: Tensor) -> Tensor:
         at = np.array([self.where[int(source)] for source in rows.source])
         [(_, side, latents)] = self.recommender.infer(self.shown.take(at))
         for role in ROLES:

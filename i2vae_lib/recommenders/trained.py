@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from i2vae_lib import training
 from i2vae_lib.data.batches import Tensors, bucketed_streams
@@ -70,7 +70,7 @@ class StoredRecommender(contract.Recommender):
         self.params = params
         self.device = training.choose_device(params.training.device)
         self.popularity: Mapping[str, Array] = {}
-        self.frozen: dict[str, torch.Tensor] = {}
+        self.frozen: dict[str, Tensor] = {}
         self.module = nn.Module()
         self.reading: Any = None if self.reading_of is None else self.reading_of(catalogue)
         self.state = State()
@@ -92,7 +92,7 @@ class StoredRecommender(contract.Recommender):
         return nn.Module()
 
     @abstractmethod
-    def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
+    def scores(self, rows: Rows, domain: str, items: Tensor) -> Tensor:
         """Scores of candidates, [B, k].
 
         Parameters
@@ -114,19 +114,19 @@ class StoredRecommender(contract.Recommender):
         """The part of ``module`` that scoring needs: what :meth:`save` writes and :meth:`load` reads."""
         return self.module
 
-    def restore(self, weights: dict[str, torch.Tensor]) -> None:
+    def restore(self, weights: dict[str, Tensor]) -> None:
         """Take the saved weights of :meth:`kept`; ``frozen`` is there already."""
         self.module = self.build(torch.Generator().manual_seed(0)).to(self.device)
         training.load_parameters(self.kept(), weights)
 
     # --- known users ---
 
-    def remember(self, name: str, ids: Sequence[str] | Array, vectors: torch.Tensor) -> None:
+    def remember(self, name: str, ids: Sequence[str] | Array, vectors: Tensor) -> None:
         """Under ``temporal``, keep the trained vectors [users, d] of these users."""
         if self.params.protocol == "temporal":
             self.frozen |= {f"known {name}": vectors, f"ids {name}": torch.from_numpy(packed(ids))}
 
-    def known_or(self, folded: torch.Tensor, rows: Rows, name: str) -> torch.Tensor:
+    def known_or(self, folded: Tensor, rows: Rows, name: str) -> Tensor:
         """Folded-in vectors [rows, d]; under ``temporal`` those of known users are the ones they trained."""
         if self.params.protocol != "temporal":
             return folded
@@ -152,7 +152,7 @@ class StoredRecommender(contract.Recommender):
         return self.scored(rows, candidates, self.scores)
 
     @torch.no_grad()
-    def scored(self, rows: Rows, candidates: Array, scores: Callable[[Rows, str, torch.Tensor], torch.Tensor]) -> Array:
+    def scored(self, rows: Rows, candidates: Array, scores: Callable[[Rows, str, Tensor], Tensor]) -> Array:
         """:meth:`score` with another function in place of :meth:`scores`."""
         contract.check_candidates(rows, candidates)
         shared = candidates.strides[0] == 0
@@ -327,19 +327,19 @@ def _on_this_machine(parameters: Parameters) -> Parameters:
     return parameters
 
 
-def _is_whole(items: torch.Tensor, size: int) -> bool:
+def _is_whole(items: Tensor, size: int) -> bool:
     """Whether candidates, int64 [k], are all items 1…n in order: then nothing needs to be picked out."""
     return len(items) == size and bool((items == torch.arange(1, size + 1, device=items.device)).all())
 
 
-def chosen(scores: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+def chosen(scores: Tensor, items: Tensor) -> Tensor:
     """Of scores of the items 1…n, [B, n], those of the candidates, int64 [B, k], or [1, k] shared by all rows."""
     if len(items) > 1:
         return scores.gather(1, items - 1)
     return scores if _is_whole(items[0], scores.shape[1]) else scores[:, items[0] - 1]
 
 
-def dot(vectors: torch.Tensor, table: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+def dot(vectors: Tensor, table: Tensor, items: Tensor) -> Tensor:
     """Dot products of rows' vectors with their candidates' ones.
 
     Parameters

@@ -30,7 +30,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from i2vae_lib.data.rows import DOMAINS, PAD, Rows
@@ -59,7 +59,7 @@ class SwiGLU(nn.Module):
         self.inner = nn.Linear(d, 2 * hidden, bias=False)  # W_a and W_b
         self.outer = nn.Linear(hidden, d, bias=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         gate, linear = self.inner(x).chunk(2, dim=-1)
         return self.outer(F.silu(gate) * linear)
 
@@ -84,7 +84,7 @@ class Network(nn.Module):
         self.specific = nn.ModuleDict({s: SwiGLU(d, p.hidden) for s in DOMAINS})
         self.own = nn.ModuleDict({s: nn.LayerNorm(d) for s in DOMAINS})
 
-    def guided(self, inputs: torch.Tensor, following: torch.Tensor, number: int) -> torch.Tensor:
+    def guided(self, inputs: Tensor, following: Tensor, number: int) -> Tensor:
         """The stream of a domain, int64 [B, L]: its latest item so far, where the next event is of it."""
         of_domain = (inputs > self.first) == bool(number)
         place = torch.arange(inputs.shape[1], device=inputs.device).expand_as(inputs)
@@ -92,7 +92,7 @@ class Network(nn.Module):
         held = inputs.gather(1, latest.clamp(min=0))
         return torch.where((latest >= 0) & (following == number), held, PAD)
 
-    def attended(self, items: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    def attended(self, items: Tensor, generator: torch.Generator | None) -> Tensor:
         """h of one stream: [B, L, d]."""
         valid = items != PAD
         back = (valid.flip(1).cumsum(dim=1).flip(1) - 1).clamp(min=0)
@@ -100,7 +100,7 @@ class Network(nn.Module):
         mixed = self.attention(e, e, attendable(valid, causal=True))
         return self.norm(e + dropout(mixed, self.rate, generator))
 
-    def forward(self, inputs: torch.Tensor, following: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    def forward(self, inputs: Tensor, following: Tensor, generator: torch.Generator | None) -> Tensor:
         """Item numbers and the domain of the next event, int64 [B, L] each -> f [B, L, d]."""
         streams = {MERGED: inputs} | {d: self.guided(inputs, following, i) for i, d in enumerate(DOMAINS)}
         h = self.attended(torch.cat(list(streams.values())), generator)
@@ -141,7 +141,5 @@ class ABXI(EveryPosition):
         for stage in super().stages(train):
             yield replace(stage, decoupled_decay=self.own.decay, beta2=0.999)
 
-    def states(
-        self, stream: str, inputs: torch.Tensor, following: torch.Tensor, generator: torch.Generator | None
-    ) -> torch.Tensor:
+    def states(self, stream: str, inputs: Tensor, following: Tensor, generator: torch.Generator | None) -> Tensor:
         return self.module[stream](inputs, following, generator) / self.own.temperature

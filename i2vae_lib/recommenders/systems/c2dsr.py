@@ -50,7 +50,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from i2vae_lib.data.batches import Tensors, as_indices, bucketed
@@ -72,20 +72,20 @@ MERGED = "xy"
 class View(Tensors):
     """What a view shows of a batch of B merged sequences of W slots; a view's k-th input is its k-th standing slot."""
 
-    rows: torch.Tensor  # int64 [b], ascending: the sequences that it shows anything of
-    inputs: torch.Tensor  # int64 [b, L], left-padded with 0; numbers of the view's own table
-    targets: torch.Tensor  # int64 [b, L], what comes next in the view, where its input stands
-    standing: torch.Tensor  # bool [b, W]: slots of the merged sequence where its inputs stand
+    rows: Tensor  # int64 [b], ascending: the sequences that it shows anything of
+    inputs: Tensor  # int64 [b, L], left-padded with 0; numbers of the view's own table
+    targets: Tensor  # int64 [b, L], what comes next in the view, where its input stands
+    standing: Tensor  # bool [b, W]: slots of the merged sequence where its inputs stand
 
 
 @dataclass(frozen=True)
 class _Corrupted(Tensors):
     """Merged sequences in which items of a domain d gave way to random ones, of rows for which that says anything."""
 
-    rows: torch.Tensor  # int64 [c]
-    inputs: torch.Tensor  # int64 [c, W]
-    own: torch.Tensor  # int64 [c]: their lines in view d
-    standing: torch.Tensor  # bool [c, W]: slots of the other view
+    rows: Tensor  # int64 [c]
+    inputs: Tensor  # int64 [c, W]
+    own: Tensor  # int64 [c]: their lines in view d
+    standing: Tensor  # bool [c, W]: slots of the other view
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class _Stream(nn.Module):
             p.model.d, p.model.T, p.c2dsr.blocks, p.c2dsr.heads, causal=True, rate=p.c2dsr.dropout
         )
 
-    def vectors(self, graph: Product, generator: torch.Generator | None) -> torch.Tensor:
+    def vectors(self, graph: Product, generator: torch.Generator | None) -> Tensor:
         """E + G, [items + 1, d]: what the encoder reads. An item takes from those that follow it."""
         layer = total = self.items.weight
         for bias in self.biases:
@@ -161,7 +161,7 @@ class _Stream(nn.Module):
             total = total + layer
         return self.items.weight + total / (1 + len(self.biases))
 
-    def forward(self, vectors: torch.Tensor, inputs: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    def forward(self, vectors: Tensor, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
         """Item numbers [B, L] -> states [B, L, d], 0 at padding."""
         return self.encoder(F.embedding(inputs, vectors), inputs != 0, generator)
 
@@ -237,21 +237,21 @@ class C2DSR(Trained):
         value = torch.stack([weights[name] * shares[name] * one for name, one in parts.items()]).sum()
         return value, parts
 
-    def recent(self, width: int, device: torch.device) -> torch.Tensor:
+    def recent(self, width: int, device: torch.device) -> Tensor:
         """Which slots of merged sequences count, bool [W]."""
         return torch.arange(width, device=device) >= width - self.params.c2dsr.steps
 
-    def asked(self, batch: Mapping[str, Any], domain: str) -> torch.Tensor:
+    def asked(self, batch: Mapping[str, Any], domain: str) -> Tensor:
         """Merged slots whose next item is of a domain, bool [B, W]."""
         targets = batch[MERGED].targets
         return self.recent(targets.shape[1], targets.device) & self.reading.within(targets, domain)
 
-    def standing(self, batch: Mapping[str, Any], domain: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def standing(self, batch: Mapping[str, Any], domain: str) -> tuple[Tensor, Tensor, Tensor]:
         """The inputs of a domain's view, row after row: line of the view, merged slot, and whether it counts."""
         line, slot = batch[domain].standing.nonzero(as_tuple=True)
         return line, slot, self.recent(batch[domain].standing.shape[1], slot.device)[slot]
 
-    def predictions(self, batch: Mapping[str, Any], states: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def predictions(self, batch: Mapping[str, Any], states: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """shared_d and specific_d, over the last steps."""
         parts = {}
         merged, targets = states[MERGED], batch[MERGED].targets
@@ -268,12 +268,8 @@ class C2DSR(Trained):
         return parts
 
     def contrasts(
-        self,
-        batch: Mapping[str, Any],
-        states: Mapping[str, torch.Tensor],
-        vectors: torch.Tensor,
-        generator: torch.Generator | None,
-    ) -> dict[str, torch.Tensor]:
+        self, batch: Mapping[str, Any], states: Mapping[str, Tensor], vectors: Tensor, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
         """infomax_d of the rows that have it."""
         parts = {}
         for d in DOMAINS:
@@ -294,7 +290,7 @@ class C2DSR(Trained):
         if self.graphs:
             self.frozen = {name: one.vectors(self.graphs[name], None) for name, one in self.module.streams.items()}
 
-    def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
+    def scores(self, rows: Rows, domain: str, items: Tensor) -> Tensor:
         shown = {MERGED: self.reading.histories(rows, domain), domain: rows.history[domain]}
         last = torch.zeros(len(rows), self.params.model.d, device=self.device)
         for name, sequences in shown.items():

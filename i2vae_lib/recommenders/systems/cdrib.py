@@ -46,7 +46,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from i2vae_lib.data.rows import DOMAINS, Array, Rows, other
@@ -74,17 +74,17 @@ class _Bottleneck(nn.Module):
             nn.Linear(2 * own.layers * d, d), nn.ReLU(), nn.Linear(d, _CRITIC), nn.ReLU(), nn.Linear(_CRITIC, 1)
         )
 
-    def agreement(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def agreement(self, x: Tensor, y: Tensor) -> Tensor:
         """D of a user of X and one of Y, in 0…1: [k, L d] each -> [k]."""
         return torch.sigmoid(self.critic(torch.cat([x, y], dim=1))[:, 0])
 
 
-def concatenated(encoded: Encoded, generator: torch.Generator | None) -> torch.Tensor:
+def concatenated(encoded: Encoded, generator: torch.Generator | None) -> Tensor:
     """r of all nodes of a side: [m, L d]; without a generator the posterior mean stands last."""
     return torch.cat([*encoded.hidden, sample(encoded.posterior, generator)], dim=1)
 
 
-def hinge(positive: torch.Tensor, negative: torch.Tensor, margin: float) -> torch.Tensor:
+def hinge(positive: Tensor, negative: Tensor, margin: float) -> Tensor:
     """Mean of relu(margin - positive + negative)."""
     return F.relu(margin - positive + negative).mean()
 
@@ -97,7 +97,7 @@ def counterparts(graphs: Mapping[str, Bipartite], users: int) -> dict[str, Array
     return {d: line[other(d)][graph.users] for d, graph in graphs.items()}
 
 
-def draw_contrast(twins: Mapping[str, Array], count: int, rng: np.random.Generator) -> torch.Tensor | None:
+def draw_contrast(twins: Mapping[str, Array], count: int, rng: np.random.Generator) -> Tensor | None:
     """Up to ``count`` users of both domains, and partners that are somebody else; None where there is nobody.
 
     Returns
@@ -121,7 +121,7 @@ class CDRIB(GraphEncoded):
 
     name = "cdrib"
 
-    twins: Mapping[str, torch.Tensor]  # of training users, by :func:`counterparts`
+    twins: Mapping[str, Tensor]  # of training users, by :func:`counterparts`
 
     def adopt(self, train: Rows, generator: Generator | None) -> None:
         super().adopt(train, generator)
@@ -143,7 +143,7 @@ class CDRIB(GraphEncoded):
     def loss(self, batch: Mapping[str, Any], epoch: int, generator: torch.Generator | None) -> CostAndParts:
         own, module = self.params.cdrib, self.module
         users, items = {}, {}
-        parts: dict[str, torch.Tensor] = {}
+        parts: dict[str, Tensor] = {}
         weights: dict[str, float] = {}
         for d, graph in self.graphs.items():
             of_users, of_items = module.encoders[d](module.users[d].weight, module.items[d].weight, graph, generator)
@@ -167,7 +167,7 @@ class CDRIB(GraphEncoded):
         value = torch.stack([weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
         return value, parts
 
-    def contrast(self, drawn: torch.Tensor, users: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def contrast(self, drawn: Tensor, users: Mapping[str, Tensor]) -> Tensor:
         """The hinge of both kinds of partners, over all users' vectors [m, L d] of each domain."""
         margin, agreement = self.params.cdrib.margin, self.module.agreement
         x, y, other_x, other_y = (lines(one, users[d]) for one, d in zip(drawn, "xyxy", strict=True))
@@ -185,12 +185,12 @@ class CDRIB(GraphEncoded):
     def kept(self) -> nn.Module:
         return nn.ModuleDict({d: self.module.encoders[d].users for d in DOMAINS})
 
-    def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
+    def scores(self, rows: Rows, domain: str, items: Tensor) -> Tensor:
         warm = torch.from_numpy(rows.history[domain].lengths > 0).to(self.device)
         users = torch.where(warm[:, None], self.users(rows, domain), self.users(rows, other(domain)))
         return dot(users, self.frozen[f"items {domain}"], items)
 
-    def users(self, rows: Rows, domain: str) -> torch.Tensor:
+    def users(self, rows: Rows, domain: str) -> Tensor:
         """r of the rows as users of a domain, with the posterior mean: [rows, L d]."""
         hidden, mean = self.folded(self.module.encoders[domain].users, domain, rows, domain)
         return self.known_or(torch.cat([*hidden, mean], dim=1), rows, domain)

@@ -45,7 +45,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from i2vae_lib.data.batches import Tensors, as_indices, draw_negatives
@@ -67,20 +67,20 @@ BLOCK = 1 << 22  # float32 numbers of the first layer that are held at once when
 class _Asked(Tensors):
     """Training rows that ask for one domain. Histories are padded with 0 on the right: a GRU starts at the left."""
 
-    own: torch.Tensor  # int64 [B, L], L <= T
-    other: torch.Tensor  # int64 [B, M], M <= T
-    user: torch.Tensor  # int64 [B] line of the domain's user table
-    items: torch.Tensor  # int64 [B, 1 + k]: the target, then negatives
-    pairs: torch.Tensor  # int64 [m, 2] lines in x and in y of those of the users who have both
+    own: Tensor  # int64 [B, L], L <= T
+    other: Tensor  # int64 [B, M], M <= T
+    user: Tensor  # int64 [B] line of the domain's user table
+    items: Tensor  # int64 [B, 1 + k]: the target, then negatives
+    pairs: Tensor  # int64 [m, 2] lines in x and in y of those of the users who have both
 
 
-def shares(logits: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+def shares(logits: Tensor, valid: Tensor) -> Tensor:
     """Softmax over the valid steps: [B, L] each -> [B, L], all 0 where none is valid."""
     lowest = torch.finfo(logits.dtype).min  # not -inf: a row without any step would be NaN, and so its gradient
     return torch.softmax(logits.masked_fill(~valid, lowest), dim=1) * valid
 
 
-def orthogonality(matrix: torch.Tensor) -> torch.Tensor:
+def orthogonality(matrix: Tensor) -> Tensor:
     """||W^T W - I||_F^2."""
     return (matrix.T @ matrix - torch.eye(len(matrix), device=matrix.device)).square().sum()
 
@@ -94,18 +94,18 @@ class _Head(nn.Module):
         self.second = nn.Linear(hidden[0], hidden[1])
         self.last = nn.Linear(hidden[1], 1)
 
-    def of_rows(self, preference: torch.Tensor, user: torch.Tensor) -> torch.Tensor:
+    def of_rows(self, preference: Tensor, user: Tensor) -> Tensor:
         """The rows' part of the first layer: [B, d] each -> [B, hidden]."""
         weight = self.first.weight.chunk(3, dim=1)
         return preference @ weight[0].T + user @ weight[2].T + self.first.bias
 
-    def of_items(self, vectors: torch.Tensor) -> torch.Tensor:
+    def of_items(self, vectors: Tensor) -> Tensor:
         """The items' part: [..., d] -> [..., hidden]."""
         return vectors @ self.first.weight.chunk(3, dim=1)[1].T
 
-    def forward(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+    def forward(self, rows: Tensor, items: Tensor) -> Tensor:
         """Both parts, [B, hidden] and [B or 1, k, hidden] -> [B, k]."""
-        logits: torch.Tensor = self.last(torch.sigmoid(self.second(torch.sigmoid(rows[:, None] + items))))
+        logits: Tensor = self.last(torch.sigmoid(self.second(torch.sigmoid(rows[:, None] + items))))
         return logits[..., 0]
 
 
@@ -125,7 +125,7 @@ class _Side(nn.Module):
         )
         self.head = _Head(d, p.dasl.hidden)
 
-    def read(self, history: torch.Tensor, user: torch.Tensor) -> torch.Tensor:
+    def read(self, history: Tensor, user: Tensor) -> Tensor:
         """Item numbers [B, L] of this domain and user vectors [B, d] -> states [B, L, d], 0 for rows without any."""
         some = (history[:, 0] != PAD).nonzero()[:, 0]
         vectors = self.items(history[some])
@@ -145,18 +145,18 @@ class _Dual(nn.Module):
     def side(self, domain: str) -> _Side:
         return self.x if domain == "x" else self.y
 
-    def preference(self, domain: str, own: torch.Tensor, opposite: torch.Tensor, user: torch.Tensor) -> torch.Tensor:
+    def preference(self, domain: str, own: Tensor, opposite: Tensor, user: Tensor) -> Tensor:
         """Item numbers [B, L] and [B, M], user vectors of the domain [B, d] -> [B, d]; 0 for rows without history."""
         side = self.side(domain)
         states = torch.cat([side.read(own, user), self.side(other(domain)).read(opposite, user)], dim=1)
         valid = torch.cat([own, opposite], dim=1) != PAD
         return torch.bmm(shares(side.attention(states)[:, :, 0], valid)[:, None], states)[:, 0]
 
-    def turned(self, domain: str, vectors: torch.Tensor) -> torch.Tensor:
+    def turned(self, domain: str, vectors: Tensor) -> Tensor:
         """User vectors of the other domain as vectors of this one, [B, d]."""
         return vectors @ (self.map if domain == "x" else self.map.T)
 
-    def distance(self, pairs: torch.Tensor) -> torch.Tensor:
+    def distance(self, pairs: Tensor) -> Tensor:
         """Mean cosine distance of users' vectors in x to those of y, mapped: lines [m, 2] -> scalar."""
         found = F.cosine_similarity(self.x.users(pairs[:, 0]), self.turned("x", self.y.users(pairs[:, 1])), dim=1)
         return 1.0 - found.mean() if len(pairs) else found.sum()
@@ -235,7 +235,7 @@ class DASL(Trained):
             inverse = np.linalg.pinv(means.T @ means, hermitian=True)
             self.frozen[f"mapping {d}"] = torch.from_numpy((inverse @ (means.T @ users)).astype(np.float32))
 
-    def user_vectors(self, rows: Rows, domain: str) -> torch.Tensor:
+    def user_vectors(self, rows: Rows, domain: str) -> Tensor:
         """Of rows that ask for ``domain``: [B, d]."""
         found = {}
         for d in DOMAINS:
@@ -246,7 +246,7 @@ class DASL(Trained):
         warm = torch.from_numpy(rows.history[domain].lengths > 0).to(self.device)
         return torch.where(warm[:, None], found[domain], self.module.turned(domain, found[other(domain)]))
 
-    def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
+    def scores(self, rows: Rows, domain: str, items: Tensor) -> Tensor:
         side, T = self.module.side(domain), self.params.model.T
         own, opposite = (as_indices(right_padded(rows.history[d], T)).to(self.device) for d in (domain, other(domain)))
         user = self.user_vectors(rows, domain)
@@ -260,6 +260,6 @@ class DASL(Trained):
             found[start : start + step] = logits + side.item_bias[wanted]
         return found
 
-    def restore(self, weights: dict[str, torch.Tensor]) -> None:
+    def restore(self, weights: dict[str, Tensor]) -> None:
         self.users = {d: [""] * len(weights[f"{d}.users.weight"]) for d in DOMAINS}  # nobody will ask who they were
         super().restore(weights)

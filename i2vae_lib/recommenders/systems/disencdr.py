@@ -45,7 +45,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from i2vae_lib.data.rows import DOMAINS, Rows
 from i2vae_lib.generators.graphs import Adjacency, domain_histories
@@ -73,7 +73,7 @@ class _Disentangled(nn.Module):
         self.shared = nn.ModuleDict({key: UserOrItemPath(d, own.layers, own.dropout) for key in DOMAINS})
 
 
-def shares(graphs: Mapping[str, Bipartite], users: int) -> dict[str, torch.Tensor]:
+def shares(graphs: Mapping[str, Bipartite], users: int) -> dict[str, Tensor]:
     """Each domain's share of a user's interactions: float32 [m] of its users; lambda_u in X, 1 - lambda_u in Y.
 
     Parameters
@@ -91,7 +91,7 @@ def shares(graphs: Mapping[str, Bipartite], users: int) -> dict[str, torch.Tenso
     }
 
 
-def mixed(parts: Mapping[str, Any], share: Mapping[str, torch.Tensor], spread: Mapping[str, Any]) -> Any:
+def mixed(parts: Mapping[str, Any], share: Mapping[str, Tensor], spread: Mapping[str, Any]) -> Any:
     """sum over d of share_d * part_d, of vectors or of a posterior's two parameters.
 
     Parameters
@@ -113,8 +113,8 @@ def shared_mean(
     paths: Mapping[str, UserOrItemPath],
     messages: Mapping[str, Any],
     pools: Mapping[str, Adjacency],
-    share: Mapping[str, torch.Tensor],
-) -> torch.Tensor:
+    share: Mapping[str, Tensor],
+) -> Tensor:
     """:meth:`DisenCDR.shared_posterior` of new users, whose layer-0 vectors are zero: the mean, [rows, d]."""
     spread = dict.fromkeys(paths, nn.Identity())  # all rows have a line in both domains
     both: Any = messages["x"][0].new_zeros(len(share["x"]), messages["x"][0].shape[1])
@@ -129,7 +129,7 @@ class DisenCDR(GraphEncoded):
 
     name = "disencdr"
 
-    share: Mapping[str, torch.Tensor]  # of training users, by :func:`shares`
+    share: Mapping[str, Tensor]  # of training users, by :func:`shares`
     sharing = True  # the shared latent is in use: after the warm-up
 
     def adopt(self, train: Rows, generator: Generator | None) -> None:
@@ -146,16 +146,16 @@ class DisenCDR(GraphEncoded):
         self.sharing = True
         yield self.stage("disencdr")
 
-    def shared_posterior(self, generator: torch.Generator | None) -> tuple[Gaussian, dict[str, list[torch.Tensor]]]:
+    def shared_posterior(self, generator: torch.Generator | None) -> tuple[Gaussian, dict[str, list[Tensor]]]:
         """q(z | X, Y) of all training users, [users, d], and the messages of each domain's layers."""
         count = len(self.user_ids)
 
-        def onto(index: torch.Tensor) -> Any:
+        def onto(index: Tensor) -> Any:
             return lambda part: part.new_zeros(count, part.shape[1]).index_copy(0, index, part)
 
         spread = {d: onto(graph.index) for d, graph in self.graphs.items()}
         vectors = {d: self.module.shared_users[d].weight for d in self.graphs}
-        messages: dict[str, list[torch.Tensor]] = {d: [] for d in self.graphs}
+        messages: dict[str, list[Tensor]] = {d: [] for d in self.graphs}
         paths = [self.module.shared[d] for d in self.graphs]
         for layers in zip(*(path.layers for path in paths), strict=True):
             parts = {}
@@ -170,7 +170,7 @@ class DisenCDR(GraphEncoded):
 
     def loss(self, batch: Mapping[str, Triples], epoch: int, generator: torch.Generator | None) -> CostAndParts:
         own, module = self.params.disencdr, self.module
-        parts: dict[str, torch.Tensor] = {}
+        parts: dict[str, Tensor] = {}
         weights: dict[str, float] = {}
         shared, z_shared = None, None
         if self.sharing:
@@ -216,14 +216,14 @@ class DisenCDR(GraphEncoded):
         specific = {f"specific {d}": module.specific[d].users for d in DOMAINS}
         return nn.ModuleDict(specific | {f"shared {d}": module.shared[d] for d in DOMAINS})
 
-    def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
+    def scores(self, rows: Rows, domain: str, items: Tensor) -> Tensor:
         warm = torch.from_numpy(rows.history[domain].lengths > 0).to(self.device)
         users = warm[:, None] * self.specific_users(rows, domain)
         if self.sharing:
             users = users + self.shared_users(rows)
         return dot(users, self.frozen[f"items {domain}"], items)
 
-    def shared_users(self, rows: Rows) -> torch.Tensor:
+    def shared_users(self, rows: Rows) -> Tensor:
         """Means of the shared latent, [rows, d]."""
         counts = {d: domain_histories(rows, d).getnnz(axis=1) for d in DOMAINS}
         total = np.maximum(sum(counts.values()), 1)
@@ -232,7 +232,7 @@ class DisenCDR(GraphEncoded):
         messages = {d: self.frozen[f"messages shared {d}"] for d in DOMAINS}
         return self.known_or(shared_mean(self.module.shared, messages, pools, share), rows, "shared")
 
-    def specific_users(self, rows: Rows, domain: str) -> torch.Tensor:
+    def specific_users(self, rows: Rows, domain: str) -> Tensor:
         """Means of the specific latent, [rows, d]; of a row without an own history they say nothing."""
         name = f"specific {domain}"
         _, vectors = self.folded(self.module.specific[domain].users, name, rows, domain)

@@ -40,7 +40,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import torch
 from scipy import sparse
-from torch import nn
+from torch import Tensor, nn
 
 from i2vae_lib import training
 from i2vae_lib.data.rows import DOMAINS, Array, DataError, Rows, other
@@ -133,7 +133,7 @@ class EMCDR(OnTriples):
             if pairs:
                 yield self.mapping_stage(pairs)
 
-    def overlapping_pairs(self) -> dict[str, torch.Tensor]:
+    def overlapping_pairs(self) -> dict[str, Tensor]:
         """The scaled vectors of the users of both domains as they stand, [n, d] a domain; empty: nobody is."""
         if not len(self.overlap):
             return {}
@@ -148,7 +148,7 @@ class EMCDR(OnTriples):
             found = ridge(vectors, pairs[other(d)], self.params.emcdr.mapping_decay).T
             training.load_parameters(self.module["mapping"][d], {"weight": torch.from_numpy(found)})
 
-    def mapping_stage(self, pairs: Mapping[str, torch.Tensor]) -> Stage:
+    def mapping_stage(self, pairs: Mapping[str, Tensor]) -> Stage:
         """Step 2 for the MLP; the factors are not in its module, so they stay as they are.
 
         Parameters
@@ -159,12 +159,12 @@ class EMCDR(OnTriples):
         count, size = len(pairs["x"]), self.params.training.batch_size
         steps = -(-count // size)
 
-        def batches(rng: np.random.Generator) -> Iterator[dict[str, torch.Tensor]]:
+        def batches(rng: np.random.Generator) -> Iterator[dict[str, Tensor]]:
             order = {d: rng.permutation(count) for d in DOMAINS}
             for i in range(steps):
                 yield {d: torch.from_numpy(order[d][i * size : (i + 1) * size]) for d in DOMAINS}
 
-        def loss(batch: dict[str, torch.Tensor], epoch: int, generator: torch.Generator) -> CostAndParts:
+        def loss(batch: dict[str, Tensor], epoch: int, generator: torch.Generator) -> CostAndParts:
             parts = {}
             for d, at in batch.items():
                 missed = self.module["mapping"][d](pairs[d][at]) - pairs[other(d)][at]
@@ -181,7 +181,7 @@ class EMCDR(OnTriples):
         if self.taken and self.params.emcdr.mapping == "linear":
             self.solve()
 
-    def fold(self, edges: sparse.csr_matrix, domain: str) -> torch.Tensor:
+    def fold(self, edges: sparse.csr_matrix, domain: str) -> Tensor:
         """Vectors of newcomers: the means of those of their items that training users took.
 
         Binary [rows, items] -> [rows, d].
@@ -202,7 +202,7 @@ class EMCDR(OnTriples):
         own = np.where(rows.domain == 0, informed["x"], informed["y"])
         return own if self.mapping is None else informed["x"] | informed["y"]
 
-    def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
+    def scores(self, rows: Rows, domain: str, items: Tensor) -> Tensor:
         """Own-domain vectors where there are any, mapped ones elsewhere."""
         vectors = self.known_or(self.fold(graphs.domain_histories(rows, domain), domain), rows, domain)
         if self.mapping is not None:
@@ -210,7 +210,7 @@ class EMCDR(OnTriples):
             vectors = torch.where(cold[:, None], self.mapped(rows, other(domain)), vectors)
         return dot(vectors, self.frozen[f"items {domain}"], items)
 
-    def mapped(self, rows: Rows, source: str) -> torch.Tensor:
+    def mapped(self, rows: Rows, source: str) -> Tensor:
         """The rows' vectors of ``source``, mapped to the other domain, [B, d]."""
         vectors = self.fold(graphs.domain_histories(rows, source), source) / self.frozen[f"scale {source}"]
         return self.module["mapping"][source](vectors) * self.frozen[f"scale {other(source)}"]

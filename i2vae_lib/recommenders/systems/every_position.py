@@ -27,7 +27,7 @@ from typing import Self
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from i2vae_lib.data.batches import Tensors
 from i2vae_lib.data.rows import PAD, Array, Ragged, Rows, stacked
@@ -46,8 +46,8 @@ from i2vae_lib.training import CostAndParts, Stage
 class Steps(Tensors):
     """Sequences of one stream, left-padded with 0, and what is asked after each of their events."""
 
-    inputs: torch.Tensor  # int64 [B, L]
-    targets: torch.Tensor  # int64 [B, L], 0 where nothing is asked
+    inputs: Tensor  # int64 [B, L]
+    targets: Tensor  # int64 [B, L], 0 where nothing is asked
     share: float  # asked positions, against a mean batch of the stream
 
 
@@ -136,7 +136,7 @@ class _Stream(nn.Module):
         self.items = nn.Embedding(size + 1, d, padding_idx=PAD)
         self.transformer = transformer
 
-    def forward(self, inputs: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    def forward(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
         """Item numbers [B, L] -> states [B, L, d]."""
         return self.transformer(self.items(inputs), inputs != PAD, generator)
 
@@ -157,9 +157,7 @@ class EveryPosition(Trained):
         transformer = CausalTransformer(model.d, model.T, blocks, self.final_norm, p.dropout)
         return _Stream(self.reading.size(stream), model.d, transformer)
 
-    def states(
-        self, stream: str, inputs: torch.Tensor, following: torch.Tensor, generator: torch.Generator | None
-    ) -> torch.Tensor:
+    def states(self, stream: str, inputs: Tensor, following: Tensor, generator: torch.Generator | None) -> Tensor:
         """States after each event, [B, L, d].
 
         Parameters
@@ -224,18 +222,18 @@ class EveryPosition(Trained):
         value = total / max(1, len(targets))
         return one.share * value, {f"reconstruction/{name}": value.detach()}
 
-    def domains_of(self, stream: str, items: torch.Tensor) -> torch.Tensor:
+    def domains_of(self, stream: str, items: Tensor) -> Tensor:
         """Which of the stream's domains each item number belongs to, -1 for padding."""
         last = np.cumsum([self.sizes[d] for d in self.reading.domains(stream)])
         found = torch.bucketize(items, torch.from_numpy(last).to(items.device))
         return torch.where(items == PAD, -1, found)
 
-    def table(self, domain: str) -> torch.Tensor:
+    def table(self, domain: str) -> Tensor:
         """Vectors of a domain's items, [n, d]."""
-        weight: torch.Tensor = self.module[self.reading.stream(domain)].items.weight[1:]
+        weight: Tensor = self.module[self.reading.stream(domain)].items.weight[1:]
         return weight[self.reading.slots(domain)]
 
-    def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
+    def scores(self, rows: Rows, domain: str, items: Tensor) -> Tensor:
         name = self.reading.stream(domain)
         history = self.reading.histories(rows, domain).last(self.params.model.T)
         inputs = torch.from_numpy(history.astype(np.int64)).to(self.device)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from i2vae_lib.data.rows import DOMAINS, Rows
 from i2vae_lib.data.user_sequences import user_sequences
@@ -22,7 +22,7 @@ from i2vae_lib.recommenders.trained import NOTHING, Trained
 from i2vae_lib.training import CostAndParts, Stage
 
 
-def reconstruction(user: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
+def reconstruction(user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
     """Mean BCE of the users' positives and negatives, all [m, d]."""
     return bernoulli((user * positive).sum(dim=1), (user * negative).sum(dim=1, keepdim=True)).mean()
 
@@ -75,9 +75,7 @@ class GraphEncoded(Trained):
         """Ids of the domain's training users, in the order of its tables."""
         return [self.user_ids[user] for user in self.graphs[domain].users]
 
-    def folded(
-        self, path: UserOrItemPath, name: str, rows: Rows, domain: str
-    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+    def folded(self, path: UserOrItemPath, name: str, rows: Rows, domain: str) -> tuple[list[Tensor], Tensor]:
         """:func:`~i2vae_lib.model.graph_encoders.folded` of rows as new users of a domain."""
         pool = graph_encoders.pooling(rows, domain, self.device)
         return graph_encoders.folded(path, list(self.frozen[f"messages {name}"]), pool)

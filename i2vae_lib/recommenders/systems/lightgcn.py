@@ -32,7 +32,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import torch
 from scipy import sparse
-from torch import nn
+from torch import Tensor, nn
 
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows
 from i2vae_lib.generators import graphs
@@ -110,7 +110,7 @@ class OnTriples(Trained):
         taken, size = self.taken, self.own.batch_size
         turns = [name for name, graph in taken.items() for _ in range(-(-graph.nnz // size))]
 
-        def batches(rng: np.random.Generator) -> Iterator[dict[str, torch.Tensor]]:
+        def batches(rng: np.random.Generator) -> Iterator[dict[str, Tensor]]:
             samplers = {one: Triples(taken[one], dict(self.reading.pools(one)), rng) for one in dict.fromkeys(turns)}
             for i in rng.permutation(len(turns)):
                 users = taken[turns[i]].shape[0]
@@ -119,14 +119,14 @@ class OnTriples(Trained):
 
         return Stage(name, self.vectors, self.loss, batches, sum(graph.nnz for graph in taken.values()), len(turns))
 
-    def loss(self, batch: dict[str, torch.Tensor], epoch: int, generator: torch.Generator) -> CostAndParts:
+    def loss(self, batch: dict[str, Tensor], epoch: int, generator: torch.Generator) -> CostAndParts:
         """BPR and decay of one graph's triples; with layers, each step propagates through the whole graph."""
         [(name, rows)] = batch.items()
         vectors = self.vectors.get_parameter(name)
         ranking, penalty = terms(vectors, self.adjacency.get(name), self.layers, rows, self.own.decay)
         return ranking + penalty, {f"reconstruction/{name}": ranking, f"decay/{name}": penalty}
 
-    def tables(self) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+    def tables(self) -> Iterator[tuple[str, Tensor, Tensor]]:
         """``fold_in`` and ``final`` of :func:`graphs.tables_of`, by graph; under ``temporal`` users are remembered."""
         for name, graph in self.taken.items():
             users, items = np.split(self.vectors.get_parameter(name).detach().cpu().numpy(), [graph.shape[0]])
@@ -172,7 +172,7 @@ class _LightGCN(OnTriples):
             found[at] = self.reading.edges(rows.take(at), name) @ seen.astype(np.float32) > 0
         return found
 
-    def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
+    def scores(self, rows: Rows, domain: str, items: Tensor) -> Tensor:
         name = self.reading.stream(domain)
         folded = propagated(self.reading.edges(rows, name), self.frozen[f"fold_in {name}"].cpu().numpy())
         vectors = self.known_or(torch.from_numpy(folded).to(self.device), rows, name)

@@ -31,7 +31,7 @@ from typing import Self
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from i2vae_lib import training
@@ -50,8 +50,8 @@ from i2vae_lib.training import CostAndParts, Stage
 class Bags(Tensors):
     """B sets of items, flat: set i is ``items[offsets[i]:offsets[i + 1]]``."""
 
-    items: torch.Tensor  # int64 [m], 0-based, distinct inside a set
-    offsets: torch.Tensor  # int64 [B + 1]
+    items: Tensor  # int64 [m], 0-based, distinct inside a set
+    offsets: Tensor  # int64 [B + 1]
 
     @classmethod
     def of(cls, sets: Ragged) -> Self:
@@ -62,12 +62,12 @@ class Bags(Tensors):
         return len(self.offsets) - 1
 
     @property
-    def counts(self) -> torch.Tensor:
+    def counts(self) -> Tensor:
         """Items of each set, int64 [B]."""
         return self.offsets.diff()
 
     @property
-    def owner(self) -> torch.Tensor:
+    def owner(self) -> Tensor:
         """For each item the number of its set, int64 [m]."""
         return torch.repeat_interleave(self.counts, output_size=len(self.items))
 
@@ -103,15 +103,15 @@ class Decoder(nn.Module):
         self.hidden = nn.Linear(d, hidden)
         self.items = nn.Linear(hidden, size)
 
-    def forward(self, z: torch.Tensor) -> torch.Tensor:
+    def forward(self, z: Tensor) -> Tensor:
         """What the logits are linear in: z [B, d] -> [B, hidden]."""
         return torch.tanh(self.hidden(z))
 
-    def logits(self, states: torch.Tensor, block: slice) -> torch.Tensor:
+    def logits(self, states: Tensor, block: slice) -> Tensor:
         """States [B, hidden] -> logits of the block's items [B, items]."""
         return F.linear(states, self.items.weight[block], self.items.bias[block])
 
-    def scores(self, z: torch.Tensor, items: torch.Tensor, block: slice) -> torch.Tensor:
+    def scores(self, z: Tensor, items: Tensor, block: slice) -> Tensor:
         """Logits of a block's candidates: z [B, d], items 1…n of the block, int64 [B, k] or [1, k] -> [B, k]."""
         return dot(self(z), self.items.weight[block], items) + self.items.bias[block][items - 1]
 
@@ -134,7 +134,7 @@ def draw(module: nn.Module, weights: torch.Generator) -> None:
                 nn.init.xavier_uniform_(one.items, generator=weights)
 
 
-def reconstruction(decoder: Decoder, z: torch.Tensor, bags: Bags, blocks: Sequence[slice]) -> torch.Tensor:
+def reconstruction(decoder: Decoder, z: Tensor, bags: Bags, blocks: Sequence[slice]) -> Tensor:
     """-sum over a bag of log softmax(logits), a softmax a block: [B].
 
     Parameters
@@ -161,7 +161,7 @@ def costs(
     rate: float,
     generator: torch.Generator | None,
     prior: Gaussian | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     """The two costs of each bag in nats: reconstruction from a draw of z, KL[q || prior]. Each [B].
 
     Without a generator nothing is dropped, and z is the mean; without a prior it is N(0, I).
@@ -171,7 +171,7 @@ def costs(
     return reconstruction(module.decoder, sample(q, generator), bags, blocks), kl(q, prior)
 
 
-def weighed(name: str, found: tuple[torch.Tensor, torch.Tensor], beta: float) -> CostAndParts:
+def weighed(name: str, found: tuple[Tensor, Tensor], beta: float) -> CostAndParts:
     """Mean over bags of reconstruction + beta KL, what :func:`costs` found; and both under their names."""
     nats, divergence = (one.mean() for one in found)
     return nats + beta * divergence, {f"reconstruction/{name}": nats, f"kl/{name}": divergence}
@@ -222,7 +222,7 @@ class _MultiVAE(Trained):
         found = costs(self.module[name], bags, blocks, p.dropout, generator)
         return weighed(name, found, p.beta * annealing(epoch, p.annealing_epochs))
 
-    def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
+    def scores(self, rows: Rows, domain: str, items: Tensor) -> Tensor:
         module = self.module[self.reading.stream(domain)]
         bags = Bags.of(self.reading.histories(rows, domain).distinct()).to(self.device)
         mean = module.encoder(bags, 0.0, None).mean

@@ -39,7 +39,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from i2vae_lib.data.batches import Tensors, as_indices, bucketed
 from i2vae_lib.data.rows import DOMAINS, PAD, Array, Rows, other
@@ -55,10 +55,10 @@ from i2vae_lib.training import CostAndParts, Stage
 class Sessions(Tensors):
     """Rows of one target domain. Sequences are right-padded with 0."""
 
-    own: torch.Tensor  # int64 [B, m]
-    other: torch.Tensor  # int64 [B, n]
-    pointers: torch.Tensor  # int64 [B, n]: own items before each other one
-    target: torch.Tensor  # int64 [B]
+    own: Tensor  # int64 [B, m]
+    other: Tensor  # int64 [B, n]
+    pointers: Tensor  # int64 [B, n]: own items before each other one
+    target: Tensor  # int64 [B]
 
 
 class Recurrent(nn.Module):
@@ -69,7 +69,7 @@ class Recurrent(nn.Module):
         self.rate = rate
         self.cell = nn.GRU(d, d, batch_first=True)
 
-    def forward(self, vectors: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    def forward(self, vectors: Tensor, generator: torch.Generator | None) -> Tensor:
         """Vectors [B, L, d] -> states [B, 1 + L, d]; the first is 0, which is what an empty sequence has."""
         start = vectors.new_zeros(len(vectors), vectors.shape[2])
         if generator is None or not self.rate:
@@ -102,7 +102,7 @@ class Filter(nn.Module):
         self.candidate = nn.Linear(2 * d, d)  # W_s, b_s
         self.candidate_member = nn.Linear(d, d, bias=False)  # V_s
 
-    def forward(self, others: torch.Tensor, own: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    def forward(self, others: Tensor, own: Tensor, generator: torch.Generator | None) -> Tensor:
         """b_j and a_{p_j}, [B, n, d] each -> s_j [B, n, d]."""
         d = others.shape[2]
         others = dropout(others, self.rate, generator)
@@ -135,17 +135,17 @@ class _Domain(nn.Module):
         self.transfer = Recurrent(d, rate)
         self.output = nn.Linear(2 * d, size)
 
-    def states(self, items: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    def states(self, items: Tensor, generator: torch.Generator | None) -> Tensor:
         """Item numbers [B, L], right-padded -> 0 and the GRU's states [B, 1 + L, d]."""
         return self.encoder(self.items(items), generator)
 
 
-def _at(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+def _at(states: Tensor, index: Tensor) -> Tensor:
     """States [B, L, d] at index [B, n] -> [B, n, d]."""
     return states.gather(1, index[:, :, None].expand(-1, -1, states.shape[2]))
 
 
-def _last(states: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+def _last(states: Tensor, items: Tensor) -> Tensor:
     """The state [B, d] after the last of each row's items, of [B, 1 + L, d]; the one before them all where none is."""
     return _at(states, (items != PAD).sum(dim=1)[:, None])[:, 0]
 
@@ -189,7 +189,7 @@ class PiNet(Trained):
         before = (items[0] != PAD).sum(axis=1, keepdims=True)  # every own item comes before every other one
         return Sessions(*map(as_indices, (*items, np.where(items[1] != PAD, before, 0), rows.target)))
 
-    def interest(self, batch: Sessions, domain: str, generator: torch.Generator | None) -> torch.Tensor:
+    def interest(self, batch: Sessions, domain: str, generator: torch.Generator | None) -> Tensor:
         """[t; a_m] of rows that ask for ``domain``: [B, 2 d]."""
         module = self.module[domain]
         own = module.states(batch.own, generator)
@@ -213,7 +213,7 @@ class PiNet(Trained):
             parts[f"reconstruction/{d}"] = cost
         return total / count, parts
 
-    def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
+    def scores(self, rows: Rows, domain: str, items: Tensor) -> Tensor:
         interest = self.interest(self.sessions(rows, domain).to(self.device), domain, None)
         output = self.module[domain].output
         return dot(interest, output.weight, items) + output.bias[items - 1]

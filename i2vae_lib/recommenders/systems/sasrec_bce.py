@@ -31,7 +31,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from i2vae_lib.data.batches import Tensors, as_indices
 from i2vae_lib.data.rows import Array, Rows
@@ -48,9 +48,9 @@ from i2vae_lib.training import CostAndParts, Stage
 class Windows(Tensors):
     """Sequences of one stream, left-padded with 0: the next item of every step, and negatives beside it."""
 
-    inputs: torch.Tensor  # int64 [B, L]
-    targets: torch.Tensor  # int64 [B, L]
-    negatives: torch.Tensor  # int64 [B, L, k]
+    inputs: Tensor  # int64 [B, L]
+    targets: Tensor  # int64 [B, L]
+    negatives: Tensor  # int64 [B, L, k]
     share: float  # its steps that have a next item, against a mean batch of the stream
 
 
@@ -64,7 +64,7 @@ class Stream(nn.Module):
             p.model.d, p.model.T, p.sasrec_bce.blocks, p.sasrec_bce.heads, causal=True, rate=p.sasrec_bce.dropout
         )
 
-    def forward(self, inputs: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    def forward(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
         """Item numbers [B, L] -> states [B, L, d]."""
         return self.encoder(self.items(inputs), inputs != 0, generator)
 
@@ -108,7 +108,7 @@ class _SASRecBCE(Trained):
         value = bernoulli(positive, negatives).mean()
         return one.share * value, {f"reconstruction/{name}": value}
 
-    def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
+    def scores(self, rows: Rows, domain: str, items: Tensor) -> Tensor:
         stream = self.module[self.reading.stream(domain)]
         history = self.reading.histories(rows, domain).last(self.params.model.T)
         states = stream(as_indices(history).to(self.device), None)

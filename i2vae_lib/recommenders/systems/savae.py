@@ -37,7 +37,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from i2vae_lib.data.batches import Tensors
 from i2vae_lib.data.rows import DOMAINS, Array, Ragged, Rows, other
@@ -58,8 +58,8 @@ class Pairs(Tensors):
     """Users of a target domain: their bags in it, and the priors that the source gives them."""
 
     bags: Bags  # B sets
-    mean: torch.Tensor  # [B, d]
-    log_variance: torch.Tensor  # [B, d]
+    mean: Tensor  # [B, d]
+    log_variance: Tensor  # [B, d]
 
     @property
     def prior(self) -> Gaussian:
@@ -74,9 +74,7 @@ def source_prior(encoder: Encoder, bags: Bags) -> Gaussian:
     return where(bags.counts > 0, clamped, standard_like(clamped))
 
 
-def rigid_cost(
-    decoder: Decoder, pairs: Pairs, blocks: Sequence[slice], generator: torch.Generator | None
-) -> torch.Tensor:
+def rigid_cost(decoder: Decoder, pairs: Pairs, blocks: Sequence[slice], generator: torch.Generator | None) -> Tensor:
     """RA-VAE: reconstruction from a draw of the prior, [B]; from its mean without a generator."""
     return multivae.reconstruction(decoder, sample(pairs.prior, generator), pairs.bags, blocks)
 
@@ -126,7 +124,7 @@ class RAVAE(Trained):
         slots, rate = [self.reading.slots(d)], self.own.dropout
         return self.weighed(d, multivae.costs(self.module["source"][d], bags, slots, rate, generator), epoch)
 
-    def weighed(self, domain: str, costs: tuple[torch.Tensor, torch.Tensor], epoch: int) -> CostAndParts:
+    def weighed(self, domain: str, costs: tuple[Tensor, Tensor], epoch: int) -> CostAndParts:
         """:func:`.multivae.weighed` with the KL's weight in an epoch."""
         return multivae.weighed(domain, costs, self.own.beta * annealing(epoch, self.own.annealing_epochs))
 
@@ -143,7 +141,7 @@ class RAVAE(Trained):
         """:meth:`evident` once all is trained."""
         return rows.lengths("other") > 0
 
-    def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
+    def scores(self, rows: Rows, domain: str, items: Tensor) -> Tensor:
         if self.aligned:
             side, z = self.module["target"][domain], self.latent(rows, domain)
         else:
@@ -151,11 +149,11 @@ class RAVAE(Trained):
             z = self.encoded(side.encoder, rows.history[domain])
         return side.decoder.scores(z, items, self.reading.slots(domain))
 
-    def latent(self, rows: Rows, domain: str) -> torch.Tensor:
+    def latent(self, rows: Rows, domain: str) -> Tensor:
         """The mean that rows asking for ``domain`` are decoded from, [B, d]: that of the source posterior."""
         return self.encoded(self.module["source"][other(domain)].encoder, rows.history[other(domain)])
 
-    def encoded(self, encoder: Any, history: Ragged) -> torch.Tensor:
+    def encoded(self, encoder: Any, history: Ragged) -> Tensor:
         """Posterior means of clean histories, [B, d]."""
         return encoder(Bags.of(history.distinct()).to(self.device), 0.0, None).mean
 
@@ -174,7 +172,7 @@ class SAVAE(RAVAE):
         costs = multivae.costs(target, pairs.bags, slots, self.own.dropout, generator, pairs.prior)
         return self.weighed(d, costs, epoch)
 
-    def latent(self, rows: Rows, domain: str) -> torch.Tensor:
+    def latent(self, rows: Rows, domain: str) -> Tensor:
         warm = torch.from_numpy(rows.history[domain].lengths > 0).to(self.device)
         own = self.encoded(self.module["target"][domain].encoder, rows.history[domain])
         return torch.where(warm[:, None], own, super().latent(rows, domain))

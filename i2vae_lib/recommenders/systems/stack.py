@@ -32,7 +32,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from i2vae_lib.data.rows import DOMAINS, PAD, Array, Catalogue, Rows, hashed, popularity
@@ -62,7 +62,7 @@ class Logit(nn.Module):
         self.weights = nn.Parameter(torch.full((len(DOMAINS), features), 0.3))
         self.growth = nn.Parameter(torch.zeros(features))
 
-    def forward(self, features: torch.Tensor, domain: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+    def forward(self, features: Tensor, domain: Tensor, length: Tensor) -> Tensor:
         """features [B, k, f], domain int64 [B], length float [B] -> utilities [B, k]."""
         factors = self.weights[domain] * torch.exp(length.log1p()[:, None] * self.growth)
         return torch.bmm(features, factors[:, :, None])[:, :, 0]
@@ -171,7 +171,7 @@ class _Stack(StoredRecommender):
                     found[inside] = choices.take(inside).utilities(logit).numpy()
         return found
 
-    def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
+    def scores(self, rows: Rows, domain: str, items: Tensor) -> Tensor:
         parts = []
         for start in range(0, len(rows), CHUNK):
             at = np.arange(start, min(start + CHUNK, len(rows)))
@@ -195,7 +195,7 @@ class _Stack(StoredRecommender):
         return found
 
 
-def _asked_by(rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+def _asked_by(rows: Rows) -> tuple[Tensor, Tensor]:
     """Target domain and length of the own history of each row."""
     return torch.from_numpy(rows.domain.astype(np.int64)), torch.from_numpy(rows.lengths("own").astype(np.float32))
 
@@ -206,8 +206,8 @@ class Choices:
 
     rows: Rows
     at: Array  # their positions among the rows that were given
-    features: torch.Tensor  # float32 [n, k, features]
-    there: torch.Tensor  # bool [n, k]: a row may have fewer candidates
+    features: Tensor  # float32 [n, k, features]
+    there: Tensor  # bool [n, k]: a row may have fewer candidates
 
     @classmethod
     def of(cls, stack: _Stack, rows: Rows, negatives: Array) -> Self:
@@ -226,10 +226,10 @@ class Choices:
     def take(self, index: Array) -> Self:
         return type(self)(self.rows.take(index), self.at[index], self.features[index], self.there[index])
 
-    def utilities(self, logit: nn.Module) -> torch.Tensor:
+    def utilities(self, logit: nn.Module) -> Tensor:
         return logit(self.features, *_asked_by(self.rows))
 
-    def cost(self, logit: nn.Module) -> torch.Tensor:
+    def cost(self, logit: nn.Module) -> Tensor:
         """Mean over rows of -log softmax at the target."""
         found = self.utilities(logit).masked_fill(~self.there, -torch.inf)
         return F.cross_entropy(found, torch.zeros(len(found), dtype=torch.int64))

@@ -42,7 +42,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from i2vae_lib.data.batches import Tensors, as_indices
 from i2vae_lib.data.rows import PAD, Array, Ragged, Rows
@@ -60,8 +60,8 @@ from i2vae_lib.training import CostAndParts, Stage
 class Steps(Tensors):
     """Sequences of one stream, right-padded with 0, and what follows each of their steps."""
 
-    inputs: torch.Tensor  # int64 [B, L]
-    targets: torch.Tensor  # int64 [B, L, k]: the set Y_t, 0 where it is smaller; all 0 where the input is no step
+    inputs: Tensor  # int64 [B, L]
+    targets: Tensor  # int64 [B, L, k]: the set Y_t, 0 where it is smaller; all 0 where the input is no step
 
 
 def next_items(items: Array, k: int) -> Array:
@@ -97,11 +97,11 @@ class Stream(nn.Module):
         self.decoder = nn.Sequential(nn.Linear(p.svae.latent, p.svae.hidden), nn.Tanh())
         self.output = nn.Linear(p.svae.hidden, size)
 
-    def states(self, inputs: torch.Tensor) -> torch.Tensor:
+    def states(self, inputs: Tensor) -> Tensor:
         """Item numbers [B, L], right-padded -> GRU states [B, L, r]: what stands on the right changes none."""
         return self.recurrent(self.items(inputs))[0]
 
-    def posterior(self, states: torch.Tensor) -> Gaussian:
+    def posterior(self, states: Tensor) -> Gaussian:
         """States [M, r] -> q(z_t | s_1…t) [M, latent]."""
         mean, log_variance = self.encoder(states).chunk(2, dim=-1)
         return Gaussian(mean, log_variance)
@@ -145,9 +145,7 @@ class _SVAE(Trained):
         value = reconstruction + p.beta * annealing(epoch, p.annealing_epochs) * divergence
         return value, {f"reconstruction/{name}": reconstruction, f"kl/{name}": divergence}
 
-    def reconstruction(
-        self, name: str, decoded: torch.Tensor, targets: torch.Tensor, share: torch.Tensor
-    ) -> torch.Tensor:
+    def reconstruction(self, name: str, decoded: Tensor, targets: Tensor, share: Tensor) -> Tensor:
         """-sum over steps of w_t / |Y_t| sum over Y_t of log p, each item's p among the items of its domain.
 
         Parameters
@@ -176,7 +174,7 @@ class _SVAE(Trained):
             found = found + multinomial_sum(decoded[line], weight, bias, owner, items, share[line])
         return found
 
-    def scores(self, rows: Rows, domain: str, items: torch.Tensor) -> torch.Tensor:
+    def scores(self, rows: Rows, domain: str, items: Tensor) -> Tensor:
         stream, slots = self.module[self.reading.stream(domain)], self.reading.slots(domain)
         history = self.reading.histories(rows, domain)
         inputs = as_indices(right_padded(history, self.params.model.T)).to(self.device)
