@@ -24,7 +24,7 @@ from i2vae_lib import evaluation, export, stages
 from i2vae_lib.data.dataset import CrossDomainDataset
 from i2vae_lib.data.histories import check_unknown, encoded_lists, read_histories, rows_asking, whole_histories
 from i2vae_lib.data.logs.frames import TEXT, Log, Names, by_name, write_pair
-from i2vae_lib.data.rows import DOMAINS, PAD, Array, Catalogue, DataError, Ragged, Rows, listed
+from i2vae_lib.data.rows import DOMAINS, PAD, Array, Catalogue, DataError, Ragged, Rows, batched, listed
 from i2vae_lib.data.user_sequences import UserSequences
 from i2vae_lib.generators.features import write_vectors
 from i2vae_lib.model.i2vae import ROLES
@@ -397,8 +397,7 @@ class I2VAE:
         system, asked, parts = self._i2vae("latents"), self.asked(users, histories), []
         for d in DOMAINS:
             rows = asked.rows(self.catalogue, d)
-            for start in range(0, len(rows), ROWS_AT_ONCE):
-                at = np.arange(start, min(start + ROWS_AT_ONCE, len(rows)))
+            for at in batched(np.arange(len(rows)), ROWS_AT_ONCE):
                 for _, _, latents in system.infer(rows.take(at)):
                     for role in ROLES:
                         there = latents.has(role).cpu().numpy()

@@ -19,18 +19,16 @@ from filelock import FileLock
 from i2vae_lib.runs import cache_folder, sha256_of, write_json
 
 LIBRARY = Path(__file__).parent
+# No entry depends on the code of these (names, folders, bars, files, who trains). Parameters enter keys by value.
 NEUTRAL = frozenset(
     f"i2vae_lib.{name}" for name in ("cache", "lazy", "params", "places", "processes", "progress", "runs", "yaml_files")
 )
-"""No entry depends on the code of these (names, folders, bars, files, who trains). Parameters enter keys by value."""
 
 MANIFEST = "entry.json"
 _LOCK = ".lock"
 
 
-def once(
-    kind: str, key: Any, code: tuple[str, ...], make: Callable[[Path], object], cache: Path | str | None = None
-) -> Path:
+def once(kind: str, key: Any, code: tuple[str, ...], make: Callable[[Path], object]) -> Path:
     """The folder of an entry, made if it is missing or damaged. If two processes want it at once, one makes it.
 
     Parameters
@@ -43,10 +41,8 @@ def once(
         The modules that make it, by full name; the kit's modules that they import, at any depth, count too.
     make
         Fills the folder.
-    cache
-        Default: :func:`i2vae_lib.runs.cache_folder`.
     """
-    folder = entry_folder(kind, key, code, cache)
+    folder = entry_folder(kind, key, code)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _LOCK).touch()
@@ -67,28 +63,28 @@ def once(
     return folder
 
 
-def entry_folder(kind: str, key: Any, code: tuple[str, ...], cache: Path | str | None = None) -> Path:
+def entry_folder(kind: str, key: Any, code: tuple[str, ...]) -> Path:
     """Where :func:`once` keeps an entry."""
     text = json.dumps([key, code_digest(code)], sort_keys=True)
-    return (Path(cache) if cache else cache_folder()) / kind / hashlib.sha256(text.encode()).hexdigest()
+    return cache_folder() / kind / hashlib.sha256(text.encode()).hexdigest()
 
 
-def contents(downloads: Collection[str] = (), cache: Path | str | None = None) -> list[tuple[str, int, int]]:
-    """A cache's entries by kind: (name, count, bytes); files named in ``downloads`` are the kind ``downloads``."""
+def contents(downloads: Collection[str] = ()) -> list[tuple[str, int, int]]:
+    """The cache's entries by kind: (name, count, bytes); files named in ``downloads`` are the kind ``downloads``."""
     sizes_of: dict[str, list[int]] = {}
-    for kind, path in _entries(downloads, cache):
+    for kind, path in _entries(downloads):
         files = [file for file in [path, *path.rglob("*")] if file.is_file()]
         sizes_of.setdefault(kind, []).append(sum(file.stat().st_size for file in files))
     return [(kind, len(sizes), sum(sizes)) for kind, sizes in sizes_of.items()]
 
 
-def clear(downloads: Collection[str] = (), cache: Path | str | None = None) -> list[tuple[str, int, int]]:
+def clear(downloads: Collection[str] = ()) -> list[tuple[str, int, int]]:
     """Remove every entry, and nothing else; returns :func:`contents` from before.
 
     Waits for entries that another process is working on.
     """
-    before = contents(downloads, cache)
-    for _, path in list(_entries(downloads, cache)):
+    before = contents(downloads)
+    for _, path in list(_entries(downloads)):
         if path.is_file() or path.is_symlink():  # what a link leads to is not the cache's
             path.unlink()
             continue
@@ -98,9 +94,9 @@ def clear(downloads: Collection[str] = (), cache: Path | str | None = None) -> l
     return before
 
 
-def _entries(downloads: Collection[str], cache: Path | str | None) -> Iterator[tuple[str, Path]]:
+def _entries(downloads: Collection[str]) -> Iterator[tuple[str, Path]]:
     """Kind and path of each entry, kinds in order."""
-    folder = Path(cache) if cache else cache_folder()
+    folder = cache_folder()
     for path in sorted(folder.glob("*/*")):
         if re.fullmatch("[0-9a-f]{64}", path.name) and (path / _LOCK).is_file():
             yield path.parent.name, path

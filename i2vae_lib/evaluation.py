@@ -6,29 +6,33 @@ not counted). A metric is its expectation over a random order of the ties, so a 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from i2vae_lib.data.kinds import KINDS
-from i2vae_lib.data.rows import DOMAINS, PAD, Array, DataError, Ragged, Rows, hashed, located, mixed, popularity
+from i2vae_lib.data.rows import (
+    DOMAINS,
+    PAD,
+    Array,
+    DataError,
+    Ragged,
+    Rows,
+    batched,
+    hashed,
+    located,
+    mixed,
+    popularity,
+)
 from i2vae_lib.data.user_sequences import chained
 from i2vae_lib.params import ParameterError
 from i2vae_lib.places import suggestion
 
 CUTOFFS = (5, 10, 20)
+# what rank counts for each row: the columns of `ranks.parquet` from which everything is computed
 COUNTS = tuple(f"{what}_{which}" for which in ("sampled", "full") for what in ("greater", "ties", "candidates"))
-"""What :func:`rank` counts for each row: the columns of ``ranks.parquet`` from which everything is computed."""
 DRAWN_AT_ONCE = 1_000_000
-
-
-class _Scorer(Protocol):
-    """The part of the recommender contract that evaluation needs."""
-
-    name: str
-
-    def score(self, rows: Rows, candidates: Array) -> Array: ...
 
 
 class NonFiniteScore(ArithmeticError):
@@ -162,7 +166,7 @@ def _by_key(keys: Array, barred: Ragged, size: int, count: int) -> Array:
     return np.pad(order, ((0, 0), (0, count - order.shape[1]))).astype(np.int32)
 
 
-def rank(scorer: _Scorer, rows: Rows, negatives: Array | None, *, full: bool, batch_size: int) -> pd.DataFrame:
+def rank(scorer: Any, rows: Rows, negatives: Array | None, *, full: bool, batch_size: int) -> pd.DataFrame:
     """Score the rows and count, for each, the candidates above and equal to the target.
 
     Parameters
@@ -198,8 +202,7 @@ def rank(scorer: _Scorer, rows: Rows, negatives: Array | None, *, full: bool, ba
         # rows of similar length together: a batch is padded to its longest
         positions = positions[np.argsort(rows.lengths("own")[positions], kind="stable")]
         everything = np.arange(1, rows.catalogue.size(d) + 1, dtype=np.int32)
-        for start in range(0, len(positions), batch_size):
-            at = positions[start : start + batch_size]
+        for at in batched(positions, batch_size):
             batch = rows.take(at)
             target = batch.target[:, None]
             if full:
@@ -227,7 +230,7 @@ def rank(scorer: _Scorer, rows: Rows, negatives: Array | None, *, full: bool, ba
     return pd.DataFrame(out)
 
 
-def refuse_non_finite(scorer: _Scorer, scores: Array, batch: Rows) -> None:
+def refuse_non_finite(scorer: Any, scores: Array, batch: Rows) -> None:
     """Raise :class:`NonFiniteScore` for the first row with a NaN or infinite score."""
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(scores.sum()):  # one pass without a table of truth values; a sum of finite ones may overflow
@@ -251,7 +254,7 @@ def ndcg(greater: Array, ties: Array, k: int) -> Array:
     return _mean_gain(greater, ties, 1.0 / np.log2(np.arange(1, k + 1) + 1.0))
 
 
-def mrr(greater: Array, ties: Array, k: int) -> Array:
+def _mrr(greater: Array, ties: Array, k: int) -> Array:
     """MRR@k of each row: mean gain 1 / rank over the tied ranks, 0 beyond k."""
     return _mean_gain(greater, ties, 1.0 / np.arange(1, k + 1))
 
@@ -262,11 +265,11 @@ def _mean_gain(greater: Array, ties: Array, gains: Array) -> Array:
     return (summed[np.minimum(greater + ties + 1, k)] - summed[np.minimum(greater, k)]) / (ties + 1)
 
 
-METRICS = {"HR": hit_rate, "NDCG": ndcg, "MRR": mrr}
+METRICS = {"HR": hit_rate, "NDCG": ndcg, "MRR": _mrr}
 
 
+# `(greater, ties, candidates) -> values`: int64 [rows] each to float [rows]; the target is no candidate
 Measure = Callable[[Array, Array, Array], Array]
-"""``(greater, ties, candidates) -> values``: int64 [rows] each to float [rows]; the target is no candidate."""
 
 
 def measure(name: str) -> Measure:

@@ -34,8 +34,8 @@ from i2vae_lib.results.text import Captioned, as_csv, document, lines, with_inte
 
 CARD = Path(__file__).with_name("model_card.md.jinja")
 KEPT = ("metrics.json", "history.parquet")
+# names of arrays in which systems other than i2VAE keep training users
 OF_USERS = re.compile(r"(^|/)(people|known|users?|ids)( |/|$)")
-"""Names of arrays in which systems other than i2VAE keep training users."""
 
 
 def export_run(run: Path | str, out: Path | str, with_users: bool = False, licence: str = "") -> Path:

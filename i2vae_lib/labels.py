@@ -11,8 +11,8 @@ import pandas as pd
 from i2vae_lib.recommenders.registry import REGISTRY
 
 AFTER = "_after"  # ends the name of a ranker that ranks only what comes after the history's last item
+# a latent, or a column of a training's history that is one's. `x` alone may be a domain: see latent
 LATENT = re.compile(r"(kl/|active/)?(t_|a_)?([xy])")
-"""A latent, or a column of a training's history that is one's. ``x`` alone may be a domain: see :func:`latent`."""
 
 _RAISED = {"x": "ˣ", "y": "ʸ"}
 _OF_LATENTS = {"kl/": "KL of ", "active/": "active units of "}
@@ -135,8 +135,8 @@ def latent(name: str) -> str:
     return f"z{'_' * bool(known[2])}{(known[2] or '')[:1]}{_RAISED[known[3]]}" if known else name
 
 
+# columns whose values are names
 _NAMING = ("system", "recommender", "best", "ranker", "generator", "kind", "base", "row")
-"""Columns whose values are names."""
 
 
 def labelled(table: pd.DataFrame) -> pd.DataFrame:

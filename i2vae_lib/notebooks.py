@@ -20,8 +20,7 @@ from i2vae_lib.runs import write_atomically
 from i2vae_lib.stages import Say
 
 PLOTLY, FIGURE = "plotly.min.js", "application/vnd.plotly.v1+json"
-HIDDEN = "remove-cell"
-"""The tag of cells that pages leave out: those that only test, and the links between notebooks."""
+HIDDEN = "remove-cell"  # the tag of cells that pages leave out: those that only test, and the links between notebooks
 
 
 @contextmanager

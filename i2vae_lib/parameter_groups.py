@@ -72,8 +72,8 @@ class SyntheticParameters(Group):
     seed: NonNegative
 
 
+# the paper's way to recall pseudo-sequences, under protocol `released` whatever a preset says
 PUBLISHED_PSG = {"folds": 1, "recall_from": "history_and_target"}
-"""The paper's way to recall pseudo-sequences, under protocol ``released`` whatever a preset says."""
 
 
 class PsgParameters(Group):

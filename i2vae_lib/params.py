@@ -25,8 +25,8 @@ from i2vae_lib import parameter_groups as groups
 from i2vae_lib.places import Refusal, not_utf8, preset_folder, preset_names, suggestion
 from i2vae_lib.yaml_files import parse, wanted
 
+# the top-level names of a preset file: exactly the parameters that every notebook declares
 PRESET_NAMES = ("preset", "data", "protocol", "seed", "epochs", "out", "overrides")
-"""The top-level names of a preset file: exactly the parameters that every notebook declares."""
 
 
 class ParameterError(Refusal):
@@ -392,18 +392,10 @@ def _check_devices(p: Parameters) -> None:
 
 def _check_together(p: Parameters) -> None:
     """Check the rules that involve more than one value."""
-    attending = {
-        "i2vae": {"model.heads": p.model.heads, "model.cross_heads": p.model.cross_heads},
-        "sasrec-bce": {"sasrec_bce.heads": p.sasrec_bce.heads},
-        "sasrec-ce": {"sasrec_ce.heads": p.sasrec_ce.heads},
-        "stack-ce": {"sasrec_ce.heads": p.sasrec_ce.heads},
-        "esasrec": {"esasrec.heads": p.esasrec.heads},
-        "abxi": {"abxi.heads": p.abxi.heads},
-        "c2dsr": {"c2dsr.heads": p.c2dsr.heads},
-    }
-    for key, heads in attending.get(p.system.removesuffix("-s").removesuffix("-m"), {}).items():
-        if p.model.d % heads:
-            raise ParameterError(f"'{key}': {heads} heads do not divide model.d = {p.model.d}")
+    group = {"i2vae": "model", "stack-ce": "sasrec_ce"}.get(p.system, re.sub("-[sm]$", "", p.system).replace("-", "_"))
+    for name in ("heads", "cross_heads"):
+        if p.model.d % (heads := getattr(getattr(p, group, None), name, 1)):
+            raise ParameterError(f"'{group}.{name}': {heads} heads do not divide model.d = {p.model.d}")
     _check_devices(p)
     if p.system == "i2vae":
         _check_positions(p)

@@ -22,8 +22,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+# how long a process waits for another that is still there; one that has ended is noticed at once
 _LONGEST = timedelta(days=1)
-"""How long a process waits for another that is still there; one that has ended is noticed at once."""
 
 
 class _ProcessGone(ConnectionError):

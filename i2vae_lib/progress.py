@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, Self
 
-SILENCE = 8.0
-"""Seconds without a line after which the last one is repeated."""
+SILENCE = 8.0  # seconds without a line after which the last one is repeated
 
 
 class _Lines:

@@ -28,16 +28,16 @@ from i2vae_lib.places import Refusal, not_utf8, runs_folder
 from i2vae_lib.processes import peak_memory_bytes, return_freed_memory, usable_cores
 
 RUN_LAYOUT = 3
+# most characters of a folder's name that spell out changed parameters; longer ones are named by their digest
 _LONGEST_CHANGE = 60
-"""Most characters of a folder's name that spell out changed parameters; longer ones are named by their digest."""
 
 _FOLDERS = ("dataset", "model")
+# results of the stages in a run directory, beside checkpoints and `run.json`, which has the SHA-256 of each file
 RESULTS = ("dataset", "pseudo.parquet", "model", "history.parquet", "ranks.parquet", "metrics.json")
-"""Results of the stages in a run directory, beside checkpoints and ``run.json``, which has the SHA-256 of each file."""
 
 
+# what a run's folder may hold before its record, once it is locked: the engine of cells and the facade write there
 _BEGUN = re.compile(r"\.(cell\.)?lock|\..*\.part|log\.txt|logs|vectors\.parquet")
-"""What a run's folder may hold before its record, once it is locked: the engine of cells and the facade write there."""
 
 
 class LayoutError(Refusal):
@@ -350,29 +350,20 @@ class Run:
     """
 
     def __init__(self, parameters: Parameters, folder: Path | str | None = None, ignored: tuple[str, ...] = ()):
-        self.ignored = ignored
         self.folder = Path(folder or parameters.out or default_folder(parameters, ignored))
         claim(self.folder)
         self.parameters = parameters
         self.lock = FileLock(self.folder / ".lock")
+        asked = parameters.model_dump(mode="json")
+        begun = {"layout": RUN_LAYOUT, "parameters": asked, "environment": environment(), "stages": {}, "sha256": {}}
         with self.lock:
-            self._open()
-
-    def _open(self) -> None:
-        self.record = read_record(self.folder) if (self.folder / "run.json").is_file() else {}
-        begun = {
-            "layout": RUN_LAYOUT,
-            "parameters": self.parameters.model_dump(mode="json"),
-            "environment": environment(),
-            "stages": {},
-            "sha256": {},
-        }
-        if self.record.keys() > begun.keys():
-            both = (self.record["parameters"], self.parameters.model_dump(mode="json"))
-            refuse_changes(self.folder, *(flatten(of_result(parameters, self.ignored)) for parameters in both))
-        else:  # new, or stopped before it made anything
-            self.record = begun
-            self.note()
+            self.record = read_record(self.folder) if (self.folder / "run.json").is_file() else {}
+            if self.record.keys() > begun.keys():
+                both = (self.record["parameters"], asked)
+                refuse_changes(self.folder, *(flatten(of_result(one, ignored)) for one in both))
+            else:  # new, or stopped before it made anything
+                self.record = begun
+                self.note()
 
     def refresh(self) -> None:
         """Read ``run.json`` again: another process may have added to it."""
@@ -460,11 +451,6 @@ def refuse_changes(
     if differing:
         listed = "; ".join(f"{key} = {before[key]!r}, now it is {now.get(key)!r}" for key in differing)
         raise LayoutError(f"{folder} was made with {listed}: choose another OUT, or delete the folder")
-
-
-def results_in(folder: Path) -> list[str]:
-    """The :data:`RESULTS` and checkpoints that a folder holds, by name."""
-    return [name for name in RESULTS if (folder / name).exists()] + [path.name for path in folder.glob("last*.ckpt")]
 
 
 def refuse_exported(folder: Path, record: Mapping[str, Any]) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from i2vae_lib.places import runs_folder
 
+# made by `python tools/make_sample_run.py`: the recipe on a small planted pair
 SAMPLE = Path(__file__).parent / "sample_files"
-"""Made by ``python tools/make_sample_run.py``: the recipe on a small planted pair."""
 
 
 def sample_run() -> Path:

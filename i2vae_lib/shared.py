@@ -37,7 +37,7 @@ def recalled(dataset: CrossDomainDataset, generator: psg.Generator) -> tuple[Pat
         audited = leaks.audit(dataset, pseudo=items_of, generator=generator).to_dict(orient="records")
         write_json(folder / "about.json", {"audit": audited})
 
-    folder = once("recalled", [dataset.fingerprint(), psg.digest(generator)], (__name__,), make)
+    folder = once("recalled", [dataset.fingerprint(), generator.digest()], (__name__,), make)
     about = read_json(folder / "about.json")
     return folder / "pseudo.parquet", about["audit"]
 

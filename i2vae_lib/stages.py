@@ -18,7 +18,7 @@ from i2vae_lib import evaluation
 from i2vae_lib.audit import fitted, leaks
 from i2vae_lib.data.dataset import CrossDomainDataset
 from i2vae_lib.data.kinds import REPORTED_KINDS
-from i2vae_lib.data.loading import check_name, check_protocol, load_dataset_once, source_of
+from i2vae_lib.data.loading import check_data, load_dataset_once, source_of
 from i2vae_lib.data.rows import DOMAINS, SPLITS
 from i2vae_lib.generators import psg
 from i2vae_lib.params import ParameterError, Parameters
@@ -64,8 +64,7 @@ def check_run(parameters: Parameters) -> None:
     DataError, ParameterError
         Names the nearest known one, or the protocols that the data can serve.
     """
-    check_name(parameters.data)
-    check_protocol(parameters.data, parameters.protocol)
+    check_data(parameters.data, parameters.protocol)
     check_system(parameters.system)
 
 
@@ -174,7 +173,7 @@ def recall(run: Run, dataset: CrossDomainDataset | None = None) -> psg.Generator
     if path.is_file():
         checked(run.folder, path.name)  # outside run.stage: reading the fit back is not timed
         generator = psg.fit_once(train, p)
-        if psg.digest(generator) != run.record.get("generator_sha256"):
+        if generator.digest() != run.record.get("generator_sha256"):
             raise LayoutError(
                 f"{run.folder}: the generator had to be fitted again (the cache was emptied, or its code changed) and "
                 f"differs from the one whose pseudo-sequences the run holds: choose another OUT, or delete the folder"
@@ -183,7 +182,7 @@ def recall(run: Run, dataset: CrossDomainDataset | None = None) -> psg.Generator
     with run.stage("generator"):
         generator = psg.fit_once(train, p)
     # a fit of an earlier run keeps the seconds that it took then
-    run.note(generator_seconds=psg.seconds_of_fit(train, p), generator_sha256=psg.digest(generator))
+    run.note(generator_seconds=psg.seconds_of_fit(train, p), generator_sha256=generator.digest())
     with run.stage("recall"):
         table, audited = recalled(dataset, generator)
         run.note(audit=audited)

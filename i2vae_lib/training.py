@@ -28,12 +28,10 @@ from i2vae_lib.progress import bar, end
 from i2vae_lib.runs import LayoutError, reading, write_atomically
 
 _CHECKPOINT_LAYOUT = 2
-LOOKED = 100
-"""Batches between two checks that the losses are finite: a check waits for the device."""
+LOOKED = 100  # batches between two checks that the losses are finite: a check waits for the device
 
 
-CostAndParts = tuple[Tensor, dict[str, Tensor]]
-"""The scalar to minimise, and its parts by name, for the history."""
+CostAndParts = tuple[Tensor, dict[str, Tensor]]  # the scalar to minimise, and its parts by name, for the history
 
 Loss = Callable[[Any, int, torch.Generator], CostAndParts]
 

@@ -11,18 +11,16 @@ import yaml
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-_DEEPEST = 30
-"""Levels of nested lists and mappings."""
+_DEEPEST = 30  # levels of nested lists and mappings
 
-MOST_VALUES = 100_000
-"""Aliases (``*name``) count as the values that they stand for: ten lines of them can make 10^10."""
+MOST_VALUES = 100_000  # aliases (`*name`) count as the values that they stand for: ten lines of them can make 10^10
 
 
+# what stands for a number, by the kind that YAML takes it for
 _PLAIN = {
     "int": "[-+]?(0|[1-9][0-9]*)",
     "float": r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
 }
-"""What stands for a number, by the kind that YAML takes it for."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -56,8 +54,7 @@ for _kind in _PLAIN:
     _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _number)
 
 
-_LONGEST = 1_000_000
-"""Characters, comments among them, which cost the parser as much time as values."""
+_LONGEST = 1_000_000  # characters, comments among them, which cost the parser as much time as values
 
 
 def parse(text: str) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch import nn
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.params import Parameters, load
-from i2vae_lib.recommenders.systems.abxi import ABXI, Network, SwiGLU
+from i2vae_lib.recommenders.systems.abxi import ABXI, Network
 from i2vae_lib.recommenders.systems.every_position import Steps
 from i2vae_lib.training import Callbacks
 from tests.helpers.worlds import TINY
@@ -52,7 +54,7 @@ def attention(network: Network, items: list[int]) -> torch.Tensor:
     return network.norm(e[last] + layer.output(torch.cat(mixed)))
 
 
-def feed(layer: SwiGLU, x: torch.Tensor) -> torch.Tensor:
+def feed(layer: Any, x: torch.Tensor) -> torch.Tensor:
     gate, linear = layer.inner(x).split(layer.outer.weight.shape[1])
     return layer.outer(gate * torch.sigmoid(gate) * linear)
 

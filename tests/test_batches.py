@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from i2vae_lib.data import CrossDomainDataset, DataError
-from i2vae_lib.data.batches import collate, draw_negatives, epoch_order, pseudo_sequences
+from i2vae_lib.data.batches import bucketed, collate, draw_negatives, pseudo_sequences
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Ragged, Rows
 from i2vae_lib.parameter_groups import ModelParameters
 from i2vae_lib.params import load
@@ -174,7 +174,7 @@ def test_collate_when_batches_are_of_the_tiny_world(dataset: CrossDomainDataset,
     """No column that is padding in every row, but for the one that an empty batch keeps."""
     rows, p = dataset.splits[split], parameters(10, 18)
     recalled = np.zeros((len(rows), 0), dtype=np.int32)
-    for at in epoch_order(rows, 16, np.random.default_rng(0)):
+    for at in bucketed(rows.lengths("own"), 16, np.random.default_rng(0)):
         for side in collate(rows, recalled, at, p, "append").values():
             for ids, cap in ((side.own, p.T), (side.other, p.T), (side.pseudo, p.T_pseudo)):
                 longest = int((ids != 0).sum(dim=1).max())
@@ -221,27 +221,27 @@ def test_negatives_when_more_than_the_catalogue_are_asked_for() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
-def test_epoch_order_when_read_to_the_end(dataset: CrossDomainDataset, batch_size: int) -> None:
+def test_bucketed_when_read_to_the_end(dataset: CrossDomainDataset, batch_size: int) -> None:
     rows = dataset.splits["train"]
-    batches = list(epoch_order(rows, batch_size, np.random.default_rng(0)))
+    batches = list(bucketed(rows.lengths("own"), batch_size, np.random.default_rng(0)))
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(rows)))
     assert len(batches) == -(-len(rows) // batch_size)
     assert max(len(at) for at in batches) <= batch_size
 
 
-def test_epoch_order_when_seed_repeats(dataset: CrossDomainDataset) -> None:
+def test_bucketed_when_seed_repeats(dataset: CrossDomainDataset) -> None:
     def order(seed: int) -> Array:
-        return np.concatenate(list(epoch_order(dataset.splits["train"], 32, np.random.default_rng(seed))))
+        return np.concatenate(list(bucketed(dataset.splits["train"].lengths("own"), 32, np.random.default_rng(seed))))
 
     assert order(0).tolist() == order(0).tolist()
     assert order(0).tolist() != order(1).tolist()
 
 
-def test_epoch_order_when_lengths_differ(dataset: CrossDomainDataset) -> None:
+def test_bucketed_when_lengths_differ(dataset: CrossDomainDataset) -> None:
     """Inside one pool the batches' ranges of own length do not overlap, and batches are not served by length."""
     rows = dataset.splits["train"]
     length = rows.lengths("own")
-    batches = list(epoch_order(rows, 32, np.random.default_rng(0)))
+    batches = list(bucketed(rows.lengths("own"), 32, np.random.default_rng(0)))
     ranges = [(int(length[at].min()), int(length[at].max())) for at in batches]
     assert ranges != sorted(ranges)
     ordered = sorted(ranges)

@@ -28,6 +28,11 @@ def made() -> list[Path]:
     return []
 
 
+@pytest.fixture(autouse=True)
+def _kept_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("I2VAE_CACHE_DIR", str(tmp_path))
+
+
 @pytest.fixture
 def make(made: list[Path]) -> Callable[[Path], None]:
     def fill(folder: Path) -> None:
@@ -40,18 +45,15 @@ def make(made: list[Path]) -> Callable[[Path], None]:
 
 
 def test_entry_when_asked_for_again_is_read_back(
-    made: list[Path], make: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: list[Path], make: Callable[[Path], None], tmp_path: Path
 ) -> None:
-    first = cache.once("tables", {"a": 1, "b": [2]}, CODE, make, tmp_path)
-    assert cache.once("tables", {"b": [2], "a": 1}, CODE, make, tmp_path) == first and made == [first]
-    assert first.parent == tmp_path / "tables" and first == cache.entry_folder(
-        "tables", {"a": 1, "b": [2]}, CODE, tmp_path
-    )
-    cache.once("tables", {"a": 2, "b": [2]}, CODE, make, tmp_path)
-    cache.once("others", {"a": 1, "b": [2]}, CODE, make, tmp_path)
-    cache.once("tables", {"a": 1, "b": [2]}, ("i2vae_lib.evaluation",), make, tmp_path)
+    first = cache.once("tables", {"a": 1, "b": [2]}, CODE, make)
+    assert cache.once("tables", {"b": [2], "a": 1}, CODE, make) == first and made == [first]
+    assert first.parent == tmp_path / "tables" and first == cache.entry_folder("tables", {"a": 1, "b": [2]}, CODE)
+    cache.once("tables", {"a": 2, "b": [2]}, CODE, make)
+    cache.once("others", {"a": 1, "b": [2]}, CODE, make)
+    cache.once("tables", {"a": 1, "b": [2]}, ("i2vae_lib.evaluation",), make)
     assert len(set(made)) == len(made) == 4
-    monkeypatch.setenv("I2VAE_CACHE_DIR", str(tmp_path))
     assert cache.once("tables", {"a": 1, "b": [2]}, CODE, make) == first and len(made) == 4
 
 
@@ -76,11 +78,11 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 def test_entry_when_damaged_is_made_anew(
     damage: str, made: list[Path], make: Callable[[Path], None], tmp_path: Path
 ) -> None:
-    folder = cache.once("tables", 0, CODE, make, tmp_path)
+    folder = cache.once("tables", 0, CODE, make)
     DAMAGE[damage](folder)
-    assert cache.once("tables", 0, CODE, make, tmp_path) == folder and made == [folder, folder]
+    assert cache.once("tables", 0, CODE, make) == folder and made == [folder, folder]
     assert (folder / "inner" / "table.bin").read_bytes() == bytes(range(256)) and not (folder / ".part").exists()
-    cache.once("tables", 0, CODE, make, tmp_path)
+    cache.once("tables", 0, CODE, make)
     assert len(made) == 2
 
 
@@ -92,8 +94,8 @@ def test_entry_when_making_fails_is_made_by_the_next_call(
         raise OSError("the disk is full")
 
     with pytest.raises(OSError, match="the disk is full"):
-        cache.once("tables", 0, CODE, half, tmp_path)
-    cache.once("tables", 0, CODE, make, tmp_path)
+        cache.once("tables", 0, CODE, half)
+    cache.once("tables", 0, CODE, make)
     assert len(made) == 1
 
 
@@ -105,7 +107,7 @@ def test_entry_when_wanted_by_several_at_once_is_made_by_one(
         make(folder)
 
     with ThreadPoolExecutor(4) as pool:
-        folders = set(pool.map(lambda _: cache.once("tables", 0, CODE, slowly, tmp_path), range(4)))
+        folders = set(pool.map(lambda _: cache.once("tables", 0, CODE, slowly), range(4)))
     assert folders == set(made) and len(made) == 1
 
 
@@ -185,11 +187,11 @@ def test_fit_when_a_bit_of_it_is_flipped_is_fitted_anew(
     dataset: CrossDomainDataset, tiny: Parameters, tmp_path: Path
 ) -> None:
     train, p = dataset.splits["train"], tiny.psg.model_copy(update={"kind": "cooccurrence"})
-    first = psg.fit_once(train, p, tmp_path)
+    first = psg.fit_once(train, p)
     [path] = tmp_path.rglob("generator.safetensors")
     flip(path)
-    again = psg.fit_once(train, p, tmp_path)
-    assert psg.digest(again) == psg.digest(first)
+    again = psg.fit_once(train, p)
+    assert again.digest() == first.digest()
     for name, table in first.arrays().items():
         np.testing.assert_array_equal(again.arrays()[name], table)
 
@@ -211,29 +213,27 @@ def test_cache_when_cleared_leaves_what_links_lead_to(tmp_path: Path) -> None:
     mine.mkdir()
     (mine / ".lock").touch()
     (mine / "work").write_text("mine")
-    folder = cache.once(
-        "fits", 1, ("i2vae_lib.places",), lambda entry: (entry / "link").symlink_to(mine), tmp_path / "c"
-    )
+    folder = cache.once("fits", 1, ("i2vae_lib.places",), lambda entry: (entry / "link").symlink_to(mine))
     (folder.parent / ("0" * 64)).symlink_to(mine)
-    cache.clear((), tmp_path / "c")
-    assert (mine / "work").read_text() == "mine" and cache.contents((), tmp_path / "c") == []
+    cache.clear()
+    assert (mine / "work").read_text() == "mine" and cache.contents() == []
 
 
 def test_cache_when_cleared_holds_no_entry_and_all_else(
     make: Callable[[Path], None], made: list[Path], tmp_path: Path
 ) -> None:
     for key in (1, 2):
-        cache.once("tables", key, CODE, make, tmp_path)
-    cache.once("fits", 1, CODE, make, tmp_path)
+        cache.once("tables", key, CODE, make)
+    cache.once("fits", 1, CODE, make)
     for name in ("tables/notes.txt", "pair.csv", "0" * 64 + "/mine/deep", "folder/" + "0" * 64 + "/not_ours"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x" * 10)
-    found = cache.contents(["pair.csv", "absent.csv"], tmp_path)
+    found = cache.contents(["pair.csv", "absent.csv"])
     assert [(kind, entries) for kind, entries, _ in found] == [("fits", 1), ("tables", 2), ("downloads", 1)]
     assert found[1][2] == 2 * found[0][2] > 512 and found[2][2] == 10
-    assert cache.clear((), tmp_path) == found[:2] and cache.contents((), tmp_path) == []
+    assert cache.clear() == found[:2] and cache.contents() == []
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 4
-    cache.once("fits", 1, CODE, make, tmp_path)
+    cache.once("fits", 1, CODE, make)
     assert len(made) == 4
 
 

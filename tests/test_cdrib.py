@@ -16,7 +16,7 @@ from i2vae_lib.model.graph_encoders import VBGE, Bipartite, Triples, interaction
 from i2vae_lib.model.latents import kl, sample, standard_like
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import CDRIB, Popularity
-from i2vae_lib.recommenders.systems.cdrib import concatenated, counterparts, draw_contrast, hinge, reconstruction
+from i2vae_lib.recommenders.systems.cdrib import counterparts, draw_contrast, hinge, reconstruction
 from i2vae_lib.training import Callbacks
 from tests.helpers.worlds import TINY, one_a_user
 
@@ -134,11 +134,11 @@ def test_concatenated_when_there_are_three_layers(system: CDRIB) -> None:
     module, graph = system.module, system.graphs["x"]
     users, items = module.encoders["x"](module.users["x"].weight, module.items["x"].weight, graph, None)
     noise = torch.Generator().manual_seed(5)
-    found = concatenated(users, noise)
-    assert found.shape == (len(graph.users), LAYERS * D) and concatenated(items, None).shape == (120, LAYERS * D)
+    found = users.concatenated(noise)
+    assert found.shape == (len(graph.users), LAYERS * D) and items.concatenated(None).shape == (120, LAYERS * D)
     z = sample(users.posterior, torch.Generator().manual_seed(5))
     torch.testing.assert_close(found, torch.cat([users.hidden[0], users.hidden[1], z], dim=1))
-    torch.testing.assert_close(concatenated(users, None)[:, 2 * D :], users.posterior.mean)
+    torch.testing.assert_close(users.concatenated(None)[:, 2 * D :], users.posterior.mean)
 
 
 def test_loss_when_written_out(system: CDRIB) -> None:
@@ -153,8 +153,8 @@ def test_loss_when_written_out(system: CDRIB) -> None:
         users, items = encoded[d]
         for q, weight in ((users.posterior, own.beta), (items.posterior, 1.0)):
             expected = expected + own.kl_weight * weight * kl(q, standard_like(q)).mean()
-        r, crossing = concatenated(users, None), concatenated(encoded[other(d)][0], None)
-        r_items, one = concatenated(items, None), batch[d]
+        r, crossing = users.concatenated(None), encoded[other(d)][0].concatenated(None)
+        r_items, one = items.concatenated(None), batch[d]
         twin = system.twins[d][one.user]
         for vectors, keep in ((r[one.user], twin >= -1), (crossing[twin.clamp(min=0)], twin >= 0)):
             for at, label in ((one.item, 1.0), (one.negative, 0.0)):
@@ -173,7 +173,7 @@ def test_scores_when_crossing(system: CDRIB, domain: str) -> None:
     users, items = {}, {}
     for d, graph in system.graphs.items():
         encoded = module.encoders[d](module.users[d].weight, module.items[d].weight, graph, None)
-        users[d], items[d] = (concatenated(one, None) for one in encoded)
+        users[d], items[d] = (one.concatenated(None) for one in encoded)
     one = one_batch(system)[domain]
     twin = system.twins[domain][one.user]
     both, alone = only(one, twin >= 0), only(one, twin < 0)
@@ -208,7 +208,7 @@ def test_training_when_nobody_has_both(one_sided: Rows) -> None:
         optimizer = torch.optim.Adam([*encoder.parameters(), *tables], lr=0.01)
         for _ in range(4):
             users, items = encoder(*tables, system.graphs[d], None)
-            user, table = concatenated(users, None)[batch[d].user], concatenated(items, None)
+            user, table = users.concatenated(None)[batch[d].user], items.concatenated(None)
             logits = [(user * table[at]).sum(dim=1) for at in (batch[d].item, batch[d].negative)]
             value = torch.nn.functional.softplus(-logits[0]).mean() + torch.nn.functional.softplus(logits[1]).mean()
             for q, weight in ((users.posterior, own.beta), (items.posterior, 1.0)):
@@ -216,7 +216,7 @@ def test_training_when_nobody_has_both(one_sided: Rows) -> None:
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
-        expected[d] = [concatenated(one, None) for one in encoder(*tables, system.graphs[d], None)]
+        expected[d] = [one.concatenated(None) for one in encoder(*tables, system.graphs[d], None)]
     optimizer = torch.optim.Adam(system.module.parameters(), lr=0.01)
     for step in range(4):
         optimizer.zero_grad()
@@ -227,7 +227,7 @@ def test_training_when_nobody_has_both(one_sided: Rows) -> None:
         module = system.module
         found = module.encoders[d](module.users[d].weight, module.items[d].weight, graph, None)
         for mine, theirs in zip(found, expected[d], strict=True):
-            torch.testing.assert_close(concatenated(mine, None), theirs, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(mine.concatenated(None), theirs, rtol=1e-3, atol=1e-4)
 
 
 def test_loss_when_nobody_has_both(one_sided: Rows) -> None:

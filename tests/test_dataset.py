@@ -243,18 +243,20 @@ def test_kinds_when_told_slowly_are_the_same(dataset):
 
 
 def test_dataset_when_asked_for_twice_is_built_once(tiny, dataset, tmp_path, monkeypatch):
-    first = load_dataset_once(tiny, tmp_path)
+    monkeypatch.setenv("I2VAE_CACHE_DIR", str(tmp_path))
+    first = load_dataset_once(tiny)
     assert first.fingerprint() == dataset.fingerprint()
     monkeypatch.setattr(loading, "load_dataset", lambda p: pytest.fail("built again"))
-    assert load_dataset_once(tiny.model_copy(update={"seed": 7}), tmp_path).fingerprint() == dataset.fingerprint()
+    assert load_dataset_once(tiny.model_copy(update={"seed": 7})).fingerprint() == dataset.fingerprint()
     other = tiny.model_copy(update={"controls": tiny.controls.model_copy(update={"density": 0.5})})
     with pytest.raises(pytest.fail.Exception):
-        load_dataset_once(other, tmp_path)
+        load_dataset_once(other)
 
 
-def test_shared_dataset_when_damaged_is_built_anew(tiny, dataset, tmp_path):
-    load_dataset_once(tiny, tmp_path)
+def test_shared_dataset_when_damaged_is_built_anew(tiny, dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("I2VAE_CACHE_DIR", str(tmp_path))
+    load_dataset_once(tiny)
     [shared] = (tmp_path / "datasets").glob("*/train.parquet")
     shared.write_bytes(b"half")
-    assert load_dataset_once(tiny, tmp_path).fingerprint() == dataset.fingerprint()
+    assert load_dataset_once(tiny).fingerprint() == dataset.fingerprint()
     assert shared.stat().st_size > 100

@@ -231,8 +231,10 @@ def test_cross_domain_posterior_when_other_has_one_item() -> None:
     """Softmax over one key is 1: every query's answer is that item's value."""
     one = cross()
     own, theirs = sequences([3], 3, seed=1), sequences([1], 1, seed=2)
-    value = one.key_value(theirs[0])[:, 0, D:]
-    torch.testing.assert_close(one(*own, *theirs).mean, one.head(one.output(value)).mean, rtol=1e-5, atol=1e-5)
+    value = one.attention.key_value(theirs[0])[:, 0, D:]
+    torch.testing.assert_close(
+        one(*own, *theirs).mean, one.head(one.attention.output(value)).mean, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_gaussian_head_when_log_variance_leaves_its_range() -> None:

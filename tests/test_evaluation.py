@@ -21,7 +21,6 @@ from i2vae_lib.evaluation import (
     METRICS,
     NonFiniteScore,
     metrics,
-    mrr,
     ndcg,
     rank,
     rank_table,
@@ -209,7 +208,7 @@ def test_metrics_when_the_scorer_is_constant_are_chance_exactly():
     assert ndcg(greater, ties, 10)[0] == pytest.approx(
         sum(1 / math.log2(r + 1) for r in range(1, 11)) / 1000, abs=1e-15
     )
-    assert mrr(greater, ties, 10)[0] == pytest.approx(sum(1 / r for r in range(1, 11)) / 1000, abs=1e-15)
+    assert METRICS["MRR"](greater, ties, 10)[0] == pytest.approx(sum(1 / r for r in range(1, 11)) / 1000, abs=1e-15)
     assert ranks["ties_full"].tolist() == [1100 - 2 - 1] * 20
 
 

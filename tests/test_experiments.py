@@ -33,7 +33,7 @@ from i2vae_lib.experiments import engine, sweeps, workers
 from i2vae_lib.experiments.engine import Work, cell_folder
 from i2vae_lib.experiments.grids import Sweep, address_of, resolve
 from i2vae_lib.experiments.sweeps import costs, estimate, over_seeds, plan, results, run, state_of
-from i2vae_lib.experiments.workers import Processes, SchedulerError, WorkerDied, connect
+from i2vae_lib.experiments.workers import SchedulerError, WorkerDied, connect
 from i2vae_lib.figures import plots, sweep_figures
 from i2vae_lib.lazy import MissingLibrary
 from i2vae_lib.results.differences import compare
@@ -526,7 +526,7 @@ def test_sweep_on_this_machine_listens_nowhere(sweep: Sweep, tmp_path: Path, mon
     seen: list[set[Any]] = []
     before = listening()
 
-    def looking(found: Processes, todo: Any, **named: Any) -> None:
+    def looking(found: Any, todo: Any, **named: Any) -> None:
         assert found.submit(sum, [1, 2]).result(200) == 3 and len(family()) > 1
         seen.append(listening())
         work_off(found, todo, **named)

@@ -48,7 +48,7 @@ def user(trained: I2VAERecommender, dataset: CrossDomainDataset) -> UserExplorer
     return UserExplorer(trained, dataset.splits["test"], dataset.tail["test"])
 
 
-def said(explorer: widgets.Explorer) -> str:
+def said(explorer: Any) -> str:
     return html.unescape(re.sub("<style>.*</style>|<[^>]*>", "", explorer.said.value, flags=re.DOTALL))
 
 

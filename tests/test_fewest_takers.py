@@ -10,7 +10,7 @@ import pytest
 from i2vae_lib.audit.fewest_takers import CHANCE, ERRORS, fewest_takers
 from i2vae_lib.data import DOMAINS, load_dataset, load_pair, protocols, splitting
 from i2vae_lib.data.filters import whole_core
-from i2vae_lib.data.ordered_events import ordered, rows_at
+from i2vae_lib.data.ordered_events import in_order, rows_at
 from i2vae_lib.data.rows import interactions, popularity
 from i2vae_lib.params import load
 from tests.helpers.worlds import ROOT
@@ -57,7 +57,7 @@ def test_fewest_takers_on_real_logs_beats_chance_only_where_the_future_made_the_
 
     first, second = protocols.cut_times(pair, p.split)
     kept = whole_core(pair)
-    events = ordered(kept, 0)
+    events = in_order(kept.log, kept.catalogue, 0)
     targets = {
         "train": {d: events[d].last_of_user(events[d].time <= first) for d in DOMAINS},
         "validation": {d: events[d].first_of_user(events[d].between(first, second)) for d in DOMAINS},

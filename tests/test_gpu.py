@@ -12,7 +12,7 @@ import torch
 
 from i2vae_lib import training
 from i2vae_lib.data import CrossDomainDataset
-from i2vae_lib.data.batches import collate, epoch_order
+from i2vae_lib.data.batches import bucketed, collate
 from i2vae_lib.evaluation import rank, sample_negatives
 from i2vae_lib.generators import psg
 from i2vae_lib.model.i2vae import build
@@ -39,7 +39,7 @@ def first_epoch(dataset: CrossDomainDataset, generator: psg.Generator, device: s
     objective = build_objective(p.objective, p.model.T)
 
     def batches(rng: np.random.Generator) -> Iterator[Any]:
-        for at in epoch_order(rows, p.training.batch_size, rng):
+        for at in bucketed(rows.lengths("own"), p.training.batch_size, rng):
             yield collate(rows, recalled, at, p.model, p.psg.arrangement)
 
     def loss(batch: Any, epoch: int, _: torch.Generator) -> Any:

@@ -16,7 +16,6 @@ from i2vae_lib.model.graph_encoders import (
     VBGE,
     Bipartite,
     bipartites,
-    folded,
     initialise_encoders,
     interaction_batches,
     pooling,
@@ -148,7 +147,7 @@ def test_folded_when_a_user_is_a_trained_one_with_a_zero_vector(dataset: CrossDo
     weights = torch.Generator().manual_seed(3)
     users = torch.randn(len(graph.users), D, generator=weights)
     messages = encoder.users(users, graph.to_items, graph.to_users, None).messages
-    hidden, mean = folded(encoder.users, messages, pooling(warm, "x", CPU))
+    hidden, mean = encoder.users.folded(messages, pooling(warm, "x", CPU))
     assert [one.shape for one in [*hidden, mean]] == [(9, D)] * 3
     for row in range(9):  # the slow way, one row and one item at a time
         items = sorted(set(warm.history["x"][row] - 1))
@@ -166,7 +165,7 @@ def test_folded_when_a_training_user_has_that_vector(graph: Bipartite, encoder: 
     users[1] = 0.0
     encoded = encoder(users, items, graph, None)[0]
     pool = graphs.Adjacency.of(graphs.row_normalised(graphs.binary(np.zeros(1, int), np.array([1]), (1, SIZE))))
-    hidden, mean = folded(encoder.users, encoded.messages, pool)
+    hidden, mean = encoder.users.folded(encoded.messages, pool)
     torch.testing.assert_close(mean[0], encoded.posterior.mean[1])
     torch.testing.assert_close(hidden[1][0], encoded.hidden[1][1])
 

@@ -17,13 +17,12 @@ from i2vae_lib.experiments.grids import (
     address_of,
     address_of_record,
     cells_folder,
-    file_names,
     from_notebook,
-    labels,
     read_sweep,
     resolve,
 )
 from i2vae_lib.params import ParameterError, load
+from i2vae_lib.places import preset_folder
 
 SMALL: dict[str, Any] = {"preset": "smoke", "grids": {"T": {"product": {"model.T": [5, 10, 20]}}}}
 
@@ -72,7 +71,7 @@ def test_cells_that_two_grids_name_are_one() -> None:
     content = SMALL | {"grids": {"T": {"product": {"model.T": [5, 10]}}, "rows": {"rows": {"short": {"model.T": 5}}}}}
     found = resolve("s", content)
     assert [len(cell.places) for cell in found.cells] == [2, 1]
-    assert [list(labels(place)) for place in found.cells[0].places] == [["model.T = 5"], ["short"]]
+    assert [list(place.labels()) for place in found.cells[0].places] == [["model.T = 5"], ["short"]]
 
 
 @pytest.mark.parametrize(
@@ -259,7 +258,7 @@ def test_unknown_file_is_refused() -> None:
         read_sweep("recip")
 
 
-@pytest.mark.parametrize("name", file_names("sweeps"))
+@pytest.mark.parametrize("name", sorted(path.stem for path in (preset_folder() / "sweeps").glob("*.yaml")))
 def test_committed_files_resolve(name: str) -> None:
     # on some data and protocol: what a grid sets, not where it is run
     given_data = {} if name in ("cold_users", "paper_table") else {"data": "cloth_sport", "protocol": "strict"}

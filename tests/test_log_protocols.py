@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from i2vae_lib.audit.leaks import audit, fired
 from i2vae_lib.data import DOMAINS, Catalogue, DataError, load_dataset, protocols, synthetic
-from i2vae_lib.data.ordered_events import ordered, rows_at
+from i2vae_lib.data.ordered_events import in_order, rows_at
 from i2vae_lib.data.rows import (
     SPLITS,
     EventLog,
@@ -219,7 +219,7 @@ def test_before_1970_when_events_stand_there_they_are_before():
     of_items = {d: np.array([f"{d}{i}" for i in range(3)], dtype=object) for d in DOMAINS}
     catalogue = Catalogue({"x": "X", "y": "Y"}, of_items, np.zeros((0, 2), np.int32), {d: None for d in DOMAINS})
     pair = LogPair("old", "0" * 64, catalogue, EventLog(users, events, resolution_of(events)), pd.DataFrame())
-    found = ordered(pair, 0)
+    found = in_order(pair.log, pair.catalogue, 0)
     rows = rows_at(pair, found, {d: found[d].last_of_user() for d in DOMAINS})
     assert [rows.history[d][0].tolist() for d in DOMAINS] == [[1, 2], [1]]
     assert [rows.history[d][1].tolist() for d in DOMAINS] == [[1, 2, 3], [1]]

@@ -25,9 +25,7 @@ from i2vae_lib.recommenders.systems.multivae import (
     MultiVAEM,
     MultiVAES,
     VariationalAutoencoder,
-    costs,
     draw,
-    reconstruction,
     shuffled,
 )
 from i2vae_lib.training import Callbacks
@@ -169,9 +167,9 @@ def test_encoder_when_a_bag_is_empty() -> None:
 
 def test_costs_when_there_is_no_generator() -> None:
     module, made = autoencoder(), bags(LISTS)
-    first, second = (costs(module, made, BLOCK, 0.5, None) for _ in range(2))
+    first, second = (module.costs(made, BLOCK, 0.5, None) for _ in range(2))
     assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
-    drawn, other = (costs(module, made, BLOCK, 0.5, noise(seed)) for seed in (0, 1))
+    drawn, other = (module.costs(made, BLOCK, 0.5, noise(seed)) for seed in (0, 1))
     assert not torch.equal(drawn[0], other[0]) and not torch.equal(drawn[1], other[1])
     assert first[0][2] == 0.0  # nothing to reconstruct of an empty bag
     assert torch.equal(first[0][0], first[0][4])  # the same set in another order
@@ -181,13 +179,13 @@ def test_costs_when_compared_with_torch_distributions() -> None:
     module, made = autoencoder(), bags(LISTS)
     q = module.encoder(made, 0.0, None)
     expected = kl_divergence(Normal(q.mean, torch.exp(0.5 * q.log_variance)), Normal(0.0, 1.0)).sum(dim=1)
-    found = costs(module, made, BLOCK, 0.0, None)[1]
+    found = module.costs(made, BLOCK, 0.0, None)[1]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     with torch.no_grad():
         for name, nats in (("zero", 0.0), ("one", LATENT / 2)):
             module.encoder.head.weight.zero_()
             module.encoder.head.bias[:LATENT] = float(name == "one")
-            found = costs(module, made, BLOCK, 0.0, None)[1]
+            found = module.costs(made, BLOCK, 0.0, None)[1]
             torch.testing.assert_close(found, torch.full((len(LISTS),), nats))
 
 
@@ -204,7 +202,7 @@ def test_reconstruction_when_bags_have_one_item(decoder: Decoder) -> None:
     z = torch.randn(4, LATENT, generator=noise())
     logits = decoder.logits(decoder(z), BLOCK[0])
     expected = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 4, 29, 4]), reduction="none")
-    torch.testing.assert_close(reconstruction(decoder, z, bags([[1], [5], [30], [5]]), BLOCK), expected)
+    torch.testing.assert_close(decoder.reconstruction(z, bags([[1], [5], [30], [5]]), BLOCK), expected)
 
 
 def test_reconstruction_when_compared_with_a_loop(decoder: Decoder) -> None:
@@ -216,14 +214,14 @@ def test_reconstruction_when_compared_with_a_loop(decoder: Decoder) -> None:
             for one in blocks:
                 logs = torch.log_softmax(logits[row, one], dim=0)
                 expected[row] -= sum(float(logs[i - 1 - one.start]) for i in items if one.start < i <= one.stop)
-        torch.testing.assert_close(reconstruction(decoder, z, bags(LISTS), blocks), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(decoder.reconstruction(z, bags(LISTS), blocks), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("lists", [[[1, 3], [2]], [[20, 11]], [[], []]])
 def test_reconstruction_when_a_domain_has_no_items(decoder: Decoder, lists: list[list[int]]) -> None:
     # a softmax a domain: without items of it, its logits cost nothing and get no gradient
     z = torch.randn(len(lists), LATENT, generator=noise())
-    reconstruction(decoder, z, bags(lists), [slice(0, 10), slice(10, 30)]).sum().backward()  # type: ignore[no-untyped-call]
+    decoder.reconstruction(z, bags(lists), [slice(0, 10), slice(10, 30)]).sum().backward()  # type: ignore[no-untyped-call]
     gradient = decoder.items.bias.grad
     assert gradient is not None
     held = [item for one in lists for item in one]
@@ -249,13 +247,13 @@ def test_module_when_it_overfits_ten_users() -> None:
     made, module = bags(lists), autoencoder()
     optimizer, generator = torch.optim.Adam(module.parameters(), lr=0.03), noise()
     for _ in range(250):
-        nats, divergence = costs(module, made, BLOCK, 0.0, generator)
+        nats, divergence = module.costs(made, BLOCK, 0.0, generator)
         value = (nats + 1e-4 * divergence).mean()
         optimizer.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     expected = torch.tensor([len(one) * math.log(len(one)) for one in lists])
-    found = costs(module, made, BLOCK, 0.0, None)[0]
+    found = module.costs(made, BLOCK, 0.0, None)[0]
     torch.testing.assert_close(found, expected, rtol=0.0, atol=0.05)
     assert (found >= expected - 1e-4).all()
 
@@ -273,7 +271,7 @@ def test_loss_when_streams_are_mixed(dataset: CrossDomainDataset, tiny: Paramete
     for epoch in (0, 50):
         value, parts = system.loss(drawn[0], epoch, noise())
         [(name, made)] = drawn[0].items()
-        nats, divergence = costs(system.module[name], made, [slice(0, 120)], tiny.multivae.dropout, noise())
+        nats, divergence = system.module[name].costs(made, [slice(0, 120)], tiny.multivae.dropout, noise())
         beta = tiny.multivae.beta * annealing(epoch, tiny.multivae.annealing_epochs)
         torch.testing.assert_close(value, (nats + beta * divergence).mean())
         torch.testing.assert_close(parts[f"reconstruction/{name}"], nats.mean())

@@ -533,7 +533,7 @@ def test_recalled_when_nobody_knows_what_comes_next(published: psg.Generator, da
 
 def test_recalled_when_saved_and_loaded(published: psg.Generator, dataset: CrossDomainDataset, tmp_path: Path) -> None:
     rows = dataset.splits["test"]
-    psg.save(published, tmp_path, dataset.catalogue)
+    published.save(tmp_path, dataset.catalogue)
     again = psg.load(tmp_path, dataset.catalogue)
     for found, expected in zip(psg.recalled(again, rows), psg.recalled(published, rows), strict=True):
         np.testing.assert_array_equal(found, expected)
@@ -658,7 +658,7 @@ def test_save_when_loaded_again(
     dataset: CrossDomainDataset, generators: dict[str, psg.Generator], tmp_path: Path, kind: str
 ) -> None:
     generator, rows = generators[kind], dataset.splits["test"]
-    psg.save(generator, tmp_path, dataset.catalogue)
+    generator.save(tmp_path, dataset.catalogue)
     again = psg.load(tmp_path, dataset.catalogue)
     assert type(again) is type(generator) and again.p == generator.p
     fold = psg.fold_of(rows, generator.p)
@@ -671,7 +671,7 @@ def test_save_when_loaded_again(
 def test_load_when_the_layout_is_another(
     dataset: CrossDomainDataset, generators: dict[str, psg.Generator], tmp_path: Path
 ) -> None:
-    psg.save(generators["random"], tmp_path, dataset.catalogue)
+    generators["random"].save(tmp_path, dataset.catalogue)
     header = json.loads((tmp_path / "generator.json").read_text())
     (tmp_path / "generator.json").write_text(json.dumps(header | {"layout": 99}))
     with pytest.raises(LayoutError, match="generator layout 99, this version reads 3"):
@@ -681,7 +681,7 @@ def test_load_when_the_layout_is_another(
 def test_load_when_the_items_are_others(
     dataset: CrossDomainDataset, generators: dict[str, psg.Generator], tmp_path: Path
 ) -> None:
-    psg.save(generators["random"], tmp_path, dataset.catalogue)
+    generators["random"].save(tmp_path, dataset.catalogue)
     fewer = replace(dataset.catalogue, links=dataset.catalogue.links[1:])
     with pytest.raises(LayoutError, match="fitted with other items or links"):
         psg.load(tmp_path, fewer)
@@ -708,18 +708,19 @@ def test_fit_once_when_called_again(
 
     fit: Callable[[Rows, PsgParameters], psg.Generator] = psg.fit
     monkeypatch.setattr(psg, "fit", counted)
+    monkeypatch.setenv("I2VAE_CACHE_DIR", str(tmp_path))
     train, p = dataset.splits["train"], changed(p, kind="cooccurrence")
-    first = psg.fit_once(train, p, tmp_path)
-    again = psg.fit_once(train, p, tmp_path)
+    first = psg.fit_once(train, p)
+    again = psg.fit_once(train, p)
     assert len(calls) == 1
     for name, table in first.arrays().items():
         np.testing.assert_array_equal(again.arrays()[name], table)
-    psg.fit_once(train, changed(p, shrinkage=3.0), tmp_path)
+    psg.fit_once(train, changed(p, shrinkage=3.0))
     assert len(calls) == 2
-    psg.fit_once(train.take(np.arange(len(train) - 1)), p, tmp_path)
+    psg.fit_once(train.take(np.arange(len(train) - 1)), p)
     assert len(calls) == 3
     unlinked = replace(train.catalogue, links=train.catalogue.links[1:])  # the same rows, other items
-    psg.fit_once(replace(train, catalogue=unlinked), p, tmp_path)
+    psg.fit_once(replace(train, catalogue=unlinked), p)
     assert len(calls) == 4
     monkeypatch.setenv("I2VAE_CACHE_DIR", str(tmp_path))
     psg.fit_once(train, p)

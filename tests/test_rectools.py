@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from i2vae_lib.model.transformers import Attention, CausalTransformer, LiGRBlock, SASRecBlock
+from i2vae_lib.model.encoders import Attention
+from i2vae_lib.model.transformers import CausalTransformer, LiGRBlock, SASRecBlock
 
 rectools = pytest.importorskip("rectools.models.nn.transformers", reason="RecTools is not installed: agreement SKIPPED")
 

@@ -13,7 +13,7 @@ from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.rows import DOMAINS, Array, Ragged, Rows, other
 from i2vae_lib.data.user_sequences import user_sequences
 from i2vae_lib.evaluation import rank, sample_negatives
-from i2vae_lib.model.latents import Gaussian, kl, standard_like
+from i2vae_lib.model.latents import Gaussian, kl, sample, standard_like
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import Popularity
 from i2vae_lib.recommenders.systems.multivae import (
@@ -22,11 +22,9 @@ from i2vae_lib.recommenders.systems.multivae import (
     Encoder,
     MultiVAES,
     VariationalAutoencoder,
-    costs,
     draw,
-    reconstruction,
 )
-from i2vae_lib.recommenders.systems.savae import RAVAE, SAVAE, Pairs, rigid_cost, source_prior
+from i2vae_lib.recommenders.systems.savae import RAVAE, SAVAE, Pairs, source_prior
 from i2vae_lib.training import Callbacks
 
 ITEMS, HIDDEN, LATENT = 30, 32, 6
@@ -118,11 +116,11 @@ def test_costs_with_a_source_prior_when_compared_with_torch_distributions() -> N
     q = target.encoder(pairs.bags, 0.0, None)
     scales = [torch.exp(0.5 * one) for one in (q.log_variance, pairs.log_variance)]
     expected = kl_divergence(Normal(q.mean, scales[0]), Normal(pairs.mean, scales[1])).sum(dim=1)
-    found = costs(target, pairs.bags, BLOCK, 0.5, None, pairs.prior)
+    found = target.costs(pairs.bags, BLOCK, 0.5, None, pairs.prior)
     torch.testing.assert_close(found[1], expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(found[0], reconstruction(target.decoder, q.mean, pairs.bags, BLOCK))
+    torch.testing.assert_close(found[0], target.decoder.reconstruction(q.mean, pairs.bags, BLOCK))
     equal = Pairs(pairs.bags, q.mean.detach(), q.log_variance.detach())
-    divergence = costs(target, equal.bags, BLOCK, 0.0, None, equal.prior)[1]
+    divergence = target.costs(equal.bags, BLOCK, 0.0, None, equal.prior)[1]
     torch.testing.assert_close(divergence, torch.zeros(8), atol=1e-6, rtol=0.0)
 
 
@@ -169,9 +167,9 @@ def test_costs_with_a_source_prior_when_beta_is_large() -> None:
     assert isinstance(target, VariationalAutoencoder)
     optimizer, generator = torch.optim.Adam(target.parameters(), lr=0.01), noise()
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
-    before = float(costs(target, pairs.bags, BLOCK, 0.0, None, pairs.prior)[1].detach().mean())
+    before = float(target.costs(pairs.bags, BLOCK, 0.0, None, pairs.prior)[1].detach().mean())
     for _ in range(400):
-        nats, divergence = costs(target, pairs.bags, BLOCK, 0.0, generator, pairs.prior)
+        nats, divergence = target.costs(pairs.bags, BLOCK, 0.0, generator, pairs.prior)
         optimizer.zero_grad()
         (nats + 1000.0 * divergence).mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -180,8 +178,8 @@ def test_costs_with_a_source_prior_when_beta_is_large() -> None:
     after = float(kl(q, pairs.prior).detach().mean())
     assert before > 10.0 and after < 5e-4 * before
     torch.testing.assert_close(q.mean, pairs.mean, rtol=0.0, atol=0.03)
-    found = rigid_cost(target.decoder, pairs, BLOCK, noise(1)).mean()
-    expected = costs(target, pairs.bags, BLOCK, 0.0, noise(1), pairs.prior)[0].mean()
+    found = target.decoder.reconstruction(sample(pairs.prior, noise(1)), pairs.bags, BLOCK).mean()
+    expected = target.costs(pairs.bags, BLOCK, 0.0, noise(1), pairs.prior)[0].mean()
     torch.testing.assert_close(found, expected, rtol=0.005, atol=0.0)
 
 
@@ -194,7 +192,8 @@ def test_rigid_cost_when_compared_with_its_formula() -> None:
     for user in range(6):
         items = pairs.bags.items[pairs.bags.owner == user]
         expected[user] = -logs[user, items].sum()
-    torch.testing.assert_close(rigid_cost(decoder, pairs, BLOCK, noise(3)), expected, rtol=1e-5, atol=1e-5)
+    found = decoder.reconstruction(sample(pairs.prior, noise(3)), pairs.bags, BLOCK)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 # --- stages -----------------------------------------------------------------------------------------------------------
@@ -343,6 +342,6 @@ def test_rigid_cost_when_the_domains_are_the_same() -> None:
     assert isinstance(source, VariationalAutoencoder)
     made = bags([[3, 17, 8], [30], [1, 2, 3, 4, 5]])
     prior = source_prior(source.encoder, made)
-    found = rigid_cost(source.decoder, Pairs(made, prior.mean, prior.log_variance), BLOCK, noise())
-    expected = costs(source, made, BLOCK, 0.0, noise())[0]
+    found = source.decoder.reconstruction(sample(prior, noise()), made, BLOCK)
+    expected = source.costs(made, BLOCK, 0.0, noise())[0]
     torch.testing.assert_close(found, expected)

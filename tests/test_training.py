@@ -351,7 +351,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, dataset: CrossDomainDataset,
     """What another process needs to train on the tiny world."""
     folder = tmp_path_factory.mktemp("world")
     dataset.save(folder / "dataset")
-    psg.save(generator, folder / "generator", dataset.catalogue)
+    generator.save(folder / "generator", dataset.catalogue)
     params = load("smoke", TINY, epochs=EPOCHS)
     (folder / "params.json").write_text(params.model_dump_json())
     return folder

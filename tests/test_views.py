@@ -16,7 +16,7 @@ from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.rows import DOMAINS, Rows, popularity
 from i2vae_lib.explorers import views
 from i2vae_lib.explorers.contents import named
-from i2vae_lib.explorers.views import Switches, UserExplanation
+from i2vae_lib.explorers.views import Switches
 from i2vae_lib.generators import psg
 from i2vae_lib.params import Parameters, load
 from i2vae_lib.recommenders import I2VAERecommender
@@ -52,11 +52,11 @@ def line_of(rows: Rows, kind: str) -> int:
     return int(np.flatnonzero(rows.kinds()[kind])[0])
 
 
-def apart(recommender: I2VAERecommender, rows: Rows, kind: str = "overlapping") -> UserExplanation:
+def apart(recommender: I2VAERecommender, rows: Rows, kind: str = "overlapping") -> Any:
     return views.take_apart(recommender, rows, line_of(rows, kind))
 
 
-def others(one: UserExplanation, domain: str) -> np.ndarray:
+def others(one: Any, domain: str) -> np.ndarray:
     """Places of the items that the user does not have (nor had, before the row was made cold)."""
     own = one.rows.history[domain][DOMAINS.index(domain)]
     hidden = one.rows.excluded[DOMAINS.index(domain)] if domain == one.asked else own
@@ -158,7 +158,7 @@ def test_target_rank_when_evaluation_ranks(trained: I2VAERecommender, rows: Rows
     for line in range(len(part)):
         one = views.take_apart(trained, part, line)
         expected = 1 + counted["greater_full"][line] + counted["ties_full"][line] / 2
-        assert views.target_rank(one, views.scores(trained, one, ON)) == expected
+        assert one.target_rank(views.scores(trained, one, ON)) == expected
 
 
 def test_first_items_when_nothing_changed(knowing: I2VAERecommender, rows: Rows) -> None:
@@ -180,7 +180,7 @@ def test_first_items_when_the_target_is_among_them(trained: I2VAERecommender, ro
     best = int(np.argmax(found[one.asked])) + 1
     aimed = replace(one, rows=replace(one.rows, target=np.array([best, best], dtype=np.int32)))
     assert "target" in views.first_items(aimed, found, found, one.asked)["note"][0]
-    assert views.target_rank(aimed, found) == 1
+    assert aimed.target_rank(found) == 1
 
 
 def test_posteriors_when_a_row_is_cold(trained: I2VAERecommender, rows: Rows) -> None:
@@ -207,7 +207,7 @@ def test_rows_of_when_nobody_has_that_name(rows: Rows) -> None:
 
 def test_history_table_when_shown(trained: I2VAERecommender, rows: Rows) -> None:
     one = apart(trained, rows)
-    table = views.history_table(one, "x")
+    table = one.history("x")
     last = one.rows.history["x"][0][-1]
     assert table["real item"][0] == rows.catalogue.label("x", np.array([last]))[0]
     assert table["pseudo-item"][0] == rows.catalogue.label("x", one.recalled[0][0][:1])[0]

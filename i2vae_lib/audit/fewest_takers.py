@@ -12,10 +12,9 @@ from i2vae_lib.data.dataset import CrossDomainDataset
 from i2vae_lib.data.rows import DOMAINS, popularity
 from i2vae_lib.evaluation import hit_rate
 
+# share of a row's candidates that counts as a hit, as 10 of 1,000: what a ranker that knows nothing reaches
 CHANCE = 0.01
-"""Share of a row's candidates that counts as a hit, as 10 of 1,000: what a ranker that knows nothing reaches."""
-ERRORS = 3.0
-"""How many standard errors above chance are too many."""
+ERRORS = 3.0  # how many standard errors above chance are too many
 
 
 def fewest_takers(dataset: CrossDomainDataset, split: str = "test") -> pd.DataFrame:

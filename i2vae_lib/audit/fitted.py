@@ -17,8 +17,8 @@ from i2vae_lib.generators.psg import CooccurrenceGenerator, Generator, LeaveOneO
 from i2vae_lib.labels import label
 
 COLUMNS = ["check", "split", "severity", "count", "share", "example"]
+# how many standard errors the recalled share may differ by: without a leak 1 check in 16,000 fires by chance
 _RECALL_SIGMAS = 4.0
-"""How many standard errors the recalled share may differ by: without a leak 1 check in 16,000 fires by chance."""
 
 Line = tuple[str, str, str, int, float, str]
 
@@ -66,32 +66,26 @@ def audit_references(dataset: CrossDomainDataset, fitted: Sequence[Any]) -> pd.D
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
-def of_graph(dataset: CrossDomainDataset, generator: Generator) -> Line:
-    """Interactions in which the generator's graphs differ from the training rows of their folds."""
-    train, unified = dataset.splits["train"], Unified(dataset.catalogue)
-    expected = [user_items(part, unified).getnnz(axis=0) for part in learning_folds(train, generator.p)]
-    assert generator.taken is not None
-    return _difference("generator's graph", dataset, np.stack(expected), generator.taken, unified.of)
-
-
-def of_tables(dataset: CrossDomainDataset, generator: Generator) -> Line:
-    """Entries in which the generator's tables differ from the training rows of their folds.
+def of_generator(dataset: CrossDomainDataset, generator: Generator) -> Iterator[Line]:
+    """Interactions of the generator's graphs, and entries of its tables, that the training rows of its folds lack.
 
     Counts are recomputed and compared. For LightGCN, the graph only determines which items have a vector.
     """
-    train, p = dataset.splits["train"], generator.p
+    train, p, unified = dataset.splits["train"], generator.p, Unified(dataset.catalogue)
+    expected = np.stack([user_items(part, unified).getnnz(axis=0) for part in learning_folds(train, p)])
+    assert generator.taken is not None
+    yield _difference("generator's graph", dataset, expected, generator.taken, unified.of)
     if p.kind == "lightgcn":
-        taken = [user_items(part, Unified(dataset.catalogue)).getnnz(axis=0) > 0 for part in learning_folds(train, p)]
         tables = generator.arrays()
         there = np.stack([(tables[name] != 0).any(axis=-1) for name in ("fold_in", "final")])  # [2, folds, rounds, n]
-        apart = (there != np.stack(taken)[None, :, None, :]).sum(axis=(0, 1, 2))
+        apart = (there != (expected > 0)[None, :, None, :]).sum(axis=(0, 1, 2))
     elif isinstance(generator, LeaveOneOutGenerator):
         apart = generator.counts.apart(train)
     else:
         assert isinstance(generator, CooccurrenceGenerator)
         again = CooccurrenceGenerator.fit(train, p)
         apart = np.sum([entries_apart(*both) for both in zip(generator.tables, again.tables, strict=True)], axis=0)
-    return _apart("entries beside the training rows in the generator's tables", dataset, apart)
+    yield _apart("entries beside the training rows in the generator's tables", dataset, apart)
 
 
 def _apart(name: str, dataset: CrossDomainDataset, apart: Array) -> Line:

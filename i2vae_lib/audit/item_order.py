@@ -19,12 +19,9 @@ from i2vae_lib.data.dataset import CrossDomainDataset
 from i2vae_lib.data.rows import DOMAINS, Array, Events, hashed, joined, rejoined
 from i2vae_lib.data.user_sequences import user_sequences
 
-MOST = 50
-"""Items a user that are looked at."""
-_LEAST_SHARE = 0.01
-"""Below this share on the rarer side the lists follow one order."""
-LEAST_OBSERVATIONS, LEAST_USERS = 1_000, 100
-"""With fewer a small share says nothing."""
+MOST = 50  # items a user that are looked at
+_LEAST_SHARE = 0.01  # below this share on the rarer side the lists follow one order
+LEAST_OBSERVATIONS, LEAST_USERS = 1_000, 100  # with fewer a small share says nothing
 
 
 @dataclass(frozen=True)

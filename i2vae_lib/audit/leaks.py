@@ -32,7 +32,7 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib.audit.fewest_takers import fewest_takers
-from i2vae_lib.audit.fitted import COLUMNS, Line, of_graph, of_recall, of_tables
+from i2vae_lib.audit.fitted import COLUMNS, Line, of_generator, of_recall
 from i2vae_lib.audit.item_order import item_orders
 from i2vae_lib.data.dataset import CrossDomainDataset
 from i2vae_lib.data.protocols import NO_COMMON_TIME, blind
@@ -42,8 +42,7 @@ from i2vae_lib.data.user_sequences import EveryEvent, with_targets
 from i2vae_lib.generators.psg import Generator
 from i2vae_lib.places import brief
 
-LONGEST = 1000
-"""How many of a history's most recent events the check of an epoch's rows looks at."""
+LONGEST = 1000  # how many of a history's most recent events the check of an epoch's rows looks at
 _AT_ONCE = 5_000_000  # events of histories looked at at once
 
 
@@ -73,7 +72,7 @@ def audit(
     for more in (_of_order, _of_few_takers, _of_catalogue, _of_log):
         lines += more(dataset)
     if generator is not None and generator.taken is not None:
-        lines += [of_graph(dataset, generator), of_tables(dataset, generator)]
+        lines += of_generator(dataset, generator)
     if pseudo is not None:
         lines += of_recall(dataset, pseudo)
     return pd.DataFrame([(*line, brief(example)) for *line, example in lines], columns=COLUMNS)

@@ -6,11 +6,11 @@ from i2vae_lib.lazy import lazy_names
 
 if TYPE_CHECKING:
     from i2vae_lib.data.dataset import CrossDomainDataset
-    from i2vae_lib.data.loading import check_name, load_dataset, load_dataset_once, load_pair
+    from i2vae_lib.data.loading import load_dataset, load_dataset_once, load_pair
     from i2vae_lib.data.rows import DOMAINS, Catalogue, DataError, Ragged, Rows
 else:
     _rows = ("DOMAINS", "Catalogue", "DataError", "Ragged", "Rows")
-    _loading = ("check_name", "load_dataset", "load_dataset_once", "load_pair")
+    _loading = ("load_dataset", "load_dataset_once", "load_pair")
     __getattr__ = lazy_names(
         __name__,
         {"CrossDomainDataset": "i2vae_lib.data.dataset"}
@@ -25,7 +25,6 @@ __all__ = [
     "DataError",
     "Ragged",
     "Rows",
-    "check_name",
     "load_dataset",
     "load_dataset_once",
     "load_pair",

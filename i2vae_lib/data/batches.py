@@ -4,7 +4,7 @@ A batch mixes rows of all kinds. It maps each target domain to a :class:`Side`, 
 domain: own, other and pseudo sequences are padded together with those of rows with the same target domain.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from i2vae_lib.data.rows import DOMAINS, PAD, Array, DataError, Ragged, Rows, distinct, other
+from i2vae_lib.data.rows import DOMAINS, PAD, Array, DataError, Ragged, Rows, batched, distinct, other
 from i2vae_lib.data.user_sequences import chained
 from i2vae_lib.parameter_groups import ModelParameters
+
+_POOL = 16
 
 
 class Tensors:
@@ -207,29 +209,15 @@ def draw_others(taken: Ragged, owner: Array, size: int, count: int, rng: np.rand
         drawn[hit] = rng.integers(1, size + 1, int(hit.sum()))
 
 
-def epoch_order(rows: Rows, batch_size: int, rng: np.random.Generator, *, pool: int = 16) -> Iterator[Array]:
-    """Row positions of the batches of one epoch: shuffled, then bucketed by own length inside pools.
+def bucketed(length: Array, batch_size: int, rng: np.random.Generator) -> Iterator[Array]:
+    """Positions of the batches of one epoch: shuffled, then bucketed by length inside pools of :data:`_POOL` batches.
 
     Bucketing keeps rows of similar length together, so that trimming leaves little padding; pools keep it random which
     rows share a batch.
     """
-    yield from bucketed(rows.lengths("own"), batch_size, rng, pool=pool)
-
-
-def bucketed(length: Array, batch_size: int, rng: np.random.Generator, *, pool: int = 16) -> Iterator[Array]:
-    """:func:`epoch_order` for sequences of these lengths: positions of the batches of one epoch."""
     order = rng.permutation(len(length))
-    batches = []
-    for start in range(0, len(order), pool * batch_size):
-        part = order[start : start + pool * batch_size]
+    batches: list[Array] = []
+    for part in batched(order, _POOL * batch_size):
         part = part[np.argsort(length[part], kind="stable")]
-        batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+        batches += batched(part, batch_size)
     yield from (batches[i] for i in rng.permutation(len(batches)))
-
-
-def bucketed_streams(
-    lengths: Mapping[str, Array], batch_size: int, rng: np.random.Generator
-) -> Iterator[tuple[str, Array]]:
-    """:func:`bucketed` over several streams, batches in random order: each stream's name, and positions in it."""
-    order = [(name, at) for name, length in lengths.items() for at in bucketed(length, batch_size, rng)]
-    yield from (order[i] for i in rng.permutation(len(order)))

@@ -20,8 +20,8 @@ _LAYOUT = 3
 _CATALOGUE_LAYOUT = 3
 _EVENT = ("user", "item", "time")
 _ACCOUNT = ("removed", "controls", "one_order")
+# what the header says as it stands
 _TOLD = (*_ACCOUNT, "name", "protocol", "data_seed", "source_sha256", "tail", "outside", "notes")
-"""What the header says as it stands."""
 
 
 @dataclass(frozen=True)

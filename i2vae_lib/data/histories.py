@@ -26,8 +26,7 @@ from i2vae_lib.data.rows import (
 )
 from i2vae_lib.data.user_sequences import UserSequences, user_sequences
 
-_UNKNOWN = ("error", "drop")
-"""What to do about ids that the vocabulary does not have."""
+_UNKNOWN = ("error", "drop")  # what to do about ids that the vocabulary does not have
 _ROWS_OF_A_FILE = 8192  # read at once
 
 

@@ -21,13 +21,13 @@ def _is_pair_file(name: str) -> bool:
     return name.endswith((".yaml", ".yml"))
 
 
-def check_name(name: str) -> None:
-    """Refuse an unknown name of data.
+def check_data(name: str, protocol: str) -> None:
+    """Refuse an unknown name of data, and a protocol that the data cannot serve, before they are read.
 
     Raises
     ------
     DataError
-        Suggests the nearest name.
+        Suggests the nearest name, or says which protocols the data can serve (synthetic data serve all).
     """
     known = ["synthetic", *REGISTRY]
     if _is_pair_file(name):
@@ -42,16 +42,6 @@ def check_name(name: str) -> None:
         )
     elif name not in known:
         raise DataError(f"unknown data '{name}'{suggestion(name, known)} (or the YAML file of a pair of logs)")
-
-
-def check_protocol(name: str, protocol: str) -> None:
-    """Refuse a protocol that the data cannot serve, before anything is read (synthetic data serve all).
-
-    Raises
-    ------
-    DataError
-        Says which protocols the data can serve.
-    """
     if name != "synthetic":
         timed = _is_pair_file(name) and not isinstance(read_any_pair(name), ReleasedPair)
         protocols.check_served(protocol, pair_name(name), timed=timed)
@@ -66,30 +56,23 @@ def load_dataset(parameters: Parameters) -> CrossDomainDataset:
         An unknown name (the nearest is suggested), a protocol that the data cannot serve, or whatever is wrong with
         the files.
     """
-    check_name(parameters.data)
-    check_protocol(parameters.data, parameters.protocol)
+    check_data(parameters.data, parameters.protocol)
     return protocols.apply(parameters.protocol, load_pair(parameters), parameters.split, parameters.controls)
 
 
-def load_dataset_once(parameters: Parameters, cache: Path | str | None = None) -> CrossDomainDataset:
+def load_dataset_once(parameters: Parameters) -> CrossDomainDataset:
     """:func:`load_dataset`, made once (:mod:`i2vae_lib.cache`) per source, protocol and settings, then read back.
-
-    Parameters
-    ----------
-    cache
-        Folder; default :func:`i2vae_lib.runs.cache_folder`.
 
     Raises
     ------
     DataError
         As :func:`load_dataset`.
     """
-    check_name(parameters.data)
-    check_protocol(parameters.data, parameters.protocol)
+    check_data(parameters.data, parameters.protocol)
     relevant = parameters.model_dump(mode="json", include={"protocol", "split", "controls", "synthetic"})
     source = source_of(parameters)
     name = parameters.data if source is None else pair_name(parameters.data)
-    made = once("datasets", [name, source, relevant], (__name__,), lambda at: load_dataset(parameters).save(at), cache)
+    made = once("datasets", [name, source, relevant], (__name__,), lambda at: load_dataset(parameters).save(at))
     return CrossDomainDataset.load(made)
 
 

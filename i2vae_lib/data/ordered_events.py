@@ -44,11 +44,6 @@ class OrderedEvents:
         return np.searchsorted(keys, wanted - wide // 2), np.searchsorted(keys, wanted + moment)
 
 
-def ordered(pair: LogPair, data_seed: int) -> dict[str, OrderedEvents]:
-    """:func:`in_order` of a pair's log."""
-    return in_order(pair.log, pair.catalogue, data_seed)
-
-
 def in_order(log: EventLog, catalogue: Catalogue, data_seed: int) -> dict[str, OrderedEvents]:
     """Both domains' events in order; ties of time are broken by a hash of (user, item), never by ids or file order."""
     by_domain, resolution = {}, log.resolution

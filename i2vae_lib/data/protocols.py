@@ -21,7 +21,7 @@ import pandas as pd
 from i2vae_lib.data import splitting
 from i2vae_lib.data.dataset import CrossDomainDataset
 from i2vae_lib.data.filters import core_until, day_of, whole_core
-from i2vae_lib.data.ordered_events import OrderedEvents, ordered, rows_at
+from i2vae_lib.data.ordered_events import OrderedEvents, in_order, rows_at
 from i2vae_lib.data.rows import (
     DOMAINS,
     Array,
@@ -260,7 +260,7 @@ def chronological(pair: LogPair, split: SplitParameters) -> Cut:
     Validation and test get cold rows by :func:`.splitting.make_cold`. A target's linked twin is scrubbed from the other
     history, and rows that equal one of a later split are removed, as under ``strict``.
     """
-    events = ordered(pair, split.data_seed)
+    events = in_order(pair.log, pair.catalogue, split.data_seed)
     rows, scrubbed = splitting.scrub(rows_at(pair, events, {d: events[d].last_of_user() for d in DOMAINS}))
     users = pair.log.users
     order = np.argsort(hashed(users, "users", split.data_seed), kind="stable")
@@ -313,7 +313,7 @@ def cut_at(pair: LogPair, first: int, second: int, split: SplitParameters) -> tu
         The core is empty, or a window has no row of a domain.
     """
     kept = core_until(pair, first)
-    events = ordered(kept, split.data_seed)
+    events = in_order(kept.log, kept.catalogue, split.data_seed)
     windows = {"validation": (first, second), "test": (second, np.iinfo(np.int64).max)}
     targets = {"train": {d: events[d].last_of_user(_of_core(events[d], first, pair.min_user)) for d in DOMAINS}}
     targets |= {
@@ -370,7 +370,7 @@ def _outside(
     """
     start = min(low for low, _ in windows.values())
     late = {d: Events(*(a[e.time > start] for a in (e.user, e.item, e.time))) for d, e in pair.log.events.items()}
-    events = ordered(replace(pair, log=replace(pair.log, events=late)), data_seed)
+    events = in_order(replace(pair.log, events=late), pair.catalogue, data_seed)
     counts = []
     for d in DOMAINS:
         known = belongs(pair.catalogue.ids[d], kept.catalogue.ids[d])

@@ -6,8 +6,7 @@ The paper's authors published the released ones (GitHub ``WujiangXu/IM-VAE``); t
 from dataclasses import dataclass
 
 SOURCE = "https://raw.githubusercontent.com/WujiangXu/IM-VAE/a9ec2faf7b0a5e10146899d276e47e36c15b6098/dataset/"
-FOOD_KITCHEN = "amazon2014-food-kitchen"
-"""Logs that ``i2vae fetch`` builds (:mod:`i2vae_lib.data.logs.amazon`)."""
+FOOD_KITCHEN = "amazon2014-food-kitchen"  # logs that `i2vae fetch` builds (data/logs/amazon.py)
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from i2vae_lib.runs import cache_folder, sha256_of
 
 csv.field_size_limit(2**31 - 1)  # a cell holds a whole sequence
 MOST_BYTES = 4 * 2**30
+# seconds without an answer, and bytes per second after them, at which a server is given up
 SILENCE, SLOWEST = 30.0, 1024
-"""Seconds without an answer, and bytes per second after them, at which a server is given up."""
 COLUMNS = ("user_id", "seq_d1", "seq_d2", "domain_id")
 
 

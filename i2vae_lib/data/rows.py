@@ -8,7 +8,7 @@ padding; the data's own ids live in the :class:`Catalogue` and never enter a mod
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -398,6 +398,11 @@ def distinct(numbers: Array) -> Array:
     return ascending[np.concatenate([np.ones(len(numbers[:1]), dtype=bool), ascending[1:] != ascending[:-1]])]
 
 
+def batched(positions: Array, size: int) -> Iterator[Array]:
+    """At most ``size`` of the positions at a time, in their order."""
+    return (positions[start : start + size] for start in range(0, len(positions), size))
+
+
 def located(keys: Array, wanted: Array) -> tuple[Array, Array]:
     """Where each wanted number stands in ascending ``keys``, and whether it does: int64, and bool of its shape.
 
@@ -442,8 +447,7 @@ def unpacked(array: Array) -> list[str]:
     return bytes(array).decode().split("\n") if len(array) else []
 
 
-ONLY = " ({} only)"
-"""How the name of a detached user ends: see :func:`i2vae_lib.data.subsampling.detach`."""
+ONLY = " ({} only)"  # how the name of a detached user ends: see subsampling.detach
 
 
 def origins(rows: Rows) -> Array:

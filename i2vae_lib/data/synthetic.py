@@ -35,8 +35,8 @@ from i2vae_lib.runs import write_atomically
 HOUR, DAY = 3_600, 86_400  # seconds
 _EPOCH = 1_356_998_400  # 2013-01-01
 
+# version of the generating process; part of the source checksum, so that a changed process is another dataset
 _GENERATOR = 3
-"""Version of the generating process; part of the source checksum, so that a changed process is another dataset."""
 
 
 def generate(p: SyntheticParameters) -> RawPair:

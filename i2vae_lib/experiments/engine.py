@@ -26,7 +26,6 @@ from i2vae_lib.processes import forget_peak_memory
 from i2vae_lib.runs import make_folder, read_json, read_record, refuse_others, write_json
 
 Say = Callable[[str], None]
-Record = Mapping[str, Any]
 
 
 def cell_folder(out: Path, address: str) -> Path:
@@ -47,7 +46,7 @@ def claim_cells(out: Path) -> None:
     (out / "cells").mkdir(exist_ok=True)
 
 
-def cost(record: Record) -> tuple[float, int]:
+def cost(record: Mapping[str, Any]) -> tuple[float, int]:
     """Total seconds and peak memory in bytes of a run's stages so far, from its ``run.json``."""
     stages = record["stages"].values()
     return sum(stage["seconds"] for stage in stages), max((stage["peak_memory_bytes"] for stage in stages), default=0)
@@ -99,7 +98,7 @@ class Outcome:
     """
 
     state: str
-    record: Record = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
     traceback: str = ""
 

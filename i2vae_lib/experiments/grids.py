@@ -48,14 +48,12 @@ from i2vae_lib.runs import LayoutError, default_folder, flatten, read_record
 from i2vae_lib.stages import check_run, check_tested, irrelevant_groups
 from i2vae_lib.yaml_files import wanted
 
-_TOP = ("data", "protocol", "epochs")
-"""Keys of a grid other than the dotted ones."""
+_TOP = ("data", "protocol", "epochs")  # keys of a grid other than the dotted ones
 
-_EPOCHS = {"epochs", "training.epochs"}
-"""One parameter, two names."""
+_EPOCHS = {"epochs", "training.epochs"}  # one parameter, two names
 
+# what two runs that are compared row by row must agree on, apart from `evaluation.negatives`
 _OTHER_ROWS = ("data", "protocol", "split", "controls", "synthetic", "references")
-"""What two runs that are compared row by row must agree on, apart from ``evaluation.negatives``."""
 
 
 def ranks_others(key: str) -> bool:
@@ -63,11 +61,10 @@ def ranks_others(key: str) -> bool:
     return key.partition(".")[0] in _OTHER_ROWS or key == "evaluation.negatives"
 
 
+# limits of a range and of a grid: more is a slip, and would fill the memory before the first cell runs
 MOST_VALUES, MOST_CELLS = 1_000, 20_000
-"""Limits of a range and of a grid: more is a slip, and would fill the memory before the first cell runs."""
 
-STUDY_NAMES = (*PRESET_NAMES, "sweep", "seeds", "cells")
-"""What the notebook of a study declares."""
+STUDY_NAMES = (*PRESET_NAMES, "sweep", "seeds", "cells")  # what the notebook of a study declares
 
 Settings = Mapping[str, Any]
 Model = TypeVar("Model", bound=BaseModel)
@@ -202,6 +199,12 @@ class _Place:
     against: str | None
     number: int
 
+    def labels(self) -> Iterator[str]:
+        """What distinguishes it from the other places of its grid: its row, then its values on the axes."""
+        if self.row:
+            yield self.row
+        yield from (f"{key} = {value}" for key, value in self.axes.items())
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -232,7 +235,7 @@ class Sweep:
         return list(dict.fromkeys(key for cell in self.cells for place in cell.places for key in place.axes))
 
 
-def file_names(folder: str) -> list[str]:
+def _file_names(folder: str) -> list[str]:
     """The names of the files in ``params/FOLDER/``."""
     return sorted(path.stem for path in (preset_folder() / folder).glob("*.yaml"))
 
@@ -247,7 +250,7 @@ def read_file(name: str | Path, folder: str) -> tuple[str, Any]:
     """
     path = Path(name) if str(name).endswith((".yaml", ".yml")) else preset_folder() / folder / f"{name}.yaml"
     if not path.is_file():
-        raise ParameterError(f"unknown file '{name}' (no file {path}){suggestion(str(name), file_names(folder))}")
+        raise ParameterError(f"unknown file '{name}' (no file {path}){suggestion(str(name), _file_names(folder))}")
     return str(path), read_yaml(path)
 
 
@@ -510,10 +513,3 @@ def check_cell(folder: Path, parameters: Parameters) -> None:
             f"{folder} holds the run of another cell ({held['system']}, seed {held['seed']}): delete it, and the same "
             f"command makes the right one"
         )
-
-
-def labels(place: _Place) -> Iterator[str]:
-    """What distinguishes a place from the others of its grid: its row, then its values on the axes."""
-    if place.row:
-        yield place.row
-    yield from (f"{key} = {value}" for key, value in place.axes.items())

@@ -34,11 +34,9 @@ from i2vae_lib.params import ParameterError, Parameters, load
 from i2vae_lib.progress import bar
 from i2vae_lib.runs import LayoutError, flatten, make_folder, reading
 
-START_UP = 5
-"""Trials that finish unpruned before the median prunes any."""
+START_UP = 5  # trials that finish unpruned before the median prunes any
 
-WARM_UP = 2
-"""Epochs after which a trial may first be pruned."""
+WARM_UP = 2  # epochs after which a trial may first be pruned
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 

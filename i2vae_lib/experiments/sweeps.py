@@ -24,14 +24,14 @@ from i2vae_lib import evaluation, stages
 from i2vae_lib.data.kinds import HEADLINE
 from i2vae_lib.data.loading import load_dataset_once
 from i2vae_lib.experiments.engine import Say, Work, cell_folder, claim_cells, cost, reason_of, work_off
-from i2vae_lib.experiments.grids import Cell, Sweep, address_of, address_of_record, labels, resolve
+from i2vae_lib.experiments.grids import Cell, Sweep, address_of, address_of_record, resolve
 from i2vae_lib.experiments.workers import Cluster, connect
 from i2vae_lib.generators import psg
 from i2vae_lib.params import Parameters, pair_name
 from i2vae_lib.processes import peak_memory_bytes
 from i2vae_lib.progress import bar
 from i2vae_lib.recommenders import CEILINGS, REFERENCES
-from i2vae_lib.runs import Damaged, checked, read_record, refuse_file, results_in
+from i2vae_lib.runs import RESULTS, Damaged, checked, read_record, refuse_file
 from i2vae_lib.training import Callbacks, history_of
 
 # --- what there is ----------------------------------------------------------------------------------------------------
@@ -62,7 +62,7 @@ def state_of(cell: Cell, out: Path) -> str:
                 return "done" if own else "damaged"
             for path in folder.glob("last*.ckpt"):  # one cut short would make every new try of the cell fail
                 history_of(path)
-        elif results_in(folder):
+        elif any((folder / name).exists() for name in RESULTS) or any(folder.glob("last*.ckpt")):
             return "damaged"
         return "begun" if reason_of(folder) is None else "failed"
     except Damaged:
@@ -91,7 +91,7 @@ def plan(sweep: Sweep, out: Path | str) -> pd.DataFrame:
         state, folder = state_of(cell, out), cell_folder(out, cell.address)
         reason = reason_of(folder) if state == "failed" else None
         seconds, peak = cost(read_record(folder)) if state == "done" else (None, None)
-        label = "; ".join(", ".join([place.grid, *labels(place)]) for place in cell.places)
+        label = "; ".join(", ".join([place.grid, *place.labels()]) for place in cell.places)
         p = cell.parameters
         lines.append((cell.address, label, p.seed, pair_name(p.data), p.system, state, reason, seconds, peak))
     columns = ["address", "cell", "seed", "data", "system", "state", "reason", "seconds", "peak_memory_bytes"]
@@ -269,7 +269,7 @@ def run(
 
 def _work(cell: Cell, out: Path) -> Work:
     place = cell.places[0]
-    label = f"{cell.address} ({', '.join(labels(place)) or place.grid}, seed {cell.parameters.seed})"
+    label = f"{cell.address} ({', '.join(place.labels()) or place.grid}, seed {cell.parameters.seed})"
     return Work(cell_folder(out, cell.address), label, make_run, (cell.parameters,), "metrics.json")
 
 

@@ -24,11 +24,9 @@ from typing import Any
 from i2vae_lib.lazy import require
 from i2vae_lib.processes import end_with_parent, environment, isolated, usable_cores
 
-PATIENCE = 30
-"""Seconds that a scheduler has to answer, and to show a worker."""
+PATIENCE = 30  # seconds that a scheduler has to answer, and to show a worker
 
-TRIES = 4
-"""How often a task is begun if its process dies each time."""
+TRIES = 4  # how often a task is begun if its process dies each time
 
 
 class SchedulerError(OSError):
@@ -56,7 +54,7 @@ class InThisProcess:
 # --- processes --------------------------------------------------------------------------------------------------------
 
 
-class Processes:
+class _Processes:
     """Processes with one task at a time each; one that dies does not affect the others.
 
     Its task is begun again in a new process, :data:`TRIES` times in all. They end with this process, however it ends.
@@ -254,9 +252,9 @@ def _address_in(file: Path) -> str:
 # --- any of them ------------------------------------------------------------------------------------------------------
 
 
-Workers = InThisProcess | Processes | Cluster
-"""Whatever does tasks, ``width`` of them at a time: functions of modules, and arguments that can be sent to another
-process."""
+# whatever does tasks, `width` of them at a time: functions of modules, and arguments that can be sent to another
+# process
+Workers = InThisProcess | _Processes | Cluster
 
 
 @contextlib.contextmanager
@@ -290,6 +288,6 @@ def connect(workers: int | None = None, scheduler: str | None = None, *, threads
     with (
         environment(inherited),
         terminated_as_interrupted(),
-        contextlib.closing(Processes(workers or usable_cores())) as processes,
+        contextlib.closing(_Processes(workers or usable_cores())) as processes,
     ):
         yield processes

@@ -19,20 +19,17 @@ from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelMana
 from tornado.httputil import HTTPServerRequest
 from voila.app import Voila
 
-_TOKEN = "I2VAE_PAGE_TOKEN"
-"""The variable that has the token: other users can read a command line, but no environment."""
+_TOKEN = "I2VAE_PAGE_TOKEN"  # the variable that has the token: other users can read a command line, but no environment
 
-MOST_KERNELS = 6
-"""Each open page has one, of half a gigabyte."""
+MOST_KERNELS = 6  # each open page has one, of half a gigabyte
 
+# what the page's widgets need; Voila would load every extension that JupyterLab has here
 _EXTENSIONS = ["anywidget", "@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8"]
-"""What the page's widgets need; Voila would load every extension that JupyterLab has here."""
 
-_IDLE_SECONDS = 600
-"""After which a kernel ends whose page is closed."""
+_IDLE_SECONDS = 600  # after which a kernel ends whose page is closed
 
+# what every browser's page speaks; the older one lets a single message take all memory
 PROTOCOL = "v1.kernel.websocket.jupyter.org"
-"""What every browser's page speaks; the older one lets a single message take all memory."""
 
 
 def _refusal(request: HTTPServerRequest, port: int) -> str | None:

@@ -57,7 +57,7 @@ class Switches:
 
 
 @dataclass(frozen=True)
-class UserExplanation:
+class _UserExplanation:
     """A row taken apart: all that does not depend on switches. Its histories ask for an item of either domain."""
 
     rows: Rows  # two: the row's histories asking for an item of X and of Y
@@ -75,6 +75,18 @@ class UserExplanation:
         """The row's target as an item of a domain; 0 where that domain does not have it."""
         return int(self.rows.target[DOMAINS.index(domain)])
 
+    def target_rank(self, scored: Mapping[str, Array]) -> float:
+        """Rank of the target among all items that the user does not have; ties count half. nan: it is among those."""
+        found = scored[self.asked]
+        aim = found[self.target(self.asked) - 1]
+        if not np.isfinite(aim):
+            return float("nan")
+        return float(1 + (found > aim).sum() + ((found == aim).sum() - 1) / 2)
+
+    def history(self, domain: str) -> pd.DataFrame:
+        """What the user took in a domain, most recent first, beside what was recalled there and its scores."""
+        return inspection.side_by_side(self.rows, *self.recalled, DOMAINS.index(domain))
+
 
 def rows_of(rows: Rows, user: str) -> Array:
     """Lines of a user's rows.
@@ -91,14 +103,14 @@ def rows_of(rows: Rows, user: str) -> Array:
     return found
 
 
-def take_apart(recommender: I2VAERecommender, rows: Rows, line: int) -> UserExplanation:
+def take_apart(recommender: I2VAERecommender, rows: Rows, line: int) -> _UserExplanation:
     """Infer the latents of one row, as if it asked for either domain. The target is only carried along."""
     own = rows.take(np.array([line, line]))
     targets = np.array([rows.take(np.array([line])).target_in(d)[0] for d in DOMAINS], dtype=np.int32)
     both = replace(own, domain=np.arange(len(DOMAINS), dtype=np.int8), target=targets)
     recalled = recommender.recall(both)
     found = {domain: (side, latents) for domain, side, latents in recommender.infer(both, recalled)}
-    return UserExplanation(
+    return _UserExplanation(
         both,
         DOMAINS[rows.domain[line]],
         recalled,
@@ -110,7 +122,7 @@ def take_apart(recommender: I2VAERecommender, rows: Rows, line: int) -> UserExpl
 
 @torch.no_grad()
 def scores(
-    recommender: I2VAERecommender, one: UserExplanation, switches: Switches, partner: UserExplanation | None = None
+    recommender: I2VAERecommender, one: _UserExplanation, switches: Switches, partner: _UserExplanation | None = None
 ) -> dict[str, Array]:
     """Scores of every item of each domain, under switches: float32 [items]; -inf on what the user has already.
 
@@ -151,7 +163,7 @@ def _switched(own: Draws, theirs: Draws, switches: Switches) -> Draws:
 
 
 def first_items(
-    one: UserExplanation, scored: Mapping[str, Array], before: Mapping[str, Array], domain: str, k: int = 10
+    one: _UserExplanation, scored: Mapping[str, Array], before: Mapping[str, Array], domain: str, k: int = 10
 ) -> pd.DataFrame:
     """The k best items of a domain.
 
@@ -188,21 +200,7 @@ def first_items(
     )
 
 
-def target_rank(one: UserExplanation, scored: Mapping[str, Array]) -> float:
-    """Rank of the row's target among all items that the user does not have; ties count half. nan: it is among those."""
-    found = scored[one.asked]
-    aim = found[one.target(one.asked) - 1]
-    if not np.isfinite(aim):
-        return float("nan")
-    return float(1 + (found > aim).sum() + ((found == aim).sum() - 1) / 2)
-
-
-def history_table(one: UserExplanation, domain: str) -> pd.DataFrame:
-    """What the user took in a domain, most recent first, beside what was recalled there and its scores."""
-    return inspection.side_by_side(one.rows, *one.recalled, DOMAINS.index(domain))
-
-
-def posteriors(recommender: I2VAERecommender, one: UserExplanation) -> pd.DataFrame:
+def posteriors(recommender: I2VAERecommender, one: _UserExplanation) -> pd.DataFrame:
     """How much each latent knows of this user, a line per latent.
 
     Returns

@@ -68,7 +68,7 @@ def _named(names: Iterable[str]) -> list[tuple[str, str]]:
     return [(label(name), name) for name in names]
 
 
-class Explorer(widgets.VBox):
+class _Explorer(widgets.VBox):
     """Controls over tables and figures; ``tables`` holds what stands there now, by caption."""
 
     def __init__(self) -> None:
@@ -126,7 +126,7 @@ def _nothing(why: str) -> go.Figure:
 # --- a user -----------------------------------------------------------------------------------------------------------
 
 
-class UserExplorer(Explorer):
+class UserExplorer(_Explorer):
     """One user taken apart: what they took, what was recalled, the first ten in both domains, and what latents say.
 
     Parameters
@@ -221,7 +221,7 @@ class UserExplorer(Explorer):
         switches = views.Switches(**states, evidence=self.evidence.value)
         scored = views.scores(self.recommender, self.one, switches, partner)
         for d, name in self.one.rows.catalogue.names.items():
-            history = views.history_table(self.one, d)
+            history = self.one.history(d)
             first = views.first_items(self.one, scored, self.everything_on, d)
             tables = {f"{name}: taken (most recent first) and recalled": history, f"{name}: first ten": first}
             self._show(self.lists[d], tables)
@@ -230,7 +230,7 @@ class UserExplorer(Explorer):
     def _summary(self, scored: Mapping[str, Any]) -> str:
         one, catalogue = self.one, self.one.rows.catalogue
         [title] = catalogue.label(one.asked, np.array([one.target(one.asked)]))
-        now, first = (views.target_rank(one, found) for found in (scored, self.everything_on))
+        now, first = (one.target_rank(found) for found in (scored, self.everything_on))
         where = f"{catalogue.names[one.asked]} ({catalogue.size(one.asked):,} items)"
         rank = f"Its rank: {now:,.0f} ({first:,.0f} with everything on)."
         alone = "" if one.evident else " There is no history: popularity ranks, and switches change nothing."
@@ -240,7 +240,7 @@ class UserExplorer(Explorer):
 # --- a pair -----------------------------------------------------------------------------------------------------------
 
 
-class DataExplorer(Explorer):
+class DataExplorer(_Explorer):
     """Lengths, popularity, overlap, and what the audit looked for, by split, domain and row kind.
 
     Parameters
@@ -282,7 +282,7 @@ class DataExplorer(Explorer):
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 
-class TrainingExplorer(Explorer):
+class TrainingExplorer(_Explorer):
     """Curves of runs beside each other, while they train and after.
 
     *follow* reads what is there again every two seconds.
@@ -348,7 +348,7 @@ class TrainingExplorer(Explorer):
 # --- a sweep ----------------------------------------------------------------------------------------------------------
 
 
-class SweepExplorer(Explorer):
+class SweepExplorer(_Explorer):
     """A metric over one or two axes of a sweep.
 
     Parameters
@@ -466,7 +466,7 @@ class Page(widgets.Tab):
             self.children = [self.made.get(i, widgets.HTML("reading …")) for i in range(len(self.makers))]
 
 
-def _maker(kind: str, folders: tuple[Path, ...]) -> Callable[[], Explorer]:
+def _maker(kind: str, folders: tuple[Path, ...]) -> Callable[[], _Explorer]:
     """Of a tab's content."""
     if kind == "training":
         return partial(TrainingExplorer, folders)

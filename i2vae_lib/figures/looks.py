@@ -12,12 +12,11 @@ import plotly.graph_objects as go
 from i2vae_lib.labels import AFTER, LATENT
 from i2vae_lib.recommenders.registry import REGISTRY
 
+# Okabe and Ito's colours, which colour-blind readers can tell apart, the bright ones darkened to 3:1 on white
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#B87F00", "#CC79A7", "#3A92C4", "#9467BD", "#8F8400", "#797979", "#A0623A")
-"""Okabe and Ito's colours, which colour-blind readers can tell apart, the bright ones darkened to 3:1 on white."""
 
 SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star", "pentagon")
-_PATTERNS = ("", "/", "x", ".")
-"""Beside the colours, for readers who cannot tell them apart and for print in black."""
+_PATTERNS = ("", "/", "x", ".")  # beside the colours, for readers who cannot tell them apart and for print in black
 
 GREY, GRID = "#797979", "rgba(127, 127, 127, 0.3)"
 _AXIS = {"gridcolor": GRID, "linecolor": GRID, "zerolinecolor": GRID, "automargin": True}
@@ -32,8 +31,8 @@ TEMPLATE = go.layout.Template(
     }
 )
 
+# an axis of values spans at least this share of the largest of them: what hardly moves is drawn as level
 _LEAST_SHARE = 0.05
-"""An axis of values spans at least this share of the largest of them: what hardly moves is drawn as level."""
 
 _FIRST = ["i2vae", *(name for name, one in REGISTRY.items() if one.family in ("reference", "ceiling"))]
 _SYSTEMS = {name: place for place, name in enumerate(dict.fromkeys([*_FIRST, *REGISTRY]))}

@@ -12,11 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+# Okabe and Ito's colours, darkened to a contrast of 3:1 on white; each has that on black as well
 _LINES = ("#0072B2", "#C77800", "#008A63", "#BB5A95", "#3A8FBF", "#D55E00")
-"""Okabe and Ito's colours, darkened to a contrast of 3:1 on white; each has that on black as well."""
 
-_LETTER = 7.8
-"""Width of a letter of 14 pixels, with room to spare."""
+_LETTER = 7.8  # width of a letter of 14 pixels, with room to spare
 
 _STYLE = (
     ".kit{max-width:100%;height:auto}"
@@ -116,8 +115,8 @@ def _ticks(low: float, high: float, about: int = 5) -> list[float]:
     return [round(number * step, 10) for number in range(first, last + 1)]
 
 
+# panel (what its vertical axis shows) -> line -> its x and y
 Panels = Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]
-"""Panel (what its vertical axis shows) -> line -> its x and y."""
 
 
 def training_panels(history: pd.DataFrame) -> Panels:

@@ -53,8 +53,8 @@ _ROUNDING = 1e-9  # smaller scores are rounding errors of adding and subtracting
 _AT_ONCE = 4_000_000  # at least so many pairs of a user's items are weighed at once
 _NARROW = 4096  # a domain of so many items has dense scores: many of them are known
 
+# float32 [rows, n], scores of the items 1…n of a domain; 0 where nothing is known
 Lines: TypeAlias = Any  # Array | sparse.csr_matrix, and scipy has no types
-"""float32 [rows, n], scores of the items 1…n of a domain; 0 where nothing is known."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,7 @@ class Kernel:
     recency: float = 1.0
 
 
-Settings: TypeAlias = Kernel | PsgParameters
-"""Both have the fields of a :class:`Kernel`."""
+Settings: TypeAlias = Kernel | PsgParameters  # both have the fields of a Kernel
 
 
 class LeftOut:

@@ -18,7 +18,7 @@ from typing import Self
 
 import numpy as np
 
-from i2vae_lib.data.rows import DOMAINS, ORDER_FREE, Array, Catalogue, Rows
+from i2vae_lib.data.rows import DOMAINS, ORDER_FREE, Array, Catalogue, Rows, batched
 from i2vae_lib.generators.cooccurrence import Kernel, LeftOut, best_of, scores_of
 from i2vae_lib.generators.graphs import Unified
 from i2vae_lib.generators.recency import RecentTakers
@@ -98,8 +98,7 @@ class Evidence:
         scores = np.zeros((*items.shape, len(self.left_out)), dtype=np.float32)
         for d in DOMAINS if width else ():
             whole = rows.of(d)
-            for start in range(0, len(whole), CHUNK):
-                at = whole[start : start + CHUNK]
+            for at in batched(whole, CHUNK):
                 best, values = self._best(rows.take(at), d, width)
                 items[at, : best.shape[1]], scores[at, : best.shape[1]] = best, values
         return Told(items, scores, self.recent.at(rows))

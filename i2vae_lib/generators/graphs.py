@@ -76,10 +76,8 @@ def domain_takers(train: Rows, domain: str) -> sparse.csr_matrix:
     return binary(users, items - 1, (len(dict.fromkeys(train.user)), train.catalogue.size(domain)))
 
 
-LARGEST = 20_000_000
-"""Pairs of entries of one line up to which :func:`together` keeps every pair of columns."""
-PARTNERS = 100
-"""Of larger graphs, how many partners a column keeps."""
+LARGEST = 20_000_000  # pairs of entries of one line up to which together keeps every pair of columns
+PARTNERS = 100  # of larger graphs, how many partners a column keeps
 
 
 def is_large(graph: sparse.csr_matrix) -> bool:

@@ -12,7 +12,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from i2vae_lib.data.rows import DOMAINS, Array, DataError, Ragged, located
+from i2vae_lib.data.rows import DOMAINS, Array, DataError, Ragged, batched, located
 from i2vae_lib.generators.graphs import Adjacency, binary, normalised, propagate
 from i2vae_lib.parameter_groups import PsgParameters
 from i2vae_lib.progress import bar
@@ -113,8 +113,7 @@ def recall_at(users: Array, items: Array, known: sparse.csr_matrix, wanted: spar
     who = np.flatnonzero(wanted.getnnz(axis=1))
     who = who[:: max(1, len(who) // 2000)][:2000]
     hits = 0.0
-    for start in range(0, len(who), 512):
-        at = who[start : start + 512]
+    for at in batched(who, 512):
         scores = users[at] @ items.T
         taken = known[at].tocoo()
         scores[taken.row, taken.col] = -np.inf

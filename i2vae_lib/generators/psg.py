@@ -41,7 +41,7 @@ from scipy import sparse
 
 from i2vae_lib.cache import entry_folder, once
 from i2vae_lib.data.dataset import rows_digest
-from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows, hashed, history_keys, origins, rejoined
+from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows, batched, hashed, history_keys, origins, rejoined
 from i2vae_lib.data.user_sequences import with_targets
 from i2vae_lib.generators.cooccurrence import LeftOut, best_of, scores_of
 from i2vae_lib.generators.graphs import (
@@ -68,9 +68,8 @@ _ROWS_AT_ONCE = 512
 class Generator:
     """What a recommender that uses pseudo-sequences owns and saves with itself: made of its arrays, which it keeps."""
 
+    # int64 [folds, unified items]: how many users took each item in what each fold learnt from; None: it learns nothing
     taken: Array | None = None
-    """int64 [folds, unified items]: how many users took each item in what each fold learnt from; None: it learns
-    nothing."""
 
     def __init__(self, p: PsgParameters, catalogue: Catalogue, arrays: dict[str, Array]):
         self.p = p
@@ -105,8 +104,7 @@ class Generator:
             for d in DOMAINS:
                 of_domain = rows.of(d)
                 positions = of_domain[fold[of_domain] == k]
-                for start in range(0, len(positions), _ROWS_AT_ONCE):
-                    at = positions[start : start + _ROWS_AT_ONCE]
+                for at in batched(positions, _ROWS_AT_ONCE):
                     found, values = self.best(rows.take(at), histories[at], int(k), d)
                     items[at, : found.shape[1]], scores[at, : found.shape[1]] = found, values
         return items, scores
@@ -126,13 +124,27 @@ class Generator:
         raise NotImplementedError
 
     def arrays(self) -> dict[str, Array]:
-        """Everything learnt, for :func:`save`."""
+        """Everything learnt, for :meth:`save`."""
         return self.learnt
 
     @classmethod
     def restore(cls, p: PsgParameters, catalogue: Catalogue, arrays: dict[str, Array]) -> Self:
         """Of what :meth:`arrays` gave."""
         return cls(p, catalogue, arrays)
+
+    def digest(self) -> str:
+        """SHA-256 of what was fitted: a fit that was made again need not be the same to the bit."""
+        found = hashlib.sha256(self.p.model_dump_json().encode())
+        for name, array in sorted(self.arrays().items()):
+            found.update(name.encode() + np.ascontiguousarray(array).tobytes())
+        return found.hexdigest()
+
+    def save(self, folder: Path, catalogue: Catalogue) -> None:
+        """Tables as safetensors, parameters as JSON (written last: its presence means that the rest is whole)."""
+        arrays = {k: np.ascontiguousarray(v) for k, v in self.arrays().items()}
+        write_atomically(folder / "generator.safetensors", lambda part: save_file(arrays, part))
+        header = {"layout": _GENERATOR_LAYOUT, "catalogue": catalogue.digest(), "parameters": self.p.model_dump()}
+        write_json(folder / "generator.json", header)
 
 
 def as_published(p: PsgParameters) -> PsgParameters:
@@ -337,27 +349,21 @@ def fit(train: Rows, p: PsgParameters) -> Generator:
     return generator
 
 
-def fit_once(train: Rows, p: PsgParameters, cache: Path | str | None = None) -> Generator:
-    """:func:`fit`, or read the same fit back: made once (:mod:`i2vae_lib.cache`) for training rows, items and ``p``.
-
-    Parameters
-    ----------
-    cache
-        Folder; default :func:`i2vae_lib.runs.cache_folder`.
-    """
+def fit_once(train: Rows, p: PsgParameters) -> Generator:
+    """:func:`fit`, or read the same fit back: made once (:mod:`i2vae_lib.cache`) for training rows, items and ``p``."""
 
     def make(folder: Path) -> None:
         start = time.perf_counter()
         generator = fit(train, p)
         write_json(folder / "fit.json", {"seconds": round(time.perf_counter() - start, 2)})
-        save(generator, folder, train.catalogue)
+        generator.save(folder, train.catalogue)
 
-    return load(once("generators", _fit_key(train, p), (__name__,), make, cache), train.catalogue)
+    return load(once("generators", _fit_key(train, p), (__name__,), make), train.catalogue)
 
 
-def seconds_of_fit(train: Rows, p: PsgParameters, cache: Path | str | None = None) -> float:
+def seconds_of_fit(train: Rows, p: PsgParameters) -> float:
     """How long the fit took that :func:`fit_once` made or read back."""
-    folder = entry_folder("generators", _fit_key(train, p), (__name__,), cache)
+    folder = entry_folder("generators", _fit_key(train, p), (__name__,))
     return float(read_json(folder / "fit.json")["seconds"])
 
 
@@ -365,24 +371,8 @@ def _fit_key(train: Rows, p: PsgParameters) -> list[Any]:
     return [rows_digest(train), train.catalogue.digest(), p.model_dump(mode="json")]
 
 
-def digest(generator: Generator) -> str:
-    """SHA-256 of what was fitted: a fit that was made again need not be the same to the bit."""
-    found = hashlib.sha256(generator.p.model_dump_json().encode())
-    for name, array in sorted(generator.arrays().items()):
-        found.update(name.encode() + np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()
-
-
-def save(generator: Generator, folder: Path, catalogue: Catalogue) -> None:
-    """Tables as safetensors, parameters as JSON (written last: its presence means that the rest is whole)."""
-    arrays = {k: np.ascontiguousarray(v) for k, v in generator.arrays().items()}
-    write_atomically(folder / "generator.safetensors", lambda part: save_file(arrays, part))
-    header = {"layout": _GENERATOR_LAYOUT, "catalogue": catalogue.digest(), "parameters": generator.p.model_dump()}
-    write_json(folder / "generator.json", header)
-
-
 def load(folder: Path, catalogue: Catalogue) -> Generator:
-    """Read what :func:`save` wrote.
+    """Read what :meth:`Generator.save` wrote.
 
     Raises
     ------
@@ -440,6 +430,6 @@ def _rounds(
         if round_ + 1 < p.rounds:
             parts = [
                 _add_edges(mean[:users][at], final, graph[at], unified, p.edges_per_round)
-                for at in (slice(start, start + _ROWS_AT_ONCE) for start in range(0, users, _ROWS_AT_ONCE))
+                for at in batched(np.arange(users), _ROWS_AT_ONCE)
             ]
             graph = sparse.vstack(parts).tocsr()

@@ -66,7 +66,7 @@ def initialise(model: nn.Module, generator: torch.Generator) -> None:
                 last.get_parameter("bias").fill_(module.initial_log_variance)
 
 
-def attention(query: Tensor, key_value: Tensor, heads: int, attended: Tensor) -> Tensor:
+def _attention(query: Tensor, key_value: Tensor, heads: int, attended: Tensor) -> Tensor:
     """Scaled dot-product attention in several heads, before any output projection.
 
     Parameters
@@ -89,6 +89,21 @@ def attention(query: Tensor, key_value: Tensor, heads: int, attended: Tensor) ->
     return mixed.transpose(1, 2).reshape(batch, length, d)
 
 
+class Attention(nn.Module):
+    """Multi-head attention: W_o [softmax(q W_q (x W_k)^T / sqrt(d / heads)) x W_v], every projection with a bias."""
+
+    def __init__(self, d: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(d, d)
+        self.key_value = nn.Linear(d, 2 * d)
+        self.output = nn.Linear(d, d)
+
+    def forward(self, asks: Tensor, x: Tensor, attended: Tensor) -> Tensor:
+        """Queries from ``asks``, keys and values from ``x`` [B, L, d]; attended bool [B, 1, L, L]."""
+        return self.output(_attention(self.query(asks), self.key_value(x), self.heads, attended))
+
+
 class Block(nn.Module):
     """One SASRec block, as its paper writes it: x + Dropout(attention(LN(x))), then x + Dropout(FFN(LN(x)))."""
 
@@ -103,7 +118,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, attended: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
         d = x.shape[2]
         query, key_value = self.query_key_value(self.attention_norm(x)).split([d, 2 * d], dim=2)
-        x = x + dropout(attention(query, key_value, self.heads, attended), rate, generator)
+        x = x + dropout(_attention(query, key_value, self.heads, attended), rate, generator)
         return x + dropout(self.feed_forward(self.feed_forward_norm(x)), rate, generator)
 
 
@@ -241,16 +256,13 @@ class CrossDomainPosterior(nn.Module):
 
     def __init__(self, d: int, heads: int, initial_log_variance: float):
         super().__init__()
-        self.heads = heads
-        self.query = nn.Linear(d, d)
-        self.key_value = nn.Linear(d, 2 * d)
-        self.output = nn.Linear(d, d)
+        self.attention = Attention(d, heads)
         self.head = self.gaussian(d, initial_log_variance)
 
     def forward(self, own: Tensor, own_valid: Tensor, other: Tensor, other_valid: Tensor) -> Gaussian:
         """own [B, L, d], other [B, M, d] -> q [B, d]."""
-        answers = attention(self.query(own), self.key_value(other), self.heads, other_valid[:, None, None, :])
-        return self.head(masked_mean(self.output(answers), own_valid))
+        answers = self.attention(own, other, other_valid[:, None, None, :])
+        return self.head(masked_mean(answers, own_valid))
 
 
 class _CorrectingHead(GaussianHead):

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from i2vae_lib.data.batches import Tensors, draw_others
-from i2vae_lib.data.rows import DOMAINS, Array, Ragged, Rows, interactions
+from i2vae_lib.data.rows import DOMAINS, Array, Ragged, Rows, batched, interactions
 from i2vae_lib.generators import graphs
 from i2vae_lib.model.encoders import dropout, initialise
-from i2vae_lib.model.latents import Gaussian
+from i2vae_lib.model.latents import Gaussian, sample
 
 _SLOPE = 0.1  # of the leaky ReLU
 
@@ -88,8 +88,7 @@ def interaction_batches(
     columns = np.concatenate([found[d] for d in keys], axis=1)
     domain = np.repeat(np.arange(len(keys)), [found[d].shape[1] for d in keys])
     order = rng.permutation(len(domain))
-    for start in range(0, len(order), batch_size):
-        at = order[start : start + batch_size]
+    for at in batched(order, batch_size):
         parts = {d: columns[:, at[domain[at] == i]] for i, d in enumerate(keys)}
         yield {d: Triples(*map(torch.from_numpy, part)) for d, part in parts.items() if part.shape[1]}
 
@@ -153,12 +152,16 @@ class _LastLayer(_Layer):
 
 
 @dataclass(frozen=True)
-class Encoded:
+class _Encoded:
     """What a path gives for all nodes of its side."""
 
     hidden: list[Tensor]  # [m, d] of each layer but the last
     posterior: Gaussian  # [m, d]
     messages: list[Tensor]  # [n, d] of each layer
+
+    def concatenated(self, generator: torch.Generator | None) -> Tensor:
+        """[m, L d] of all nodes; without a generator the posterior mean stands last."""
+        return torch.cat([*self.hidden, sample(self.posterior, generator)], dim=1)
 
 
 class UserOrItemPath(nn.Module):
@@ -171,7 +174,7 @@ class UserOrItemPath(nn.Module):
 
     def forward(
         self, vectors: Tensor, away: graphs.Product, back: graphs.Product, generator: torch.Generator | None
-    ) -> Encoded:
+    ) -> _Encoded:
         """vectors [m, d], away [n, m], back [m, n]; dropout before each layer."""
         found, messages = [], []
         for layer in self.layers:
@@ -179,7 +182,29 @@ class UserOrItemPath(nn.Module):
             found.append(result)
             messages.append(sent)
             vectors = result
-        return Encoded(found[:-1], found[-1], messages)
+        return _Encoded(found[:-1], found[-1], messages)
+
+    def folded(self, messages: Sequence[Tensor], pool: graphs.Adjacency) -> tuple[list[Tensor], Tensor]:
+        """New users through this path of training users, its messages frozen.
+
+        Parameters
+        ----------
+        messages
+            [n, d] of each layer, without dropout (:class:`_Encoded`).
+        pool
+            [rows, n] of :func:`pooling`.
+
+        Returns
+        -------
+        hidden, mean
+            [rows, d] of each layer but the last, and the posterior mean [rows, d]. A row depends on no other row.
+        """
+        found: list[Any] = []
+        vectors = messages[0].new_zeros(len(pool.offsets), messages[0].shape[1])
+        for layer, sent in zip(self.layers, messages, strict=True):
+            vectors = layer.receive(pool @ sent, vectors)  # type: ignore[operator]
+            found.append(vectors)
+        return found[:-1], found[-1].mean
 
 
 class VBGE(nn.Module):
@@ -192,7 +217,7 @@ class VBGE(nn.Module):
 
     def forward(
         self, users: Tensor, items: Tensor, graph: Bipartite, generator: torch.Generator | None
-    ) -> tuple[Encoded, Encoded]:
+    ) -> tuple[_Encoded, _Encoded]:
         """users [m, d], items [n, d]."""
         return (
             self.users(users, graph.to_items, graph.to_users, generator),
@@ -216,26 +241,3 @@ def initialise_encoders(module: nn.Module, generator: torch.Generator, initial_l
 def pooling(rows: Rows, domain: str, device: torch.device) -> graphs.Adjacency:
     """Rows x items: a product with it is the mean over the distinct items of each row's history; 0 without any."""
     return graphs.Adjacency.of(graphs.row_normalised(graphs.domain_histories(rows, domain))).to(device)
-
-
-def folded(path: UserOrItemPath, messages: Sequence[Tensor], pool: graphs.Adjacency) -> tuple[list[Tensor], Tensor]:
-    """New users through a trained users' path, its messages frozen.
-
-    Parameters
-    ----------
-    messages
-        [n, d] of each layer, without dropout (:class:`Encoded`).
-    pool
-        [rows, n] of :func:`pooling`.
-
-    Returns
-    -------
-    hidden, mean
-        [rows, d] of each layer but the last, and the posterior mean [rows, d]. A row depends on no other row.
-    """
-    found: list[Any] = []
-    vectors = messages[0].new_zeros(len(pool.offsets), messages[0].shape[1])
-    for layer, sent in zip(path.layers, messages, strict=True):
-        vectors = layer.receive(pool @ sent, vectors)  # type: ignore[operator]
-        found.append(vectors)
-    return found[:-1], found[-1].mean

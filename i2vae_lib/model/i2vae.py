@@ -30,8 +30,8 @@ from i2vae_lib.model.latents import Gaussian, sample, scatter, where
 from i2vae_lib.model.likelihoods import categorical
 from i2vae_lib.parameter_groups import ModelParameters
 
+# a batch of so many scores or more makes them anew in the backward pass, so that it holds those of one domain only
 AGAIN_FROM = 2**23
-"""A batch of so many scores or more makes them anew in the backward pass, so that it holds those of one domain only."""
 ROLES = ("specific", "transferable", "augmented")
 
 

@@ -101,7 +101,7 @@ def denoising(specific: Gaussian, augmented: Gaussian, weight: torch.Tensor, mas
 
 
 @dataclass(frozen=True)
-class Objective:
+class _Objective:
     """The weighted sum of the terms, with its settings."""
 
     p: ObjectiveParameters
@@ -179,9 +179,9 @@ def total(
     return loss, parts
 
 
-def build_objective(p: ObjectiveParameters, T: int) -> Objective:
+def build_objective(p: ObjectiveParameters, T: int) -> _Objective:
     """Pick the reconstruction term that the parameters name."""
-    return Objective(p, T, {"bce": reconstruction_bce, "softmax": reconstruction_softmax}[p.reconstruction])
+    return _Objective(p, T, {"bce": reconstruction_bce, "softmax": reconstruction_softmax}[p.reconstruction])
 
 
 def active_units(means: torch.Tensor) -> int:

@@ -11,22 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from i2vae_lib.model.encoders import attendable, attention, dropout
-
-
-class Attention(nn.Module):
-    """Multi-head attention: W_o [softmax(q W_q (x W_k)^T / sqrt(d / heads)) x W_v], every projection with a bias."""
-
-    def __init__(self, d: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.query = nn.Linear(d, d)
-        self.key_value = nn.Linear(d, 2 * d)
-        self.output = nn.Linear(d, d)
-
-    def forward(self, asks: Tensor, x: Tensor, attended: Tensor) -> Tensor:
-        """Queries from ``asks``, keys and values from ``x`` [B, L, d]; attended bool [B, 1, L, L]."""
-        return self.output(attention(self.query(asks), self.key_value(x), self.heads, attended))
+from i2vae_lib.model.encoders import Attention, attendable, dropout
 
 
 class SASRecBlock(nn.Module):

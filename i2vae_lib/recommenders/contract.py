@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from i2vae_lib.data.dataset import read_catalogue, save_catalogue
 from i2vae_lib.data.histories import encoded_lists, rows_asking
-from i2vae_lib.data.rows import DOMAINS, PAD, Array, Catalogue, DataError, Rows
+from i2vae_lib.data.rows import DOMAINS, PAD, Array, Catalogue, DataError, Rows, batched
 from i2vae_lib.evaluation import refuse_non_finite
 from i2vae_lib.generators.graphs import best_columns
 from i2vae_lib.generators.psg import Generator
@@ -32,8 +32,7 @@ from i2vae_lib.training import Callbacks
 _MODEL_LAYOUT = 3
 _ANEW = "put the right file back, or train it anew"
 ROWS_AT_ONCE = 1024
-SCORES_AT_ONCE = 4_000_000
-"""Rows and scores that :func:`best_items` holds at once: speed and memory alone."""
+SCORES_AT_ONCE = 4_000_000  # rows and scores that best_items holds at once: speed and memory alone
 _SORTED_TOGETHER = 16  # so many times these rows are sorted by length: rows at once are padded to their longest
 
 
@@ -194,12 +193,11 @@ def best_items(
     step = min(ROWS_AT_ONCE, max(1, SCORES_AT_ONCE // max(1, len(columns))))
     width = min(k, len(columns))
     together = min(_SORTED_TOGETHER * step, max(step, SCORES_AT_ONCE // width))  # what is found is held too
-    for begin in range(0, len(rows), together):
-        block = rows.take(np.arange(begin, min(begin + together, len(rows))))
+    for within in batched(np.arange(len(rows)), together):
+        block = rows.take(within)
         order = np.argsort(block.lengths("own") + block.lengths("other"), kind="stable")
         chosen, values = np.zeros((len(block), width), np.int32), np.zeros((len(block), width), np.float32)
-        for start in range(0, len(block), step):
-            at = order[start : start + step]
+        for at in batched(order, step):
             part = block.take(at)
             scores = recommender.score(part, np.broadcast_to(columns.astype(np.int32), (len(part), len(columns))))
             refuse_non_finite(recommender, scores, part)

@@ -31,7 +31,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from i2vae_lib.data.batches import collate, epoch_order
+from i2vae_lib.data.batches import bucketed, collate
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows
 from i2vae_lib.evaluation import ndcg, rank, sample_negatives, selection_metric
 from i2vae_lib.generators import psg
@@ -122,7 +122,7 @@ class I2VAERecommender(Trained):
         items = self.recall(train)[0]
 
         def batches(rng: np.random.Generator) -> Iterator[dict[str, Any]]:
-            for at in epoch_order(train, p.training.batch_size, rng):
+            for at in bucketed(train.lengths("own"), p.training.batch_size, rng):
                 yield collate(train, items, at, p.model, p.psg.arrangement, drawn, rng)
 
         return batches, -(-len(train) // p.training.batch_size)
@@ -281,7 +281,7 @@ class I2VAERecommender(Trained):
 
     def save(self, folder: Path) -> None:
         """Weights, popularity and generator as safetensors, vocabularies and parameters beside them."""
-        psg.save(self.generator, folder / "generator", self.catalogue)
+        self.generator.save(folder / "generator", self.catalogue)
         super().save(folder)
 
     @classmethod

@@ -22,10 +22,8 @@ from i2vae_lib.model.every_position import Asked
 from i2vae_lib.recommenders.systems.every_position import Orders
 from i2vae_lib.recommenders.systems.separate_or_merged import Merged
 
-LARGEST = 2**32
-"""Most bytes of pseudo-sequences and evidence that are kept through training."""
-WHOLE = 8
-"""A softmax is over all items of a domain that has up to so many times ``objective.sampled``."""
+LARGEST = 2**32  # most bytes of pseudo-sequences and evidence that are kept through training
+WHOLE = 8  # a softmax is over all items of a domain that has up to so many times `objective.sampled`
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ def _both(name: str, title: str, location: str, printed: str = "") -> dict[str, 
     }
 
 
+# in the order of the tables
 REGISTRY: dict[str, _Entry] = {
     "popularity": _Entry("Popularity", "reference", "references.popularity.Popularity"),
     "recent_popularity": _Entry("Recent popularity", "reference", "references.recent_popularity.RecentPopularity"),
@@ -80,7 +81,6 @@ REGISTRY: dict[str, _Entry] = {
     "oracle": _Entry("Oracle", "ceiling", "references.ceilings.Oracle"),
     "informed": _Entry("Informed", "ceiling", "references.ceilings.Informed"),
 }
-"""In the order of the tables."""
 
 
 class _Classes(UserDict[str, Any]):
@@ -90,11 +90,11 @@ class _Classes(UserDict[str, Any]):
         return self.data[name].kind
 
 
+# the systems that are trained: what `system` names
 SYSTEMS = _Classes({name: entry for name, entry in REGISTRY.items() if entry.groups})
-"""The systems that are trained: what ``system`` names."""
 
+# the rankers that stand in every table
 REFERENCES = _Classes({name: entry for name, entry in REGISTRY.items() if entry.family == "reference"})
-"""The rankers that stand in every table."""
 
+# those that read the planted truth: beside them on synthetic data, never the best
 CEILINGS = _Classes({name: entry for name, entry in REGISTRY.items() if entry.family == "ceiling"})
-"""Those that read the planted truth: beside them on synthetic data, never the best."""

@@ -20,11 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from i2vae_lib import training
-from i2vae_lib.data.batches import Tensors, bucketed_streams
+from i2vae_lib.data.batches import Tensors, bucketed
 from i2vae_lib.data.dataset import rows_digest
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows, packed, popularity, unpacked
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
-from i2vae_lib.generators import psg
 from i2vae_lib.generators.psg import Generator
 from i2vae_lib.params import Parameters, of_result
 from i2vae_lib.recommenders import REGISTRY, contract
@@ -32,8 +31,8 @@ from i2vae_lib.recommenders.systems.fold_in import user_vectors
 from i2vae_lib.runs import LayoutError, parameters_in, sha256_of
 from i2vae_lib.training import Callbacks, Loss, Stage, State
 
+# what a system has of its training rows before it is trained, and after it is loaded
 NOTHING: Mapping[str, Any] = MappingProxyType({})
-"""What a system has of its training rows before it is trained, and after it is loaded."""
 
 
 class StoredRecommender(contract.Recommender):
@@ -271,6 +270,14 @@ class Trained(StoredRecommender):
         return self
 
 
+def _bucketed_streams(
+    lengths: Mapping[str, Array], batch_size: int, rng: np.random.Generator
+) -> Iterator[tuple[str, Array]]:
+    """:func:`bucketed` over several streams, batches in random order: each stream's name, and positions in it."""
+    order = [(name, at) for name, length in lengths.items() for at in bucketed(length, batch_size, rng)]
+    yield from (order[i] for i in rng.permutation(len(order)))
+
+
 def stream_stage(
     name: str,
     module: nn.Module,
@@ -278,7 +285,7 @@ def stream_stage(
     lengths: Mapping[str, Sized],
     batch_size: int,
     collate: Callable[[str, Array, np.random.Generator], Tensors],
-    epoch: Callable[..., Iterator[tuple[str, Array]]] = bucketed_streams,
+    epoch: Callable[..., Iterator[tuple[str, Array]]] = _bucketed_streams,
 ) -> Stage:
     """A training on sequences of several streams, a batch of one of them.
 
@@ -368,7 +375,7 @@ def _identity(system: Trained, train: Rows, validation: Rows, generator: Generat
     groups = {"split", "controls", "synthetic", "training", "evaluation", *REGISTRY[system.name].groups}
     relevant = of_result(system.params.model_dump(mode="json", include={"data", "protocol", "seed", *groups}))
     parts = [system.name, json.dumps(relevant, sort_keys=True), rows_digest(train), rows_digest(validation)]
-    parts += [psg.digest(generator)] if generator is not None else []
+    parts += [generator.digest()] if generator is not None else []
     vectors = system.params.model.vectors
     parts += [sha256_of(Path(vectors))] if vectors is not None and Path(vectors).is_file() else []
     return hashlib.sha256("".join(parts).encode()).hexdigest()

@@ -34,8 +34,8 @@ TESTS = (*CELL, "candidates", "base", "system", "n", *_DIFFERENCE, "mean", "sd",
 TESTS += ("base_mean", "base_sd", "base_seeds")
 _OVERALL = ("base", "system", "cells", *_DIFFERENCE[:4], "p_holm", *_DIFFERENCE[4:7], "p_t_holm", *_DIFFERENCE[7:])
 
+# significance.paired_bootstrap of two systems' values and masks, with one user's rows drawn together
 _Bootstrap = Callable[[Array, Array, Array], significance.Bootstrap]
-""":func:`significance.paired_bootstrap` of two systems' values and masks, with one user's rows drawn together."""
 
 
 @dataclass(frozen=True)

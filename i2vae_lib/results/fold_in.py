@@ -13,8 +13,7 @@ from i2vae_lib.results.reading import opened_tables
 from i2vae_lib.runs import LayoutError, parameters_in, read_record
 from i2vae_lib.stages import load_data, load_system
 
-_KINDS = ("all", "tailed")
-"""A cold row's user has no vector in the target domain."""
+_KINDS = ("all", "tailed")  # a cold row's user has no vector in the target domain
 
 
 def measured(run: Path) -> pd.DataFrame:

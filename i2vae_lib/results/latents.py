@@ -11,8 +11,7 @@ from i2vae_lib.generators.graphs import Unified
 from i2vae_lib.model.i2vae import ROLES
 from i2vae_lib.recommenders import I2VAERecommender
 
-_DIMENSIONS = 8
-"""Of the item vectors by which histories are summed up."""
+_DIMENSIONS = 8  # of the item vectors by which histories are summed up
 
 
 def _item_vectors_by_domain(recommender: I2VAERecommender, dataset: CrossDomainDataset) -> dict[str, np.ndarray]:

@@ -21,8 +21,7 @@ from i2vae_lib.results.differences import CELL, Comparison
 from i2vae_lib.results.reading import CELLS_OF_THE_MEAN, METRICS, Opened, open_runs
 from i2vae_lib.runs import LayoutError
 
-FEW = 200
-"""In a cell with fewer rows the bar counts as met unless the system is significantly below."""
+FEW = 200  # in a cell with fewer rows the bar counts as met unless the system is significantly below
 
 _FRACTIONS = (
     *("system", "sd", "counts_alone", "reference", "lift", "base", "mean"),

@@ -30,8 +30,8 @@ from i2vae_lib.stages import load_history
 _BASE = "i2vae"
 _FLOOR = "popularity"
 _PLACE = {0: "", 1: "best", 2: "second"}
+# the paper's "cold-start" combines cold and no-history rows
 _OWN_KIND = {"tailed": "tailed", "cold_released": "cold", "all": "all"}
-"""The paper's "cold-start" combines cold and no-history rows."""
 
 
 @dataclass(frozen=True)

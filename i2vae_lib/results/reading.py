@@ -22,22 +22,21 @@ from i2vae_lib.evaluation import COUNTS, fewer_candidates, kind_masks, row_value
 from i2vae_lib.params import of_result
 from i2vae_lib.runs import LayoutError, flatten, read_record, refuse_exported
 
+# rows that a cell must have to count in that mean, unless there is no larger one: one row more or less moves a cell of
+# five rows by twenty points
 COUNTED = 100
-"""Rows that a cell must have to count in that mean, unless there is no larger one: one row more or less moves a cell of
-five rows by twenty points."""
+# the sentence that goes with every mean over cells
 CELLS_OF_THE_MEAN = (
     f"A cell is one metric on the {', '.join(HEADLINE[:-1])} or {HEADLINE[-1]} rows of one domain; cells of fewer than "
     f"{COUNTED} rows count only where there are no larger ones."
 )
-"""The sentence that goes with every mean over cells."""
 _KINDS = ("all", "seen", "tailed", "tailed_warm", "cold", "overlapping", "no_history")  # in the order of comparisons
 CANDIDATES = ("sampled", "full")
 METRICS = ("HR@10", "NDCG@10")
 _IDENTITY = ["domain", "row", "user"]
-_WORLD = ("split.", "controls.", "synthetic.")
-"""Groups of parameters that determine the rows."""
+_WORLD = ("split.", "controls.", "synthetic.")  # groups of parameters that determine the rows
+# share of rows on which a reference may differ between runs: another BLAS orders nearly equal scores differently
 _ROUNDING = 0.01
-"""Share of rows on which a reference may differ between runs: another BLAS orders nearly equal scores differently."""
 
 
 class _Run(NamedTuple):

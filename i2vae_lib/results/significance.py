@@ -18,8 +18,7 @@ import scipy  # scipy.stats is imported where it is used: it takes most of a sec
 from i2vae_lib.data.rows import Array
 
 _CONFIDENCE = 0.95
-CHUNK_BYTES = 16 * 2**20
-"""Bound on the memory of one chunk of resampling weights."""
+CHUNK_BYTES = 16 * 2**20  # bound on the memory of one chunk of resampling weights
 
 
 class Bootstrap(NamedTuple):

@@ -24,15 +24,15 @@ MARKS = {
     "latex": {"ahead": _BOLD, "best": _BOLD, "second": "\\underline{{{}}}", "by rule": "\\textit{{{}}}"},
     "html": {"ahead": "<b>{}</b>", "best": "<b>{}</b>"},
 }
+# how each style marks the best two of a column, and a cell that is popularity's by rule
 LEGEND = {
     "text": ("¹ best and ² second", "=pop"),
     "markdown": ("Bold: best, underlined: second", "=pop"),
     "latex": ("bold: best, underlined: second", "italics"),
 }
-"""How each style marks the best two of a column, and a cell that is popularity's by rule."""
 
+# start of a cell that a spreadsheet would evaluate; a signed number is not one
 _FORMULA = re.compile(r"\s*([=@]|[+-](?!(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\Z))", re.IGNORECASE)
-"""Start of a cell that a spreadsheet would evaluate; a signed number is not one."""
 
 
 class Number(NamedTuple):

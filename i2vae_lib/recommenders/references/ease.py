@@ -42,8 +42,7 @@ from i2vae_lib.generators.graphs import arrays_of, entries_apart, matrix_of, use
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.references.from_histories import Axis, FromHistories, Setting
 
-NEAR = 200
-"""Items of a neighbourhood at most, beyond ``references.ease_limit``."""
+NEAR = 200  # items of a neighbourhood at most, beyond `references.ease_limit`
 _PROBES = 8
 _TOLERANCE = 5e-5  # of a probe in float32: rounding leaves 3e-6, one row too many at lambda = 30,000 leaves 2e-4
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows, popularity
+from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows, batched, popularity
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.generators.graphs import Unified
 from i2vae_lib.params import Parameters
@@ -36,10 +36,8 @@ from i2vae_lib.recommenders.references.popularity import Popularity
 NUDGE = 1e-4
 FLOOR = 1e-6
 CHUNK = 512  # rows scored at once: a dense line of items (EASE: and of users) for each
-_STEPS = 3
-"""How often a grid extends itself at most."""
-_SWEEPS = 2
-"""How often a search by turns goes through its turns at most."""
+_STEPS = 3  # how often a grid extends itself at most
+_SWEEPS = 2  # how often a search by turns goes through its turns at most
 
 Setting = dict[str, Any]
 
@@ -214,8 +212,7 @@ class FromHistories(Popularity):
         told = ~contract.without_evidence(rows)
         for d in DOMAINS:
             positions = np.flatnonzero(told & (rows.domain == DOMAINS.index(d)))
-            for start in range(0, len(positions), CHUNK):
-                at = positions[start : start + CHUNK]
+            for at in batched(positions, CHUNK):
                 wanted = candidates[at].astype(np.int64)
                 found = self.evidence(rows.take(at), d)
                 scores[at] = fall_back(np.take_along_axis(found, wanted - 1, axis=1), popular[d][wanted])

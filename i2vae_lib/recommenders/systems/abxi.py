@@ -34,8 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from i2vae_lib.data.rows import DOMAINS, PAD, Rows
-from i2vae_lib.model.encoders import attendable, dropout
-from i2vae_lib.model.transformers import Attention
+from i2vae_lib.model.encoders import Attention, attendable, dropout
 from i2vae_lib.parameter_groups import ABXIParameters
 from i2vae_lib.recommenders.systems.every_position import EveryPosition
 from i2vae_lib.recommenders.systems.separate_or_merged import Merged
@@ -51,7 +50,7 @@ class _LowRank(nn.Sequential):
         super().__init__(nn.Linear(d, rank, bias=False), nn.Linear(rank, d, bias=False))
 
 
-class SwiGLU(nn.Module):
+class _SwiGLU(nn.Module):
     """x -> (SiLU(x W_a) * x W_b) W_c."""
 
     def __init__(self, d: int, hidden: int):
@@ -75,13 +74,13 @@ class Network(nn.Module):
         self.position = nn.Embedding(length, d)
         self.attention = Attention(d, p.heads)
         self.norm = nn.LayerNorm(d)
-        self.shared = SwiGLU(d, p.hidden)
+        self.shared = _SwiGLU(d, p.hidden)
         self.adapters = nn.ModuleDict({s: _LowRank(d, p.domain_rank) for s in (MERGED, *DOMAINS)})
         self.adapted = nn.ModuleDict({s: nn.LayerNorm(d) for s in (MERGED, *DOMAINS)})
-        self.invariant = SwiGLU(d, p.hidden)
+        self.invariant = _SwiGLU(d, p.hidden)
         self.from_both = nn.ModuleDict({s: _LowRank(d, p.invariant_rank) for s in DOMAINS})
         self.both = nn.LayerNorm(d)
-        self.specific = nn.ModuleDict({s: SwiGLU(d, p.hidden) for s in DOMAINS})
+        self.specific = nn.ModuleDict({s: _SwiGLU(d, p.hidden) for s in DOMAINS})
         self.own = nn.ModuleDict({s: nn.LayerNorm(d) for s in DOMAINS})
 
     def guided(self, inputs: Tensor, following: Tensor, number: int) -> Tensor:

@@ -69,7 +69,7 @@ MERGED = "xy"
 
 
 @dataclass(frozen=True)
-class View(Tensors):
+class _View(Tensors):
     """What a view shows of a batch of B merged sequences of W slots; a view's k-th input is its k-th standing slot."""
 
     rows: Tensor  # int64 [b], ascending: the sequences that it shows anything of
@@ -95,7 +95,7 @@ class Shares(Tensors):
     of: Mapping[str, float]
 
 
-def views(reading: Merged, sequences: Ragged, length: int) -> dict[str, View]:
+def views(reading: Merged, sequences: Ragged, length: int) -> dict[str, _View]:
     """The merged view of sequences, the last ``length`` inputs of them, and each domain's view of that.
 
     Parameters
@@ -116,7 +116,7 @@ def views(reading: Merged, sequences: Ragged, length: int) -> dict[str, View]:
     return found
 
 
-def corrupted(reading: Merged, batch: Mapping[str, View], domain: str, rng: np.random.Generator) -> _Corrupted:
+def corrupted(reading: Merged, batch: Mapping[str, _View], domain: str, rng: np.random.Generator) -> _Corrupted:
     """Random items of ``domain`` in place of the true ones, where r^domain and R^other are both there.
 
     Only of rows where an item of ``domain`` comes before the last slot of the other view: encoders are causal, so what
@@ -137,8 +137,8 @@ def corrupted(reading: Merged, batch: Mapping[str, View], domain: str, rng: np.r
     )
 
 
-def _view(rows: Array, inputs: Array, targets: Array, standing: Array) -> View:
-    return View(as_indices(rows), as_indices(inputs), as_indices(targets), torch.from_numpy(standing))
+def _view(rows: Array, inputs: Array, targets: Array, standing: Array) -> _View:
+    return _View(as_indices(rows), as_indices(inputs), as_indices(targets), torch.from_numpy(standing))
 
 
 class _Stream(nn.Module):
@@ -204,7 +204,7 @@ class C2DSR(Trained):
 
         yield Stage("c2dsr", self.module, self.loss, batches, len(sequences), steps, beta2=0.98)
 
-    def batch(self, sequences: Ragged, rng: np.random.Generator) -> dict[str, View | _Corrupted]:
+    def batch(self, sequences: Ragged, rng: np.random.Generator) -> dict[str, _View | _Corrupted]:
         """The views of merged training sequences, and their corruption."""
         shown = views(self.reading, sequences, self.params.model.T)
         return shown | {f"corrupted {d}": corrupted(self.reading, shown, d, rng) for d in DOMAINS}

@@ -51,8 +51,8 @@ from torch.nn import functional as F
 
 from i2vae_lib.data.rows import DOMAINS, Array, Rows, other
 from i2vae_lib.generators.psg import Generator
-from i2vae_lib.model.graph_encoders import VBGE, Bipartite, Encoded, Triples, lines
-from i2vae_lib.model.latents import kl, sample, standard_like
+from i2vae_lib.model.graph_encoders import VBGE, Bipartite, Triples, lines
+from i2vae_lib.model.latents import kl, standard_like
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.systems.graph_encoded import GraphEncoded, reconstruction
 from i2vae_lib.recommenders.trained import dot
@@ -77,11 +77,6 @@ class _Bottleneck(nn.Module):
     def agreement(self, x: Tensor, y: Tensor) -> Tensor:
         """D of a user of X and one of Y, in 0…1: [k, L d] each -> [k]."""
         return torch.sigmoid(self.critic(torch.cat([x, y], dim=1))[:, 0])
-
-
-def concatenated(encoded: Encoded, generator: torch.Generator | None) -> Tensor:
-    """r of all nodes of a side: [m, L d]; without a generator the posterior mean stands last."""
-    return torch.cat([*encoded.hidden, sample(encoded.posterior, generator)], dim=1)
 
 
 def hinge(positive: Tensor, negative: Tensor, margin: float) -> Tensor:
@@ -147,7 +142,7 @@ class CDRIB(GraphEncoded):
         weights: dict[str, float] = {}
         for d, graph in self.graphs.items():
             of_users, of_items = module.encoders[d](module.users[d].weight, module.items[d].weight, graph, generator)
-            users[d], items[d] = concatenated(of_users, generator), concatenated(of_items, generator)
+            users[d], items[d] = of_users.concatenated(generator), of_items.concatenated(generator)
             for name, encoded, weight in (("users", of_users, own.beta), ("items", of_items, 1.0)):
                 parts[f"kl/{name} {d}"] = kl(encoded.posterior, standard_like(encoded.posterior)).mean()
                 weights[f"kl/{name} {d}"] = own.kl_weight * weight
@@ -179,8 +174,8 @@ class CDRIB(GraphEncoded):
         for d, graph in self.graphs.items():
             users, items = module.encoders[d](module.users[d].weight, module.items[d].weight, graph, None)
             self.frozen[f"messages {d}"] = torch.stack(users.messages)
-            self.frozen[f"items {d}"] = concatenated(items, None)
-            self.remember(d, self.users_of(d), concatenated(users, None))
+            self.frozen[f"items {d}"] = items.concatenated(None)
+            self.remember(d, self.users_of(d), users.concatenated(None))
 
     def kept(self) -> nn.Module:
         return nn.ModuleDict({d: self.module.encoders[d].users for d in DOMAINS})

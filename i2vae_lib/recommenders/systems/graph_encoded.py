@@ -76,6 +76,6 @@ class GraphEncoded(Trained):
         return [self.user_ids[user] for user in self.graphs[domain].users]
 
     def folded(self, path: UserOrItemPath, name: str, rows: Rows, domain: str) -> tuple[list[Tensor], Tensor]:
-        """:func:`~i2vae_lib.model.graph_encoders.folded` of rows as new users of a domain."""
+        """:meth:`~i2vae_lib.model.graph_encoders.UserOrItemPath.folded` of rows as new users of a domain."""
         pool = graph_encoders.pooling(rows, domain, self.device)
-        return graph_encoders.folded(path, list(self.frozen[f"messages {name}"]), pool)
+        return path.folded(list(self.frozen[f"messages {name}"]), pool)

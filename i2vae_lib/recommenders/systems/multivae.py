@@ -36,7 +36,7 @@ from torch.nn import functional as F
 
 from i2vae_lib import training
 from i2vae_lib.data.batches import Tensors, as_indices
-from i2vae_lib.data.rows import Array, Ragged, Rows
+from i2vae_lib.data.rows import Array, Ragged, Rows, batched
 from i2vae_lib.data.user_sequences import chained
 from i2vae_lib.model.encoders import dropout, initialise
 from i2vae_lib.model.latents import Gaussian, annealing, kl, sample, standard_like
@@ -115,6 +115,25 @@ class Decoder(nn.Module):
         """Logits of a block's candidates: z [B, d], items 1…n of the block, int64 [B, k] or [1, k] -> [B, k]."""
         return dot(self(z), self.items.weight[block], items) + self.items.bias[block][items - 1]
 
+    def reconstruction(self, z: Tensor, bags: Bags, blocks: Sequence[slice]) -> Tensor:
+        """-sum over a bag of log softmax(logits), a softmax a block: [B].
+
+        Parameters
+        ----------
+        z
+            [B, d].
+        blocks
+            They cover the vocabulary, 0-based. A bag skips the blocks in which it has no items.
+        """
+        states, owner = self(z), bags.owner
+        total = states.new_zeros(len(bags))
+        for block in blocks:
+            inside = torch.nonzero((bags.items >= block.start) & (bags.items < block.stop))[:, 0]
+            who, line = torch.unique_consecutive(owner[inside], return_inverse=True)
+            nats = multinomial(self.logits(states[who], block), line, bags.items[inside] - block.start)
+            total = total.index_add(0, who, nats)
+        return total
+
 
 class VariationalAutoencoder(nn.Module):
     """I -> hidden -> 2 d, and d -> hidden -> I."""
@@ -123,6 +142,22 @@ class VariationalAutoencoder(nn.Module):
         super().__init__()
         self.encoder = Encoder(size, hidden, d)
         self.decoder = Decoder(d, hidden, size)
+
+    def costs(
+        self,
+        bags: Bags,
+        blocks: Sequence[slice],
+        rate: float,
+        generator: torch.Generator | None,
+        prior: Gaussian | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The two costs of each bag in nats: reconstruction from a draw of z, KL[q || prior]. Each [B].
+
+        Without a generator nothing is dropped, and z is the mean; without a prior it is N(0, I).
+        """
+        q = self.encoder(bags, rate, generator)
+        prior = standard_like(q) if prior is None else prior
+        return self.decoder.reconstruction(sample(q, generator), bags, blocks), kl(q, prior)
 
 
 def draw(module: nn.Module, weights: torch.Generator) -> None:
@@ -134,45 +169,8 @@ def draw(module: nn.Module, weights: torch.Generator) -> None:
                 nn.init.xavier_uniform_(one.items, generator=weights)
 
 
-def reconstruction(decoder: Decoder, z: Tensor, bags: Bags, blocks: Sequence[slice]) -> Tensor:
-    """-sum over a bag of log softmax(logits), a softmax a block: [B].
-
-    Parameters
-    ----------
-    z
-        [B, d].
-    blocks
-        They cover the vocabulary, 0-based. A bag skips the blocks in which it has no items.
-    """
-    states, owner = decoder(z), bags.owner
-    total = states.new_zeros(len(bags))
-    for block in blocks:
-        inside = torch.nonzero((bags.items >= block.start) & (bags.items < block.stop))[:, 0]
-        who, line = torch.unique_consecutive(owner[inside], return_inverse=True)
-        nats = multinomial(decoder.logits(states[who], block), line, bags.items[inside] - block.start)
-        total = total.index_add(0, who, nats)
-    return total
-
-
-def costs(
-    module: VariationalAutoencoder,
-    bags: Bags,
-    blocks: Sequence[slice],
-    rate: float,
-    generator: torch.Generator | None,
-    prior: Gaussian | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The two costs of each bag in nats: reconstruction from a draw of z, KL[q || prior]. Each [B].
-
-    Without a generator nothing is dropped, and z is the mean; without a prior it is N(0, I).
-    """
-    q = module.encoder(bags, rate, generator)
-    prior = standard_like(q) if prior is None else prior
-    return reconstruction(module.decoder, sample(q, generator), bags, blocks), kl(q, prior)
-
-
 def weighed(name: str, found: tuple[Tensor, Tensor], beta: float) -> CostAndParts:
-    """Mean over bags of reconstruction + beta KL, what :func:`costs` found; and both under their names."""
+    """Mean over bags of reconstruction + beta KL, as ``costs`` of an autoencoder found them; both under their names."""
     nats, divergence = (one.mean() for one in found)
     return nats + beta * divergence, {f"reconstruction/{name}": nats, f"kl/{name}": divergence}
 
@@ -181,8 +179,7 @@ def shuffled(sets: Mapping[str, Sized], batch_size: int, rng: np.random.Generato
     """Batches of one epoch, those of all streams mixed: (stream, int64 positions)."""
     batches = []
     for name, one in sets.items():
-        order = rng.permutation(len(one))
-        batches += [(name, order[start : start + batch_size]) for start in range(0, len(one), batch_size)]
+        batches += [(name, at) for at in batched(rng.permutation(len(one)), batch_size)]
     yield from (batches[i] for i in rng.permutation(len(batches)))
 
 
@@ -219,7 +216,7 @@ class _MultiVAE(Trained):
         p = self.params.multivae
         [(name, bags)] = batch.items()
         blocks = [self.reading.slots(d) for d in self.reading.domains(name)]
-        found = costs(self.module[name], bags, blocks, p.dropout, generator)
+        found = self.module[name].costs(bags, blocks, p.dropout, generator)
         return weighed(name, found, p.beta * annealing(epoch, p.annealing_epochs))
 
     def scores(self, rows: Rows, domain: str, items: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ Departs
       of it came after the target, of logs it is not asked.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,11 +72,6 @@ def source_prior(encoder: Encoder, bags: Bags) -> Gaussian:
     q = encoder(bags, 0.0, None)
     clamped = Gaussian(q.mean, q.log_variance.clamp(LOWEST, HIGHEST))
     return where(bags.counts > 0, clamped, standard_like(clamped))
-
-
-def rigid_cost(decoder: Decoder, pairs: Pairs, blocks: Sequence[slice], generator: torch.Generator | None) -> Tensor:
-    """RA-VAE: reconstruction from a draw of the prior, [B]; from its mean without a generator."""
-    return multivae.reconstruction(decoder, sample(pairs.prior, generator), pairs.bags, blocks)
 
 
 class RAVAE(Trained):
@@ -122,7 +117,7 @@ class RAVAE(Trained):
         """Of stage 1: Multi-VAE's."""
         [(d, bags)] = batch.items()
         slots, rate = [self.reading.slots(d)], self.own.dropout
-        return self.weighed(d, multivae.costs(self.module["source"][d], bags, slots, rate, generator), epoch)
+        return self.weighed(d, self.module["source"][d].costs(bags, slots, rate, generator), epoch)
 
     def weighed(self, domain: str, costs: tuple[Tensor, Tensor], epoch: int) -> CostAndParts:
         """:func:`.multivae.weighed` with the KL's weight in an epoch."""
@@ -131,7 +126,8 @@ class RAVAE(Trained):
     def loss(self, batch: dict[str, Pairs], epoch: int, generator: torch.Generator) -> CostAndParts:
         """Of stage 2: mean over the users of a batch, which is of one target domain."""
         [(d, pairs)] = batch.items()
-        nats = rigid_cost(self.module["target"][d].decoder, pairs, [self.reading.slots(d)], generator).mean()
+        z, decoder = sample(pairs.prior, generator), self.module["target"][d].decoder
+        nats = decoder.reconstruction(z, pairs.bags, [self.reading.slots(d)]).mean()
         return nats, {f"reconstruction/{d}": nats}
 
     def evident(self, rows: Rows) -> Array:
@@ -169,7 +165,7 @@ class SAVAE(RAVAE):
     def loss(self, batch: dict[str, Pairs], epoch: int, generator: torch.Generator) -> CostAndParts:
         [(d, pairs)] = batch.items()
         target, slots = self.module["target"][d], [self.reading.slots(d)]
-        costs = multivae.costs(target, pairs.bags, slots, self.own.dropout, generator, pairs.prior)
+        costs = target.costs(pairs.bags, slots, self.own.dropout, generator, pairs.prior)
         return self.weighed(d, costs, epoch)
 
     def latent(self, rows: Rows, domain: str) -> Tensor:

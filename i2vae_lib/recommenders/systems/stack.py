@@ -35,7 +35,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from i2vae_lib.data.rows import DOMAINS, PAD, Array, Catalogue, Rows, hashed, popularity
+from i2vae_lib.data.rows import DOMAINS, PAD, Array, Catalogue, Rows, batched, hashed, popularity
 from i2vae_lib.evaluation import refuse_non_finite, sample_negatives, selection_metric
 from i2vae_lib.generators.cooccurrence import Kernel, dense, scores_of
 from i2vae_lib.generators.graphs import Unified
@@ -173,8 +173,7 @@ class _Stack(StoredRecommender):
 
     def scores(self, rows: Rows, domain: str, items: Tensor) -> Tensor:
         parts = []
-        for start in range(0, len(rows), CHUNK):
-            at = np.arange(start, min(start + CHUNK, len(rows)))
+        for at in batched(np.arange(len(rows)), CHUNK):
             wanted = items.cpu().numpy()[at if len(items) > 1 else [0]]
             features = torch.from_numpy(self.features(rows.take(at), domain, wanted)).to(self.device)
             parts.append(self.module(features, *(one.to(self.device) for one in _asked_by(rows.take(at)))))
@@ -218,8 +217,7 @@ class Choices:
         features = np.zeros((*items.shape, stack.width), dtype=np.float32)
         for d in DOMAINS:
             positions = rows.of(d)
-            for start in range(0, len(positions), CHUNK):
-                here = positions[start : start + CHUNK]
+            for here in batched(positions, CHUNK):
                 features[here] = stack.features(rows.take(here), d, items[here].astype(np.int64))
         return cls(rows, at, torch.from_numpy(features), torch.from_numpy(there))
 
