@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import json
 import os
@@ -27,7 +26,6 @@ from safetensors.torch import load_file, save_file
 from i2vae_lib import cache, cli, notebooks, report, stages
 from i2vae_lib.audit import leaks as audit
 from i2vae_lib.commands import actions
-from i2vae_lib.commands.table import COMMANDS
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.logs.pair_file import ReleasedPair, read_any_pair
 from i2vae_lib.data.synthetic import generate_log, write_logs
@@ -87,8 +85,7 @@ def test_errors_of_the_system_are_told_in_words(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    failing = dataclasses.replace(COMMANDS["report"], run=lambda _: fail())
-    monkeypatch.setitem(COMMANDS, "report", failing)
+    monkeypatch.setattr("i2vae_lib.commands.actions.make_report", lambda _: fail())
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("")

@@ -1,26 +1,29 @@
-"""What the commands do that make or compare many runs. They import what they need when called, as ``commands``."""
-
-from __future__ import annotations
+"""What the commands do that make or compare many runs; imported when one is called, as :mod:`.actions`."""
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from i2vae_lib.commands.actions import named, overrides
+from i2vae_lib.data.kinds import HEADLINE
+from i2vae_lib.experiments import grids, search, sweeps, workers
+from i2vae_lib.experiments import tuning as tuned
+from i2vae_lib.experiments.grids import Cell
+from i2vae_lib.params import load, pair_name
+from i2vae_lib.processes import usable_cores
 from i2vae_lib.recommenders.registry import SYSTEMS
-
-if TYPE_CHECKING:
-    from i2vae_lib.experiments.grids import Cell
+from i2vae_lib.results import paper_tables
+from i2vae_lib.results.differences import compare
+from i2vae_lib.results.text import as_csv, rendered
+from i2vae_lib.runs import default_folder, write_atomically
 
 
 def make_table(given: argparse.Namespace) -> int:
-    from i2vae_lib.experiments import tuning as tuned
-    from i2vae_lib.params import load, pair_name
-    from i2vae_lib.runs import default_folder
-
     tuning = tuned.read_tuning(given.tuning)
     chosen = overrides(given.set)
     if "system" in chosen:
@@ -47,11 +50,7 @@ def asked_of_sweep(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def sweep(given: argparse.Namespace) -> int:
-    from i2vae_lib.experiments import grids, sweeps
     from i2vae_lib.figures import plots, sweep_figures
-    from i2vae_lib.processes import usable_cores
-    from i2vae_lib.results.text import as_csv, rendered
-    from i2vae_lib.runs import write_atomically
 
     found = grids.read_sweep(given.file, asked_of_sweep(given))
     out = given.out or grids.cells_folder(found)
@@ -76,9 +75,6 @@ def sweep(given: argparse.Namespace) -> int:
 
 
 def search_for(given: argparse.Namespace) -> int:
-    from i2vae_lib.experiments import search
-    from i2vae_lib.runs import default_folder
-
     found = search.read_search(given.file, named(given, "preset", "data", "protocol", "seed", "epochs"))
     out = given.out or default_folder(found.parameters({})).with_name(f"search-{Path(given.file).stem}")
     words = named(given, "trials", "workers", "scheduler")
@@ -90,8 +86,6 @@ def search_for(given: argparse.Namespace) -> int:
 
 def _probe(cell: Cell) -> tuple[float, int]:
     """In a worker like those of the sweep, whose peak memory is its own."""
-    from i2vae_lib.experiments import sweeps, workers
-
     with workers.connect(1) as one:
         found: tuple[float, int] = one.submit(sweeps.probe_cell, cell).result()
     print(f"probe of {cell.parameters.system} on {cell.parameters.data}: {found[0]:.0f} s a cell at most", flush=True)
@@ -99,11 +93,6 @@ def _probe(cell: Cell) -> tuple[float, int]:
 
 
 def _table_as(folders: Sequence[Path], given: argparse.Namespace) -> str:
-    import numpy as np
-
-    from i2vae_lib.data.kinds import HEADLINE
-    from i2vae_lib.results import paper_tables
-
     found = paper_tables.paper_table(folders, resamples=given.resamples, rng=np.random.default_rng(0))
     # `table` names the systems to run: what the references and other calls have made stands in its table as well
     found = found.filtered(given.systems if given.command == "compare" else None, given.kinds or HEADLINE)
@@ -113,10 +102,6 @@ def _table_as(folders: Sequence[Path], given: argparse.Namespace) -> str:
 
 
 def compare_runs(given: argparse.Namespace) -> int:
-    import numpy as np
-
-    from i2vae_lib.results.differences import compare
-
     of_the_other = ("candidates", "base", "all") if given.table else ("systems", "kinds")
     for name in of_the_other:
         if getattr(given, name):

@@ -1,12 +1,12 @@
 """The commands of ``i2vae``: the purpose and options of each, with examples that use every option."""
 
 import argparse
-from collections.abc import Callable, Sequence
+import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from i2vae_lib.commands import actions, studies
 from i2vae_lib.commands.listing import LISTS
 from i2vae_lib.data.kinds import HEADLINE
 from i2vae_lib.data.registry import FOOD_KITCHEN, REGISTRY
@@ -48,9 +48,15 @@ class _Command:
     """A command: its help text, the function that gets the parsed arguments, its options, and examples of them all."""
 
     help: str
-    run: Callable[[argparse.Namespace], int]
+    location: str
     options: Sequence[_Option]
     examples: Sequence[str]
+
+    def run(self, given: argparse.Namespace) -> int:
+        """Call the function, whose module is imported now; returns the exit status."""
+        module, _, name = self.location.partition(".")
+        status: int = getattr(importlib.import_module(f"{__package__}.{module}"), name)(given)
+        return status
 
 
 _FORMATS = ("text", "csv", "latex", "markdown")
@@ -89,13 +95,13 @@ def _parameters(preset: str = "demo") -> tuple[_Option, ...]:
 COMMANDS: dict[str, _Command] = {
     "list": _Command(
         "List presets, pairs, systems, parameters (with defaults and origins), and runs.",
-        actions.list_known,
+        "light.list_known",
         (_option("what", f"which lists to print: {', '.join(LISTS)} (default: all)", nargs="*"), _JSON),
         ("i2vae list systems", "i2vae list parameters --json"),
     ),
     "run": _Command(
         "Run everything: data, audit, pseudo-sequences, training, evaluation, report.",
-        actions.run,
+        "light.run",
         (
             *_parameters(),
             _SYSTEM,
@@ -117,7 +123,7 @@ COMMANDS: dict[str, _Command] = {
     ),
     "recommend": _Command(
         "Recommend items from a finished run, using your own ids.",
-        actions.recommend,
+        "actions.recommend",
         (
             _option("run", "run directory", type=_path),
             _option("--user", "users in the data, whose histories are known", nargs="+", metavar="ID"),
@@ -155,7 +161,7 @@ COMMANDS: dict[str, _Command] = {
     ),
     "audit": _Command(
         "Audit data under a protocol, or a run, for leaks; exit status 1 if there is one.",
-        actions.audit_data,
+        "actions.audit_data",
         (
             *_parameters(),
             _SYSTEM,
@@ -174,7 +180,7 @@ COMMANDS: dict[str, _Command] = {
     ),
     "describe": _Command(
         "Describe two logs: what they hold, what looks suspicious, and a pair file that reads them.",
-        actions.describe,
+        "light.describe",
         (
             _option("x", "log of the first domain: CSV, JSON lines or Parquet", type=_path),
             _option(
@@ -186,7 +192,7 @@ COMMANDS: dict[str, _Command] = {
     ),
     "compare": _Command(
         "Compare runs: results side by side, differences with intervals, significance.",
-        studies.compare_runs,
+        "studies.compare_runs",
         (
             _option("runs", "run directories", type=_path, nargs="+", metavar="RUN"),
             _option(
@@ -216,7 +222,7 @@ COMMANDS: dict[str, _Command] = {
     ),
     "table": _Command(
         "Tune all systems on validation rows, train and evaluate them, and print the paper's table.",
-        studies.make_table,
+        "studies.make_table",
         (
             *_parameters("paper"),
             _EPOCHS,
@@ -239,7 +245,7 @@ COMMANDS: dict[str, _Command] = {
     ),
     "sweep": _Command(
         "Run the unfinished cells of a sweep, then print its table.",
-        studies.sweep,
+        "studies.sweep",
         (
             _option("file", "a sweep in params/sweeps/, or a path"),
             _option("--preset", "preset of the cells (default: the file's)"),
@@ -262,7 +268,7 @@ COMMANDS: dict[str, _Command] = {
     ),
     "search": _Command(
         "Search for settings with a better validation NDCG@10; no test row is used.",
-        studies.search_for,
+        "studies.search_for",
         (
             _option("file", "a search in params/searches/, or a path"),
             _option("--preset", "preset that trials start from (default: the file's)"),
@@ -285,19 +291,19 @@ COMMANDS: dict[str, _Command] = {
     ),
     "cache": _Command(
         "Show the size of the cache (datasets, fits, ranks, downloads), or clear it.",
-        actions.show_cache,
+        "light.show_cache",
         (_flag("--clear", "delete the cache; anything needed later is made again"), _JSON),
         ("i2vae cache", "i2vae cache --clear --json"),
     ),
     "notebooks": _Command(
         "Copy the kit's notebooks into a folder, to open in JupyterLab.",
-        actions.copy_notebooks,
+        "light.copy_notebooks",
         (_option("folder", "folder, created if missing; no existing file is overwritten", type=_path, metavar="DIR"),),
         ("i2vae notebooks lessons",),
     ),
     "fetch": _Command(
         "Download and check a released pair, or rebuild the Food and Kitchen logs.",
-        actions.fetch,
+        "light.fetch",
         (
             _option("name", ", ".join([*REGISTRY, FOOD_KITCHEN])),
             _option("--out", f"folder for {FOOD_KITCHEN} (default: data)", type=_path),
@@ -306,13 +312,13 @@ COMMANDS: dict[str, _Command] = {
     ),
     "report": _Command(
         "Rewrite report.html of a finished run.",
-        actions.make_report,
+        "actions.make_report",
         (_option("run", "run directory", type=_path),),
         ("i2vae report runs/a",),
     ),
     "export": _Command(
         "Export a trained model with a model card, or a split and its candidates as Parquet.",
-        actions.export_out,
+        "actions.export_out",
         (
             _option("run", "run directory", type=_path, nargs="?"),
             _option("--split", "export the rows and fixed candidates of DATA instead of a run", metavar="DATA"),
@@ -332,13 +338,13 @@ COMMANDS: dict[str, _Command] = {
     ),
     "completion": _Command(
         "Print a script that completes commands and options in your shell.",
-        actions.print_completion,
+        "light.print_completion",
         (_option("shell", "your shell", choices=("bash", "zsh", "tcsh")),),
         ("i2vae completion bash",),
     ),
     "explore": _Command(
         "Serve a page on this machine to explore runs and sweeps, without Jupyter.",
-        actions.explore,
+        "light.explore",
         (
             _option("folders", "run directories or sweep folders", type=_path, nargs="+", metavar="FOLDER"),
             _option("--port", "port to serve on (default: 8866)", type=_port, default=8866),

@@ -4,9 +4,7 @@ The command reads this before it serves anything; so nothing heavy is imported h
 """
 
 import csv
-import os
 import shutil
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,20 +18,6 @@ class Content(NamedTuple):
 
     kind: Literal["user", "data", "training", "sweep"]
     folders: tuple[Path, ...]
-
-
-def require_port(port: int) -> None:
-    """Refuse a port that cannot be listened on, before a server is started.
-
-    Raises
-    ------
-    ValueError
-    """
-    try:
-        socket.create_server(("127.0.0.1", port)).close()
-    except OSError as error:
-        why = os.strerror(error.errno or 0).lower()
-        raise ValueError(f"--port {port} cannot be had ({why}): end what holds it, or choose another") from None
 
 
 def named(folders: Sequence[Path | str]) -> dict[str, Path]:
