@@ -41,8 +41,8 @@ from i2vae_lib.recommenders.trained import StoredRecommender, chosen, solved_epo
 from i2vae_lib.training import State
 
 
-def cuts(sequences: Ragged, domain: Array) -> tuple[Array, Array]:
-    """Every place where a sequence may be cut: position of the event before it, and number of its sequence.
+def cuts(sequences: Ragged, domain: Array) -> Array:
+    """Every place where a sequence may be cut: position of the event before it.
 
     Parameters
     ----------
@@ -56,8 +56,7 @@ def cuts(sequences: Ragged, domain: Array) -> tuple[Array, Array]:
     mixed = np.zeros(len(starts), dtype=bool)
     mixed[block[domain != domain[starts][block]]] = True
     inside = np.append((owner[1:] == owner[:-1]), False)[: len(owner)]
-    at = np.flatnonzero(inside & ~(mixed[block] & (np.append(block[1:], -1)[: len(block)] == block)))
-    return at, owner[at]
+    return np.flatnonzero(inside & ~(mixed[block] & (np.append(block[1:], -1)[: len(block)] == block)))
 
 
 def _transitions(
@@ -87,7 +86,7 @@ def solved(sequences: Ragged, domain: Array, size: int, p: SLISTParameters) -> A
     """B of one stream: float32 [size, size]."""
     taken = binary(sequences.owner, sequences.values - 1, (len(sequences), size))
     together = p.consistency * (taken.T @ taken)
-    source, target = _transitions(sequences, cuts(sequences, domain)[0], size, p.source_decay, p.target_decay)
+    source, target = _transitions(sequences, cuts(sequences, domain), size, p.source_decay, p.target_decay)
     rest = np.float32(1.0 - p.consistency)
     inverse = inverse_of((together + rest * (source.T @ source)).tocsr().astype(np.float32), p.decay)
     found: Array = ((together + rest * (source.T @ target)).T.tocsr().astype(np.float32) @ inverse).T

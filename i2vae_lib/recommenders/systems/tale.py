@@ -40,7 +40,7 @@ def gaps_in_medians(sequences: Ragged, earlier: Array, later: Array) -> Array:
 
 def solved(sequences: Ragged, domain: Array, size: int, p: TALEParameters, timed: bool) -> Array:
     """B of one stream: float32 [size, size]."""
-    at = cuts(sequences, domain)[0]
+    at = cuts(sequences, domain)
     line, place = with_range(sequences.offsets[sequences.owner[at]], at + 1)
     gaps = gaps_in_medians(sequences, place, at[line] + 1) if timed else np.zeros(len(line))
     weight = np.maximum(np.exp(-gaps / p.time_decay), p.floor).astype(np.float32)
