@@ -91,7 +91,7 @@ def together(devices: int, follow: Callable[..., None], *words: Any) -> Iterator
 
     Raises
     ------
-    ProcessGone
+    ConnectionError
         One of the others ended.
     """
     if devices == 1 and not launched():

@@ -112,7 +112,7 @@ class Outcome:
         return f"{seconds:.0f} s" + ("" if value is None else f", validation NDCG@10 {value:.4f}")
 
 
-def _do(work: Work) -> Outcome:
+def do(work: Work) -> Outcome:
     """Make one cell, whose log takes what is printed. Runs in a worker's own process."""
     try:
         work.folder.mkdir(parents=True, exist_ok=True)
@@ -176,7 +176,7 @@ def work_off(
     while ahead or asked:
         while ahead and len(asked) < workers.width:  # so no cell waits in a worker that dies
             work = ahead.popleft()
-            asked[workers.submit(_do, work)] = work
+            asked[workers.submit(do, work)] = work
         for future in wait(asked, return_when=FIRST_COMPLETED).done:
             work, outcome = asked.pop(future), _outcome(future)
             if outcome.state == "elsewhere":

@@ -1,6 +1,6 @@
 """The server of ``i2vae explore``: Voila, for this machine and whoever has the token alone.
 
-A process of its own (``python -P -m i2vae_lib.explorers.page``), started by :func:`.actions.explore` in a folder that
+A process of its own (``python -P -m i2vae_lib.explorers.page``), started by :func:`.light.explore` in a folder that
 holds nothing but the page; it reads no configuration, and ends when its standard input does, that is with its parent.
 """
 
