@@ -12,7 +12,7 @@ from i2vae_lib.evaluation import kind_masks, row_values
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders import CEILINGS
 from i2vae_lib.results.cold_rows import all_cold
-from i2vae_lib.results.splits import YARDSTICK, Split, behind, pooled, read_split, rivals, tables
+from i2vae_lib.results.splits import YARDSTICK, Split, against_rivals, pooled, read_split, rivals, tables
 from i2vae_lib.runs import LayoutError
 from i2vae_lib.stages import load_ranks
 
@@ -70,9 +70,12 @@ def test_rivals_are_the_best_on_validation_and_never_the_yardstick() -> None:
 
 
 def test_cells_in_which_the_base_is_behind() -> None:
-    columns = {"system": ["a", "a", "a", "b"], "n": [200, 199, 200, 200], "interval_low": [0.1, 0.1, -0.1, 0.1]}
-    cells = pd.DataFrame(columns | {"domain": list("pqrs")})
-    assert list(behind(cells, "a")["domain"]) == ["p"]
+    means = pd.DataFrame({"system": ["ease", "sasrec-ce-m"], "validation": [0.1, 0.2], "candidates": "full"})
+    means = means.assign(title=["EASE", "SASRec"], lift=0.1, lift_low=0.0, lift_high=0.2)
+    columns = {"system": ["ease"] * 3 + ["sasrec-ce-m"], "n": [200, 199, 200, 200], "domain": list("pqrs")}
+    sides = {"interval_low": [0.1, 0.1, -0.1, 0.0], "kind": "all", "metric": "HR@10", "candidates": "full"}
+    found = against_rivals(pd.DataFrame(columns | sides), means).set_index("beside")
+    assert found["behind"].to_dict() == {"best other system": "", "best reference": "p all HR@10"}
 
 
 def test_splits_with_other_systems(split: Split) -> None:

@@ -22,26 +22,32 @@ import pandas as pd
 from i2vae_lib import cli
 from i2vae_lib.experiments.tuning import read_study
 from i2vae_lib.params import pair_name
-from i2vae_lib.results.splits import behind, read_split, rivals, tables
+from i2vae_lib.results.splits import YARDSTICK, against_rivals, read_split, rivals, tables
 from i2vae_lib.runs import committed_path
 
 SYSTEMS = ("i2vae", "sasrec-ce-m", "stack-counts", "stack-ce")
 COLUMNS = ("pair", "beside", "candidates", "lift", "cells behind")
 
 
+def kept_pairs() -> dict[str, pd.DataFrame]:
+    """:func:`i2vae_lib.results.splits.against_rivals` of every pair that is kept."""
+    paths = {
+        path.stem.removesuffix("_cells"): path for path in committed_path("splits").parent.glob("splits_*_cells.csv")
+    }
+    return {
+        name.removeprefix("splits_"): against_rivals(pd.read_csv(path), pd.read_csv(committed_path(name)))
+        for name, path in sorted(paths.items())
+    }
+
+
 def markdown() -> str:
     """How far i2VAE stands above the best other system, the best reference and the stack, a line a pair and ranking."""
     lines = []
-    for path in sorted(committed_path("splits").parent.glob("splits_*_cells.csv")):
-        pair = path.stem.removeprefix("splits_").removesuffix("_cells")
-        cells, means = pd.read_csv(path), pd.read_csv(committed_path(f"splits_{pair}"))
-        for what, system in rivals(means).items():
-            for one in means[means["system"] == system].itertuples():
-                lift = f"{one.lift:+.0%} ({one.lift_low:+.0%} to {one.lift_high:+.0%})".replace("%", " %")
-                part = behind(cells[cells["candidates"] == one.candidates], system)
-                named = [f"{cell.domain} {cell.kind} {cell.metric}" for cell in part.itertuples()]
-                beside = what if what == system else f"{what}: {one.title}"
-                lines.append((pair, beside, one.candidates, lift, ", ".join(named) or "none"))
+    for pair, table in kept_pairs().items():
+        for one in table.itertuples():
+            lift = f"{one.lift:+.0%} ({one.lift_low:+.0%} to {one.lift_high:+.0%})".replace("%", " %")
+            beside = one.title if one.beside == YARDSTICK else f"{one.beside}: {one.title}"
+            lines.append((pair, beside, one.candidates, lift, one.behind or "none"))
     return pages.table(COLUMNS, "lllll", lines)
 
 

@@ -126,6 +126,23 @@ def rivals(means: pd.DataFrame) -> dict[str, str]:
     return found | ({YARDSTICK: YARDSTICK} if YARDSTICK in told else {})
 
 
-def behind(cells: pd.DataFrame, system: str) -> pd.DataFrame:
-    """Cells of :data:`SMALLEST` rows or more in which the base is behind a system: the whole interval is above 0."""
-    return cells[(cells["system"] == system) & (cells["n"] >= SMALLEST) & (cells["interval_low"] > 0)]
+def against_rivals(cells: pd.DataFrame, means: pd.DataFrame) -> pd.DataFrame:
+    """How far the base stands above its :func:`rivals`, a line for each and for each ranking.
+
+    Returns
+    -------
+    DataFrame
+        ``beside`` (what the rival is), ``system, title, candidates``; ``lift, lift_low, lift_high``; ``behind``: the
+        cells of :data:`SMALLEST` rows or more in which the unadjusted interval has the base behind it.
+    """
+    clear = cells[(cells["n"] >= SMALLEST) & (cells["interval_low"] > 0)]
+    named = (clear["domain"] + " " + clear["kind"] + " " + clear["metric"]).groupby(
+        [clear["system"], clear["candidates"]]
+    )
+    behind = named.agg(", ".join)
+    lines = []
+    for beside, system in rivals(means).items():
+        for one in means[means["system"] == system].to_dict(orient="records"):
+            known = {name: one[name] for name in ("system", "title", "candidates", *_LIFT)}
+            lines.append({"beside": beside} | known | {"behind": behind.get((system, one["candidates"]), "")})
+    return pd.DataFrame(lines)
