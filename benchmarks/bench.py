@@ -30,7 +30,7 @@ from i2vae_lib.evaluation import rank, sample_negatives
 from i2vae_lib.generators import psg
 from i2vae_lib.params import load
 from i2vae_lib.processes import peak_memory_bytes
-from i2vae_lib.recommenders.i2vae import I2VAERecommender, Remembering
+from i2vae_lib.recommenders.i2vae import CachedScorer, I2VAERecommender
 from i2vae_lib.runs import environment
 from i2vae_lib.training import choose_device
 
@@ -129,7 +129,7 @@ def main() -> None:
     report("recall, training rows", seconds, f"{len(train) / seconds:,.0f} rows/s")
 
     recommender = I2VAERecommender(dataset.catalogue, p)
-    recommender.begin(train, generator, np.random.default_rng(0))
+    recommender.initialise(train, generator, np.random.default_rng(0))
     found = training_epoch(recommender, train)
     report(
         "training: an epoch (best of 2)",
@@ -143,7 +143,7 @@ def main() -> None:
 
     seconds, negatives = timed(lambda: sample_negatives(test, p.evaluation.negatives, 0))
     report("candidates: 999 a test row", seconds, f"{len(test) / seconds:,.0f} rows/s")
-    scorer = Remembering(recommender, recommender.shown(test))
+    scorer = CachedScorer(recommender, recommender.row_inputs(test))
     for full in (False, True):
         size = p.evaluation.batch_size
         seconds, _ = timed(functools.partial(rank, scorer, test, negatives, full=full, batch_size=size))

@@ -41,7 +41,7 @@ def main() -> None:
     dataset = load_dataset(p)
     train, test = dataset.splits["train"], dataset.splits["test"]
     recommender = I2VAERecommender(dataset.catalogue, p)
-    recommender.begin(train, psg.fit_once(train, p.psg), np.random.default_rng(0))
+    recommender.initialise(train, psg.fit_once(train, p.psg), np.random.default_rng(0))
     start = time.perf_counter()
     user = UserExplorer(recommender, test, dataset.tail["test"])
     print(f"{dataset}\nopening the explorer: {time.perf_counter() - start:.2f} s")

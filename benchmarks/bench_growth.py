@@ -119,7 +119,7 @@ def measure(folder: Path, batches: int, overrides: dict[str, Any]) -> dict[str, 
     recommender = I2VAERecommender(dataset.catalogue, p)
     rng = np.random.default_rng(0)
     if batches:
-        stage("begin", lambda: recommender.begin(train, generator, rng))
+        stage("begin", lambda: recommender.initialise(train, generator, rng))
         [lessons] = stage("sequences", lambda: list(recommender.stages(train)))
         stage("batches", lambda: train_a_little(recommender, lessons, batches))
     else:

@@ -185,15 +185,15 @@ def train(
         weight_decay=stage.weight_decay or stage.decoupled_decay,
         fused=True,
     )
-    loop = _Loop(stage, p.precision, optimizer, rng, generator, identity, callbacks.checkpoint)
+    ongoing = _Ongoing(stage, p.precision, optimizer, rng, generator, identity, callbacks.checkpoint)
     _agree(identity, module)
-    state = loop.resume()
+    state = _resume(ongoing)
     progress = bar("training", p.epochs * stage.steps, "batch", initial=state.epoch * stage.steps)
     try:
         while state.epoch < p.epochs and not _exhausted(state, p):
             start, before = time.perf_counter(), parameters_of(module)
             try:
-                means = loop.epoch(state.epoch, progress)
+                means = _epoch(ongoing, state.epoch, progress)
             except NonFiniteLoss:
                 load_parameters(module, before)
                 raise
@@ -203,7 +203,7 @@ def train(
             metrics = _of_first(validate)
             record |= metrics | {"validation seconds": time.perf_counter() - start - seconds}
             _advance(state, record, module)
-            loop.save(state)
+            _save(ongoing, state)
             progress.set_postfix_str(
                 f"epoch {state.epoch}, NDCG@10 {metrics['ndcg@10']:.4f} (best {state.best_metric:.4f})"
             )
@@ -217,8 +217,8 @@ def train(
 
 
 @dataclass(frozen=True)
-class _Loop:
-    """A stage under way: what changes in an epoch and stands in every checkpoint."""
+class _Ongoing:
+    """A stage in training: what an epoch changes and a checkpoint holds."""
 
     stage: Stage
     precision: str
@@ -228,72 +228,75 @@ class _Loop:
     identity: str
     checkpoint: Path | None
 
-    def epoch(self, epoch: int, progress: Any) -> dict[str, float]:
-        """One pass over the batches: the means of the loss and its parts, each over the batches that have it."""
-        sums: dict[str, Tensor] = {}
-        counts: dict[str, int] = {}
-        unseen: list[dict[str, Tensor]] = []
-        device = next(self.stage.module.parameters()).device
-        if processes.count() > 1:  # dropout has left each process at a state of its own
-            state = processes.bytes_of_first(self.generator.get_state().numpy().tobytes())
-            self.generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
-        for number, batch in enumerate(self.stage.batches(self.rng)):
-            mine = {name: _mine(tensor).to(device) for name, tensor in batch.items()}
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed"):
-                value, parts = self.stage.loss(mine, epoch, self.generator)
-            self.optimizer.zero_grad(set_to_none=True)
-            value.backward()  # type: ignore[no-untyped-call]
-            _sum_gradients(self.stage.module)
-            self.optimizer.step()
-            unseen.append({name: part.detach() for name, part in (parts | {"loss": value}).items()})
-            for name, part in unseen[-1].items():
-                sums[name] = sums.get(name, 0.0) + part
-                counts[name] = counts.get(name, 0) + 1
-            progress.update()
-            if len(unseen) == LOOKED:
-                _refuse_non_finite(unseen, epoch, number)
-                unseen.clear()
-        if unseen:
+
+def _epoch(of: _Ongoing, epoch: int, progress: Any) -> dict[str, float]:
+    """One pass over the batches: the means of the loss and its parts, each over the batches that have it."""
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+    unseen: list[dict[str, Tensor]] = []
+    device = next(of.stage.module.parameters()).device
+    if processes.count() > 1:  # dropout has left each process at a state of its own
+        state = processes.bytes_of_first(of.generator.get_state().numpy().tobytes())
+        of.generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+    for number, batch in enumerate(of.stage.batches(of.rng)):
+        mine = {name: _mine(tensor).to(device) for name, tensor in batch.items()}
+        with torch.autocast(device.type, torch.bfloat16, enabled=of.precision == "bf16-mixed"):
+            value, parts = of.stage.loss(mine, epoch, of.generator)
+        of.optimizer.zero_grad(set_to_none=True)
+        value.backward()  # type: ignore[no-untyped-call]
+        _sum_gradients(of.stage.module)
+        of.optimizer.step()
+        unseen.append({name: part.detach() for name, part in (parts | {"loss": value}).items()})
+        for name, part in unseen[-1].items():
+            sums[name] = sums.get(name, 0.0) + part
+            counts[name] = counts.get(name, 0) + 1
+        progress.update()
+        if len(unseen) == LOOKED:
             _refuse_non_finite(unseen, epoch, number)
-        totals = processes.summed(torch.stack([torch.as_tensor(total) for total in sums.values()]))
-        return {name: float(total) / counts[name] for name, total in zip(sums, totals, strict=True)}
+            unseen.clear()
+    if unseen:
+        _refuse_non_finite(unseen, epoch, number)
+    totals = processes.summed(torch.stack([torch.as_tensor(total) for total in sums.values()]))
+    return {name: float(total) / counts[name] for name, total in zip(sums, totals, strict=True)}
 
-    def save(self, state: State) -> None:
-        """Write the checkpoint."""
-        if (path := self.checkpoint) is None:
-            return
-        for left in path.parent.glob(f".{path.name}.*.part"):  # by a call that was killed while it wrote
-            left.unlink(missing_ok=True)
-        content = vars(state) | {
-            "layout": _CHECKPOINT_LAYOUT,
-            "identity": self.identity,
-            "module": parameters_of(self.stage.module),
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-            "rng": json.dumps(self.rng.bit_generator.state),
-        }
-        content["sha256"] = digest_of(content)
-        write_atomically(path, lambda part: torch.save(content, part))
 
-    def resume(self) -> State:
-        """Go on from the first process's checkpoint, if it has one."""
-        there = self.checkpoint is not None and self.checkpoint.is_file()
-        if not int(processes.of_first(torch.tensor(int(there)))):
-            return State()
-        path = self.checkpoint or Path("the first process's checkpoint")
-        with reading(path, ANEW):
-            held = path.read_bytes() if processes.number() == 0 else b""  # the others need not see its file
-            content = path if processes.count() == 1 else io.BytesIO(processes.bytes_of_first(held))
-            saved: dict[str, Any] = torch.load(content, weights_only=True, map_location="cpu")
-            if saved.get("layout") != _CHECKPOINT_LAYOUT or saved["identity"] != self.identity:
-                raise LayoutError(f"{path} is a checkpoint of other data, parameters or layout; {ANEW}")
-            if saved.pop("sha256") != digest_of(saved):
-                raise ValueError("its contents do not have its SHA-256")
-            load_parameters(self.stage.module, saved["module"])
-            self.optimizer.load_state_dict(saved["optimizer"])
-            self.generator.set_state(saved["generator"])
-            self.rng.bit_generator.state = json.loads(saved["rng"])
-        return State(**{one.name: saved[one.name] for one in fields(State)})
+def _save(of: _Ongoing, state: State) -> None:
+    """Write the checkpoint."""
+    if (path := of.checkpoint) is None:
+        return
+    for left in path.parent.glob(f".{path.name}.*.part"):  # by a call that was killed while it wrote
+        left.unlink(missing_ok=True)
+    content = vars(state) | {
+        "layout": _CHECKPOINT_LAYOUT,
+        "identity": of.identity,
+        "module": parameters_of(of.stage.module),
+        "optimizer": of.optimizer.state_dict(),
+        "generator": of.generator.get_state(),
+        "rng": json.dumps(of.rng.bit_generator.state),
+    }
+    content["sha256"] = digest_of(content)
+    write_atomically(path, lambda part: torch.save(content, part))
+
+
+def _resume(of: _Ongoing) -> State:
+    """Go on from the first process's checkpoint, if it has one."""
+    there = of.checkpoint is not None and of.checkpoint.is_file()
+    if not int(processes.of_first(torch.tensor(int(there)))):
+        return State()
+    path = of.checkpoint or Path("the first process's checkpoint")
+    with reading(path, ANEW):
+        held = path.read_bytes() if processes.number() == 0 else b""  # the others need not see its file
+        content = path if processes.count() == 1 else io.BytesIO(processes.bytes_of_first(held))
+        saved: dict[str, Any] = torch.load(content, weights_only=True, map_location="cpu")
+        if saved.get("layout") != _CHECKPOINT_LAYOUT or saved["identity"] != of.identity:
+            raise LayoutError(f"{path} is a checkpoint of other data, parameters or layout; {ANEW}")
+        if saved.pop("sha256") != digest_of(saved):
+            raise ValueError("its contents do not have its SHA-256")
+        load_parameters(of.stage.module, saved["module"])
+        of.optimizer.load_state_dict(saved["optimizer"])
+        of.generator.set_state(saved["generator"])
+        of.rng.bit_generator.state = json.loads(saved["rng"])
+    return State(**{one.name: saved[one.name] for one in fields(State)})
 
 
 def _mine(tensor: Any) -> Any:

@@ -702,7 +702,7 @@ def test_command_when_users_are_known(
     both = said(capsys, *words, "--user", "1", "--users", "users.txt", status=2)
     assert "--user and --users: one or the other" in both
     assert "no.txt: cannot be read" in said(capsys, *words, "--users", "no.txt", status=2)
-    assert "unknown domain 'music'" in said(capsys, str(saved), "--domain", "music", status=2)
+    assert "unknown domain 'music'" in said(capsys, str(saved), "--domain", "music", "--user", "1", status=2)
 
 
 def test_command_when_histories_are_in_a_bad_file(

@@ -51,9 +51,9 @@ def with_c2dsr(p: Parameters, **changed: Any) -> Parameters:
 def built(world: Catalogue, train: Rows, p: Parameters) -> C2DSR:
     system = C2DSR(world, p)
     system.popularity = popularity(train)
-    system.adopt(train, None)
+    system.prepare(train, None)
     system.module = system.build(torch.Generator().manual_seed(0))
-    system.settle()
+    system.update_tables()
     return system
 
 

@@ -34,7 +34,7 @@ def parameters(**own: Any) -> Parameters:
 def unfitted(rows: Rows, p: Parameters) -> CDRIB:
     """Built on training rows, not trained."""
     found = CDRIB(rows.catalogue, p)
-    found.adopt(rows, None)
+    found.prepare(rows, None)
     found.module = found.build(torch.Generator().manual_seed(0))
     return found
 
@@ -246,7 +246,7 @@ def test_loss_when_nobody_has_both(one_sided: Rows) -> None:
 
 
 def test_scores_when_rows_are_cold_or_warm(system: CDRIB, dataset: CrossDomainDataset) -> None:
-    system.settle()
+    system.update_tables()
     test = dataset.splits["test"]
     items = torch.arange(1, 121)[None]
     for kind, own in (("cold", False), ("overlapping", True)):
@@ -259,7 +259,7 @@ def test_scores_when_rows_are_cold_or_warm(system: CDRIB, dataset: CrossDomainDa
 
 
 def test_scores_when_histories_are_reordered(system: CDRIB, dataset: CrossDomainDataset) -> None:
-    system.settle()
+    system.update_tables()
     rows = dataset.splits["test"]
     backwards = {d: Ragged.from_lists([one[i][::-1] for i in range(len(rows))]) for d, one in rows.history.items()}
     system.popularity = {d: np.zeros(121) for d in DOMAINS}

@@ -14,7 +14,7 @@ from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, DataError, Rows, join
 from i2vae_lib.data.subsampling import detach
 from i2vae_lib.data.user_sequences import with_targets
 from i2vae_lib.generators import cooccurrence, graphs, psg
-from i2vae_lib.generators.cooccurrence import LeftOut, best_of, item_vectors, scores_of
+from i2vae_lib.generators.cooccurrence import LeaveOneOutCounts, best_of, item_vectors, scores_of
 from i2vae_lib.generators.graphs import Unified, cosine, user_items
 from i2vae_lib.parameter_groups import PsgParameters
 from i2vae_lib.params import Parameters, load
@@ -70,7 +70,7 @@ def slow_scores(train: Rows, asker: str, shown: dict[int, float], p: PsgParamete
     return found
 
 
-def every_score(counts: LeftOut, rows: Rows) -> Array:
+def every_score(counts: LeaveOneOutCounts, rows: Rows) -> Array:
     """Scores of all unified items."""
     found = np.zeros((len(rows), counts.unified.size))
     for d in DOMAINS:
@@ -91,7 +91,7 @@ def slow_shown(rows: Rows, row: int, p: PsgParameters) -> dict[int, float]:
 @pytest.mark.parametrize("p", [bag(0.0), bag(10.0), weighted(), weighted(backward=0.0, proximity=0.0)])
 def test_scores_when_compared_with_a_slow_loop(few: Rows, p: PsgParameters) -> None:
     """Training users, whose own counts must go, and strangers with the same histories, who have none."""
-    counts = LeftOut.fit(few, p)
+    counts = LeaveOneOutCounts.fit(few, p)
     known = few.take(np.arange(12))
     strangers = replace(known, user=np.array([f"stranger {i}" for i in range(12)], dtype=object))
     for rows in (known, strangers):
@@ -126,7 +126,7 @@ def test_recall_when_domains_are_swapped(dataset: CrossDomainDataset) -> None:
     p = weighted()
     scores = []
     for rows in (train, swapped(train)):
-        counts = LeftOut.fit(rows, p)
+        counts = LeaveOneOutCounts.fit(rows, p)
         found = every_score(counts, rows)
         scores.append({d: found[:, counts.unified.of[d][1:]] for d in DOMAINS})
     for d in DOMAINS:
@@ -139,17 +139,17 @@ def test_scores_when_a_user_was_detached(few: Rows) -> None:
     both = (few.lengths("own") > 0) & (few.lengths("other") > 0)
     apart = detach(few, both)
     assert len(set(apart.user)) > len(set(few.user))
-    counts = LeftOut.fit(apart, p)
+    counts = LeaveOneOutCounts.fit(apart, p)
     for row in range(0, len(apart), 7):
         mine = origins(apart) == origins(apart)[row]
         if mine.all():
             continue
-        without = LeftOut.fit(apart.take(np.flatnonzero(~mine)), p)
+        without = LeaveOneOutCounts.fit(apart.take(np.flatnonzero(~mine)), p)
         one = apart.take(np.array([row]))
         expected = every_score(without, replace(one, user=np.array(["nobody"], dtype=object)))
         np.testing.assert_allclose(every_score(counts, one), expected, rtol=1e-5, atol=1e-7)
-    bag_of_pairs = LeftOut.fit(apart, weighted(across=1.0)).together
-    unlinked = LeftOut.fit(apart, weighted(across=0.0)).together
+    bag_of_pairs = LeaveOneOutCounts.fit(apart, weighted(across=1.0)).together
+    unlinked = LeaveOneOutCounts.fit(apart, weighted(across=0.0)).together
     assert np.abs(bag_of_pairs - unlinked).max() == 0  # every overlapping user was detached
 
 
@@ -166,7 +166,7 @@ def test_pairs_when_counted_in_small_parts(few: Rows) -> None:
 
 def test_scores_when_a_target_is_only_the_askers_own(few: Rows) -> None:
     """An item that nobody else took has no score for its only taker, whatever the table says."""
-    counts = LeftOut.fit(few, bag(1.0))
+    counts = LeaveOneOutCounts.fit(few, bag(1.0))
     at = np.arange(len(few))
     target = np.array([counts.unified.of[DOMAINS[few.domain[i]]][few.target[i]] for i in at])
     alone = counts.taken[target] == 1
@@ -177,15 +177,15 @@ def test_scores_when_a_target_is_only_the_askers_own(few: Rows) -> None:
 
 
 def test_scores_when_users_are_unknown_equal_itemknn(few: Rows, dataset: CrossDomainDataset) -> None:
-    counts, rows = LeftOut.fit(few, bag(10.0)), dataset.splits["validation"]
+    counts, rows = LeaveOneOutCounts.fit(few, bag(10.0)), dataset.splits["validation"]
     assert not set(rows.user) & set(few.user)
     expected = counts.unified.histories(rows) @ cosine(counts.graph, 10.0)
     np.testing.assert_allclose(every_score(counts, rows), expected.toarray(), rtol=1e-5, atol=1e-7)
 
 
 def test_restore_when_saved(few: Rows) -> None:
-    counts = LeftOut.fit(few, bag(10.0))
-    again = LeftOut.restore(few.catalogue, counts.arrays(), bag(10.0))
+    counts = LeaveOneOutCounts.fit(few, bag(10.0))
+    again = LeaveOneOutCounts.restore(few.catalogue, counts.arrays(), bag(10.0))
     np.testing.assert_array_equal(every_score(again, few), every_score(counts, few))
 
 
@@ -193,7 +193,7 @@ def test_arrays_when_an_id_has_two_lines(few: Rows) -> None:
     """Users stand a line each in what is saved."""
     broken = replace(few, user=np.array([f"{user}\nx" for user in few.user], dtype=object))
     with pytest.raises(DataError, match="holds a line break"):
-        LeftOut.fit(broken, bag(10.0)).arrays()
+        LeaveOneOutCounts.fit(broken, bag(10.0)).arrays()
 
 
 def test_item_vectors_when_all_dimensions_are_kept(few: Rows) -> None:
@@ -258,12 +258,12 @@ def test_together_when_compared_with_a_slow_loop(partners: int, monkeypatch: pyt
 @pytest.mark.parametrize("p", [bag(10.0), weighted()])
 def test_scores_when_a_large_log_is_cut(few: Rows, p: PsgParameters, monkeypatch: pytest.MonkeyPatch) -> None:
     """The row's own user does not help a pair to stay: it stays if the others alone are as many as it takes."""
-    everything = LeftOut.fit(few, p)
+    everything = LeaveOneOutCounts.fit(few, p)
     graph = everything.graph.toarray().astype(np.int64)
     least = slow_together(graph, 4)[1]
     monkeypatch.setattr(graphs, "LARGEST", 1)
     monkeypatch.setattr(graphs, "PARTNERS", 4)
-    counts = LeftOut.fit(few, p)
+    counts = LeaveOneOutCounts.fit(few, p)
     assert counts.together.nnz < everything.together.nnz
     names = {user: line for line, user in enumerate(everything.users)}
     known = few.take(np.arange(12))
@@ -282,7 +282,7 @@ def test_scores_when_a_large_log_is_cut(few: Rows, p: PsgParameters, monkeypatch
 @pytest.mark.parametrize("p", [bag(10.0), weighted(backward=0.0)])
 def test_best_of_when_scores_are_sparse(few: Rows, p: PsgParameters, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same to the bit, whichever way the scores are held."""
-    tables = LeftOut.fit(few, p).reweighted(p, bag(1.0))
+    tables = LeaveOneOutCounts.fit(few, p).reweighted(p, bag(1.0))
     known = few.take(np.arange(12))
     strangers = replace(known, user=np.array([f"stranger {i}" for i in range(12)], dtype=object))
     empty = replace(known, history={d: one.keep(np.zeros(len(one.values), bool)) for d, one in known.history.items()})
@@ -308,6 +308,6 @@ def test_item_vectors_when_a_large_log_is_cut(few: Rows, monkeypatch: pytest.Mon
     table = cooccurrence._cosines(few, 10.0).toarray()
     assert table.any() and (table == table.T).all()
     vectors = item_vectors(few, 8, 10.0)
-    assert not cooccurrence.start_apart(few, vectors, 10.0).any()
+    assert not cooccurrence.differing_start(few, vectors, 10.0).any()
     vectors[3] += 1.0
-    assert cooccurrence.start_apart(few, vectors, 10.0)[3]
+    assert cooccurrence.differing_start(few, vectors, 10.0)[3]

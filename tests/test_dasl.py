@@ -34,7 +34,7 @@ def changed(params: Parameters, values: Mapping[str, Mapping[str, Any]]) -> Para
 def prepared(dataset: CrossDomainDataset, params: Parameters) -> Any:
     """Not trained, but every weight and bias random, users' vectors large, W no identity."""
     system = DASL(dataset.catalogue, params)
-    system.adopt(dataset.splits["train"], None)
+    system.prepare(dataset.splits["train"], None)
     draw = torch.Generator().manual_seed(0)
     system.module = system.build(draw)
     with torch.no_grad():
@@ -43,7 +43,7 @@ def prepared(dataset: CrossDomainDataset, params: Parameters) -> Any:
                 weight.normal_(std=0.5, generator=draw)
         nn.init.orthogonal_(system.module.map, generator=draw)
     system.popularity = {d: np.zeros(121) for d in DOMAINS}
-    system.settle()
+    system.update_tables()
     return system
 
 
@@ -352,7 +352,7 @@ def test_mapping_when_user_vectors_are_means(dataset: CrossDomainDataset, tiny: 
             table = system.module.side(d).items.weight
             means = [table[np.unique(system.whole[d][i])].mean(dim=0) for i in range(len(system.whole[d]))]
             system.module.side(d).users.weight.copy_(torch.stack(means) @ planted)
-    system.settle()
+    system.update_tables()
     for d in DOMAINS:
         np.testing.assert_allclose(system.frozen[f"mapping {d}"], planted.numpy(), atol=1e-4)
 

@@ -34,7 +34,7 @@ def parameters(**own: Any) -> Parameters:
 def unfitted(rows: Rows, p: Parameters) -> DisenCDR:
     """Built on training rows, not trained."""
     found = DisenCDR(rows.catalogue, p)
-    found.adopt(rows, None)
+    found.prepare(rows, None)
     found.module = found.build(torch.Generator().manual_seed(0))
     return found
 
@@ -217,7 +217,7 @@ def test_shared_mean_when_a_training_user_had_zero_vectors(system: DisenCDR) -> 
 
 
 def test_scores_when_a_row_is_cold(system: DisenCDR, dataset: CrossDomainDataset) -> None:
-    system.settle()
+    system.update_tables()
     test = dataset.splits["test"]
     cold = test.take(test.kinds()["cold"] & (test.domain == 0))
     items = torch.arange(1, 121)[None]
@@ -229,14 +229,14 @@ def test_scores_when_a_row_is_cold(system: DisenCDR, dataset: CrossDomainDataset
         for name in ("messages shared x", "messages specific x"):
             system.frozen[name] = system.frozen[name] + 1.0
         torch.testing.assert_close(system.scores(cold, "x", items), found, rtol=0, atol=0)
-        system.settle()
+        system.update_tables()
         warm = test.take(test.kinds()["overlapping"] & (test.domain == 0))
         expected = system.shared_users(warm) + system.specific_users(warm, "x")
         torch.testing.assert_close(system.scores(warm, "x", items), expected @ system.frozen["items x"].T)
 
 
 def test_scores_when_histories_are_reordered(system: DisenCDR, dataset: CrossDomainDataset) -> None:
-    system.settle()
+    system.update_tables()
     rows = dataset.splits["test"]
     backwards = {d: Ragged.from_lists([one[i][::-1] for i in range(len(rows))]) for d, one in rows.history.items()}
     system.popularity = {d: np.zeros(121) for d in DOMAINS}

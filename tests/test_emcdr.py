@@ -146,7 +146,7 @@ def test_mapping_when_it_is_an_mlp(dataset: CrossDomainDataset, tiny: Parameters
     # from a domain to itself: most of the variance is explained
     p = changed(changed(tiny, "training", epochs=150, learning_rate=0.01, patience=0), "emcdr", mapping_decay=1e-6)
     system = EMCDR(dataset.catalogue, p)
-    system.adopt(dataset.splits["train"], None)
+    system.prepare(dataset.splits["train"], None)
     system.module = system.build(torch.Generator().manual_seed(0))
     vectors = torch.randn(100, p.model.d, generator=torch.Generator().manual_seed(1))
     stage = system.mapping_stage({"x": vectors, "y": vectors})
@@ -164,14 +164,14 @@ def test_mapping_when_it_is_an_mlp(dataset: CrossDomainDataset, tiny: Parameters
 
 def factors_set(system: EMCDR, train: Rows, image: Array) -> None:
     """Run ``stages`` with x's items for factors of both domains, those of y multiplied by a matrix."""
-    system.adopt(train, None)
+    system.prepare(train, None)
     system.module = system.build(torch.Generator().manual_seed(0))
     running = system.stages(train)
     next(running)
     table = system.module["factors"]["x"].detach()
     load_parameters(system.module["factors"], {"x": table, "y": table @ torch.from_numpy(image).float()})
     assert next(running, None) is None  # the mapping is solved, not trained
-    system.settle()
+    system.update_tables()
 
 
 @pytest.mark.parametrize("identical", [True, False])
@@ -205,7 +205,7 @@ def test_scores_when_computed_by_hand(
     rows = rows.take(rows.kinds()["overlapping"]).take(np.arange(10))
     rows = rows if side == "warm" else without(rows, "own")
     scores = system.score(rows, everything(rows))
-    assert system.evident(rows).all()
+    assert system.can_rank(rows).all()
     tables = {d: system.module["factors"][d].detach().numpy()[len(system.users) :] for d in DOMAINS}
     for row in range(len(rows)):
         d = DOMAINS[rows.domain[row]]
@@ -250,7 +250,7 @@ def test_scores_when_nobody_is_in_both_domains(dataset: CrossDomainDataset, tiny
     rows = dataset.splits["test"]
     cold = without(rows.take(rows.kinds()["overlapping"]), "own")
     counts = popularity(train)
-    assert not system.evident(cold).any()
+    assert not system.can_rank(cold).any()
     expected = np.stack([counts[DOMAINS[d]][1:] for d in cold.domain])
     np.testing.assert_array_equal(system.score(cold, everything(cold)), expected)
 
@@ -325,10 +325,10 @@ def test_scores_when_the_factors_of_a_domain_are_there_twice(dataset: CrossDomai
     next(running)
     load_parameters(system.module["factors"], {"x": table, "y": torch.from_numpy(turned).float()})
     assert next(running, None) is None
-    system.settle()
+    system.update_tables()
     asked = test.take(test.of("y"))
     cold = without(asked, "own")
-    assert system.evident(cold).all()
+    assert system.can_rank(cold).all()
     np.testing.assert_allclose(system.score(cold, everything(cold)), system.score(asked, everything(asked)), atol=1e-3)
     assert found_in(10, system, cold) == pytest.approx(found_in(10, system, asked), rel=0.01)
 
@@ -341,7 +341,7 @@ def test_fit_selects_by_the_metric_of_the_whole_model(
     train, test = dataset.splits["train"], dataset.splits["test"]
     system = fit(train, test, changed(tiny, "emcdr", mapping=mapping))
     best = max(one["ndcg@10"] for one in system.state.history if one.get("stage", 2.0) == 2.0)
-    assert system.evident(test)[test.kinds()["cold"]].any()
+    assert system.can_rank(test)[test.kinds()["cold"]].any()
     assert system.validator(test)()["ndcg@10"] == pytest.approx(best, abs=1e-9)
 
 

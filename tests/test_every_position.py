@@ -327,7 +327,7 @@ def test_score_when_compared_with_states(kind: Any, dataset: CrossDomainDataset,
 @KINDS
 def test_build_when_vectors_start_at_counts(kind: Any, dataset: CrossDomainDataset, tiny: Parameters) -> None:
     system = kind(dataset.catalogue, changed(tiny, start="cooccurrence"))
-    system.adopt(dataset.splits["train"], None)
+    system.prepare(dataset.splits["train"], None)
     module = system.build(torch.Generator().manual_seed(0))
     [(x, y)] = dataset.catalogue.links[:1].tolist()
     tables = {d: module[system.reading.stream(d)].items.weight for d in DOMAINS}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from i2vae_lib.data import CrossDomainDataset
 from i2vae_lib.data.rows import DOMAINS, Catalogue, Ragged, Rows
 from i2vae_lib.data.user_sequences import user_sequences
-from i2vae_lib.generators.cooccurrence import LeftOut
+from i2vae_lib.generators.cooccurrence import LeaveOneOutCounts
 from i2vae_lib.generators.evidence import Evidence, kernels
 from i2vae_lib.generators.graphs import Unified
 from i2vae_lib.generators.recency import RecentTakers
@@ -73,7 +73,7 @@ def test_evidence_when_compared_with_each_kernel(dataset: CrossDomainDataset) ->
     told, unified = evidence.of(rows), Unified(dataset.catalogue)
     assert told.items.shape == (len(rows), 20) and told.scores.shape == (len(rows), 20, 2)
     for d in DOMAINS:
-        alone = [LeftOut.fit(train, one).scores(rows, d) for one in kernels(TWO, "chronological")]
+        alone = [LeaveOneOutCounts.fit(train, one).scores(rows, d) for one in kernels(TWO, "chronological")]
         for row in rows.of(d)[:40]:
             barred = set(rows.history[d][row].tolist())
             scores = np.stack([one[row] for one in alone], axis=1)
@@ -121,21 +121,21 @@ def test_evidence_when_restored(dataset: CrossDomainDataset) -> None:
     again = Evidence.restore(TWO, "chronological", dataset.catalogue, evidence.arrays())
     for one, another in zip(vars(evidence.of(rows)).values(), vars(again.of(rows)).values(), strict=True):
         np.testing.assert_array_equal(one, another)
-    assert not again.apart(dataset.splits["train"]).any()
+    assert not again.foreign_counts(dataset.splits["train"]).any()
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_apart_when_other_rows_were_counted(dataset: CrossDomainDataset, split: str) -> None:
     """The planted leak: a held-out split in the counts."""
     leaky = Evidence.fit(dataset.splits[split], TWO, "chronological")
-    assert leaky.apart(dataset.splits["train"]).any()
+    assert leaky.foreign_counts(dataset.splits["train"]).any()
 
 
 def test_apart_when_only_the_recent_takers_know_more(dataset: CrossDomainDataset) -> None:
     train = dataset.splits["train"]
     evidence = Evidence.fit(train, TWO, "chronological")
     evidence.recent = RecentTakers.fit(dataset.splits["test"], TWO.half_lives)
-    assert evidence.apart(train).any()
+    assert evidence.foreign_counts(train).any()
 
 
 # --- recent takers ----------------------------------------------------------------------------------------------------

@@ -121,18 +121,18 @@ def planted(rank: np.ndarray, seed: int = 0, users: int = 400, per_day: int = 1)
 @pytest.mark.parametrize("per_day", [1, 4])
 def test_item_order_when_one_is_planted_is_found(rank: np.ndarray, per_day: int):
     found = item_order(planted(rank, per_day=per_day), names(60))
-    assert found.one and found.told and found.share == 0 and found.users == 400
+    assert found.one and found.enough and found.share == 0 and found.users == 400
     first, second, ahead, users = found.example
     assert rank[first - 1] < rank[second - 1] and ahead == users >= 2
 
 
 def test_item_order_when_few_observe_it_tells_nothing():
     few = item_order(planted(np.arange(60), users=90), names(60))  # observations enough, users too few
-    assert few.share == 0 and few.observations >= 1000 and not few.told and not few.one
+    assert few.share == 0 and few.observations >= 1000 and not few.enough and not few.one
     some = item_order(planted(np.arange(3000), users=150), names(3000))  # users enough, observations too few
-    assert some.share == 0 and some.observations < 1000 and not some.told
+    assert some.share == 0 and some.observations < 1000 and not some.enough
     nothing = item_order(Events(*(np.zeros(0, dtype=np.int64),) * 3), names(3))
-    assert nothing.observations == 0 and np.isnan(nothing.share) and not nothing.told
+    assert nothing.observations == 0 and np.isnan(nothing.share) and not nothing.enough
 
 
 def test_item_order_when_one_in_ten_users_goes_the_other_way_is_none():
@@ -144,7 +144,7 @@ def test_item_order_when_one_in_ten_users_goes_the_other_way_is_none():
         np.concatenate([forward.time, backward.time]),
     )
     found = item_order(joined, names(60))
-    assert found.told and 0.05 < found.share < 0.15 and not found.one
+    assert found.enough and 0.05 < found.share < 0.15 and not found.one
 
 
 # --- lists of a dataset -----------------------------------------------------------------------------------------------
@@ -200,12 +200,12 @@ def test_real_log_when_counted_holds_none(released_folder: Path, name: str):
     here = Path(__file__).parent.parent / "params" / "pairs" / f"{name}.yaml"
     file = here if here.is_file() else Path(os.environ["I2VAE_DATA_DIR"]) / "logs" / f"{name}.yaml"
     found = item_orders(load_dataset(load("paper", data=str(file), protocol="chronological")))
-    assert all(one.told and not one.one and one.share > 0.05 for one in found.values())
+    assert all(one.enough and not one.one and one.share > 0.05 for one in found.values())
 
 
 def test_planted_log_when_counted_holds_none():
     found = item_orders(load_dataset(load("smoke", {"synthetic.users": 3000}, protocol="chronological")))
-    assert all(one.told and one.share > 0.1 for one in found.values())
+    assert all(one.enough and one.share > 0.1 for one in found.values())
 
 
 def test_detached_users_when_counted_are_one_user():

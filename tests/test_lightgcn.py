@@ -143,7 +143,7 @@ def test_triples_when_there_is_one_domain() -> None:
 def test_batches_when_an_epoch_is_drawn(kind: Any, dataset: CrossDomainDataset, tiny: Parameters) -> None:
     train = dataset.splits["train"]
     system = kind(dataset.catalogue, tiny)
-    system.adopt(train, None)
+    system.prepare(train, None)
     system.module = system.build(torch.Generator().manual_seed(0))
     [stage] = system.stages(train)
     found = list(stage.batches(np.random.default_rng(0)))
@@ -172,7 +172,7 @@ def test_graph_when_built(dataset: CrossDomainDataset, tiny: Parameters) -> None
     train = dataset.splits["train"]
     separate, united = (kind(dataset.catalogue, tiny) for kind in READINGS)
     for system in (separate, united):
-        system.adopt(train, None)
+        system.prepare(train, None)
         assert list(system.users) == list(dict.fromkeys(train.user))
         assert not set(system.users) & set(dataset.splits["validation"].user)
         assert all((graph.data == 1).all() and graph.shape[0] == len(system.users) for graph in system.taken.values())
@@ -194,7 +194,7 @@ def test_scores_when_computed_by_hand(
     # 1 / (L + 1) sum_{l<L} sum_{i in H} e_i^l / sqrt(|H| deg(i)) against the mean of an item's layers
     system, rows = fitted[kind.name], dataset.splits["test"]
     rows = rows.take(np.arange(0, len(rows), 12))
-    scores, evident = system.score(rows, everything(rows)), system.evident(rows)
+    scores, evident = system.score(rows, everything(rows)), system.can_rank(rows)
     counts = popularity(dataset.splits["train"])
     for row in range(len(rows)):
         d = DOMAINS[rows.domain[row]]
@@ -231,10 +231,10 @@ def test_scores_when_a_row_is_cold(kind: Any, fitted: dict[str, Any], dataset: C
     scores = system.score(cold, everything(cold))
     expected = np.stack([counts[DOMAINS[d]][1:] for d in cold.domain])
     if kind is LightGCNS:
-        assert not system.evident(cold).any()
+        assert not system.can_rank(cold).any()
         np.testing.assert_array_equal(scores, expected)
     else:
-        assert system.evident(cold).all() and (np.abs(scores - expected).max(axis=1) > 0.5).all()
+        assert system.can_rank(cold).all() and (np.abs(scores - expected).max(axis=1) > 0.5).all()
         assert (scores.std(axis=1) > 0).all() and (scores[cold.of("x")].std(axis=0) > 0).all()
 
 
@@ -276,7 +276,7 @@ def test_scores_when_nobody_took_an_item(kind: Any, dataset: CrossDomainDataset,
     assert not scores[:, alone - 1].any() and (scores[:, :2] != 0).any()
     nothing = Ragged.from_lists([[] for _ in range(len(rows))])
     blank = replace(rows, history={"x": Ragged.from_lists([[alone]] * len(rows)), "y": nothing})
-    assert not system.evident(blank).any()
+    assert not system.can_rank(blank).any()
     np.testing.assert_array_equal(system.score(blank, everything(rows))[0], popularity(train)["x"][1:])
 
 

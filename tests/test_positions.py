@@ -16,11 +16,11 @@ from i2vae_lib.data.rows import DOMAINS, other
 from i2vae_lib.evaluation import rank, sample_negatives, selection_metric
 from i2vae_lib.generators import psg
 from i2vae_lib.model import i2vae
-from i2vae_lib.model.every_position import Asked, EveryPosition
+from i2vae_lib.model.every_position import EveryPosition, PositionBatch
 from i2vae_lib.model.i2vae import Draws
 from i2vae_lib.params import ParameterError, Parameters, load, read_preset
 from i2vae_lib.recommenders import I2VAERecommender, positions
-from i2vae_lib.recommenders.positions import Lessons, Proposal, silenced
+from i2vae_lib.recommenders.positions import Proposal, TrainingPositions, drop_evidence
 from tests.helpers.worlds import TINY, asked_by_event, fitted
 
 CHOSEN = {key: value for key, value in read_preset("tuned")["overrides"].items() if key not in ("model.d", "model.T")}
@@ -48,8 +48,8 @@ def recommender(dataset: CrossDomainDataset, recipe: Parameters) -> I2VAERecomme
 
 
 @pytest.fixture(scope="module")
-def lessons(recommender: I2VAERecommender, dataset: CrossDomainDataset, recipe: Parameters) -> Lessons:
-    return Lessons.of(dataset.splits["train"], recipe.model.T, recommender.shown)
+def lessons(recommender: I2VAERecommender, dataset: CrossDomainDataset, recipe: Parameters) -> TrainingPositions:
+    return TrainingPositions.of(dataset.splits["train"], recipe.model.T, recommender.row_inputs)
 
 
 def network(recommender: I2VAERecommender) -> EveryPosition:
@@ -59,7 +59,7 @@ def network(recommender: I2VAERecommender) -> EveryPosition:
 
 @torch.no_grad()
 def test_a_position_when_compared_with_its_row(
-    recommender: I2VAERecommender, lessons: Lessons, recipe: Parameters
+    recommender: I2VAERecommender, lessons: TrainingPositions, recipe: Parameters
 ) -> None:
     """What training asks at a position, by one pass over the sequence, is what evaluation would ask of the event's row.
 
@@ -83,9 +83,9 @@ def test_a_position_when_compared_with_its_row(
                     & (events.domain == DOMAINS.index(d))
                     & (events.lengths("own") == int(side.own_length[i]))
                     & (events.lengths("other") == int(side.other_length[i]))
-                    & (lessons.kept.told.moment == int(side.moment[i]))
+                    & (lessons.kept.evidence.moment == int(side.moment[i]))
                 )
-                alike = [lessons.kept.at_ends(np.array([one]), recipe.model.T)[d] for one in at]
+                alike = [lessons.kept.last_positions(np.array([one]), recipe.model.T)[d] for one in at]
                 scores = torch.cat([_scores(model, one, d) for one in alike])
                 assert (torch.abs(scores - found[i]).amax(dim=1) < 1e-3).any()
                 compared[d] += 1
@@ -97,7 +97,7 @@ def _scores(model: EveryPosition, side: object, d: str) -> torch.Tensor:
 
 
 def test_batches_when_an_epoch_is_drawn_ask_every_event_that_may_be_asked(
-    lessons: Lessons, dataset: CrossDomainDataset, recipe: Parameters
+    lessons: TrainingPositions, dataset: CrossDomainDataset, recipe: Parameters
 ) -> None:
     """Rows of events and of hidden ones; a hidden row shows nothing of the domain that it asks for."""
     asked, hidden = 0, 0
@@ -115,7 +115,7 @@ def test_batches_when_an_epoch_is_drawn_ask_every_event_that_may_be_asked(
     assert asked > users and hidden > 0.1 * users
 
 
-def test_training_when_later_events_change(recommender: I2VAERecommender, lessons: Lessons) -> None:
+def test_training_when_later_events_change(recommender: I2VAERecommender, lessons: TrainingPositions) -> None:
     """The state after an event does not depend on what stands after it."""
     model, items = network(recommender), lessons.item
     inputs, _ = lessons.orders.draw(np.arange(32), 12, 0.0, np.random.default_rng(0))
@@ -208,7 +208,7 @@ def test_decode_when_latents_are_missing(recommender: I2VAERecommender) -> None:
 def test_silenced_when_evidence_is_there(recommender: I2VAERecommender, dataset: CrossDomainDataset) -> None:
     rows = dataset.splits["test"].take(dataset.splits["test"].of("x")[:3])
     [(_, side, _)] = recommender.infer(rows)
-    quiet = silenced(side)
+    quiet = drop_evidence(side)
     assert not quiet.evidence_scores.any() and not quiet.moment.any() and side.evidence_scores.any()
 
 
@@ -258,14 +258,14 @@ def test_fit_when_evidence_is_taken_away(kept: str, dataset: CrossDomainDataset,
 
 def test_batches_when_evidence_is_too_large_to_keep(
     recommender: I2VAERecommender,
-    lessons: Lessons,
+    lessons: TrainingPositions,
     dataset: CrossDomainDataset,
     recipe: Parameters,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Made with each batch, it is the same to the bit."""
     monkeypatch.setattr(positions, "LARGEST", 0)
-    again = Lessons.of(dataset.splits["train"], recipe.model.T, recommender.shown)
+    again = TrainingPositions.of(dataset.splits["train"], recipe.model.T, recommender.row_inputs)
     assert lessons.kept is not None and again.kept is None
     both = (one.batches(32, 0.2, {}, np.random.default_rng(0)) for one in (lessons, again))
     for kept, made in zip(*both, strict=True):
@@ -275,14 +275,14 @@ def test_batches_when_evidence_is_too_large_to_keep(
                 assert torch.equal(getattr(side, field.name), getattr(made[d], field.name)), field.name
 
 
-def asked(recommender: I2VAERecommender, dataset: CrossDomainDataset, d: str) -> tuple[Asked, torch.Tensor]:
+def asked(recommender: I2VAERecommender, dataset: CrossDomainDataset, d: str) -> tuple[PositionBatch, torch.Tensor]:
     """Some test rows that ask for a domain, and their interests."""
     model, rows = network(recommender), dataset.splits["test"]
     [(_, side, latents)] = recommender.infer(rows.take(rows.of(d)[:20]))
     return side, model.decode(model.draw(latents, None), d)
 
 
-def drawn(side: Asked, items: np.ndarray, correction: np.ndarray) -> Asked:
+def drawn(side: PositionBatch, items: np.ndarray, correction: np.ndarray) -> PositionBatch:
     return replace(side, drawn=torch.from_numpy(items), correction=torch.from_numpy(correction.astype(np.float32)))
 
 
@@ -328,7 +328,7 @@ def test_listen_when_latents_know_nothing(
     )
     found = copy.deepcopy(recommender)
     found.params = p
-    found.listen(rows)
+    found.choose_pool_weight(rows)
     assert [one.get("pool") in (1.0, 4.0) for one in found.state.history] == [
         epoch == found.state.best_epoch for epoch in range(2)
     ]
@@ -343,7 +343,7 @@ def test_listen_when_latents_know_nothing(
     items = np.broadcast_to(np.arange(1, 121, dtype=np.int32), (len(rows), 120))
     assert np.array_equal(again.score(rows, items), found.score(rows, items))
     found.params = load("smoke", TINY | CHOSEN | {"model.T": 12, "evidence.pooled": [1e-9]})
-    found.listen(rows)
+    found.choose_pool_weight(rows)
     assert float(found.frozen["pool"]) == 0.0 and reached(found) == reached(recommender)
 
 

@@ -43,7 +43,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(
     """Loss, its parts and every gradient; 200 parts of 64 rows: some are empty."""
     p, train = parameters(way), dataset.splits["train"]
     system = I2VAERecommender(dataset.catalogue, p)
-    system.begin(train, psg.fit(train, p.psg), np.random.default_rng(0))
+    system.initialise(train, psg.fit(train, p.psg), np.random.default_rng(0))
     [stage] = system.stages(train)
     batch = next(iter(stage.batches(np.random.default_rng(0))))
     assert len(batch) == 2, "a batch of both domains was asked for"

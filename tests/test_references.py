@@ -288,8 +288,8 @@ def test_ease_when_neither_side_fits_regresses_on_neighbourhoods(
         )
     warm = rows.take(np.flatnonzero(rows.lengths("own") > 0)[:30])
     scores = found.score(warm, everything(warm))
-    assert not found.apart(dataset.splits["train"]).any()
-    assert found.apart(dataset.splits["train"].take(np.arange(1, len(dataset.splits["train"])))).any()
+    assert not found.foreign_counts(dataset.splits["train"]).any()
+    assert found.foreign_counts(dataset.splits["train"].take(np.arange(1, len(dataset.splits["train"])))).any()
     found.save(tmp_path)
     np.testing.assert_array_equal(EASE.load(tmp_path).score(warm, everything(warm)), scores)
 

@@ -299,8 +299,8 @@ def test_scores_when_a_history_is_another(soft: RAVAE, rigid: RAVAE, dataset: Cr
 def test_evident_when_rows_are_of_every_kind(soft: RAVAE, rigid: RAVAE, dataset: CrossDomainDataset) -> None:
     rows = dataset.splits["test"]
     own, source = rows.lengths("own") > 0, rows.lengths("other") > 0
-    np.testing.assert_array_equal(soft.evident(rows), own | source)
-    np.testing.assert_array_equal(rigid.evident(rows), source)
+    np.testing.assert_array_equal(soft.can_rank(rows), own | source)
+    np.testing.assert_array_equal(rigid.can_rank(rows), source)
     alone = rows.take(own & ~source)
     scores = rigid.score(alone, everything(alone))
     for row in range(len(alone)):

@@ -48,7 +48,7 @@ def test_per_domain_when_made_by_hand(rows: Rows) -> None:
     assert lists(found["x"]) == [[1, 2, 3]]  # the whole sequence of a; b took one item in x, c nothing
     assert lists(found["y"]) == [[1, 4], [2, 3]]
     assert lists(reading.histories(rows, "x")) == [[1, 2], [1, 2, 3], [], []]
-    assert reading.evident(rows).tolist() == [True, True, False, False]
+    assert reading.can_rank(rows).tolist() == [True, True, False, False]
 
 
 # --- merged -----------------------------------------------------------------------------------------------------------
@@ -65,7 +65,7 @@ def test_merged_when_made_by_hand(rows: Rows) -> None:
     assert found["xy"].values.dtype == np.int32
     assert lists(reading.histories(rows, "x")) == [[6, 1, 2], [6, 1, 2, 3], [7, 8], []]
     assert lists(reading.histories(rows, "y")) == [[1, 2, 6], [1, 2, 3, 6], [7, 8], []]
-    assert reading.evident(rows).tolist() == [True, True, True, False]
+    assert reading.can_rank(rows).tolist() == [True, True, True, False]
 
 
 def test_merged_when_stamps_are_shared(rows: Rows) -> None:

@@ -53,7 +53,7 @@ def test_solved_when_compared_with_loops(consistency: float, tiny: Parameters) -
 def test_scores_when_compared_with_a_loop(kind: Any, dataset: CrossDomainDataset, tiny: Parameters) -> None:
     system = fitted(kind(dataset.catalogue, tiny), dataset, tiny)
     rows = dataset.splits["test"]
-    rows = rows.take(system.evident(rows)).take(np.arange(20))
+    rows = rows.take(system.can_rank(rows)).take(np.arange(20))
     scores = system.score(rows, np.broadcast_to(np.arange(1, 121, dtype=np.int32), (20, 120)))
     for i in range(20):
         d = DOMAINS[rows.domain[i]]

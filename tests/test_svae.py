@@ -154,7 +154,7 @@ def test_scores_when_compared_with_a_slow_one(kind: type[Any], dataset: CrossDom
     model = built(kind, dataset, tiny)
     rows = dataset.splits["test"]
     model.popularity = popularity(dataset.splits["train"])
-    rows = rows.take(model.evident(rows)).take(np.arange(40))
+    rows = rows.take(model.can_rank(rows)).take(np.arange(40))
     scores = model.score(rows, everything(rows))
     np.testing.assert_array_equal(scores, model.score(rows, everything(rows)))  # nothing is drawn
     for i in range(len(rows)):
@@ -175,7 +175,7 @@ def test_score_when_the_own_history_is_empty(dataset: CrossDomainDataset, tiny: 
     single.popularity = merged.popularity = popularity(dataset.splits["train"])
     expected = gather(single.popularity, cold, everything(cold))
     np.testing.assert_array_equal(single.score(cold, everything(cold)), expected)
-    assert not single.evident(cold).any() and merged.evident(cold).all()
+    assert not single.can_rank(cold).any() and merged.can_rank(cold).all()
     found = merged.score(cold.take(cold.of("x")), everything(cold.take(cold.of("x"))))
     assert (found.std(axis=0) > 1e-4).all()  # the other history tells
 

@@ -11,8 +11,8 @@ import pandas as pd
 
 from i2vae_lib.data.dataset import CrossDomainDataset
 from i2vae_lib.data.rows import DOMAINS, PAD, SPLITS, Array, Rows, popularity
-from i2vae_lib.generators.cooccurrence import start_apart
-from i2vae_lib.generators.graphs import Unified, entries_apart, user_items
+from i2vae_lib.generators.cooccurrence import differing_start
+from i2vae_lib.generators.graphs import Unified, differing_entries, user_items
 from i2vae_lib.generators.psg import CooccurrenceGenerator, Generator, LeaveOneOutGenerator, learning_folds
 from i2vae_lib.labels import label
 
@@ -41,7 +41,7 @@ def audit_start(dataset: CrossDomainDataset, start: Array, shrinkage: float) -> 
     start
         float32 [unified items, d], as :func:`i2vae_lib.generators.cooccurrence.item_vectors` makes them.
     """
-    apart = start_apart(dataset.splits["train"], start, shrinkage)
+    apart = differing_start(dataset.splits["train"], start, shrinkage)
     line = _apart("vectors beside the training rows among the item vectors at the start", dataset, apart)
     return pd.DataFrame([line], columns=COLUMNS)
 
@@ -52,7 +52,7 @@ def audit_references(dataset: CrossDomainDataset, fitted: Sequence[Any]) -> pd.D
     Parameters
     ----------
     fitted
-        Rankers. ``counts`` by domain are compared; ``apart(train)``, of a ranker that has it
+        Rankers. ``counts`` by domain are compared; ``foreign_counts(train)``, of a ranker that has it
         (:class:`i2vae_lib.recommenders.references.from_histories.FromHistories`), tells the difference itself.
     """
     train, lines = dataset.splits["train"], []
@@ -62,7 +62,7 @@ def audit_references(dataset: CrossDomainDataset, fitted: Sequence[Any]) -> pd.D
             lines.append((f"{line['check']} of {label(ranker.name)}", *line.iloc[1:]))
         if hasattr(ranker, "apart"):
             name = f"entries beside the training rows in the table of {label(ranker.name)}"
-            lines.append(_apart(name, dataset, ranker.apart(train)))
+            lines.append(_apart(name, dataset, ranker.foreign_counts(train)))
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
@@ -80,11 +80,11 @@ def of_generator(dataset: CrossDomainDataset, generator: Generator) -> Iterator[
         there = np.stack([(tables[name] != 0).any(axis=-1) for name in ("fold_in", "final")])  # [2, folds, rounds, n]
         apart = (there != (expected > 0)[None, :, None, :]).sum(axis=(0, 1, 2))
     elif isinstance(generator, LeaveOneOutGenerator):
-        apart = generator.counts.apart(train)
+        apart = generator.counts.foreign_counts(train)
     else:
         assert isinstance(generator, CooccurrenceGenerator)
         again = CooccurrenceGenerator.fit(train, p)
-        apart = np.sum([entries_apart(*both) for both in zip(generator.tables, again.tables, strict=True)], axis=0)
+        apart = np.sum([differing_entries(*both) for both in zip(generator.tables, again.tables, strict=True)], axis=0)
     yield _apart("entries beside the training rows in the generator's tables", dataset, apart)
 
 

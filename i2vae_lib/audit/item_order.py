@@ -51,14 +51,14 @@ class _ItemOrder:
         return self.rarer / self.observations if self.observations else float("nan")
 
     @property
-    def told(self) -> bool:
+    def enough(self) -> bool:
         """Whether there is enough to tell."""
         return self.observations >= LEAST_OBSERVATIONS and self.users >= LEAST_USERS
 
     @property
     def one(self) -> bool:
         """Whether the lists follow one order of items."""
-        return self.told and self.share < _LEAST_SHARE
+        return self.enough and self.share < _LEAST_SHARE
 
 
 def whole_lists(dataset: CrossDomainDataset) -> dict[str, Events]:

@@ -349,7 +349,7 @@ def _of_order(dataset: CrossDomainDataset) -> Iterator[Line]:
             one, another = dataset.catalogue.decode(d, np.array([first, second]))
             example += f", e.g. item {one} before {another} in {ahead:,} of {users:,} lists"
         share = found.share if found.observations else 0.0
-        if not found.told:
+        if not found.enough:
             yield name, "catalogue", "note", found.observations, share, f"too few to tell: {example}"
         elif dataset.one_order:
             said = "the pair file says so" if found.one else "the pair file says so, but the data do not have one"

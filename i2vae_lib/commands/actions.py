@@ -171,7 +171,7 @@ def _asked(kit: I2VAE, given: argparse.Namespace) -> Asked:
         )
     if given.histories is not None:
         return kit.asked(None, given.histories, given.unknown)
-    if several and not given.history:
+    if not given.history:
         return kit.asked(given.user or read_users(given.users), None, given.unknown)
     histories: dict[str, list[list[str]]] = {d: [[]] for d in DOMAINS}
     for pair in given.history:

@@ -29,7 +29,7 @@ from i2vae_lib.model.i2vae import ROLES, Latents
 from i2vae_lib.model.latents import Gaussian, kl, sample, standard_like
 from i2vae_lib.model.objective import active_units
 from i2vae_lib.recommenders import I2VAERecommender
-from i2vae_lib.recommenders.positions import silenced
+from i2vae_lib.recommenders.positions import drop_evidence
 
 Values = Callable[[Gaussian], Tensor]
 
@@ -192,7 +192,7 @@ def with_both(rows: Rows) -> Rows:
 def untrained(recommender: I2VAERecommender, train: Rows, rng: np.random.Generator) -> I2VAERecommender:
     """The same model with the weights that training starts from: the baseline of every measure."""
     fresh = I2VAERecommender(recommender.catalogue, recommender.params)
-    fresh.begin(train, recommender.generator, rng)
+    fresh.initialise(train, recommender.generator, rng)
     return fresh
 
 
@@ -443,7 +443,7 @@ def top_items(
         for domain, side, latents in recommender.infer(rows):
             changed = latents if change is None else change(latents)
             everything = torch.arange(1, recommender.sizes[domain] + 1, device=recommender.device)[None]
-            scores = recommender.scores_of(changed, silenced(side), domain, everything)
+            scores = recommender.scores_of(changed, drop_evidence(side), domain, everything)
             best = scores.topk(k, dim=1).indices.cpu().numpy() + 1
             found[domain] = (side.position.cpu().numpy(), best)
     return found

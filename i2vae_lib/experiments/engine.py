@@ -102,7 +102,7 @@ class Outcome:
     reason: str = ""
     traceback: str = ""
 
-    def told(self) -> str:
+    def text(self) -> str:
         """What is said of it."""
         if self.state == "failed":
             return f"FAILED: {self.reason}"
@@ -184,6 +184,6 @@ def work_off(
                 continue
             if outcome.state == "failed":
                 write_json(work.folder / "failed.json", {"reason": outcome.reason, "traceback": outcome.traceback})
-            say(f"{work.label}: {outcome.told()}")
+            say(f"{work.label}: {outcome.text()}")
             progress.update()
             ahead.extendleft(reversed(list(then(work, outcome))))

@@ -24,7 +24,7 @@ from i2vae_lib.model.i2vae import ROLES, Draws, Latents, latent_name
 from i2vae_lib.model.latents import kl
 from i2vae_lib.places import Refusal, suggestion
 from i2vae_lib.recommenders import I2VAERecommender
-from i2vae_lib.recommenders.positions import silenced
+from i2vae_lib.recommenders.positions import drop_evidence
 from i2vae_lib.results import inspection
 from i2vae_lib.runs import read_record
 
@@ -116,7 +116,7 @@ def take_apart(recommender: I2VAERecommender, rows: Rows, line: int) -> _UserExp
         recalled,
         {d: side for d, (side, _) in found.items()},
         {d: latents for d, (_, latents) in found.items()},
-        bool(recommender.evident(both)[0]),
+        bool(recommender.can_rank(both)[0]),
     )
 
 
@@ -140,7 +140,7 @@ def scores(
             own, theirs = (recommender.model.draw(each.latents[d], None) for each in (one, partner or one))
             values, side = _switched(own, theirs, switches), one.sides[d]
             if not switches.evidence:
-                side = silenced(side)
+                side = drop_evidence(side)
             everything = torch.arange(1, recommender.sizes[d] + 1, device=recommender.device)[None]
             scored = recommender.scores_from(values, side, d, everything)[0].cpu().numpy().copy()
         else:

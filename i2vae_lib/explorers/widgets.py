@@ -151,7 +151,7 @@ class UserExplorer(_Explorer):
         self.after = widgets.Button(description="next user")
         self.line = _choice("asks for")
         self.switches = {role: RadioButtons(role, views.STATES) for role in ROLES}
-        counts = bool(recommender.everywhere and recommender.params.evidence.shrinkage)
+        counts = bool(recommender.at_every_position and recommender.params.evidence.shrinkage)
         self.evidence = widgets.Checkbox(description="evidence", value=counts, disabled=not counts, indent=False)
         self.partner = widgets.Combobox(description="swap with", continuous_update=False, style=_WIDE)
         self.lists = {d: widgets.HTML() for d in DOMAINS}

@@ -40,7 +40,7 @@ from i2vae_lib.generators.graphs import (
     Unified,
     best_columns,
     cosine,
-    entries_apart,
+    differing_entries,
     is_large,
     seen_items,
     together,
@@ -71,7 +71,7 @@ class Kernel:
 Settings: TypeAlias = Kernel | PsgParameters  # both have the fields of a Kernel
 
 
-class LeftOut:
+class LeaveOneOutCounts:
     """Scores of items given histories, with each row's own user left out of the counts.
 
     Parameters
@@ -172,7 +172,7 @@ class LeftOut:
         """Forget the tables of terms of other settings."""
         self._tables: dict[tuple[int, str], sparse.csr_matrix] = {}
 
-    def rest(self) -> None:
+    def release(self) -> None:
         """Forget what can be made again when rows are scored or settings change."""
         self._forget_terms()
         self._located = None
@@ -220,13 +220,13 @@ class LeftOut:
             steps[number, at[::-1]] = place[::-1]  # of an item that occurs twice, the first place counts
         return cls(train.catalogue, whole.users, graph, steps, np.array([user in halves for user in whole.users]), p)
 
-    def apart(self, train: Rows) -> Array:
+    def foreign_counts(self, train: Rows) -> Array:
         """Interactions and counts that do not come from these rows, by unified item: int64 [n]."""
-        return self.apart_from(type(self).fit(train, self.p))
+        return self.differences_from(type(self).fit(train, self.p))
 
-    def apart_from(self, other: Self) -> Array:
-        """:meth:`apart` against counts already made under the same settings."""
-        return entries_apart(self.graph, other.graph) + entries_apart(self.together, other.together)
+    def differences_from(self, other: Self) -> Array:
+        """:meth:`foreign_counts` against counts already made under the same settings."""
+        return differing_entries(self.graph, other.graph) + differing_entries(self.together, other.together)
 
     def _entry_keys(self, line: Array, item: Array) -> Array:
         return line.astype(np.int64) * self.unified.size + item
@@ -284,8 +284,8 @@ class LeftOut:
         return empty
 
 
-def scores_of(tables: Sequence[LeftOut], rows: Rows, domain: str) -> list[Lines]:
-    """:meth:`LeftOut.scores` under several settings of the same counts (:meth:`LeftOut.reweighted`).
+def scores_of(tables: Sequence[LeaveOneOutCounts], rows: Rows, domain: str) -> list[Lines]:
+    """:meth:`LeaveOneOutCounts.scores` of tables that share their counts (:meth:`LeaveOneOutCounts.reweighted`).
 
     Of a domain of more than :data:`_NARROW` items, sparse: what is known, with column numbers in any order.
     """
@@ -483,7 +483,7 @@ def _cosines(train: Rows, shrinkage: float) -> sparse.csr_matrix:
     return table.maximum(table.T).tocsr()
 
 
-def start_apart(train: Rows, vectors: Array, shrinkage: float) -> Array:
+def differing_start(train: Rows, vectors: Array, shrinkage: float) -> Array:
     """Items whose vectors are not those that :func:`item_vectors` makes of these rows: bool [unified items].
 
     No eigenvector is computed: each column v must solve T v = w v for the table T of these rows, with w its Rayleigh

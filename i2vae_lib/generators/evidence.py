@@ -19,7 +19,7 @@ from typing import Self
 import numpy as np
 
 from i2vae_lib.data.rows import DOMAINS, ORDER_FREE, Array, Catalogue, Rows, batched
-from i2vae_lib.generators.cooccurrence import Kernel, LeftOut, best_of, scores_of
+from i2vae_lib.generators.cooccurrence import Kernel, LeaveOneOutCounts, best_of, scores_of
 from i2vae_lib.generators.graphs import Unified
 from i2vae_lib.generators.recency import RecentTakers
 from i2vae_lib.parameter_groups import EvidenceParameters
@@ -28,7 +28,7 @@ CHUNK = 256  # rows at once: each needs a dense line of the domain per kernel
 
 
 @dataclass(frozen=True)
-class Told:
+class RowEvidence:
     """The evidence of some rows.
 
     Parameters
@@ -74,11 +74,13 @@ class Evidence:
 
     name = "evidence"
 
-    def __init__(self, p: EvidenceParameters, left_out: list[LeftOut], recent: RecentTakers, catalogue: Catalogue):
+    def __init__(
+        self, p: EvidenceParameters, left_out: list[LeaveOneOutCounts], recent: RecentTakers, catalogue: Catalogue
+    ):
         self.p, self.left_out, self.recent, self.catalogue = p, left_out, recent, catalogue
 
     @classmethod
-    def fit(cls, train: Rows, p: EvidenceParameters, protocol: str, counted: LeftOut | None = None) -> Self:
+    def fit(cls, train: Rows, p: EvidenceParameters, protocol: str, counted: LeaveOneOutCounts | None = None) -> Self:
         """Count the training rows, targets included.
 
         Parameters
@@ -87,10 +89,10 @@ class Evidence:
             Counts of the same rows, under any settings, to share; None: count now.
         """
         wanted = kernels(p, protocol)
-        counts = (counted or LeftOut.fit(train, wanted[0])).reweighted(*wanted) if wanted else []
+        counts = (counted or LeaveOneOutCounts.fit(train, wanted[0])).reweighted(*wanted) if wanted else []
         return cls(p, counts, RecentTakers.fit(train, p.half_lives), train.catalogue)
 
-    def of(self, rows: Rows) -> Told:
+    def of(self, rows: Rows) -> RowEvidence:
         """The evidence of rows, from their histories and the moments of their targets."""
         largest = max(self.catalogue.size(d) for d in DOMAINS)
         width = min(self.p.items, largest) if self.left_out else 0
@@ -101,7 +103,7 @@ class Evidence:
             for at in batched(whole, CHUNK):
                 best, values = self._best(rows.take(at), d, width)
                 items[at, : best.shape[1]], scores[at, : best.shape[1]] = best, values
-        return Told(items, scores, self.recent.at(rows))
+        return RowEvidence(items, scores, self.recent.at(rows))
 
     def _best(self, rows: Rows, d: str, width: int) -> tuple[Array, Array]:
         """Items and scores of rows that ask for one domain, [rows, at most width]."""
@@ -109,13 +111,13 @@ class Evidence:
         scores = scores_of(self.left_out, rows, d)
         return best_of(scores, rows.history[d], unified.histories(rows), unified.column[d], width)
 
-    def apart(self, train: Rows) -> Array:
+    def foreign_counts(self, train: Rows) -> Array:
         """Counts that do not come from these rows, by unified item: int64 [n]."""
-        differing = Unified(self.catalogue).summed(self.recent.apart(train, self.p.half_lives))
+        differing = Unified(self.catalogue).summed(self.recent.foreign_counts(train, self.p.half_lives))
         if self.left_out:
-            again = LeftOut.fit(train, self.left_out[0].p)
+            again = LeaveOneOutCounts.fit(train, self.left_out[0].p)
             both = zip(self.left_out, again.reweighted(*(counts.p for counts in self.left_out)), strict=True)
-            differing += sum(counts.apart_from(anew) for counts, anew in both)
+            differing += sum(counts.differences_from(anew) for counts, anew in both)
         return differing
 
     def without_users(self) -> Self:
@@ -137,10 +139,10 @@ class Evidence:
         """Rebuild from :meth:`arrays`."""
         wanted, recent = kernels(p, protocol), RecentTakers.restore(arrays)
         if wanted and "users" in arrays:
-            first = LeftOut.restore(catalogue, arrays, wanted[0])
+            first = LeaveOneOutCounts.restore(catalogue, arrays, wanted[0])
             return cls(p, first.reweighted(*wanted), recent, catalogue)
         counts = []
         for number, kernel in enumerate(wanted):
             own = {name.partition("/")[2]: array for name, array in arrays.items() if name.startswith(f"{number}/")}
-            counts.append(LeftOut.restore(catalogue, own, kernel))
+            counts.append(LeaveOneOutCounts.restore(catalogue, own, kernel))
         return cls(p, counts, recent, catalogue)

@@ -180,7 +180,7 @@ def matrix_of(name: str, arrays: Mapping[str, Array], columns: int) -> sparse.cs
     return sparse.csr_matrix(parts, shape=(len(parts[2]) - 1, columns))
 
 
-def entries_apart(found: sparse.csr_matrix, expected: sparse.csr_matrix) -> Array:
+def differing_entries(found: sparse.csr_matrix, expected: sparse.csr_matrix) -> Array:
     """How many entries of each column of two sparse matrices differ by more than rounding, int64 [columns].
 
     Where one has more lines, they are compared with zeros.

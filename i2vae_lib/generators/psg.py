@@ -43,7 +43,7 @@ from i2vae_lib.cache import entry_folder, once
 from i2vae_lib.data.dataset import rows_digest
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows, batched, hashed, history_keys, origins, rejoined
 from i2vae_lib.data.user_sequences import with_targets
-from i2vae_lib.generators.cooccurrence import LeftOut, best_of, scores_of
+from i2vae_lib.generators.cooccurrence import LeaveOneOutCounts, best_of, scores_of
 from i2vae_lib.generators.graphs import (
     Unified,
     arrays_of,
@@ -114,12 +114,12 @@ class Generator:
 
         ``histories`` is binary, rows x unified items.
         """
-        told = self.told(rows, histories, fold, domain)
+        told = self.recall_scores(rows, histories, fold, domain)
         found, values = top_items(told, histories, self.unified.column[domain], self.p.recalled)
         there = np.isfinite(values)
         return np.where(there, found, 0), np.where(there, values, 0.0)
 
-    def told(self, rows: Rows, histories: sparse.csr_matrix, fold: int, domain: str) -> Array:
+    def recall_scores(self, rows: Rows, histories: sparse.csr_matrix, fold: int, domain: str) -> Array:
         """What :meth:`best` goes by: scores of the domain's items, float32, minus infinity where it is nothing."""
         raise NotImplementedError
 
@@ -245,7 +245,7 @@ class CooccurrenceGenerator(Generator):
             arrays |= arrays_of(str(k), cosine(graph, p.shrinkage))
         return cls(p, train.catalogue, arrays)
 
-    def told(self, rows: Rows, histories: sparse.csr_matrix, fold: int, domain: str) -> Array:
+    def recall_scores(self, rows: Rows, histories: sparse.csr_matrix, fold: int, domain: str) -> Array:
         scores = (histories @ self.tables[fold])[:, self.unified.items[domain]].toarray().astype(np.float32)
         return np.where(scores > 0, scores, np.float32(-np.inf))  # a zero is no recall
 
@@ -280,7 +280,7 @@ class LightGCNGenerator(Generator):
         """Folded-in users: edges [rows, unified] -> float32 [rows, d]; zero where no edge leads into the graph."""
         return folded_in(edges, self.tables["fold_in"][fold, round_])
 
-    def told(self, rows: Rows, histories: sparse.csr_matrix, fold: int, domain: str) -> Array:
+    def recall_scores(self, rows: Rows, histories: sparse.csr_matrix, fold: int, domain: str) -> Array:
         edges, final = histories, self.tables["final"][fold]
         for round_ in range(self.p.rounds - 1):
             vectors = self.user_vectors(edges, fold, round_)
@@ -294,17 +294,17 @@ class LightGCNGenerator(Generator):
 class LeaveOneOutGenerator(Generator):
     """Co-occurrence with the row's own user left out of the counts: as many folds as users, in one table.
 
-    Scores are those of :class:`i2vae_lib.generators.cooccurrence.LeftOut`. ``folds`` does not matter to it.
+    Scores are those of :class:`i2vae_lib.generators.cooccurrence.LeaveOneOutCounts`. ``folds`` does not matter to it.
     """
 
-    def __init__(self, p: PsgParameters, counts: LeftOut):
+    def __init__(self, p: PsgParameters, counts: LeaveOneOutCounts):
         self.p = p
         self.counts, self.unified = counts, counts.unified
         self.taken = counts.taken[None]
 
     @classmethod
     def fit(cls, train: Rows, p: PsgParameters) -> Self:
-        return cls(p, LeftOut.fit(train, p))
+        return cls(p, LeaveOneOutCounts.fit(train, p))
 
     def recall(self, rows: Rows, fold: Array) -> tuple[Array, Array]:
         return super().recall(rows, np.zeros_like(fold))
@@ -315,7 +315,7 @@ class LeaveOneOutGenerator(Generator):
         return items, values[:, :, 0]
 
     def without_users(self) -> Self:
-        """The same counts for new users alone (:meth:`i2vae_lib.generators.cooccurrence.LeftOut.without_users`)."""
+        """The same counts, for new users alone (:meth:`.cooccurrence.LeaveOneOutCounts.without_users`)."""
         return type(self)(self.p, self.counts.without_users())
 
     def arrays(self) -> dict[str, Array]:
@@ -323,7 +323,7 @@ class LeaveOneOutGenerator(Generator):
 
     @classmethod
     def restore(cls, p: PsgParameters, catalogue: Catalogue, arrays: dict[str, Array]) -> Self:
-        return cls(p, LeftOut.restore(catalogue, arrays, p))
+        return cls(p, LeaveOneOutCounts.restore(catalogue, arrays, p))
 
 
 GENERATORS: dict[str, type[Generator]] = {

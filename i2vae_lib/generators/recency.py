@@ -88,7 +88,7 @@ class RecentTakers:
         """Rebuild from :meth:`arrays`."""
         return cls(arrays["edges"], {d: arrays[f"recent/{d}"] for d in DOMAINS})
 
-    def apart(self, train: Rows, half_lives: Sequence[float]) -> dict[str, Array]:
+    def foreign_counts(self, train: Rows, half_lives: Sequence[float]) -> dict[str, Array]:
         """In how many lines and half-lives an item's count differs from that of these rows: domain -> int64 [items]."""
         again = type(self).fit(train, half_lives)
         return {d: (self.counts[d] != again.counts[d]).sum(axis=(0, 1)) for d in DOMAINS}

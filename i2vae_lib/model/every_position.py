@@ -18,7 +18,7 @@ Departs (chosen by hand on validation rows, without a record; what some are wort
     - the encoder is shared by both domains and by all streams, a LiGR block; states are read at the position, not
       averaged; the paper has an encoder a domain, one more for pseudo-sequences, and cross attention for q(z_t | x, y);
     - posterior means and the decoder start at the identity and learn corrections;
-    - item scores have a temperature, a bias, and evidence (:class:`Evident`).
+    - item scores have a temperature, a bias, and evidence (:class:`EvidenceScorer`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -45,7 +45,7 @@ _POSITION = 0.15  # of position vectors at the start, against what `initialise` 
 
 
 @dataclass(frozen=True)
-class Asked(Tensors):
+class PositionBatch(Tensors):
     """The positions of sequences that ask for an item of one domain.
 
     ``sequences`` holds items of X as 1…n and items of Y as n + 1…, left-padded with 0; it is the same tensor for both
@@ -78,7 +78,7 @@ class Asked(Tensors):
         return type(self)(self.sequences[kept], **rows, **whole, part=part)
 
 
-class Evident(nn.Module):
+class EvidenceScorer(nn.Module):
     """Item scores: exp(t) (u + A u) . E_v + b_v + evidence_v + g'' trend_v.
 
     With s_vk the score of kernel k for item v, evidence_v = sum_k g_k log(1 + exp(c_k) s_vk) + g'_k s_vk / (largest s_k
@@ -92,7 +92,7 @@ class Evident(nn.Module):
     pooled with plain counts (log-linear pool: Genest and Zidek, Statistical Science 1986): w log(share_v + 1e-5) is
     added to the score of item v, except in rows that counts say nothing of. share_v is the item's part in the sum over
     all items of sum_k s_kv + 0.03 log(1 + p_v), where p_v training users took v. ``pool`` is w: 0 in training, then
-    chosen by :meth:`.recommenders.i2vae.I2VAERecommender.listen`.
+    chosen by :meth:`.recommenders.i2vae.I2VAERecommender.choose_pool_weight`.
     """
 
     HIDDEN, OPENING, BEGINNING, TREND = 16, -1.0, 5.0, 0.2
@@ -113,16 +113,16 @@ class Evident(nn.Module):
         self.most_recent: Tensor  # the largest of each line of `recent`
         self.spread: Tensor  # 0.03 log(1 + takers), [n]
         self.pool = 0.0
-        self.hear(torch.zeros(1, half_lives, items), torch.zeros(items))
+        self.set_takers(torch.zeros(1, half_lives, items), torch.zeros(items))
 
-    def hear(self, recent: Tensor, popularity: Tensor) -> None:
+    def set_takers(self, recent: Tensor, popularity: Tensor) -> None:
         """Set the recent takers, [moments, half-lives, n], and all takers, [n]; without recent ones, no trend."""
         self.timed = bool(recent.any())
         self.register_buffer("spread", self.POPULARITY * popularity.log1p(), persistent=False)
         self.register_buffer("recent", recent, persistent=False)
         self.register_buffer("most_recent", recent.amax(dim=2).clamp(min=1e-9), persistent=False)
 
-    def gates(self, side: Asked) -> Tensor:
+    def gates(self, side: PositionBatch) -> Tensor:
         """All g, of evidence and then of the trend: [B, 2 kernels + 1]."""
         known = torch.stack([side.own_length, side.other_length], dim=1).to(self.bias.dtype)
         if self.kernels:
@@ -130,7 +130,7 @@ class Evident(nn.Module):
             known = torch.cat([known, scores.amax(dim=1) * beginning, scores.sum(dim=1) * beginning], dim=1)
         return F.softplus(self.gate(known.log1p()) + self.OPENING)
 
-    def evidence(self, side: Asked, gates: Tensor) -> Tensor:
+    def evidence(self, side: PositionBatch, gates: Tensor) -> Tensor:
         """Of the items that have any, [B, c]; 0 beside padding."""
         logs = (side.evidence_scores * self.log_beginning.exp()).log1p()
         relative = side.evidence_scores / side.evidence_scores.amax(dim=1, keepdim=True).clamp(min=1e-9)
@@ -143,50 +143,52 @@ class Evident(nn.Module):
         relative = recent / self.most_recent[moments][:, :, None]
         return torch.einsum("f,bfn->bn", self.trend, torch.cat([logs, relative], dim=1))
 
-    def pooled(self, side: Asked, told: Tensor, spread: Tensor) -> Tensor:
+    def pool_scores(self, side: PositionBatch, told: Tensor, spread: Tensor) -> Tensor:
         """What the pool adds to items, from the sums of their kernels' scores, [B, k], and their ``spread``."""
         whole = side.evidence_scores.sum(dim=(1, 2))[:, None]
         shares = (told + spread) / (whole + self.spread.sum())
         return self.pool * (shares + self.FLOOR).log() * (whole > 0)
 
-    def asking(self, interest: Tensor) -> Tensor:
+    def query(self, interest: Tensor) -> Tensor:
         """exp(t) (u + A u), [B, d]."""
         return (interest + self.adapter(interest)) * self.log_scale.exp()
 
-    def _of_shared(self, asking: Tensor, table: Tensor, side: Asked, gates: Tensor, items: slice | Tensor) -> Tensor:
+    def _of_shared(
+        self, query: Tensor, table: Tensor, side: PositionBatch, gates: Tensor, items: slice | Tensor
+    ) -> Tensor:
         """All but evidence, of 0-based items that all rows share: [B, items]."""
-        found = torch.addmm(self.bias[items], asking, table[items].T)
+        found = torch.addmm(self.bias[items], query, table[items].T)
         if self.timed:
             moments, at = torch.unique(side.moment, return_inverse=True)
             trends = self.trends(moments, self.recent[moments][:, :, items])
             found.addcmul_(gates[:, -1:], trends[at])
         return found
 
-    def _of_own(self, asking: Tensor, table: Tensor, side: Asked, gates: Tensor, items: Tensor) -> Tensor:
+    def _of_own(self, query: Tensor, table: Tensor, side: PositionBatch, gates: Tensor, items: Tensor) -> Tensor:
         """All but evidence, of 0-based items of each row, int64 [B, k]: [B, k]."""
-        found = torch.bmm(F.embedding(items, table), asking[:, :, None])[:, :, 0] + self.bias[items]
+        found = torch.bmm(F.embedding(items, table), query[:, :, None])[:, :, 0] + self.bias[items]
         if self.timed:
             half_lives = torch.arange(self.half_lives, device=items.device)[:, None]
             recent = self.recent[side.moment[:, None, None], half_lives, items[:, None]]
             found = torch.addcmul(found, gates[:, -1:], self.trends(side.moment, recent))
         return found
 
-    def of_all(self, interest: Tensor, table: Tensor, side: Asked) -> Tensor:
+    def score_all(self, interest: Tensor, table: Tensor, side: PositionBatch) -> Tensor:
         """interest [B, d], vectors [n, d] of items 1…n -> [B, n]."""
         gates = self.gates(side)
-        found = self._of_shared(self.asking(interest), table, side, gates, slice(None))
+        found = self._of_shared(self.query(interest), table, side, gates, slice(None))
         if self.kernels:
             places = (side.evidence_items - 1).clamp(min=0)
             found.scatter_add_(1, places, self.evidence(side, gates[:, :-1]))
             if self.pool:
                 told = torch.zeros_like(found).scatter_add_(1, places, side.evidence_scores.sum(dim=2))
-                found = found + self.pooled(side, told, self.spread)
+                found = found + self.pool_scores(side, told, self.spread)
         return found
 
-    def of_some(self, interest: Tensor, table: Tensor, side: Asked, items: Tensor) -> Tensor:
+    def score_some(self, interest: Tensor, table: Tensor, side: PositionBatch, items: Tensor) -> Tensor:
         """interest [B, d], vectors [n, d] of items 1…n, items int64 [B, k] -> [B, k]."""
         gates = self.gates(side)
-        found = self._of_own(self.asking(interest), table, side, gates, items - 1)
+        found = self._of_own(self.query(interest), table, side, gates, items - 1)
         if self.kernels:
             known, order = side.evidence_items.sort(dim=1)
             at = torch.searchsorted(known, items).clamp(max=known.shape[1] - 1)
@@ -194,27 +196,27 @@ class Evident(nn.Module):
             found = found + self.evidence(side, gates[:, :-1]).gather(1, place) * there
             if self.pool:
                 told = side.evidence_scores.sum(dim=2).gather(1, place) * there
-                found = found + self.pooled(side, told, self.spread[items - 1])
+                found = found + self.pool_scores(side, told, self.spread[items - 1])
         return found
 
-    def surprisal_of_drawn(self, interest: Tensor, table: Tensor, side: Asked) -> Tensor:
+    def sampled_surprisal(self, interest: Tensor, table: Tensor, side: PositionBatch) -> Tensor:
         """Estimate -log softmax over all items at the target: [B].
 
         The sum over items is exact over the target and the items with evidence. The others are estimated from
         ``side.drawn``, each weighed by how often it was drawn against how often that was to be expected (importance
         sampling, Bengio and Senécal 2003), so the estimate of the sum has no bias.
         """
-        gates, asking = self.gates(side), self.asking(interest)
+        gates, query = self.gates(side), self.query(interest)
         target, listed = side.target[:, None], side.evidence_items
         own = torch.cat([target, listed], dim=1)
-        scores = self._of_own(asking, table, side, gates, (own - 1).clamp(min=0))
+        scores = self._of_own(query, table, side, gates, (own - 1).clamp(min=0))
         if self.kernels:
             evidence = self.evidence(side, gates[:, :-1])
             of_target = (evidence * (listed == target)).sum(dim=1, keepdim=True)
             scores = scores + torch.cat([of_target, evidence], dim=1)
         away = (own == 0) | (own == target)
         away[:, 0] = False
-        others = self._of_shared(asking, table, side, gates, side.drawn - 1) + side.correction
+        others = self._of_shared(query, table, side, gates, side.drawn - 1) + side.correction
         count = len(side.drawn)
         place = torch.full((len(table) + 1,), count, device=own.device)
         place[side.drawn] = torch.arange(count, device=own.device)
@@ -254,7 +256,7 @@ class EveryPosition(Network):
         self.decoder = nn.ModuleDict(
             {one: nn.Sequential(nn.Linear(3 * d, d), nn.ReLU(), ZeroInitLinear(d, d)) for one in DOMAINS}
         )
-        self.scores = nn.ModuleDict({one: Evident(d, sizes[one], kernels, half_lives) for one in DOMAINS})
+        self.scores = nn.ModuleDict({one: EvidenceScorer(d, sizes[one], kernels, half_lives) for one in DOMAINS})
 
     def states(self, sequences: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
         """The state after every event, from what was taken in X, in Y and in both: each [S, L, d]."""
@@ -269,23 +271,23 @@ class EveryPosition(Network):
         first = len(self.items["x"].weight)  # type: ignore[arg-type]
         return sequences >= first if domain == "y" else (sequences > 0) & (sequences < first)
 
-    def _seen(self, side: Asked, domain: str) -> Tensor:
+    def _seen(self, side: PositionBatch, domain: str) -> Tensor:
         """Whether anything of a domain stands where each row looks, bool [B]."""
         return self._of_domain(side.sequences, domain).cumsum(dim=1)[side.line, side.step] > 0
 
     def inferred(
-        self, batch: Mapping[str, Asked], generator: torch.Generator | None
-    ) -> Iterator[tuple[str, Asked, Latents]]:
+        self, batch: Mapping[str, PositionBatch], generator: torch.Generator | None
+    ) -> Iterator[tuple[str, PositionBatch, Latents]]:
         """:meth:`infer` of every domain of a batch, whose sequences are encoded once."""
         states = self.states(next(iter(batch.values())).sequences, generator)
         for domain, side in batch.items():
             yield domain, side, self._latents(side, domain, states)
 
-    def infer(self, side: Asked, domain: str, generator: torch.Generator | None = None) -> Latents:
+    def infer(self, side: PositionBatch, domain: str, generator: torch.Generator | None = None) -> Latents:
         """Posteriors at the positions that ask for one domain."""
         return self._latents(side, domain, self.states(side.sequences, generator))
 
-    def _latents(self, side: Asked, domain: str, states: Mapping[str, Tensor]) -> Latents:
+    def _latents(self, side: PositionBatch, domain: str, states: Mapping[str, Tensor]) -> Latents:
         own, theirs, both = (states[one][side.line, side.step] for one in (domain, other(domain), "both"))
         has_own, has_other = (self._seen(side, one) for one in (domain, other(domain)))
         recalled = masked_mean(self.items[domain](side.pseudo), side.pseudo != 0)
@@ -302,23 +304,23 @@ class EveryPosition(Network):
         shares = shares / shares.sum(dim=1, keepdim=True).clamp(min=1e-6)
         return torch.bmm(shares[:, None], latents)[:, 0] + self.decoder[domain](latents.flatten(1))
 
-    def _scorer(self, domain: str) -> tuple[Evident, Tensor]:
+    def _scorer(self, domain: str) -> tuple[EvidenceScorer, Tensor]:
         """What scores a domain's items, and their vectors [n, d]."""
         return self.scores[domain], self.items[domain].get_parameter("weight")[1:]  # type: ignore[return-value]
 
-    def score_all(self, interest: Tensor, domain: str, side: Asked) -> Tensor:
+    def score_all(self, interest: Tensor, domain: str, side: PositionBatch) -> Tensor:
         scores, table = self._scorer(domain)
-        return scores.of_all(interest, table, side)
+        return scores.score_all(interest, table, side)
 
-    def score(self, interest: Tensor, domain: str, items: Tensor, side: Asked) -> Tensor:
+    def score(self, interest: Tensor, domain: str, items: Tensor, side: PositionBatch) -> Tensor:
         scores, table = self._scorer(domain)
-        return scores.of_some(interest, table, side, items)
+        return scores.score_some(interest, table, side, items)
 
-    def surprisal(self, interest: Tensor, domain: str, side: Asked) -> Tensor:
+    def surprisal(self, interest: Tensor, domain: str, side: PositionBatch) -> Tensor:
         if not len(side.drawn):
             return super().surprisal(interest, domain, side)
         scores, table = self._scorer(domain)
-        return scores.surprisal_of_drawn(interest, table, side)
+        return scores.sampled_surprisal(interest, table, side)
 
 
 def build(
@@ -343,10 +345,10 @@ def build(
     with torch.no_grad():
         model.encoder.position.weight.mul_(_POSITION)
         for d in DOMAINS:
-            scores: Evident = model.scores[d]  # type: ignore[assignment]
+            scores: EvidenceScorer = model.scores[d]  # type: ignore[assignment]
             scores.bias.copy_(torch.from_numpy(0.5 * np.log1p(popularity[d][1:])))
             takers = torch.from_numpy(popularity[d][1:]).to(torch.float32)
-            scores.hear(torch.from_numpy(evidence.recent.counts[d]), takers)
+            scores.set_takers(torch.from_numpy(evidence.recent.counts[d]), takers)
             table = model.items[d].get_parameter("weight")
             if vectors is not None:
                 table[1:] = torch.from_numpy(vectors[d])

@@ -35,7 +35,7 @@ from i2vae_lib.data.batches import bucketed, collate
 from i2vae_lib.data.rows import DOMAINS, Array, Catalogue, Rows
 from i2vae_lib.evaluation import ndcg, rank, sample_negatives, selection_metric
 from i2vae_lib.generators import psg
-from i2vae_lib.generators.cooccurrence import LeftOut, item_vectors
+from i2vae_lib.generators.cooccurrence import LeaveOneOutCounts, item_vectors
 from i2vae_lib.generators.evidence import Evidence
 from i2vae_lib.generators.features import given_vectors, title_vectors
 from i2vae_lib.generators.graphs import Unified
@@ -44,7 +44,7 @@ from i2vae_lib.model.i2vae import ROLES, Draws, Latents, Network, build, latent_
 from i2vae_lib.model.objective import active_units, build_objective
 from i2vae_lib.params import Parameters
 from i2vae_lib.processes import return_freed_memory
-from i2vae_lib.recommenders.positions import WHOLE, Lessons, Proposal, Shown
+from i2vae_lib.recommenders.positions import WHOLE, Proposal, RowInputs, TrainingPositions
 from i2vae_lib.recommenders.trained import Trained, chosen
 from i2vae_lib.training import Stage
 
@@ -60,7 +60,7 @@ class I2VAERecommender(Trained):
         super().__init__(catalogue, params)
         self.generator: psg.Generator
         self.evidence: Evidence
-        self.described: Array | None = None  # item vectors to start from that no row tells
+        self.outside_vectors: Array | None = None  # item vectors to start from that no row tells
 
     @property
     def model(self) -> Network:
@@ -68,15 +68,15 @@ class I2VAERecommender(Trained):
         return self.module
 
     @property
-    def everywhere(self) -> bool:
+    def at_every_position(self) -> bool:
         """Whether training asks at every position."""
         return self.params.model.positions == "every"
 
-    def adopt(self, train: Rows, generator: psg.Generator | None) -> None:
+    def prepare(self, train: Rows, generator: psg.Generator | None) -> None:
         if generator is None:
             raise ValueError("i2vae needs a pseudo-sequence generator; psg.kind = none is one too")
         self.generator = generator
-        if self.everywhere:
+        if self.at_every_position:
             self.evidence = Evidence.fit(train, self.params.evidence, self.params.protocol, self._counts_of_generator())
             self.counted = (self.evidence,)
             self._keep_evidence()
@@ -85,18 +85,18 @@ class I2VAERecommender(Trained):
             self.start_shrinkage = self.params.psg.shrinkage
             self.start = item_vectors(train, p.d, self.start_shrinkage)
         elif p.start == "titles":
-            self.described = title_vectors(self.catalogue, p.d)
+            self.outside_vectors = title_vectors(self.catalogue, p.d)
         elif p.start == "given":
-            self.described = given_vectors(str(p.vectors), self.catalogue, p.d)
+            self.outside_vectors = given_vectors(str(p.vectors), self.catalogue, p.d)
 
-    def _counts_of_generator(self) -> LeftOut | None:
+    def _counts_of_generator(self) -> LeaveOneOutCounts | None:
         return self.generator.counts if isinstance(self.generator, psg.LeaveOneOutGenerator) else None
 
     def build(self, weights: torch.Generator) -> Network:
         unified = Unified(self.catalogue)
-        start = self.described if self.start is None else self.start
+        start = self.outside_vectors if self.start is None else self.start
         vectors = None if start is None else {d: start[unified.of[d][1:]] for d in DOMAINS}
-        if self.everywhere:
+        if self.at_every_position:
             return every_position.build(self.params.model, self.sizes, self.evidence, vectors, self.popularity, weights)
         model = build(self.params.model, self.sizes, weights)
         if vectors is not None:
@@ -108,7 +108,7 @@ class I2VAERecommender(Trained):
     def stages(self, train: Rows) -> Iterator[Stage]:
         p = self.params
         objective = build_objective(p.objective, p.model.T)
-        batches, steps = (self._sequences if self.everywhere else self._rows)(train)
+        batches, steps = (self._sequences if self.at_every_position else self._rows)(train)
 
         def loss(batch: dict[str, Any], epoch: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
             return objective(self.model, batch, epoch, generator)
@@ -130,10 +130,10 @@ class I2VAERecommender(Trained):
     def _sequences(self, train: Rows) -> tuple[Batches, int]:
         """An epoch of training users, and its steps."""
         p = self.params
-        lessons = Lessons.of(train, p.model.T, self.shown)
-        if lessons.kept is not None:  # until it is trained, nothing is counted any more
+        positions = TrainingPositions.of(train, p.model.T, self.row_inputs)
+        if positions.kept is not None:  # until it is trained, nothing is counted any more
             for counts in filter(None, (self._counts_of_generator(), *self.evidence.left_out)):
-                counts.rest()
+                counts.release()
             return_freed_memory()
         proposals = {
             d: Proposal.of(self.popularity[d], p.objective.sampled)
@@ -142,9 +142,9 @@ class I2VAERecommender(Trained):
         }
 
         def batches(rng: np.random.Generator) -> Iterator[dict[str, Any]]:
-            yield from lessons.batches(p.training.batch_size, p.objective.blank_share, proposals, rng)
+            yield from positions.batches(p.training.batch_size, p.objective.blank_share, proposals, rng)
 
-        return batches, -(-lessons.orders.users // p.training.batch_size)
+        return batches, -(-positions.orders.users // p.training.batch_size)
 
     def validator(self, validation: Rows) -> Callable[[], dict[str, float]]:
         ranked = self._ranker(validation)
@@ -155,24 +155,24 @@ class I2VAERecommender(Trained):
 
         return validate
 
-    def _ranker(self, validation: Rows) -> Callable[[], tuple[pd.DataFrame, Remembering]]:
+    def _ranker(self, validation: Rows) -> Callable[[], tuple[pd.DataFrame, CachedScorer]]:
         """A function that ranks validation rows by the current weights; what they are shown is made once."""
         p = self.params
         negatives = sample_negatives(validation, p.evaluation.negatives, p.split.data_seed)
-        shown = self.shown(validation)
+        shown = self.row_inputs(validation)
 
-        def ranked() -> tuple[pd.DataFrame, Remembering]:
-            scorer = Remembering(self, shown)
+        def ranked() -> tuple[pd.DataFrame, CachedScorer]:
+            scorer = CachedScorer(self, shown)
             return rank(scorer, validation, negatives, full=False, batch_size=p.evaluation.batch_size), scorer
 
         return ranked
 
-    def finish(self, validation: Rows) -> None:
-        if self.everywhere and self.params.evidence.pooled:
-            self.listen(validation)
+    def choose_after_training(self, validation: Rows) -> None:
+        if self.at_every_position and self.params.evidence.pooled:
+            self.choose_pool_weight(validation)
 
-    def listen(self, validation: Rows) -> None:
-        """Choose the weight of plain counts beside the trained model (:class:`.model.every_position.Evident`).
+    def choose_pool_weight(self, validation: Rows) -> None:
+        """Choose the weight of plain counts beside the trained model (:class:`.model.every_position.EvidenceScorer`).
 
         By sampled NDCG@10 among ``evidence.pooled``, one weight for both domains; 0 unless the gain on the validation
         rows is more than its standard error (the rule of Breiman et al., Classification and Regression Trees, 1984).
@@ -188,23 +188,25 @@ class I2VAERecommender(Trained):
         best = max(reached, key=lambda weight: reached[weight])
         gains = [(values[best] - values[0.0])[validation.of(d)] for d in DOMAINS]
         error = np.sqrt(sum(one.var() / max(1, len(one)) for one in gains)) / len(DOMAINS)
-        heard = best if reached[best] - reached[0.0] > error else 0.0
-        self._pool(heard)
-        self.frozen["pool"] = torch.tensor(heard)
-        if heard:
-            history = [one | ({"pool": heard} if i == state.best_epoch else {}) for i, one in enumerate(state.history)]
-            self.state = replace(state, history=history, best_metric=reached[heard])
+        chosen_weight = best if reached[best] - reached[0.0] > error else 0.0
+        self._pool(chosen_weight)
+        self.frozen["pool"] = torch.tensor(chosen_weight)
+        if chosen_weight:
+            history = [
+                one | ({"pool": chosen_weight} if i == state.best_epoch else {}) for i, one in enumerate(state.history)
+            ]
+            self.state = replace(state, history=history, best_metric=reached[chosen_weight])
 
     def _pool(self, weight: float) -> None:
         for module in self.module.modules():
-            if isinstance(module, every_position.Evident):
+            if isinstance(module, every_position.EvidenceScorer):
                 module.pool = weight
 
     def recall(self, rows: Rows) -> tuple[Array, Array]:
         """Pseudo-items of rows and their scores, int32 and float32 [rows, n]."""
         return psg.recalled(self.generator, rows)
 
-    def shown(self, rows: Rows, recalled: tuple[Array, Array] | None = None) -> Shown:
+    def row_inputs(self, rows: Rows, recalled: tuple[Array, Array] | None = None) -> RowInputs:
         """Everything that :meth:`infer` looks at.
 
         Parameters
@@ -213,29 +215,29 @@ class I2VAERecommender(Trained):
             What :meth:`recall` gives, where the caller has it already; None: recall now.
         """
         recalled = self.recall(rows) if recalled is None else recalled
-        return Shown(rows, recalled, self.evidence.of(rows) if self.everywhere else None)
+        return RowInputs(rows, recalled, self.evidence.of(rows) if self.at_every_position else None)
 
-    def collated(self, shown: Shown, at: Array) -> dict[str, Any]:
+    def collated(self, shown: RowInputs, at: Array) -> dict[str, Any]:
         """The rows at ``at`` as tensors, by target domain."""
         p = self.params
-        if shown.told is not None:
-            return shown.at_ends(at, p.model.T)
+        if shown.evidence is not None:
+            return shown.last_positions(at, p.model.T)
         return collate(shown.rows, shown.recalled[0], at, p.model, p.psg.arrangement)
 
     @torch.no_grad()
     def infer(
-        self, rows: Rows | Shown, recalled: tuple[Array, Array] | None = None
+        self, rows: Rows | RowInputs, recalled: tuple[Array, Array] | None = None
     ) -> Iterator[tuple[str, Any, Latents]]:
         """Posteriors of rows, by target domain (their means and log-variances; nothing is sampled).
 
         Parameters
         ----------
         rows
-            The rows, or what :meth:`shown` gave of them.
+            The rows, or what :meth:`row_inputs` gave of them.
         recalled
-            As in :meth:`shown`.
+            As in :meth:`row_inputs`.
         """
-        shown = rows if isinstance(rows, Shown) else self.shown(rows, recalled)
+        shown = rows if isinstance(rows, RowInputs) else self.row_inputs(rows, recalled)
         for domain, side in self.collated(shown, np.arange(len(shown.rows))).items():
             here = side.to(self.device)
             yield domain, here, self.model.infer(here, domain)
@@ -259,7 +261,7 @@ class I2VAERecommender(Trained):
         return chosen(found, items)
 
     def restore(self, weights: dict[str, Tensor]) -> None:
-        if self.everywhere:
+        if self.at_every_position:
             told = {name.removeprefix("evidence/"): one.cpu().numpy() for name, one in self.frozen.items()}
             self.evidence = Evidence.restore(self.params.evidence, self.params.protocol, self.catalogue, told)
         super().restore(weights)
@@ -273,7 +275,7 @@ class I2VAERecommender(Trained):
 
     def forget_users(self) -> None:
         """Keep what recommending to new users needs, and nothing that names a training user or when one took what."""
-        if self.everywhere:
+        if self.at_every_position:
             self.evidence = self.evidence.without_users()
             self._keep_evidence()
         if isinstance(self.generator, psg.LeaveOneOutGenerator):
@@ -291,12 +293,12 @@ class I2VAERecommender(Trained):
         return found
 
 
-class Remembering:
+class CachedScorer:
     """Scores rows with what is shown of them made once, and keeps the posterior means for the active units."""
 
     name = I2VAERecommender.name
 
-    def __init__(self, recommender: I2VAERecommender, shown: Shown):
+    def __init__(self, recommender: I2VAERecommender, shown: RowInputs):
         self.recommender = recommender
         self.where = {int(source): i for i, source in enumerate(shown.rows.source)}
         self.shown = shown

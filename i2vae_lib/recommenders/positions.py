@@ -16,9 +16,9 @@ import torch
 from i2vae_lib.data.batches import as_indices, bucketed
 from i2vae_lib.data.rows import DOMAINS, PAD, Array, Rows, distinct
 from i2vae_lib.data.user_sequences import EveryEvent
-from i2vae_lib.generators.evidence import Told
+from i2vae_lib.generators.evidence import RowEvidence
 from i2vae_lib.generators.graphs import Unified
-from i2vae_lib.model.every_position import Asked
+from i2vae_lib.model.every_position import PositionBatch
 from i2vae_lib.recommenders.systems.every_position import Orders
 from i2vae_lib.recommenders.systems.separate_or_merged import Merged
 
@@ -62,33 +62,33 @@ _NONE_DRAWN = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
 
 
 @dataclass(frozen=True)
-class Shown:
-    """Rows, with their pseudo-sequences (``recalled``) and their evidence (``told``).
+class RowInputs:
+    """Rows, with their pseudo-sequences (``recalled``) and their evidence (``evidence``).
 
     Parameters
     ----------
     recalled
         Pseudo-items and their scores, int32 and float32 [rows, n].
-    told
+    evidence
         None where ``model.positions`` = last.
     """
 
     rows: Rows
     recalled: tuple[Array, Array]
-    told: Told | None
+    evidence: RowEvidence | None
 
     @property
     def nbytes(self) -> int:
-        """Bytes of ``recalled`` and ``told``."""
-        told = () if self.told is None else (self.told.items, self.told.scores)
-        return sum(one.nbytes for one in (*self.recalled, *told))
+        """Bytes of ``recalled`` and ``evidence``."""
+        evidence = () if self.evidence is None else (self.evidence.items, self.evidence.scores)
+        return sum(one.nbytes for one in (*self.recalled, *evidence))
 
     def take(self, at: Array) -> Self:
         items, scores = self.recalled
-        told = None if self.told is None else self.told.take(at)
-        return type(self)(self.rows.take(at), (items[at], scores[at]), told)
+        evidence = None if self.evidence is None else self.evidence.take(at)
+        return type(self)(self.rows.take(at), (items[at], scores[at]), evidence)
 
-    def at_ends(self, at: Array, length: int) -> dict[str, Asked]:
+    def last_positions(self, at: Array, length: int) -> dict[str, PositionBatch]:
         """The rows at ``at``, by target domain; each asks at the end of its last ``length`` events."""
         reading, found = Merged(self.rows.catalogue), {}
         for number, d in enumerate(DOMAINS):
@@ -97,10 +97,10 @@ class Shown:
                 here = at[position]
                 sequences = as_indices(reading.histories(self.rows.take(here), d).last(length))
                 end = np.full(len(here), sequences.shape[1] - 1)
-                found[d] = self.asked(here, d, sequences, np.arange(len(here)), end, position)
+                found[d] = self.batch(here, d, sequences, np.arange(len(here)), end, position)
         return found
 
-    def asked(
+    def batch(
         self,
         at: Array,
         domain: str,
@@ -109,9 +109,9 @@ class Shown:
         step: Array,
         position: Array,
         drawn: tuple[Array, Array] = _NONE_DRAWN,
-    ) -> Asked:
+    ) -> PositionBatch:
         """The rows at ``at``, all of ``domain``; row i asks at ``step[i]`` of the sequence ``line[i]``."""
-        assert self.told is not None
+        assert self.evidence is not None
         own = DOMAINS.index(domain)
         lengths = [self.rows.history[d].lengths[at] for d in DOMAINS]
         arrays = {
@@ -120,28 +120,28 @@ class Shown:
             "own_length": lengths[own],
             "other_length": lengths[1 - own],
             "pseudo": self.recalled[0][at],
-            "evidence_items": self.told.items[at],
-            "moment": self.told.moment[at],
+            "evidence_items": self.evidence.items[at],
+            "moment": self.evidence.moment[at],
             "target": self.rows.target[at],
             "position": position,
             "drawn": drawn[0],
         }
         whole: dict[str, Any] = {name: as_indices(one) for name, one in arrays.items()}
-        scores, correction = torch.from_numpy(self.told.scores[at]), torch.from_numpy(drawn[1])
-        return Asked(sequences, **whole, evidence_scores=scores, correction=correction)
+        scores, correction = torch.from_numpy(self.evidence.scores[at]), torch.from_numpy(drawn[1])
+        return PositionBatch(sequences, **whole, evidence_scores=scores, correction=correction)
 
 
-def silenced(side: Any) -> Any:
+def drop_evidence(side: Any) -> Any:
     """A side without evidence, as if nobody had taken anything yet: it reaches the scores through its latents alone."""
-    if not isinstance(side, Asked):
+    if not isinstance(side, PositionBatch):
         return side
     scores, moment = torch.zeros_like(side.evidence_scores), torch.zeros_like(side.moment)
     return replace(side, evidence_scores=scores, moment=moment)
 
 
 @dataclass(frozen=True)
-class Lessons:
-    """One pass over the training users.
+class TrainingPositions:
+    """Every position of the training users' sequences that asks for an item.
 
     Parameters
     ----------
@@ -151,14 +151,14 @@ class Lessons:
         The m events.
     length
         Most events of a sequence, and of each domain in the row of an event: the most recent ones.
-    show
+    inputs_of
         Makes what rows show: pseudo-sequences and evidence.
     kept
-        What ``show`` gives for :meth:`rows` of all lessons; None if that is too much to keep.
+        What ``inputs_of`` gives for :meth:`rows` of all positions; None if that is too much to keep.
     last
         Events that are asked for once more with their own history hidden.
     hidden
-        int64 [m + 1]: the lesson of an event with its own history hidden, after those of the m events; -1 if there is
+        int64 [m + 1]: the position of an event with its own history hidden, after those of the m events; -1 if there is
         none.
     item
         int64 [m + 1]: the event's item, of X as 1…n, of Y as n + 1…; 0 for padding.
@@ -167,15 +167,15 @@ class Lessons:
     orders: Orders
     events: EveryEvent
     length: int
-    show: Callable[[Rows], Shown]
-    kept: Shown | None
+    inputs_of: Callable[[Rows], RowInputs]
+    kept: RowInputs | None
     last: Array
     hidden: Array
     item: Array
 
     @classmethod
-    def of(cls, train: Rows, length: int, show: Callable[[Rows], Shown]) -> Self:
-        """The lessons in training rows."""
+    def of(cls, train: Rows, length: int, inputs_of: Callable[[Rows], RowInputs]) -> Self:
+        """The positions in training rows."""
         events, unified = EveryEvent.of(train), Unified(train.catalogue)
         sequences = events.whole.sequences
         counts = [len(sequences[d].values) for d in DOMAINS]
@@ -192,14 +192,14 @@ class Lessons:
         hidden[last + 1] = sum(counts) + np.arange(len(last))
         item = [sequences[d].values.astype(np.int64) for d in DOMAINS]
         numbers = np.concatenate([[PAD], item[0], item[1] + train.catalogue.size("x")])
-        lessons = cls(orders, events, length, show, None, last, hidden, numbers)
+        positions = cls(orders, events, length, inputs_of, None, last, hidden, numbers)
         everything = np.arange(sum(counts) + len(last))
-        bytes_each = show(lessons.rows(everything[:1])).nbytes
+        bytes_each = inputs_of(positions.rows(everything[:1])).nbytes
         fits = bytes_each * len(everything) <= LARGEST
-        return replace(lessons, kept=show(lessons.rows(everything))) if fits else lessons
+        return replace(positions, kept=inputs_of(positions.rows(everything))) if fits else positions
 
     def rows(self, at: Array) -> Rows:
-        """The rows of the lessons at ``at``."""
+        """The rows of the positions at ``at``."""
         count = len(self.events.domain)
         again = at >= count
         event = at.copy()
@@ -208,7 +208,7 @@ class Lessons:
 
     def batches(
         self, size: int, hidden_share: float, proposals: Mapping[str, Proposal], rng: np.random.Generator
-    ) -> Iterator[dict[str, Asked]]:
+    ) -> Iterator[dict[str, PositionBatch]]:
         """An epoch: every user once, and some a second time with the domain of their last event hidden.
 
         ``proposals`` has the domains that are too large for a softmax over all of their items.
@@ -226,12 +226,12 @@ class Lessons:
                 here = np.flatnonzero((domain[shown] == i) & (shown >= 0))
                 if len(here):
                     drawn = proposals[d].draw(rng) if d in proposals else _NONE_DRAWN
-                    batch[d] = self._asked(shown[here], d, sequences, line[here], step[here], here, drawn)
+                    batch[d] = self._batch(shown[here], d, sequences, line[here], step[here], here, drawn)
             if batch:
                 yield batch
 
-    def _asked(self, at: Array, *where: Any) -> Asked:
-        """:meth:`Shown.asked` of what was kept, else of what is made now for these rows."""
+    def _batch(self, at: Array, *where: Any) -> PositionBatch:
+        """:meth:`RowInputs.batch` of what was kept, else of what is made now for these rows."""
         if self.kept is not None:
-            return self.kept.asked(at, *where)
-        return self.show(self.rows(at)).asked(np.arange(len(at)), *where)
+            return self.kept.batch(at, *where)
+        return self.inputs_of(self.rows(at)).batch(np.arange(len(at)), *where)

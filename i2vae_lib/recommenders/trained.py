@@ -54,8 +54,7 @@ class StoredRecommender(contract.Recommender):
         Vectors of the unified items that training begins with (``cooccurrence.item_vectors`` with ``start_shrinkage``),
         where a system has any; for the audit.
     counted
-        What was counted in the training rows and scores items, each with a ``name`` and ``apart(train)``; for the
-        audit.
+        Counts of the training rows that score items, each with a ``name`` and ``foreign_counts(train)``; for the audit.
     """
 
     start: Array | None = None
@@ -97,35 +96,35 @@ class StoredRecommender(contract.Recommender):
         Parameters
         ----------
         rows
-            B rows that all ask for ``domain`` and all are :meth:`evident`.
+            B rows that all ask for ``domain`` and all are :meth:`can_rank`.
         items
             int64 [B, k], or [1, k] where all rows share their candidates; 1…n.
         """
 
-    def evident(self, rows: Rows) -> Array:
+    def can_rank(self, rows: Rows) -> Array:
         """Rows that the system can rank for, bool [n]; the others get popularity."""
-        return ~contract.without_evidence(rows) if self.reading is None else self.reading.evident(rows)
+        return ~contract.without_evidence(rows) if self.reading is None else self.reading.can_rank(rows)
 
-    def settle(self) -> None:
+    def update_tables(self) -> None:
         """Compute what :meth:`scores` needs. Called before each validation, after training and after loading."""
 
-    def kept(self) -> nn.Module:
+    def scoring_module(self) -> nn.Module:
         """The part of ``module`` that scoring needs: what :meth:`save` writes and :meth:`load` reads."""
         return self.module
 
     def restore(self, weights: dict[str, Tensor]) -> None:
-        """Take the saved weights of :meth:`kept`; ``frozen`` is there already."""
+        """Take the saved weights of :meth:`scoring_module`; ``frozen`` is there already."""
         self.module = self.build(torch.Generator().manual_seed(0)).to(self.device)
-        training.load_parameters(self.kept(), weights)
+        training.load_parameters(self.scoring_module(), weights)
 
     # --- known users ---
 
-    def remember(self, name: str, ids: Sequence[str] | Array, vectors: Tensor) -> None:
+    def keep_user_vectors(self, name: str, ids: Sequence[str] | Array, vectors: Tensor) -> None:
         """Under ``temporal``, keep the trained vectors [users, d] of these users."""
         if self.params.protocol == "temporal":
             self.frozen |= {f"known {name}": vectors, f"ids {name}": torch.from_numpy(packed(ids))}
 
-    def known_or(self, folded: Tensor, rows: Rows, name: str) -> Tensor:
+    def known_or_folded(self, folded: Tensor, rows: Rows, name: str) -> Tensor:
         """Folded-in vectors [rows, d]; under ``temporal`` those of known users are the ones they trained."""
         if self.params.protocol != "temporal":
             return folded
@@ -140,14 +139,14 @@ class StoredRecommender(contract.Recommender):
         negatives = sample_negatives(validation, p.evaluation.negatives, p.split.data_seed)
 
         def validate() -> dict[str, float]:
-            self.settle()
+            self.update_tables()
             ranks = rank(self, validation, negatives, full=False, batch_size=p.evaluation.batch_size)
             return selection_metric(ranks, validation)
 
         return validate
 
     def score(self, rows: Rows, candidates: Array) -> Array:
-        """:meth:`scores` for :meth:`evident` rows, training counts for the others."""
+        """:meth:`scores` for :meth:`can_rank` rows, training counts for the others."""
         return self.scored(rows, candidates, self.scores)
 
     @torch.no_grad()
@@ -155,7 +154,7 @@ class StoredRecommender(contract.Recommender):
         """:meth:`score` with another function in place of :meth:`scores`."""
         contract.check_candidates(rows, candidates)
         shared = candidates.strides[0] == 0
-        evident = self.evident(rows)
+        evident = self.can_rank(rows)
         found = np.empty(candidates.shape, dtype=np.float32)
         left = np.flatnonzero(~evident)
         found[left] = contract.gather(self.popularity, rows.take(left), candidates[left])
@@ -172,7 +171,9 @@ class StoredRecommender(contract.Recommender):
 
     def save(self, folder: Path) -> None:
         """Weights, frozen tables and popularity as safetensors, vocabularies and parameters beside them."""
-        tensors = dict(self.kept().named_parameters()) | {f"frozen/{name}": one for name, one in self.frozen.items()}
+        tensors = dict(self.scoring_module().named_parameters()) | {
+            f"frozen/{name}": one for name, one in self.frozen.items()
+        }
         tensors |= {f"popularity/{d}": torch.from_numpy(self.popularity[d]) for d in DOMAINS}
         parameters = self.params.model_dump(mode="json")
         contract.save_model(folder, self.catalogue, tensors, system=self.name, parameters=parameters)
@@ -194,7 +195,7 @@ class StoredRecommender(contract.Recommender):
             frozen = [name for name in weights if name.startswith("frozen/")]
             found.frozen = {name.removeprefix("frozen/"): weights.pop(name).to(found.device) for name in frozen}
             found.restore(weights)
-        found.settle()
+        found.update_tables()
         return found
 
 
@@ -209,16 +210,16 @@ class Trained(StoredRecommender):
         """What is to be trained, in order. ``self.module`` is built, and where the generator goes on after a stage,
         that stage is trained."""
 
-    def adopt(self, train: Rows, generator: Generator | None) -> None:
+    def prepare(self, train: Rows, generator: Generator | None) -> None:
         """Take from training rows what the module's shapes and constants depend on (a graph, the number of users)."""
 
-    def finish(self, validation: Rows) -> None:
+    def choose_after_training(self, validation: Rows) -> None:
         """Choose on validation rows what is not trained. Called once, when all stages are trained."""
 
-    def begin(self, train: Rows, generator: Generator | None, rng: np.random.Generator) -> None:
+    def initialise(self, train: Rows, generator: Generator | None, rng: np.random.Generator) -> None:
         """Everything that training starts from: what it takes from the rows, and weights drawn from ``rng``."""
         self.popularity, self.frozen = popularity(train), {}
-        self.adopt(train, generator)
+        self.prepare(train, generator)
         self.module = self.build(torch.Generator().manual_seed(int(rng.integers(2**62)))).to(self.device)
 
     def fit(
@@ -239,7 +240,7 @@ class Trained(StoredRecommender):
             Names the term, the epoch and the batch.
         """
         self.params = params
-        self.begin(train, generator, rng)
+        self.initialise(train, generator, rng)
         noise = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
         validate = self.validator(validation)
         identity = _identity(self, train, validation, generator)
@@ -261,12 +262,12 @@ class Trained(StoredRecommender):
                 callbacks=Callbacks(checkpoint, callbacks.on_epoch),
             )
             histories.append(self.state.history)
-        self.settle()
+        self.update_tables()
         if len(histories) > 1:
             self.state.history = [
                 {"stage": float(number)} | one for number, part in enumerate(histories, start=1) for one in part
             ]
-        self.finish(validation)
+        self.choose_after_training(validation)
         return self
 
 

@@ -38,7 +38,7 @@ from scipy import sparse
 from scipy.linalg import lapack
 
 from i2vae_lib.data.rows import DOMAINS, Array, DataError, Rows
-from i2vae_lib.generators.graphs import arrays_of, entries_apart, matrix_of, user_items
+from i2vae_lib.generators.graphs import arrays_of, differing_entries, matrix_of, user_items
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.references.from_histories import Axis, FromHistories, Setting
 
@@ -134,17 +134,17 @@ class EASE(FromHistories):
         found[:, self.columns[domain]] = own - product / self.diagonal[at]
         return found
 
-    def apart(self, train: Rows) -> Array:
+    def foreign_counts(self, train: Rows) -> Array:
         """No inverse is made again: P (X^T X + lambda I) z = z for the X of these rows and random z of -1 and 1, and M
         alike; there X itself and the diagonal are compared too. Weights of neighbourhoods are made again."""
         if self.weights is not None:
             chosen, at = self.chosen["lambda"], self.chosen["neighbours at lambda"]
             [again] = neighbourhoods(user_items(train, self.unified), [chosen], at)
-            return entries_apart(self.weights, again)
+            return differing_entries(self.weights, again)
         x, users = user_items(train, self.unified)[:, self.kept], self.users
         strength, found = np.float32(self.chosen["lambda"]), np.zeros(self.unified.size, dtype=np.int64)
         if users is not None and users.shape != x.shape:
-            found[self.kept] = entries_apart(users, x)
+            found[self.kept] = differing_entries(users, x)
             return found
         signs = np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.float32), (len(self.inverse), _PROBES))
         image = x.T @ (x @ signs) if users is None else x @ (x.T @ signs)
@@ -153,7 +153,7 @@ class EASE(FromHistories):
             found[self.kept] = wrong | (self.diagonal != self.inverse.diagonal())
         else:
             different = np.abs(_diagonal_by_users(x, self.inverse) - self.diagonal) > _TOLERANCE
-            found[self.kept] = entries_apart(users, x) + x[wrong].getnnz(axis=0) + different
+            found[self.kept] = differing_entries(users, x) + x[wrong].getnnz(axis=0) + different
         return found
 
     def arrays(self) -> dict[str, Array]:

@@ -201,7 +201,7 @@ class FromHistories(Popularity):
         """What the histories of rows say of each item of ``domain``: float [rows, n]; 0 says nothing."""
 
     @abstractmethod
-    def apart(self, train: Rows) -> Array:
+    def foreign_counts(self, train: Rows) -> Array:
         """What was learnt and is not what these training rows give, counted by unified item: int64 [n] (the audit)."""
 
     def score(self, rows: Rows, candidates: Array) -> Array:

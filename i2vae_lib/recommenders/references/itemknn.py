@@ -26,7 +26,7 @@ import numpy as np
 from scipy import sparse
 
 from i2vae_lib.data.rows import DOMAINS, Array, Rows
-from i2vae_lib.generators.graphs import arrays_of, cosine, entries_apart, matrix_of, user_items
+from i2vae_lib.generators.graphs import arrays_of, cosine, differing_entries, matrix_of, user_items
 from i2vae_lib.params import Parameters
 from i2vae_lib.recommenders.references.from_histories import Axis, FromHistories, Setting
 
@@ -53,9 +53,9 @@ class ItemKNN(FromHistories):
     def evidence(self, rows: Rows, domain: str) -> Array:
         return (self.unified.histories(rows) @ self.columns[domain]).toarray()
 
-    def apart(self, train: Rows) -> Array:
+    def foreign_counts(self, train: Rows) -> Array:
         ordered = _in_order(user_items(train, self.unified), self.chosen["shrinkage"])
-        return entries_apart(self.table, nearest(*ordered, self.chosen["neighbours"]))
+        return differing_entries(self.table, nearest(*ordered, self.chosen["neighbours"]))
 
     def arrays(self) -> dict[str, Array]:
         return arrays_of("table", self.table)

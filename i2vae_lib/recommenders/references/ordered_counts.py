@@ -35,7 +35,7 @@ class OrderedCounts(FromHistories):
 
     name = "ordered_counts"
 
-    left_out: cooccurrence.LeftOut
+    left_out: cooccurrence.LeaveOneOutCounts
     weight: float
 
     @classmethod
@@ -43,12 +43,12 @@ class OrderedCounts(FromHistories):
         """With settings that are given, nothing chosen: the counts that a copy path copies, as a ranker."""
         found = cls(train.catalogue)
         found.counts = popularity(train)
-        found._take(cooccurrence.LeftOut.fit(train, p), weight)
+        found._take(cooccurrence.LeaveOneOutCounts.fit(train, p), weight)
         return found
 
     def choices(self, train: Rows, params: Parameters) -> tuple[list[list[Axis]], Callable[[Setting], Setting]]:
         p = params.references
-        self._take(cooccurrence.LeftOut.fit(train, Kernel(p.shrinkage[0])), 0.0)
+        self._take(cooccurrence.LeaveOneOutCounts.fit(train, Kernel(p.shrinkage[0])), 0.0)
 
         def learn(setting: Setting) -> Setting:
             counts = {name: value for name, value in setting.items() if name != "popularity"}
@@ -62,7 +62,7 @@ class OrderedCounts(FromHistories):
             turns += [[Axis("recency", p.recency, (0, 1))]]
         return [*turns, [Axis("across", p.across, (0, 1))]], learn
 
-    def _take(self, left_out: cooccurrence.LeftOut, weight: float) -> None:
+    def _take(self, left_out: cooccurrence.LeaveOneOutCounts, weight: float) -> None:
         self.left_out, self.weight = left_out, weight
 
     def evidence(self, rows: Rows, domain: str) -> Array:
@@ -70,8 +70,8 @@ class OrderedCounts(FromHistories):
         told += (self.weight * np.log1p(self.counts[domain][1:])).astype(np.float32)
         return told
 
-    def apart(self, train: Rows) -> Array:
-        return self.left_out.apart(train)
+    def foreign_counts(self, train: Rows) -> Array:
+        return self.left_out.foreign_counts(train)
 
     def arrays(self) -> dict[str, Array]:
         p = self.left_out.p
@@ -80,4 +80,4 @@ class OrderedCounts(FromHistories):
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         *settings, weight = map(float, arrays["settings"])
-        self._take(cooccurrence.LeftOut.restore(self.catalogue, arrays, Kernel(*settings)), weight)
+        self._take(cooccurrence.LeaveOneOutCounts.restore(self.catalogue, arrays, Kernel(*settings)), weight)

@@ -33,8 +33,8 @@ class RecentPopularity(FromHistories):
     def evidence(self, rows: Rows, domain: str) -> Array:
         return self.recent.counts[domain][self.recent.at(rows), 0]
 
-    def apart(self, train: Rows) -> Array:
-        return self.unified.summed(self.recent.apart(train, [self.half_life]))
+    def foreign_counts(self, train: Rows) -> Array:
+        return self.unified.summed(self.recent.foreign_counts(train, [self.half_life]))
 
     def arrays(self) -> dict[str, Array]:
         return self.recent.arrays() | {"half_life": np.array([self.half_life])}

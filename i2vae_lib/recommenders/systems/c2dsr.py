@@ -174,7 +174,7 @@ class C2DSR(Trained):
 
     graphs: Mapping[str, Product] = NOTHING  # of each view, [items + 1, items + 1]
 
-    def adopt(self, train: Rows, generator: Generator | None) -> None:
+    def prepare(self, train: Rows, generator: Generator | None) -> None:
         edges = {MERGED: successors(self.reading.sequences(train)[MERGED], self.reading.size(MERGED))}
         edges |= {d: successors(with_targets(train, d), self.catalogue.size(d)) for d in DOMAINS}
         self.graphs = {name: Product.of(one, self.device) for name, one in edges.items()}
@@ -285,7 +285,7 @@ class C2DSR(Trained):
         return parts
 
     @torch.no_grad()
-    def settle(self) -> None:
+    def update_tables(self) -> None:
         """The vectors that encoders read, without dropout. A loaded model has them and no graph."""
         if self.graphs:
             self.frozen = {name: one.vectors(self.graphs[name], None) for name, one in self.module.streams.items()}

@@ -118,8 +118,8 @@ class CDRIB(GraphEncoded):
 
     twins: Mapping[str, Tensor]  # of training users, by :func:`counterparts`
 
-    def adopt(self, train: Rows, generator: Generator | None) -> None:
-        super().adopt(train, generator)
+    def prepare(self, train: Rows, generator: Generator | None) -> None:
+        super().prepare(train, generator)
         twins = counterparts(self.graphs, len(self.user_ids))
         self.twins = {d: torch.from_numpy(one).to(self.device) for d, one in twins.items()}
 
@@ -175,9 +175,9 @@ class CDRIB(GraphEncoded):
             users, items = module.encoders[d](module.users[d].weight, module.items[d].weight, graph, None)
             self.frozen[f"messages {d}"] = torch.stack(users.messages)
             self.frozen[f"items {d}"] = items.concatenated(None)
-            self.remember(d, self.users_of(d), users.concatenated(None))
+            self.keep_user_vectors(d, self.users_of(d), users.concatenated(None))
 
-    def kept(self) -> nn.Module:
+    def scoring_module(self) -> nn.Module:
         return nn.ModuleDict({d: self.module.encoders[d].users for d in DOMAINS})
 
     def scores(self, rows: Rows, domain: str, items: Tensor) -> Tensor:
@@ -188,4 +188,4 @@ class CDRIB(GraphEncoded):
     def users(self, rows: Rows, domain: str) -> Tensor:
         """r of the rows as users of a domain, with the posterior mean: [rows, L d]."""
         hidden, mean = self.folded(self.module.encoders[domain].users, domain, rows, domain)
-        return self.known_or(torch.cat([*hidden, mean], dim=1), rows, domain)
+        return self.known_or_folded(torch.cat([*hidden, mean], dim=1), rows, domain)

@@ -170,7 +170,7 @@ class DASL(Trained):
     users: Mapping[str, Sequence[str]]  # domain -> ids in the order of its user table
     whole: Mapping[str, Ragged] = NOTHING  # domain -> their sequences
 
-    def adopt(self, train: Rows, generator: Generator | None) -> None:
+    def prepare(self, train: Rows, generator: Generator | None) -> None:
         found = user_sequences(train)
         has = {d: np.flatnonzero(found.sequences[d].lengths) for d in DOMAINS}
         self.users = {d: [str(one) for one in found.users[has[d]]] for d in DOMAINS}
@@ -223,13 +223,13 @@ class DASL(Trained):
 
     # --- scoring ---
 
-    def settle(self) -> None:
+    def update_tables(self) -> None:
         """Fit what newcomers' vectors are mapped with, to the training users' vectors as they are."""
         for d, whole in self.whole.items():
             table = self.module.side(d).items.weight[1:].detach().cpu().numpy()
             edges = binary(whole.owner, whole.values - 1, (len(whole), len(table)))
             means = mean_mapped(edges, table, np.eye(table.shape[1])).astype(np.float64)
-            self.remember(d, self.users[d], self.module.side(d).users.weight.detach())
+            self.keep_user_vectors(d, self.users[d], self.module.side(d).users.weight.detach())
             users = self.module.side(d).users.weight.detach().cpu().numpy().astype(np.float64)
             # the normal equations, d x d: this is done at every validation
             inverse = np.linalg.pinv(means.T @ means, hermitian=True)
@@ -242,7 +242,7 @@ class DASL(Trained):
             table = self.module.side(d).items.weight[1:].detach().cpu().numpy()
             mapping = self.frozen[f"mapping {d}"].cpu().numpy()
             vectors = mean_mapped(domain_histories(rows, d), table, mapping)
-            found[d] = self.known_or(torch.from_numpy(vectors).to(self.device), rows, d)
+            found[d] = self.known_or_folded(torch.from_numpy(vectors).to(self.device), rows, d)
         warm = torch.from_numpy(rows.history[domain].lengths > 0).to(self.device)
         return torch.where(warm[:, None], found[domain], self.module.turned(domain, found[other(domain)]))
 

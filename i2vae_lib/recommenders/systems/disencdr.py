@@ -132,8 +132,8 @@ class DisenCDR(GraphEncoded):
     share: Mapping[str, Tensor]  # of training users, by :func:`shares`
     sharing = True  # the shared latent is in use: after the warm-up
 
-    def adopt(self, train: Rows, generator: Generator | None) -> None:
-        super().adopt(train, generator)
+    def prepare(self, train: Rows, generator: Generator | None) -> None:
+        super().prepare(train, generator)
         self.share = shares(self.graphs, len(self.user_ids))
 
     def network(self, users: Mapping[str, int]) -> nn.Module:
@@ -203,15 +203,15 @@ class DisenCDR(GraphEncoded):
     def freeze(self) -> None:
         module = self.module
         shared, messages = self.shared_posterior(None)
-        self.remember("shared", self.user_ids, shared.mean)
+        self.keep_user_vectors("shared", self.user_ids, shared.mean)
         for d, graph in self.graphs.items():
             users, items = module.specific[d](module.users[d].weight, module.items[d].weight, graph, None)
             self.frozen[f"messages shared {d}"] = torch.stack(messages[d])
             self.frozen[f"messages specific {d}"] = torch.stack(users.messages)
             self.frozen[f"items {d}"] = items.posterior.mean
-            self.remember(f"specific {d}", self.users_of(d), users.posterior.mean)
+            self.keep_user_vectors(f"specific {d}", self.users_of(d), users.posterior.mean)
 
-    def kept(self) -> nn.Module:
+    def scoring_module(self) -> nn.Module:
         module = self.module
         specific = {f"specific {d}": module.specific[d].users for d in DOMAINS}
         return nn.ModuleDict(specific | {f"shared {d}": module.shared[d] for d in DOMAINS})
@@ -230,10 +230,10 @@ class DisenCDR(GraphEncoded):
         share = {d: torch.from_numpy((counts[d] / total).astype(np.float32)).to(self.device) for d in DOMAINS}
         pools = {d: pooling(rows, d, self.device) for d in DOMAINS}
         messages = {d: self.frozen[f"messages shared {d}"] for d in DOMAINS}
-        return self.known_or(shared_mean(self.module.shared, messages, pools, share), rows, "shared")
+        return self.known_or_folded(shared_mean(self.module.shared, messages, pools, share), rows, "shared")
 
     def specific_users(self, rows: Rows, domain: str) -> Tensor:
         """Means of the specific latent, [rows, d]; of a row without an own history they say nothing."""
         name = f"specific {domain}"
         _, vectors = self.folded(self.module.specific[domain].users, name, rows, domain)
-        return self.known_or(vectors, rows, name)
+        return self.known_or_folded(vectors, rows, name)

@@ -110,8 +110,8 @@ class EMCDR(OnTriples):
         found: nn.Module = self.module["mapping"]
         return found if "scale x" in self.frozen else None
 
-    def adopt(self, train: Rows, generator: Generator | None) -> None:
-        super().adopt(train, generator)
+    def prepare(self, train: Rows, generator: Generator | None) -> None:
+        super().prepare(train, generator)
         self.overlap = overlapping(self.taken, self.params.emcdr.active_share)
 
     def build(self, weights: torch.Generator) -> nn.Module:
@@ -121,14 +121,14 @@ class EMCDR(OnTriples):
         initialise(mappings, weights)
         return nn.ModuleDict({"factors": factors, "mapping": mappings})
 
-    def kept(self) -> nn.Module:
+    def scoring_module(self) -> nn.Module:
         """The mapping; of the factors, ``frozen`` has what scores."""
         return nn.Module() if self.mapping is None else self.mapping
 
     def stages(self, train: Rows) -> Iterator[Stage]:
         yield self.triple_stage("factors")
         if self.own.mapping == "mlp":
-            self.settle()
+            self.update_tables()
             pairs = self.overlapping_pairs()
             if pairs:
                 yield self.mapping_stage(pairs)
@@ -174,7 +174,7 @@ class EMCDR(OnTriples):
         decay = self.params.emcdr.mapping_decay
         return Stage("mapping", self.module["mapping"], loss, batches, count, steps, weight_decay=decay)
 
-    def settle(self) -> None:
+    def update_tables(self) -> None:
         """Item vectors, zero where nobody took the item, and the linear mapping of the factors as they stand, so that
         each of their epochs is measured with it. A loaded model has both and no training interactions."""
         self.frozen |= {f"items {d}": final.to(self.device) for d, _, final in self.tables()}
@@ -196,7 +196,7 @@ class EMCDR(OnTriples):
         seen = self.frozen[f"items {domain}"].any(dim=1).cpu().numpy().astype(np.float32)
         return graphs.domain_histories(rows, domain) @ seen > 0
 
-    def evident(self, rows: Rows) -> Array:
+    def can_rank(self, rows: Rows) -> Array:
         """Rows with known items in their own domain or, where there is a mapping, in the other."""
         informed = {d: self.informed(rows, d) for d in DOMAINS}
         own = np.where(rows.domain == 0, informed["x"], informed["y"])
@@ -204,7 +204,7 @@ class EMCDR(OnTriples):
 
     def scores(self, rows: Rows, domain: str, items: Tensor) -> Tensor:
         """Own-domain vectors where there are any, mapped ones elsewhere."""
-        vectors = self.known_or(self.fold(graphs.domain_histories(rows, domain), domain), rows, domain)
+        vectors = self.known_or_folded(self.fold(graphs.domain_histories(rows, domain), domain), rows, domain)
         if self.mapping is not None:
             cold = torch.from_numpy(~self.informed(rows, domain)).to(self.device)
             vectors = torch.where(cold[:, None], self.mapped(rows, other(domain)), vectors)

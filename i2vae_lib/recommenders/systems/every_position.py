@@ -167,7 +167,7 @@ class EveryPosition(Trained):
         """
         return self.module[stream](inputs, generator)
 
-    def adopt(self, train: Rows, generator: Generator | None) -> None:
+    def prepare(self, train: Rows, generator: Generator | None) -> None:
         if self.own.start == "cooccurrence":
             self.start = item_vectors(train, self.params.model.d, self.start_shrinkage)
 

@@ -48,7 +48,7 @@ class GraphEncoded(Trained):
         Among it the messages [layers, items, d] of each users' path.
         """
 
-    def adopt(self, train: Rows, generator: Generator | None) -> None:
+    def prepare(self, train: Rows, generator: Generator | None) -> None:
         self.graphs = graph_encoders.bipartites(train, self.device)
         self.user_ids = [str(one) for one in user_sequences(train).users]
 
@@ -67,7 +67,7 @@ class GraphEncoded(Trained):
         return Stage(name, self.module, self.loss, self.batches, rows, -(-rows // self.own.batch_size))
 
     @torch.no_grad()
-    def settle(self) -> None:
+    def update_tables(self) -> None:
         if self.graphs:
             self.freeze()
 

@@ -90,7 +90,7 @@ class OnTriples(Trained):
         """Those of layer 0 of each graph, [users + items, d], users first."""
         return self.module
 
-    def adopt(self, train: Rows, generator: Generator | None) -> None:
+    def prepare(self, train: Rows, generator: Generator | None) -> None:
         self.users = np.array(list(dict.fromkeys(train.user)), dtype=object)
         self.taken = {name: self.reading.taken(train, name) for name in self.reading.streams}
 
@@ -132,7 +132,7 @@ class OnTriples(Trained):
             users, items = np.split(self.vectors.get_parameter(name).detach().cpu().numpy(), [graph.shape[0]])
             mean, fold_in, final = graphs.tables_of(graph, (users, items), self.layers)
             lines = np.flatnonzero(graph.getnnz(axis=1))  # the others' vectors nobody has trained
-            self.remember(name, self.users[lines], torch.from_numpy(mean[lines].astype(np.float32)))
+            self.keep_user_vectors(name, self.users[lines], torch.from_numpy(mean[lines].astype(np.float32)))
             yield name, torch.from_numpy(fold_in), torch.from_numpy(final)
 
 
@@ -143,14 +143,14 @@ class _LightGCN(OnTriples):
     def layers(self) -> int:  # type: ignore[override]
         return int(self.own.layers)
 
-    def adopt(self, train: Rows, generator: Generator | None) -> None:
-        super().adopt(train, generator)
+    def prepare(self, train: Rows, generator: Generator | None) -> None:
+        super().prepare(train, generator)
         self.adjacency = {d: Adjacency.of(graphs.normalised(one)).to(self.device) for d, one in self.taken.items()}
 
     def stages(self, train: Rows) -> Iterator[Stage]:
         yield self.triple_stage("lightgcn")
 
-    def settle(self) -> None:
+    def update_tables(self) -> None:
         """Tables of each graph. A loaded model has these and no graph."""
         for name, fold_in, final in self.tables():
             self.frozen |= {f"fold_in {name}": fold_in, f"final {name}": final}
@@ -159,11 +159,11 @@ class _LightGCN(OnTriples):
             d: self.frozen[f"final {name}"][torch.from_numpy(items)].to(self.device) for name, d, items in pools
         }
 
-    def kept(self) -> nn.Module:
+    def scoring_module(self) -> nn.Module:
         """Nothing: ``frozen`` is all that scores."""
         return nn.Module()
 
-    def evident(self, rows: Rows) -> Array:
+    def can_rank(self, rows: Rows) -> Array:
         """Rows of which an item that the graph knows is in the history, bool [n]."""
         found = np.zeros(len(rows), dtype=bool)
         for d in DOMAINS:
@@ -175,7 +175,7 @@ class _LightGCN(OnTriples):
     def scores(self, rows: Rows, domain: str, items: Tensor) -> Tensor:
         name = self.reading.stream(domain)
         folded = propagated(self.reading.edges(rows, name), self.frozen[f"fold_in {name}"].cpu().numpy())
-        vectors = self.known_or(torch.from_numpy(folded).to(self.device), rows, name)
+        vectors = self.known_or_folded(torch.from_numpy(folded).to(self.device), rows, name)
         return dot(vectors, self.finals[domain], items)
 
 

@@ -130,11 +130,11 @@ class RAVAE(Trained):
         nats = decoder.reconstruction(z, pairs.bags, [self.reading.slots(d)]).mean()
         return nats, {f"reconstruction/{d}": nats}
 
-    def evident(self, rows: Rows) -> Array:
-        return self.has_evidence(rows) if self.aligned else super().evident(rows)
+    def can_rank(self, rows: Rows) -> Array:
+        return self.has_evidence(rows) if self.aligned else super().can_rank(rows)
 
     def has_evidence(self, rows: Rows) -> Array:
-        """:meth:`evident` once all is trained."""
+        """:meth:`can_rank` once all is trained."""
         return rows.lengths("other") > 0
 
     def scores(self, rows: Rows, domain: str, items: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ class PerDomain:
         """What rows that ask for ``domain`` show, in its stream."""
         return rows.history[domain]
 
-    def evident(self, rows: Rows) -> Array:
+    def can_rank(self, rows: Rows) -> Array:
         """Rows that have anything in their stream, bool [n]."""
         return rows.lengths("own") > 0
 
@@ -121,7 +121,7 @@ class Merged(PerDomain):
     def _in_order(self, parts: Sequence[Ragged], last: Array) -> Ragged:
         return interleaved([self.numbered(one, d) for one, d in zip(parts, DOMAINS, strict=True)], last)
 
-    def evident(self, rows: Rows) -> Array:
+    def can_rank(self, rows: Rows) -> Array:
         return (rows.lengths("own") > 0) | (rows.lengths("other") > 0)
 
 
