@@ -89,6 +89,8 @@ TIMES: dict[str, tuple[Callable[[int], object], int]] = {  # how a time is writt
     "YYYYMMDDHHMMSSfff": (lambda t: moment(t).strftime("%Y%m%d%H%M%S123"), 1),
     "YYYYMMDDHHMMSS.f": (lambda t: moment(t).strftime("%Y%m%d%H%M%S.5"), 1),
     "days": (lambda t: t // 86_400, 86_400),
+    "days with a fraction": (lambda t: f"{t / 86_400:.6f}", 1),
+    "days as doubles": (lambda t: repr(t / 86_400), 1),
     "scientific": (lambda t: f"{t:.9e}", 1),
 }
 
@@ -641,6 +643,44 @@ def test_ids_when_nearly_equal_are_suspicious(tmp_path, change, told):
     p = load("smoke", {}, protocol="chronological")
     table = audit(protocols.apply("chronological", pair, p.split, p.controls))
     assert any(told in one for one in table.loc[table["check"] == "suspicious", "example"])
+
+
+INTACT = "{:d}".format
+STEAM = {u: 76_561_197_960_265_728 + 99_991 * int(u) for u, _, _ in LOGS["x"]}
+DENSE = {u: 76_561_197_960_265_728 + 3 * int(u) for u in STEAM}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ([INTACT, lambda n: f"{float(n):.14e}"[:16].replace(".", "") + "00"], "have zeros behind 15 digits"),
+        ([INTACT, lambda n: f"{int(float(n))}"], "are multiples of the step"),
+        ([lambda n: f"{n // 100 * 100}"] * 2, "have zeros behind 15 digits"),
+        ([lambda n: f"{int(float(n))}"] * 2, "are multiples of the step"),
+    ],
+)
+@pytest.mark.parametrize("people", [STEAM, DENSE])
+@pytest.mark.parametrize("role", ["user", "item"])
+def test_ids_that_were_rounded_as_numbers_are_suspicious(tmp_path, changes, told, people, role):
+    for d, change in zip(DOMAINS, changes, strict=True):
+        ids = {u: change(n) for u, n in people.items()}
+        rows = [(ids[u], i, t) if role == "user" else (u, ids[u], t) for u, i, t in LOGS[d]]
+        (tmp_path / f"{d}.csv").write_text(csv_of(rows))
+    found = describe_files(tmp_path / "x.csv", tmp_path / "y.csv")
+    expected = ["y"] if changes[0] is INTACT else [*DOMAINS]
+    assert [one[0] for one in found.suspicious if f"{role} ids of 16 digits or more" in one and told in one] == expected
+    if found.yaml:
+        _, pair = read_as_described(tmp_path, tmp_path / "x.csv", tmp_path / "y.csv")
+        assert sum(told in one for one in pair.suspicions) == len(expected)  # the audit's
+    else:
+        assert told in found.refusal
+
+
+@pytest.mark.parametrize("write", [INTACT, lambda n: f"{n >> 16 << 22}"])  # a counter in the upper bits
+def test_long_ids_that_were_not_rounded_are_not_suspicious(tmp_path, write):
+    put(tmp_path, lambda rows: csv_of([(write(STEAM[u]), i, t) for u, i, t in rows]))
+    found = describe_files(tmp_path / "x.csv", tmp_path / "y.csv")
+    assert not [one for one in found.suspicious if "rounded" in one]
 
 
 @pytest.mark.parametrize(

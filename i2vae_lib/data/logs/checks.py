@@ -22,7 +22,7 @@ from i2vae_lib.places import quoted
 # between the units of Unix times: from March 1973 to the year 5138, the size of a time tells its unit
 _UNIT_BOUNDS = (10**11, 10**14, 10**17)
 _NO_ID = (  # what an export writes for an unknown id: all that pandas reads as missing, in lower case, and SQL's \N
-    *("", "nan", "-nan", "na", "n/a", "#na", "#n/a", "#n/a n/a", "<na>", "none", "null", "\\n"),
+    *("", "nan", "-nan", "nat", "na", "n/a", "#na", "#n/a", "#n/a n/a", "<na>", "none", "null", "\\n"),
     *("1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"),
 )
 _YEAR = 365 * 86_400  # seconds
@@ -355,6 +355,8 @@ def _advice(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns, valu
         return f": no day of the calendar: {'mend or drop these rows' if 2 * bad < total else 'give days that exist'}"
     if re.fullmatch(r"[0-9a-f]{24}", text):
         return ": an ObjectId of MongoDB? Its first 8 digits, read to the base 16, are Unix time in seconds"
+    if re.match(r'\{"\$\w+":', text):
+        return ": an object of MongoDB's extended JSON: write its value alone, as mongoexport --type=csv does"
     if re.fullmatch(r"[0-9]{4,},[0-9]+", text):
         return ": write the decimal comma as a point"
     if re.fullmatch(r"[0-9]{1,3}([,.' ][0-9]{3})+", text):

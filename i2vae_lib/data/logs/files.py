@@ -182,7 +182,8 @@ class Source:
             return "n"  # of :meth:`numbered`
         name, at = layout.timestamp, self.names.index(layout.timestamp)
         if layout.unit == "d":
-            return f"({self.integer(name)} * 86400)"
+            days = f"TRY_CAST(trim({self.text(name)}) AS DOUBLE)"  # to 1 / 3,000,000 of a second
+            return f"CASE WHEN {self.integer(name)} IS NOT NULL THEN TRY_CAST(round({days} * 86400) AS BIGINT) END"
         if layout.unit == "date":
             whole = f"regexp_replace(trim({self.text(name)}), '\\.0*$', '')"
             formats = "['%Y%m%d', '%Y%m%d%H', '%Y%m%d%H%M', '%Y%m%d%H%M%S']"
@@ -310,6 +311,11 @@ def _keys(path: Path, gzipped: bool, line: str) -> tuple[str, ...]:
         pairs = json.loads(line, object_pairs_hook=list)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}, line 1: not one JSON object a line ({type(error).__name__}: {error})") from None
+    if pairs and all(isinstance(value, list) for _, value in pairs):
+        raise DataError(
+            f"{path}, line 1: one JSON object of lists or objects ({len(pairs):,}, the first under {pairs[0][0]!r}) "
+            f"and no event: write one JSON object a line, as pandas to_json(orient='records', lines=True) does"
+        )
     keys = [key for key, _ in pairs]
     if twice := key_twice(keys):
         raise DataError(f"{path}, line 1: {twice}")

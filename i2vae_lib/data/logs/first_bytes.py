@@ -47,15 +47,17 @@ _MAGIC = {  # of the first eight bytes
     b"\xff\xfe": "text in UTF-16",
     b"\xfe\xff": "text in UTF-16",
 }
-_NO_LOG = {  # how a first line begins that no conversion makes a log of
-    **dict.fromkeys(
-        ("insert into ", "create table ", "-- ", "--\n", "--\r\n", "pragma ", "begin transaction", "/*"),
-        "SQL and no table: load it into a database, and export the table as CSV",
+_NO_LOG = {  # how a first line begins, in lower case, that is none of a log
+    r"insert into |create table |--( |\r?\n)|pragma |begin transaction|/\*": (
+        "SQL and no table: load it into a database, and export the table as CSV"
     ),
-    "+---": "a table as MySQL and Spark draw it, with lines around: export it as CSV",
-    "version https://git-lfs": "a Git LFS pointer in place of the file: `git lfs pull` fetches it",
-    "<!doctype": "a web page, as failed downloads leave it: fetch the log anew",
-    "<html": "a web page, as failed downloads leave it: fetch the log anew",
+    r"\+---": "a table as MySQL and Spark draw it, with lines around: export it as CSV",
+    r"version https://git-lfs": "a Git LFS pointer in place of the file: `git lfs pull` fetches it",
+    r"<!doctype|<html": "a web page, as failed downloads leave it: fetch the log anew",
+    r"<(table|div|style|meta|head|body)\b": "an HTML table: write it as CSV, e.g. with pandas read_html and to_csv",
+    r"<([?!]|\w[^<>,;|\t]*>(?![,;|\t]))": "XML: write it as CSV, e.g. with pandas read_xml and to_csv",
+    r"@(relation|attribute|data)\b": "an ARFF file, as Weka has it: write the names of its attributes as a CSV header",
+    r"x\r?\n|rd[xab][23]\r?\n": "R's own format (.rds, .RData): write it as CSV, with write.csv(…, row.names=FALSE)",
 }
 _FEATURES = (
     r"[-+]?[0-9.]+(,[0-9]+)*(\s+\|\S*)?(\s+([0-9]+:)?([0-9]+|qid):[-+0-9.eE]+)+(\s+#.*)?|"
@@ -97,7 +99,7 @@ def first_line(path: Path) -> tuple[bool, str]:
             raise DataError(f"{path}: {_NO_TEXT.format('')}") from None
         raise DataError(f"{path}, line 1: {not_utf8()}") from None
     for beginning, what in _NO_LOG.items():
-        if line.lower().startswith(beginning):
+        if re.match(beginning, line.lstrip().lower()):
             raise DataError(f"{path}: this is {what}")
     if line.lstrip().startswith("{") and content.startswith(codecs.BOM_UTF8):
         raise DataError(f"{path}, line 1: it begins with a byte order mark, which JSON may not have: write it without")

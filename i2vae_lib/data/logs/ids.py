@@ -119,6 +119,7 @@ def id_suspicions(db: duckdb.DuckDBPyConnection, names: Mapping[str, str], same_
         found += [one for d in DOMAINS for one in spellings(db, "item", items[d], {d: names[d]})]
     found += [one for d, name in names.items() for one in _crowded(db, d, name)]
     found += [one for d, name in names.items() for one in _lists(db, d, name)]
+    found += [one for role in ("user", "item") for one in rounded(db, role, names)]
     return found + _numberings(db, names) + _common_events(db) + _few_shared(db)
 
 
@@ -210,6 +211,33 @@ def _lists(db: duckdb.DuckDBPyConnection, d: str, name: str) -> list[str]:
             found.append(
                 f"{name}: {count:,} of {ids:,} {role} ids are several numbers, such as {quoted(example)}: lists?"
             )
+    return found
+
+
+def rounded(db: duckdb.DuckDBPyConnection, role: str, names: Mapping[str, str]) -> list[str]:
+    """Long numbers as ids of which nearly all have zeros behind 15 digits, or are multiples of a double's step."""
+    found = []
+    for d, name in names.items():
+        # what a step divides only by a greater one as well, as counters in the upper bits, was not rounded to it
+        total, *kinds = first_row(
+            db,
+            f"WITH a AS (SELECT id, CAST(id AS HUGEINT) AS v, greatest(floor(log2(v)) - 52, 0) AS bits, "
+            f"CAST(2 ** bits AS HUGEINT) AS step FROM {tables_of(d)[role]} "
+            f"{'AND' if role == 'user' else 'WHERE'} regexp_full_match(id, '[1-9][0-9]{{15,36}}')), "
+            f"b AS (SELECT *, regexp_full_match(id, '.{{15}}0+') AS ten, bits > 0 AND v % step = 0 AS two FROM a) "
+            f"SELECT count(*), count(*) FILTER (ten), sum(length(id) - 15) FILTER (ten), true, min(id) FILTER (ten), "
+            f"count(*) FILTER (two), sum(bits * log10(2)) FILTER (two), "
+            f"avg(CAST(v % (2 * step) <> 0 AS INTEGER)) FILTER (two) > 0.1, min(id) FILTER (two) FROM b",
+        )
+        whats = ("have zeros behind 15 digits", "are multiples of the step that doubles have at their size")
+        for what, (count, digits, odd, example) in zip(whats, (kinds[:4], kinds[4:]), strict=True):
+            if count > 0.95 * total and digits > 6 and odd:  # by chance: one in a million
+                found.append(
+                    f"{name}: {count:,} of {total:,} {role} ids of 16 digits or more, such as {example}, {what}: "
+                    f"rounded, as numbers in a spreadsheet or as floats? Then several {role}s are one, or match none "
+                    f"of the other file; write the ids as text, from their source"
+                )
+                break
     return found
 
 

@@ -29,6 +29,7 @@ from i2vae_lib.data.logs.ids import (
     float_ids,
     id_suspicions,
     number_ids,
+    rounded,
     shared_items,
     shared_users,
     spelled_apart,
@@ -211,7 +212,7 @@ def _check_pair(db: duckdb.DuckDBPyConnection, pair: PairFile) -> None:
         return
     names = f"{pair.x.path} and {pair.y.path}: no user is in both"
     sides = {d: pair.side(d).name for d in DOMAINS}
-    alike = "; ".join(spellings(db, "user", "users", sides) + spelled_apart(db, sides))
+    alike = "; ".join(spellings(db, "user", "users", sides) + spelled_apart(db, sides) + rounded(db, "user", sides))
     if shared := shared_items(db):
         raise DataError(
             f"{names}, but {shared:,} ids of the item columns are: either users and items are swapped "

@@ -61,7 +61,7 @@ def time_suspicions(db: duckdb.DuckDBPyConnection, names: Mapping[str, str], uni
     if last < first:
         found.append(
             f"all times of {name} lie before those of {other} ({date_of(last)} and {date_of(first)}): does one of them "
-            f"count from another year, or in another unit?"
+            f"count from another year (SAS and Stata: 1960, GPS: 1980), or in another unit?"
         )
     return found + _same_times(db, names)
 
