@@ -22,7 +22,6 @@ from i2vae_lib.runs import committed_path, write_atomically, write_json
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "figures"
-REAL_TIME = ("films", "newsapart", "beautyelec", "food_kitchen")
 THUMBNAILS = FOLDER / "notebooks"
 DIGESTS = THUMBNAILS / "figures.json"
 """The :func:`digest` of the figure of each thumbnail."""
@@ -39,18 +38,6 @@ def item_order() -> str:
         for one in table.itertuples()
     ]
     return pictures.bars("Two people took the same two items: how often in the other order?", lines)
-
-
-def recipe() -> str:
-    """The recipe less the best reference ranker on all rows, HR@10, where logs have real times."""
-    lines = []
-    for pair in REAL_TIME:
-        table: Any = pd.read_csv(committed_path(f"recipe_{pair}"))
-        for one in table[(table["kind"] == "all") & (table["metric"] == "HR@10")].itertuples():
-            numbers = [100 * value for value in (one.difference, one.interval_low, one.interval_high)]
-            note = f"{100 * one.system:.1f} against {100 * one.reference:.1f} ({one.best.replace('_', ' ')})"
-            lines.append(pictures.Interval(f"{pair}, {one.domain} (n = {one.n:,})", *numbers, note))
-    return pictures.forest("i2VAE (preset tuned) less the best reference ranker", "points of HR@10", lines)
 
 
 def splits() -> str:
@@ -71,7 +58,7 @@ def growth() -> str:
     return pictures.curves("log10 of seconds of CPU", "log10 of events", lines)
 
 
-FIGURES = {"item_order": item_order, "recipe": recipe, "splits": splits, "growth": growth}
+FIGURES = {"item_order": item_order, "splits": splits, "growth": growth}
 
 
 def smallest_figure(notebook: dict[str, Any]) -> dict[str, Any] | None:
