@@ -41,7 +41,7 @@ def run_of(folder: Path, protocol: str = "chronological", **more: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def at_every_position(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def everywhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the recipe's kind: its counts hold every training user's items. Do not change it."""
     return run_of(tmp_path_factory.mktemp("export") / "run", **EVERYWHERE)
 

@@ -60,7 +60,7 @@ def audit_references(dataset: CrossDomainDataset, fitted: Sequence[Any]) -> pd.D
         if getattr(ranker, "counts", None):
             line = audit_counts(dataset, ranker.counts).iloc[0]
             lines.append((f"{line['check']} of {label(ranker.name)}", *line.iloc[1:]))
-        if hasattr(ranker, "apart"):
+        if hasattr(ranker, "foreign_counts"):
             name = f"entries beside the training rows in the table of {label(ranker.name)}"
             lines.append(_apart(name, dataset, ranker.foreign_counts(train)))
     return pd.DataFrame(lines, columns=COLUMNS)
