@@ -96,7 +96,7 @@ class StoredRecommender(contract.Recommender):
         Parameters
         ----------
         rows
-            B rows that all ask for ``domain`` and all are :meth:`can_rank`.
+            B rows that all ask for ``domain``, and of which :meth:`can_rank` holds.
         items
             int64 [B, k], or [1, k] where all rows share their candidates; 1…n.
         """
@@ -146,7 +146,7 @@ class StoredRecommender(contract.Recommender):
         return validate
 
     def score(self, rows: Rows, candidates: Array) -> Array:
-        """:meth:`scores` for :meth:`can_rank` rows, training counts for the others."""
+        """:meth:`scores` for the rows of :meth:`can_rank`, training counts for the others."""
         return self.scored(rows, candidates, self.scores)
 
     @torch.no_grad()

@@ -5,8 +5,6 @@ rows in a domain; so under ``chronological`` the cold cells are of the same mode
 in one domain (:mod:`.cold_rows`), and these rows stand in no other cell.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,39 +17,40 @@ from i2vae_lib.recommenders import CEILINGS, REFERENCES, REGISTRY
 from i2vae_lib.results import cold_rows, lift
 from i2vae_lib.results.differences import CELL, each_against, mean_against
 from i2vae_lib.results.reading import Opened, open_runs, opened_tables
-from i2vae_lib.runs import LayoutError, parameters_in, read_record
+from i2vae_lib.runs import LayoutError, parameters_in
 
 _MADE_COLD = "made_cold"
 _SIDES = ["difference", "interval_low", "interval_high"]
-YARDSTICK = "stack-ce"
-"""A mere combination of counts and a sequence model: shown beside the best other system, never as it."""
-SMALLEST = 200
-"""Rows that a cell must have to be looked at by itself."""
+_LIFT = ("lift", "lift_low", "lift_high")
+YARDSTICK = "stack-ce"  # combines counts and a sequence model: shown beside the best other system, never as it
+SMALLEST = 200  # rows that a cell must have to be looked at by itself
 
 
 class Split(NamedTuple):
-    """What one comparison measured: test ranks and validation NDCG@10 by system, the names of the domains."""
+    """What one comparison measured: test ranks by system, and ``run.json`` of the trained ones."""
 
     ranks: dict[str, pd.DataFrame]
-    validation: dict[str, float]
-    names: Mapping[str, str]
-    records: list[dict[str, Any]]  # run.json of the systems
+    records: list[dict[str, Any]]
+
+    @property
+    def validation(self) -> dict[str, float]:
+        """Validation NDCG@10 by system, of those that choose something by it."""
+        trained = {one["parameters"]["system"]: float(one["best_validation_ndcg"]) for one in self.records}
+        return trained | {name: one["validation NDCG@10"] for name, one in self.records[0]["references"].items()}
 
 
 def read_split(runs: Mapping[str, Path]) -> Split:
     """What the finished runs of one split measured: system -> its run directory, all of one dataset and seed."""
     opened = open_runs(list(runs.values()))
-    records = {name: read_record(run) for name, run in runs.items()}
-    name, run = next(iter(runs.items()))
-    first, p = records[name], parameters_in(records[name], run)
-    ranks = {label: one.runs[next(iter(one.runs))] for label, one in opened.systems.items()}
-    ranks = {label: table.assign(**{_MADE_COLD: False}) for label, table in ranks.items()}
+    records = [run.record for run in opened.runs]
+    ranks = {
+        label: next(iter(one.runs.values())).assign(**{_MADE_COLD: False}) for label, one in opened.systems.items()
+    }
+    p = parameters_in(records[0], opened.runs[0].folder)
     if p.protocol == "chronological":
         cold = cold_rows.ranks(runs, cold_rows.all_cold(p)).assign(**{_MADE_COLD: True})
         ranks = {label: pd.concat([table, cold[cold["recommender"] == label]]) for label, table in ranks.items()}
-    validation = {name: float(record["best_validation_ndcg"]) for name, record in records.items()}
-    validation |= {name: one["validation NDCG@10"] for name, one in first["references"].items()}
-    return Split(ranks, validation, first["names"], list(records.values()))
+    return Split(ranks, records)
 
 
 def pooled(splits: Sequence[Split]) -> Opened:
@@ -71,7 +70,7 @@ def pooled(splits: Sequence[Split]) -> Opened:
         label: pd.concat([one.ranks[label].sort_values(order) for one in splits], ignore_index=True) for label in labels
     }
     numbered = {label: table.assign(row=np.arange(len(table)), seed=0) for label, table in tables.items()}
-    opened = opened_tables(numbered, splits[0].names, HEADLINE)
+    opened = opened_tables(numbered, splits[0].records[0]["names"], HEADLINE)
     made = tables[labels[0]][_MADE_COLD].to_numpy(bool)[:, None]
     if not made.any():
         return opened
@@ -111,9 +110,6 @@ def tables(splits: Sequence[Split], base: str, *, rng: np.random.Generator) -> t
         lines.append(known | {side: one[side] for side in _SIDES} | dict(zip(_LIFT, above)))
     shown = each[["system", *CELL, "candidates", "n", "mean", "base_mean", *_SIDES]]
     return shown[~shown["system"].isin(CEILINGS)].reset_index(drop=True), pd.DataFrame(lines)
-
-
-_LIFT = ("lift", "lift_low", "lift_high")
 
 
 def rivals(means: pd.DataFrame) -> dict[str, str]:
