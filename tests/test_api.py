@@ -652,6 +652,8 @@ def test_command_when_an_id_holds_a_comma(tmp_path: Path, capsys: pytest.Capture
     words = (str(tmp_path / "run"), "--domain", "films")
     told = f"the id {one!r} holds a comma, which separates ids here: give --histories"
     assert told in said(capsys, *words, "--history", f"books={one}", status=2)
+    unknown = said(capsys, *words, "--history", f"books=x{one}x", status=2)
+    assert "holds a comma" not in unknown and "not in the vocabulary" in unknown  # only a part of what was given
     pd.DataFrame({"books": [[one]], "films": [[]]}).to_parquet(tmp_path / "people.parquet")
     assert "f,1" in said(capsys, *words, "--histories", str(tmp_path / "people.parquet"))
 

@@ -179,7 +179,7 @@ def _asked(kit: I2VAE, given: argparse.Namespace) -> Asked:
         if not equals:
             raise ValueError(f"--history {pair}: expected DOMAIN=ID,ID")
         d = kit.catalogue.key(name)
-        if split := [one for one in map(str, kit.catalogue.ids[d]) if "," in one and one in ids]:
+        if split := [one for one in map(str, kit.catalogue.ids[d]) if "," in one and f",{one}," in f",{ids},"]:
             raise ValueError(
                 f"--history {pair}: the id {split[0]!r} holds a comma, which separates ids here: give --histories a "
                 f"Parquet file with a column a domain, lists of ids"
