@@ -6,7 +6,7 @@ not counted). A metric is its expectation over a random order of the ties, so a 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -33,6 +33,14 @@ CUTOFFS = (5, 10, 20)
 # what rank counts for each row: the columns of `ranks.parquet` from which everything is computed
 COUNTS = tuple(f"{what}_{which}" for which in ("sampled", "full") for what in ("greater", "ties", "candidates"))
 DRAWN_AT_ONCE = 1_000_000
+
+
+class _Scorer(Protocol):
+    """The part of the recommender contract that evaluation needs."""
+
+    name: str
+
+    def score(self, rows: Rows, candidates: Array) -> Array: ...
 
 
 class NonFiniteScore(ArithmeticError):
@@ -166,7 +174,7 @@ def _by_key(keys: Array, barred: Ragged, size: int, count: int) -> Array:
     return np.pad(order, ((0, 0), (0, count - order.shape[1]))).astype(np.int32)
 
 
-def rank(scorer: Any, rows: Rows, negatives: Array | None, *, full: bool, batch_size: int) -> pd.DataFrame:
+def rank(scorer: _Scorer, rows: Rows, negatives: Array | None, *, full: bool, batch_size: int) -> pd.DataFrame:
     """Score the rows and count, for each, the candidates above and equal to the target.
 
     Parameters
@@ -230,7 +238,7 @@ def rank(scorer: Any, rows: Rows, negatives: Array | None, *, full: bool, batch_
     return pd.DataFrame(out)
 
 
-def refuse_non_finite(scorer: Any, scores: Array, batch: Rows) -> None:
+def refuse_non_finite(scorer: _Scorer, scores: Array, batch: Rows) -> None:
     """Raise :class:`NonFiniteScore` for the first row with a NaN or infinite score."""
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(scores.sum()):  # one pass without a table of truth values; a sum of finite ones may overflow

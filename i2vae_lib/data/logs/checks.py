@@ -215,10 +215,15 @@ def _refuse_zones(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns
         values,
     )
     if some and others:
-        raise DataError(
-            f"{source.path}: column '{layout.timestamp}' holds {some:,} times with a zone, such as {quoted(one)}, and "
-            f"{others:,} without, such as {quoted(other)}: by which clock? Write all of them with their zone"
-        )
+        raise mixed_zones(str(source.path), layout.timestamp, (some, one), (others, other))
+
+
+def mixed_zones(where: str, column: str, zoned: tuple[int, str], plain: tuple[int, str]) -> DataError:
+    """The refusal of a column of times with and without a zone: how many there are of each, and one of them."""
+    return DataError(
+        f"{where}: column '{column}' holds {zoned[0]:,} times with a zone, such as {quoted(zoned[1])}, and "
+        f"{plain[0]:,} without, such as {quoted(plain[1])}: by which clock? Write all of them with their zone"
+    )
 
 
 def _refuse_cut(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns) -> None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from i2vae_lib.data.logs.checks import unit_by_size
+from i2vae_lib.data.logs.checks import mixed_zones, unit_by_size
 from i2vae_lib.data.logs.describe import Description, describe_files
 from i2vae_lib.data.logs.files import CLOCK_AND_ZONE, DATE_DIGITS, Source, check_columns, check_id_type, is_number
 from i2vae_lib.data.logs.notations import notation_of
@@ -266,10 +266,7 @@ def _refuse_zones(name: str, column: str, values: pd.Series) -> None:
     zoned = texts.str.extract(CLOCK_AND_ZONE)[0].notna()
     some, others = texts[zoned], texts[~zoned]
     if len(some) and len(others):
-        raise DataError(
-            f"{name}: column '{column}' holds {len(some):,} times with a zone, such as {some.iloc[0]!r}, and "
-            f"{len(others):,} without, such as {others.iloc[0]!r}: by which clock? Write all of them with their zone"
-        )
+        raise mixed_zones(name, column, (len(some), some.iloc[0]), (len(others), others.iloc[0]))
 
 
 def _of_digits(values: pd.Series) -> str:
