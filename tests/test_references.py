@@ -503,8 +503,8 @@ def test_load_when_there_is_nothing_of_this_layout(
         EASE.load(tmp_path)
     fit(ItemKNN, dataset, tiny).save(tmp_path)
     text = (tmp_path / "model.json").read_text()
-    (tmp_path / "model.json").write_text(text.replace('"layout": 3', '"layout": 7'))
-    with pytest.raises(LayoutError, match="model layout 7, this version reads 3"):
+    (tmp_path / "model.json").write_text(text.replace('"layout": 4', '"layout": 7'))
+    with pytest.raises(LayoutError, match="model layout 7, this version reads 4"):
         ItemKNN.load(tmp_path)
 
 

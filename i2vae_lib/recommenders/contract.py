@@ -29,7 +29,7 @@ from i2vae_lib.params import Parameters
 from i2vae_lib.runs import read_header, reading, write_atomically, write_json
 from i2vae_lib.training import Callbacks
 
-_MODEL_LAYOUT = 3
+_MODEL_LAYOUT = 4
 _ANEW = "put the right file back, or train it anew"
 ROWS_AT_ONCE = 1024
 SCORES_AT_ONCE = 4_000_000  # rows and scores that best_items holds at once: speed and memory alone
