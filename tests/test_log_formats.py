@@ -1731,3 +1731,81 @@ def test_places_where_items_would_stand_without_a_header_are_named(tmp_path):
         describe_files(*paths)
     columns = {"user": "u", "item": "i", "timestamp": "t", "unit": "iso", "header": ["u", "t", "north", "east", "i"]}
     assert triples(load_logs(written(tmp_path, **columns)), "x") == sorted(LOGS["x"])
+
+
+@pytest.mark.parametrize("of_line", [lambda n, k: f"k{k}", lambda n, k: f"k{n % 2}_{k}"], ids=["alike", "unlike"])
+def test_json_lines_of_many_keys_are_read(tmp_path, of_line):
+    def text(rows):
+        lines = ({"user": u, "item": i, "time": t} | {of_line(n, k): k for k in range(200)} for n, (u, i, t) in rows)
+        return "".join(json.dumps(one) + "\n" for one in lines)
+
+    _, pair = read_as_described(tmp_path, *put(tmp_path, lambda rows: text(enumerate(rows)), "jsonl"))
+    assert all(triples(pair, d) == sorted(LOGS[d]) for d in DOMAINS)
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("first, second", [("User", "user"), ("user", "USER_"), ("item", "Item"), ("Time", "time")])
+def test_two_columns_with_nearly_one_name_are_suspicious(tmp_path, first, second, ending):
+    role = next(one for one in ("user", "item", "time") if one in first.lower())
+    paths = [tmp_path / f"{d}.{ending}" for d in DOMAINS]
+    for d, path in zip(DOMAINS, paths, strict=True):
+        frame = pd.DataFrame(LOGS[d], columns=["user", "item", "time"]).rename(columns={role: first})
+        frame[second] = frame[first]
+        if ending == "csv":
+            frame.to_csv(path, index=False)
+        elif ending == "jsonl":
+            frame.to_json(path, orient="records", lines=True)
+        else:
+            frame.to_parquet(path)
+    told = describe_files(*paths).suspicious
+    assert any(repr(first) in one and repr(second) in one for one in told)
+    if role != "time":
+        assert not any(repr(second) in one for one in describe_files(*paths, given={role: first}).suspicious)
+
+
+@pytest.mark.parametrize("every", [1, 7])
+@pytest.mark.parametrize("sign", [",", ";", "\t"])
+@pytest.mark.parametrize("write, named", [("'{}{} b'", "single quotes"), ("{}\\{}b", "backslash")])
+def test_quoting_that_is_no_csv_is_named(tmp_path, write, named, sign, every):
+    lines = [
+        sign.join((u, write.format(i, sign) if n % every == 0 else i, str(t))) for n, (u, i, t) in enumerate(LOGS["x"])
+    ]
+    paths = put(tmp_path, csv_of)
+    paths[0].write_text("\n".join([sign.join(("user", "item", "time")), *lines, ""]), encoding="utf-8")
+    with pytest.raises(DataError, match=rf"line 2: .*{named}.*in double quotes"):
+        describe_files(*paths)
+
+
+@pytest.mark.parametrize("sign", [",", " ", "\t"])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_row_names_of_r_are_named(tmp_path, quote, sign):
+    def text(rows):
+        lines = [("user", "item", "time"), *((str(n), *one) for n, one in enumerate(rows, 1))]
+        return "".join(sign.join(f"{quote}{cell}{quote}" for cell in one) + "\n" for one in lines)
+
+    with pytest.raises(DataError, match=r"line 2: .*'1'.*row\.names=FALSE"):
+        describe_files(*put(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("user_id,video_id,time_ms", "user_id,business_id,date", "customer_id,article_id,t_dat", "steamid,appid,time"),
+        *("CustomerID,StockCode,InvoiceDate", "username,item_id,ts", "user_pseudo_id,item_id,event_timestamp"),
+    ],
+)
+def test_names_of_columns_in_known_data_sets_are_recognised(tmp_path, header):
+    _, pair = read_as_described(
+        tmp_path, *put(tmp_path, lambda rows: csv_of(rows).replace("user_id,item_id,timestamp", header))
+    )
+    assert all(triples(pair, d) == sorted(LOGS[d]) for d in DOMAINS)
+
+
+@pytest.mark.parametrize("role", ["user", "item"])
+def test_text_in_place_of_ids_is_refused(tmp_path, role):
+    def text(rows):
+        long = [(u + "z" * 5000 * (role == "user"), i + "z" * 5000 * (role == "item"), t) for u, i, t in rows]
+        return csv_of(long)
+
+    found = describe_files(*put(tmp_path, text))
+    assert not found.yaml and f"'{role}_id'" in found.refusal and "4,096 characters" in found.refusal

@@ -25,6 +25,7 @@ _NO_ID = (  # what an export writes for an unknown id: all that pandas reads as 
     *("", "nan", "-nan", "nat", "na", "n/a", "#na", "#n/a", "#n/a n/a", "<na>", "none", "null", "\\n"),
     *("1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"),
 )
+_LONGEST_ID = 4_096  # characters; addresses are shorter
 _YEAR = 365 * 86_400  # seconds
 FIRST_LOGS = int(datetime(FIRST_YEAR, 1, 1, tzinfo=UTC).timestamp())
 _YEAR_9999 = (253_370_764_800, 253_402_387_199)  # its first and last second, and a day more for zones
@@ -78,6 +79,7 @@ def check_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Col
         "item": no_id("i"),
         "NUL in user": "contains(u, chr(0))",
         "NUL in item": "contains(i, chr(0))",
+        **{f"length in {role}": f"length({role[0]}) > {_LONGEST_ID}" for role in ("user", "item")},
         "break in user": "regexp_matches(u, '[\\n\\r]')",
         "break in item": "regexp_matches(i, '[\\n\\r]')",
         **{f"JSON in {role}": _nested(role[0], source) for role in ("user", "item")},
@@ -278,6 +280,11 @@ def _complaint(
         return f"{column} holds truth values alone, such as {value!r}, and no ids: name the column of the {role}s"
     if what == "JSON":
         return f"{column} holds a list or an object, {value!r}; so do {of_rows}: ids are text or integers"
+    if what == "length":
+        return (
+            f"{column} holds {value!r}, more than {_LONGEST_ID:,} characters; so do {of_rows}: a text and no id? Name "
+            f"the column of the {role}s"
+        )
     sign = "a NUL byte" if what == "NUL" else "a line break"
     return f"{column} holds {sign} in {value!r}; so do {of_rows}: write the ids without it"
 

@@ -136,6 +136,12 @@ def _wrong_line(source: Source, kind: str, line: str) -> str:
         remedy = f"quote values that hold {source.delimiter!r}" if many else "add what is missing, or delete the line"
         if found == usual_fields(source.path, source.gzipped, source.delimiter):
             remedy = "so have most lines: line 1 should have as many"
+            if found == expected + 1 and is_number(fields[0]):
+                remedy += f", or if {fields[0]!r} is a row's name, as R writes them: write.table(…, row.names=FALSE)"
+        sign = re.escape(source.delimiter)
+        for look, what in ((rf"(^|{sign})\s*'[^']*{sign}", "single quotes do"), (rf"\\{sign}", "a backslash does")):
+            if many and re.search(look, line):
+                remedy = f"{what} not quote here: write values that hold {source.delimiter!r} in double quotes"
         return (
             f"{found} field{'s'[: found != 1]} where line 1 has {expected}; {remedy}"
             f"{sequence * all(map(is_number, fields))}"

@@ -93,9 +93,9 @@ class Source:
             return self._sequences(self.items)
         if self.delimiter == JSON_LINES:
             keys = ["$." + json.dumps(name) for name in self.names]
-            cells = ", ".join(f"json_extract_string(json, ?) AS c{i}" for i in range(len(keys)))
-            read, values = self.objects()
-            return f"(SELECT {cells} FROM {read})", [*keys, *values]
+            cells = ", ".join(f"v[{i + 1}] AS c{i}" for i in range(len(keys)))
+            read, values = self.objects()  # each parsed once for all keys: once a key takes memory without end
+            return f"(SELECT {cells} FROM (SELECT json_extract_string(json, ?) AS v FROM {read}))", [keys, *values]
         columns = [f"c{i}" for i in range(len(self.names))]
         path = _for_duckdb(self.path)
         if self.types is not None:

@@ -38,8 +38,14 @@ from i2vae_lib.data.rows import DOMAINS, DataError
 from i2vae_lib.places import quoted
 
 _ROLE_NAMES = {  # names of columns, without case and punctuation, likelier ones first
-    "user": ("userid", "user", "reviewerid", "uid", "customerid", "visitorid", "userkey", "memberid", "u"),
-    "item": ("itemid", "item", "parentasin", "asin", "productid", "iid", "movieid", "bookid", "isbn", "sku", "i"),
+    "user": (
+        *("userid", "user", "reviewerid", "uid", "customerid", "visitorid", "userkey", "memberid", "u"),
+        *("userpseudoid", "steamid", "username"),
+    ),
+    "item": (
+        *("itemid", "item", "parentasin", "asin", "productid", "iid", "movieid", "bookid", "isbn", "sku", "i"),
+        *("videoid", "businessid", "articleid", "appid", "stockcode"),
+    ),
     "timestamp": ("timestamp", "time", "unixreviewtime", "unixtime", "ts", "eventtime", "datetime", "date", "t"),
     "domain": ("domain", "domainid", "category", "maincategory", "market", "source", "dataset"),
 }
@@ -307,10 +313,11 @@ def _refuse_late_keys(db: duckdb.DuckDBPyConnection, source: Source) -> None:
 def _first_values(db: duckdb.DuckDBPyConnection, source: Source, some: str = "LIMIT 1000") -> dict[str, list[str]]:
     """The first values of each column, or those of any rows, as text, without those that stand for none."""
     rows, values = source.rows()
-    cells = ", ".join(f"CASE WHEN NOT {no_id(source.text(name))} THEN {source.text(name)} END" for name in source.names)
+    cells = f"[{', '.join(map(source.text, source.names))}]"
+    there = f"[CASE WHEN NOT {no_id('v')} THEN v END FOR v IN {cells}]"  # one expression, be there ever so many columns
     with reading(db, source), in_file_order(db):
-        found = db.execute(f"SELECT {cells} FROM (FROM {rows}) {some}", values).fetchall()
-    return {name: [str(row[i]) for row in found if row[i] is not None] for i, name in enumerate(source.names)}
+        found = db.execute(f"SELECT {there} FROM (FROM {rows}) {some}", values).fetchall()
+    return {name: [row[i] for [row] in found if row[i] is not None] for i, name in enumerate(source.names)}
 
 
 def _plain_names(names: Sequence[str]) -> dict[str, str]:
@@ -340,11 +347,15 @@ def _roles(db: duckdb.DuckDBPyConnection, source: Source, given: Mapping[str, st
         columns = _first_values(db, source, _ANY)
         kinds = {name: kind_of(columns[name], types.get(name), _MOST) for name in source.names}
         when, others = _time_column(path, plain, kinds, ids)
-    if others:
-        suspicious.append(
-            f"{path.name}: the time is taken from column {when!r}, and {', '.join(map(repr, others))} may be times as "
-            f"well: if it is another, set columns.timestamp"
-        )
+    for role, name in {**found, "timestamp": when}.items():
+        known = {*_plain_names([name])} & {*_ROLE_NAMES[role]} if name is not None and role not in given else set()
+        twins = [one for one in source.names if one != name and known & {*_plain_names([one])}]
+        also, what = (others or twins, "time") if role == "timestamp" else (twins, role)
+        if also:
+            suspicious.append(
+                f"{path.name}: the {what} is taken from column {name!r}, and {', '.join(map(repr, also))} may be "
+                f"{what}s as well: if it is another, set columns.{role}"
+            )
     clocks = _clocks(path, {name: columns[name] for name in source.names if name not in (*ids, when)})
     suspicious += clocks.values()
     if when is None:

@@ -49,7 +49,8 @@ def time_suspicions(db: duckdb.DuckDBPyConnection, names: Mapping[str, str], uni
         if 0 < seconds < FIRST_LOGS:
             later = date_of(seconds + 978_307_200)
             found.append(
-                f"{name}: all times lie before {date_of(seconds)}, and no log is that old: do they count from 1970? "
+                f"{name}: all times lie before {date_of(seconds)}, and no log is that old: do they count "
+                f"{'days (or weeks?) ' * (unit == 'd')}from 1970? "
                 f"From 2001 on, as Apple counts, the last is {later}"
             )
         if unit == "ns" and fine:
