@@ -411,11 +411,22 @@ def located(keys: Array, wanted: Array) -> tuple[Array, Array]:
     if not len(keys):
         return np.zeros(wanted.shape, dtype=np.int64), np.zeros(wanted.shape, dtype=bool)
     # in ascending order neighbours look at the same keys; in any order each look-up in a long table misses the cache
-    order = np.argsort(wanted, axis=None)
+    ascending, order = _ascending(wanted.ravel())
     at = np.empty(wanted.size, dtype=np.int64)
-    at[order] = np.searchsorted(keys, wanted.ravel()[order])
+    at[order] = np.searchsorted(keys, ascending)
     at = np.minimum(at.reshape(wanted.shape), len(keys) - 1)
     return at, keys[at] == wanted
+
+
+def _ascending(numbers: Array) -> tuple[Array, Array]:
+    """Integers in ascending order, and where each stood."""
+    bits = len(numbers).bit_length()
+    if len(numbers) and 0 <= numbers.min() and int(numbers.max()) < 2 ** (63 - bits):
+        # number and place in one integer: NumPy sorts these six times as fast as it finds an order
+        coded = np.sort(numbers.astype(np.int64) << bits | np.arange(len(numbers)))
+        return coded >> bits, coded & (2**bits - 1)
+    order = np.argsort(numbers)
+    return numbers[order], order
 
 
 def among(numbers: Array, chosen: Array) -> Array:

@@ -51,6 +51,7 @@ from i2vae_lib.parameter_groups import PsgParameters
 _NOWHERE = -1  # step of an item that is not in the user's longest sequence (only in a shorter row)
 _ROUNDING = 1e-9  # smaller scores are rounding errors of adding and subtracting
 _AT_ONCE = 4_000_000  # at least so many pairs of a user's items are weighed at once
+_SIEVE = 16  # places in the sieve of a large table, for each of its pairs
 _NARROW = 4096  # a domain of so many items has dense scores: many of them are known
 
 # float32 [rows, n], scores of the items 1…n of a domain; 0 where nothing is known
@@ -114,6 +115,9 @@ class LeaveOneOutCounts:
         self._rows = np.repeat(np.arange(self.unified.size, dtype=np.int32), np.diff(both.indptr))
         self._keys = self._rows.astype(np.int64) * self.unified.size + both.indices
         self._places = {d: self._places_of(d) for d in DOMAINS}
+        self._sieve = np.zeros(_SIEVE * len(self._keys) + 1, dtype=bool) if self._located is None else None
+        if self._sieve is not None:
+            self._sieve[self._keys % len(self._sieve)] = True
         if self._located is not None:
             self._located = list(self._locate())
 
@@ -232,10 +236,15 @@ class LeaveOneOutCounts:
         return line.astype(np.int64) * self.unified.size + item
 
     def _pair(self, shown: Array, candidate: Array) -> tuple[Array, Array]:
-        """The table's entries of those pairs that it keeps, and which pairs these are (bool)."""
+        """The table's entries of those pairs that it keeps, and which pairs these are (their positions)."""
         wanted = shown.astype(np.int64) * self.unified.size + candidate
-        at, there = located(self._keys, wanted)
-        return at[there], there
+        if self._sieve is None:
+            at, there = located(self._keys, wanted)
+            return at[there], np.flatnonzero(there)
+        # a large table keeps one pair in ten: most others are told without a search
+        perhaps = np.flatnonzero(self._sieve[wanted % len(self._sieve)])
+        at, there = located(self._keys, wanted[perhaps])
+        return at[there], perhaps[there]
 
     def _table(self, less: int, domain: str) -> sparse.csr_matrix:
         """C_ij / (sqrt((c_i - less) c_j) + s), unified items x items of a domain."""

@@ -106,7 +106,6 @@ def together(graph: sparse.csr_matrix) -> tuple[sparse.csr_matrix, Array]:
     parts = []
     for start, end in pairwise([*starts, size]):
         both = (transpose[start:end] @ graph).tocsr()
-        both.sort_indices()
         line = np.repeat(np.arange(end - start, dtype=np.int32), np.diff(both.indptr))
         kept = line + start != both.indices
         if large:
@@ -115,6 +114,7 @@ def together(graph: sparse.csr_matrix) -> tuple[sparse.csr_matrix, Array]:
         at = np.flatnonzero(kept)
         ends = np.searchsorted(at, both.indptr)
         parts.append(sparse.csr_matrix((both.data[at], both.indices[at], ends), shape=both.shape))
+        parts[-1].sort_indices()
     return sparse.vstack(parts, format="csr") if parts else sparse.csr_matrix((size, size), dtype=np.float32), least
 
 
@@ -126,12 +126,19 @@ def _least(line: Array, counts: Array, lines: int) -> Array:
     line, counts
         Of entries in the order of lines.
     """
-    whole = counts.astype(np.int64)
+    least = np.ones(lines, dtype=np.int64)
+    full = np.bincount(line, minlength=lines) > PARTNERS
+    least[full] = 2
+    # most counts are 1: they need no sorting
+    more = np.flatnonzero(full[line] & (counts > 1))
+    lengths = np.bincount(line[more], minlength=lines)
+    full = lengths > PARTNERS
+    more = more[full[line[more]]]
+    whole = counts[more].astype(np.int64)
     highest = int(whole.max(initial=0)) + 1
-    ordered = np.sort(line * np.int64(highest) + (highest - 1 - whole))
-    starts, least = np.searchsorted(line, np.arange(lines)), np.ones(lines, dtype=np.int64)
-    full = np.flatnonzero(np.bincount(line, minlength=lines) > PARTNERS)
-    least[full] = highest - ordered[starts[full] + PARTNERS] % highest
+    ordered = np.sort(line[more] * np.int64(highest) + (highest - 1 - whole))
+    starts = np.cumsum(lengths[full]) - lengths[full]
+    least[full] = highest - ordered[starts + PARTNERS] % highest
     return least
 
 
