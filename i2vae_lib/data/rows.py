@@ -421,7 +421,7 @@ def located(keys: Array, wanted: Array) -> tuple[Array, Array]:
 def _ascending(numbers: Array) -> tuple[Array, Array]:
     """Integers in ascending order, and where each stood."""
     bits = len(numbers).bit_length()
-    if len(numbers) and 0 <= numbers.min() and int(numbers.max()) < 2 ** (63 - bits):
+    if len(numbers) and numbers.min() >= 0 and int(numbers.max()) < 2 ** (63 - bits):
         # number and place in one integer: NumPy sorts these six times as fast as it finds an order
         coded = np.sort(numbers.astype(np.int64) << bits | np.arange(len(numbers)))
         return coded >> bits, coded & (2**bits - 1)
