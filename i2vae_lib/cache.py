@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from i2vae_lib.runs import cache_folder, sha256_of, write_json
+from i2vae_lib.runs import cache_folder, read_json, sha256_of, write_json
 
 LIBRARY = Path(__file__).parent
 # No entry depends on the code of these (names, folders, bars, files, who trains). Parameters enter keys by value.
@@ -44,19 +44,19 @@ def once(kind: str, key: Any, code: tuple[str, ...], make: Callable[[Path], obje
     """
     folder = entry_folder(kind, key, code)
     try:
+        if folder.is_symlink() or folder.is_file():
+            folder.unlink()
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / _LOCK).touch()
+        lock = _lock(folder)
     except OSError as error:
         raise OSError(
             f"the cache {folder} cannot be made ({error.strerror}): set I2VAE_CACHE_DIR to a folder that can be written"
         ) from error
-    with FileLock(folder / _LOCK):
+    with lock:
         if not _is_whole(folder):
             for path in folder.iterdir():  # damaged, or left by a killed call
-                if path.is_dir():
-                    shutil.rmtree(path)
-                elif path.name != _LOCK:
-                    path.unlink()
+                if path.name != _LOCK:
+                    _remove(path)
             make(folder)
             # written last: its presence means that the rest is whole
             write_json(folder / MANIFEST, {"sha256": _checksums(folder)})
@@ -85,13 +85,28 @@ def clear(downloads: Collection[str] = ()) -> list[tuple[str, int, int]]:
     """
     before = contents(downloads)
     for _, path in list(_entries(downloads)):
-        if path.is_file() or path.is_symlink():  # what a link leads to is not the cache's
-            path.unlink()
-            continue
-        with FileLock(path / _LOCK):
-            (path / MANIFEST).unlink(missing_ok=True)  # first: without it the rest is no entry
-        shutil.rmtree(path)
+        if path.is_dir() and not path.is_symlink():
+            with _lock(path):
+                (path / MANIFEST).unlink(missing_ok=True)  # first: without it the rest is no entry
+        _remove(path)
     return before
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a folder or a link: what a link leads to is not the cache's."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _lock(folder: Path) -> FileLock:
+    """The lock of an entry; a folder or a link in its place is removed, since locking may empty what a link leads to."""
+    path = folder / _LOCK
+    if path.is_symlink() or path.is_dir():
+        _remove(path)
+    path.touch()
+    return FileLock(path)
 
 
 def _entries(downloads: Collection[str]) -> Iterator[tuple[str, Path]]:
@@ -105,8 +120,8 @@ def _entries(downloads: Collection[str]) -> Iterator[tuple[str, Path]]:
 
 def _is_whole(folder: Path) -> bool:
     try:
-        known = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+        known = read_json(folder / MANIFEST)["sha256"]
+    except (OSError, ValueError, KeyError):
         return False
     return bool(known == _checksums(folder))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -63,6 +64,11 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+def in_place(path: Path, make: Callable[[Path], object]) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    make(path)
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "a flipped bit": lambda folder: flip(folder / "inner" / "table.bin"),
     "a file cut short": lambda folder: (folder / "inner" / "table.bin").write_bytes(b"\0"),
@@ -71,6 +77,12 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "killed before it was whole": lambda folder: (folder / cache.MANIFEST).unlink(),
     "half a manifest": lambda folder: (folder / cache.MANIFEST).write_text('{"sha256": {'),
     "another manifest": lambda folder: (folder / cache.MANIFEST).write_text("[]"),
+    "a deep manifest": lambda folder: (folder / cache.MANIFEST).write_text("[" * 99_999),
+    "a manifest of other values": lambda folder: (folder / cache.MANIFEST).write_text('{"sha256": 1}'),
+    "a manifest that is no text": lambda folder: (folder / cache.MANIFEST).write_bytes(b"\xff\xfe\xff"),
+    "a folder for the manifest": lambda folder: in_place(folder / cache.MANIFEST, Path.mkdir),
+    "a folder for the lock": lambda folder: (in_place(folder / ".lock", Path.mkdir), flip(folder / "about.json")),
+    "a file for the entry": lambda folder: in_place(folder, Path.touch),
 }
 
 
@@ -84,6 +96,36 @@ def test_entry_when_damaged_is_made_anew(
     assert (folder / "inner" / "table.bin").read_bytes() == bytes(range(256)) and not (folder / ".part").exists()
     cache.once("tables", 0, CODE, make)
     assert len(made) == 2
+
+
+LINKS = {  # what is made a link: the entry, or something in it
+    **{"an entry": "", "its lock": ".lock", "its manifest": cache.MANIFEST},
+    **{"a file": "about.json", "a folder": "inner", "a file of another": "another"},
+}
+
+
+@pytest.mark.parametrize("leads_to", ["a folder", "a file", "nothing"])
+@pytest.mark.parametrize("link", list(LINKS))
+@pytest.mark.parametrize("again", [True, False], ids=["made anew", "cleared"])
+def test_entry_when_it_is_or_has_a_link_leaves_what_that_leads_to(
+    link: str, leads_to: str, again: bool, make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for name in ("work", ".lock", cache.MANIFEST, "about.json"):
+        (mine / name).write_text("mine")
+    target = {"a folder": mine, "a file": mine / "work", "nothing": mine / "absent"}[leads_to]
+    folder = cache.once("tables", 0, CODE, make)
+    (folder / "another").touch()
+    in_place(folder / LINKS[link], lambda path: path.symlink_to(target))
+    if again:
+        assert cache.once("tables", 0, CODE, make) == folder and not folder.is_symlink()
+        assert (folder / "inner" / "table.bin").read_bytes() == bytes(range(256))
+    else:
+        cache.clear()
+    assert {path.name: path.read_text() for path in mine.iterdir()} == dict.fromkeys(
+        ("work", ".lock", cache.MANIFEST, "about.json"), "mine"
+    )
 
 
 def test_entry_when_making_fails_is_made_by_the_next_call(

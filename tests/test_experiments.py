@@ -248,12 +248,15 @@ def test_begun_cell_with_a_file_cut_short_is_damaged(name: str, sweep: Sweep, do
     assert state_of(cell, tmp_path) == "damaged"
 
 
+@pytest.mark.parametrize("failure", ["{half", "{}", "[1]", "[" * 99_999])
 @pytest.mark.parametrize(("finished", "state"), [(True, "done"), (False, "damaged")])
-def test_cell_with_an_unreadable_failure(finished: bool, state: str, sweep: Sweep, done: Path, tmp_path: Path) -> None:
+def test_cell_with_an_unreadable_failure(
+    finished: bool, state: str, failure: str, sweep: Sweep, done: Path, tmp_path: Path
+) -> None:
     cell = sweep.cells[0]
     folder = cell_folder(tmp_path, cell.address)
     shutil.copytree(cell_folder(done, cell.address), folder)
-    (folder / "failed.json").write_text("{half")
+    (folder / "failed.json").write_text(failure)
     if not finished:
         (folder / "metrics.json").unlink()
     assert state_of(cell, tmp_path) == state
@@ -470,7 +473,7 @@ def test_scheduler_with_workers_of_several_threads() -> None:
 
 def test_scheduler_file_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "PATIENCE", 0.3)
-    for content in (None, "{half"):
+    for content in (None, "{half", "[1]", "[" * 99_999):
         if content is not None:
             (tmp_path / "s.json").write_text(content, encoding="utf-8")
         with (

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from i2vae_lib.experiments.workers import SchedulerError, Workers
 from i2vae_lib.places import brief
 from i2vae_lib.processes import forget_peak_memory
-from i2vae_lib.runs import make_folder, read_json, read_record, refuse_others, write_json
+from i2vae_lib.runs import make_folder, read_json, read_record, reading, refuse_others, write_json
 
 Say = Callable[[str], None]
 
@@ -55,7 +55,10 @@ def cost(record: Mapping[str, Any]) -> tuple[float, int]:
 def reason_of(folder: Path) -> str | None:
     """Why a cell failed last, or None."""
     path = folder / "failed.json"
-    return str(read_json(path)["reason"]) if path.is_file() else None
+    if not path.is_file():
+        return None
+    with reading(path):
+        return str(read_json(path)["reason"])
 
 
 @dataclass(frozen=True)

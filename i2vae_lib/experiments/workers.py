@@ -6,7 +6,6 @@ nothing listens, so nobody else can give them work.
 
 import asyncio
 import contextlib
-import json
 import multiprocessing
 import os
 import signal
@@ -23,6 +22,7 @@ from typing import Any
 
 from i2vae_lib.lazy import require
 from i2vae_lib.processes import end_with_parent, environment, isolated, usable_cores
+from i2vae_lib.runs import read_json
 
 PATIENCE = 30  # seconds that a scheduler has to answer, and to show a worker
 
@@ -243,7 +243,7 @@ def _address_in(file: Path) -> str:
     end = time.monotonic() + PATIENCE
     while True:
         with contextlib.suppress(OSError, ValueError, KeyError):
-            return str(json.loads(file.read_text(encoding="utf-8"))["address"])
+            return str(read_json(file)["address"])
         if time.monotonic() > end:
             raise SchedulerError(f"no scheduler has written its address to {file} within {PATIENCE} s")
         time.sleep(0.1)
