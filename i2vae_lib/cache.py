@@ -101,7 +101,7 @@ def _remove(path: Path) -> None:
 
 
 def _lock(folder: Path) -> FileLock:
-    """The lock of an entry; a folder or a link in its place is removed, since locking may empty what a link leads to."""
+    """The lock of an entry; what else is in its place is removed, since locking may empty what a link leads to."""
     path = folder / _LOCK
     if path.is_symlink() or path.is_dir():
         _remove(path)

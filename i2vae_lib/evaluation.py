@@ -343,9 +343,9 @@ class GivenScores:
             raise DataError(
                 f"scores: two columns are named {table.columns[table.columns.duplicated()][0]!r}; rename one"
             )
-        for column, kinds in (("row", "iu"), ("score", "iuf")):
+        for column, kinds, wanted in (("row", "iu", "whole numbers"), ("score", "iuf", "numbers")):
             if table[column].dtype.kind not in kinds:
-                raise DataError(f"scores: column '{column}' holds {table[column].dtype}, and should hold numbers")
+                raise DataError(f"scores: column '{column}' holds {table[column].dtype}, and should hold {wanted}")
         domain_of = dict(zip(rows.source.tolist(), rows.domain.tolist(), strict=True))
         domain = table["row"].map(domain_of).fillna(-1).to_numpy()
         table = table[domain >= 0]
@@ -448,7 +448,7 @@ def metrics(table: pd.DataFrame, measures: Mapping[str, Measure] | None = None) 
     Raises
     ------
     ParameterError
-        A measure does not return one value per row.
+        A measure does not return one finite value per row.
     """
     measures = measures or {f"{name}@{k}": measure(f"{name}@{k}") for name in METRICS for k in CUTOFFS}
     result: dict[str, Any] = {}
@@ -464,19 +464,26 @@ def metrics(table: pd.DataFrame, measures: Mapping[str, Measure] | None = None) 
                 counts = [chosen[f"{what}_{candidates}"].to_numpy() for what in ("greater", "ties", "candidates")]
                 ranked = len(chosen) > 0 and counts[0].min() >= 0
                 cells[kind][candidates] = {
-                    metric: _mean_of(metric, of_rows(*counts), len(chosen)) if ranked else None
+                    metric: _mean_of(metric, of_rows(*counts), counts) if ranked else None
                     for metric, of_rows in measures.items()
                 }
         result.setdefault(str(name), {})[str(d)] = cells
     return result
 
 
-def _mean_of(metric: str, values: Array, rows: int) -> float:
-    found = np.asarray(values)
+def _mean_of(metric: str, values: Array, counts: Sequence[Array]) -> float:
+    found, rows = np.asarray(values), len(counts[0])
     if found.shape != (rows,):
         raise ParameterError(f"metric '{metric}' gave {found.shape} for {rows} rows: expected a value for each")
     if found.dtype.kind not in "buif":
         raise ParameterError(f"metric '{metric}' gave {found.flat[0]!r} for a row: expected numbers")
+    bad = np.flatnonzero(~np.isfinite(found))
+    if len(bad):
+        greater, ties, candidates = (int(count[bad[0]]) for count in counts)
+        raise ParameterError(
+            f"metric '{metric}' gave {found[bad[0]]} for {len(bad)} of {rows} rows, the first with {greater} "
+            f"greater, {ties} ties and {candidates} candidates: expected finite numbers"
+        )
     return float(np.mean(found))
 
 

@@ -458,7 +458,11 @@ def test_fit_when_times_have_another_type_they_are_the_same_events(shape: str, t
     shaped = {name: one.assign(time=SHAPES[shape](one["time"])) for name, one in plain.items()}
     assert events(shaped, tmp_path / "b") == events(plain, tmp_path / "a")
     mixed = {"books": shaped["books"], "films": plain["films"]}
-    assert events(mixed, tmp_path / "c") == events(plain, tmp_path / "a")
+    if shape in ("UTC", "zone", "text"):
+        with pytest.raises(DataError, match=r"'time': .* with a zone in books.* without a zone in films.*which clock"):
+            events(mixed, tmp_path / "c")
+    else:
+        assert events(mixed, tmp_path / "c") == events(plain, tmp_path / "a")
 
 
 @pytest.mark.parametrize(
@@ -729,7 +733,9 @@ def test_command_when_histories_are_in_a_bad_file(
         )
     wide = pa.Table.from_pandas(table)
     pq.write_table(wide.append_column("films", wide["films"]), path)
-    assert f"{path}: two columns are named films" in said(capsys, *words, status=2)
+    assert f"{path}: two columns are domain y, named films and films: keep one" in said(capsys, *words, status=2)
+    table.assign(x=table["films"]).to_parquet(path)
+    assert f"{path}: two columns are domain x, named books and x: keep one" in said(capsys, *words, status=2)
     path.write_text("no parquet")
     assert "cannot be read as Parquet" in said(capsys, *words, status=2)
 
@@ -899,6 +905,15 @@ def test_folder_when_it_is_no_path(folder: Any, kit: I2VAE) -> None:
             {"metric": lambda greater, ties, candidates: ["a"] * len(greater)},
             "gave .*'a'.* for a row: expected numbers",
         ),
+        (
+            {"metric": lambda greater, ties, candidates: np.full(len(greater), np.nan)},
+            r"gave nan for \d+ of \d+ rows, the first with \d+ greater, \d+ ties .*: expected finite",
+        ),
+        (
+            {"metric": lambda greater, ties, candidates: np.where(np.arange(len(greater)) == 2, np.inf, 1)},
+            r"gave inf for 1 of \d+ rows, .*: expected finite",
+        ),
+        ({"scores": pd.DataFrame({"row": [1.0], "item": ["f1"], "score": [1]})}, "'row' holds float64.*whole numbers"),
         ({"scores": 5}, "scores is a int: expected a DataFrame"),
         ({"scores": pd.DataFrame({"row": [1], "item": ["f1"], "score": ["a"]})}, "'score' holds .* numbers"),
         ({"scores": pd.DataFrame({"row": [1], "item": ["f1"], "score": [1j]})}, "'score' holds complex128"),

@@ -1648,6 +1648,35 @@ def test_times_with_and_without_a_zone_are_not_mixed(tmp_path, write):
         write_pair(frames, tmp_path, {"user": "user_id", "item": "item_id", "timestamp": "timestamp"}, 1, None)
 
 
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+@pytest.mark.parametrize("zoned", DOMAINS)
+def test_a_log_with_a_zone_beside_one_without_is_refused(tmp_path, zoned, ending):
+    frames = {}
+    for d in DOMAINS:
+        frame = frames[d] = pd.DataFrame(LOGS[d], columns=["user", "item", "timestamp"])
+        frame["timestamp"] = pd.to_datetime(frame["timestamp"], unit="s", utc=True if d == zoned else None)
+        frame.to_csv(tmp_path / f"{d}.csv", index=False) if ending == "csv" else frame.to_parquet(
+            tmp_path / f"{d}.parquet"
+        )
+    paths = [tmp_path / f"{d}.{ending}" for d in DOMAINS]
+    with_x = "with" if zoned == "x" else "without"
+    told = (
+        rf"column 'timestamp': times {with_x} a zone in .*x.*, such as '2\d{{3}}-.*with.* a zone in .*y.*by which clock"
+    )
+    assert re.search(told, describe_files(*paths).refusal)
+    with pytest.raises(DataError, match=told):
+        load_logs(written(tmp_path, ending, user="user", item="item", unit="iso"))
+    columns = {"user": None, "item": None, "timestamp": "timestamp"}
+    with pytest.raises(DataError, match=told):
+        write_pair(frames, tmp_path, columns, 1, None)
+    texts = {d: frame.assign(timestamp=frame["timestamp"].astype(str)) for d, frame in frames.items()}
+    with pytest.raises(DataError, match=told):
+        write_pair(texts, tmp_path, columns, 1, None)
+    without = next(d for d in DOMAINS if d != zoned)
+    days = {**frames, without: frames[without].assign(timestamp=frames[without]["timestamp"].dt.normalize())}
+    write_pair(days, tmp_path, columns, 1, None)  # a day has no clock
+
+
 @pytest.mark.parametrize("write", ['"=""{}"""', "'{}'", "b'{}'", "'{}", '"""{}"""'])
 def test_ids_in_quotes_are_suspicious(tmp_path, write):
     paths = put(tmp_path, lambda rows: csv_of([(write.format(u), i, t) for u, i, t in rows]))

@@ -132,16 +132,18 @@ def read_histories(catalogue: Catalogue, path: Path | str, unknown: str = "error
         file = pq.ParquetFile(path)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: cannot be read as Parquet: {error}") from None
-    names = {d: next((n for n in (d, catalogue.names[d]) if n in file.schema_arrow.names), None) for d in DOMAINS}
+    names: dict[str, str] = {}
     parts: dict[str, list[Ragged]] = {d: [] for d in DOMAINS}
     dropped = before = 0
-    for d, name in names.items():
-        if name is None:
+    for d in DOMAINS:
+        columns = [name for name in file.schema_arrow.names if name in (d, catalogue.names[d])]
+        if not columns:
             raise DataError(
                 f"{path}: missing column {d}; expected x and y (or the domains' names), a list of ids a user"
             )
-        if file.schema_arrow.names.count(name) > 1:
-            raise DataError(f"{path}: two columns are named {name}; rename one")
+        if len(columns) > 1:
+            raise DataError(f"{path}: two columns are domain {d}, named {' and '.join(columns)}: keep one")
+        name = names[d] = columns[0]
         kind = file.schema_arrow.field(name).type
         if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_null(kind)):
             raise DataError(f"{path}: column {name} holds {kind}; expected a list of ids in each cell")

@@ -6,7 +6,7 @@ import bisect
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import duckdb
@@ -70,7 +70,11 @@ def unit_of(column: str, unit: Unit) -> str:
     return f"({column} >= {edges[at]} AND {column} < {edges[at + 1]})"
 
 
-def check_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Columns) -> None:
+# which log it is, whether its times have a time zone, and one of them; None: none of its times has a clock
+Zone = tuple[str, bool, str] | None
+
+
+def check_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Columns) -> Zone:
     """Refuse a log with unknown ids or times; the message gives the first bad line and the number of bad rows."""
     now = int(time.time() * UNITS[layout.unit][1])
     ordered, sized = layout.unit == "order", layout.unit in SIZED
@@ -106,8 +110,7 @@ def check_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Col
         _refuse_no_times(db, d, source, layout, total)
     if layout.unit == "d":
         _refuse_no_days(db, d, source, layout)
-    if layout.unit == "iso":
-        _refuse_zones(db, source, layout)
+    zone = _zone(db, source, layout) if layout.unit == "iso" else None
     if found.get("9999") == total:  # all of them: then they are milliseconds, of 1978
         del found["9999"]
     first = list(bad)[: list(bad).index("9999") + 1]
@@ -118,6 +121,7 @@ def check_log(db: duckdb.DuckDBPyConnection, d: str, source: Source, layout: Col
         asked = wrong == "text" or (sized and wrong in ("1970", "future") and found[wrong] == total)
         advice = _advice(db, source, layout, values["timestamp"] or "", found[wrong]) if asked else ""
         raise DataError(f"{where}: {_complaint(wrong, found, total, values, layout, advice)}")
+    return zone
 
 
 def _nested(column: str, source: Source) -> str:
@@ -205,8 +209,8 @@ def _refuse_no_days(db: duckdb.DuckDBPyConnection, d: str, source: Source, layou
         raise DataError(f"{where}, no days since 1970 but {notation}")
 
 
-def _refuse_zones(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns) -> None:
-    """Refuse times with and without a zone in one column: nothing tells by which clock the latter are."""
+def _zone(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns) -> Zone:
+    """The zone of a log; times with and without one are refused: nothing tells by which clock the latter are."""
     assert layout.timestamp is not None
     text, (rows, values) = f"trim({source.text(layout.timestamp)})", source.rows()
     with_clock = f"SELECT {text} AS v, regexp_extract(v, '{CLOCK_AND_ZONE}', 1) <> '' AS zone FROM {rows}"
@@ -218,6 +222,17 @@ def _refuse_zones(db: duckdb.DuckDBPyConnection, source: Source, layout: Columns
     )
     if some and others:
         raise mixed_zones(str(source.path), layout.timestamp, (some, one), (others, other))
+    return (str(source.path), bool(some), one or other) if some or others else None
+
+
+def refuse_zone_of_one(column: str | None, zones: Sequence[Zone]) -> None:
+    """Refuse two logs of which one has a time zone and one has none."""
+    known = [zone for zone in zones if zone]
+    if len({has for _, has, _ in known}) > 1:
+        told = ", and ".join(
+            f"{'with' if has else 'without'} a zone in {log}, such as {quoted(one)}" for log, has, one in known
+        )
+        raise DataError(f"column '{column}': times {told}: by which clock? Write all of them with their zone")
 
 
 def mixed_zones(where: str, column: str, zoned: tuple[int, str], plain: tuple[int, str]) -> DataError:

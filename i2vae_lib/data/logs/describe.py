@@ -16,7 +16,7 @@ import duckdb
 import yaml
 
 from i2vae_lib.data.logs.c2dsr import check_sequences
-from i2vae_lib.data.logs.checks import blind, check_log, date_of, no_id
+from i2vae_lib.data.logs.checks import blind, check_log, date_of, no_id, refuse_zone_of_one
 from i2vae_lib.data.logs.database import database, first_row, stage_log
 from i2vae_lib.data.logs.files import (
     Source,
@@ -278,8 +278,8 @@ def _refusal(db: duckdb.DuckDBPyConnection, sources: Mapping[str, Source], pair:
     try:
         if pair.format == "c2dsr":
             check_sequences(db, sources)
-        for d in DOMAINS:
-            check_log(db, d, sources[d], pair.layout)
+        zones = [check_log(db, d, sources[d], pair.layout) for d in DOMAINS]
+        refuse_zone_of_one(pair.layout.timestamp, zones)
         check_ids(db, sources, pair)
     except DataError as error:
         return str(error)

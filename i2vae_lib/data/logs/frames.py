@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from i2vae_lib.data.logs.checks import mixed_zones, unit_by_size
+from i2vae_lib.data.logs.checks import Zone, mixed_zones, refuse_zone_of_one, unit_by_size
 from i2vae_lib.data.logs.describe import Description, describe_files
 from i2vae_lib.data.logs.files import CLOCK_AND_ZONE, DATE_DIGITS, Source, check_columns, check_id_type, is_number
 from i2vae_lib.data.logs.notations import notation_of
@@ -148,6 +148,7 @@ def _of_tables(logs: Mapping[str, Any], folder: Path, columns: Names) -> _Descri
     wanted = (user, item) if time is None else (user, item, time)
     parts: dict[str, list[pa.Array]] = {}
     moments: dict[str, pd.Series] = {}
+    zones: list[Zone] = []
     for d, (name, frame) in zip(DOMAINS, logs.items(), strict=True):
         names = tuple(map(str, frame.columns))
         check_columns(Source(Path(name), False, ",", True, names, ()), wanted)
@@ -156,7 +157,9 @@ def _of_tables(logs: Mapping[str, Any], folder: Path, columns: Names) -> _Descri
         values = {column: _dense(frame.iloc[:, names.index(column)]) for column in wanted}
         parts[d] = [_ids(name, column, values[column]) for column in (user, item)]
         if time is not None:
+            zones.append(_zone(name, time, values[time]))
             moments[name] = _times(name, time, values[time])
+    refuse_zone_of_one(time, zones)
     types = {d: _id_type(part[1]) for d, part in parts.items()}
     of_users = {name: _id_type(part[0]) for name, part in zip(logs, parts.values(), strict=True)}
     if len(set(of_users.values())) > 1:
@@ -219,7 +222,6 @@ def _times(name: str, column: str, values: pd.Series) -> pd.Series:
         )
     if not pd.api.types.is_numeric_dtype(values):
         _refuse_no_number(name, column, values)
-        _refuse_zones(name, column, values)
         dates = pd.to_datetime(
             values, utc=True, format=None if values.dtype.kind == "M" else "ISO8601", errors="coerce"
         )
@@ -257,16 +259,21 @@ def _refuse_no_number(name: str, column: str, values: pd.Series) -> None:
         )
 
 
-def _refuse_zones(name: str, column: str, values: pd.Series) -> None:
-    """Refuse times with and without a zone, as :func:`.checks.check_log` does."""
+def _zone(name: str, column: str, values: pd.Series) -> Zone:
+    """The zone of times; those with and without one are refused, as :func:`.checks.check_log` does."""
+    if pd.api.types.is_numeric_dtype(values):
+        return None
+    values = values.dropna()
     if values.dtype.kind == "M":
-        return
-    texts = values.dropna().astype(str).str.strip()
+        clocks = values if values.dt.tz is not None else values[values != values.dt.normalize()]
+        return (name, values.dt.tz is not None, str(clocks.iloc[0])) if len(clocks) else None
+    texts = values.astype(str).str.strip()
     texts = texts[texts.str.contains("[Tt ][0-9]")]
     zoned = texts.str.extract(CLOCK_AND_ZONE)[0].notna()
     some, others = texts[zoned], texts[~zoned]
     if len(some) and len(others):
         raise mixed_zones(name, column, (len(some), some.iloc[0]), (len(others), others.iloc[0]))
+    return (name, len(some) > 0, texts.iloc[0]) if len(texts) else None
 
 
 def _of_digits(values: pd.Series) -> str:

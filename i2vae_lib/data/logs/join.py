@@ -20,7 +20,7 @@ import pandas as pd
 
 from i2vae_lib.data.filters import line_of
 from i2vae_lib.data.logs.c2dsr import check_sequences
-from i2vae_lib.data.logs.checks import check_log
+from i2vae_lib.data.logs.checks import check_log, refuse_zone_of_one
 from i2vae_lib.data.logs.database import database, first_row, locate, reading, stage_log
 from i2vae_lib.data.logs.files import FLOAT_IDS, Source, check_columns, open_log, open_table
 from i2vae_lib.data.logs.ids import (
@@ -142,10 +142,12 @@ def checked(pair: PairFile, memory_limit: str, progress: Any) -> Iterator[duckdb
     with database(memory_limit) as db:
         if pair.format == "c2dsr":
             check_sequences(db, sources)
+        zones = []
         for d in DOMAINS:
             with stage(progress, f"reading {pair.side(d).name}"):
                 stage_log(db, d, sources[d], pair.layout)
-                check_log(db, d, sources[d], pair.layout)
+                zones.append(check_log(db, d, sources[d], pair.layout))
+        refuse_zone_of_one(pair.layout.timestamp, zones)
         with stage(progress, "numbers of ids"):
             number_ids(db)
         with stage(progress, "checks of ids"):
