@@ -38,6 +38,8 @@ RESULTS = ("dataset", "pseudo.parquet", "model", "history.parquet", "ranks.parqu
 
 # what a run's folder may hold before its record, once it is locked: the engine of cells and the facade write there
 _BEGUN = re.compile(r"\.(cell\.)?lock|\..*\.part|log\.txt|logs|vectors\.parquet")
+# what :func:`write_atomically` leaves in a run when it is killed, of the files that are written under the run's lock
+_PART = re.compile(r"\.(run\.json|metrics\.json|last.*\.ckpt|(pseudo|history|ranks)\.parquet)\.[0-9a-f]{16}\.part")
 
 
 class LayoutError(Refusal):
@@ -84,8 +86,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     except Exception as error:
         if isinstance(error, ValueError | TypeError | LookupError | ArithmeticError):  # the contents are at fault
             raise
-        # libraries report a full disk by errors of their own, without the path
-        why = getattr(error, "strerror", None) or f"{type(error).__name__}: {_first_line(error)}"
+        # libraries report a full disk by errors of their own, without the path, some while they handle the system's
+        told = [reason for one in (error, error.__context__) if (reason := getattr(one, "strerror", None))]
+        why = told[0] if told else f"{type(error).__name__}: {_first_line(error)}"
         raise OSError(
             f"{path} could not be written ({why}): what was there before is whole; with room for it and the right to "
             f"write there the same command goes on"
@@ -160,9 +163,9 @@ def check_outside_runs(out: Path) -> None:
     ------
     LayoutError
     """
-    for folder in out.resolve().parents:
+    for folder in (out.resolve(), *out.resolve().parents):
         if (folder / "run.json").is_file():
-            raise LayoutError(f"{out} lies inside the run {folder}: choose a folder outside it")
+            raise LayoutError(f"{out} is or lies inside the run {folder}: choose a folder outside it")
 
 
 @contextmanager
@@ -357,6 +360,9 @@ class Run:
         asked = parameters.model_dump(mode="json")
         begun = {"layout": RUN_LAYOUT, "parameters": asked, "environment": environment(), "stages": {}, "sha256": {}}
         with self.lock:
+            for path in self.folder.iterdir():
+                if _PART.fullmatch(path.name) and path.is_file():
+                    path.unlink()
             self.record = read_record(self.folder) if (self.folder / "run.json").is_file() else {}
             if self.record.keys() > begun.keys():
                 both = (self.record["parameters"], asked)
@@ -372,7 +378,8 @@ class Run:
     def note(self, **entries: Any) -> None:
         """Add entries to ``run.json``."""
         self.record |= entries
-        write_record(self.folder, self.record)
+        with self.lock:
+            write_record(self.folder, self.record)
 
     def leave(self, name: str, write: Callable[[Path], object]) -> None:
         """Write a file or folder of the run with ``write``, and record its SHA-256 in ``run.json``.

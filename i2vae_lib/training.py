@@ -275,7 +275,12 @@ def _save(of: _Ongoing, state: State) -> None:
         "rng": json.dumps(of.rng.bit_generator.state),
     }
     content["sha256"] = digest_of(content)
-    write_atomically(path, lambda part: torch.save(content, part))
+
+    def write(part: Path) -> None:
+        with part.open("wb") as stream:  # of a full disk torch's own writer says no more than "unexpected pos"
+            torch.save(content, stream)
+
+    write_atomically(path, write)
 
 
 def _resume(of: _Ongoing) -> State:

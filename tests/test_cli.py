@@ -544,6 +544,14 @@ def test_notebooks_when_the_folder_is_a_file(tmp_path: Path, capsys: pytest.Capt
     assert "is a file: name a folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("inside", [".", "lessons"])
+def test_notebooks_when_the_folder_is_a_run(inside: str, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(finished.rglob("*"))
+    assert cli.main(["notebooks", str(finished / inside)]) == 2
+    assert f"inside the run {finished.resolve()}: choose a folder outside it" in capsys.readouterr().err
+    assert sorted(finished.rglob("*")) == before
+
+
 WITH_NOTEBOOKS = [word for word in run_words(Path()) if word != "--no-notebooks"]
 
 

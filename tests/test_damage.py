@@ -28,7 +28,7 @@ from i2vae_lib.experiments.grids import Cell, read_sweep
 from i2vae_lib.experiments.workers import connect
 from i2vae_lib.generators import psg
 from i2vae_lib.params import ParameterError, Parameters, load
-from i2vae_lib.runs import Damaged, LayoutError, Run, checked, write_atomically
+from i2vae_lib.runs import Damaged, LayoutError, Run, checked, parameters_in, read_record, write_atomically
 from tests.helpers.planted_runs import recorded
 from tests.helpers.worlds import TINY
 
@@ -163,6 +163,17 @@ def test_run_when_its_folder_has_names_of_ours_but_is_anothers(name: str, tiny: 
     with pytest.raises(LayoutError, match="holds other files"):
         I2VAE.fit(logs, preset="smoke", out=tmp_path)
     assert [one.name for one in tmp_path.iterdir()] == [name] and not list((tmp_path / name).iterdir())
+
+
+def test_run_when_it_goes_on_leaves_no_part_of_a_killed_one(copied: Path) -> None:
+    digits, before = "0123456789abcdef", {path.name for path in copied.iterdir()}
+    others = {".thesis.part", f".thesis.tex.{digits}.part", ".run.json.part", f"run.json.{digits}.part"}
+    for name in ("run.json", "metrics.json", "last.ckpt", "last_x.ckpt", "ranks.parquet", "history.parquet"):
+        (copied / f".{name}.{digits}.part").write_text("half")
+    for name in others:
+        (copied / name).write_text("mine")
+    Run(parameters_in(read_record(copied), copied), copied)
+    assert {path.name for path in copied.iterdir()} - {".lock"} == (before | others) - {".lock"}
 
 
 def test_run_when_it_was_killed_before_its_record(tiny: Parameters, tmp_path: Path) -> None:

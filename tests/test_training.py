@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import itertools
 import math
 import os
@@ -14,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -484,14 +485,20 @@ def test_checkpoint_when_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.Mo
     whole = Toy()
     expected = train_toy(whole, [0.1, 0.2, 0.3, 0.4])
 
-    def full(content: Mapping, part: Path) -> None:
-        if content["epoch"] == 3:
-            part.write_bytes(b"half of a checkpoint")
+    class Full(io.FileIO):
+        def write(self, content: Any) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
-        save(content, part)
+
+    def full(content: Mapping, stream: IO[bytes]) -> None:
+        if content["epoch"] == 3:
+            stream.write(b"half of a checkpoint")
+            stream = Full(stream.fileno(), "wb", closefd=False)  # torch makes an error of its own of its
+        save(content, stream)
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space left on device"):
+    with pytest.raises(
+        OSError, match=rf"{path} could not be written \(No space left on device\): what was there before"
+    ):
         train_toy(Toy(), [0.1, 0.2, 0.3, 0.4], callbacks=Callbacks(path))
     assert epochs_done(path) == 2
     assert [one.name for one in tmp_path.iterdir()] == ["last.ckpt"]

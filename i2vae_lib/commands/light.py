@@ -136,6 +136,9 @@ def show_cache(given: argparse.Namespace) -> int:
 def copy_notebooks(given: argparse.Namespace) -> int:
     import shutil
 
+    from i2vae_lib.runs import check_outside_runs
+
+    check_outside_runs(given.folder)
     if given.folder.exists() and not given.folder.is_dir():
         raise NotADirectoryError(f"{given.folder} is a file: name a folder for the notebooks")
     source = notebooks_folder()
