@@ -55,11 +55,16 @@ def not_utf8(content: bytes = b"") -> str:
     return f"not UTF-8 text; convert it, e.g. `iconv -f {encoding} -t utf-8`{guessed}"
 
 
+# of terminals, lines, writing direction; not the joiners U+200C and U+200D, without which some words are misspelt
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
 def brief(message: str) -> str:
     """A message without the middle of its long words (a path keeps its end), nor its own: values may be of any length.
 
-    What is wrong and where stands first, what would be right last.
+    What is wrong and where stands first, what would be right last. Control characters are escaped: ``\\x1b``.
     """
+    message = CONTROL.sub(lambda one: one[0] if one[0] in "\n\t" else ascii(one[0])[1:-1], message)
     words = re.sub(r"\S{501,}", lambda word: f"{word[0][:300]}…{word[0][-100:]}", message)
     return words if len(words) <= 1_500 else f"{words[:1_000]} … {words[-400:]}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from tornado.testing import bind_unused_port
 from tornado.websocket import WebSocketHandler, websocket_connect
 
 pytest.importorskip("voila")
-from i2vae_lib.explorers.page import MOST_KERNELS, PROTOCOL, Kernels, guard
+from i2vae_lib.explorers.page import MOST_KERNELS, PROTOCOL, Kernels, guard, hide
 
 
 class Page(tornado.web.RequestHandler):
@@ -87,6 +88,25 @@ def test_request_when_it_comes_from_elsewhere(headers: dict[str, str]) -> None:
 def test_request_when_it_is_our_own(headers: dict[str, str]) -> None:
     assert asyncio.run(status(headers)) == 200
     assert asyncio.run(status(headers, "/channels", protocols=["other", PROTOCOL])) == 101
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/broken", "/channels"])
+def test_log_of_a_request_that_fails_has_no_token(
+    path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def get(page: Page) -> None:
+        if page.request.path == "/broken":
+            raise ZeroDivisionError
+        page.set_status(404)
+
+    monkeypatch.setattr(Page, "get", get)
+    make = logging.getLogRecordFactory()
+    try:
+        hide("0123abcd")
+        asyncio.run(status(OWN, f"{path}?token=0123abcd"))
+    finally:
+        logging.setLogRecordFactory(make)
+    assert f"{path}?token=[token]" in caplog.text and "0123abcd" not in caplog.text
 
 
 @pytest.mark.parametrize("protocols", [None, [], ["v0"], ["v1.kernel.websocket.jupyter.org.evil"]])

@@ -55,9 +55,18 @@ def test_csv_when_a_name_is_a_formula(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("style", ["text", "markdown", "latex", "csv"])
 def test_tables_when_names_would_steer_the_terminal(style: str) -> None:
-    names = ["\x1b[31mred\x1b]0;title\x07", "\x9b2J", "a\u202eb", "a\u2066b", "a\rb"]
+    names = [
+        "\x1b[31mred\x1b]0;title\x07",
+        "\x9b2J",
+        "a\u202eb",
+        "a\u2066b",
+        "a\rb",
+        "a\u200eb",
+        "a\u061cb",
+        "a\u200bb",
+    ]
     shown = text.rendered(pd.DataFrame({"user": names, "n": 1.5}), style)
-    assert not CONTROL.search(shown.replace("\n", ""))
+    assert not re.search("[\x1b\x07\x9b\r\u202e\u2066\u200e\u061c\u200b]", shown)
 
 
 def test_csv_when_nothing_is_hostile_is_that_of_pandas() -> None:

@@ -97,3 +97,19 @@ def test_preset_when_its_name_would_leave_the_folder_of_runs(tmp_path: Path, nam
     path.write_text(f"preset: {name}\n{PRESET}", encoding="utf-8")
     with pytest.raises(ParameterError, match=r"mine\.yaml.*'preset'.*letters, digits"):
         load(str(path))
+
+
+@pytest.mark.parametrize("key", ["\x1b[31mred", "model\u202e.d", "a\x9b2J", "a\rb", "a\u200fb"])
+@pytest.mark.parametrize("where", ["preset", "overrides", "option"])
+def test_messages_when_a_key_would_steer_the_terminal(
+    where: str, key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, quoted = tmp_path / "mine.yaml", '"' + "".join(f"\\u{ord(one):04x}" for one in key) + '"'
+    whole = PRESET + "preset: mine\n"
+    of_preset = whole + f"{quoted}: 3\n" if where == "preset" else whole.replace("{}", f"{{{quoted}: 3}}")
+    path.write_text(of_preset if where != "option" else whole)
+    words = ["--set", f"{key}=3"] if where == "option" else []
+    assert cli.main(["run", "--preset", str(path), "--out", str(tmp_path / "out"), *words]) == 2
+    told = capsys.readouterr().err
+    odd = next(one for one in key if not one.isascii() or not one.isprintable())
+    assert odd not in told and ascii(odd)[1:-1] in told

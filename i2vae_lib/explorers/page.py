@@ -111,6 +111,18 @@ class _Server(Voila):
         threading.Thread(target=webbrowser.open, args=(opened.as_uri(),), daemon=True).start()
 
 
+def hide(secret: str) -> None:
+    """Keep a text out of every line that this process logs: requests that fail are logged with their address."""
+    make = logging.getLogRecordFactory()
+
+    def without(*words: Any, **named: Any) -> logging.LogRecord:
+        record = make(*words, **named)
+        record.msg, record.args = record.getMessage().replace(secret, "[token]"), ()
+        return record
+
+    logging.setLogRecordFactory(without)
+
+
 def _end_with_parent() -> None:
     sys.stdin.read()
     os.kill(os.getpid(), signal.SIGTERM)
@@ -126,8 +138,9 @@ def _main(notebook: str, port: str, *, open_browser: bool) -> None:
         token=os.environ[_TOKEN],
         open_browser=open_browser,
         notebook_path=notebook,
-        log_level=logging.WARNING,  # Voila's own lines have the address without its token
+        log_level=logging.WARNING,
     )
+    hide(server.token)
     server.config.VoilaConfiguration.template = "kit"
     server.config.VoilaConfiguration.extension_allowlist = _EXTENSIONS
     server.config.VoilaConfiguration.multi_kernel_manager_class = Kernels

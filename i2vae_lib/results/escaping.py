@@ -3,11 +3,12 @@
 import html
 import re
 
+from i2vae_lib.places import CONTROL
+
 _LATEX = str.maketrans(
     {one: f"\\{one}" for one in "&%$#_{}"}
     | {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
 )
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")  # of terminals, lines, writing direction
 _MARKDOWN = re.compile(r"[\\`*\[\]<|]|(?<![a-z0-9])_|_(?![a-z0-9])", re.IGNORECASE)
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from i2vae_lib.lazy import require
-from i2vae_lib.results.escaping import CONTROL, escaped
+from i2vae_lib.places import CONTROL
+from i2vae_lib.results.escaping import escaped
 
 _BOLD = "\\textbf{{{}}}"
 MARKS = {
