@@ -163,9 +163,9 @@ def check_outside_runs(out: Path) -> None:
     ------
     LayoutError
     """
-    for folder in (out.resolve(), *out.resolve().parents):
+    for folder in out.resolve().parents:
         if (folder / "run.json").is_file():
-            raise LayoutError(f"{out} is or lies inside the run {folder}: choose a folder outside it")
+            raise LayoutError(f"{out} lies inside the run {folder}: choose a folder outside it")
 
 
 @contextmanager

@@ -138,7 +138,7 @@ def copy_notebooks(given: argparse.Namespace) -> int:
 
     from i2vae_lib.runs import check_outside_runs
 
-    check_outside_runs(given.folder)
+    check_outside_runs(given.folder / "notebooks")  # nor into the run itself
     if given.folder.exists() and not given.folder.is_dir():
         raise NotADirectoryError(f"{given.folder} is a file: name a folder for the notebooks")
     source = notebooks_folder()
