@@ -925,6 +925,13 @@ def test_evaluate_when_asked_wrongly(words: dict[str, Any], message: str, kit: I
         kit.evaluate(**words)
 
 
+@pytest.mark.parametrize("words", [{"min_events": 0}, {"same_items": "maybe"}], ids=str)
+def test_fit_when_an_argument_is_wrong_it_is_named(words: dict[str, Any], logs: dict[str, pd.DataFrame]) -> None:
+    with pytest.raises(DataError, match=f"'{next(iter(words))}'") as told:
+        I2VAE.fit(logs, **words, **QUICK)
+    assert "min_user" not in str(told.value) and "same_ids" not in str(told.value)
+
+
 def test_command_writes_nothing_into_a_run(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (saved / "run.json").read_bytes()
     for name in ("run.json", "model/weights.safetensors", "new.parquet"):

@@ -869,7 +869,7 @@ def test_ids_when_they_hold_what_no_id_can_are_refused_with_the_line(tmp_path, s
     assert told in describe_files(tmp_path / "x.csv", tmp_path / "y.csv").refusal
 
 
-@pytest.mark.parametrize("long", ["w" * 5_000, "w w " * 1_250], ids=["one word", "with blanks"])
+@pytest.mark.parametrize("long", ["w" * 4_000, "w w " * 1_000], ids=["one word", "with blanks"])
 def test_ids_when_they_are_very_long_are_cut_in_suspicions(tmp_path, long):
     odd = {u for u, _, _ in LOGS["y"][:50]}
     rows = {
@@ -1803,6 +1803,18 @@ def test_quoting_that_is_no_csv_is_named(tmp_path, write, named, sign, every):
     paths[0].write_text("\n".join([sign.join(("user", "item", "time")), *lines, ""]), encoding="utf-8")
     with pytest.raises(DataError, match=rf"line 2: .*{named}.*in double quotes"):
         describe_files(*paths)
+
+
+@pytest.mark.parametrize("every", [1, 7])
+@pytest.mark.parametrize("sign", [",", ";", "\t"])
+@pytest.mark.parametrize("write", ["'{}{}b'", "'{}{} b'"])
+def test_values_in_single_quotes_without_a_header_are_named(tmp_path, write, sign, every):
+    def text(rows):
+        lines = [(u, write.format(i, sign) if n % every == 0 else f"'{i}'", str(t)) for n, (u, i, t) in enumerate(rows)]
+        return "".join(sign.join(one) + "\n" for one in lines)
+
+    with pytest.raises(DataError, match=r"line 1: single quotes do not quote here.*in double quotes"):
+        describe_files(*put(tmp_path, text))
 
 
 @pytest.mark.parametrize("sign", [",", " ", "\t"])

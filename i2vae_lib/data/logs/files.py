@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from i2vae_lib.data.logs.first_bytes import check_whole, first_line, is_parquet
 from i2vae_lib.data.logs.pair_file import COLUMNS_EXAMPLE, FORMATS, HEADERLESS, UNITS, Columns, Format, Side
-from i2vae_lib.data.logs.separators import fields_of, refuse_title, separator_of
+from i2vae_lib.data.logs.separators import fields_of, refuse_single_quotes, refuse_title, separator_of
 from i2vae_lib.data.rows import DataError
 from i2vae_lib.places import suggestion
 
@@ -291,6 +291,7 @@ def open_table(path: Path, wanted: Sequence[str], *, header: Sequence[str] | Non
         raise DataError(
             f"{path}, line 1: it begins with {line[0]!r}, as comments do: delete it, the header comes first"
         )
+    refuse_single_quotes(path, line, best)
     if blank:
         raise DataError(
             f"{path}, line 1: a blank follows each {best!r}, and would belong to the names and ids: write the file "

@@ -88,6 +88,8 @@ _IN_FRAMES = {  # what messages advise for pair files, which frames do not have
     r"set columns\.unit: \w+": "write them as datetimes",
     r"if columns\.unit: \w+ is right, drop them": "drop them",
     r"columns\.unit: \w+ stands for": "expected",
+    r"'min_(user|item)'": "'min_events'",
+    "'same_ids_are_same_items'": "'same_items'",
 }
 
 

@@ -81,6 +81,15 @@ def separator_of(path: Path, gzipped: bool, first: str, wanted: Sequence[str]) -
     return best.text
 
 
+def refuse_single_quotes(path: Path, line: str, separator: str) -> None:
+    """Refuse a first line in which a value in single quotes holds the separator: it would be taken apart there."""
+    sign = re.escape(separator)
+    if re.search(rf"(^|{sign})\s*'[^'{sign}]*{sign}[^']*'({sign}|$)", line):
+        raise DataError(
+            f"{path}, line 1: single quotes do not quote here: write values that hold {separator!r} in double quotes"
+        )
+
+
 def refuse_title(path: Path, gzipped: bool, first: str) -> None:
     """Refuse a first line with fewer values than all others have: a title, or names that are missing.
 
