@@ -40,6 +40,7 @@ def table(heading: str) -> list[list[str]]:
 
 
 GLOSSARY = table("| symbol | meaning | code | shape |")
+DEPARTURES = table("| parameter | the departure | code |")
 
 
 def modules() -> list[Any]:
@@ -78,6 +79,13 @@ def test_glossary_when_its_names_are_looked_up(
     found = re.findall("`([^`]+)`", line[2])
     assert found
     assert [name for name in found if not resolves(name, names, trained.model)] == []
+
+
+@pytest.mark.parametrize("line", DEPARTURES, ids=[line[0] for line in DEPARTURES])
+def test_departures_when_their_names_are_looked_up(
+    line: list[str], names: dict[str, Any], trained: I2VAERecommender
+) -> None:
+    assert [name for name in re.findall("`([^`]+)`", line[2]) if not resolves(name, names, trained.model)] == []
 
 
 def test_glossary_when_a_name_is_wrong(names: dict[str, Any], trained: I2VAERecommender) -> None:

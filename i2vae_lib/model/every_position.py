@@ -63,7 +63,7 @@ class PositionBatch(Tensors):
     moment: Tensor  # int64 [B], line of the recent takers
     target: Tensor  # int64 [B]
     position: Tensor  # int64 [B] of each row in what was collated
-    drawn: Tensor  # int64 [S] items that stand for all those without evidence; S = 0: the softmax is over all
+    drawn: Tensor  # int64 [S] sampled items that estimate the softmax's sum over those without evidence; S = 0: all
     correction: Tensor  # float32 [S] log(times drawn / expected times of an item in all draws)
     part: Part | None = None  # None: all rows of the batch
 
@@ -88,11 +88,11 @@ class EvidenceScorer(nn.Module):
     softplus(MLP(log(1 + own length), log(1 + other length), for each kernel log(1 + exp(c_k) largest s_k) and
     log(1 + exp(c_k) sum of s_k))).
 
-    All this is learnt on rows that the latents have seen, and may trust the latents too much. So a trained model is
-    pooled with plain counts (log-linear pool: Genest and Zidek, Statistical Science 1986): w log(share_v + 1e-5) is
-    added to the score of item v, except in rows that counts say nothing of. share_v is the item's part in the sum over
-    all items of sum_k s_kv + 0.03 log(1 + p_v), where p_v training users took v. ``pool`` is w: 0 in training, then
-    chosen by :meth:`.recommenders.i2vae.I2VAERecommender.choose_pool_weight`.
+    The gates are learnt on rows that the latents have fitted, so on new rows they may trust the latents too much. So a
+    trained model is pooled with plain counts (log-linear pool: Genest and Zidek, Statistical Science 1986): w
+    log(share_v + 1e-5) is added to the score of item v, except in rows that counts say nothing of. share_v is the
+    item's part in the sum over all items of sum_k s_kv + 0.03 log(1 + p_v), where p_v training users took v. ``pool``
+    is w: 0 in training, then chosen by :meth:`.recommenders.i2vae.I2VAERecommender.choose_pool_weight`.
     """
 
     HIDDEN, OPENING, BEGINNING, TREND = 16, -1.0, 5.0, 0.2

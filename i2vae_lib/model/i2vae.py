@@ -44,9 +44,9 @@ def latent_name(role: str, domain: str) -> str:
 class Latents:
     """What inference says of the rows of one target domain (for X: z^x, z_t^y, z_a^x). Each Gaussian [B, d].
 
-    ``transferable`` is q(z_t^y | x, y) where a row has both histories, r^y(z_t^y | y) where it has only the other
-    (cold start), N(0, I) where it has no other. Where a row has no own history, ``specific`` and ``augmented`` are
-    placeholders that are masked downstream.
+    ``transferable`` is q(z_t^y | x, y) where a row has both histories, r^y(z_t^y | y) where it has only the other (cold
+    start), and a placeholder where it has no other. Where a row has no own history, ``specific`` and ``augmented`` are
+    placeholders too. All are masked downstream.
     """
 
     specific: Gaussian

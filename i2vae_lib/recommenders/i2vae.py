@@ -174,8 +174,9 @@ class I2VAERecommender(Trained):
     def choose_pool_weight(self, validation: Rows) -> None:
         """Choose the weight of plain counts beside the trained model (:class:`.model.every_position.EvidenceScorer`).
 
-        By sampled NDCG@10 among ``evidence.pooled``, one weight for both domains; 0 unless the gain on the validation
-        rows is more than its standard error (the rule of Breiman et al., Classification and Regression Trees, 1984).
+        By sampled NDCG@10 among ``evidence.pooled``, one weight for both domains; 0 unless the gain of the best on the
+        validation rows is more than its own standard error (after the rule of Breiman et al., Classification and
+        Regression Trees, 1984, which is of the error of the best value and not of the gain).
         A weight above 0 stands in the selected epoch's line of the history; ``state.best_metric`` is what it reaches.
         """
         state, ranked = self.state, self._ranker(validation)

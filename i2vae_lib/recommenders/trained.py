@@ -207,8 +207,8 @@ class Trained(StoredRecommender):
 
     @abstractmethod
     def stages(self, train: Rows) -> Iterator[Stage]:
-        """What is to be trained, in order. ``self.module`` is built, and where the generator goes on after a stage,
-        that stage is trained."""
+        """What is to be trained, in order; ``self.module`` is built. When the iterator resumes after a stage, that
+        stage has been trained."""
 
     def prepare(self, train: Rows, generator: Generator | None) -> None:
         """Take from training rows what the module's shapes and constants depend on (a graph, the number of users)."""

@@ -11,10 +11,10 @@ s >= 0, log(1 + 50 s) and s / (largest s in the domain); log(1 + popularity); in
 :mod:`i2vae_lib.recommenders.systems.sasrec_ce`, merged. All w start at .3 and all g at 0; Adam, each step on all rows.
 
 No published system, and no reference: the yardstick of a mere combination. The rankers learn from training rows and
-choose on validation rows what they always choose there; w and g are fitted on validation rows, for of training rows the
-counts hold the targets. So that a stack's validation figures are not those of rows that it was fitted on, they are
-cross-fitted: users are parted by a hash into ``stack.folds``, and each part is ranked by weights fitted on the others.
-The stack that is kept is fitted on all of them.
+choose on validation rows what they always choose there; w and g are fitted on validation rows, because the counts
+already contain the targets of training rows. So that a stack's validation figures are not those of rows that it was
+fitted on, they are cross-fitted: users are parted by a hash into ``stack.folds``, and each part is ranked by weights
+fitted on the others. The stack that is kept is fitted on all of them.
 
 Departs
     - no part of this is of a paper; settings are those of a prototype;
