@@ -44,7 +44,7 @@ def once(kind: str, key: Any, code: tuple[str, ...], make: Callable[[Path], obje
     """
     folder = entry_folder(kind, key, code)
     try:
-        if folder.is_symlink() or folder.is_file():
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
             folder.unlink()
         folder.mkdir(parents=True, exist_ok=True)
         lock = _lock(folder)
@@ -59,7 +59,7 @@ def once(kind: str, key: Any, code: tuple[str, ...], make: Callable[[Path], obje
                     _remove(path)
             make(folder)
             # written last: its presence means that the rest is whole
-            write_json(folder / MANIFEST, {"sha256": _checksums(folder)})
+            write_json(folder / MANIFEST, _manifest(folder))
     return folder
 
 
@@ -120,15 +120,17 @@ def _entries(downloads: Collection[str]) -> Iterator[tuple[str, Path]]:
 
 def _is_whole(folder: Path) -> bool:
     try:
-        known = read_json(folder / MANIFEST)["sha256"]
-    except (OSError, ValueError, KeyError):
+        # nothing but a file is opened: a pipe would be waited for
+        return (folder / MANIFEST).is_file() and read_json(folder / MANIFEST) == _manifest(folder)
+    except (OSError, ValueError):
         return False
-    return bool(known == _checksums(folder))
 
 
-def _checksums(folder: Path) -> dict[str, str]:
+def _manifest(folder: Path) -> dict[str, Any]:
+    """Which entry a folder is, so that no other is taken in its place, and what its files hold."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in (MANIFEST, _LOCK)]
-    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
+    sha256 = {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
+    return {"entry": f"{folder.parent.name}/{folder.name}", "sha256": sha256}
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -81,6 +82,10 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "a manifest of other values": lambda folder: (folder / cache.MANIFEST).write_text('{"sha256": 1}'),
     "a manifest that is no text": lambda folder: (folder / cache.MANIFEST).write_bytes(b"\xff\xfe\xff"),
     "a folder for the manifest": lambda folder: in_place(folder / cache.MANIFEST, Path.mkdir),
+    "a pipe for the manifest": lambda folder: in_place(folder / cache.MANIFEST, os.mkfifo),
+    "a pipe for the lock": lambda folder: (in_place(folder / ".lock", os.mkfifo), flip(folder / "about.json")),
+    "a pipe for a file": lambda folder: in_place(folder / "about.json", os.mkfifo),
+    "a pipe for the entry": lambda folder: in_place(folder, os.mkfifo),
     "a folder for the lock": lambda folder: (in_place(folder / ".lock", Path.mkdir), flip(folder / "about.json")),
     "a file for the entry": lambda folder: in_place(folder, Path.touch),
 }
@@ -96,6 +101,17 @@ def test_entry_when_damaged_is_made_anew(
     assert (folder / "inner" / "table.bin").read_bytes() == bytes(range(256)) and not (folder / ".part").exists()
     cache.once("tables", 0, CODE, make)
     assert len(made) == 2
+
+
+@pytest.mark.parametrize("other", [("tables", 1), ("others", 0)], ids=["another key", "another kind"])
+def test_entries_when_exchanged_are_made_anew(
+    other: tuple[str, int], made: list[Path], make: Callable[[Path], None]
+) -> None:
+    folders = [cache.once(*one, CODE, make) for one in (("tables", 0), other)]
+    aside = folders[0].rename(folders[0].with_name("aside"))
+    folders[1].rename(folders[0])
+    aside.rename(folders[1])
+    assert [cache.once(*one, CODE, make) for one in (("tables", 0), other)] == folders and made == folders * 2
 
 
 LINKS = {  # what is made a link: the entry, or something in it
@@ -266,16 +282,16 @@ def test_cache_when_cleared_holds_no_entry_and_all_else(
 ) -> None:
     for key in (1, 2):
         cache.once("tables", key, CODE, make)
-    cache.once("fits", 1, CODE, make)
+    cache.once("firsts", 1, CODE, make)
     for name in ("tables/notes.txt", "pair.csv", "0" * 64 + "/mine/deep", "folder/" + "0" * 64 + "/not_ours"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x" * 10)
     found = cache.contents(["pair.csv", "absent.csv"])
-    assert [(kind, entries) for kind, entries, _ in found] == [("fits", 1), ("tables", 2), ("downloads", 1)]
+    assert [(kind, entries) for kind, entries, _ in found] == [("firsts", 1), ("tables", 2), ("downloads", 1)]
     assert found[1][2] == 2 * found[0][2] > 512 and found[2][2] == 10
     assert cache.clear() == found[:2] and cache.contents() == []
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 4
-    cache.once("fits", 1, CODE, make)
+    cache.once("firsts", 1, CODE, make)
     assert len(made) == 4
 
 
