@@ -180,6 +180,13 @@ def refused(content: Any, words: str, kind: type[Exception] = ParameterError) ->
         (grid(product={"epochs": [1], "training.epochs": [2]}), "epochs (1) and training.epochs (2) are one parameter"),
         (grid(product={"objective.lambda_a": ["1e-3", 0.001]}), "a value stands twice: objective.lambda_a = 0.001"),
         (SMALL | {"overrides": ["model.d"]}, "overrides: Input should be a mapping of names to values"),
+        (SMALL | {"seeds": [True]}, "seeds.0: Input should be a valid integer, found True"),
+        (SMALL | {"seeds": ["1"]}, "seeds.0: Input should be a valid integer, found '1'"),
+        (SMALL | {"epochs": "1"}, "epochs: Input should be a valid integer, found '1'"),
+        (
+            SMALL | {"seeds": {"start": False, "stop": 1, "step": 1}},
+            "seeds.start: Input should be a valid number, found False",
+        ),
         (SMALL | {"seeds": [0, 0]}, "seeds: [0, 0]: whole numbers, each once"),
         (SMALL | {"seeds": {"start": 0, "stop": 1, "number": 3}}, "whole numbers, each once"),
         (

@@ -51,6 +51,17 @@ def _threads(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"model.dropout": {"low": 0.1, "high": 0.3, "step": 0}}, "dropout.step: Input should be greater than 0"),
         ({"model.dropout": 0.1}, "dropout: Input should be a mapping with low, high, step, log or a list, found 0.1"),
         ({"model.dropout": {"low": 0.0, "high": 0.1, "log": True}}, "a log range has no step and begins above 0"),
+        (
+            {"model.dropout": {"low": 0.0, "high": 0.5, "step": 1e-300}},
+            "model.dropout: from 0 to 0.5 by 1e-300 are more",
+        ),
+        ({"model.T": {"low": 10, "high": 30, "step": 0.5}}, "'model.T': Input should be a valid integer"),
+        ({"model.T": {"low": 10.0, "high": 30.0}}, "'model.T': Input should be a valid integer"),
+        ({"model.T": {"low": 1, "high": 10**400, "step": 1}}, "model.T.high: Input should be"),
+        ({"model.T": {"low": True, "high": 30}}, "model.T.low: Input should be a valid integer or a valid number"),
+        ({"model.dropout": {"low": 0, "high": "0.5"}}, "model.dropout.high: Input should be"),
+        ({"model.d": [8, 8.0]}, "model.d: the value 8.0 stands twice"),
+        ({"training.learning_rate": ["1e-3", 0.001]}, "learning_rate: the value 0.001 stands twice"),
         ({"psg.kind": ["random", "lightgnc"]}, "'psg.kind'"),
         ({"evaluation.negatives": [2, 99]}, "evaluation.negatives says which rows or candidates are ranked"),
         ({"split.data_seed": [0, 1]}, "split.data_seed says which rows or candidates are ranked"),
@@ -61,6 +72,13 @@ def test_wrong_space_is_refused(write: Any, space: Any, words: str) -> None:
     with pytest.raises(ParameterError) as caught:
         read_search(write(space))
     assert words in str(caught.value) and "space.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["seed", "epochs"])
+@pytest.mark.parametrize("value", [True, "1", 1.0])
+def test_number_of_a_search_when_it_is_no_whole_one_is_refused(name: str, value: Any, write: Any) -> None:
+    with pytest.raises(ParameterError, match=rf"space\.yaml: {name}: Input should be a valid integer, found {value!r}"):
+        read_search(write({"model.d": [8, 12]}, **{name: value}))
 
 
 def test_unknown_file_is_refused() -> None:

@@ -71,9 +71,9 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Strict(BaseModel):
-    """A part of a file, which may hold the names of its fields and no others."""
+    """A part of a file, which may hold the names of its fields and no others, and no true or '1' for a number."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Range(Strict):

@@ -15,6 +15,7 @@ flight, each from its last epoch. Needs Optuna (the extra ``search``).
 """
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -38,15 +39,18 @@ START_UP = 5  # trials that finish unpruned before the median prunes any
 
 WARM_UP = 2  # epochs after which a trial may first be pruned
 
+MOST_STEPS = 1_000_000  # between the ends of a range: beyond 10^28 the proposer fails
+
+Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Between(Strict):
     """A number between two ends, both inclusive; a whole number if ends and step are."""
 
-    low: int | Finite
-    high: int | Finite
-    step: Annotated[int | Finite, Field(gt=0)] | None = None
+    low: Whole | Finite
+    high: Whole | Finite
+    step: Annotated[Whole | Finite, Field(gt=0)] | None = None
     log: bool = False
 
     @model_validator(mode="after")
@@ -58,9 +62,19 @@ class Between(Strict):
                 f"the step {self.step:g} leads beyond high = {self.high:g}, so {self.low:g} is the only value: a "
                 f"smaller step, or a list of values"
             )
+        if self.step is not None and self.high - self.low > MOST_STEPS * self.step:
+            raise ValueError(
+                f"from {self.low:g} to {self.high:g} by {self.step:g} are more than {MOST_STEPS:,} steps: a larger "
+                f"step, or none"
+            )
         if self.log and (self.step is not None or self.low <= 0):
             raise ValueError("a log range has no step and begins above 0")
         return self
+
+    def samples(self) -> list[int | float]:
+        """Its ends and, of a range that is not of whole numbers, a value between them."""
+        whole = all(isinstance(one, int) for one in (self.low, self.high, self.step or 0))
+        return [self.low, self.high, *([] if whole else [self.low + (self.step or (self.high - self.low) / math.pi)])]
 
 
 class Search(Strict):
@@ -113,11 +127,14 @@ def read_search(name: str | Path, given: Settings | None = None) -> Search:
                 f"{where}: space: {key} says which rows or candidates are ranked, so what its values reach on "
                 f"validation does not compare: set it under overrides, or sweep it"
             )
-        for value in values if isinstance(values, list) else (values.low, values.high):
+        known: list[Any] = []
+        for value in values if isinstance(values, list) else values.samples():
             try:
-                search.parameters({key: value})
+                known.append(flatten(search.parameters({key: value}).model_dump(mode="json"))[key])
             except ParameterError as error:
                 raise ParameterError(f"{where}: space: {error}") from None
+            if known[-1] in known[:-1]:
+                raise ParameterError(f"{where}: space: {key}: the value {value!r} stands twice: drop one")
         if values == []:
             raise ParameterError(f"{where}: space: {key} has no value")
     if not search.space:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from filelock import FileLock
+from pydantic import ConfigDict
 
 from i2vae_lib.data.loading import source_of
 from i2vae_lib.experiments.engine import Outcome, Work, cell_folder, claim_cells, reason_of, work_off
@@ -39,6 +40,8 @@ TRAINED, MEASURED = "model/model.json", "metrics.json"
 
 class Tuning(Strict):
     """What systems may try: ``shared`` overrides for all, and the points of each, its own paper's settings first."""
+
+    model_config = ConfigDict(strict=False)  # lists become tuples
 
     shared: dict[str, Any]
     points: dict[str, tuple[dict[str, Any], ...]]
