@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -98,6 +99,14 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             part.unlink(missing_ok=True)
 
 
+_NO_ROOM = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
+
+
+def no_room(told: str) -> str:
+    """The system's words for a full disk, if a message holds them, whoever wrote it; "" otherwise."""
+    return next((words for words in _NO_ROOM if words in told), "")
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write strict JSON (no NaN) atomically."""
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
@@ -176,6 +185,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     ------
     LayoutError
         ``path`` exists.
+    OSError
+        The disk is full.
     """
     if os.path.lexists(path):  # a symlink to nothing too
         raise LayoutError(f"{path} exists: choose another folder")
@@ -185,6 +196,12 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         yield part
         part.rename(path)
+    except Exception as error:
+        if why := no_room(str(error)):  # copying names what it read, or the part
+            raise OSError(
+                f"{path} could not be written ({why}): nothing of it is left; with room for it the same command goes on"
+            ) from error
+        raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from i2vae_lib.places import runs_folder
+from i2vae_lib.runs import new_folder
 
 # made by `python tools/make_sample_run.py`: the recipe on a small planted pair
 SAMPLE = Path(__file__).parent / "sample_files"
@@ -21,6 +22,6 @@ def sample_run() -> Path:
     packaged = (SAMPLE / "run.json").read_bytes()
     if not (target / "run.json").is_file() or (target / "run.json").read_bytes() != packaged:
         shutil.rmtree(target, ignore_errors=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(SAMPLE, target)
+        with new_folder(target) as part:
+            shutil.copytree(SAMPLE, part, dirs_exist_ok=True)
     return target

@@ -41,6 +41,7 @@ from i2vae_lib.results.effects import effects
 from i2vae_lib.results.significance import holm
 from i2vae_lib.runs import RUN_LAYOUT, LayoutError, write_record
 from i2vae_lib.training import history_of
+from tests.helpers.disks import full_disk
 from tests.helpers.sweeps import CONTENT
 from tests.helpers.worlds import LONG, in_this_process
 
@@ -323,6 +324,16 @@ def test_failing_cell_is_recorded_and_the_rest_goes_on(
     assert set(table["state"]) == {"done"}
     assert {name: stamp for name, stamp in stamps(tmp_path).items() if name in before} == before
     assert plan(three, tmp_path)["reason"].isna().all() and not list(tmp_path.glob("cells/*/failed.json"))
+
+
+def test_sweep_when_a_full_disk_stopped_cells_goes_on_with_them(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps, "connect", in_this_process)
+    two = Sweep("two", sweep.cells[:2])
+    with full_disk(12_000):
+        assert set(run(two, tmp_path)["state"]) == {"failed"}
+    assert set(run(two, tmp_path)["state"]) == {"done"}
 
 
 def test_cell_of_another_layout(sweep: Sweep, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from i2vae_lib.data.rows import DOMAINS
 from i2vae_lib.evaluation import sample_negatives
 from i2vae_lib.params import ParameterError, Parameters, load
 from i2vae_lib.runs import LayoutError, read_record
+from tests.helpers.disks import full_disk
 from tests.helpers.worlds import TINY
 
 EVERYWHERE = {
@@ -152,6 +153,19 @@ def test_export_when_it_cannot_be_done_leaves_nothing(everywhere: Path, tmp_path
     with pytest.raises(LayoutError, match=r"metrics\.json is missing: put the run"):
         export.export_run(tmp_path / "begun", tmp_path / "out")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["begun", "there"]
+
+
+def test_export_when_the_disk_is_full_names_what_could_not_be_written(
+    everywhere: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    with full_disk(1_000):
+        assert cli.main(["export", str(everywhere), "--out", str(out)]) == 2
+        with pytest.raises(OSError, match=f"^{out} could not be written"):
+            I2VAE.load(everywhere).save(out)
+    assert f"{out} could not be written (File too large)" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert cli.main(["export", str(everywhere), "--out", str(out)]) == 0
 
 
 def test_split_when_exported_is_what_the_kit_evaluates_on(tiny: Parameters, tmp_path: Path) -> None:

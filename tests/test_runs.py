@@ -25,6 +25,7 @@ from i2vae_lib.runs import (
     LayoutError,
     Run,
     default_folder,
+    new_folder,
     read_json,
     read_record,
     write_atomically,
@@ -32,6 +33,7 @@ from i2vae_lib.runs import (
     write_record,
 )
 from i2vae_lib.stages import open_run
+from tests.helpers.disks import full_disk
 from tests.helpers.planted_runs import recorded
 from tests.helpers.worlds import TINY
 
@@ -109,6 +111,21 @@ def test_write_when_the_disk_is_full_leaves_the_previous_state(tmp_path, monkeyp
     with pytest.raises(OSError, match="No space left"):
         write_atomically(tmp_path / "file.txt", lambda part: part.write_text("after"))
     assert content(tmp_path) == {"file.txt": "before"}
+
+
+@pytest.mark.parametrize("copy", [shutil.copyfile, shutil.copytree])
+def test_folder_when_the_disk_is_full_is_named_and_not_there(tmp_path, copy):
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    (source / "large").write_bytes(bytes(10_000))
+    inside = "" if copy is shutil.copytree else "large"
+    with (
+        full_disk(1_000),
+        pytest.raises(OSError, match=rf"^{target} could not be written \(File too large\): nothing of it is left"),
+        new_folder(target) as part,
+    ):
+        copy(source / inside, part / "copy")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 def test_write_when_there_was_no_file_and_the_disk_is_full_leaves_none(tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -132,6 +134,21 @@ def test_search_goes_on_after_a_record_that_a_full_disk_cut_short(finished: tupl
     whole = table(out)
     journal.write_bytes(journal.read_bytes() + b'{"op_code": 4, "work')
     assert run(search, out, trials=2, workers=1).equals(whole)
+    assert run(search, out, trials=3, workers=1)["state"].tolist() == ["complete"] * 3
+
+
+def full_disk_in_training(*words: Any, **named: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_search_goes_on_with_a_trial_that_a_full_disk_stopped(
+    finished: tuple[Search, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search, out = finished
+    open_study(out).enqueue_trial({"model.T": 7})  # of no finished cell
+    with monkeypatch.context() as full:
+        full.setattr(search_module.stages, "train", full_disk_in_training)
+        assert run(search, out, trials=3, workers=1)["state"].tolist() == ["complete", "complete", "running"]
     assert run(search, out, trials=3, workers=1)["state"].tolist() == ["complete"] * 3
 
 

@@ -25,6 +25,7 @@ from i2vae_lib.data.kinds import HEADLINE
 from i2vae_lib.params import Parameters, known_keys, load
 from i2vae_lib.recommenders import CEILINGS, REFERENCES, REGISTRY, SYSTEMS
 from i2vae_lib.runs import RUN_LAYOUT, write_record
+from tests.helpers.disks import full_disk
 
 ROOT = Path(i2vae_lib.__file__).parent.parent
 
@@ -168,10 +169,16 @@ def test_command_when_what_it_needs_is_not_installed(
 
 
 def test_notebooks_when_copied_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with full_disk(100_000):  # the first is larger
+        assert cli.main(["notebooks", str(tmp_path / "lessons")]) == 2
+    assert f"{tmp_path / 'lessons' / '00_tour.ipynb'} could not be written" in capsys.readouterr().err
+    assert not list((tmp_path / "lessons").rglob("*.*"))
+    (tmp_path / "lessons" / "00_tour.ipynb").write_bytes((ROOT / "notebooks" / "00_tour.ipynb").read_bytes())
     assert cli.main(["notebooks", str(tmp_path / "lessons")]) == 0
     copied = {path.name: path.read_bytes() for path in (tmp_path / "lessons").glob("*.ipynb")}
     assert copied == {path.name: path.read_bytes() for path in (ROOT / "notebooks").glob("*.ipynb")}
     capsys.readouterr()
+    (tmp_path / "lessons" / "00_tour.ipynb").write_text("mine")
     assert cli.main(["notebooks", str(tmp_path / "lessons")]) == 2
     assert "has 00_tour.ipynb" in capsys.readouterr().err
 

@@ -134,9 +134,10 @@ def show_cache(given: argparse.Namespace) -> int:
 
 
 def copy_notebooks(given: argparse.Namespace) -> int:
+    import functools
     import shutil
 
-    from i2vae_lib.runs import check_outside_runs
+    from i2vae_lib.runs import check_outside_runs, write_atomically
 
     check_outside_runs(given.folder / "notebooks")  # nor into the run itself
     if given.folder.exists() and not given.folder.is_dir():
@@ -144,11 +145,12 @@ def copy_notebooks(given: argparse.Namespace) -> int:
     source = notebooks_folder()
     found = sorted(path.relative_to(source) for path in source.rglob("[!.]*") if path.is_file())
     found = [path for path in found if not any(part.startswith(".") for part in path.parts)]
-    if there := [str(path) for path in found if (given.folder / path).exists()]:
+    missing = [path for path in found if not (given.folder / path).exists()]
+    others = (path for path in found if path not in missing)  # equal ones are of a call that did not end
+    if there := [str(path) for path in others if (given.folder / path).read_bytes() != (source / path).read_bytes()]:
         raise FileExistsError(f"{given.folder} has {', '.join(there[:3])} already: choose another folder")
-    for path in found:
-        (given.folder / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / path, given.folder / path)
+    for path in missing:
+        write_atomically(given.folder / path, functools.partial(shutil.copyfile, source / path))
     print(f"{len(found)} files in {given.folder}; open them with: jupyter lab {given.folder}")
     return 0
 

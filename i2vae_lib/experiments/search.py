@@ -33,7 +33,7 @@ from i2vae_lib.experiments.workers import connect
 from i2vae_lib.lazy import require
 from i2vae_lib.params import ParameterError, Parameters, load
 from i2vae_lib.progress import bar
-from i2vae_lib.runs import LayoutError, flatten, make_folder, reading
+from i2vae_lib.runs import LayoutError, flatten, make_folder, no_room, reading
 
 START_UP = 5  # trials that finish unpruned before the median prunes any
 
@@ -244,6 +244,8 @@ def _search(search: Search, out: Path, trials: int, workers: int | None, schedul
         return
 
     def end(number: int, outcome: Outcome) -> None:
+        if no_room(outcome.reason):
+            return  # it stays in flight, and the same command goes on with it
         if outcome.reason:
             trial = study.get_trials(deepcopy=False)[number]
             opt.trial.Trial(study, trial._trial_id).set_user_attr("reason", outcome.reason)

@@ -31,7 +31,7 @@ from i2vae_lib.params import Parameters, pair_name
 from i2vae_lib.processes import peak_memory_bytes
 from i2vae_lib.progress import bar
 from i2vae_lib.recommenders import CEILINGS, REFERENCES
-from i2vae_lib.runs import RESULTS, Damaged, checked, read_record, refuse_file
+from i2vae_lib.runs import RESULTS, Damaged, checked, no_room, read_record, refuse_file
 from i2vae_lib.training import Callbacks, history_of
 
 # --- what there is ----------------------------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ def run(
     dashboard
         Print the address of the scheduler's page.
     retry_failed
-        Also run cells that failed before.
+        Also run cells that failed before, of which those that a full disk stopped run anyway.
 
     Returns
     -------
@@ -252,10 +252,12 @@ def run(
     for cell in (cell for cell in sweep.cells if state[cell.address] == "damaged"):
         say(f"{cell.address} ({planned.at[cell.address, 'cell']!s}): damaged; set aside and run again")
         set_aside(cell, out)
-    if (failed := int((state == "failed").sum())) and not retry_failed:
-        say(f"{failed} cells failed before and are left alone; --retry-failed runs them again")
-    left_alone = {"done"} if retry_failed else {"done", "failed"}
-    todo = [_work(cell, out) for cell in sweep.cells if state[cell.address] not in left_alone]
+    # the same command goes on with what a full disk stopped
+    failed = planned.index[(state == "failed") & ~planned["reason"].map(lambda why: bool(no_room(str(why))))]
+    if len(failed) and not retry_failed:
+        say(f"{len(failed)} cells failed before and are left alone; --retry-failed runs them again")
+    left_alone = {*planned.index[state == "done"], *([] if retry_failed else failed)}
+    todo = [_work(cell, out) for cell in sweep.cells if cell.address not in left_alone]
     if todo:
         claim_cells(out)
         done, cells = int((state == "done").sum()), len(sweep.cells)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from i2vae_lib.results.escaping import escaped
-from i2vae_lib.runs import LayoutError, read_record, write_json
+from i2vae_lib.runs import LayoutError, read_record, write_atomically, write_json
 
 
 class Content(NamedTuple):
@@ -115,5 +115,6 @@ def write_page(folders: Sequence[Path | str], target: Path) -> Path:
     write_json(target / "explore.ipynb", {"nbformat": 4, "nbformat_minor": 5, "metadata": metadata, "cells": cells})
     template = target / "voila" / "templates" / "kit"
     write_json(template / "conf.json", {"base_template": "lab"})
-    shutil.copyfile(Path(__file__).with_name("page.html.jinja"), template / "index.html.j2")
+    page_of_kit = Path(__file__).with_name("page.html.jinja")
+    write_atomically(template / "index.html.j2", lambda part: shutil.copyfile(page_of_kit, part))
     return target / "explore.ipynb"

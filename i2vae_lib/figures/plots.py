@@ -4,6 +4,7 @@ Colours are those of :mod:`.figures.looks`, labels those of :mod:`i2vae_lib.labe
 without lines (ValueError).
 """
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from i2vae_lib.figures import looks
 from i2vae_lib.figures.pictures import training_panels
 from i2vae_lib.labels import label, latent
 from i2vae_lib.results.text import as_csv
+from i2vae_lib.runs import write_atomically
 
 _DOTTED = {"width": 1, "dash": "dot", "color": looks.GREY}
 
@@ -380,8 +382,8 @@ def write_figures(drawn: Mapping[str, tuple[go.Figure, pd.DataFrame]], folder: P
     written, images = [], []
     for name, (figure, table) in drawn.items():
         csv, page, image = (folder / f"{name}.{kind}" for kind in ("csv", "html", "png"))
-        as_csv(table, csv)
-        figure.write_html(page, include_plotlyjs=True)
+        write_atomically(csv, functools.partial(as_csv, table))
+        write_atomically(page, functools.partial(figure.write_html, include_plotlyjs=True))
         written += [csv, page]
         size = {"format": "png", "width": 1000, "height": figure.layout.height or 500, "scale": 2}
         images.append({"fig": figure, "path": image, "opts": size})
