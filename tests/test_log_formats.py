@@ -1509,8 +1509,24 @@ def test_reviews_of_several_lines_are_read(tmp_path, review):
     assert triples(load_logs(written(tmp_path)), "x") == sorted(LOGS["x"])
 
 
+@pytest.mark.parametrize(
+    "key", ["", "*", "a/b", "~1", "$", "0", "#", 'say "so"', "\\", "\n", "[0]", "a.b", "*.item_id", "é"]
+)
+@pytest.mark.parametrize("role", ["user", "item", "none"])
+def test_keys_of_json_are_any_text(tmp_path, key, role):
+    keys = [key if role == "user" else "user_id", key if role == "item" else "item_id", "timestamp"]
+    for d in DOMAINS:
+        lines = [json.dumps({**dict(zip(keys, row)), **({key: 1} if role == "none" else {})}) for row in LOGS[d]]
+        (tmp_path / f"{d}.csv").write_text("\n".join(lines), encoding="utf-8")
+    columns = dict(zip(("user", "item", "timestamp"), keys), unit="s")
+    assert triples(load_logs(written(tmp_path, **columns)), "x") == sorted(LOGS["x"])
+
+
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("bad", ['{"user_id": "u"', '{"user_id": u}', "{}"])
+@pytest.mark.parametrize(
+    "bad",
+    ['{"user_id": "u"', '{"user_id": u}', "{}", '{"user_id": "\\ud83d"}', '{"user_id": "u", "\\ude00": [{"a": "b"}]}'],
+)
 def test_line_that_is_no_json_object_is_named(tmp_path, packed, bad):
     def text(rows):
         lines = [json.dumps({"user_id": u, "item_id": i, "timestamp": t}) for u, i, t in rows]

@@ -145,7 +145,8 @@ def test_search_goes_on_with_a_trial_that_a_full_disk_stopped(
     finished: tuple[Search, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     search, out = finished
-    open_study(out).enqueue_trial({"model.T": 7})  # of no finished cell
+    other = next(t for t in range(5, 11) if t not in {*table(out)["model.T"]})
+    open_study(out).enqueue_trial({"model.T": other})
     with monkeypatch.context() as full:
         full.setattr(search_module.stages, "train", full_disk_in_training)
         assert run(search, out, trials=3, workers=1)["state"].tolist() == ["complete", "complete", "running"]

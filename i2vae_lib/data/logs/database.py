@@ -107,7 +107,9 @@ def _unreadable(source: Source) -> str:
 def _no_object(line: bytes) -> str:
     """Why a line is no JSON; "" if it is or is blank."""
     try:
-        json.loads(line.strip() or b"{}")
+        json.dumps(json.loads(line.strip() or b"{}"), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        return f"half a character, {json.dumps(error.object[error.start])}"
     except (ValueError, RecursionError) as error:
         return f"{type(error).__name__}: {str(error).split(': line')[0]}"
     return ""

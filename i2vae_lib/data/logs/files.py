@@ -92,7 +92,7 @@ class Source:
         if self.items is not None:
             return self._sequences(self.items)
         if self.delimiter == JSON_LINES:
-            keys = ["$." + json.dumps(name) for name in self.names]
+            keys = ["/" + name.replace("~", "~0").replace("/", "~1") for name in self.names]  # JSON pointers: any key
             cells = ", ".join(f"v[{i + 1}] AS c{i}" for i in range(len(keys)))
             read, values = self.objects()  # each parsed once for all keys: once a key takes memory without end
             return f"(SELECT {cells} FROM (SELECT json_extract_string(json, ?) AS v FROM {read}))", [keys, *values]
