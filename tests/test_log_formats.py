@@ -1509,6 +1509,20 @@ def test_reviews_of_several_lines_are_read(tmp_path, review):
     assert triples(load_logs(written(tmp_path)), "x") == sorted(LOGS["x"])
 
 
+NO_TIMES = ["(null)", "[NULL]", "'NULL'", "-", "?", ".", "missing", "undefined", "unknown", "#VALUE!", "n.d."]
+
+
+@pytest.mark.parametrize("look", ["%Y-%m-%d %H:%M:%S", "%Y%m%d%H%M%S"])
+@pytest.mark.parametrize("word", NO_TIMES)
+def test_text_in_place_of_some_times_of_one_file_is_told(tmp_path, word, look):
+    for d in DOMAINS:
+        times = [word if d == "y" and n % 9 == 1 else f"{moment(row[2]):{look}}" for n, row in enumerate(LOGS[d])]
+        lines = [f"{u},{i},{when}" for (u, i, _), when in zip(LOGS[d], times, strict=True)]
+        (tmp_path / f"{d}.csv").write_text("\n".join(["user_id,item_id,timestamp", *lines]))
+    told = rf"y\.csv, line 3: column 'timestamp' .*{re.escape(word)}.*17 of 150 rows"
+    assert re.search(told, describe_files(tmp_path / "x.csv", tmp_path / "y.csv").refusal)
+
+
 @pytest.mark.parametrize(
     "key", ["", "*", "a/b", "~1", "$", "0", "#", 'say "so"', "\\", "\n", "[0]", "a.b", "*.item_id", "é"]
 )

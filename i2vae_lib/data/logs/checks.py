@@ -25,6 +25,8 @@ _NO_ID = (  # what an export writes for an unknown id: all that pandas reads as 
     *("", "nan", "-nan", "nat", "na", "n/a", "#na", "#n/a", "#n/a n/a", "<na>", "none", "null", "\\n"),
     *("1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"),
 )
+# in place of a time; as ids they may be names
+_NO_TIME = (*_NO_ID, "(null)", "[null]", "'null'", "-", "--", "?", ".", "missing", "undefined", "unknown", "#value!")
 _LONGEST_ID = 4_096  # characters; addresses are shorter
 _YEAR = 365 * 86_400  # seconds
 FIRST_LOGS = int(datetime(FIRST_YEAR, 1, 1, tzinfo=UTC).timestamp())
@@ -315,7 +317,7 @@ _NO_TIMES = "name the column of the times, or, if lines are in order, set column
 def _of_time(wrong: str, found: Mapping[str, int], total: int, value: str | None, unit: Unit, advice: str) -> str:
     """:func:`_complaint` about a time."""
     of_rows, drop = f"{found[wrong]:,} of {total:,} rows", _drop(wrong, found, total)
-    if wrong == "text" and (word := (value or "").strip()).lower() in _NO_ID:
+    if wrong == "text" and (word := (value or "").strip()).lower() in _NO_TIME:
         empty = f"has no time but {word!r}" if word else "is empty"
         return f"{empty}; {of_rows} have no usable time: {_drop(wrong, found, total, _NO_TIMES)}"
     if wrong == "text":

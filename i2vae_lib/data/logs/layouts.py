@@ -360,7 +360,10 @@ def _roles(db: duckdb.DuckDBPyConnection, source: Source, given: Mapping[str, st
     suspicious += clocks.values()
     if when is None:
         suspicious += _passed_over(path, columns, [one for one in source.names if one not in (*ids, *clocks)])
-    unit = "order" if when is None else UNIT_OF.get(kinds[when], "s")
+    unit: Unit = "order"
+    if when is not None:  # what most values are, so that the others can be told
+        kind = kinds[when] if kinds[when] != "text" else kind_of(columns[when], types.get(when), _MOST)
+        unit = UNIT_OF.get(kind, "s")
     return Columns(user=ids[0], item=ids[1], timestamp=when, unit=unit)
 
 
