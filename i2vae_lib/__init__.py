@@ -4,11 +4,11 @@
 ``lazy``, ``places``  names imported when used; files and folders that the kit knows by name
 ``yaml_files``        the one reader of YAML: no aliases that blow up, no key twice
 ``parameter_groups``  names and limits of parameters, a group for each part and system; values: ``params/*.yaml``
-``sample``            a small finished run that the package carries
 ``params``            frozen parameters, presets, one loader of ``params/*.yaml``
 ``progress``          a bar, or plain lines
 ``processes``         several processes that train one model; cores and memory of this one
 ``runs``              the run directory: atomic writes, records, refusals
+``sample``            a small finished run that the package carries
 ``cache``             work that is done once, named by what it depends on
 ``data``              rows, vocabularies, protocols, controls; released pairs, the planted world, batches; ``logs``
 ``evaluation``        candidates, greater and ties, metrics by row kind

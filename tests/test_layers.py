@@ -15,9 +15,9 @@ LIBRARY = Path(i2vae_lib.__file__).parent
 # each imports only what stands above it, and its own line; a new module needs a place here
 LAYERS: list[tuple[str, ...]] = [
     ("lazy", "places", "yaml_files", "parameter_groups"),
-    ("sample",),
     ("params", "progress", "processes"),
     ("runs",),
+    ("sample",),
     ("cache",),
     ("data",),
     ("evaluation", "paper"),

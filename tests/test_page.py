@@ -100,6 +100,10 @@ def test_log_of_a_request_that_fails_has_no_token(
         page.set_status(404)
 
     monkeypatch.setattr(Page, "get", get)
+    for name in ("tornado.access", "tornado.application"):  # Jupyter's applications send them elsewhere
+        monkeypatch.setattr(logging.getLogger(name), "parent", logging.getLogger())
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+        caplog.set_level(logging.WARNING, logger=name)
     make = logging.getLogRecordFactory()
     try:
         hide("0123abcd")
