@@ -44,8 +44,8 @@ def once(kind: str, key: Any, code: tuple[str, ...], make: Callable[[Path], obje
     """
     folder = entry_folder(kind, key, code)
     try:
-        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-            folder.unlink()
+        if folder.is_symlink() or not folder.is_dir():
+            _remove(folder)
         folder.mkdir(parents=True, exist_ok=True)
         lock = _lock(folder)
     except OSError as error:

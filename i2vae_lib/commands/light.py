@@ -145,12 +145,13 @@ def copy_notebooks(given: argparse.Namespace) -> int:
     source = notebooks_folder()
     found = sorted(path.relative_to(source) for path in source.rglob("[!.]*") if path.is_file())
     found = [path for path in found if not any(part.startswith(".") for part in path.parts)]
-    missing = [path for path in found if not (given.folder / path).exists()]
-    others = (path for path in found if path not in missing)  # equal ones are of a call that did not end
-    if there := [str(path) for path in others if (given.folder / path).read_bytes() != (source / path).read_bytes()]:
-        raise FileExistsError(f"{given.folder} has {', '.join(there[:3])} already: choose another folder")
-    for path in missing:
-        write_atomically(given.folder / path, functools.partial(shutil.copyfile, source / path))
+    there = {path for path in found if (given.folder / path).exists()}
+    # files equal to ours are of a call that did not end
+    if other := [str(one) for one in sorted(there) if (given.folder / one).read_bytes() != (source / one).read_bytes()]:
+        raise FileExistsError(f"{given.folder} has {', '.join(other[:3])} already: choose another folder")
+    for path in found:
+        if path not in there:
+            write_atomically(given.folder / path, functools.partial(shutil.copyfile, source / path))
     print(f"{len(found)} files in {given.folder}; open them with: jupyter lab {given.folder}")
     return 0
 

@@ -115,10 +115,11 @@ class LeaveOneOutCounts:
         self._rows = np.repeat(np.arange(self.unified.size, dtype=np.int32), np.diff(both.indptr))
         self._keys = self._rows.astype(np.int64) * self.unified.size + both.indices
         self._places = {d: self._places_of(d) for d in DOMAINS}
-        self._sieve = np.zeros(_SIEVE * len(self._keys) + 1, dtype=bool) if self._located is None else None
-        if self._sieve is not None:
+        self._sieve: Array | None = None
+        if self._located is None:
+            self._sieve = np.zeros(_SIEVE * len(self._keys) + 1, dtype=bool)
             self._sieve[self._keys % len(self._sieve)] = True
-        if self._located is not None:
+        else:
             self._located = list(self._locate())
 
     def _locate(self) -> Iterator[tuple[Array, Array, Array]]:

@@ -128,8 +128,7 @@ def _least(line: Array, counts: Array, lines: int) -> Array:
     """
     least = np.ones(lines, dtype=np.int64)
     full = np.bincount(line, minlength=lines) > PARTNERS
-    least[full] = 2
-    # most counts are 1: they need no sorting
+    least[full] = 2  # unless more than PARTNERS counts lie above 1; most are 1, and need no sorting
     more = np.flatnonzero(full[line] & (counts > 1))
     lengths = np.bincount(line[more], minlength=lines)
     full = lengths > PARTNERS
